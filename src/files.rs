@@ -1,0 +1,23 @@
+//! Atomic writes: a file is whole or absent, whenever the process dies.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::{Context, Result};
+
+/// Writes `bytes` beside `path`, syncs them, then renames them onto it.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = parent.unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).context(path.display())?;
+    file.write_all(bytes).context(path.display())?;
+    file.as_file().sync_all().context(path.display())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644));
+    }
+    file.persist(path).map_err(|e| e.error).context(path.display())?;
+    Ok(())
+}
