@@ -2,12 +2,21 @@
 //!
 //! The path of the data is the order of the modules, and none knows of those after it:
 //! [`data`] → [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`decode`] → [`evaluate`].
+//! [`recipes`] put them together, one a command; [`cli`] parses the commands.
 
+pub mod backend;
+pub mod batch;
+pub mod cli;
+pub mod config;
 pub mod data;
+pub mod decode;
 pub mod error;
 pub mod evaluate;
 pub mod files;
+pub mod loss;
 pub mod model;
+pub mod recipes;
 pub mod text;
+pub mod train;
 
 pub use error::{Context, Error, Result};

@@ -1,0 +1,169 @@
+//! From windows to what one forward pass and its loss need, as plain arrays.
+//!
+//! Only positions that carry loss are predicted, and only the vocabulary rows that one of them needs are scored. Under MSL a target
+//! token with a single valid child has P_valid = 1: it adds nothing to the loss, so it is not predicted, and tokens after
+//! a target's last branching are not run at all.
+
+use crate::text::{Catalogue, ROOT};
+
+/// A prompt and the item to predict after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The prompt's tokens, at least one.
+    pub prompt: Vec<u32>,
+    /// The target item.
+    pub item: u32,
+}
+
+/// Which tokens compete in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidates {
+    /// The whole vocabulary, at every target token (LML).
+    Vocabulary,
+    /// The trie's children, at target tokens with more than one (MSL).
+    Children,
+}
+
+/// One token to predict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prediction {
+    /// Where its logits come from: an index into the flattened `[batch · seq]` hidden states.
+    pub at: usize,
+    /// The token's place in [`Batch::rows`].
+    pub label: usize,
+    /// The places in [`Batch::rows`] of the tokens that compete; empty when every row does.
+    pub valid: Vec<usize>,
+    /// Whether it has as many children as the root: the released test for a position that counts for the adaptive
+    /// temperature (A2: a test on the count, not on the depth).
+    pub root: bool,
+}
+
+/// Prompts and targets of some examples, padded on the right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// `[batch · seq]` token ids, 0 where padded. A padded token comes after all real ones of its row, so that the causal
+    /// mask alone hides it.
+    pub tokens: Vec<u32>,
+    /// Rows.
+    pub batch: usize,
+    /// Tokens of the longest row.
+    pub seq: usize,
+    /// The positions that carry loss.
+    pub predictions: Vec<Prediction>,
+    /// Ascending vocabulary ids that are scored; `None` is the whole vocabulary.
+    pub rows: Option<Vec<u32>>,
+    /// All target tokens, EOS included, predicted or not: the denominator of LML and of MSL at a fixed temperature.
+    pub target_tokens: usize,
+    /// Target tokens with more than one valid child: the denominator of MSL with ATS.
+    pub branching_tokens: usize,
+    /// Tokens run, padding not counted.
+    pub run_tokens: usize,
+}
+
+impl Batch {
+    /// Lays out `examples`.
+    ///
+    /// # Panics
+    /// On an empty prompt or an item outside the catalogue: both are made by the program, never read.
+    pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
+        let trie = &catalogue.trie;
+        let root_children = trie.valid_tokens(ROOT).len();
+        let (mut target_tokens, mut branching_tokens) = (0, 0);
+        // Row, place in the row, token and node before it, of each prediction.
+        let mut found: Vec<(usize, usize, u32, u32)> = Vec::new();
+        let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(examples.len());
+        for (row, example) in examples.iter().enumerate() {
+            assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
+            let target = &catalogue.targets[example.item as usize];
+            let mut last = None;
+            let mut node = ROOT;
+            for (t, &token) in target.iter().enumerate() {
+                let branches = trie.valid_tokens(node).len() > 1;
+                branching_tokens += usize::from(branches);
+                if branches || candidates == Candidates::Vocabulary {
+                    found.push((row, example.prompt.len() - 1 + t, token, node));
+                    last = Some(t);
+                }
+                node = trie.child(node, token).expect("the trie holds every target");
+            }
+            target_tokens += target.len();
+            // The token before the last predicted one is the last to run.
+            let mut sequence = example.prompt.clone();
+            sequence.extend(&target[..last.unwrap_or(0)]);
+            sequences.push(sequence);
+        }
+
+        let rows = (candidates == Candidates::Children).then(|| {
+            let mut rows: Vec<u32> = found.iter().flat_map(|&(_, _, _, node)| trie.valid_tokens(node)).copied().collect();
+            rows.sort_unstable();
+            rows.dedup();
+            rows
+        });
+        let place = |token: u32| match &rows {
+            Some(rows) => rows.binary_search(&token).expect("rows hold every valid token"),
+            None => token as usize,
+        };
+        let seq = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let predictions = found
+            .into_iter()
+            .map(|(row, at, token, node)| Prediction {
+                at: row * seq + at,
+                label: place(token),
+                valid: match candidates {
+                    Candidates::Vocabulary => Vec::new(),
+                    Candidates::Children => trie.valid_tokens(node).iter().map(|&t| place(t)).collect(),
+                },
+                root: trie.valid_tokens(node).len() == root_children,
+            })
+            .collect();
+        let run_tokens = sequences.iter().map(Vec::len).sum();
+        let mut tokens = vec![0; sequences.len() * seq];
+        for (row, sequence) in sequences.iter().enumerate() {
+            tokens[row * seq..row * seq + sequence.len()].copy_from_slice(sequence);
+        }
+        Self { tokens, batch: sequences.len(), seq, predictions, rows, target_tokens, branching_tokens, run_tokens }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Trie;
+
+    const EOS: u32 = 9;
+
+    fn catalogue() -> Catalogue {
+        let targets = vec![vec![1, 2, 3, EOS], vec![1, 4, EOS], vec![5, 6, EOS]];
+        Catalogue { trie: Trie::build(&targets).unwrap(), targets }
+    }
+
+    fn examples() -> Vec<Example> {
+        vec![Example { prompt: vec![7, 8], item: 0 }, Example { prompt: vec![7], item: 2 }]
+    }
+
+    #[test]
+    fn children_stop_at_the_last_branching() {
+        let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
+        // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and stops there.
+        assert_eq!((batch.batch, batch.seq), (2, 3));
+        assert_eq!(batch.tokens, [7, 8, 1, 7, 0, 0]);
+        assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
+        let expected = [
+            Prediction { at: 1, label: 0, valid: vec![0, 3], root: true },
+            Prediction { at: 2, label: 1, valid: vec![1, 2], root: true },
+            Prediction { at: 3, label: 3, valid: vec![0, 3], root: true },
+        ];
+        assert_eq!(batch.predictions, expected);
+        assert_eq!((batch.target_tokens, batch.branching_tokens, batch.run_tokens), (7, 3, 4));
+    }
+
+    #[test]
+    fn vocabulary_predicts_every_target_token() {
+        let batch = Batch::new(&examples(), &catalogue(), Candidates::Vocabulary);
+        assert_eq!(batch.tokens, [7, 8, 1, 2, 3, 7, 5, 6, 0, 0]);
+        assert_eq!(batch.predictions.len(), batch.target_tokens);
+        assert!(batch.rows.is_none());
+        let labels: Vec<usize> = batch.predictions.iter().map(|p| p.label).collect();
+        assert_eq!(labels, [1, 2, 3, 9, 5, 6, 9]);
+    }
+}

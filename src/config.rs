@@ -1,0 +1,377 @@
+//! The run file: everything that decides a run, in TOML. Unknown keys are errors.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::model::LoraConfig;
+use crate::{Context, Error, Result};
+
+/// A run file, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Of the sample, the order, the adapter's start and dropout.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// What is learnt from.
+    pub data: DataConfig,
+    /// What learns.
+    pub llm: LlmConfig,
+    /// How items enter the prompt.
+    #[serde(default)]
+    pub items: ItemsConfig,
+    /// What is minimised.
+    #[serde(default)]
+    pub loss: LossConfig,
+    /// How it is minimised.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// How items are ranked.
+    #[serde(default)]
+    pub decode: DecodeConfig,
+}
+
+fn seed() -> u64 {
+    42
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The directory that `prepare` wrote.
+    pub corpus: String,
+    /// An embedded prompt template or a file with `{history}`; by default the one of the corpus's name, or `items`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Train on a seeded sample of this many windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_samples: Option<usize>,
+}
+
+/// `[llm]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlmConfig {
+    /// A Hugging Face directory or one `.gguf` file.
+    pub path: String,
+    /// What trains.
+    #[serde(default)]
+    pub tune: TuneKind,
+    /// The adapter, for `tune = "lora"`.
+    #[serde(default)]
+    pub lora: LoraConfig,
+}
+
+/// `llm.tune`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TuneKind {
+    /// Adapters.
+    #[default]
+    Lora,
+    /// Every weight.
+    Full,
+    /// Nothing of the LLM.
+    Frozen,
+}
+
+/// `[items]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsConfig {
+    /// What encodes an item beside its title.
+    #[serde(default)]
+    pub encoder: Encoder,
+}
+
+/// `items.encoder`. The Q-Former and the MLP of ILM are not built yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoder {
+    /// Titles alone.
+    #[default]
+    None,
+}
+
+/// `[loss]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Which tokens compete.
+    #[serde(default = "msl")]
+    pub kind: LossKind,
+    /// `"adaptive"` or a number; LML ignores it.
+    #[serde(default)]
+    pub temperature: Temperature,
+}
+
+fn msl() -> LossKind {
+    LossKind::Msl
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { kind: LossKind::Msl, temperature: Temperature::Adaptive }
+    }
+}
+
+/// `loss.kind`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossKind {
+    /// Softmax over the vocabulary.
+    Lml,
+    /// Softmax over the trie's children.
+    Msl,
+}
+
+/// `loss.temperature`
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Temperature {
+    /// ATS.
+    #[default]
+    Adaptive,
+    /// Fixed.
+    Fixed(f64),
+}
+
+impl Serialize for Temperature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Adaptive => serializer.serialize_str("adaptive"),
+            Self::Fixed(value) => serializer.serialize_f64(*value),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Temperature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(s) if s == "adaptive" => Ok(Self::Adaptive),
+            toml::Value::Float(value) => Ok(Self::Fixed(value)),
+            toml::Value::Integer(value) => Ok(Self::Fixed(value as f64)),
+            other => Err(serde::de::Error::custom(format!("temperature is {other}, it must be \"adaptive\" or a number"))),
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the (sampled) windows.
+    pub epochs: usize,
+    /// Windows an optimiser step.
+    pub batch_size: usize,
+    /// Windows a forward pass.
+    pub micro_batch_size: usize,
+    /// AdamW's, after warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient of all that trains together is scaled down to this norm.
+    pub max_grad_norm: f64,
+    /// A new seeded order each epoch; false keeps the corpus's.
+    pub shuffle: bool,
+    /// Steps between two checkpoints; an epoch's end always has one.
+    pub checkpoint_steps: usize,
+    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
+    pub valid_windows: usize,
+}
+
+impl Default for TrainConfig {
+    /// The MSL paper's (papers.md A6).
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 128,
+            micro_batch_size: 16,
+            learning_rate: 1e-4,
+            warmup_steps: 20,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            shuffle: true,
+            checkpoint_steps: 20,
+            valid_windows: 200,
+        }
+    }
+}
+
+/// `[decode]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecodeConfig {
+    /// Beams, and items returned.
+    pub beams: usize,
+    /// Which tokens share the probability.
+    pub scoring: Scoring,
+    /// An item's log-probability is divided by (target tokens, EOS included) to this power.
+    pub length_penalty: f64,
+}
+
+impl Default for DecodeConfig {
+    fn default() -> Self {
+        Self { beams: 10, scoring: Scoring::Masked, length_penalty: 0.0 }
+    }
+}
+
+/// `decode.scoring`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scoring {
+    /// Softmax over the trie's children (the released "customised CBS").
+    Masked,
+    /// Softmax over the vocabulary, then masked (transformers' `prefix_allowed_tokens_fn`).
+    Full,
+}
+
+impl RunConfig {
+    /// Reads a run file and applies `key.path=value` overrides, in order.
+    ///
+    /// # Errors
+    /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
+    pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = fs::read_to_string(path).context(path.display())?;
+        Self::parse(&text, overrides, &path.display().to_string())
+    }
+
+    /// As [`RunConfig::open`], from text; `place` names it in errors.
+    pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
+        let usage = |e: &dyn std::fmt::Display| Error::usage(format!("{place}: {e}"));
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e))?;
+        for assignment in overrides {
+            set(&mut table, assignment)?;
+        }
+        let config: Self = table.try_into().map_err(|e: toml::de::Error| usage(&e))?;
+        config.validate().map_err(|e| usage(&e))?;
+        Ok(config)
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("run file")
+    }
+
+    fn validate(&self) -> Result<()> {
+        let positive = [
+            ("train.epochs", self.train.epochs),
+            ("train.batch_size", self.train.batch_size),
+            ("train.micro_batch_size", self.train.micro_batch_size),
+            ("train.checkpoint_steps", self.train.checkpoint_steps),
+            ("decode.beams", self.decode.beams),
+            ("data.train_samples", self.data.train_samples.unwrap_or(1)),
+        ];
+        for (key, value) in positive {
+            if value == 0 || value > 1 << 30 {
+                return Err(Error::usage(format!("{key} is {value}, it must be between 1 and 2^30")));
+            }
+        }
+        let at_least_zero = [
+            ("train.learning_rate", self.train.learning_rate),
+            ("train.weight_decay", self.train.weight_decay),
+            ("decode.length_penalty", self.decode.length_penalty),
+        ];
+        for (key, value) in at_least_zero {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
+            }
+        }
+        let above_zero = [
+            ("train.max_grad_norm", self.train.max_grad_norm),
+            ("loss.temperature", if let Temperature::Fixed(t) = self.loss.temperature { t } else { 1.0 }),
+        ];
+        for (key, value) in above_zero {
+            if !value.is_finite() || value <= 0.0 {
+                return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
+            }
+        }
+        self.llm.lora.validate()
+    }
+}
+
+/// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
+fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
+    let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
+    let value = match format!("value = {value}").parse::<toml::Table>() {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(|| bad("no value"))?,
+        _ => toml::Value::String(value.to_string()),
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| bad("no key"))?;
+    let mut table = table;
+    for key in keys {
+        let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| bad("a part of the path is a value, not a table"))?;
+    }
+    table.insert(last.to_string(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
+
+    #[test]
+    fn defaults_are_the_papers() {
+        let config = RunConfig::parse(MINIMAL, &[], "run.toml").unwrap();
+        assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
+        assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
+        assert_eq!(config.llm.lora, LoraConfig::default());
+        let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn overrides() {
+        let sets = ["loss.temperature=4.5", "llm.path=models/x", "train.epochs=1", "loss.kind=\"lml\""].map(String::from);
+        let config = RunConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
+        assert_eq!(config.loss, LossConfig { kind: LossKind::Lml, temperature: Temperature::Fixed(4.5) });
+        assert_eq!((config.llm.path.as_str(), config.train.epochs), ("models/x", 1));
+    }
+
+    #[test]
+    fn bad_configs_are_usage_errors_that_name_the_key() {
+        let cases = [
+            ("train.epoch=1", "epoch"),
+            ("train.batch_size=0", "train.batch_size"),
+            ("train.learning_rate=-1", "train.learning_rate"),
+            ("loss.temperature=0", "loss.temperature"),
+            ("loss.temperature=warm", "adaptive"),
+            ("loss.kind=mse", "mse"),
+            ("llm.lora.rank=0", "rank"),
+            ("llm.lora.targets=[\"z\"]", "z"),
+            ("items.encoder=qformer", "qformer"),
+            ("decode", "="),
+            ("seed.x=1", "seed"),
+        ];
+        for (assignment, named) in cases {
+            let error = RunConfig::parse(MINIMAL, &["seed=1".to_string(), assignment.to_string()], "run.toml").unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{assignment}");
+            assert!(error.to_string().contains(named), "{assignment}: {error}");
+        }
+    }
+
+    /// Random bytes and mutations of a good file never panic.
+    #[test]
+    fn fuzz() {
+        use rand::{Rng, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let good = RunConfig::parse(MINIMAL, &[], "x").unwrap().to_toml().unwrap().into_bytes();
+        for _ in 0..2000 {
+            let mut bytes = good.clone();
+            for _ in 0..rng.random_range(1..6) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            let _ = RunConfig::parse(&String::from_utf8_lossy(&bytes), &[], "fuzz");
+        }
+    }
+}

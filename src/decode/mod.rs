@@ -1,0 +1,68 @@
+//! Ranking: log-probabilities of items, and beam search over the trie.
+
+mod beam;
+mod score;
+
+pub use beam::{Ranked, search};
+pub use score::{ItemScore, score};
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use crate::model::Llama;
+use crate::text::{Node, Trie};
+
+/// Logits on the host after some nodes, at the tokens that may follow any of them.
+struct NodeLogits {
+    /// Ascending token ids: the columns.
+    rows: Vec<u32>,
+    /// `[nodes, rows]`.
+    logits: Vec<f32>,
+    /// `[nodes]`: log Σ exp over the whole vocabulary, if asked for.
+    log_sum_vocabulary: Option<Vec<f32>>,
+}
+
+impl NodeLogits {
+    /// * `hidden`: `[nodes, hidden]`, of the last token before each node's children.
+    fn new<B: Backend>(llm: &Llama<B>, hidden: Tensor<B, 2>, trie: &Trie, nodes: &[Node], vocabulary: bool) -> Self {
+        let mut rows: Vec<u32> = nodes.iter().flat_map(|&node| trie.valid_tokens(node)).copied().collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let log_sum_vocabulary = vocabulary.then(|| {
+            let logits = llm.logits(hidden.clone(), None);
+            let max = logits.clone().max_dim(1);
+            host((logits - max.clone()).exp().sum_dim(1).log() + max)
+        });
+        let index = TensorData::new(rows.iter().map(|&t| t as i32).collect::<Vec<i32>>(), [rows.len()]);
+        let index = Tensor::<B, 1, Int>::from_data(index, &hidden.device());
+        let logits = host(llm.logits(hidden, Some(index)));
+        Self { rows, logits, log_sum_vocabulary }
+    }
+
+    /// Log-probabilities of the tokens that may follow `node`, the `n`-th of this set: `(masked, full)`, in the trie's order.
+    /// `full` is empty unless the vocabulary was asked for.
+    fn log_probs(&self, n: usize, node: Node, trie: &Trie) -> (Vec<f64>, Vec<f64>) {
+        let row = &self.logits[n * self.rows.len()..(n + 1) * self.rows.len()];
+        let logits: Vec<f64> = trie
+            .valid_tokens(node)
+            .iter()
+            .map(|token| self.rows.binary_search(token).map_or(f64::NEG_INFINITY, |at| f64::from(row[at])))
+            .collect();
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max;
+        let full = match &self.log_sum_vocabulary {
+            None => Vec::new(),
+            Some(sums) => logits.iter().map(|l| l - f64::from(sums[n])).collect(),
+        };
+        (logits.iter().map(|l| l - log_sum).collect(), full)
+    }
+}
+
+fn host<B: Backend>(tensor: Tensor<B, 2>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().to_vec::<f32>().expect("converted to f32 above")
+}
+
+fn ints<B: Backend>(values: impl Iterator<Item = usize>, batch: usize, seq: usize, device: &B::Device) -> Tensor<B, 2, Int> {
+    let values: Vec<i32> = values.map(|v| v as i32).collect();
+    Tensor::from_data(TensorData::new(values, [batch, seq]), device)
+}

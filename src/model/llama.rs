@@ -1,0 +1,290 @@
+//! The Llama family of decoders: Llama 2 and 3, SmolLM2, TinyLlama.
+//!
+//! Paper: LLaMA, arXiv 2302.13971; grouped-query attention, arXiv 2305.13245. Reference:
+//! transformers/models/llama/modeling_llama.py (rotation of halves; norms in f32) and
+//! transformers/modeling_rope_utils.py (`_compute_llama3_parameters`).
+//!
+//! The forward pass takes ready embeddings, position ids, an additive mask and keys/values of tokens that ran before, so that
+//! item vectors in a prompt, trees of tokens and cached decoding are all the caller's choice of those four.
+
+use burn::module::Param;
+use burn::nn::{RmsNorm, RmsNormConfig};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::{silu, softmax};
+
+use super::adapter::{LoraConfig, lora};
+use super::linear::Linear;
+use super::{LlamaConfig, Weights};
+use crate::Result;
+
+/// What of the LLM trains.
+#[derive(Debug, Clone, Copy)]
+pub enum Tune<'a> {
+    /// Nothing.
+    Frozen,
+    /// LoRA adapters on the chosen projections; the seed draws their start.
+    Lora(&'a LoraConfig, u64),
+    /// Every weight.
+    Full,
+}
+
+/// A Llama decoder.
+#[derive(Module, Debug)]
+pub struct Llama<B: Backend> {
+    /// `[vocab, hidden]`.
+    pub embed_tokens: Param<Tensor<B, 2>>,
+    /// The decoder's blocks.
+    pub layers: Vec<Layer<B>>,
+    /// After the last block.
+    pub norm: RmsNorm<B>,
+    /// The output projection; absent where the embedding serves as both.
+    pub lm_head: Option<Linear<B>>,
+    /// `[head_dim / 2]`: the rotation's angle per position, Llama 3's scaling applied.
+    inverse_frequencies: Tensor<B, 1>,
+    #[module(skip)]
+    config: LlamaConfig,
+}
+
+/// One decoder block.
+#[derive(Module, Debug)]
+pub struct Layer<B: Backend> {
+    /// Before attention.
+    pub input_layernorm: RmsNorm<B>,
+    /// `[heads · head_dim, hidden]`.
+    pub q_proj: Linear<B>,
+    /// `[kv_heads · head_dim, hidden]`.
+    pub k_proj: Linear<B>,
+    /// `[kv_heads · head_dim, hidden]`.
+    pub v_proj: Linear<B>,
+    /// `[hidden, heads · head_dim]`.
+    pub o_proj: Linear<B>,
+    /// Before the feed-forward.
+    pub post_attention_layernorm: RmsNorm<B>,
+    /// `[intermediate, hidden]`.
+    pub gate_proj: Linear<B>,
+    /// `[intermediate, hidden]`.
+    pub up_proj: Linear<B>,
+    /// `[hidden, intermediate]`.
+    pub down_proj: Linear<B>,
+}
+
+/// Keys (rotated) and values of each layer, `[batch, kv_heads, seq, head_dim]`.
+#[derive(Debug, Clone)]
+pub struct KeyValues<B: Backend>(pub Vec<(Tensor<B, 4>, Tensor<B, 4>)>);
+
+/// What a forward pass returns.
+#[derive(Debug, Clone)]
+pub struct Output<B: Backend> {
+    /// `[batch, seq, hidden]`, after the last norm.
+    pub hidden: Tensor<B, 3>,
+    /// Of the tokens given as `past` and of this pass's, in that order.
+    pub key_values: KeyValues<B>,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Reads every weight onto `device`.
+    ///
+    /// Parameter ids are their order in the model, so that an optimiser's state can be stored by id.
+    ///
+    /// # Errors
+    /// Missing, misshapen and unexpected tensors, by file and name.
+    pub fn load(config: &LlamaConfig, mut weights: Weights, tune: Tune, device: &B::Device) -> Result<Self> {
+        let mut loader = Loader { config, weights: &mut weights, tune, device, next_id: 0 };
+        let (h, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+
+        let embed_tokens = loader.matrix("model.embed_tokens.weight", config.vocab_size, h)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|l| {
+                Ok(Layer {
+                    input_layernorm: loader.norm(&format!("model.layers.{l}.input_layernorm"))?,
+                    q_proj: loader.linear(l, "self_attn.q_proj", q, h)?,
+                    k_proj: loader.linear(l, "self_attn.k_proj", kv, h)?,
+                    v_proj: loader.linear(l, "self_attn.v_proj", kv, h)?,
+                    o_proj: loader.linear(l, "self_attn.o_proj", h, q)?,
+                    post_attention_layernorm: loader.norm(&format!("model.layers.{l}.post_attention_layernorm"))?,
+                    gate_proj: loader.linear(l, "mlp.gate_proj", inner, h)?,
+                    up_proj: loader.linear(l, "mlp.up_proj", inner, h)?,
+                    down_proj: loader.linear(l, "mlp.down_proj", h, inner)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let norm = loader.norm("model.norm")?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None }),
+        };
+        weights.finish()?;
+        let inverse = inverse_frequencies(config);
+        let inverse_frequencies = Tensor::from_data(TensorData::new(inverse, [config.head_dim / 2]), device);
+        Ok(Self { embed_tokens, layers, norm, lm_head, inverse_frequencies, config: config.clone() })
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// `[batch, seq]` token ids → `[batch, seq, hidden]`.
+    pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        let [batch, seq] = ids.dims();
+        let rows = self.embed_tokens.val().select(0, ids.reshape([batch * seq]));
+        rows.reshape([batch, seq, self.config.hidden_size])
+    }
+
+    /// Runs the decoder.
+    ///
+    /// * `embeddings`: `[batch, seq, hidden]`.
+    /// * `positions`: `[batch, seq]`.
+    /// * `mask`: `[batch or 1, 1, seq, past + seq]`, added to the scores: 0 where a token may attend, [`MASKED`] where not.
+    /// * `past`: keys and values of earlier tokens, `[batch, kv_heads, past, head_dim]`.
+    pub fn forward(
+        &self,
+        embeddings: Tensor<B, 3>,
+        positions: Tensor<B, 2, Int>,
+        mask: Tensor<B, 4>,
+        past: Option<&KeyValues<B>>,
+    ) -> Output<B> {
+        let rotary = self.rotary(positions);
+        let mut x = embeddings;
+        let mut key_values = Vec::with_capacity(self.layers.len());
+        for (l, layer) in self.layers.iter().enumerate() {
+            let past = past.map(|p| p.0[l].clone());
+            let (next, kv) = layer.forward(x, &rotary, mask.clone(), past, &self.config);
+            key_values.push(kv);
+            x = next;
+        }
+        Output { hidden: self.norm.forward(x), key_values: KeyValues(key_values) }
+    }
+
+    /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
+    pub fn logits(&self, hidden: Tensor<B, 2>, rows: Option<Tensor<B, 1, Int>>) -> Tensor<B, 2> {
+        let head = match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.embed_tokens.val(),
+        };
+        let head = match rows {
+            Some(rows) => head.select(0, rows),
+            None => head,
+        };
+        hidden.matmul(head.transpose())
+    }
+
+    /// cos and sin `[batch, 1, seq, head_dim / 2]`.
+    fn rotary(&self, positions: Tensor<B, 2, Int>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        let [batch, seq] = positions.dims();
+        let half = self.config.head_dim / 2;
+        let angles = positions.float().reshape([batch, 1, seq, 1]) * self.inverse_frequencies.clone().reshape([1, 1, 1, half]);
+        (angles.clone().cos(), angles.sin())
+    }
+}
+
+/// The additive mask's "may not attend": finite, so that a row without any choice is uniform and not NaN.
+pub const MASKED: f32 = f32::MIN / 2.0;
+
+impl<B: Backend> Layer<B> {
+    #[allow(clippy::type_complexity)]
+    fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        rotary: &(Tensor<B, 4>, Tensor<B, 4>),
+        mask: Tensor<B, 4>,
+        past: Option<(Tensor<B, 4>, Tensor<B, 4>)>,
+        config: &LlamaConfig,
+    ) -> (Tensor<B, 3>, (Tensor<B, 4>, Tensor<B, 4>)) {
+        let [batch, seq, hidden] = x.dims();
+        let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let split = |t: Tensor<B, 2>, heads| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
+
+        let normed = self.input_layernorm.forward(x.clone()).reshape([batch * seq, hidden]);
+        let q = rotate(split(self.q_proj.forward(normed.clone()), heads), rotary);
+        let k = rotate(split(self.k_proj.forward(normed.clone()), kv_heads), rotary);
+        let v = split(self.v_proj.forward(normed), kv_heads);
+        let (k, v) = match past {
+            None => (k, v),
+            Some((pk, pv)) => (Tensor::cat(vec![pk, k], 2), Tensor::cat(vec![pv, v], 2)),
+        };
+        let key_values = (k.clone(), v.clone());
+
+        // The query heads that share a key/value head stand together, so one product serves the group.
+        let group = heads / kv_heads;
+        let total = k.dims()[2];
+        let q = q.mul_scalar(1.0 / (dim as f64).sqrt()).reshape([batch, kv_heads, group * seq, dim]);
+        let scores = q.matmul(k.transpose()).reshape([batch, kv_heads, group, seq, total]);
+        let scores = scores + mask.unsqueeze_dim::<5>(2);
+        let weights = softmax(scores, 4).reshape([batch, kv_heads, group * seq, total]);
+        let attended = weights.matmul(v).reshape([batch, heads, seq, dim]).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
+        let x = x + self.o_proj.forward(attended).reshape([batch, seq, hidden]);
+
+        let normed = self.post_attention_layernorm.forward(x.clone()).reshape([batch * seq, hidden]);
+        let inner = silu(self.gate_proj.forward(normed.clone())) * self.up_proj.forward(normed);
+        (x + self.down_proj.forward(inner).reshape([batch, seq, hidden]), key_values)
+    }
+}
+
+/// Rotates the two halves of each head against each other (Hugging Face's `rotate_half`, not interleaved pairs).
+fn rotate<B: Backend>(x: Tensor<B, 4>, (cos, sin): &(Tensor<B, 4>, Tensor<B, 4>)) -> Tensor<B, 4> {
+    let half = x.dims()[3] / 2;
+    let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+    let second = b * cos.clone() + a * sin.clone();
+    Tensor::cat(vec![first, second], 3)
+}
+
+/// `theta^(-2i / head_dim)`, slowed for long wavelengths where the config asks for Llama 3's scaling.
+fn inverse_frequencies(config: &LlamaConfig) -> Vec<f32> {
+    let pairs = config.head_dim / 2;
+    let stretch = match &config.rope_scaling {
+        Some(scaling) => scaling.stretch(config.rope_theta, config.head_dim),
+        None => vec![1.0; pairs],
+    };
+    let frequency = |i: usize| config.rope_theta.powf(-2.0 * i as f64 / config.head_dim as f64);
+    (0..pairs).map(|i| (frequency(i) / stretch[i]) as f32).collect()
+}
+
+/// Takes tensors from the files and makes parameters of them, trainable or not.
+struct Loader<'a, B: Backend> {
+    config: &'a LlamaConfig,
+    weights: &'a mut Weights,
+    tune: Tune<'a>,
+    device: &'a B::Device,
+    next_id: u64,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn id(&mut self) -> burn::module::ParamId {
+        self.next_id += 1;
+        self.next_id.into()
+    }
+
+    fn param<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<B, D>>> {
+        let values = self.weights.take(name, &shape)?;
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        let tensor = tensor.set_require_grad(matches!(self.tune, Tune::Full));
+        Ok(Param::initialized(self.id(), tensor))
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Param<Tensor<B, 2>>> {
+        self.param(name, [rows, columns])
+    }
+
+    fn norm(&mut self, name: &str) -> Result<RmsNorm<B>> {
+        let gamma = self.param(&format!("{name}.weight"), [self.config.hidden_size])?;
+        let mut norm = RmsNormConfig::new(self.config.hidden_size).with_epsilon(self.config.rms_norm_eps).init(self.device);
+        norm.gamma = gamma;
+        Ok(norm)
+    }
+
+    fn linear(&mut self, layer: usize, name: &str, rows: usize, columns: usize) -> Result<Linear<B>> {
+        let weight = self.matrix(&format!("model.layers.{layer}.{name}.weight"), rows, columns)?;
+        let (a_id, b_id) = (self.id(), self.id());
+        let lora = match self.tune {
+            Tune::Lora(config, seed) if config.adapts(name) => {
+                Some(lora(config, seed, (a_id, b_id), rows, columns, self.device))
+            }
+            _ => None,
+        };
+        Ok(Linear { weight, lora })
+    }
+}

@@ -1,0 +1,34 @@
+//! One recipe a command, each read top to bottom.
+
+mod evaluate;
+mod quickstart;
+mod recommend;
+mod run_dir;
+mod score;
+mod train;
+
+pub use evaluate::{Evaluation, EvaluateOptions, evaluate, rank_windows};
+pub use quickstart::{quickstart, QuickstartReport};
+pub use recommend::{Recommendation, recommend};
+pub use run_dir::{OpenRun, open_run};
+pub use score::{ScoreOptions, score};
+pub use train::{TrainOptions, TrainReport, train};
+
+/// The most memory this process has held, in bytes.
+pub fn peak_memory_bytes() -> u64 {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: getrusage fills the struct it is given; all zeros are a valid value of it.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        // Kilobytes on Linux, bytes on macOS.
+        usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 }
+    }
+    #[cfg(not(unix))]
+    {
+        0
+    }
+}

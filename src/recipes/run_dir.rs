@@ -1,0 +1,169 @@
+//! What a run directory holds, and opening one to rank with.
+//!
+//! `run.toml` (the resolved run file), `identity.json` (of the model and the corpus), `metrics.jsonl`, `checkpoints/`, and, once
+//! trained, `adapter/` (PEFT) or `model/` (Hugging Face).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::DispatchDevice;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::backend::Concrete;
+use crate::config::{RunConfig, TuneKind};
+use crate::data::Corpus;
+use crate::files::write_atomic;
+use crate::model::{Llama, LlamaConfig, Tune, Weights, open_llm};
+use crate::text::{Catalogue, Prompt, Tokenizer};
+use crate::train::{Checkpoints, Trained};
+use crate::{Context, Error, Result};
+
+const CONFIG: &str = "run.toml";
+const IDENTITY: &str = "identity.json";
+
+/// Which model and corpus a run was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Of the base model: see [`crate::model::Llm::fingerprint`].
+    pub llm: String,
+    /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
+    pub corpus: String,
+}
+
+/// What turns a window into a prompt and a leaf into an item.
+#[derive(Clone)]
+pub struct Ranking {
+    /// The corpus.
+    pub corpus: Corpus,
+    /// The prompt template.
+    pub prompt: Prompt,
+    /// The base model's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Target tokens and trie.
+    pub catalogue: Catalogue,
+}
+
+impl Ranking {
+    /// The prompt's tokens for a history of titles, oldest first.
+    pub fn prompt_tokens<'a>(&self, history: impl Iterator<Item = &'a str>) -> Result<Vec<u32>> {
+        let tokens = self.tokenizer.encode(&self.prompt.render(history))?;
+        match tokens.is_empty() {
+            true => Err(Error::usage("the prompt template gives no token at all")),
+            false => Ok(tokens),
+        }
+    }
+}
+
+/// What a run file names, opened; the weights still on disk.
+pub struct Material {
+    /// Corpus, prompt, tokenizer, catalogue.
+    pub ranking: Ranking,
+    /// The base model's sizes.
+    pub llama: LlamaConfig,
+    /// The base model's weights.
+    pub weights: Weights,
+    /// Of model and corpus.
+    pub identity: Identity,
+}
+
+impl Material {
+    /// Opens what `config` names.
+    pub fn open(config: &RunConfig) -> Result<Self> {
+        let dir = Path::new(&config.data.corpus);
+        let corpus = Corpus::open(dir)?;
+        let manifest = dir.join("corpus.toml");
+        let digest = Sha256::digest(fs::read(&manifest).context(manifest.display())?);
+        let llm = open_llm(Path::new(&config.llm.path))?;
+        let prompt = Prompt::open(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?;
+        let catalogue = Catalogue::new(&llm.tokenizer, corpus.items.iter().map(|item| item.title.as_str()))?;
+        let identity = Identity { llm: llm.fingerprint, corpus: digest.iter().map(|b| format!("{b:02x}")).collect() };
+        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue };
+        Ok(Self { ranking, llama: llm.config, weights: llm.weights, identity })
+    }
+}
+
+/// What a checkpoint of `config`'s run holds.
+pub fn trained(config: &RunConfig, tokenizer: &Tokenizer) -> Trained {
+    match config.llm.tune {
+        TuneKind::Full => Trained::Weights(tokenizer.clone()),
+        TuneKind::Lora | TuneKind::Frozen => Trained::Adapter(config.llm.lora.clone(), config.llm.path.clone()),
+    }
+}
+
+/// A trained run, ready to rank.
+pub struct OpenRun {
+    /// Its run file.
+    pub config: RunConfig,
+    /// Its corpus, prompt, tokenizer and catalogue.
+    pub ranking: Ranking,
+    /// The tuned model.
+    pub llm: Llama<Concrete>,
+    /// The optimiser step it is of.
+    pub step: usize,
+}
+
+/// Writes `run.toml` and `identity.json` of a new run.
+pub fn create(dir: &Path, config: &RunConfig, identity: &Identity) -> Result<()> {
+    fs::create_dir_all(dir).context(dir.display())?;
+    let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
+    write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
+    write_atomic(&dir.join(CONFIG), config.to_toml()?.as_bytes())
+}
+
+/// Whether `dir` holds a run.
+pub fn is_run(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file()
+}
+
+/// The run file of the run in `dir`.
+pub fn read_config(dir: &Path) -> Result<RunConfig> {
+    if !is_run(dir) {
+        return Err(Error::usage(format!("{}: not a run directory (it holds no {CONFIG})", dir.display())));
+    }
+    RunConfig::open(&dir.join(CONFIG), &[])
+}
+
+/// # Errors
+/// Another model or corpus than the run was trained on.
+pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
+    let path = dir.join(IDENTITY);
+    let text = fs::read_to_string(&path).context(path.display())?;
+    let trained: Identity = serde_json::from_str(&text).context(path.display())?;
+    let differs = |what: &str, place: &str| {
+        Err(Error::failed(format!("{}: this run was trained on another {what} than {place} now holds", dir.display())))
+    };
+    if trained.llm != found.llm {
+        return differs("model", &config.llm.path);
+    }
+    if trained.corpus != found.corpus {
+        return differs("corpus", &config.data.corpus);
+    }
+    Ok(())
+}
+
+/// Where the finished run's weights are.
+pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
+    dir.join(if tune == TuneKind::Full { "model" } else { "adapter" })
+}
+
+/// Opens the run in `dir` with its best validated step's weights, or else its newest checkpoint's.
+///
+/// # Errors
+/// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's paths now hold.
+pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
+    let config = read_config(dir)?;
+    let material = Material::open(&config)?;
+    check_identity(dir, &material.identity, &config)?;
+    let trained = trained(&config, &material.ranking.tokenizer);
+    let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
+        return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
+    };
+    let tune = match config.llm.tune {
+        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Full | TuneKind::Frozen => Tune::Frozen,
+    };
+    let llm = Llama::load(&material.llama, material.weights, tune, device)?;
+    let llm = trained.load(&weights, llm, device)?;
+    Ok(OpenRun { config, ranking: material.ranking, llm, step })
+}

@@ -1,0 +1,237 @@
+//! `itemlm train RUN.toml`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::DispatchDevice;
+use burn::train::Interrupter;
+use rand::SeedableRng;
+use rand::seq::index;
+use serde::Serialize;
+
+use super::evaluate::{progress_line, rank_windows};
+use super::run_dir::{self, Material, Ranking};
+use crate::backend::{BackendName, Concrete};
+use crate::batch::Example;
+use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
+use crate::data::{Split, Window};
+use crate::evaluate::summarise;
+use crate::loss::Loss;
+use crate::model::{Llama, Tune};
+use crate::text::ROOT;
+use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
+use crate::{Error, Result};
+
+/// What the command line adds to a run file.
+pub struct TrainOptions {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Where to run.
+    pub backend: BackendName,
+    /// Go on from the last checkpoint.
+    pub resume: bool,
+    /// Stop after this many optimiser steps of the run.
+    pub max_steps: Option<usize>,
+    /// What is shown.
+    pub ui: Ui,
+    /// Stops the run.
+    pub interrupter: Interrupter,
+}
+
+/// What `train --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainReport {
+    /// The run directory.
+    pub run: PathBuf,
+    /// Optimiser steps of the run so far.
+    pub steps: usize,
+    /// Optimiser steps of the whole run.
+    pub total_steps: usize,
+    /// Windows trained on so far.
+    pub samples: usize,
+    /// Spent in optimiser steps so far.
+    pub seconds: f64,
+    /// Of this call's optimiser steps.
+    pub samples_per_second: f64,
+    /// Of this process.
+    pub peak_memory_bytes: u64,
+    /// First and last step's; null if there was none.
+    pub loss: FirstLast,
+    /// After the last step.
+    pub temperature: f64,
+    /// NDCG@10 of the best validated epoch; null without validation.
+    pub valid_ndcg_at_10: Option<f64>,
+    /// What validates.
+    pub validation: String,
+}
+
+/// First and last.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct FirstLast {
+    /// Of the run.
+    pub first: Option<f64>,
+    /// Of this call.
+    pub last: Option<f64>,
+}
+
+/// Trains, or goes on training.
+///
+/// # Errors
+/// A run directory that exists (without `resume`) or belongs to another run file, model or corpus; all that
+/// [`crate::train::run`] refuses.
+pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
+    let dir = options.out.as_path();
+    check_directory(dir, config, options.resume)?;
+    if config.llm.tune == TuneKind::Frozen {
+        return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
+    }
+    let device = options.backend.device()?;
+    let Material { ranking, llama, weights, identity } = Material::open(config)?;
+
+    let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
+    let valid = match config.train.valid_windows {
+        0 => Vec::new(),
+        limit => sample(ranking.corpus.windows(Split::Valid), Some(limit), config.seed, 1)?,
+    };
+    let train = examples(&ranking, &windows)?;
+    let valid_examples = examples(&ranking, &valid)?;
+    if train.is_empty() {
+        return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
+    }
+
+    let tune = match config.llm.tune {
+        TuneKind::Full => Tune::Full,
+        _ => Tune::Lora(&config.llm.lora, config.seed),
+    };
+    let autodiff = DispatchDevice::autodiff(device.clone());
+    let trained = run_dir::trained(config, &ranking.tokenizer);
+    let mut llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
+    let mut optimizer = adamw(config.train.weight_decay);
+    let mut progress = Progress::default();
+    if options.resume {
+        run_dir::check_identity(dir, &identity, config)?;
+    } else {
+        run_dir::create(dir, config, &identity)?;
+    }
+    if let Some((checkpoint, found)) = Checkpoints::open(dir)?.latest()? {
+        llm = trained.load(&checkpoint, llm, &autodiff)?;
+        optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
+        progress = found;
+    }
+
+    let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
+        (LossKind::Lml, _) => (Loss::Lml, 1.0),
+        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
+        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
+    };
+    let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
+    let validation = ranking.corpus.validation.clone();
+    if options.ui == Ui::Plain {
+        eprintln!("{} windows to train on; {validation}", train.len());
+    }
+    let catalogue = Arc::new(ranking.catalogue.clone());
+    let validate = (!valid.is_empty()).then(|| {
+        let interrupter = options.interrupter.clone();
+        let (decode, seed, show) = (config.decode.clone(), config.seed, options.ui == Ui::Plain);
+        let validate = move |recommender: &Recommender<Concrete>| {
+            let ranked = rank_windows(&recommender.llm, &ranking, &valid, &decode, &device, &mut |done, total| {
+                if show {
+                    progress_line("validating", done, total);
+                }
+                !interrupter.should_stop()
+            })?;
+            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
+        };
+        Box::new(validate) as crate::train::Validate<Concrete>
+    });
+
+    let outcome = crate::train::run(Run {
+        recommender: Recommender { llm, loss, fixed_temperature, root_children },
+        optimizer,
+        progress,
+        config: config.train.clone(),
+        seed: config.seed,
+        train,
+        valid: valid_examples,
+        catalogue,
+        validate,
+        trained,
+        dir: dir.to_path_buf(),
+        ui: options.ui,
+        max_steps: options.max_steps,
+        interrupter: options.interrupter,
+    })?;
+
+    if outcome.progress.epoch == config.train.epochs {
+        publish(dir, config.llm.tune)?;
+    }
+    Ok(TrainReport {
+        run: dir.to_path_buf(),
+        steps: outcome.progress.step,
+        total_steps: outcome.total_steps,
+        samples: outcome.progress.samples,
+        seconds: outcome.progress.seconds,
+        samples_per_second: if outcome.seconds > 0.0 { outcome.samples as f64 / outcome.seconds } else { 0.0 },
+        peak_memory_bytes: super::peak_memory_bytes(),
+        loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
+        temperature: outcome.progress.temperature.value,
+        valid_ndcg_at_10: outcome.progress.best.map(|best| best.ndcg_at_10),
+        validation,
+    })
+}
+
+fn check_directory(dir: &Path, config: &RunConfig, resume: bool) -> Result<()> {
+    let place = dir.display();
+    if !resume {
+        let occupied = dir.exists() && std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_some());
+        return match occupied {
+            true => Err(Error::usage(format!("{place} exists; go on with --resume, or choose another --out"))),
+            false => Ok(()),
+        };
+    }
+    let started = run_dir::read_config(dir)?;
+    if started == *config {
+        return Ok(());
+    }
+    let (started, given) = (started.to_toml()?, config.to_toml()?);
+    let line = started.lines().zip(given.lines()).find(|(a, b)| a != b);
+    let (was, is) = line.unwrap_or((&started, &given));
+    Err(Error::usage(format!("{place}: the run was started with `{was}`, not `{is}`; resume it with the same run file")))
+}
+
+/// A seeded sample of `windows`, in their order; all of them for `None`.
+fn sample(windows: &[Window], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, Window)>> {
+    let all = || windows.iter().copied().enumerate().map(|(i, w)| (i as u32, w));
+    let Some(limit) = limit.filter(|&limit| limit < windows.len()) else { return Ok(all().collect()) };
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    // Streams from 1 upward are the epochs' orders.
+    rng.set_stream(u64::MAX - stream);
+    let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
+    chosen.sort_unstable();
+    Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
+}
+
+fn examples(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<Vec<Example>> {
+    let corpus = &ranking.corpus;
+    let example = |(_, window): &(u32, Window)| {
+        let history = corpus.history(window).iter().map(|&item| corpus.title(item));
+        Ok(Example { prompt: ranking.prompt_tokens(history)?, item: corpus.target(window) })
+    };
+    windows.iter().map(example).collect()
+}
+
+/// Copies the selected checkpoint's weights to where people look for them.
+fn publish(dir: &Path, tune: TuneKind) -> Result<()> {
+    use crate::Context;
+    let Some((from, _)) = Checkpoints::open(dir)?.selected()? else { return Ok(()) };
+    let to = run_dir::trained_dir(dir, tune);
+    std::fs::create_dir_all(&to).context(to.display())?;
+    for entry in std::fs::read_dir(&from).context(from.display())?.flatten() {
+        let name = entry.file_name();
+        if name != "state.json" && name != "optimizer.bin" {
+            let bytes = std::fs::read(entry.path()).context(entry.path().display())?;
+            crate::files::write_atomic(&to.join(name), &bytes)?;
+        }
+    }
+    Ok(())
+}

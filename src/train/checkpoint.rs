@@ -1,0 +1,206 @@
+//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, temperature, place in the run.
+//!
+//! A checkpoint is a directory `step-<n>`, written beside its place, synced and renamed, so it is whole or absent. The order of
+//! the windows and dropout's masks are functions of the seed and the step, so there is no generator state to keep.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use burn::optim::Optimizer;
+use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{AdamW, Recommender};
+use crate::files::write_atomic;
+use crate::loss::AdaptiveTemperature;
+use crate::model::{Llama, LoraConfig, export_merged, load_adapter, save_adapter};
+use crate::text::Tokenizer;
+use crate::{Context, Error, Result};
+
+/// Where a run is, and what it has found so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Progress {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Epochs done, validation included.
+    pub epoch: usize,
+    /// Optimiser steps done in the epoch at hand.
+    pub position: usize,
+    /// The moving average after the last step.
+    pub temperature: AdaptiveTemperature,
+    /// The epoch that validated best.
+    pub best: Option<Best>,
+    /// The loss of the first step.
+    pub first_loss: Option<f64>,
+    /// Windows trained on.
+    pub samples: usize,
+    /// Spent in optimiser steps.
+    pub seconds: f64,
+}
+
+/// An epoch's end with the best validation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The optimiser step.
+    pub step: usize,
+    /// NDCG@10 on the validation windows.
+    pub ndcg_at_10: f64,
+}
+
+/// What trains, and so what a checkpoint holds.
+#[derive(Debug, Clone)]
+pub enum Trained {
+    /// An adapter, in PEFT's format; with the base model's path.
+    Adapter(LoraConfig, String),
+    /// Every weight, as a Hugging Face directory.
+    Weights(Tokenizer),
+}
+
+impl Trained {
+    /// Writes it to `dir`.
+    pub fn save<B: Backend>(&self, dir: &Path, llm: &Llama<B>) -> Result<()> {
+        match self {
+            Self::Adapter(config, base) => save_adapter(dir, llm, config, base),
+            Self::Weights(tokenizer) => {
+                fs::create_dir_all(dir).context(dir.display())?;
+                export_merged(dir, llm, tokenizer)
+            }
+        }
+    }
+
+    /// Reads it from `dir` into a model of the same shape.
+    pub fn load<B: Backend>(&self, dir: &Path, llm: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+        match self {
+            Self::Adapter(..) => load_adapter(dir, llm, device),
+            Self::Weights(_) => {
+                let opened = crate::model::open_llm(dir)?;
+                let tune = match llm.embed_tokens.val().is_require_grad() {
+                    true => crate::model::Tune::Full,
+                    false => crate::model::Tune::Frozen,
+                };
+                Llama::load(&opened.config, opened.weights, tune, device)
+            }
+        }
+    }
+}
+
+const OPTIMIZER: &str = "optimizer.bin";
+const STATE: &str = "state.json";
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    progress: Progress,
+    optimizer_sha256: String,
+}
+
+/// The checkpoints of one run, in `RUN_DIR/checkpoints`.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    dir: PathBuf,
+}
+
+impl Checkpoints {
+    /// Of the run in `run_dir`; half-written ones that a killed process left are removed.
+    pub fn open(run_dir: &Path) -> Result<Self> {
+        let dir = run_dir.join("checkpoints");
+        fs::create_dir_all(&dir).context(dir.display())?;
+        for entry in fs::read_dir(&dir).context(dir.display())?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                fs::remove_dir_all(entry.path()).context(entry.path().display())?;
+            }
+        }
+        Ok(Self { dir })
+    }
+
+    fn place(&self, step: usize) -> PathBuf {
+        self.dir.join(format!("step-{step:08}"))
+    }
+
+    /// All steps with a checkpoint, ascending.
+    fn steps(&self) -> Result<Vec<usize>> {
+        let entries = fs::read_dir(&self.dir).context(self.dir.display())?.flatten();
+        let mut steps: Vec<usize> =
+            entries.filter_map(|e| e.file_name().to_string_lossy().strip_prefix("step-")?.parse().ok()).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Writes the checkpoint of `progress.step`, then removes those before the last two, the best one excepted.
+    pub fn save<B: AutodiffBackend>(
+        &self,
+        trained: &Trained,
+        recommender: &Recommender<B>,
+        optimizer: &AdamW<Recommender<B>, B>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+        let record = Recorder::<B>::record(&recorder, optimizer.to_record(), ()).context("optimiser state")?;
+        let temporary = tempfile::Builder::new().prefix(".").tempdir_in(&self.dir).context(self.dir.display())?;
+        trained.save(temporary.path(), &recommender.llm)?;
+        write_atomic(&temporary.path().join(OPTIMIZER), &record)?;
+        let state = State { progress: progress.clone(), optimizer_sha256: sha256(&record) };
+        let state = serde_json::to_string_pretty(&state).context(STATE)?;
+        write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
+
+        let place = self.place(progress.step);
+        if place.exists() {
+            fs::rename(&place, self.dir.join(format!(".replaced-{}", progress.step))).context(place.display())?;
+        }
+        let written = temporary.keep();
+        fs::rename(&written, &place).context(place.display())?;
+        File::open(&self.dir).and_then(|d| d.sync_all()).context(self.dir.display())?;
+        let _ = fs::remove_dir_all(self.dir.join(format!(".replaced-{}", progress.step)));
+
+        let steps = self.steps()?;
+        let best = progress.best.map(|b| b.step);
+        for &step in steps.iter().rev().skip(2).filter(|&&s| Some(s) != best) {
+            fs::remove_dir_all(self.place(step)).context(self.place(step).display())?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint: its directory and place in the run.
+    pub fn latest(&self) -> Result<Option<(PathBuf, Progress)>> {
+        let Some(&step) = self.steps()?.last() else { return Ok(None) };
+        let dir = self.place(step);
+        let state = read_state(&dir)?;
+        Ok(Some((dir, state.progress)))
+    }
+
+    /// The directory to rank with: the best validated step's, else the newest.
+    pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
+        let Some((latest, progress)) = self.latest()? else { return Ok(None) };
+        Ok(Some(match progress.best {
+            Some(best) => (self.place(best.step), best.step),
+            None => (latest, progress.step),
+        }))
+    }
+
+    /// Loads the optimiser's state of the checkpoint in `dir`.
+    pub fn load_optimizer<B: AutodiffBackend>(
+        dir: &Path,
+        optimizer: AdamW<Recommender<B>, B>,
+        device: &B::Device,
+    ) -> Result<AdamW<Recommender<B>, B>> {
+        let path = dir.join(OPTIMIZER);
+        let bytes = fs::read(&path).context(path.display())?;
+        if sha256(&bytes) != read_state(dir)?.optimizer_sha256 {
+            return Err(Error::failed(format!("{}: damaged; delete this checkpoint to resume from the one before", path.display())));
+        }
+        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+        let record = Recorder::<B>::load(&recorder, bytes, device).context(path.display())?;
+        Ok(optimizer.load_record(record))
+    }
+}
+
+fn read_state(dir: &Path) -> Result<State> {
+    let path = dir.join(STATE);
+    let text = fs::read_to_string(&path).context(path.display())?;
+    serde_json::from_str(&text).context(path.display())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,98 @@
+//! What burn-train's terminal dashboard shows, and its silent twin.
+
+use std::sync::Arc;
+
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::train::metric::{
+    Adaptor, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
+    SerializedEntry,
+};
+use burn::train::renderer::{
+    EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
+    ProgressType, TrainingProgress,
+};
+
+use super::StepOutput;
+
+/// How a run shows itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ui {
+    /// burn-train's dashboard on the terminal's alternate screen.
+    Tui,
+    /// A line a step on stderr.
+    Plain,
+    /// Nothing.
+    None,
+}
+
+/// A number of [`StepOutput`] as a dashboard curve.
+#[derive(Clone)]
+pub struct Curve {
+    name: MetricName,
+    value: fn(&StepOutput) -> f64,
+    higher_is_better: bool,
+    state: NumericMetricState,
+}
+
+impl Curve {
+    /// A curve of `value`.
+    pub fn new(name: &str, higher_is_better: bool, value: fn(&StepOutput) -> f64) -> Self {
+        Self { name: Arc::new(name.into()), value, higher_is_better, state: NumericMetricState::default() }
+    }
+}
+
+impl Adaptor<StepOutput> for StepOutput {
+    fn adapt(&self) -> StepOutput {
+        *self
+    }
+}
+
+impl Metric for Curve {
+    type Input = StepOutput;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes { unit: None, higher_is_better: self.higher_is_better }.into()
+    }
+
+    fn update(&mut self, item: &StepOutput, _: &MetricMetadata) -> SerializedEntry {
+        self.state.update((self.value)(item), 1, FormatOptions::new(self.name()).precision(4))
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+}
+
+impl Numeric for Curve {
+    fn value(&self) -> NumericEntry {
+        self.state.current_value()
+    }
+
+    fn running_value(&self) -> NumericEntry {
+        self.state.running_value()
+    }
+}
+
+/// A renderer that draws nothing: burn-train's own prints debug structures to stdout.
+pub struct Silent;
+
+impl MetricsRendererTraining for Silent {
+    fn update_train(&mut self, _: MetricState) {}
+    fn update_valid(&mut self, _: MetricState) {}
+    fn render_train(&mut self, _: TrainingProgress, _: Vec<ProgressType>) {}
+    fn render_valid(&mut self, _: TrainingProgress, _: Vec<ProgressType>) {}
+}
+
+impl MetricsRendererEvaluation for Silent {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+    fn render_test(&mut self, _: EvaluationProgress, _: Vec<ProgressType>) {}
+}
+
+impl MetricsRenderer for Silent {
+    fn manual_close(&mut self) {}
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}

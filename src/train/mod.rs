@@ -1,0 +1,44 @@
+//! Training on burn-train: one optimiser step at a time, exact in every split of it into micro-batches, resumable at any step.
+
+mod checkpoint;
+mod clip;
+mod dashboard;
+mod optimizer;
+mod recommender;
+mod schedule;
+mod strategy;
+
+pub use checkpoint::{Best, Checkpoints, Progress, Trained};
+pub use clip::clip_grad_norm;
+pub use dashboard::Ui;
+pub use optimizer::{AdamW, adamw};
+pub use recommender::{Recommender, Step, StepOutput};
+pub use schedule::LinearSchedule;
+pub use strategy::{Outcome, Run, run};
+
+use std::sync::Mutex;
+
+/// The first panic on any thread since [`record_panics`]: a device's own thread can die of one while its queue goes on
+/// handing out garbage, so training asks after every step.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps panics' messages instead of printing them.
+pub fn record_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("a panic without a message");
+        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        if let Ok(mut first) = PANIC.lock() {
+            first.get_or_insert(format!("{message}{place}"));
+        }
+    }));
+}
+
+/// Forgets the recorded panic and returns it: for a caller that expected it and says so itself.
+pub fn take_recorded_panic() -> Option<String> {
+    PANIC.lock().ok().and_then(|mut first| first.take())
+}
+
+/// The recorded panic, if there was one.
+pub fn recorded_panic() -> Option<String> {
+    PANIC.lock().ok().and_then(|first| first.clone())
+}

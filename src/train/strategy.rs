@@ -1,0 +1,378 @@
+//! The training loop as a learning strategy of burn-train's, which keeps its dashboard.
+//!
+//! burn's own strategies checkpoint whole epochs with the whole model; this one checkpoints steps with what trains, stops at a
+//! signal, and refuses to go on from numbers that are not finite.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use burn::data::dataloader::{self, DataLoader, DataLoaderIterator};
+use burn::module::AutodiffModule;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::train::logger::InMemoryMetricLogger;
+use burn::train::metric::LearningRateMetric;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use burn::train::{
+    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearningComponentsMarker,
+    SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, TrainingStrategy, ValidLoader,
+};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use serde_json::json;
+
+use super::dashboard::{Curve, Silent};
+use super::{AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Step, StepOutput, Trained, Ui, clip_grad_norm};
+use crate::batch::{Batch, Candidates, Example};
+use crate::config::TrainConfig;
+use crate::files::write_atomic;
+use crate::loss::Loss;
+use crate::text::Catalogue;
+use crate::{Context, Error, Result};
+
+/// Ranks the validation windows: NDCG@10, or `None` if interrupted.
+pub type Validate<B> = Box<dyn Fn(&Recommender<B>) -> Result<Option<f64>>>;
+
+/// All that a training run needs.
+pub struct Run<B: AutodiffBackend> {
+    /// The model, at the state to go on from.
+    pub recommender: Recommender<B>,
+    /// The optimiser, likewise.
+    pub optimizer: AdamW<Recommender<B>, B>,
+    /// Where to go on from.
+    pub progress: Progress,
+    /// Hyper-parameters.
+    pub config: TrainConfig,
+    /// Of the order and of dropout.
+    pub seed: u64,
+    /// Training windows in the corpus's order.
+    pub train: Vec<Example>,
+    /// Validation windows, for the validation loss.
+    pub valid: Vec<Example>,
+    /// The catalogue they point into.
+    pub catalogue: Arc<Catalogue>,
+    /// Ranks the validation windows; `None` where there are none.
+    pub validate: Option<Validate<B::InnerBackend>>,
+    /// What trains.
+    pub trained: Trained,
+    /// The run directory.
+    pub dir: PathBuf,
+    /// What is shown.
+    pub ui: Ui,
+    /// Stop after this many optimiser steps of the run.
+    pub max_steps: Option<usize>,
+    /// Stops the run after the step at hand.
+    pub interrupter: Interrupter,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Outcome {
+    /// Where it is.
+    pub progress: Progress,
+    /// The loss of the last step.
+    pub last_loss: Option<f64>,
+    /// Steps of the whole run as configured.
+    pub total_steps: usize,
+    /// Seconds spent in the optimiser steps of this call, and windows in them.
+    pub seconds: f64,
+    /// Windows trained on in this call.
+    pub samples: usize,
+}
+
+type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>, AdamW<Recommender<B>, B>>;
+
+/// Trains to the end, to `max_steps`, or to an interrupt; a checkpoint is written in every case.
+///
+/// # Errors
+/// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The last good checkpoint stays.
+pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
+    let steps_per_epoch = run.train.len().div_ceil(run.config.batch_size);
+    let total_steps = steps_per_epoch * run.config.epochs;
+    let schedule = LinearSchedule {
+        peak: run.config.learning_rate,
+        warmup: run.config.warmup_steps,
+        total: total_steps,
+        next: run.progress.step,
+    };
+    truncate_metrics(&run.dir.join("metrics.jsonl"), run.progress.step)?;
+
+    let learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
+    let (dir, interrupter, ui, epochs) = (run.dir.clone(), run.interrupter.clone(), run.ui, run.config.epochs);
+    let result = Arc::new(Mutex::new(Ok(Outcome::default())));
+    let strategy = Strategy { run, steps_per_epoch, total_steps, result: result.clone() };
+    let curves: [(&str, bool, fn(&StepOutput) -> f64); 4] = [
+        ("Loss", false, |o| o.loss),
+        ("Temperature", false, |o| o.temperature.value),
+        ("Gradient norm", false, |o| o.grad_norm),
+        ("Tokens per second", true, |o| o.tokens_per_second),
+    ];
+    let mut training = SupervisedTraining::<Components<B>>::new(&dir, Arc::new(NoLoader), Arc::new(NoLoader))
+        .num_epochs(epochs)
+        .with_application_logger(None)
+        .with_metric_logger(InMemoryMetricLogger::new())
+        .with_interrupter(interrupter.clone())
+        .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
+        .metric_train_numeric(LearningRateMetric::new())
+        .metric_valid_numeric(Curve::new("Loss", false, |o| o.loss))
+        .metric_valid_numeric(Curve::new("NDCG@10", true, |o| o.ndcg_at_10));
+    for (name, higher, value) in curves {
+        training = training.metric_train_numeric(Curve::new(name, higher, value));
+    }
+    let training = match ui {
+        Ui::Tui => training.renderer(TuiMetricsRendererWrapper::new(interrupter, None)),
+        Ui::Plain | Ui::None => training.renderer(Silent),
+    };
+    training.launch(learner);
+    let outcome = result.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    outcome
+}
+
+struct Strategy<B: AutodiffBackend> {
+    run: Run<B>,
+    steps_per_epoch: usize,
+    total_steps: usize,
+    result: Arc<Mutex<Result<Outcome>>>,
+}
+
+impl<B: AutodiffBackend> SupervisedLearningStrategy<Components<B>> for Strategy<B> {
+    fn fit(
+        &self,
+        components: TrainingComponents<Components<B>>,
+        mut learner: Learner<Components<B>>,
+        _: TrainLoader<Components<B>>,
+        _: ValidLoader<Components<B>>,
+        _: usize,
+    ) -> (Recommender<B>, SupervisedTrainingEventProcessor<Components<B>>) {
+        let mut events = components.event_processor;
+        let result = self.train(&mut learner, &mut events);
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
+        (learner.model(), events)
+    }
+}
+
+impl<B: AutodiffBackend> Strategy<B> {
+    fn train(
+        &self,
+        learner: &mut Learner<Components<B>>,
+        events: &mut SupervisedTrainingEventProcessor<Components<B>>,
+    ) -> Result<Outcome> {
+        let run = &self.run;
+        let checkpoints = Checkpoints::open(&run.dir)?;
+        let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
+        let save = |learner: &Learner<Components<B>>, progress: &Progress| {
+            checkpoints.save(&run.trained, &learner.model(), &run.optimizer, progress)
+        };
+        let stop_at = run.max_steps.unwrap_or(usize::MAX).min(self.total_steps);
+
+        while outcome.progress.epoch < run.config.epochs {
+            let epoch = outcome.progress.epoch;
+            let order = self.order(epoch);
+            for chunk in order.chunks(run.config.batch_size).skip(outcome.progress.position) {
+                if outcome.progress.step >= stop_at || run.interrupter.should_stop() {
+                    save(learner, &outcome.progress)?;
+                    return Ok(outcome);
+                }
+                self.step(learner, events, chunk, &mut outcome)?;
+                if outcome.progress.step % run.config.checkpoint_steps == 0 {
+                    save(learner, &outcome.progress)?;
+                }
+            }
+            events.process_train(LearnerEvent::EndEpoch(epoch + 1));
+
+            if let Some(validate) = &run.validate {
+                let model = learner.model().valid();
+                let Some(ndcg_at_10) = validate(&model)? else {
+                    save(learner, &outcome.progress)?;
+                    return Ok(outcome);
+                };
+                let step = Step { batches: self.batches(&run.valid), temperature: outcome.progress.temperature, seed: 0 };
+                let loss = InferenceStep::step(&model, step);
+                healthy(outcome.progress.step)?;
+                self.validated(events, StepOutput { ndcg_at_10, ..loss }, &mut outcome.progress);
+            }
+            outcome.progress.epoch += 1;
+            outcome.progress.position = 0;
+            save(learner, &outcome.progress)?;
+        }
+        Ok(outcome)
+    }
+
+    fn step(
+        &self,
+        learner: &mut Learner<Components<B>>,
+        events: &mut SupervisedTrainingEventProcessor<Components<B>>,
+        chunk: &[usize],
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let (run, progress) = (&self.run, &mut outcome.progress);
+        let started = Instant::now();
+        let examples: Vec<Example> = chunk.iter().map(|&w| run.train[w].clone()).collect();
+        let step = Step {
+            batches: self.batches(&examples),
+            temperature: progress.temperature,
+            seed: run.seed.wrapping_add((progress.step as u64) << 20),
+        };
+        learner.lr_step();
+        let mut trained = learner.train_step(step);
+        let number = progress.step + 1;
+        healthy(number)?;
+        finite(number, "loss", trained.item.loss)?;
+        let grad_norm = clip_grad_norm(&learner.model(), &mut trained.grads, run.config.max_grad_norm);
+        finite(number, "gradient norm", grad_norm)?;
+        learner.optimizer_step(trained.grads);
+        healthy(number)?;
+
+        let seconds = started.elapsed().as_secs_f64();
+        let item = StepOutput { grad_norm, tokens_per_second: trained.item.tokens as f64 / seconds, ..trained.item };
+        progress.step = number;
+        progress.position += 1;
+        progress.temperature = item.temperature;
+        progress.first_loss.get_or_insert(item.loss);
+        progress.samples += chunk.len();
+        progress.seconds += seconds;
+        outcome.last_loss = Some(item.loss);
+        outcome.samples += chunk.len();
+        outcome.seconds += seconds;
+        let (progress, lr) = (&outcome.progress, learner.lr_current());
+        self.report(&item, progress, lr, seconds)?;
+        let items = dataloader::Progress::new(progress.position, self.steps_per_epoch);
+        let epochs = dataloader::Progress::new(progress.epoch + 1, run.config.epochs);
+        let event = TrainingItem::new(item, items, epochs, Some(number), Some(lr));
+        events.process_train(LearnerEvent::ProcessedItem(event));
+        Ok(())
+    }
+
+    fn report(&self, item: &StepOutput, progress: &Progress, lr: f64, seconds: f64) -> Result<()> {
+        let line = json!({
+            "step": progress.step, "epoch": progress.epoch + 1, "loss": item.loss, "lr": lr,
+            "temperature": item.temperature.value, "grad_norm": item.grad_norm, "tokens": item.tokens, "seconds": seconds,
+        });
+        let path = self.run.dir.join("metrics.jsonl");
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())).context(path.display())?;
+        if self.run.ui == Ui::Plain {
+            eprintln!(
+                "step {}/{}  epoch {}  loss {:.4}  temperature {:.3}  lr {:.2e}  gradient norm {:.3}  {:.0} tokens/s",
+                progress.step,
+                self.total_steps,
+                progress.epoch + 1,
+                item.loss,
+                item.temperature.value,
+                lr,
+                item.grad_norm,
+                item.tokens_per_second
+            );
+        }
+        Ok(())
+    }
+
+    fn validated(
+        &self,
+        events: &mut SupervisedTrainingEventProcessor<Components<B>>,
+        item: StepOutput,
+        progress: &mut Progress,
+    ) {
+        let epoch = progress.epoch + 1;
+        if progress.best.is_none_or(|best| item.ndcg_at_10 > best.ndcg_at_10) {
+            progress.best = Some(Best { step: progress.step, ndcg_at_10: item.ndcg_at_10 });
+        }
+        if self.run.ui == Ui::Plain {
+            eprintln!("epoch {epoch}  validation loss {:.4}  NDCG@10 {:.4}", item.loss, item.ndcg_at_10);
+        }
+        let windows = dataloader::Progress::new(self.run.valid.len(), self.run.valid.len());
+        let epochs = dataloader::Progress::new(epoch, self.run.config.epochs);
+        events.process_valid(LearnerEvent::ProcessedItem(TrainingItem::new(item, windows, epochs, Some(progress.step), None)));
+        events.process_valid(LearnerEvent::EndEpoch(epoch));
+    }
+
+    fn batches(&self, examples: &[Example]) -> Vec<Batch> {
+        let candidates = match self.run.recommender.loss {
+            Loss::Lml => Candidates::Vocabulary,
+            Loss::Msl | Loss::MslAts => Candidates::Children,
+        };
+        let size = self.run.config.micro_batch_size;
+        examples.chunks(size).map(|micro| Batch::new(micro, &self.run.catalogue, candidates)).collect()
+    }
+
+    /// The epoch's order: a function of the seed and the epoch alone.
+    fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.run.train.len()).collect();
+        if self.run.config.shuffle {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.run.seed);
+            rng.set_stream(epoch as u64 + 1);
+            order.shuffle(&mut rng);
+        }
+        order
+    }
+}
+
+fn finite(step: usize, what: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; \
+         resume it with a lower train.learning_rate"
+    )))
+}
+
+fn healthy(step: usize) -> Result<()> {
+    match super::recorded_panic() {
+        None => Ok(()),
+        Some(panic) => Err(Error::failed(format!(
+            "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
+        ))),
+    }
+}
+
+/// Drops the lines after `step`, that a killed process wrote beyond its last checkpoint.
+fn truncate_metrics(path: &Path, step: usize) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let keep = |line: &&str| {
+        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step as u64)
+    };
+    let kept: String = text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
+    write_atomic(path, kept.as_bytes())
+}
+
+/// The strategy draws its own batches: burn's loader can neither resume inside an epoch nor repeat an order.
+struct NoLoader;
+
+impl<B: Backend> DataLoader<B, Step> for NoLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Step> + 'a> {
+        Box::new(NoItems)
+    }
+
+    fn num_items(&self) -> usize {
+        0
+    }
+
+    fn to_device(&self, _: &B::Device) -> Arc<dyn DataLoader<B, Step>> {
+        Arc::new(Self)
+    }
+
+    fn slice(&self, _: usize, _: usize) -> Arc<dyn DataLoader<B, Step>> {
+        Arc::new(Self)
+    }
+}
+
+struct NoItems;
+
+impl Iterator for NoItems {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        None
+    }
+}
+
+impl DataLoaderIterator<Step> for NoItems {
+    fn progress(&self) -> dataloader::Progress {
+        dataloader::Progress::new(0, 0)
+    }
+}
