@@ -31,6 +31,7 @@ def write_tensors(path, tensors):
         assert v.dtype in (torch.float32, torch.int64), (k, v.dtype)
         assert not v.is_floating_point() or torch.isfinite(v).all(), k
     save_file(plain, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def write_json(path, value):
