@@ -6,7 +6,7 @@ use super::config::{Llama3RopeScaling, LlamaConfig};
 use super::gguf::{Header, Tensor};
 use super::weights::{Stored, Weights, map_file};
 use crate::text::GgufVocabulary;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
 /// Opens a `.gguf` file.

@@ -67,6 +67,13 @@ pub(super) fn open(dir: &Path) -> Result<Weights> {
     Ok(weights)
 }
 
+/// Maps one file whose tensors may have any names.
+pub(super) fn open_file(path: &Path) -> Result<Weights> {
+    let mut weights = Weights::new(path);
+    add_file(&mut weights, path)?;
+    Ok(weights)
+}
+
 /// Adds a file's tensors and returns the file's number.
 fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
     let bytes = map_file(path)?;

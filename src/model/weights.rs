@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::config::LlamaConfig;
 use super::{gguf_llama, safetensors};
 use crate::files::write_atomic;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
 const LONGEST_CONFIG: u64 = 16 << 20;

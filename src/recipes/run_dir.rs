@@ -125,21 +125,32 @@ pub fn read_config(dir: &Path) -> Result<RunConfig> {
 }
 
 /// # Errors
-/// Another model or corpus than the run was trained on.
+/// Another model than the run in `dir` was trained on.
+pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
+    match read_identity(dir)?.llm == fingerprint {
+        true => Ok(()),
+        false => Err(differs(dir, "model", &llm.display().to_string())),
+    }
+}
+
+/// # Errors
+/// Another model or corpus than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
+    check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
+    match read_identity(dir)?.corpus == found.corpus {
+        true => Ok(()),
+        false => Err(differs(dir, "corpus", &config.data.corpus)),
+    }
+}
+
+fn read_identity(dir: &Path) -> Result<Identity> {
     let path = dir.join(IDENTITY);
     let text = fs::read_to_string(&path).context(path.display())?;
-    let trained: Identity = serde_json::from_str(&text).context(path.display())?;
-    let differs = |what: &str, place: &str| {
-        Err(Error::failed(format!("{}: this run was trained on another {what} than {place} now holds", dir.display())))
-    };
-    if trained.llm != found.llm {
-        return differs("model", &config.llm.path);
-    }
-    if trained.corpus != found.corpus {
-        return differs("corpus", &config.data.corpus);
-    }
-    Ok(())
+    serde_json::from_str(&text).context(path.display())
+}
+
+fn differs(dir: &Path, what: &str, place: &str) -> Error {
+    Error::failed(format!("{}: this run was trained on another {what} than {place} holds", dir.display()))
 }
 
 /// Where the finished run's weights are.

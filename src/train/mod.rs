@@ -14,7 +14,7 @@ pub use dashboard::Ui;
 pub use optimizer::{AdamW, adamw};
 pub use recommender::{Recommender, Step, StepOutput};
 pub use schedule::LinearSchedule;
-pub use strategy::{Outcome, Run, run};
+pub use strategy::{Outcome, Run, Validate, run};
 
 use std::sync::Mutex;
 

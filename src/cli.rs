@@ -1,0 +1,369 @@
+//! The command line: parses, calls a recipe, prints what it returns.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use burn::train::Interrupter;
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::backend::BackendName;
+use crate::config::{RunConfig, Scoring};
+use crate::data::{Corpus, Split, prepare_msl};
+use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
+use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
+use crate::train::Ui;
+use crate::{Context, Result};
+
+/// Tune a language model into a recommender.
+#[derive(Parser)]
+#[command(name = "itemlm", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole pipeline on synthetic data: no download, no GPU
+    Quickstart {
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// Where its corpus, model and runs go
+        #[arg(long, default_value = "runs/quickstart")]
+        out: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Raw data to a corpus
+    Prepare {
+        /// What INPUT holds
+        #[arg(value_enum)]
+        source: Source,
+        /// The released directory: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json
+        input: PathBuf,
+        /// The corpus directory
+        #[arg(long)]
+        out: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train a run, or go on with it
+    Train {
+        /// The run file
+        run: PathBuf,
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// The run directory; runs/<name of the run file> by default
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Overrides the run file: key.path=value
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Go on from the last checkpoint
+        #[arg(long)]
+        resume: bool,
+        /// Stop after this many optimiser steps of the run (its schedule stays)
+        #[arg(long)]
+        max_steps: Option<usize>,
+        /// tui on a terminal, else plain
+        #[arg(long, value_enum)]
+        ui: Option<UiName>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rank a split with a trained run
+    Evaluate {
+        /// The run directory
+        run: PathBuf,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// Beams, and items returned
+        #[arg(long)]
+        beams: Option<usize>,
+        /// The first so many windows
+        #[arg(long)]
+        limit: Option<usize>,
+        /// masked: softmax over the trie's children; full: over the vocabulary, then masked
+        #[arg(long, value_enum)]
+        scoring: Option<ScoringName>,
+        /// Divide an item's log-probability by its tokens to this power
+        #[arg(long)]
+        length_penalty: Option<f64>,
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// The best items for one history
+    Recommend {
+        /// The run directory
+        run: PathBuf,
+        /// A title, oldest first; repeat it
+        #[arg(long, required = true, value_name = "TITLE")]
+        history: Vec<String>,
+        /// How many
+        #[arg(short, default_value_t = 10)]
+        k: usize,
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Log-probabilities of item texts given prompts, as JSON lines
+    Score {
+        /// A Hugging Face directory or a .gguf file
+        #[arg(long)]
+        llm: PathBuf,
+        /// A run directory whose tuned weights to use
+        #[arg(long, value_name = "RUN_DIR")]
+        adapter: Option<PathBuf>,
+        /// One item text a line
+        #[arg(long)]
+        catalogue: PathBuf,
+        /// Lines of {"prompt": …, "items": […]}
+        #[arg(long)]
+        input: PathBuf,
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+    },
+    /// A ranker without a language model, on the same split
+    Baseline {
+        /// popularity, markov or cooccurrence
+        name: Baseline,
+        /// The corpus directory
+        corpus: PathBuf,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// The first so many windows
+        #[arg(long)]
+        limit: Option<usize>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Source {
+    /// MSL's released windows
+    Msl,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum UiName {
+    Tui,
+    Plain,
+    None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScoringName {
+    Masked,
+    Full,
+}
+
+/// Runs the command line; the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return 0;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let message: Vec<&str> = text.split("\n\n").next().unwrap_or(&text).split_whitespace().collect();
+            let message = message.join(" ");
+            let message = message.strip_prefix("error: ").unwrap_or(&message);
+            eprintln!("error: {message}; see itemlm --help");
+            return 2;
+        }
+    };
+    match command.run() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Quickstart { backend, out, json } => {
+                let report = recipes::quickstart(&out, backend, &mut |line| eprintln!("{line}"))?;
+                if json { print_json(&report) } else { print(&quickstart_text(&report)) }
+            }
+            Self::Prepare { source: Source::Msl, input, out, json } => {
+                let statistics = prepare_msl(&input, &out)?;
+                if json {
+                    return print_json(&statistics);
+                }
+                let (s, w) = (&statistics, &statistics.windows);
+                print(&format!(
+                    "{}: {} users, {} items, {} interactions; windows {} train / {} valid / {} test\n{}\n",
+                    out.display(),
+                    s.users,
+                    s.items,
+                    s.interactions,
+                    w.train,
+                    w.valid,
+                    w.test,
+                    s.validation
+                ))
+            }
+            Self::Train { run, backend, out, set, resume, max_steps, ui, json } => {
+                let config = RunConfig::open(&run, &set)?;
+                let name = run.file_stem().unwrap_or(run.as_os_str());
+                let out = out.unwrap_or_else(|| Path::new("runs").join(name));
+                let ui = match ui {
+                    Some(UiName::Tui) => Ui::Tui,
+                    Some(UiName::Plain) => Ui::Plain,
+                    Some(UiName::None) => Ui::None,
+                    None if std::io::stdout().is_terminal() && !json => Ui::Tui,
+                    None => Ui::Plain,
+                };
+                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal()? };
+                let report = recipes::train(&config, options)?;
+                if json {
+                    return print_json(&report);
+                }
+                print(&format!(
+                    "{}: {} of {} steps, {} windows, loss {:.4} → {:.4}, temperature {:.3}, {:.2} windows/s, {} MiB at most\n",
+                    report.run.display(),
+                    report.steps,
+                    report.total_steps,
+                    report.samples,
+                    report.loss.first.unwrap_or(f64::NAN),
+                    report.loss.last.unwrap_or(f64::NAN),
+                    report.temperature,
+                    report.samples_per_second,
+                    report.peak_memory_bytes >> 20
+                ))
+            }
+            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, backend, json } => {
+                let scoring = scoring.map(|name| match name {
+                    ScoringName::Masked => Scoring::Masked,
+                    ScoringName::Full => Scoring::Full,
+                });
+                let progress = std::io::stderr().is_terminal();
+                let options = EvaluateOptions { split, beams, limit, scoring, length_penalty, backend, progress };
+                let evaluation = recipes::evaluate(&run, &options)?;
+                if json {
+                    return print_json(&evaluation);
+                }
+                let name = run.display().to_string();
+                print(&format!(
+                    "{}\n{:.2} users/s\n",
+                    table(&[(name.as_str(), &evaluation.summary)]),
+                    evaluation.users_per_second
+                ))
+            }
+            Self::Recommend { run, history, k, backend, json } => {
+                let items = recipes::recommend(&run, &history, k, backend)?;
+                if json {
+                    return print_json(&json!({ "items": items }));
+                }
+                let line = |i: &recipes::Recommendation| format!("{:>3}  {:>9.4}  {}\n", i.rank, i.log_prob, i.title);
+                print(&items.iter().map(line).collect::<String>())
+            }
+            Self::Score { llm, adapter, catalogue, input, backend } => {
+                recipes::score(&ScoreOptions { llm, adapter, catalogue, input, backend }, &mut std::io::stdout().lock())
+            }
+            Self::Baseline { name, corpus, split, limit, json } => {
+                let corpus = Corpus::open(&corpus)?;
+                let started = std::time::Instant::now();
+                let outcomes = evaluate_baseline(&fit(name, &corpus), &corpus, split, limit);
+                let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
+                let summary = summarise(&outcomes, 0);
+                if !json {
+                    return print(&table(&[(&name.to_string(), &summary)]));
+                }
+                let mut value = serde_json::to_value(&summary).context("baseline")?;
+                value["split"] = json!(split);
+                value["users_per_second"] = json!(users_per_second);
+                value["scoring"] = json!(name.to_string());
+                value["beams"] = serde_json::Value::Null;
+                print_json(&value)
+            }
+        }
+    }
+}
+
+/// The first signal lets the step at hand end and a checkpoint be written; the second ends the process.
+fn stop_on_signal() -> Result<Interrupter> {
+    let interrupter = Interrupter::new();
+    let stop = interrupter.clone();
+    ctrlc::set_handler(move || {
+        if stop.should_stop() {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
+        stop.stop(Some("signal"));
+    })
+    .context("signal handler")?;
+    Ok(interrupter)
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string(value).context("JSON")?))
+}
+
+fn print(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("stdout")
+}
+
+fn quickstart_text(report: &recipes::QuickstartReport) -> String {
+    let rows: Vec<(&str, &Summary)> = report.results.iter().map(|r| (r.name.as_str(), &r.summary)).collect();
+    let mut text = format!("\nSYNTHETIC data, {} test windows. {}\n", report.windows, table(&rows));
+    for example in &report.examples {
+        text += &format!("\n{} read: {}\n  then: {}\n", example.user, example.history.join(" · "), example.target);
+        for (place, title) in example.top.iter().enumerate() {
+            text += &format!("  {}. {title}{}\n", place + 1, if *title == example.target { "  <- this" } else { "" });
+        }
+    }
+    let runs: Vec<String> = report.runs.iter().map(|r| r.display().to_string()).collect();
+    text += &format!("\nRun directories: {} ({:.0} s in all)\n", runs.join(", "), report.seconds);
+    text
+}
+
+/// NDCG and HR with 95 % intervals; cold and warm NDCG@10 beside.
+fn table(rows: &[(&str, &Summary)]) -> String {
+    let cell = |group: &Group, metric: &str| match (group.metric(metric), group.intervals.get(metric)) {
+        (Some(value), Some([low, high])) => format!("{value:.4} [{low:.4}, {high:.4}]"),
+        _ => "-".to_string(),
+    };
+    let plain = |group: &Group| group.metric("ndcg@10").map_or("-".to_string(), |v| format!("{v:.4}"));
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut text = format!(
+        "95 % bootstrap intervals in brackets.\n{:width$}  {:24}  {:24}  {:24}  {:>8}  {:>8}\n",
+        "", "NDCG@5", "NDCG@10", "HR@10", "cold N10", "warm N10"
+    );
+    for (name, summary) in rows {
+        text += &format!(
+            "{name:width$}  {:24}  {:24}  {:24}  {:>8}  {:>8}\n",
+            cell(&summary.all, "ndcg@5"),
+            cell(&summary.all, "ndcg@10"),
+            cell(&summary.all, "hr@10"),
+            plain(&summary.cold),
+            plain(&summary.warm)
+        );
+    }
+    text
+}
