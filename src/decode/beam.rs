@@ -137,10 +137,10 @@ fn run_prompts<B: Backend>(llm: &Llama<B>, users: &[User], width: usize, device:
     let batch = users.len();
     let tokens = users.iter().flat_map(|u| (0..width).map(|t| u.prompt.get(t).map_or(0, |&token| token as usize)));
     let tokens = ints::<B>(tokens, batch, width, device);
-    let positions = ints::<B>((0..batch).flat_map(|_| 0..width), batch, width, device);
+    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
     let causal = (0..width).flat_map(|q| (0..width).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
     let mask = Tensor::from_data(TensorData::new(causal, [1, 1, width, width]), device);
-    let output = llm.forward(llm.embed(tokens), positions, mask, None);
+    let output = llm.forward(llm.embed(tokens), &positions, mask, None);
     let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty()).map(|(n, u)| n * width + u.prompt.len() - 1);
     (select(output.hidden, last.collect(), device), output.key_values)
 }
@@ -158,7 +158,7 @@ fn run_pending<B: Backend>(
     let total = before + new;
     let batch = users.len();
     let mut tokens = vec![0; batch * new];
-    let mut positions = vec![0; batch * new];
+    let mut positions = vec![0u32; batch * new];
     let mut mask = vec![MASKED; batch * new * total];
     let mut last = Vec::new();
     for (u, user) in users.iter_mut().enumerate() {
@@ -167,7 +167,7 @@ fn run_pending<B: Backend>(
             for &token in &beam.pending {
                 let row = u * new + at;
                 tokens[row] = token as usize;
-                positions[row] = user.prompt.len() + beam.slots.len();
+                positions[row] = (user.prompt.len() + beam.slots.len()) as u32;
                 beam.slots.push(before + at);
                 let seen = &mut mask[row * total..(row + 1) * total];
                 seen[..user.prompt.len()].fill(0.0);
@@ -180,9 +180,8 @@ fn run_pending<B: Backend>(
     }
     debug_assert!(width <= before);
     let tokens = ints::<B>(tokens.into_iter(), batch, new, device);
-    let positions = ints::<B>(positions.into_iter(), batch, new, device);
     let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, new, total]), device);
-    let output = llm.forward(llm.embed(tokens), positions, mask, Some(&cache));
+    let output = llm.forward(llm.embed(tokens), &positions, mask, Some(&cache));
     (select(output.hidden, last, device), output.key_values)
 }
 

@@ -34,11 +34,11 @@ pub fn score<B: Backend>(
         Some(_) => 0,
     };
     let tokens = ints::<B>(targets.iter().flat_map(|target| (0..seq).map(move |t| token(target, t))), batch, seq, device);
-    let positions = ints::<B>((0..batch).flat_map(|_| 0..seq), batch, seq, device);
+    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
     let causal = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
     let mask = Tensor::from_data(TensorData::new(causal, [1, 1, seq, seq]), device);
     let width = llm.config().hidden_size;
-    let hidden = llm.forward(llm.embed(tokens), positions, mask, None).hidden.reshape([batch * seq, width]);
+    let hidden = llm.forward(llm.embed(tokens), &positions, mask, None).hidden.reshape([batch * seq, width]);
 
     let at = |row: usize, t: usize| (row * seq + prompt.len() - 1 + t) as i32;
     let places: Vec<i32> = targets.iter().enumerate().flat_map(|(row, t)| (0..t.len()).map(move |t| at(row, t))).collect();

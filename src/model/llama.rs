@@ -136,17 +136,18 @@ impl<B: Backend> Llama<B> {
     /// Runs the decoder.
     ///
     /// * `embeddings`: `[batch, seq, hidden]`.
-    /// * `positions`: `[batch, seq]`.
+    /// * `positions`: `[batch · seq]`, row after row.
     /// * `mask`: `[batch or 1, 1, seq, past + seq]`, added to the scores: 0 where a token may attend, [`MASKED`] where not.
     /// * `past`: keys and values of earlier tokens, `[batch, kv_heads, past, head_dim]`.
     pub fn forward(
         &self,
         embeddings: Tensor<B, 3>,
-        positions: Tensor<B, 2, Int>,
+        positions: &[u32],
         mask: Tensor<B, 4>,
         past: Option<&KeyValues<B>>,
     ) -> Output<B> {
-        let rotary = self.rotary(positions);
+        let [batch, seq, _] = embeddings.dims();
+        let rotary = self.rotary(positions, batch, seq);
         let mut x = embeddings;
         let mut key_values = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
@@ -172,10 +173,12 @@ impl<B: Backend> Llama<B> {
     }
 
     /// cos and sin `[batch, 1, seq, head_dim / 2]`.
-    fn rotary(&self, positions: Tensor<B, 2, Int>) -> (Tensor<B, 4>, Tensor<B, 4>) {
-        let [batch, seq] = positions.dims();
+    fn rotary(&self, positions: &[u32], batch: usize, seq: usize) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let half = self.config.head_dim / 2;
-        let angles = positions.float().reshape([batch, 1, seq, 1]) * self.inverse_frequencies.clone().reshape([1, 1, 1, half]);
+        let values: Vec<f32> = positions.iter().map(|&p| p as f32).collect();
+        let device = self.inverse_frequencies.device();
+        let positions = Tensor::<B, 4>::from_data(TensorData::new(values, [batch, 1, seq, 1]), &device);
+        let angles = positions * self.inverse_frequencies.clone().reshape([1, 1, 1, half]);
         (angles.clone().cos(), angles.sin())
     }
 }

@@ -40,16 +40,18 @@ pub struct Llm {
 /// One line naming the file and the key or tensor: unreadable, truncated or lying files, another
 /// architecture, missing, unexpected or misshapen tensors, a tokenizer that does not fit the model.
 pub fn open_llm(path: &Path) -> Result<Llm> {
-    let (config, mut weights, tokenizer) = if path.is_dir() {
+    let (config, weights, tokenizer) = if path.is_dir() {
         let config_path = path.join("config.json");
         let text = read_text(&config_path, LONGEST_CONFIG)?;
         let config = LlamaConfig::from_json(&config_path, &text)?;
-        (config, safetensors::open(path)?, Tokenizer::from_dir(path)?)
+        let weights = Weights::open(path, &config)?;
+        (config, weights, Tokenizer::from_dir(path)?)
     } else {
-        gguf_llama::open(path)?
+        let (config, mut weights, tokenizer) = gguf_llama::open(path)?;
+        weights.tied = config.tie_word_embeddings;
+        weights.check(&config)?;
+        (config, weights, tokenizer)
     };
-    weights.tied = config.tie_word_embeddings;
-    weights.check(&config)?;
     check_fit(&tokenizer, &config).context(path.display())?;
     let fingerprint = fingerprint(&config, &weights, &tokenizer);
     Ok(Llm {
@@ -158,6 +160,17 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The tensors of a Hugging Face directory, checked against `config`.
+    ///
+    /// # Errors
+    /// Missing, unexpected and misshapen tensors, damaged files.
+    pub fn open(dir: &Path, config: &LlamaConfig) -> Result<Self> {
+        let mut weights = safetensors::open(dir)?;
+        weights.tied = config.tie_word_embeddings;
+        weights.check(config)?;
+        Ok(weights)
+    }
+
     pub(super) fn new(source: &Path) -> Self {
         Self {
             source: source.to_owned(),

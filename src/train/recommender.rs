@@ -68,10 +68,9 @@ impl<B: Backend> Recommender<B> {
         let ints = |values: Vec<i32>, shape| TensorData::new(values, Shape::from(shape));
         let tokens = batch.tokens.iter().map(|&t| t as i32).collect();
         let tokens = Tensor::<B, 2, Int>::from_data(ints(tokens, vec![rows, seq]), &device);
-        let positions = (0..rows).flat_map(|_| 0..seq as i32).collect();
-        let positions = Tensor::<B, 2, Int>::from_data(ints(positions, vec![rows, seq]), &device);
+        let positions: Vec<u32> = (0..rows).flat_map(|_| 0..seq as u32).collect();
 
-        let output = self.llm.forward(self.llm.embed(tokens), positions, causal_mask(seq, &device), None);
+        let output = self.llm.forward(self.llm.embed(tokens), &positions, causal_mask(seq, &device), None);
         let [_, _, width] = output.hidden.dims();
         let at: Vec<i32> = batch.predictions.iter().map(|p| p.at as i32).collect();
         let at = Tensor::<B, 1, Int>::from_data(ints(at, vec![batch.predictions.len()]), &device);
