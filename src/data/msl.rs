@@ -5,17 +5,18 @@
 //! `timestamp` the target's time. The interaction log itself is not released; it is put together
 //! from the windows.
 
+mod merge;
+mod rows;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs;
-use std::io::Cursor;
 use std::path::Path;
 
-use polars::prelude::{CsvReadOptions, DataFrame, SerReader};
-use serde::de::{Deserializer, MapAccess, Visitor};
-
-use super::corpus::{Corpus, Item, Statistics, UserLog, Window};
-use super::store::{FileDigest, Provenance, Step, Target};
+use self::merge::Merge;
+use self::rows::{read_rows, read_titles};
+use super::corpus::{Corpus, Statistics};
+use super::place::Place;
+use super::store::{FileDigest, Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
@@ -26,7 +27,7 @@ const TITLES: &str = "id2name4Rec.json";
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
 /// the latest tenth of train validates (see [`Corpus::new`]).
 pub fn prepare_msl(dir: &Path, out: &Path) -> Result<Statistics> {
-    Target::check(out)?;
+    Place::check(out)?;
     let (corpus, provenance) = read_msl(dir)?;
     corpus.save(out, &provenance)?;
     Ok(corpus.statistics(BTreeMap::new()))
@@ -113,286 +114,6 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
             steps,
         },
     ))
-}
-
-/// The catalogue in the file's order. Of equal ids the last title counts, as in Python.
-fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
-    struct InOrder;
-    impl<'de> Visitor<'de> for InOrder {
-        type Value = Vec<(String, String)>;
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("an object from id to title")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> std::result::Result<Self::Value, A::Error> {
-            let mut pairs = Vec::new();
-            while let Some(pair) = map.next_entry()? {
-                pairs.push(pair);
-            }
-            Ok(pairs)
-        }
-    }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let pairs = json.deserialize_map(InOrder).context(path.display())?;
-    json.end().context(path.display())?;
-
-    let mut items: Vec<Item> = Vec::with_capacity(pairs.len());
-    let mut place: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
-    for (id, title) in pairs {
-        let at = *place.entry(id.clone()).or_insert(items.len());
-        match items.get_mut(at) {
-            Some(item) => item.title = title,
-            None => items.push(Item { id, title }),
-        }
-    }
-    if items.is_empty() {
-        return Err(Error::failed(format!(
-            "{}: the catalogue is empty",
-            path.display()
-        )));
-    }
-    Ok(items)
-}
-
-struct Row {
-    /// Line of the file, from 1.
-    line: usize,
-    user: String,
-    items: Vec<String>,
-    time: i64,
-}
-
-fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
-    if let Err(error) = std::str::from_utf8(&bytes) {
-        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        return Err(Error::failed(format!(
-            "{}: line {line}: not UTF-8",
-            path.display()
-        )));
-    }
-    let options = CsvReadOptions::default().with_infer_schema_length(Some(0));
-    let frame: DataFrame = options
-        .into_reader_with_file_handle(Cursor::new(bytes))
-        .finish()
-        .context(path.display())?;
-    let column = |name: &str| {
-        let column = frame.column(name).map_err(|_| {
-            Error::failed(format!(
-                "{}: line 1: column {name} is missing (needs user_id,item_ids,timestamp)",
-                path.display()
-            ))
-        })?;
-        column.str().context(path.display())
-    };
-    let (users, lists, times) = (
-        column("user_id")?,
-        column("item_ids")?,
-        column("timestamp")?,
-    );
-
-    let mut rows = Vec::with_capacity(frame.height());
-    // A quoted field may span lines.
-    let mut line = 2;
-    for ((user, list), time) in users.iter().zip(lists.iter()).zip(times.iter()) {
-        let at = |what: String| {
-            Err(Error::failed(format!(
-                "{}: line {line}: {what}",
-                path.display()
-            )))
-        };
-        let (Some(user), Some(list), Some(time)) = (user, list, time) else {
-            return at("a row needs user_id, item_ids and timestamp".into());
-        };
-        let items = match parse_list(list) {
-            Ok(items) => items,
-            Err(what) => return at(format!("item_ids: {what}")),
-        };
-        if items.len() < 2 {
-            return at(format!(
-                "a window needs 2 items or more, this one has {}",
-                items.len()
-            ));
-        }
-        let Ok(seconds) = time.trim().parse() else {
-            return at(format!("timestamp `{time}` is not a whole number"));
-        };
-        rows.push(Row {
-            line,
-            user: user.to_string(),
-            items,
-            time: seconds,
-        });
-        line += 1 + [user, list, time]
-            .iter()
-            .map(|f| f.matches('\n').count())
-            .sum::<usize>();
-    }
-    Ok(rows)
-}
-
-/// Parses a Python list literal of whole numbers and quoted strings.
-fn parse_list(text: &str) -> std::result::Result<Vec<String>, String> {
-    let inside = text
-        .trim()
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'));
-    let Some(mut rest) = inside.map(str::trim_start) else {
-        return Err("a list should be in [ and ]".into());
-    };
-    let mut items = Vec::new();
-    while !rest.is_empty() {
-        let (item, after) = parse_id(rest)?;
-        items.push(item);
-        let after = after.trim_start();
-        rest = match after.strip_prefix(',') {
-            Some(more) => more.trim_start(),
-            None if after.is_empty() => after,
-            None => return Err(format!("a comma should follow item {}", items.len())),
-        };
-    }
-    Ok(items)
-}
-
-fn parse_id(text: &str) -> std::result::Result<(String, &str), String> {
-    if let Some(quote @ ('"' | '\'')) = text.chars().next() {
-        let mut item = String::new();
-        let mut chars = text.char_indices().skip(1);
-        while let Some((at, c)) = chars.next() {
-            match c {
-                '\\' => match chars.next() {
-                    Some((_, c @ ('\\' | '"' | '\''))) => item.push(c),
-                    _ => return Err("an escape other than \\\\, \\\" and \\'".into()),
-                },
-                c if c == quote => return Ok((item, text.get(at + 1..).unwrap_or_default())),
-                c => item.push(c),
-            }
-        }
-        return Err("a quoted id does not end".into());
-    }
-    let end = text
-        .find([',', ' ', '\t', '\n', '\r'])
-        .unwrap_or(text.len());
-    let (number, after) = text.split_at(end);
-    let digits = number.strip_prefix('-').unwrap_or(number);
-    let leading_zero = digits.len() > 1 && digits.starts_with('0');
-    if digits.is_empty() || leading_zero || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        let shown: String = number.chars().take(40).collect();
-        return Err(format!(
-            "`{shown}` is neither a whole number nor a quoted id"
-        ));
-    }
-    Ok((number.to_string(), after))
-}
-
-/// The windows of all files on their way to users' interaction sequences.
-#[derive(Default)]
-struct Merge {
-    users: Vec<String>,
-    index: HashMap<String, u32>,
-    files: Vec<Vec<Raw>>,
-}
-
-struct Raw {
-    user: u32,
-    items: Vec<u32>,
-    time: i64,
-}
-
-impl Merge {
-    /// Adds a row to the last file. Users are numbered as they first appear.
-    fn add(&mut self, row: Row, catalogue: &HashMap<&str, u32>, path: &Path) -> Result<()> {
-        let mut items = Vec::with_capacity(row.items.len());
-        for id in &row.items {
-            let Some(&item) = catalogue.get(id.as_str()) else {
-                return Err(Error::failed(format!(
-                    "{}: line {}: item {id} has no title in {TITLES}",
-                    path.display(),
-                    row.line
-                )));
-            };
-            items.push(item);
-        }
-        let next = self.users.len() as u32;
-        let user = *self.index.entry(row.user.clone()).or_insert(next);
-        if user == next {
-            self.users.push(row.user);
-        }
-        if let Some(file) = self.files.last_mut() {
-            file.push(Raw {
-                user,
-                items,
-                time: row.time,
-            });
-        }
-        Ok(())
-    }
-
-    /// Joins each user's windows, by time and then by their order in the files, on the largest
-    /// overlap of the sequence's tail with the window's head. A window's target is always a new
-    /// interaction, the only one of the window whose time is known.
-    fn finish(self) -> (Vec<UserLog>, Vec<Vec<Window>>) {
-        let mut order: Vec<(usize, usize)> = Vec::new();
-        for (file, rows) in self.files.iter().enumerate() {
-            order.extend((0..rows.len()).map(|row| (file, row)));
-        }
-        order.sort_by_key(|&(file, row)| self.files[file][row].time);
-
-        let mut sequences: Vec<(Vec<u32>, Vec<Option<i64>>)> =
-            vec![Default::default(); self.users.len()];
-        let mut windows: Vec<Vec<Window>> = self
-            .files
-            .iter()
-            .map(|rows| {
-                vec![
-                    Window {
-                        user: 0,
-                        start: 0,
-                        len: 0
-                    };
-                    rows.len()
-                ]
-            })
-            .collect();
-        for (file, row) in order {
-            let Raw { user, items, time } = &self.files[file][row];
-            let (sequence, times) = &mut sequences[*user as usize];
-            let heads = (1..items.len()).rev().map(|n| items.split_at(n));
-            let new = heads.into_iter().find(|(head, _)| sequence.ends_with(head));
-            sequence.extend_from_slice(new.map_or(items.as_slice(), |(_, tail)| tail));
-            times.resize(sequence.len(), None);
-            if let Some(last) = times.last_mut() {
-                *last = Some(*time);
-            }
-            windows[file][row] = Window {
-                user: *user,
-                start: (sequence.len() - items.len()) as u32,
-                len: items.len() as u32,
-            };
-        }
-
-        let mut first = Vec::with_capacity(sequences.len());
-        let mut total = 0;
-        for (sequence, _) in &sequences {
-            first.push(total as u32);
-            total += sequence.len();
-        }
-        for window in windows.iter_mut().flatten() {
-            window.start += first[window.user as usize];
-        }
-        let logs = sequences
-            .into_iter()
-            .zip(self.users)
-            .map(|((items, times), id)| UserLog {
-                id,
-                events: items.into_iter().zip(times).collect(),
-            });
-        (logs.collect(), windows)
-    }
 }
 
 #[cfg(test)]
@@ -549,32 +270,6 @@ mod tests {
                 );
                 assert_eq!(corpus.user_id(window.user), format!("u{user}"));
             }
-        }
-    }
-
-    #[test]
-    fn random_bytes_never_panic() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let pieces = [
-            "[", "]", "\"", "'", ",", "\n", "\r\n", " ", "\\", "7", "-", "0", "é", "u", "\u{feff}",
-            "\t",
-        ];
-        for round in 0..3000 {
-            let mut text = String::new();
-            for _ in 0..rng.random_range(0..40) {
-                text.push_str(pieces[rng.random_range(0..pieces.len())]);
-            }
-            let _ = parse_list(&text);
-            let mut bytes = text.into_bytes();
-            if round % 3 == 0 {
-                bytes.splice(0..0, *b"user_id,item_ids,timestamp\n");
-            }
-            if round % 5 == 0 && !bytes.is_empty() {
-                let at = rng.random_range(0..bytes.len());
-                bytes[at] = rng.random();
-            }
-            let _ = read_rows(Path::new("x.csv"), bytes.clone());
-            let _ = read_titles(Path::new("x.json"), &bytes);
         }
     }
 

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, Item, Split, Window};
+use super::place::Place;
 use crate::{Context, Error, Result};
 
 pub(super) const ITEMS: &str = "items.parquet";
 pub(super) const INTERACTIONS: &str = "interactions.parquet";
-const MANIFEST: &str = "corpus.toml";
+pub(super) const MANIFEST: &str = "corpus.toml";
 const FORMAT: u32 = 1;
 const SPLITS: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
 
@@ -28,7 +29,7 @@ pub(super) fn windows_file(split: Split) -> String {
     format!("windows-{split}.parquet")
 }
 
-fn data_files() -> [String; 5] {
+pub(super) fn data_files() -> [String; 5] {
     let [train, valid, test] = SPLITS.map(windows_file);
     [ITEMS.into(), INTERACTIONS.into(), train, valid, test]
 }
@@ -314,12 +315,12 @@ impl Corpus {
     /// Writes the corpus to `dir`, whole or not at all. A corpus already there is replaced; anything
     /// else there is a usage error.
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
-        let target = Target::check(dir)?;
+        let place = Place::check(dir)?;
         let mut files = Vec::new();
         let temporary = tempfile::Builder::new()
             .prefix(".itemlm-")
-            .tempdir_in(&target.parent)
-            .context(target.parent.display())?;
+            .tempdir_in(&place.parent)
+            .context(place.parent.display())?;
         for name in data_files() {
             let bytes = self.file(&name)?;
             write(&temporary.path().join(&name), &bytes)?;
@@ -339,7 +340,7 @@ impl Corpus {
         };
         let text = toml::to_string(&manifest).context(MANIFEST)?;
         write(&temporary.path().join(MANIFEST), text.as_bytes())?;
-        target.replace(temporary)
+        place.replace(temporary)
     }
 
     fn counts(&self) -> Counts {
@@ -398,99 +399,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).context(path.display())?;
     file.write_all(bytes).context(path.display())?;
     file.sync_all().context(path.display())
-}
-
-/// A place that a corpus may be written to.
-pub(super) struct Target {
-    dir: PathBuf,
-    parent: PathBuf,
-}
-
-impl Target {
-    /// Makes the parent folder and refuses a `dir` that holds anything but a corpus.
-    pub(super) fn check(dir: &Path) -> Result<Self> {
-        // A link keeps pointing at what it points at.
-        let dir = if dir.is_dir() {
-            fs::canonicalize(dir).context(dir.display())?
-        } else if fs::symlink_metadata(dir).is_ok() {
-            return Err(Error::usage(format!(
-                "{}: exists and is no folder",
-                dir.display()
-            )));
-        } else {
-            dir.to_path_buf()
-        };
-        let Some(parent) = dir.parent() else {
-            return Err(Error::usage(format!(
-                "{}: not a place for a corpus",
-                dir.display()
-            )));
-        };
-        let parent = if parent.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            parent
-        };
-        let parent = parent.to_path_buf();
-        fs::create_dir_all(&parent).context(parent.display())?;
-        if dir.is_dir() {
-            let mut known: Vec<String> = data_files().into();
-            known.push(MANIFEST.into());
-            let (mut empty, mut corpus) = (true, false);
-            for entry in fs::read_dir(&dir).context(dir.display())? {
-                let name = entry.context(dir.display())?.file_name();
-                empty = false;
-                corpus |= name.to_str() == Some(MANIFEST);
-                if !known.iter().any(|k| name.to_str() == Some(k)) {
-                    return Err(Error::usage(format!(
-                        "{}: holds {}, which is no part of a corpus: move it or choose another \
-                         --out; nothing was overwritten",
-                        dir.display(),
-                        name.to_string_lossy()
-                    )));
-                }
-            }
-            if !empty && !corpus {
-                return Err(Error::usage(format!(
-                    "{}: exists and is no corpus (no {MANIFEST}): choose another --out",
-                    dir.display()
-                )));
-            }
-        }
-        Ok(Self { dir, parent })
-    }
-
-    /// Puts the finished folder in place.
-    fn replace(self, finished: tempfile::TempDir) -> Result<()> {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let _ = fs::set_permissions(finished.path(), fs::Permissions::from_mode(0o755));
-        }
-        let place = self.dir.display();
-        if self.dir.is_dir() {
-            let old = tempfile::Builder::new()
-                .prefix(".itemlm-old-")
-                .tempdir_in(&self.parent)
-                .context(&place)?;
-            let aside = old.path().join("corpus");
-            fs::rename(&self.dir, &aside).context(&place)?;
-            if let Err(error) = fs::rename(finished.path(), &self.dir) {
-                // The old corpus goes back; if even that fails, it is kept where it is.
-                if fs::rename(&aside, &self.dir).is_err() {
-                    let kept = old.keep();
-                    let what = format!("{place}: {error}; the old corpus is in {}", kept.display());
-                    return Err(Error::failed(what));
-                }
-                return Err(error).context(place);
-            }
-        } else {
-            fs::rename(finished.path(), &self.dir).context(&place)?;
-        }
-        // It has been renamed away: there is nothing left to delete.
-        let _ = finished.keep();
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -104,9 +104,9 @@ pub fn fit(baseline: Baseline, corpus: &Corpus) -> Ranker {
         let Some(earliest) = earliest else { continue };
         let target = log[later];
         counts[target as usize] += 1;
-        for earlier in (earliest as usize).max(later.saturating_sub(longest))..later {
-            let source = log[earlier];
-            let weight = ((later - earlier) as f64).powf(-GAP_POWER);
+        let first = (earliest as usize).max(later.saturating_sub(longest));
+        for (&source, gap) in log[first..later].iter().rev().zip(1u32..) {
+            let weight = f64::from(gap).powf(-GAP_POWER);
             *links[source as usize].entry(target).or_default() += weight;
             degrees[source as usize] += 1;
             if baseline == Baseline::Cooccurrence {
@@ -357,46 +357,5 @@ mod tests {
             Baseline::Cooccurrence.to_string().parse(),
             Ok(Baseline::Cooccurrence)
         );
-    }
-
-    /// Not a check: prints NDCG and HR on real data. `cargo test --release --lib -- --ignored
-    /// --nocapture real_baselines` with `ITEMLM_CORPORA` naming a folder of corpora.
-    #[test]
-    #[ignore]
-    fn real_baselines() {
-        let Some(root) = std::env::var_os("ITEMLM_CORPORA") else {
-            return;
-        };
-        for name in ["office", "books", "clothing", "synthetic"] {
-            let Ok(corpus) = Corpus::open(&std::path::Path::new(&root).join(name)) else {
-                continue;
-            };
-            for baseline in [
-                Baseline::Popularity,
-                Baseline::Markov,
-                Baseline::Cooccurrence,
-            ] {
-                let ranker = fit(baseline, &corpus);
-                for split in [Split::Valid, Split::Test] {
-                    let start = std::time::Instant::now();
-                    let outcomes = evaluate_baseline(&ranker, &corpus, split, None);
-                    let ranked = start.elapsed().as_secs_f64();
-                    let s = super::super::summarise(&outcomes, 1);
-                    let get = |n| s.all.metric(n).unwrap_or(f64::NAN);
-                    println!(
-                        "{name:9} {baseline:12} {split:5} n {:5} cold {:4} N@5 {:.4} N@10 {:.4} H@5 {:.4} \
-                         H@10 {:.4} H@1 {:.4} ±{:?} {ranked:.2}s",
-                        s.all.users,
-                        s.cold.users,
-                        get("ndcg@5"),
-                        get("ndcg@10"),
-                        get("hr@5"),
-                        get("hr@10"),
-                        get("hr@1"),
-                        s.all.intervals.get("ndcg@10")
-                    );
-                }
-            }
-        }
     }
 }
