@@ -63,8 +63,7 @@ impl Llama3RopeScaling {
                 } else if wavelength > context / self.low_freq_factor {
                     self.factor
                 } else {
-                    let smooth = (context / wavelength - self.low_freq_factor)
-                        / (self.high_freq_factor - self.low_freq_factor);
+                    let smooth = (context / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
                     1.0 / ((1.0 - smooth) / self.factor + smooth)
                 }
             })
@@ -81,10 +80,7 @@ impl LlamaConfig {
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
         let document: Value = serde_json::from_str(text).context(path.display())?;
         let Value::Object(object) = &document else {
-            return Err(Error::failed(format!(
-                "{}: not a JSON object",
-                path.display()
-            )));
+            return Err(Error::failed(format!("{}: not a JSON object", path.display())));
         };
         Self::from_object(object).context(path.display())
     }
@@ -94,9 +90,7 @@ impl LlamaConfig {
         match keys.text("model_type")? {
             Some("llama") => {}
             Some(other) => {
-                return refuse(format!(
-                    "model_type {other:?} is not supported, only \"llama\" is"
-                ));
+                return refuse(format!("model_type {other:?} is not supported, only \"llama\" is"));
             }
             None => return refuse("no model_type; it must be \"llama\""),
         }
@@ -106,22 +100,16 @@ impl LlamaConfig {
             }
         }
         if let Some(activation) = keys.text("hidden_act")?.filter(|a| *a != "silu") {
-            return refuse(format!(
-                "hidden_act {activation:?} is not supported, only \"silu\" is"
-            ));
+            return refuse(format!("hidden_act {activation:?} is not supported, only \"silu\" is"));
         }
         if keys.get("quantization_config").is_some() {
-            return refuse(
-                "quantization_config: quantised safetensors are not supported; use the unquantised model",
-            );
+            return refuse("quantization_config: quantised safetensors are not supported; use the unquantised model");
         }
         let hidden_size = keys.size("hidden_size", 4096)?;
         let num_attention_heads = keys.size("num_attention_heads", 32)?;
         let head_dim = match keys.get("head_dim") {
             Some(_) => keys.size("head_dim", 0)?,
-            None if num_attention_heads > 0 && hidden_size % num_attention_heads == 0 => {
-                hidden_size / num_attention_heads
-            }
+            None if num_attention_heads > 0 && hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
             None => {
                 return refuse(format!(
                     "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
@@ -160,36 +148,23 @@ impl LlamaConfig {
             ("num_attention_heads", self.num_attention_heads, 1 << 14),
             ("num_key_value_heads", self.num_key_value_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 14),
-            (
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                1 << 24,
-            ),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
         ];
         for (key, value, most) in sizes {
             if !(1..=most).contains(&value) {
                 return refuse(format!("{key} is {value}; it must be from 1 to {most}"));
             }
         }
-        if !self
-            .num_attention_heads
-            .is_multiple_of(self.num_key_value_heads)
-        {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return refuse(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return refuse(format!(
-                "head_dim {} is odd; RoPE turns pairs",
-                self.head_dim
-            ));
+            return refuse(format!("head_dim {} is odd; RoPE turns pairs", self.head_dim));
         }
-        let mut positive = vec![
-            ("rms_norm_eps", self.rms_norm_eps),
-            ("rope_theta", self.rope_theta),
-        ];
+        let mut positive = vec![("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)];
         if let Some(scaling) = &self.rope_scaling {
             positive.push(("rope_scaling.factor", scaling.factor));
             positive.push(("rope_scaling.low_freq_factor", scaling.low_freq_factor));
@@ -215,11 +190,8 @@ impl LlamaConfig {
     /// The number of weights; `None` if it overflows.
     pub fn parameters(&self) -> Option<usize> {
         let count = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let sum = |shapes: Vec<(&str, Vec<usize>)>| {
-            shapes
-                .iter()
-                .try_fold(0usize, |n, (_, shape)| n.checked_add(count(shape)?))
-        };
+        let sum =
+            |shapes: Vec<(&str, Vec<usize>)>| shapes.iter().try_fold(0usize, |n, (_, shape)| n.checked_add(count(shape)?));
         let mut total = sum(self.layer_shapes())?.checked_mul(self.num_hidden_layers)?;
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         total = total.checked_add(count(&[tables, self.vocab_size, self.hidden_size])?)?;
@@ -229,8 +201,7 @@ impl LlamaConfig {
     /// Every tensor of the model, by its Hugging Face name, with its shape (`[out, in]`).
     pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
         let table = vec![self.vocab_size, self.hidden_size];
-        let head =
-            (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
+        let head = (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
         let layers = (0..self.num_hidden_layers).flat_map(|layer| {
             let shapes = self.layer_shapes().into_iter();
             shapes.map(move |(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape))
@@ -317,8 +288,7 @@ fn rope(keys: &Keys<'_>) -> Result<(f64, Option<Llama3RopeScaling>)> {
                     factor: rope.required_number("factor")?,
                     low_freq_factor: rope.required_number("low_freq_factor")?,
                     high_freq_factor: rope.required_number("high_freq_factor")?,
-                    original_max_position_embeddings: rope
-                        .size("original_max_position_embeddings", 0)?,
+                    original_max_position_embeddings: rope.size("original_max_position_embeddings", 0)?,
                 });
             }
             Some(other) => {
@@ -328,14 +298,8 @@ fn rope(keys: &Keys<'_>) -> Result<(f64, Option<Llama3RopeScaling>)> {
                 ));
             }
         }
-        if rope
-            .number("partial_rotary_factor")?
-            .is_some_and(|factor| factor != 1.0)
-        {
-            return refuse(format!(
-                "{}partial_rotary_factor is not supported",
-                rope.prefix
-            ));
+        if rope.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return refuse(format!("{}partial_rotary_factor is not supported", rope.prefix));
         }
     }
     Ok((theta.unwrap_or(10_000.0), scaling))
@@ -356,12 +320,7 @@ impl<'a> Keys<'a> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    fn read<T>(
-        &self,
-        key: &str,
-        what: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
+    fn read<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         match self.get(key) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -397,11 +356,7 @@ impl<'a> Keys<'a> {
 
     fn child(&self, key: &'static str) -> Result<Option<Keys<'a>>> {
         let object = self.read(key, "an object", Value::as_object)?;
-        let prefix = if key == "rope_scaling" {
-            "rope_scaling."
-        } else {
-            "rope_parameters."
-        };
+        let prefix = if key == "rope_scaling" { "rope_scaling." } else { "rope_parameters." };
         Ok(object.map(|object| Keys { object, prefix }))
     }
 }
@@ -430,24 +385,16 @@ mod tests {
     #[test]
     fn reads_both_generations() {
         let new = parse(SMOLLM2).unwrap();
-        assert_eq!(
-            (new.rope_theta, new.head_dim, new.parameters()),
-            (100000.0, 64, Some(134_515_008))
-        );
-        let total: usize = new
-            .tensors()
-            .map(|(_, shape)| shape.iter().product::<usize>())
-            .sum();
+        assert_eq!((new.rope_theta, new.head_dim, new.parameters()), (100000.0, 64, Some(134_515_008)));
+        let total: usize = new.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         assert_eq!(total, 134_515_008);
-        let old = changed(json!({"rope_parameters": null, "rope_theta": 100000, "head_dim": null}))
-            .unwrap();
+        let old = changed(json!({"rope_parameters": null, "rope_theta": 100000, "head_dim": null})).unwrap();
         assert_eq!(old, new);
         assert_eq!(parse(&new.to_json(2)).unwrap(), new);
 
         let scaling = json!({"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192});
-        let scaled =
-            changed(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
+        let scaled = changed(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
         assert_eq!(scaled.rope_scaling.as_ref().unwrap().factor, 32.0);
         assert_eq!(scaled.rope_theta, 100000.0);
         assert_eq!(parse(&scaled.to_json(2)).unwrap(), scaled);
@@ -456,18 +403,8 @@ mod tests {
     #[test]
     fn defaults_are_hugging_face_s() {
         let config = parse(r#"{"model_type": "llama"}"#).unwrap();
-        assert_eq!(
-            (config.vocab_size, config.hidden_size, config.head_dim),
-            (32000, 4096, 128)
-        );
-        assert_eq!(
-            (
-                config.num_key_value_heads,
-                config.rms_norm_eps,
-                config.rope_theta
-            ),
-            (32, 1e-6, 1e4)
-        );
+        assert_eq!((config.vocab_size, config.hidden_size, config.head_dim), (32000, 4096, 128));
+        assert_eq!((config.num_key_value_heads, config.rms_norm_eps, config.rope_theta), (32, 1e-6, 1e4));
         assert!(!config.tie_word_embeddings && config.rope_scaling.is_none());
     }
 
@@ -479,46 +416,23 @@ mod tests {
             (json!({"attention_bias": true}), "attention_bias"),
             (json!({"mlp_bias": true}), "mlp_bias"),
             (json!({"hidden_act": "gelu"}), "gelu"),
-            (
-                json!({"quantization_config": {"bits": 4}}),
-                "quantization_config",
-            ),
-            (
-                json!({"rope_scaling": {"type": "yarn", "factor": 2}}),
-                "yarn",
-            ),
-            (
-                json!({"rope_parameters": {"rope_type": "linear"}}),
-                "linear",
-            ),
-            (
-                json!({"rope_scaling": {"rope_type": "llama3"}}),
-                "rope_scaling.factor",
-            ),
+            (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 2}}), "yarn"),
+            (json!({"rope_parameters": {"rope_type": "linear"}}), "linear"),
+            (json!({"rope_scaling": {"rope_type": "llama3"}}), "rope_scaling.factor"),
             (json!({"rope_scaling": 3}), "rope_scaling"),
             (json!({"num_key_value_heads": 2}), "num_key_value_heads"),
-            (
-                json!({"num_attention_heads": 0, "head_dim": null}),
-                "num_attention_heads",
-            ),
+            (json!({"num_attention_heads": 0, "head_dim": null}), "num_attention_heads"),
             (json!({"head_dim": 63}), "head_dim"),
             (json!({"vocab_size": 0}), "vocab_size"),
             (json!({"vocab_size": -1}), "vocab_size"),
             (json!({"hidden_size": 1u64 << 60}), "hidden_size"),
             (json!({"num_hidden_layers": u64::MAX}), "num_hidden_layers"),
             (json!({"rms_norm_eps": 0}), "rms_norm_eps"),
-            (
-                json!({"rope_parameters": {"rope_theta": "big"}}),
-                "rope_parameters.rope_theta",
-            ),
+            (json!({"rope_parameters": {"rope_theta": "big"}}), "rope_parameters.rope_theta"),
         ] {
-            let error = changed(keys.clone())
-                .expect_err(&keys.to_string())
-                .to_string();
-            assert!(
-                error.starts_with("m/config.json: ") && error.contains(needle),
-                "{keys}: {error}"
-            );
+            let error = changed(keys.clone()).expect_err(&keys.to_string()).to_string();
+            assert!(error.starts_with("m/config.json: ") && error.contains(needle), "{keys}: {error}");
         }
         assert!(parse("[]").is_err() && parse("").is_err());
     }

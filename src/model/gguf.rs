@@ -28,11 +28,7 @@ enum Value {
     Float(f64),
     Bool,
     String(String),
-    Array {
-        item: u32,
-        count: usize,
-        range: Range<usize>,
-    },
+    Array { item: u32, count: usize, range: Range<usize> },
 }
 
 /// A tensor's entry in the header.
@@ -70,17 +66,13 @@ impl Header {
                 return bad("big-endian GGUF is not supported");
             }
             version => {
-                return bad(format!(
-                    "GGUF version {version} is not supported, only 2 and 3 are"
-                ));
+                return bad(format!("GGUF version {version} is not supported, only 2 and 3 are"));
             }
         }
         let tensor_count = cursor.u64("the tensor count")?;
         let entry_count = cursor.u64("the metadata count")?;
         if tensor_count > MOST_ENTRIES || entry_count > MOST_ENTRIES {
-            return bad(format!(
-                "claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"
-            ));
+            return bad(format!("claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"));
         }
         let mut metadata = HashMap::new();
         for number in 0..entry_count {
@@ -110,27 +102,15 @@ impl Header {
     fn place_tensors(&mut self, header_end: usize, file_end: usize) -> Result<()> {
         let alignment = self.size("general.alignment")?.unwrap_or(32);
         if alignment == 0 || alignment % 8 != 0 || alignment > 1 << 20 {
-            return bad(format!(
-                "general.alignment is {alignment}; it must be a multiple of 8"
-            ));
+            return bad(format!("general.alignment is {alignment}; it must be a multiple of 8"));
         }
-        let start = header_end
-            .checked_next_multiple_of(alignment)
-            .unwrap_or(usize::MAX);
+        let start = header_end.checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
         for tensor in &mut self.tensors {
-            let Range {
-                start: offset,
-                end: length,
-            } = tensor.range;
+            let Range { start: offset, end: length } = tensor.range;
             if offset % alignment != 0 {
-                return bad(format!(
-                    "tensor {}: offset {offset} is not a multiple of {alignment}",
-                    tensor.name
-                ));
+                return bad(format!("tensor {}: offset {offset} is not a multiple of {alignment}", tensor.name));
             }
-            let range = start
-                .checked_add(offset)
-                .and_then(|from| Some(from..from.checked_add(length)?));
+            let range = start.checked_add(offset).and_then(|from| Some(from..from.checked_add(length)?));
             match range.filter(|range| range.end <= file_end) {
                 Some(range) => tensor.range = range,
                 None => {
@@ -145,21 +125,13 @@ impl Header {
         order.sort_by_key(|tensor| tensor.range.start);
         for (before, after) in order.iter().zip(order.iter().skip(1)) {
             if before.range.end > after.range.start {
-                return bad(format!(
-                    "tensors {} and {} overlap",
-                    before.name, after.name
-                ));
+                return bad(format!("tensors {} and {} overlap", before.name, after.name));
             }
         }
         Ok(())
     }
 
-    fn read<'a, T>(
-        &'a self,
-        key: &str,
-        what: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
+    fn read<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -196,15 +168,10 @@ impl Header {
 
     /// An array of strings in `bytes`, the file that this header was parsed from.
     pub(super) fn strings(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<String>>> {
-        self.array(
-            bytes,
-            key,
-            "an array of strings",
-            |cursor, item| match item {
-                STRING => cursor.string(key).map(Some),
-                _ => Ok(None),
-            },
-        )
+        self.array(bytes, key, "an array of strings", |cursor, item| match item {
+            STRING => cursor.string(key).map(Some),
+            _ => Ok(None),
+        })
     }
 
     /// An array of numbers in `bytes`, the file that this header was parsed from.
@@ -233,10 +200,7 @@ impl Header {
         let Some((item, count, range)) = array else {
             return Ok(None);
         };
-        let mut cursor = Cursor {
-            bytes: bytes.get(..range.end).unwrap_or_default(),
-            at: range.start,
-        };
+        let mut cursor = Cursor { bytes: bytes.get(..range.end).unwrap_or_default(), at: range.start };
         let mut items = Vec::new();
         for _ in 0..count {
             match read(&mut cursor, item)? {
@@ -256,10 +220,7 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn take(&mut self, length: u64, place: &str) -> Result<&'a [u8]> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        match usize::try_from(length)
-            .ok()
-            .and_then(|length| rest.get(..length))
-        {
+        match usize::try_from(length).ok().and_then(|length| rest.get(..length)) {
             Some(taken) => {
                 self.at += taken.len();
                 Ok(taken)
@@ -299,9 +260,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let length = self.u64(place)?;
         if length > LONGEST_NAME {
-            return bad(format!(
-                "{place}: claims {length} bytes; the file is damaged"
-            ));
+            return bad(format!("{place}: claims {length} bytes; the file is damaged"));
         }
         self.at = start;
         self.string(place)
@@ -327,11 +286,7 @@ impl<'a> Cursor<'a> {
                 let start = self.at;
                 self.skip_items(item, count, 1, place)?;
                 // Every item took at least a byte, so the count fits.
-                Value::Array {
-                    item,
-                    count: count as usize,
-                    range: start..self.at,
-                }
+                Value::Array { item, count: count as usize, range: start..self.at }
             }
             10 => Value::Unsigned(self.u64(place)?),
             11 => Value::Signed(i64::from_le_bytes(self.array(place)?)),
@@ -364,9 +319,7 @@ impl<'a> Cursor<'a> {
             _ => return bad(format!("{place}: has items of unknown type {item}")),
         };
         let Some(length) = count.checked_mul(width) else {
-            return bad(format!(
-                "{place}: claims {count} items; the file is damaged"
-            ));
+            return bad(format!("{place}: claims {count} items; the file is damaged"));
         };
         self.take(length, place).map(|_| ())
     }
@@ -377,9 +330,7 @@ impl<'a> Cursor<'a> {
         let place = format!("tensor {name}");
         let dimensions = self.u32(&place)?;
         if !(1..=4).contains(&dimensions) {
-            return bad(format!(
-                "{place}: claims {dimensions} dimensions, not 1 to 4"
-            ));
+            return bad(format!("{place}: claims {dimensions} dimensions, not 1 to 4"));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
@@ -402,15 +353,8 @@ impl<'a> Cursor<'a> {
             .and_then(|count| (count / values).checked_mul(bytes));
         let offset = usize::try_from(self.u64(&place)?).unwrap_or(usize::MAX);
         match length {
-            Some(length) => Ok(Tensor {
-                name,
-                shape,
-                encoding,
-                range: offset..length,
-            }),
-            None => bad(format!(
-                "{place}: shape {shape:?} is too large or not whole blocks of {values}"
-            )),
+            Some(length) => Ok(Tensor { name, shape, encoding, range: offset..length }),
+            None => bad(format!("{place}: shape {shape:?} is too large or not whole blocks of {values}")),
         }
     }
 }

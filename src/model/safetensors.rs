@@ -42,10 +42,7 @@ pub(super) fn open(dir: &Path) -> Result<Weights> {
         }
         let mut parts = Path::new(file).components();
         let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
-            let message = format!(
-                "{}: {file:?} is not the name of a file beside it",
-                index_path.display()
-            );
+            let message = format!("{}: {file:?} is not the name of a file beside it", index_path.display());
             return Err(Error::failed(message));
         };
         let path = dir.join(file);
@@ -77,9 +74,7 @@ pub(super) fn open_file(path: &Path) -> Result<Weights> {
 /// Adds a file's tensors and returns the file's number.
 fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
     let bytes = map_file(path)?;
-    let claimed = bytes
-        .first_chunk()
-        .map(|length| u64::from_le_bytes(*length));
+    let claimed = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
     if claimed.is_some_and(|length| length > LONGEST_HEADER.min(bytes.len() as u64)) {
         return Err(Error::failed(format!(
             "{}: the header claims {} bytes, more than the file or any model has; download it again",
@@ -87,10 +82,8 @@ fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
             claimed.unwrap_or_default()
         )));
     }
-    let (header, metadata) = SafeTensors::read_metadata(&bytes).context(format_args!(
-        "{}: not a whole safetensors file",
-        path.display()
-    ))?;
+    let (header, metadata) =
+        SafeTensors::read_metadata(&bytes).context(format_args!("{}: not a whole safetensors file", path.display()))?;
     let file = weights.add_mapped(path, bytes);
     let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
     for (name, info) in tensors {
@@ -112,16 +105,7 @@ fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
         let (start, end) = info.data_offsets;
         let range = 8 + header + start..8 + header + end;
         let shape = info.shape.clone();
-        weights.add(
-            name,
-            Stored {
-                file,
-                range,
-                shape,
-                encoding,
-                interleaved_heads: None,
-            },
-        )?;
+        weights.add(name, Stored { file, range, shape, encoding, interleaved_heads: None })?;
     }
     Ok(file)
 }

@@ -54,19 +54,11 @@ pub fn open_llm(path: &Path) -> Result<Llm> {
     };
     check_fit(&tokenizer, &config).context(path.display())?;
     let fingerprint = fingerprint(&config, &weights, &tokenizer);
-    Ok(Llm {
-        config,
-        weights,
-        tokenizer,
-        fingerprint,
-    })
+    Ok(Llm { config, weights, tokenizer, fingerprint })
 }
 
 fn check_fit(tokenizer: &Tokenizer, config: &LlamaConfig) -> Result<()> {
-    for (what, id) in [
-        ("has token id", tokenizer.largest_id()),
-        ("ends with token id", tokenizer.eos()),
-    ] {
+    for (what, id) in [("has token id", tokenizer.largest_id()), ("ends with token id", tokenizer.eos())] {
         if id as usize >= config.vocab_size {
             return Err(Error::failed(format!(
                 "the tokenizer does not fit the model: it {what} {id}, but the model has {} embeddings",
@@ -101,33 +93,16 @@ impl Encoding {
     fn decode(self, bytes: &[u8], values: usize) -> Result<Vec<f32>> {
         let pairs = || bytes.as_chunks::<2>().0.iter();
         let decoded = match self {
-            Self::F32 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-            Self::F16 => pairs()
-                .map(|b| half::f16::from_le_bytes(*b).to_f32())
-                .collect(),
-            Self::Bf16 => pairs()
-                .map(|b| half::bf16::from_le_bytes(*b).to_f32())
-                .collect(),
+            Self::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Self::F16 => pairs().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            Self::Bf16 => pairs().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
             Self::Blocks(dtype) => {
                 let (size, length) = self.block();
                 // candle asserts both.
-                if values / size * length != bytes.len()
-                    || !bytes.as_ptr().cast::<u16>().is_aligned()
-                {
-                    return Err(Error::failed(
-                        "its bytes do not fit its shape or are not aligned",
-                    ));
+                if values / size * length != bytes.len() || !bytes.as_ptr().cast::<u16>().is_aligned() {
+                    return Err(Error::failed("its bytes do not fit its shape or are not aligned"));
                 }
-                match dtype
-                    .from_data(Cow::Borrowed(bytes))
-                    .dequantize(values)
-                    .context("dequantisation")?
-                {
+                match dtype.from_data(Cow::Borrowed(bytes)).dequantize(values).context("dequantisation")? {
                     CpuStorage::F32(decoded) => decoded,
                     _ => return Err(Error::failed("dequantisation gave something else than f32")),
                 }
@@ -172,12 +147,7 @@ impl Weights {
     }
 
     pub(super) fn new(source: &Path) -> Self {
-        Self {
-            source: source.to_owned(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            tied: false,
-        }
+        Self { source: source.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), tied: false }
     }
 
     pub(super) fn add_mapped(&mut self, path: &Path, bytes: Mmap) -> usize {
@@ -188,10 +158,7 @@ impl Weights {
     pub(super) fn add(&mut self, name: String, tensor: Stored) -> Result<()> {
         let file = tensor.file;
         if self.tensors.contains_key(&name) {
-            return Err(Error::failed(format!(
-                "{}: a second tensor {name}",
-                self.path(file).display()
-            )));
+            return Err(Error::failed(format!("{}: a second tensor {name}", self.path(file).display())));
         }
         self.tensors.insert(name, tensor);
         Ok(())
@@ -208,9 +175,7 @@ impl Weights {
     fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
         let Some(tensor) = self.tensors.get(name) else {
             let source = self.source.display();
-            return Err(Error::failed(format!(
-                "{source}: no tensor {name}; the model needs it with shape {shape:?}"
-            )));
+            return Err(Error::failed(format!("{source}: no tensor {name}; the model needs it with shape {shape:?}")));
         };
         if tensor.shape != shape {
             return Err(Error::failed(format!(
@@ -229,13 +194,8 @@ impl Weights {
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.find(name, shape)?;
         let place = format!("{}: tensor {name}", self.path(tensor.file).display());
-        let bytes = self
-            .bytes(tensor)
-            .ok_or_else(|| Error::failed(format!("{place} lies outside the file")))?;
-        let values = shape
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d))
-            .unwrap_or(usize::MAX);
+        let bytes = self.bytes(tensor).ok_or_else(|| Error::failed(format!("{place} lies outside the file")))?;
+        let values = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
         let mut decoded = tensor.encoding.decode(bytes, values).context(place)?;
         if let Some(heads) = tensor.interleaved_heads {
             decoded = half_rotation_rows(&decoded, shape, heads);
@@ -245,9 +205,7 @@ impl Weights {
     }
 
     fn bytes(&self, tensor: &Stored) -> Option<&[u8]> {
-        self.files
-            .get(tensor.file)
-            .and_then(|(_, bytes)| bytes.get(tensor.range.clone()))
+        self.files.get(tensor.file).and_then(|(_, bytes)| bytes.get(tensor.range.clone()))
     }
 
     /// Checks that the whole model was taken.
@@ -270,19 +228,12 @@ impl Weights {
 
     fn unexpected(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
         let tied_head = |name: &str| self.tied && name == "lm_head.weight";
-        let names = self
-            .tensors
-            .keys()
-            .filter(|name| !expected(name) && !tied_head(name));
+        let names = self.tensors.keys().filter(|name| !expected(name) && !tied_head(name));
         let names: Vec<&str> = names.map(String::as_str).collect();
         let Some(first) = names.first().and_then(|name| self.tensors.get(*name)) else {
             return Ok(());
         };
-        let more = if names.len() > 5 {
-            format!(" and {} more", names.len() - 5)
-        } else {
-            String::new()
-        };
+        let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         Err(Error::failed(format!(
             "{}: unexpected tensors, which a Llama does not have: {shown}{more}",
@@ -324,19 +275,11 @@ fn fingerprint(config: &LlamaConfig, weights: &Weights, tokenizer: &Tokenizer) -
     part(config.to_json(tokenizer.eos()).as_bytes());
     part(tokenizer.to_json().as_bytes());
     for (name, tensor) in &weights.tensors {
-        let Stored {
-            shape,
-            encoding,
-            interleaved_heads,
-            ..
-        } = tensor;
+        let Stored { shape, encoding, interleaved_heads, .. } = tensor;
         part(format!("{name} {shape:?} {encoding:?} {interleaved_heads:?}").as_bytes());
         part(weights.bytes(tensor).unwrap_or_default());
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn map_file(path: &Path) -> Result<Mmap> {
@@ -353,15 +296,9 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap> {
 pub(super) fn read_text(path: &Path, most: u64) -> Result<String> {
     let file = File::open(path).context(path.display())?;
     let mut text = String::new();
-    let length = file
-        .take(most + 1)
-        .read_to_string(&mut text)
-        .context(path.display())?;
+    let length = file.take(most + 1).read_to_string(&mut text).context(path.display())?;
     if length as u64 > most {
-        return Err(Error::failed(format!(
-            "{}: longer than {most} bytes",
-            path.display()
-        )));
+        return Err(Error::failed(format!("{}: longer than {most} bytes", path.display())));
     }
     Ok(text)
 }
@@ -388,14 +325,8 @@ pub fn save_llm_dir(
         "eos_token": tokenizer.token(tokenizer.eos()),
         "clean_up_tokenization_spaces": false,
     });
-    write_atomic(
-        &dir.join("tokenizer_config.json"),
-        format!("{tokenizer_config:#}\n").as_bytes(),
-    )?;
-    write_atomic(
-        &dir.join("config.json"),
-        config.to_json(tokenizer.eos()).as_bytes(),
-    )
+    write_atomic(&dir.join("tokenizer_config.json"), format!("{tokenizer_config:#}\n").as_bytes())?;
+    write_atomic(&dir.join("config.json"), config.to_json(tokenizer.eos()).as_bytes())
 }
 
 /// Streams the tensors into a file, so that a model is never in memory twice.
@@ -410,10 +341,7 @@ fn write_safetensors(
     for (name, shape) in config.tensors() {
         let start = end;
         end += shape.iter().product::<usize>() as u64 * 4;
-        header.insert(
-            name.clone(),
-            json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}),
-        );
+        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
         waiting.insert(name, (shape, start));
     }
     let mut header = serde_json::to_vec(&header).context(path.display())?;
@@ -421,22 +349,17 @@ fn write_safetensors(
 
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).context(path.display())?;
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .context(path.display())?;
+    file.write_all(&(header.len() as u64).to_le_bytes()).context(path.display())?;
     file.write_all(&header).context(path.display())?;
     let data = 8 + header.len() as u64;
     for (name, shape, values) in tensors {
         let place = format!("{}: tensor {name}", path.display());
         let Some((needed, offset)) = waiting.remove(&name) else {
-            return Err(Error::failed(format!(
-                "{place} is not one of this model's, or comes twice"
-            )));
+            return Err(Error::failed(format!("{place} is not one of this model's, or comes twice")));
         };
         if shape != needed || values.len() != needed.iter().product::<usize>() {
             let length = values.len();
-            return Err(Error::failed(format!(
-                "{place} has shape {shape:?} and {length} values, not {needed:?}"
-            )));
+            return Err(Error::failed(format!("{place} has shape {shape:?} and {length} values, not {needed:?}")));
         }
         file.seek(SeekFrom::Start(data + offset)).context(&place)?;
         let mut bytes = Vec::with_capacity(values.len() * 4);
@@ -444,10 +367,7 @@ fn write_safetensors(
         file.write_all(&bytes).context(&place)?;
     }
     if let Some((name, (shape, _))) = waiting.first_key_value() {
-        return Err(Error::failed(format!(
-            "{}: no tensor {name} {shape:?} was given",
-            path.display()
-        )));
+        return Err(Error::failed(format!("{}: no tensor {name} {shape:?} was given", path.display())));
     }
     file.as_file().sync_all().context(path.display())?;
     #[cfg(unix)]
@@ -455,9 +375,7 @@ fn write_safetensors(
         use std::os::unix::fs::PermissionsExt;
         let _ = fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644));
     }
-    file.persist(path)
-        .map_err(|e| e.error)
-        .context(path.display())?;
+    file.persist(path).map_err(|e| e.error).context(path.display())?;
     Ok(())
 }
 

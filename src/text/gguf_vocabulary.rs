@@ -75,14 +75,7 @@ impl GgufVocabulary {
         let vocab: Vocab = (self.tokens.iter().zip(0..))
             .map(|(token, id)| {
                 let bytes = || token.bytes().filter_map(|byte| spelling.get(byte as usize));
-                (
-                    if spelled(token) {
-                        token.clone()
-                    } else {
-                        bytes().collect()
-                    },
-                    id,
-                )
+                (if spelled(token) { token.clone() } else { bytes().collect() }, id)
             })
             .collect();
         let Some(merges) = &self.merges else {
@@ -95,16 +88,12 @@ impl GgufVocabulary {
                     pairs.push((left.to_owned(), right.to_owned()));
                 }
                 _ => {
-                    let message =
-                        format!("tokenizer.ggml.merges: the merge {merge:?} does not make a token");
+                    let message = format!("tokenizer.ggml.merges: the merge {merge:?} does not make a token");
                     return Err(Error::failed(message));
                 }
             }
         }
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, pairs)
-            .build()
-            .context("tokenizer.ggml.merges")?;
+        let model = BPE::builder().vocab_and_merges(vocab, pairs).build().context("tokenizer.ggml.merges")?;
         let mut backend = Backend::new(model);
         match split {
             None => {
@@ -112,8 +101,8 @@ impl GgufVocabulary {
             }
             Some(split) => {
                 let split = SplitPattern::Regex(split.to_owned());
-                let split = Split::new(split, SplitDelimiterBehavior::Isolated, false)
-                    .context("the pre-tokenizer's pattern")?;
+                let split =
+                    Split::new(split, SplitDelimiterBehavior::Isolated, false).context("the pre-tokenizer's pattern")?;
                 let bytes = ByteLevel::new(false, true, false);
                 backend.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
             }
@@ -152,31 +141,16 @@ impl GgufVocabulary {
     fn sentencepiece_merges(&self, vocab: &Vocab) -> Result<Merges> {
         if let Some(merges) = &self.merges {
             let split = |merge: &String| {
-                let pair = merge
-                    .split_once(' ')
-                    .filter(|(l, r)| vocab.contains_key(&format!("{l}{r}")));
+                let pair = merge.split_once(' ').filter(|(l, r)| vocab.contains_key(&format!("{l}{r}")));
                 pair.map(|(left, right)| (left.to_owned(), right.to_owned()))
             };
             let pairs: Option<Merges> = merges.iter().map(split).collect();
-            return pairs.ok_or_else(|| {
-                Error::failed("tokenizer.ggml.merges: a merge does not make a token")
-            });
+            return pairs.ok_or_else(|| Error::failed("tokenizer.ggml.merges: a merge does not make a token"));
         }
-        let Some(scores) = self
-            .scores
-            .as_ref()
-            .filter(|scores| scores.len() == self.tokens.len())
-        else {
-            return Err(Error::failed(
-                "tokenizer.ggml.scores: is missing or not one per token",
-            ));
+        let Some(scores) = self.scores.as_ref().filter(|scores| scores.len() == self.tokens.len()) else {
+            return Err(Error::failed("tokenizer.ggml.scores: is missing or not one per token"));
         };
-        let last_score: HashMap<&str, f32> = self
-            .tokens
-            .iter()
-            .map(String::as_str)
-            .zip(scores.iter().copied())
-            .collect();
+        let last_score: HashMap<&str, f32> = self.tokens.iter().map(String::as_str).zip(scores.iter().copied()).collect();
         let mut seen = last_score.clone();
         let mut merges = Vec::new();
         for token in &self.tokens {
@@ -195,30 +169,19 @@ impl GgufVocabulary {
                 }
             }
             parts.sort_by_key(|(l, r, ..)| (*l, *r));
-            merges.extend(
-                parts
-                    .into_iter()
-                    .map(|(_, _, left, right)| (score, left, right)),
-            );
+            merges.extend(parts.into_iter().map(|(_, _, left, right)| (score, left, right)));
         }
         let length = |text: &str| text.chars().count();
         merges.sort_by(|(score_a, left_a, right_a), (score_b, left_b, right_b)| {
             let lengths = (length(left_b), length(right_b)).cmp(&(length(left_a), length(right_a)));
             score_b.total_cmp(score_a).then(lengths)
         });
-        Ok(merges
-            .into_iter()
-            .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
-            .collect())
+        Ok(merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect())
     }
 
     /// Control tokens, and those with a role, are matched whole as special tokens; user-defined ones as
     /// plain added tokens.
-    fn add_special_tokens(
-        &self,
-        backend: &mut Backend,
-        spelled: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    fn add_special_tokens(&self, backend: &mut Backend, spelled: impl Fn(&str) -> bool) -> Result<()> {
         let kinds = self.types.iter().copied().chain(std::iter::repeat(0.0));
         let (mut special, mut plain) = (Vec::new(), Vec::new());
         for ((id, token), kind) in (0..).zip(&self.tokens).zip(kinds) {
@@ -229,12 +192,8 @@ impl GgufVocabulary {
                 plain.push(AddedToken::from(token.as_str(), false).normalized(false));
             }
         }
-        backend
-            .add_special_tokens(special)
-            .context("tokenizer.ggml.token_type")?;
-        backend
-            .add_tokens(plain)
-            .context("tokenizer.ggml.token_type")?;
+        backend.add_special_tokens(special).context("tokenizer.ggml.token_type")?;
+        backend.add_tokens(plain).context("tokenizer.ggml.token_type")?;
         Ok(())
     }
 }
@@ -285,10 +244,7 @@ mod tests {
     #[test]
     fn spelling_is_gpt_2_s() {
         let spelling = spelling();
-        assert_eq!(
-            (spelling[b' ' as usize], spelling[0xad], spelling[0xff]),
-            ('Ġ', '\u{143}', 'ÿ')
-        );
+        assert_eq!((spelling[b' ' as usize], spelling[0xad], spelling[0xff]), ('Ġ', '\u{143}', 'ÿ'));
         let all = ('\0'..='\u{200}').filter(|&c| is_spelling(c));
         assert!(all.eq(std::collections::BTreeSet::from_iter(spelling)));
     }
@@ -296,28 +252,14 @@ mod tests {
     #[test]
     fn byte_level_vocabulary() {
         let tokenizer = Tokenizer::from_gguf(byte_level()).unwrap();
-        assert_eq!(
-            tokenizer.encode(" a12<|end|><think>").unwrap(),
-            [257, 258, 256, 259]
-        );
+        assert_eq!(tokenizer.encode(" a12<|end|><think>").unwrap(), [257, 258, 256, 259]);
         assert_eq!(tokenizer.decode(&[257, 258, 256]).unwrap(), " a12<|end|>");
         for text in ["é\u{0}\n", "x  y"] {
-            assert_eq!(
-                tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(),
-                text
-            );
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
         }
-        let llama3 = Tokenizer::from_gguf(GgufVocabulary {
-            pre: Some("llama-bpe".into()),
-            ..byte_level()
-        })
-        .unwrap();
+        let llama3 = Tokenizer::from_gguf(GgufVocabulary { pre: Some("llama-bpe".into()), ..byte_level() }).unwrap();
         assert_eq!(llama3.encode("012").unwrap(), [u32::from(b'0'), 258]);
-        assert_eq!(
-            llama3.encode("0012").unwrap().len(),
-            4,
-            "digits are split by three"
-        );
+        assert_eq!(llama3.encode("0012").unwrap().len(), 4, "digits are split by three");
     }
 
     /// The ids that transformers gives (tests/reference/gguf_reference.py).
@@ -336,37 +278,12 @@ mod tests {
             texts: Vec<String>,
             ids: Vec<Vec<u32>>,
         }
-        let cases: Vec<Case> =
-            serde_json::from_str(include_str!("../../tests/fixtures/gguf/tokenizers.json"))
-                .unwrap();
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../tests/fixtures/gguf/tokenizers.json")).unwrap();
         assert_eq!(cases.len(), 3);
         for case in cases {
-            let Case {
-                model,
-                pre,
-                tokens,
-                types,
-                scores,
-                merges,
-                eos,
-                special,
-                texts,
-                ids,
-            } = case;
-            let vocabulary = GgufVocabulary {
-                model,
-                pre,
-                tokens,
-                types,
-                scores,
-                merges,
-                eos,
-                special,
-            };
-            let (kind, size) = (
-                format!("{} {:?}", vocabulary.model, vocabulary.pre),
-                vocabulary.tokens.len(),
-            );
+            let Case { model, pre, tokens, types, scores, merges, eos, special, texts, ids } = case;
+            let vocabulary = GgufVocabulary { model, pre, tokens, types, scores, merges, eos, special };
+            let (kind, size) = (format!("{} {:?}", vocabulary.model, vocabulary.pre), vocabulary.tokens.len());
             let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
             assert_eq!(tokenizer.vocab_size(), size);
             for (text, ids) in texts.iter().zip(ids) {
@@ -378,48 +295,14 @@ mod tests {
     #[test]
     fn refuses_by_name() {
         let message = |vocabulary| Tokenizer::from_gguf(vocabulary).unwrap_err().to_string();
-        assert!(
-            message(GgufVocabulary {
-                pre: Some("tekken".into()),
-                ..byte_level()
-            })
-            .contains("tekken")
-        );
-        assert!(
-            message(GgufVocabulary {
-                model: "t5".into(),
-                ..byte_level()
-            })
-            .contains("t5")
-        );
-        assert!(
-            message(GgufVocabulary {
-                merges: None,
-                ..byte_level()
-            })
-            .contains("merges")
-        );
-        assert!(
-            message(GgufVocabulary {
-                eos: 999,
-                ..byte_level()
-            })
-            .contains("999")
-        );
+        assert!(message(GgufVocabulary { pre: Some("tekken".into()), ..byte_level() }).contains("tekken"));
+        assert!(message(GgufVocabulary { model: "t5".into(), ..byte_level() }).contains("t5"));
+        assert!(message(GgufVocabulary { merges: None, ..byte_level() }).contains("merges"));
+        assert!(message(GgufVocabulary { eos: 999, ..byte_level() }).contains("999"));
         for merge in ["12 12", "x", "zz y"] {
-            assert!(
-                message(GgufVocabulary {
-                    merges: Some(vec![merge.into()]),
-                    ..byte_level()
-                })
-                .contains(merge)
-            );
+            assert!(message(GgufVocabulary { merges: Some(vec![merge.into()]), ..byte_level() }).contains(merge));
         }
-        let scoreless = GgufVocabulary {
-            model: "llama".into(),
-            merges: None,
-            ..byte_level()
-        };
+        let scoreless = GgufVocabulary { model: "llama".into(), merges: None, ..byte_level() };
         assert!(message(scoreless).contains("scores"));
     }
 
@@ -439,10 +322,7 @@ mod tests {
         ];
         let vocabulary = GgufVocabulary {
             model: "llama".into(),
-            tokens: pieces
-                .iter()
-                .map(|(piece, ..)| (*piece).to_owned())
-                .collect(),
+            tokens: pieces.iter().map(|(piece, ..)| (*piece).to_owned()).collect(),
             scores: Some(pieces.iter().map(|(_, score, _)| *score).collect()),
             types: pieces.iter().map(|(_, _, kind)| *kind).collect(),
             eos: 2,

@@ -43,20 +43,8 @@ fn tensor_error(tensors: &[Vec<u8>]) -> String {
 
 #[test]
 fn reads_metadata_and_tensors() {
-    let words = [
-        &8u32.to_le_bytes()[..],
-        &2u64.to_le_bytes(),
-        &string("a"),
-        &string("é"),
-    ]
-    .concat();
-    let numbers = [
-        &5u32.to_le_bytes()[..],
-        &2u64.to_le_bytes(),
-        &(-1i32).to_le_bytes(),
-        &7i32.to_le_bytes(),
-    ]
-    .concat();
+    let words = [&8u32.to_le_bytes()[..], &2u64.to_le_bytes(), &string("a"), &string("é")].concat();
+    let numbers = [&5u32.to_le_bytes()[..], &2u64.to_le_bytes(), &(-1i32).to_le_bytes(), &7i32.to_le_bytes()].concat();
     let bytes = file(
         &[
             entry("u", 4, &7u32.to_le_bytes()),
@@ -70,40 +58,15 @@ fn reads_metadata_and_tensors() {
         &[tensor("a", &[3, 2], 0, 0), tensor("b", &[32], 8, 32)],
     );
     let header = Header::parse(&bytes).unwrap();
-    assert_eq!(
-        (header.size("u"), header.number("f")),
-        (Ok(Some(7)), Ok(Some(0.5)))
-    );
-    assert_eq!(
-        (header.text("s"), header.size("none")),
-        (Ok(Some("text")), Ok(None))
-    );
-    assert_eq!(
-        header.strings(&bytes, "words").unwrap().unwrap(),
-        ["a", "é"]
-    );
-    assert_eq!(
-        header.numbers(&bytes, "numbers").unwrap().unwrap(),
-        [-1.0, 7.0]
-    );
-    for failed in [
-        header.size("i").err(),
-        header.text("u").err(),
-        header.strings(&bytes, "numbers").err(),
-    ] {
+    assert_eq!((header.size("u"), header.number("f")), (Ok(Some(7)), Ok(Some(0.5))));
+    assert_eq!((header.text("s"), header.size("none")), (Ok(Some("text")), Ok(None)));
+    assert_eq!(header.strings(&bytes, "words").unwrap().unwrap(), ["a", "é"]);
+    assert_eq!(header.numbers(&bytes, "numbers").unwrap().unwrap(), [-1.0, 7.0]);
+    for failed in [header.size("i").err(), header.text("u").err(), header.strings(&bytes, "numbers").err()] {
         assert!(failed.unwrap().to_string().starts_with("metadata key "));
     }
-    assert_eq!(
-        (&header.tensors[0].shape[..], header.tensors[0].range.len()),
-        (&[2, 3][..], 24)
-    );
-    assert_eq!(
-        (
-            header.tensors[1].range.start % 32,
-            header.tensors[1].range.len()
-        ),
-        (0, 34)
-    );
+    assert_eq!((&header.tensors[0].shape[..], header.tensors[0].range.len()), (&[2, 3][..], 24));
+    assert_eq!((header.tensors[1].range.start % 32, header.tensors[1].range.len()), (0, 34));
 }
 
 #[test]
@@ -121,27 +84,17 @@ fn refuses_lies() {
         let array = [&item.to_le_bytes()[..], &(u64::MAX / 4).to_le_bytes()].concat();
         assert!(error(&file(&[entry("key", 9, &array)], &[])).contains("metadata key key: "));
     }
-    let nested = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()]
-        .concat()
-        .repeat(10);
+    let nested = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat().repeat(10);
     assert!(error(&file(&[entry("key", 9, &nested)], &[])).contains("nest deeper"));
     assert!(error(&file(&[entry("key", 99, &[])], &[])).contains("unknown type 99"));
     let twice = entry("key", 7, &[1]);
     assert!(error(&file(&[twice.clone(), twice], &[])).contains("key key: comes twice"));
-    assert!(
-        error(&file(
-            &[entry("general.alignment", 4, &1u32.to_le_bytes())],
-            &[]
-        ))
-        .contains("general.alignment")
-    );
+    assert!(error(&file(&[entry("general.alignment", 4, &1u32.to_le_bytes())], &[])).contains("general.alignment"));
 
     let good = tensor("t", &[32, 2], 8, 0);
     assert!(Header::parse(&file(&[], std::slice::from_ref(&good))).is_ok());
     assert!(tensor_error(&[good.clone(), good]).contains("tensor t: comes twice"));
-    assert!(
-        tensor_error(&[tensor("t", &[32, 2], 8, 0), tensor("o", &[8], 0, 64)]).contains("overlap")
-    );
+    assert!(tensor_error(&[tensor("t", &[32, 2], 8, 0), tensor("o", &[8], 0, 64)]).contains("overlap"));
     assert!(tensor_error(&[tensor("t", &[31, 2], 8, 0)]).contains("tensor t: shape"));
     assert!(tensor_error(&[tensor("t", &[1 << 40, 1 << 40], 0, 0)]).contains("too large"));
     assert!(tensor_error(&[tensor("t", &[1 << 20], 0, 0)]).contains("beyond the end"));
@@ -155,13 +108,7 @@ fn refuses_lies() {
 #[test]
 fn every_truncation_is_an_error() {
     assert!(Header::parse(TINY).is_ok());
-    let header_end = Header::parse(TINY)
-        .unwrap()
-        .tensors
-        .iter()
-        .map(|t| t.range.start)
-        .min()
-        .unwrap();
+    let header_end = Header::parse(TINY).unwrap().tensors.iter().map(|t| t.range.start).min().unwrap();
     for end in (0..header_end).chain((header_end..TINY.len()).step_by(997)) {
         assert!(Header::parse(&TINY[..end]).is_err(), "{end}");
     }
@@ -171,30 +118,17 @@ fn every_truncation_is_an_error() {
 #[test]
 fn no_bytes_panic() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let header_end = Header::parse(TINY)
-        .unwrap()
-        .tensors
-        .iter()
-        .map(|t| t.range.start)
-        .min()
-        .unwrap();
+    let header_end = Header::parse(TINY).unwrap().tensors.iter().map(|t| t.range.start).min().unwrap();
     for _ in 0..20_000 {
         let mut bytes = TINY.to_vec();
         for _ in 0..random.random_range(1..4) {
             let at = random.random_range(0..header_end);
-            bytes[at] = *[0, 1, 0x7f, 0x80, 0xff, random.random()]
-                .get(random.random_range(0..6))
-                .unwrap();
+            bytes[at] = *[0, 1, 0x7f, 0x80, 0xff, random.random()].get(random.random_range(0..6)).unwrap();
         }
         if let Ok(header) = Header::parse(&bytes) {
             let _ = header.strings(&bytes, "tokenizer.ggml.tokens");
             let _ = header.numbers(&bytes, "tokenizer.ggml.token_type");
-            assert!(
-                header
-                    .tensors
-                    .iter()
-                    .all(|t| t.range.start <= t.range.end && t.range.end <= bytes.len())
-            );
+            assert!(header.tensors.iter().all(|t| t.range.start <= t.range.end && t.range.end <= bytes.len()));
         }
     }
 }
