@@ -62,7 +62,9 @@ impl BackendName {
     fn advice(self) -> &'static str {
         match self {
             Self::Cpu => "this is a defect, please report it",
-            Self::Wgpu => "install a Vulkan, Metal or DirectX 12 driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)",
+            Self::Wgpu => {
+                "install a Vulkan, Metal or DirectX 12 driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)"
+            }
             Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use --backend wgpu",
         }
     }

@@ -18,8 +18,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let _ = fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644));
     }
-    file.persist(path)
-        .map_err(|e| e.error)
-        .context(path.display())?;
+    file.persist(path).map_err(|e| e.error).context(path.display())?;
     Ok(())
 }

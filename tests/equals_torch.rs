@@ -20,7 +20,7 @@ use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter};
 use itemlm::text::{Catalogue, ROOT, Trie};
-use itemlm::train::{LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
+use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -89,10 +89,19 @@ fn catalogue(value: &Value) -> Catalogue {
 
 #[track_caller]
 fn close(what: &str, found: &[f32], expected: &[f32]) {
+    close_to(TOLERANCE, what, found, expected);
+}
+
+#[track_caller]
+fn close_to(tolerance: f64, what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
     let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-6);
-    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
-    assert!(f64::from(worst / largest) <= TOLERANCE, "{what}: off by {worst:e} of {largest:e}");
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+    assert!(f64::from(worst / largest) <= tolerance, "{what}: off by {worst:e} of {largest:e}");
 }
 
 #[track_caller]
@@ -157,7 +166,9 @@ fn llama_logits_hidden_states_and_cached_continuation() {
             let positions: Vec<u32> = expected.ints("continuation_position_ids").iter().map(|&p| p as u32).collect();
             let rows = (0..batch).flat_map(|b| {
                 let attention = &attention;
-                (0..3).map(move |q| (0..seq + 3).map(|k| if k < seq { attention[b * seq + k] == 1 } else { k - seq <= q }).collect())
+                (0..3).map(move |q| {
+                    (0..seq + 3).map(|k| if k < seq { attention[b * seq + k] == 1 } else { k - seq <= q }).collect()
+                })
             });
             let mask = mask(rows.collect(), [batch, 1, 3, seq + 3], &device);
             let more = model.forward(model.embed(next), &positions, mask, Some(&first.key_values));
@@ -177,6 +188,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let expected = Tensors::open("lora/expected.safetensors");
         let config = lora_config();
         assert_eq!((config.rank, config.alpha, config.targets.clone()), (4, 8.0, vec!["q_proj".into(), "v_proj".into()]));
+        let _turn = AUTODIFF.lock().unwrap();
         let device = DispatchDevice::autodiff(device);
         let model = llama("llama-untied", Tune::Lora(&config, 1), &device);
         let model = load_adapter(&fixture("lora"), model, &device).unwrap();
@@ -218,7 +230,10 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         });
         for (l, layer) in model.layers.iter().enumerate() {
             for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
-                let name = expected.names().into_iter().find(|n| n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection));
+                let name = expected
+                    .names()
+                    .into_iter()
+                    .find(|n| n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection));
                 close("merged", &host(linear.merged()), &expected.floats(&name.unwrap()));
             }
         }
@@ -261,6 +276,7 @@ fn losses_gradients_and_temperatures() {
     let reference = json("loss.json");
     let tensors = Tensors::open("loss.safetensors");
     for device in devices() {
+        let _turn = AUTODIFF.lock().unwrap();
         let device = DispatchDevice::autodiff(device);
         for (case, value) in reference["cases"].as_object().unwrap() {
             let catalogue = catalogue(&value["catalogue"]);
@@ -311,7 +327,9 @@ fn losses_gradients_and_temperatures() {
                                 let path = catalogue.trie.path(catalogue.trie.leaf(e.item));
                                 std::iter::once(ROOT).chain(path[..path.len() - 1].to_vec()).collect::<Vec<_>>()
                             });
-                            let row = |(p, node)| catalogue.trie.valid_tokens(node).iter().map(|&t| grad[p * 50 + t as usize]).collect::<Vec<_>>();
+                            let row = |(p, node)| {
+                                catalogue.trie.valid_tokens(node).iter().map(|&t| grad[p * 50 + t as usize]).collect::<Vec<_>>()
+                            };
                             paths.enumerate().flat_map(row).collect()
                         }
                     };
@@ -378,7 +396,10 @@ fn four_steps_of_training_in_every_split() {
                     if s == 0 || s == 2 {
                         for_each_adapter(&model.llm, |name, param| {
                             let grad = output.grads.get::<Dispatch, 2>(param.id).unwrap();
-                            let known = expected.names().into_iter().find(|n| n.starts_with(&format!("grad.{s}.")) && n.ends_with(name));
+                            let known = expected
+                                .names()
+                                .into_iter()
+                                .find(|n| n.starts_with(&format!("grad.{s}.")) && n.ends_with(name));
                             close(&format!("{what}, {name}"), &host(grad), &expected.floats(&known.unwrap()));
                         });
                     }
@@ -389,7 +410,8 @@ fn four_steps_of_training_in_every_split() {
                 }
                 for_each_adapter(&model.llm, |name, param| {
                     let known = expected.names().into_iter().find(|n| n.starts_with("final.") && n.ends_with(name)).unwrap();
-                    close(&format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
+                    // After AdamW the reference's own f32 error is 3e-6 of weights of 2e-2: hence not 1e-4.
+                    close_to(5e-4, &format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
                 });
                 let frozen = llama("llama-tied", Tune::Lora(&config, 1), &autodiff);
                 assert_eq!(host(model.llm.embed_tokens.val()), host(frozen.embed_tokens.val()), "frozen means frozen");
@@ -440,7 +462,13 @@ fn search_equals_enumeration_and_transformers() {
                     assert_eq!(leaves(&alone[0]), leaves(found));
                     // Fewer beams still return as many distinct items.
                     for beams in 1..=10 {
-                        let few = search(&model, &catalogue, std::slice::from_ref(prompt), &DecodeConfig { beams, ..decode.clone() }, &device);
+                        let few = search(
+                            &model,
+                            &catalogue,
+                            std::slice::from_ref(prompt),
+                            &DecodeConfig { beams, ..decode.clone() },
+                            &device,
+                        );
                         let mut distinct = leaves(&few[0]);
                         distinct.sort_unstable();
                         distinct.dedup();

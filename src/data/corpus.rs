@@ -69,9 +69,7 @@ impl FromStr for Split {
             "train" => Ok(Self::Train),
             "valid" => Ok(Self::Valid),
             "test" => Ok(Self::Test),
-            _ => Err(Error::usage(format!(
-                "split `{text}`: use train, valid or test"
-            ))),
+            _ => Err(Error::usage(format!("split `{text}`: use train, valid or test"))),
         }
     }
 }
@@ -153,9 +151,7 @@ impl Corpus {
     ) -> Result<Self> {
         let total: usize = users.iter().map(|u| u.events.len()).sum();
         if total >= u32::MAX as usize || items.len() >= u32::MAX as usize {
-            return Err(Error::failed(
-                "a corpus holds fewer than 2^32 - 1 interactions and items",
-            ));
+            return Err(Error::failed("a corpus holds fewer than 2^32 - 1 interactions and items"));
         }
         let mut corpus = Corpus {
             name: name.into(),
@@ -298,11 +294,7 @@ impl Corpus {
             users: self.users.len(),
             items: self.items.len(),
             interactions: self.interactions.len(),
-            windows: WindowCounts {
-                train: self.released_train.len(),
-                valid: self.valid.len(),
-                test: self.test.len(),
-            },
+            windows: WindowCounts { train: self.released_train.len(), valid: self.valid.len(), test: self.test.len() },
             dropped,
             validation: self.validation.clone(),
         }
@@ -310,45 +302,29 @@ impl Corpus {
 
     /// Checks every index that the accessors rely on. Rows count from 0; `dir` only names the files.
     pub(super) fn check(&self, dir: &Path) -> Result<()> {
-        let at = |file: &str, row: usize, what: String| {
-            Error::failed(format!("{}: row {row}: {what}", dir.join(file).display()))
-        };
+        let at =
+            |file: &str, row: usize, what: String| Error::failed(format!("{}: row {row}: {what}", dir.join(file).display()));
         if self.items.is_empty() {
             let file = dir.join(ITEMS);
-            return Err(Error::failed(format!(
-                "{}: the catalogue is empty",
-                file.display()
-            )));
+            return Err(Error::failed(format!("{}: the catalogue is empty", file.display())));
         }
         let mut ids = HashSet::with_capacity(self.items.len());
         for (row, item) in self.items.iter().enumerate() {
             if !ids.insert(item.id.as_str()) {
-                return Err(at(
-                    ITEMS,
-                    row,
-                    format!("the id `{}` is there twice", item.id),
-                ));
+                return Err(at(ITEMS, row, format!("the id `{}` is there twice", item.id)));
             }
         }
         for (row, &item) in self.interactions.iter().enumerate() {
             if item as usize >= self.items.len() {
-                let what = format!(
-                    "item {item} is not in the catalogue of {}",
-                    self.items.len()
-                );
+                let what = format!("item {item} is not in the catalogue of {}", self.items.len());
                 return Err(at(INTERACTIONS, row, what));
             }
         }
-        for (split, windows) in [
-            (Split::Train, &self.released_train),
-            (Split::Valid, &self.valid),
-            (Split::Test, &self.test),
-        ] {
+        for (split, windows) in [(Split::Train, &self.released_train), (Split::Valid, &self.valid), (Split::Test, &self.test)] {
             let file = windows_file(split);
             for (row, w) in windows.iter().enumerate() {
                 let user = w.user as usize;
-                let (Some(&low), Some(&high)) = (self.bounds.get(user), self.bounds.get(user + 1))
-                else {
+                let (Some(&low), Some(&high)) = (self.bounds.get(user), self.bounds.get(user + 1)) else {
                     let what = format!("user {user} is not one of the {}", self.users.len());
                     return Err(at(&file, row, what));
                 };
@@ -385,37 +361,13 @@ pub(crate) mod tests {
     /// Users "a" with the items 0..12 at times 0.., "b" with 3, 2, 1; ten titles, two of them equal.
     pub(crate) fn small() -> Corpus {
         let titles = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "A"];
-        let items = titles
-            .iter()
-            .enumerate()
-            .map(|(i, t)| Item {
-                id: format!("i{i}"),
-                title: (*t).to_string(),
-            })
-            .collect();
+        let items = titles.iter().enumerate().map(|(i, t)| Item { id: format!("i{i}"), title: (*t).to_string() }).collect();
         let a = (0..8).map(|i| (i, Some(i64::from(i)))).collect();
         let b = vec![(3, None), (2, None), (8, Some(50))];
-        let users = vec![
-            UserLog {
-                id: "a".into(),
-                events: a,
-            },
-            UserLog {
-                id: "b".into(),
-                events: b,
-            },
-        ];
+        let users = vec![UserLog { id: "a".into(), events: a }, UserLog { id: "b".into(), events: b }];
         let window = |user, start, len| Window { user, start, len };
         let train = vec![window(0, 0, 3), window(0, 1, 3)];
-        Corpus::new(
-            "small",
-            items,
-            users,
-            train,
-            Some(vec![window(0, 4, 4)]),
-            vec![window(1, 8, 3)],
-        )
-        .unwrap()
+        Corpus::new("small", items, users, train, Some(vec![window(0, 4, 4)]), vec![window(1, 8, 3)]).unwrap()
     }
 
     #[test]
@@ -427,45 +379,18 @@ pub(crate) mod tests {
         assert_eq!(corpus.timestamp(&test), Some(50));
         assert_eq!(corpus.user_id(test.user), "b");
         assert_eq!(corpus.user_interactions(1), [3, 2, 8]);
-        let cold: Vec<usize> = corpus
-            .cold_items()
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| **c)
-            .map(|(i, _)| i)
-            .collect();
+        let cold: Vec<usize> = corpus.cold_items().iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| i).collect();
         assert_eq!(cold, [4, 5, 6, 7, 8, 9]);
-        assert_eq!(
-            corpus.history(&Window {
-                user: 0,
-                start: 9,
-                len: 9
-            }),
-            [0u32; 0]
-        );
+        assert_eq!(corpus.history(&Window { user: 0, start: 9, len: 9 }), [0u32; 0]);
     }
 
     #[test]
     fn latest_tenth_validates() {
-        let items = vec![Item {
-            id: "1".into(),
-            title: "t".into(),
-        }];
+        let items = vec![Item { id: "1".into(), title: "t".into() }];
         // Times 0, 9, 9, 9, …: of the ties the last in order are the latest.
-        let events = (0..22)
-            .map(|i| (0, Some(if i < 2 { 0 } else { 9 })))
-            .collect();
-        let users = vec![UserLog {
-            id: "u".into(),
-            events,
-        }];
-        let mut train: Vec<Window> = (1..22)
-            .map(|i| Window {
-                user: 0,
-                start: i - 1,
-                len: 2,
-            })
-            .collect();
+        let events = (0..22).map(|i| (0, Some(if i < 2 { 0 } else { 9 }))).collect();
+        let users = vec![UserLog { id: "u".into(), events }];
+        let mut train: Vec<Window> = (1..22).map(|i| Window { user: 0, start: i - 1, len: 2 }).collect();
         train.rotate_left(1); // The earliest window is now the last row.
         let corpus = Corpus::new("n", items, users, train.clone(), None, vec![]).unwrap();
         assert_eq!(corpus.windows(Split::Valid), &train[18..20]);
@@ -481,45 +406,18 @@ pub(crate) mod tests {
         let mut corpus = small();
         corpus.test[0].len = 1;
         let text = corpus.check(Path::new("d")).unwrap_err().to_string();
-        assert!(
-            text.contains("windows-test.parquet: row 0: a window needs 2 items"),
-            "{text}"
-        );
-        corpus.test[0] = Window {
-            user: 1,
-            start: 7,
-            len: 3,
-        };
+        assert!(text.contains("windows-test.parquet: row 0: a window needs 2 items"), "{text}");
+        corpus.test[0] = Window { user: 1, start: 7, len: 3 };
         assert!(corpus.check(Path::new("d")).is_err());
-        corpus.test[0] = Window {
-            user: 2,
-            start: 8,
-            len: 2,
-        };
+        corpus.test[0] = Window { user: 2, start: 8, len: 2 };
         assert!(corpus.check(Path::new("d")).is_err());
-        corpus.test[0] = Window {
-            user: 1,
-            start: u32::MAX,
-            len: u32::MAX,
-        };
+        corpus.test[0] = Window { user: 1, start: u32::MAX, len: u32::MAX };
         assert!(corpus.check(Path::new("d")).is_err());
         corpus.test.clear();
         corpus.interactions[3] = 10;
-        assert!(
-            corpus
-                .check(Path::new("d"))
-                .unwrap_err()
-                .to_string()
-                .contains("row 3")
-        );
+        assert!(corpus.check(Path::new("d")).unwrap_err().to_string().contains("row 3"));
         corpus.items.clear();
-        assert!(
-            corpus
-                .check(Path::new("d"))
-                .unwrap_err()
-                .to_string()
-                .contains("empty")
-        );
+        assert!(corpus.check(Path::new("d")).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

@@ -35,9 +35,7 @@ pub fn prepare_msl(dir: &Path, out: &Path) -> Result<Statistics> {
 
 fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
     let absolute = fs::canonicalize(dir).context(dir.display())?;
-    let name = absolute
-        .file_name()
-        .map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
+    let name = absolute.file_name().map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
     let mut inputs = Vec::new();
     let mut read = |file: &str| -> Result<Vec<u8>> {
         let path = dir.join(file);
@@ -48,18 +46,10 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
 
     let path = dir.join(TITLES);
     let items = read_titles(&path, &read(TITLES)?)?;
-    let index: HashMap<&str, u32> = items
-        .iter()
-        .enumerate()
-        .map(|(i, item)| (item.id.as_str(), i as u32))
-        .collect();
+    let index: HashMap<&str, u32> = items.iter().enumerate().map(|(i, item)| (item.id.as_str(), i as u32)).collect();
 
     let has_valid = dir.join("valid.csv").exists();
-    let files: &[&str] = if has_valid {
-        &["train.csv", "valid.csv", "test.csv"]
-    } else {
-        &["train.csv", "test.csv"]
-    };
+    let files: &[&str] = if has_valid { &["train.csv", "valid.csv", "test.csv"] } else { &["train.csv", "test.csv"] };
     let mut merged = Merge::default();
     for file in files {
         let path = dir.join(file);
@@ -69,10 +59,7 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
         }
     }
     if merged.files.first().is_none_or(Vec::is_empty) {
-        return Err(Error::failed(format!(
-            "{}: no window",
-            dir.join("train.csv").display()
-        )));
+        return Err(Error::failed(format!("{}: no window", dir.join("train.csv").display())));
     }
     let window_items: usize = merged.files.iter().flatten().map(|w| w.items.len()).sum();
     let (users, mut windows) = merged.finish();
@@ -85,8 +72,7 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
         name: "interactions".into(),
         before: window_items,
         after: interactions,
-        what: "the windows' items; each user's windows, by time, joined on their largest overlap"
-            .into(),
+        what: "the windows' items; each user's windows, by time, joined on their largest overlap".into(),
     }];
     let released = train.len();
     let corpus = Corpus::new(name, items, users, train, valid, test)?;
@@ -106,14 +92,7 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
         });
     }
     let source = format!("msl: released windows of {}", corpus.name);
-    Ok((
-        corpus,
-        Provenance {
-            source,
-            inputs,
-            steps,
-        },
-    ))
+    Ok((corpus, Provenance { source, inputs, steps }))
 }
 
 #[cfg(test)]
@@ -166,18 +145,12 @@ mod tests {
             ("[7, x]", "`x` is neither"),
             ("[7, '8]", "a quoted id does not end"),
             ("[7, 9]", "line 3: item 9 has no title"),
-            (
-                "[7]",
-                "line 3: a window needs 2 items or more, this one has 1",
-            ),
+            ("[7]", "line 3: a window needs 2 items or more, this one has 1"),
             ("[]", "this one has 0"),
             ("", "line 3"),
         ] {
             let text = error(&row(list), JSON);
-            assert!(
-                text.contains(what) && text.contains("train.csv"),
-                "{list}: {text}"
-            );
+            assert!(text.contains(what) && text.contains("train.csv"), "{list}: {text}");
         }
         let text = error(&format!("{head}u,\"[7, 8]\",soon\n"), JSON);
         assert!(text.contains("line 2: timestamp `soon`"), "{text}");
@@ -199,11 +172,7 @@ mod tests {
         let out = dir.path().join("corpus");
         prepare_msl(dir.path(), &out).unwrap();
         let before = Corpus::open(&out).unwrap();
-        fs::write(
-            dir.path().join("train.csv"),
-            "user_id,item_ids,timestamp\nu,\"[7, 8\",1\n",
-        )
-        .unwrap();
+        fs::write(dir.path().join("train.csv"), "user_id,item_ids,timestamp\nu,\"[7, 8\",1\n").unwrap();
         prepare_msl(dir.path(), &out).unwrap_err();
         assert_eq!(Corpus::open(&out).unwrap(), before);
     }
@@ -216,9 +185,7 @@ mod tests {
             let items = rng.random_range(1..30u32);
             let mut rows: Vec<(i64, usize, Vec<u32>)> = Vec::new();
             for user in 0..rng.random_range(1..8usize) {
-                let log: Vec<u32> = (0..rng.random_range(2..30))
-                    .map(|_| rng.random_range(0..items))
-                    .collect();
+                let log: Vec<u32> = (0..rng.random_range(2..30)).map(|_| rng.random_range(0..items)).collect();
                 let width = rng.random_range(2..12usize);
                 let mut time = rng.random_range(0..50i64);
                 for end in width.min(log.len())..=log.len() {
@@ -229,10 +196,7 @@ mod tests {
             rows.sort_by_key(|r| r.0);
             // Some rows are lost, as the books' validation windows are.
             let lossy = seed % 2 == 1;
-            let kept: Vec<_> = rows
-                .into_iter()
-                .filter(|_| !lossy || rng.random_bool(0.8))
-                .collect();
+            let kept: Vec<_> = rows.into_iter().filter(|_| !lossy || rng.random_bool(0.8)).collect();
             let cut = (kept.len() * 8).div_ceil(10);
             if cut == 0 {
                 continue;
@@ -241,9 +205,7 @@ mod tests {
                 let lines = rows.iter().map(|(t, u, w)| format!("u{u},\"{w:?}\",{t}\n"));
                 format!("user_id,item_ids,timestamp\n{}", lines.collect::<String>())
             };
-            let titles: BTreeMap<String, String> = (0..items)
-                .map(|i| (i.to_string(), format!("t{i}")))
-                .collect();
+            let titles: BTreeMap<String, String> = (0..items).map(|i| (i.to_string(), format!("t{i}"))).collect();
             let dir = folder(&[
                 ("train.csv", &csv(&kept[..cut])),
                 ("test.csv", &csv(&kept[cut..])),
@@ -254,20 +216,11 @@ mod tests {
             assert_eq!(statistics.windows.train, cut);
             assert_eq!(statistics.windows.valid, cut / 10);
             let corpus = Corpus::open(&out).unwrap();
-            let all = corpus
-                .released_train
-                .iter()
-                .chain(corpus.windows(Split::Test));
+            let all = corpus.released_train.iter().chain(corpus.windows(Split::Test));
             for (window, (time, user, items)) in all.zip(&kept) {
                 let ids = corpus.interactions[window.range()].iter();
-                let ids: Vec<u32> = ids
-                    .map(|&i| corpus.items[i as usize].id.parse().unwrap())
-                    .collect();
-                assert_eq!(
-                    (&ids, corpus.timestamp(window)),
-                    (items, Some(*time)),
-                    "seed {seed}"
-                );
+                let ids: Vec<u32> = ids.map(|&i| corpus.items[i as usize].id.parse().unwrap()).collect();
+                assert_eq!((&ids, corpus.timestamp(window)), (items, Some(*time)), "seed {seed}");
                 assert_eq!(corpus.user_id(window.user), format!("u{user}"));
             }
         }
@@ -277,15 +230,11 @@ mod tests {
     /// `../shared/data` beside the project.
     #[test]
     fn real_counts() {
-        let root = std::env::var_os("ITEMLM_DATA").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-            PathBuf::from,
-        );
-        for (name, items, train, valid, test) in [
-            ("office", 2414, 15400, 1925, 1925),
-            ("books", 6344, 35060, 3506, 4383),
-            ("clothing", 22948, 44351, 4435, 5544),
-        ] {
+        let root = std::env::var_os("ITEMLM_DATA")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+        for (name, items, train, valid, test) in
+            [("office", 2414, 15400, 1925, 1925), ("books", 6344, 35060, 3506, 4383), ("clothing", 22948, 44351, 4435, 5544)]
+        {
             let dir = root.join(name);
             if !dir.is_dir() {
                 eprintln!("skipped: {} is absent", dir.display());
@@ -294,11 +243,7 @@ mod tests {
             let (corpus, _) = read_msl(&dir).unwrap();
             let statistics = corpus.statistics(BTreeMap::new());
             let w = statistics.windows;
-            assert_eq!(
-                (statistics.items, w.train, w.valid, w.test),
-                (items, train, valid, test),
-                "{name}"
-            );
+            assert_eq!((statistics.items, w.train, w.valid, w.test), (items, train, valid, test), "{name}");
             if name == "office" {
                 assert_eq!((statistics.users, statistics.interactions), (4895, 53149));
             }

@@ -19,24 +19,14 @@ impl Place {
         let dir = if dir.is_dir() {
             fs::canonicalize(dir).context(dir.display())?
         } else if fs::symlink_metadata(dir).is_ok() {
-            return Err(Error::usage(format!(
-                "{}: exists and is no folder",
-                dir.display()
-            )));
+            return Err(Error::usage(format!("{}: exists and is no folder", dir.display())));
         } else {
             dir.to_path_buf()
         };
         let Some(parent) = dir.parent() else {
-            return Err(Error::usage(format!(
-                "{}: not a place for a corpus",
-                dir.display()
-            )));
+            return Err(Error::usage(format!("{}: not a place for a corpus", dir.display())));
         };
-        let parent = if parent.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            parent
-        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let parent = parent.to_path_buf();
         fs::create_dir_all(&parent).context(parent.display())?;
         if dir.is_dir() {
@@ -75,10 +65,7 @@ impl Place {
         }
         let place = self.dir.display();
         if self.dir.is_dir() {
-            let old = tempfile::Builder::new()
-                .prefix(".itemlm-old-")
-                .tempdir_in(&self.parent)
-                .context(&place)?;
+            let old = tempfile::Builder::new().prefix(".itemlm-old-").tempdir_in(&self.parent).context(&place)?;
             let aside = old.path().join("corpus");
             fs::rename(&self.dir, &aside).context(&place)?;
             if let Err(error) = fs::rename(finished.path(), &self.dir) {

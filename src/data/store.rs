@@ -95,15 +95,8 @@ pub struct FileDigest {
 impl FileDigest {
     /// The digest of a file with these contents.
     pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
-        let sha256 = Sha256::digest(bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        Self {
-            name: name.into(),
-            bytes: bytes.len() as u64,
-            sha256,
-        }
+        let sha256 = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Self { name: name.into(), bytes: bytes.len() as u64, sha256 }
     }
 }
 
@@ -141,13 +134,11 @@ impl Manifest {
         }
         let path = dir.join(MANIFEST);
         let place = path.display();
-        let text = fs::read_to_string(&path)
-            .map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
+        let text =
+            fs::read_to_string(&path).map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
         let Version { format } = toml::from_str(&text).context(place.to_string())?;
         if format != FORMAT {
-            return Err(Error::failed(format!(
-                "{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again"
-            )));
+            return Err(Error::failed(format!("{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again")));
         }
         toml::from_str(&text).context(place)
     }
@@ -157,9 +148,7 @@ impl Manifest {
 pub(crate) fn parquet_bytes(columns: Vec<Column>) -> Result<Vec<u8>> {
     let mut frame = DataFrame::new_infer_height(columns).context("Parquet")?;
     let mut bytes = Vec::new();
-    ParquetWriter::new(&mut bytes)
-        .finish(&mut frame)
-        .context("Parquet")?;
+    ParquetWriter::new(&mut bytes).finish(&mut frame).context("Parquet")?;
     Ok(bytes)
 }
 
@@ -180,9 +169,7 @@ impl Table {
                 path.display()
             )));
         }
-        let frame = ParquetReader::new(Cursor::new(bytes))
-            .finish()
-            .context(path.display())?;
+        let frame = ParquetReader::new(Cursor::new(bytes)).finish().context(path.display())?;
         Ok(Self { path, frame })
     }
 
@@ -192,29 +179,17 @@ impl Table {
 
     fn u32s(&self, name: &str) -> Result<Vec<u32>> {
         let values = self.column(name)?.u32().context(self.path.display())?;
-        values
-            .iter()
-            .enumerate()
-            .map(|(row, v)| self.present(name, row, v))
-            .collect()
+        values.iter().enumerate().map(|(row, v)| self.present(name, row, v)).collect()
     }
 
     fn i64s(&self, name: &str) -> Result<Vec<Option<i64>>> {
-        Ok(self
-            .column(name)?
-            .i64()
-            .context(self.path.display())?
-            .iter()
-            .collect())
+        Ok(self.column(name)?.i64().context(self.path.display())?.iter().collect())
     }
 
     fn strings(&self, name: &str) -> Result<Vec<String>> {
         let values = self.column(name)?.str().context(self.path.display())?;
         let owned = values.iter().map(|v| v.map(str::to_string));
-        owned
-            .enumerate()
-            .map(|(row, v)| self.present(name, row, v))
-            .collect()
+        owned.enumerate().map(|(row, v)| self.present(name, row, v)).collect()
     }
 
     fn present<T>(&self, name: &str, row: usize, value: Option<T>) -> Result<T> {
@@ -238,11 +213,7 @@ impl Corpus {
             }
         }
         let (ids, titles) = (table.strings("id")?, table.strings("title")?);
-        let items = ids
-            .into_iter()
-            .zip(titles)
-            .map(|(id, title)| Item { id, title })
-            .collect();
+        let items = ids.into_iter().zip(titles).map(|(id, title)| Item { id, title }).collect();
 
         let table = Table::open(dir, INTERACTIONS, &manifest)?;
         let mut users: Vec<String> = Vec::new();
@@ -265,15 +236,9 @@ impl Corpus {
         let mut windows = SPLITS.map(|_| Vec::new());
         for (split, windows) in SPLITS.into_iter().zip(&mut windows) {
             let table = Table::open(dir, &windows_file(split), &manifest)?;
-            let columns = (
-                table.u32s("user")?,
-                table.u32s("start")?,
-                table.u32s("len")?,
-            );
+            let columns = (table.u32s("user")?, table.u32s("start")?, table.u32s("len")?);
             let rows = columns.0.into_iter().zip(columns.1).zip(columns.2);
-            *windows = rows
-                .map(|((user, start), len)| Window { user, start, len })
-                .collect();
+            *windows = rows.map(|((user, start), len)| Window { user, start, len }).collect();
         }
         let [released_train, valid, test] = windows;
 
@@ -303,10 +268,7 @@ impl Corpus {
         corpus.check(dir)?;
         if corpus.counts() != manifest.counts {
             let place = dir.join(MANIFEST);
-            return Err(Error::failed(format!(
-                "{}: [counts] do not fit the files: run `prepare` again",
-                place.display()
-            )));
+            return Err(Error::failed(format!("{}: [counts] do not fit the files: run `prepare` again", place.display())));
         }
         corpus.exclude_validation();
         Ok(corpus)
@@ -317,10 +279,8 @@ impl Corpus {
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
         let place = Place::check(dir)?;
         let mut files = Vec::new();
-        let temporary = tempfile::Builder::new()
-            .prefix(".itemlm-")
-            .tempdir_in(&place.parent)
-            .context(place.parent.display())?;
+        let temporary =
+            tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
         for name in data_files() {
             let bytes = self.file(&name)?;
             write(&temporary.path().join(&name), &bytes)?;
@@ -410,12 +370,7 @@ mod tests {
         Provenance {
             source: "made up".into(),
             inputs: vec![FileDigest::of("raw.csv", b"abc")],
-            steps: vec![Step {
-                name: "s".into(),
-                before: 2,
-                after: 1,
-                what: "w".into(),
-            }],
+            steps: vec![Step { name: "s".into(), before: 2, after: 1, what: "w".into() }],
         }
     }
 
@@ -451,10 +406,7 @@ mod tests {
         assert!(error.to_string().contains("thesis.tex"));
         assert_eq!(fs::read(dir.join("thesis.tex")).unwrap(), b"x");
         let file = dir.join("thesis.tex");
-        assert_eq!(
-            small().save(&file, &provenance()).unwrap_err().exit_code(),
-            2
-        );
+        assert_eq!(small().save(&file, &provenance()).unwrap_err().exit_code(), 2);
         fs::remove_file(file).unwrap();
         small().save(&dir, &provenance()).unwrap();
         fs::write(dir.join("vectors.safetensors"), "x").unwrap();
@@ -481,21 +433,9 @@ mod tests {
 
     #[test]
     fn validation_from_train_survives() {
-        let users = vec![super::super::UserLog {
-            id: "u".into(),
-            events: (0..21).map(|i| (0, Some(i))).collect(),
-        }];
-        let items = vec![Item {
-            id: "1".into(),
-            title: String::new(),
-        }];
-        let train = (0..20)
-            .map(|start| Window {
-                user: 0,
-                start,
-                len: 2,
-            })
-            .collect();
+        let users = vec![super::super::UserLog { id: "u".into(), events: (0..21).map(|i| (0, Some(i))).collect() }];
+        let items = vec![Item { id: "1".into(), title: String::new() }];
+        let train = (0..20).map(|start| Window { user: 0, start, len: 2 }).collect();
         let corpus = Corpus::new("n", items, users, train, None, vec![]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("d");

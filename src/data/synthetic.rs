@@ -9,9 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::corpus::{Corpus, Item, UserLog, Window};
 use super::store::{Provenance, Step};
 
-const ADJECTIVES: [&str; 8] = [
-    "Silent", "Crimson", "Hollow", "Golden", "Broken", "Distant", "Winter", "Hidden",
-];
+const ADJECTIVES: [&str; 8] = ["Silent", "Crimson", "Hollow", "Golden", "Broken", "Distant", "Winter", "Hidden"];
 /// The nouns of each genre. Two series of a genre share a noun, series of all genres the adjectives.
 const GENRES: [[&str; 3]; 5] = [
     ["Alibi", "Manor", "Cipher"],
@@ -51,10 +49,7 @@ pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
     for reader in 0..READERS {
         let events = read(&series, &mut rng);
         if events.len() >= SHORTEST {
-            users.push(UserLog {
-                id: format!("reader-{}", reader + 1),
-                events,
-            });
+            users.push(UserLog { id: format!("reader-{}", reader + 1), events });
         }
     }
 
@@ -65,14 +60,7 @@ pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
         for start in 0..=log.events.len() - len {
             let time = log.events[start + len - 1].1;
             let (user, start) = (user as u32, (first + start) as u32);
-            windows.push((
-                time,
-                Window {
-                    user,
-                    start,
-                    len: len as u32,
-                },
-            ));
+            windows.push((time, Window { user, start, len: len as u32 }));
         }
         first += log.events.len();
     }
@@ -88,16 +76,9 @@ pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
         what: format!("readers with at least {SHORTEST} interactions"),
     }];
     let source = format!("synthetic: made by itemlm's generator, seed {seed}");
-    let corpus = Corpus::new("synthetic", items, users, train, Some(valid), test)
-        .expect("the generator's windows lie within its logs");
-    (
-        corpus,
-        Provenance {
-            source,
-            inputs: vec![],
-            steps,
-        },
-    )
+    let corpus =
+        Corpus::new("synthetic", items, users, train, Some(valid), test).expect("the generator's windows lie within its logs");
+    (corpus, Provenance { source, inputs: vec![], steps })
 }
 
 fn catalogue(rng: &mut ChaCha8Rng) -> (Vec<Item>, Vec<Series>) {
@@ -112,29 +93,18 @@ fn catalogue(rng: &mut ChaCha8Rng) -> (Vec<Item>, Vec<Series>) {
             let noun = nouns[number % nouns.len()];
             for volume in 1..=VOLUMES {
                 let id = (items.len() + 1).to_string();
-                items.push(Item {
-                    id,
-                    title: format!("{adjective} {noun} {volume}"),
-                });
+                items.push(Item { id, title: format!("{adjective} {noun} {volume}") });
             }
             // Two series in five still run near the end of the log: their last volume is cold.
             let late = rng.random_bool(0.4);
-            let last = if late {
-                rng.random_range(0.88..0.95)
-            } else {
-                rng.random_range(0.2..0.7)
-            };
+            let last = if late { rng.random_range(0.88..0.95) } else { rng.random_range(0.2..0.7) };
             let years = rng.random_range(0.3..0.8);
             let release = std::array::from_fn(|v| {
                 let back = (VOLUMES - 1 - v) as f64 / (VOLUMES - 1) as f64;
                 DAYS * (last - years * back)
             });
             let popularity = 1.0 / (2.0 + ranks[series.len()] as f64);
-            series.push(Series {
-                genre,
-                popularity,
-                release,
-            });
+            series.push(Series { genre, popularity, release });
         }
     }
     (items, series)
@@ -152,17 +122,12 @@ fn read(series: &[Series], rng: &mut ChaCha8Rng) -> Vec<(u32, Option<i64>)> {
     while events.len() < books && day < DAYS {
         let next = |s: usize, done: &BTreeMap<usize, usize>| {
             let volume = done.get(&s).copied().unwrap_or(0);
-            let out = series[s]
-                .release
-                .get(volume)
-                .is_some_and(|release| *release <= day);
+            let out = series[s].release.get(volume).is_some_and(|release| *release <= day);
             out.then_some(volume)
         };
         let anything = rng.random_bool(0.08);
         let goes_on = !anything && rng.random_bool(0.75);
-        let mut choice = current
-            .filter(|_| goes_on)
-            .and_then(|s| Some((s, next(s, &done)?)));
+        let mut choice = current.filter(|_| goes_on).and_then(|s| Some((s, next(s, &done)?)));
         if choice.is_none() {
             let stays = !anything && rng.random_bool(0.8);
             let open = |s: usize| next(s, &done).is_some() && (!stays || series[s].genre == home);
@@ -206,10 +171,7 @@ mod tests {
     fn is_a_seeded_catalogue_and_log() {
         for seed in 0..5 {
             let (corpus, provenance) = synthetic(seed);
-            assert_eq!(
-                (&corpus, &provenance),
-                (&synthetic(seed).0, &synthetic(seed).1)
-            );
+            assert_eq!((&corpus, &provenance), (&synthetic(seed).0, &synthetic(seed).1));
             assert_eq!(corpus.items.len(), 150);
             let titles: HashSet<&str> = corpus.items.iter().map(|i| i.title.as_str()).collect();
             assert_eq!(titles.len(), 150);
@@ -217,27 +179,12 @@ mod tests {
             assert!((600..=700).contains(&users), "{users} readers");
             let test = corpus.windows(Split::Test);
             let train = corpus.windows(Split::Train);
-            assert!(
-                (200..500).contains(&test.len()),
-                "{} test windows",
-                test.len()
-            );
-            let cold = test
-                .iter()
-                .filter(|w| cold[corpus.target(w) as usize])
-                .count();
-            assert!(
-                cold * 20 > test.len() && cold * 3 < test.len(),
-                "{cold} cold targets"
-            );
+            assert!((200..500).contains(&test.len()), "{} test windows", test.len());
+            let cold = test.iter().filter(|w| cold[corpus.target(w) as usize]).count();
+            assert!(cold * 20 > test.len() && cold * 3 < test.len(), "{cold} cold targets");
             let latest = train.iter().filter_map(|w| corpus.timestamp(w)).max();
             assert!(test.iter().all(|w| corpus.timestamp(w) >= latest));
-            assert!(
-                corpus
-                    .windows(Split::Train)
-                    .iter()
-                    .all(|w| (5..=11).contains(&w.len))
-            );
+            assert!(corpus.windows(Split::Train).iter().all(|w| (5..=11).contains(&w.len)));
         }
         assert_ne!(synthetic(1).0, synthetic(2).0);
     }

@@ -57,9 +57,7 @@ impl FromStr for Baseline {
             "popularity" => Ok(Self::Popularity),
             "markov" => Ok(Self::Markov),
             "cooccurrence" => Ok(Self::Cooccurrence),
-            _ => Err(Error::usage(format!(
-                "baseline `{text}`: use popularity, markov or cooccurrence"
-            ))),
+            _ => Err(Error::usage(format!("baseline `{text}`: use popularity, markov or cooccurrence"))),
         }
     }
 }
@@ -123,26 +121,13 @@ pub fn fit(baseline: Baseline, corpus: &Corpus) -> Ranker {
         _ => 1.0,
     };
     let links = links.into_iter().zip(degrees).map(|(targets, degree)| {
-        let mut targets: Vec<(u32, f64)> = targets
-            .into_iter()
-            .map(|(item, weight)| (item, weight / scale(degree)))
-            .collect();
+        let mut targets: Vec<(u32, f64)> = targets.into_iter().map(|(item, weight)| (item, weight / scale(degree))).collect();
         targets.sort_unstable_by_key(|t| t.0);
         targets
     });
     let mut first: HashMap<&str, u32> = HashMap::new();
-    let twin = corpus
-        .items
-        .iter()
-        .zip(0..)
-        .map(|(item, index)| *first.entry(item.title.as_str()).or_insert(index));
-    Ranker {
-        baseline,
-        counts,
-        popular,
-        links: links.collect(),
-        twin: twin.collect(),
-    }
+    let twin = corpus.items.iter().zip(0..).map(|(item, index)| *first.entry(item.title.as_str()).or_insert(index));
+    Ranker { baseline, counts, popular, links: links.collect(), twin: twin.collect() }
 }
 
 impl Ranker {
@@ -168,14 +153,10 @@ impl Ranker {
                 *seen = self.baseline == Baseline::Cooccurrence;
             }
         }
-        let mut linked: Vec<u32> = (0..items as u32)
-            .filter(|&i| scores[i as usize] > 0.0)
-            .collect();
+        let mut linked: Vec<u32> = (0..items as u32).filter(|&i| scores[i as usize] > 0.0).collect();
         linked.sort_by(|&a, &b| {
             let (a, b) = (a as usize, b as usize);
-            scores[b]
-                .total_cmp(&scores[a])
-                .then(self.counts[b].cmp(&self.counts[a]))
+            scores[b].total_cmp(&scores[a]).then(self.counts[b].cmp(&self.counts[a]))
         });
 
         let mut ranking = Vec::with_capacity(k.min(items));
@@ -195,18 +176,10 @@ impl Ranker {
 }
 
 /// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
-pub fn evaluate_baseline(
-    ranker: &Ranker,
-    corpus: &Corpus,
-    split: Split,
-    limit: Option<usize>,
-) -> Vec<Outcome> {
+pub fn evaluate_baseline(ranker: &Ranker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
     let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
     let cold = corpus.cold_items();
-    let windows = corpus
-        .windows(split)
-        .iter()
-        .take(limit.unwrap_or(usize::MAX));
+    let windows = corpus.windows(split).iter().take(limit.unwrap_or(usize::MAX));
     let outcomes = windows.zip(0..).map(|(window, index)| {
         let target = corpus.target(window);
         let ranking = ranker.rank(corpus.history(window), depth);
@@ -230,12 +203,7 @@ mod tests {
     fn corpus(logs: &[&[u32]], width: u32) -> Corpus {
         let items = ["A", "B", "C", "D", "B", "E"];
         let items = items.iter().enumerate();
-        let items = items
-            .map(|(i, t)| Item {
-                id: i.to_string(),
-                title: (*t).into(),
-            })
-            .collect();
+        let items = items.map(|(i, t)| Item { id: i.to_string(), title: (*t).into() }).collect();
         let mut users = Vec::new();
         let mut windows = Vec::new();
         let mut first = 0;
@@ -243,18 +211,11 @@ mod tests {
             let len = log.len() as u32;
             for start in 0..=len.saturating_sub(width) {
                 let (user, start) = (user as u32, first + start);
-                windows.push(Window {
-                    user,
-                    start,
-                    len: width.min(len),
-                });
+                windows.push(Window { user, start, len: width.min(len) });
             }
             first += len;
             let events = log.iter().map(|&item| (item, None)).collect();
-            users.push(UserLog {
-                id: user.to_string(),
-                events,
-            });
+            users.push(UserLog { id: user.to_string(), events });
         }
         let test = vec![windows[0]];
         Corpus::new("c", items, users, windows, Some(vec![]), test).unwrap()
@@ -290,11 +251,7 @@ mod tests {
         // 0 has 2 pairs (1 forward at gap 1, 2 at gap 2); 1 has 3: 0 and 3 backward, 2 forward.
         let expected: [&[(u32, f64)]; 2] = [
             &[(1, 1.0 / 2f64.powf(0.4)), (2, two / 2f64.powf(0.4))],
-            &[
-                (0, 0.5 / 3f64.powf(0.4)),
-                (2, 1.0 / 3f64.powf(0.4)),
-                (3, 0.5 / 3f64.powf(0.4)),
-            ],
+            &[(0, 0.5 / 3f64.powf(0.4)), (2, 1.0 / 3f64.powf(0.4)), (3, 0.5 / 3f64.powf(0.4))],
         ];
         for (links, expected) in ranker.links.iter().zip(expected) {
             assert_eq!(links.len(), expected.len());
@@ -317,20 +274,9 @@ mod tests {
         logs = Corpus::new(
             "c",
             logs.items.clone(),
-            vec![UserLog {
-                id: "u".into(),
-                events: vec![(0, None), (1, None), (2, None)],
-            }],
-            vec![Window {
-                user: 0,
-                start: 0,
-                len: 2,
-            }],
-            Some(vec![Window {
-                user: 0,
-                start: 1,
-                len: 2,
-            }]),
+            vec![UserLog { id: "u".into(), events: vec![(0, None), (1, None), (2, None)] }],
+            vec![Window { user: 0, start: 0, len: 2 }],
+            Some(vec![Window { user: 0, start: 1, len: 2 }]),
             vec![],
         )
         .unwrap();
@@ -340,22 +286,12 @@ mod tests {
     #[test]
     fn ranks_a_split() {
         let corpus = corpus(&[&[0, 1], &[0, 1]], 3);
-        let outcomes =
-            evaluate_baseline(&fit(Baseline::Markov, &corpus), &corpus, Split::Test, None);
-        let expected = Outcome {
-            window: 0,
-            user: 0,
-            target: 1,
-            cold: false,
-            rank: Some(0),
-        };
+        let outcomes = evaluate_baseline(&fit(Baseline::Markov, &corpus), &corpus, Split::Test, None);
+        let expected = Outcome { window: 0, user: 0, target: 1, cold: false, rank: Some(0) };
         assert_eq!(outcomes, [expected]);
         let ranker = fit(Baseline::Popularity, &corpus);
         assert!(evaluate_baseline(&ranker, &corpus, Split::Test, Some(0)).is_empty());
         assert_eq!("als".parse::<Baseline>().unwrap_err().exit_code(), 2);
-        assert_eq!(
-            Baseline::Cooccurrence.to_string().parse(),
-            Ok(Baseline::Cooccurrence)
-        );
+        assert_eq!(Baseline::Cooccurrence.to_string().parse(), Ok(Baseline::Cooccurrence));
     }
 }

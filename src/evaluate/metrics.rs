@@ -73,10 +73,7 @@ impl Group {
 /// Where the target's title stands in a ranking, from 0.
 pub fn rank_of(corpus: &Corpus, target: u32, ranking: &[u32]) -> Option<u32> {
     let title = corpus.title(target);
-    ranking
-        .iter()
-        .position(|&item| corpus.title(item) == title)
-        .map(|rank| rank as u32)
+    ranking.iter().position(|&item| corpus.title(item) == title).map(|rank| rank as u32)
 }
 
 /// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples; what is
@@ -86,11 +83,7 @@ pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
         let kept: Vec<Outcome> = outcomes.iter().copied().filter(keep).collect();
         summarise_group(&kept, seed)
     };
-    Summary {
-        all: group(|_| true),
-        cold: group(|o| o.cold),
-        warm: group(|o| !o.cold),
-    }
+    Summary { all: group(|_| true), cold: group(|o| o.cold), warm: group(|o| !o.cold) }
 }
 
 type Values = [f64; 2 * CUTOFFS.len()];
@@ -108,9 +101,7 @@ fn values(rank: Option<u32>) -> Values {
 }
 
 fn names() -> impl Iterator<Item = String> {
-    CUTOFFS
-        .into_iter()
-        .flat_map(|k| [format!("ndcg@{k}"), format!("hr@{k}")])
+    CUTOFFS.into_iter().flat_map(|k| [format!("ndcg@{k}"), format!("hr@{k}")])
 }
 
 /// Sums of the metrics over some windows, and how many.
@@ -166,11 +157,7 @@ fn summarise_group(outcomes: &[Outcome], seed: u64) -> Group {
         sample.sort_unstable_by(f64::total_cmp);
         [percentile(&sample, 0.025), percentile(&sample, 0.975)]
     });
-    Group {
-        users: outcomes.len(),
-        metrics: names().zip(total.mean()).collect(),
-        intervals: names().zip(intervals).collect(),
-    }
+    Group { users: outcomes.len(), metrics: names().zip(total.mean()).collect(), intervals: names().zip(intervals).collect() }
 }
 
 /// Linear interpolation between the order statistics, as NumPy's default.
@@ -206,24 +193,14 @@ mod tests {
     use crate::data::synthetic;
 
     fn outcome(user: u32, cold: bool, rank: Option<u32>) -> Outcome {
-        Outcome {
-            window: user,
-            user,
-            target: 0,
-            cold,
-            rank,
-        }
+        Outcome { window: user, user, target: 0, cold, rank }
     }
 
     /// Ranks 0, 2, 9, 10 and none by hand.
     #[test]
     fn equals_the_hand_worked_means() {
         let ranks = [Some(0), Some(2), Some(9), Some(10), None];
-        let outcomes: Vec<Outcome> = ranks
-            .iter()
-            .enumerate()
-            .map(|(i, r)| outcome(i as u32, i == 2, *r))
-            .collect();
+        let outcomes: Vec<Outcome> = ranks.iter().enumerate().map(|(i, r)| outcome(i as u32, i == 2, *r)).collect();
         let summary = summarise(&outcomes, 1);
         let close = |name, value: f64| {
             let got = summary.all.metric(name).unwrap();
@@ -235,10 +212,7 @@ mod tests {
         close("hr@5", 2.0 / 5.0);
         close("ndcg@10", (1.5 + 0.289_064_826_317_888) / 5.0); // 1/log2(11)
         close("hr@10", 3.0 / 5.0);
-        assert_eq!(
-            (summary.all.users, summary.cold.users, summary.warm.users),
-            (5, 1, 4)
-        );
+        assert_eq!((summary.all.users, summary.cold.users, summary.warm.users), (5, 1, 4));
         assert_eq!(summary.cold.metric("hr@10"), Some(1.0));
         assert_eq!(summary.warm.metric("hr@5"), Some(0.5));
     }
@@ -246,9 +220,7 @@ mod tests {
     #[test]
     fn intervals_are_seeded_and_cover_the_mean() {
         // 1,000 users with hit rate 0.2: the standard error is sqrt(0.2 * 0.8 / 1000) = 0.01265.
-        let outcomes: Vec<Outcome> = (0..1000)
-            .map(|i| outcome(i, false, (i % 5 == 0).then_some(0)))
-            .collect();
+        let outcomes: Vec<Outcome> = (0..1000).map(|i| outcome(i, false, (i % 5 == 0).then_some(0))).collect();
         let summary = summarise(&outcomes, 7);
         let [low, high] = summary.all.intervals["hr@10"];
         assert!((low - (0.2 - 1.96 * 0.01265)).abs() < 0.004, "{low}");
@@ -256,10 +228,7 @@ mod tests {
         assert_eq!(summary, summarise(&outcomes, 7));
         assert_ne!(summary, summarise(&outcomes, 8));
         // A user's windows are drawn together: ten equal ones tell no more than one.
-        let repeated: Vec<Outcome> = outcomes
-            .iter()
-            .flat_map(|o| std::iter::repeat_n(*o, 10))
-            .collect();
+        let repeated: Vec<Outcome> = outcomes.iter().flat_map(|o| std::iter::repeat_n(*o, 10)).collect();
         assert_eq!(summarise(&repeated, 7).all.intervals["hr@10"], [low, high]);
     }
 
@@ -283,16 +252,8 @@ mod tests {
         let path = folder.path().join("ranks.parquet");
         let outcomes = [outcome(2, true, Some(3)), outcome(1, false, None)];
         write_ranks(&path, &outcomes, &corpus).unwrap();
-        let frame = ParquetReader::new(std::fs::File::open(&path).unwrap())
-            .finish()
-            .unwrap();
-        let ranks: Vec<Option<u32>> = frame
-            .column("rank")
-            .unwrap()
-            .u32()
-            .unwrap()
-            .iter()
-            .collect();
+        let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
+        let ranks: Vec<Option<u32>> = frame.column("rank").unwrap().u32().unwrap().iter().collect();
         assert_eq!(ranks, [Some(3), None]);
         let users = frame.column("user_id").unwrap();
         assert_eq!(users.str().unwrap().get(0), Some(corpus.user_id(2)));

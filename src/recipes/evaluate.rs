@@ -6,8 +6,8 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
-use super::run_dir::Ranking;
 use super::open_run;
+use super::run_dir::Ranking;
 use crate::backend::{BackendName, Concrete};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Split, Window};

@@ -7,8 +7,8 @@ mod run_dir;
 mod score;
 mod train;
 
-pub use evaluate::{Evaluation, EvaluateOptions, evaluate, rank_windows};
-pub use quickstart::{quickstart, QuickstartReport};
+pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
+pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{OpenRun, open_run};
 pub use score::{ScoreOptions, score};

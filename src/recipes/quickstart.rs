@@ -128,7 +128,10 @@ pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -
         };
         let report = train(&config, options)?;
         let (first, last) = (report.loss.first.unwrap_or(f64::NAN), report.loss.last.unwrap_or(f64::NAN));
-        say(&format!("   {name}: {} steps, loss {first:.3} → {last:.3}, {:.0} windows/s", report.steps, report.samples_per_second));
+        say(&format!(
+            "   {name}: {} steps, loss {first:.3} → {last:.3}, {:.0} windows/s",
+            report.steps, report.samples_per_second
+        ));
         let trained = super::open_run(&out, &device)?;
         let outcomes = rank_windows(&trained.llm, &trained.ranking, &windows, &config.decode, &device, &mut |_, _| true)?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });

@@ -187,7 +187,10 @@ impl Checkpoints {
         let path = dir.join(OPTIMIZER);
         let bytes = fs::read(&path).context(path.display())?;
         if sha256(&bytes) != read_state(dir)?.optimizer_sha256 {
-            return Err(Error::failed(format!("{}: damaged; delete this checkpoint to resume from the one before", path.display())));
+            return Err(Error::failed(format!(
+                "{}: damaged; delete this checkpoint to resume from the one before",
+                path.display()
+            )));
         }
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let record = Recorder::<B>::load(&recorder, bytes, device).context(path.display())?;

@@ -12,7 +12,7 @@ pub use checkpoint::{Best, Checkpoints, Progress, Trained};
 pub use clip::clip_grad_norm;
 pub use dashboard::Ui;
 pub use optimizer::{AdamW, adamw};
-pub use recommender::{Recommender, Step, StepOutput};
+pub use recommender::{AUTODIFF, Recommender, Step, StepOutput};
 pub use schedule::LinearSchedule;
 pub use strategy::{Outcome, Run, Validate, run};
 

@@ -1,5 +1,7 @@
 //! The model and its loss as burn-train's `TrainStep`: one call is one optimiser step, however many micro-batches it takes.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -23,6 +25,11 @@ pub struct Recommender<B: Backend> {
     /// The root's children (m of ATS).
     pub root_children: usize,
 }
+
+/// burn 0.21's `backward` frees autodiff steps that another thread is still building, and a gradient is silently lost
+/// (tracel-ai/burn#5573; seen here in one run of twenty). So one training step at a time in a process; code that
+/// differentiates beside it must take turns as well.
+pub static AUTODIFF: Mutex<()> = Mutex::new(());
 
 /// One optimiser step's work.
 #[derive(Debug, Clone)]
@@ -109,6 +116,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     /// micro-batch its statistics come from the same forward pass; with several, from a forward pass over all of them first
     /// (under the same dropout), which costs about half a step more.
     fn step(&self, step: Step) -> TrainOutput<StepOutput> {
+        let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
         let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
         let device = self.llm.embed_tokens.val().device();
         let forward = |index: usize, batch: &Batch| {

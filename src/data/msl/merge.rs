@@ -24,12 +24,7 @@ pub(super) struct Raw {
 
 impl Merge {
     /// Adds a row to the last file. Users are numbered as they first appear.
-    pub(super) fn add(
-        &mut self,
-        row: Row,
-        catalogue: &HashMap<&str, u32>,
-        path: &Path,
-    ) -> Result<()> {
+    pub(super) fn add(&mut self, row: Row, catalogue: &HashMap<&str, u32>, path: &Path) -> Result<()> {
         let mut items = Vec::with_capacity(row.items.len());
         for id in &row.items {
             let Some(&item) = catalogue.get(id.as_str()) else {
@@ -47,11 +42,7 @@ impl Merge {
             self.users.push(row.user);
         }
         if let Some(file) = self.files.last_mut() {
-            file.push(Raw {
-                user,
-                items,
-                time: row.time,
-            });
+            file.push(Raw { user, items, time: row.time });
         }
         Ok(())
     }
@@ -66,22 +57,9 @@ impl Merge {
         }
         order.sort_by_key(|&(file, row)| self.files[file][row].time);
 
-        let mut sequences: Vec<(Vec<u32>, Vec<Option<i64>>)> =
-            vec![Default::default(); self.users.len()];
-        let mut windows: Vec<Vec<Window>> = self
-            .files
-            .iter()
-            .map(|rows| {
-                vec![
-                    Window {
-                        user: 0,
-                        start: 0,
-                        len: 0
-                    };
-                    rows.len()
-                ]
-            })
-            .collect();
+        let mut sequences: Vec<(Vec<u32>, Vec<Option<i64>>)> = vec![Default::default(); self.users.len()];
+        let mut windows: Vec<Vec<Window>> =
+            self.files.iter().map(|rows| vec![Window { user: 0, start: 0, len: 0 }; rows.len()]).collect();
         for (file, row) in order {
             let Raw { user, items, time } = &self.files[file][row];
             let (sequence, times) = &mut sequences[*user as usize];
@@ -92,11 +70,7 @@ impl Merge {
             if let Some(last) = times.last_mut() {
                 *last = Some(*time);
             }
-            windows[file][row] = Window {
-                user: *user,
-                start: (sequence.len() - items.len()) as u32,
-                len: items.len() as u32,
-            };
+            windows[file][row] = Window { user: *user, start: (sequence.len() - items.len()) as u32, len: items.len() as u32 };
         }
 
         let mut first = Vec::with_capacity(sequences.len());
@@ -111,10 +85,7 @@ impl Merge {
         let logs = sequences
             .into_iter()
             .zip(self.users)
-            .map(|((items, times), id)| UserLog {
-                id,
-                events: items.into_iter().zip(times).collect(),
-            });
+            .map(|((items, times), id)| UserLog { id, events: items.into_iter().zip(times).collect() });
         (logs.collect(), windows)
     }
 }

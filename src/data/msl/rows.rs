@@ -21,10 +21,7 @@ pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
             f.write_str("an object from id to title")
         }
 
-        fn visit_map<A: MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> std::result::Result<Self::Value, A::Error> {
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
             let mut pairs = Vec::new();
             while let Some(pair) = map.next_entry()? {
                 pairs.push(pair);
@@ -46,10 +43,7 @@ pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
         }
     }
     if items.is_empty() {
-        return Err(Error::failed(format!(
-            "{}: the catalogue is empty",
-            path.display()
-        )));
+        return Err(Error::failed(format!("{}: the catalogue is empty", path.display())));
     }
     Ok(items)
 }
@@ -66,33 +60,19 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
     if let Err(error) = std::str::from_utf8(&bytes) {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        return Err(Error::failed(format!(
-            "{}: line {line}: not UTF-8",
-            path.display()
-        )));
+        return Err(Error::failed(format!("{}: line {line}: not UTF-8", path.display())));
     }
-    let lines = record_lines(&bytes).map_err(|(line, what)| {
-        Error::failed(format!("{}: line {line}: {what}", path.display()))
-    })?;
+    let lines =
+        record_lines(&bytes).map_err(|(line, what)| Error::failed(format!("{}: line {line}: {what}", path.display())))?;
     let options = CsvReadOptions::default().with_infer_schema_length(Some(0));
-    let frame: DataFrame = options
-        .into_reader_with_file_handle(Cursor::new(bytes))
-        .finish()
-        .context(path.display())?;
+    let frame: DataFrame = options.into_reader_with_file_handle(Cursor::new(bytes)).finish().context(path.display())?;
     let column = |name: &str| {
         let column = frame.column(name).map_err(|_| {
-            Error::failed(format!(
-                "{}: line 1: column {name} is missing (needs user_id,item_ids,timestamp)",
-                path.display()
-            ))
+            Error::failed(format!("{}: line 1: column {name} is missing (needs user_id,item_ids,timestamp)", path.display()))
         })?;
         column.str().context(path.display())
     };
-    let (users, lists, times) = (
-        column("user_id")?,
-        column("item_ids")?,
-        column("timestamp")?,
-    );
+    let (users, lists, times) = (column("user_id")?, column("item_ids")?, column("timestamp")?);
 
     let mut rows = Vec::with_capacity(frame.height());
     if lines.len() != frame.height() + 1 {
@@ -100,12 +80,7 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
     }
     let columns = users.iter().zip(lists.iter()).zip(times.iter());
     for (((user, list), time), line) in columns.zip(lines.into_iter().skip(1)) {
-        let at = |what: String| {
-            Err(Error::failed(format!(
-                "{}: line {line}: {what}",
-                path.display()
-            )))
-        };
+        let at = |what: String| Err(Error::failed(format!("{}: line {line}: {what}", path.display())));
         let (Some(user), Some(list), Some(time)) = (user, list, time) else {
             return at("a row needs user_id, item_ids and timestamp".into());
         };
@@ -114,20 +89,12 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
             Err(what) => return at(format!("item_ids: {what}")),
         };
         if items.len() < 2 {
-            return at(format!(
-                "a window needs 2 items or more, this one has {}",
-                items.len()
-            ));
+            return at(format!("a window needs 2 items or more, this one has {}", items.len()));
         }
         let Ok(seconds) = time.trim().parse() else {
             return at(format!("timestamp `{time}` is not a whole number"));
         };
-        rows.push(Row {
-            line,
-            user: user.to_string(),
-            items,
-            time: seconds,
-        });
+        rows.push(Row { line, user: user.to_string(), items, time: seconds });
     }
     Ok(rows)
 }
@@ -175,10 +142,7 @@ fn record_lines(bytes: &[u8]) -> std::result::Result<Vec<usize>, (usize, String)
 
 /// Parses a Python list literal of whole numbers and quoted strings.
 fn parse_list(text: &str) -> std::result::Result<Vec<String>, String> {
-    let inside = text
-        .trim()
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'));
+    let inside = text.trim().strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let Some(mut rest) = inside.map(str::trim_start) else {
         return Err("a list should be in [ and ]".into());
     };
@@ -212,17 +176,13 @@ fn parse_id(text: &str) -> std::result::Result<(String, &str), String> {
         }
         return Err("a quoted id does not end".into());
     }
-    let end = text
-        .find([',', ' ', '\t', '\n', '\r'])
-        .unwrap_or(text.len());
+    let end = text.find([',', ' ', '\t', '\n', '\r']).unwrap_or(text.len());
     let (number, after) = text.split_at(end);
     let digits = number.strip_prefix('-').unwrap_or(number);
     let leading_zero = digits.len() > 1 && digits.starts_with('0');
     if digits.is_empty() || leading_zero || !digits.bytes().all(|b| b.is_ascii_digit()) {
         let shown: String = number.chars().take(40).collect();
-        return Err(format!(
-            "`{shown}` is neither a whole number nor a quoted id"
-        ));
+        return Err(format!("`{shown}` is neither a whole number nor a quoted id"));
     }
     Ok((number.to_string(), after))
 }
@@ -240,24 +200,15 @@ mod tests {
         for (text, what) in [
             ("u,[7, 8, 8],5\n", "line 4: 5 fields, the header has 3"),
             ("u,\"[7, 8],5\n", "line 4: a quoted field does not end"),
-            (
-                "u,\"[7, 8],5\nu,\"[7, 8]\",5\n",
-                "line 4: a quoted field should end before a comma",
-            ),
+            ("u,\"[7, 8],5\nu,\"[7, 8]\",5\n", "line 4: a quoted field should end before a comma"),
             ("u,\"[7, 8]\",5,3\n", "line 4: 4 fields, the header has 3"),
             ("\nu,\"[7, 8]\",5\n", "line 4: 1 fields, the header has 3"),
             (",\"[7, 8]\",5\n", "line 4: a row needs user_id"),
             ("u,\"[7, 8]\",5\nu,\"[7, 8\",5", "line 5: item_ids"),
         ] {
             let text = format!("user_id,item_ids,timestamp\n{good}{text}");
-            let error = read_rows(Path::new("f.csv"), text.into_bytes())
-                .err()
-                .unwrap()
-                .to_string();
-            assert!(
-                error.starts_with("f.csv: ") && error.contains(what),
-                "{error}"
-            );
+            let error = read_rows(Path::new("f.csv"), text.into_bytes()).err().unwrap().to_string();
+            assert!(error.starts_with("f.csv: ") && error.contains(what), "{error}");
         }
         let text = format!("user_id,item_ids,timestamp\n{good}u,\"[\"\"7\"\", 8]\",5");
         let rows = read_rows(Path::new("f.csv"), text.into_bytes()).unwrap();
@@ -268,24 +219,10 @@ mod tests {
     #[test]
     fn parses_lists() {
         let parse = |text| parse_list(text).unwrap();
-        assert_eq!(
-            parse("[1, -2,'a, b' , \"it's\"]"),
-            ["1", "-2", "a, b", "it's"]
-        );
+        assert_eq!(parse("[1, -2,'a, b' , \"it's\"]"), ["1", "-2", "a, b", "it's"]);
         assert_eq!(parse(" [ 7, ] "), ["7"]);
         assert_eq!(parse(r"['\\ \'']"), [r"\ '"]);
-        for bad in [
-            "",
-            "[",
-            "1, 2",
-            "[1, 2]]",
-            "[01]",
-            "[1.5]",
-            "[,]",
-            "[1, , 2]",
-            "['a' 'b']",
-            r"['\n']",
-        ] {
+        for bad in ["", "[", "1, 2", "[1, 2]]", "[01]", "[1.5]", "[,]", "[1, , 2]", "['a' 'b']", r"['\n']"] {
             assert!(parse_list(bad).is_err(), "{bad}");
         }
     }
@@ -293,10 +230,7 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let pieces = [
-            "[", "]", "\"", "'", ",", "\n", "\r\n", " ", "\\", "7", "-", "0", "é", "u", "\u{feff}",
-            "\t",
-        ];
+        let pieces = ["[", "]", "\"", "'", ",", "\n", "\r\n", " ", "\\", "7", "-", "0", "é", "u", "\u{feff}", "\t"];
         for round in 0..3000 {
             let mut text = String::new();
             for _ in 0..rng.random_range(0..40) {
