@@ -34,7 +34,7 @@ pub const PROJECTIONS: [&str; 7] = [
 
 /// LoRA's hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank of the update.
     pub rank: usize,
