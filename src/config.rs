@@ -63,6 +63,9 @@ pub struct LlmConfig {
     /// The adapter, for `tune = "lora"`.
     #[serde(default)]
     pub lora: LoraConfig,
+    /// A PEFT adapter directory to start from, of the same rank and targets, in place of a fresh one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 /// `llm.tune`
@@ -289,6 +292,9 @@ impl RunConfig {
             if !value.is_finite() || value <= 0.0 {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
             }
+        }
+        if self.llm.adapter.is_some() && self.llm.tune != TuneKind::Lora {
+            return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
         }
         self.llm.lora.validate()
     }

@@ -16,7 +16,8 @@ pub struct ItemScore {
     pub masked: f64,
 }
 
-/// Scores `items` (of the catalogue) after `prompt`: prompt and target run together, an item a row.
+/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then all targets run as one sequence, in which a token sees
+/// the prompt and the tokens of its own target before it.
 pub fn score<B: Backend>(
     llm: &Llama<B>,
     catalogue: &Catalogue,
@@ -24,24 +25,42 @@ pub fn score<B: Backend>(
     items: &[u32],
     device: &B::Device,
 ) -> Vec<ItemScore> {
+    if items.is_empty() {
+        return Vec::new();
+    }
     let targets: Vec<&[u32]> = items.iter().map(|&item| catalogue.targets[item as usize].as_slice()).collect();
-    let Some(longest) = targets.iter().map(|t| t.len()).max() else { return Vec::new() };
-    let (batch, seq) = (items.len(), prompt.len() + longest - 1);
-    let token = |target: &[u32], t: usize| match t.checked_sub(prompt.len()) {
-        None => prompt[t] as usize,
-        // The last token is predicted and never run.
-        Some(t) if t + 1 < target.len() => target[t] as usize,
-        Some(_) => 0,
-    };
-    let tokens = ints::<B>(targets.iter().flat_map(|target| (0..seq).map(move |t| token(target, t))), batch, seq, device);
-    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
-    let causal = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
-    let mask = Tensor::from_data(TensorData::new(causal, [1, 1, seq, seq]), device);
     let width = llm.config().hidden_size;
-    let hidden = llm.forward(llm.embed(tokens), &positions, mask, None).hidden.reshape([batch * seq, width]);
+    let before_targets = prompt.len();
+    let positions: Vec<u32> = (0..before_targets as u32).collect();
+    let causal = (0..before_targets).flat_map(|q| (0..before_targets).map(move |k| if k <= q { 0.0 } else { MASKED }));
+    let causal = TensorData::new(causal.collect::<Vec<f32>>(), [1, 1, before_targets, before_targets]);
+    let tokens = ints::<B>(prompt.iter().map(|&t| t as usize), 1, before_targets, device);
+    let first = llm.forward(llm.embed(tokens), &positions, Tensor::from_data(causal, device), None);
 
-    let at = |row: usize, t: usize| (row * seq + prompt.len() - 1 + t) as i32;
-    let places: Vec<i32> = targets.iter().enumerate().flat_map(|(row, t)| (0..t.len()).map(move |t| at(row, t))).collect();
+    // The last token of a target is predicted and never run.
+    let run: Vec<(usize, usize)> =
+        targets.iter().enumerate().flat_map(|(i, target)| (0..target.len() - 1).map(move |t| (i, t))).collect();
+    let mut hidden = first.hidden.reshape([before_targets, width]);
+    if !run.is_empty() {
+        let tokens = ints::<B>(run.iter().map(|&(i, t)| targets[i][t] as usize), 1, run.len(), device);
+        let positions: Vec<u32> = run.iter().map(|&(_, t)| (before_targets + t) as u32).collect();
+        let total = before_targets + run.len();
+        let sees = |q: &(usize, usize), k: usize| match k.checked_sub(before_targets) {
+            None => true,
+            Some(k) => run[k].0 == q.0 && run[k].1 <= q.1,
+        };
+        let mask = run.iter().flat_map(|q| (0..total).map(move |k| if sees(q, k) { 0.0 } else { MASKED }));
+        let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, run.len(), total]), device);
+        let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(&first.key_values));
+        hidden = Tensor::cat(vec![hidden, rest.hidden.reshape([run.len(), width])], 0);
+    }
+    let mut next = before_targets;
+    let mut places = Vec::new();
+    for target in &targets {
+        places.push(before_targets as i32 - 1);
+        places.extend((0..target.len() - 1).map(|t| (next + t) as i32));
+        next += target.len() - 1;
+    }
     let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places.clone(), [places.len()]), device);
     let paths: Vec<Vec<Node>> = items.iter().map(|&item| catalogue.trie.path(catalogue.trie.leaf(item))).collect();
     let before: Vec<Node> =

@@ -173,7 +173,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     RunConfig {
         seed: SEED,
         data: DataConfig { corpus: corpus.display().to_string(), prompt: Some(PROMPT.into()), train_samples: None },
-        llm: LlmConfig { path: llm.display().to_string(), tune: TuneKind::Full, lora: LoraConfig::default() },
+        llm: LlmConfig { path: llm.display().to_string(), tune: TuneKind::Full, lora: LoraConfig::default(), adapter: None },
         items: Default::default(),
         loss,
         train: TrainConfig {

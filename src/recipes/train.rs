@@ -1,5 +1,6 @@
 //! `itemlm train RUN.toml`
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
 use crate::loss::Loss;
-use crate::model::{Llama, Tune};
+use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
 use crate::text::ROOT;
 use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
 use crate::{Error, Result};
@@ -117,6 +118,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         llm = trained.load(&checkpoint, llm, &autodiff)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
+    } else if let Some(adapter) = &config.llm.adapter {
+        llm = start_from(Path::new(adapter), config, llm, &autodiff)?;
     }
 
     let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
@@ -178,6 +181,22 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         valid_ndcg_at_10: outcome.progress.best.map(|best| best.ndcg_at_10),
         validation,
     })
+}
+
+fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Concrete>, device: &DispatchDevice) -> Result<Llama<Concrete>> {
+    let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
+    let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
+    let same = (found.rank, found.alpha) == (asked.rank, asked.alpha) && sorted(&found.targets) == sorted(&asked.targets);
+    if !same {
+        return Err(Error::usage(format!(
+            "llm.adapter: {} has rank {}, alpha {} and targets {:?}; set llm.lora to the same",
+            adapter.display(),
+            found.rank,
+            found.alpha,
+            found.targets
+        )));
+    }
+    load_adapter(adapter, llm, device)
 }
 
 fn check_directory(dir: &Path, config: &RunConfig, resume: bool) -> Result<()> {
