@@ -87,12 +87,17 @@ impl Trained {
 }
 
 const OPTIMIZER: &str = "optimizer.bin";
-const STATE: &str = "state.json";
+/// TOML, for serde_json reads a float only to within a unit in its last place and the temperature must be exact.
+const STATE: &str = "state.toml";
+
+const WRITING: &str = ".writing-";
+const REPLACED: &str = ".replaced-";
+const REMOVED: &str = ".removed-";
 
 #[derive(Serialize, Deserialize)]
 struct State {
-    progress: Progress,
     optimizer_sha256: String,
+    progress: Progress,
 }
 
 /// The checkpoints of one run, in `RUN_DIR/checkpoints`.
@@ -102,16 +107,29 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Of the run in `run_dir`; half-written ones that a killed process left are removed.
+    /// Of the run in `run_dir`.
     pub fn open(run_dir: &Path) -> Result<Self> {
         let dir = run_dir.join("checkpoints");
         fs::create_dir_all(&dir).context(dir.display())?;
-        for entry in fs::read_dir(&dir).context(dir.display())?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with('.') {
-                fs::remove_dir_all(entry.path()).context(entry.path().display())?;
+        Ok(Self { dir })
+    }
+
+    /// Removes what a killed process left half-written or half-removed, and puts back what it was about to replace. Only for
+    /// the process that trains the run: another's checkpoint in the making looks the same.
+    pub fn recover(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir).context(self.dir.display())?.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            let replaced = name.strip_prefix(REPLACED).and_then(|step| step.parse().ok()).map(|step| self.place(step));
+            match replaced.filter(|place| !place.exists()) {
+                Some(place) => fs::rename(&path, place).context(path.display())?,
+                None if [WRITING, REPLACED, REMOVED].iter().any(|prefix| name.starts_with(prefix)) => {
+                    fs::remove_dir_all(&path).context(path.display())?
+                }
+                None => {}
             }
         }
-        Ok(Self { dir })
+        Ok(())
     }
 
     fn place(&self, step: usize) -> PathBuf {
@@ -137,26 +155,30 @@ impl Checkpoints {
     ) -> Result<()> {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let record = Recorder::<B>::record(&recorder, optimizer.to_record(), ()).context("optimiser state")?;
-        let temporary = tempfile::Builder::new().prefix(".").tempdir_in(&self.dir).context(self.dir.display())?;
+        let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
         trained.save(temporary.path(), &recommender.llm)?;
         write_atomic(&temporary.path().join(OPTIMIZER), &record)?;
-        let state = State { progress: progress.clone(), optimizer_sha256: sha256(&record) };
-        let state = serde_json::to_string_pretty(&state).context(STATE)?;
+        let state = State { optimizer_sha256: sha256(&record), progress: progress.clone() };
+        let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
 
         let place = self.place(progress.step);
+        let replaced = self.dir.join(format!("{REPLACED}{}", progress.step));
         if place.exists() {
-            fs::rename(&place, self.dir.join(format!(".replaced-{}", progress.step))).context(place.display())?;
+            fs::rename(&place, &replaced).context(place.display())?;
         }
         let written = temporary.keep();
         fs::rename(&written, &place).context(place.display())?;
         File::open(&self.dir).and_then(|d| d.sync_all()).context(self.dir.display())?;
-        let _ = fs::remove_dir_all(self.dir.join(format!(".replaced-{}", progress.step)));
+        let _ = fs::remove_dir_all(replaced);
 
         let steps = self.steps()?;
         let best = progress.best.map(|b| b.step);
         for &step in steps.iter().rev().skip(2).filter(|&&s| Some(s) != best) {
-            fs::remove_dir_all(self.place(step)).context(self.place(step).display())?;
+            // Renamed first, so that no half-removed one is ever taken for a checkpoint.
+            let (place, removed) = (self.place(step), self.dir.join(format!("{REMOVED}{step}")));
+            fs::rename(&place, &removed).context(place.display())?;
+            fs::remove_dir_all(&removed).context(removed.display())?;
         }
         Ok(())
     }
@@ -201,7 +223,7 @@ impl Checkpoints {
 fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE);
     let text = fs::read_to_string(&path).context(path.display())?;
-    serde_json::from_str(&text).context(path.display())
+    toml::from_str(&text).context(path.display())
 }
 
 fn sha256(bytes: &[u8]) -> String {
