@@ -111,6 +111,14 @@ pub fn create(dir: &Path, config: &RunConfig, identity: &Identity) -> Result<()>
     write_atomic(&dir.join(CONFIG), config.to_toml()?.as_bytes())
 }
 
+/// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is killed in it.
+pub fn is_blank(dir: &Path) -> bool {
+    let ours = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| e.file_name() == IDENTITY || e.file_name().to_string_lossy().starts_with(".tmp"))
+    };
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
+}
+
 /// Whether `dir` holds a run.
 pub fn is_run(dir: &Path) -> bool {
     dir.join(CONFIG).is_file()

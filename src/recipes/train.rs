@@ -109,17 +109,22 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let mut llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
+    let mut checkpoint = None;
     if options.resume {
         run_dir::check_identity(dir, &identity, config)?;
-    } else {
-        run_dir::create(dir, config, &identity)?;
+        let checkpoints = Checkpoints::open(dir)?;
+        checkpoints.recover()?;
+        checkpoint = checkpoints.latest()?;
     }
-    if let Some((checkpoint, found)) = Checkpoints::open(dir)?.latest()? {
+    if let Some((checkpoint, found)) = checkpoint {
         llm = trained.load(&checkpoint, llm, &autodiff)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
     } else if let Some(adapter) = &config.llm.adapter {
         llm = start_from(Path::new(adapter), config, llm, &autodiff)?;
+    }
+    if !options.resume {
+        run_dir::create(dir, config, &identity)?;
     }
 
     let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
@@ -202,8 +207,7 @@ fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Concrete>, device: 
 fn check_directory(dir: &Path, config: &RunConfig, resume: bool) -> Result<()> {
     let place = dir.display();
     if !resume {
-        let occupied = dir.exists() && std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_some());
-        return match occupied {
+        return match dir.exists() && !run_dir::is_blank(dir) {
             true => Err(Error::usage(format!("{place} exists; go on with --resume, or choose another --out"))),
             false => Ok(()),
         };
@@ -247,7 +251,7 @@ fn publish(dir: &Path, tune: TuneKind) -> Result<()> {
     std::fs::create_dir_all(&to).context(to.display())?;
     for entry in std::fs::read_dir(&from).context(from.display())?.flatten() {
         let name = entry.file_name();
-        if name != "state.json" && name != "optimizer.bin" {
+        if name != "state.toml" && name != "optimizer.bin" {
             let bytes = std::fs::read(entry.path()).context(entry.path().display())?;
             crate::files::write_atomic(&to.join(name), &bytes)?;
         }
