@@ -84,7 +84,8 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
             progress_line("ranking", done, total);
         }
         true
-    })?
+    })
+    .context(dir.display())?
     .unwrap_or_default();
     let seconds = started.elapsed().as_secs_f64();
 
@@ -135,6 +136,7 @@ pub fn rank_windows(
         let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
         let batch: Vec<Vec<u32>> = together.iter().map(|&w| prompts[w].clone()).collect();
         let found = search(llm, &ranking.catalogue, &batch, decode, device);
+        super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
         for (&w, ranked) in together.iter().zip(found) {
             let (index, window) = windows[w];
             let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();

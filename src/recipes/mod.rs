@@ -14,6 +14,20 @@ pub use run_dir::{OpenRun, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
 
+use crate::{Error, Result};
+
+/// # Errors
+/// A log-probability that is NaN, as of damaged weights; or a panic on a device's own thread, after which its numbers are garbage.
+fn trustworthy(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
+    if let Some(panic) = crate::train::recorded_panic() {
+        return Err(Error::failed(format!("a thread of the device died ({panic}); its numbers cannot be trusted")));
+    }
+    match log_probs.any(f64::is_nan) {
+        true => Err(Error::failed("the model's log-probabilities are NaN; its weights are damaged")),
+        false => Ok(()),
+    }
+}
+
 /// The most memory this process has held, in bytes.
 pub fn peak_memory_bytes() -> u64 {
     #[cfg(unix)]

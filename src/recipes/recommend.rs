@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::open_run;
 use crate::backend::BackendName;
 use crate::decode::search;
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// One recommended item.
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +31,7 @@ pub fn recommend(dir: &Path, history: &[String], k: usize, backend: BackendName)
     decode.beams = decode.beams.max(k);
     let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
     let ranked = search(&run.llm, &run.ranking.catalogue, &[prompt], &decode, &device).pop().unwrap_or_default();
+    super::trustworthy(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
     let recommendation = |(place, found): (usize, crate::decode::Ranked)| {
         let item = run.ranking.catalogue.trie.items(found.leaf).next()?;
         let title = run.ranking.corpus.title(item).to_string();

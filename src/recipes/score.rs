@@ -84,6 +84,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
             return Err(Error::failed(format!("{place}: the prompt is empty")));
         }
         let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device);
+        super::trustworthy(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
         let (full, masked) = scores.iter().map(|s| (s.full, s.masked)).unzip();
         let json = serde_json::to_string(&Scores { full, masked }).context(&place)?;
         writeln!(out, "{json}").context("stdout")?;
