@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use burn::train::Interrupter;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::data::{Corpus, Split, prepare_msl};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// Tune a language model into a recommender.
 #[derive(Parser)]
@@ -87,10 +88,10 @@ enum Command {
         #[arg(long, default_value = "test")]
         split: Split,
         /// Beams, and items returned
-        #[arg(long)]
+        #[arg(long, value_parser = positive)]
         beams: Option<usize>,
         /// The first so many windows
-        #[arg(long)]
+        #[arg(long, value_parser = positive)]
         limit: Option<usize>,
         /// masked: softmax over the trie's children; full: over the vocabulary, then masked
         #[arg(long, value_enum)]
@@ -113,7 +114,7 @@ enum Command {
         #[arg(long, required = true, value_name = "TITLE")]
         history: Vec<String>,
         /// How many
-        #[arg(short, default_value_t = 10)]
+        #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
         /// Where to run
         #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
@@ -150,7 +151,7 @@ enum Command {
         #[arg(long, default_value = "test")]
         split: Split,
         /// The first so many windows
-        #[arg(long)]
+        #[arg(long, value_parser = positive)]
         limit: Option<usize>,
         /// Print one JSON document
         #[arg(long)]
@@ -177,6 +178,10 @@ enum ScoringName {
     Full,
 }
 
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
+}
+
 /// Runs the command line; the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match Cli::try_parse_from(arguments) {
@@ -184,6 +189,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
             return 0;
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprintln!("error: no command; see itemlm --help");
+            return 2;
         }
         Err(error) => {
             let text = error.to_string();
@@ -233,6 +242,9 @@ impl Command {
                 let name = run.file_stem().unwrap_or(run.as_os_str());
                 let out = out.unwrap_or_else(|| Path::new("runs").join(name));
                 let ui = match ui {
+                    Some(UiName::Tui) if !std::io::stdout().is_terminal() => {
+                        return Err(Error::usage("--ui tui needs a terminal on stdout; use --ui plain"));
+                    }
                     Some(UiName::Tui) => Ui::Tui,
                     Some(UiName::Plain) => Ui::Plain,
                     Some(UiName::None) => Ui::None,
@@ -287,9 +299,13 @@ impl Command {
                 recipes::score(&ScoreOptions { llm, adapter, catalogue, input, backend }, &mut std::io::stdout().lock())
             }
             Self::Baseline { name, corpus, split, limit, json } => {
-                let corpus = Corpus::open(&corpus)?;
+                let place = corpus;
+                let corpus = Corpus::open(&place)?;
                 let started = std::time::Instant::now();
                 let outcomes = evaluate_baseline(&fit(name, &corpus), &corpus, split, limit);
+                if outcomes.is_empty() {
+                    return Err(Error::failed(format!("{}: the {split} split has no window", place.display())));
+                }
                 let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
                 let summary = summarise(&outcomes, 0);
                 if !json {

@@ -316,7 +316,7 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
     }
     Err(Error::failed(format!(
         "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; \
-         resume it with a lower train.learning_rate"
+         start a new one with a lower train.learning_rate"
     )))
 }
 
