@@ -141,6 +141,14 @@ enum Command {
         #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
         backend: BackendName,
     },
+    /// Write a trained run's model, its adapter merged, as a Hugging Face directory
+    Merge {
+        /// The run directory
+        run: PathBuf,
+        /// The directory to make
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
         /// popularity, markov or cooccurrence
@@ -251,19 +259,19 @@ impl Command {
                     None if std::io::stdout().is_terminal() && !json => Ui::Tui,
                     None => Ui::Plain,
                 };
-                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal()? };
+                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
                 let report = recipes::train(&config, options)?;
                 if json {
                     return print_json(&report);
                 }
                 print(&format!(
-                    "{}: {} of {} steps, {} windows, loss {:.4} → {:.4}, temperature {:.3}, {:.2} windows/s, {} MiB at most\n",
+                    "{}: {} of {} steps, {} windows, loss {} → {}, temperature {:.3}, {:.2} windows/s, {} MiB at most\n",
                     report.run.display(),
                     report.steps,
                     report.total_steps,
                     report.samples,
-                    report.loss.first.unwrap_or(f64::NAN),
-                    report.loss.last.unwrap_or(f64::NAN),
+                    number(report.loss.first),
+                    number(report.loss.last),
                     report.temperature,
                     report.samples_per_second,
                     report.peak_memory_bytes >> 20
@@ -298,6 +306,7 @@ impl Command {
             Self::Score { llm, adapter, catalogue, input, backend } => {
                 recipes::score(&ScoreOptions { llm, adapter, catalogue, input, backend }, &mut std::io::stdout().lock())
             }
+            Self::Merge { run, out } => recipes::merge(&run, &out),
             Self::Baseline { name, corpus, split, limit, json } => {
                 let place = corpus;
                 let corpus = Corpus::open(&place)?;
@@ -323,14 +332,16 @@ impl Command {
 }
 
 /// The first signal lets the step at hand end and a checkpoint be written; the second ends the process.
-fn stop_on_signal() -> Result<Interrupter> {
+fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let interrupter = Interrupter::new();
     let stop = interrupter.clone();
     ctrlc::set_handler(move || {
         if stop.should_stop() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
+        if ui == Ui::Plain {
+            eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
+        }
         stop.stop(Some("signal"));
     })
     .context("signal handler")?;
@@ -343,6 +354,11 @@ fn print_json(value: &impl Serialize) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("stdout")
+}
+
+/// Four digits, or a dash where no step ran.
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{v:.4}"))
 }
 
 fn quickstart_text(report: &recipes::QuickstartReport) -> String {

@@ -71,6 +71,3 @@ pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperatur
     let log_sum = (valid - max.clone()).exp().sum_dim(1).log() + max;
     (log_sum - label_logits).sum()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
 //! One recipe a command, each read top to bottom.
 
 mod evaluate;
+mod merge;
 mod quickstart;
 mod recommend;
 mod run_dir;
@@ -8,6 +9,7 @@ mod score;
 mod train;
 
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
+pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{OpenRun, open_run};

@@ -177,11 +177,11 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
         items: Default::default(),
         loss,
         train: TrainConfig {
-            epochs: 4,
+            epochs: 5,
             batch_size: 16,
             micro_batch_size: 16,
             learning_rate: 3e-3,
-            warmup_steps: 20,
+            warmup_steps: 100,
             checkpoint_steps: 1000,
             valid_windows: 100,
             ..TrainConfig::default()

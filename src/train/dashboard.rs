@@ -77,6 +77,22 @@ impl Numeric for Curve {
     }
 }
 
+/// Lets Ctrl-C interrupt again: the dashboard's raw mode takes it for a key and ignores it.
+pub(super) fn keyboard_signals() {
+    #[cfg(unix)]
+    {
+        let mut terminal = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: tcgetattr fills the struct it is given; the struct is used only if it says that it did.
+        unsafe {
+            if libc::tcgetattr(libc::STDIN_FILENO, terminal.as_mut_ptr()) == 0 {
+                let mut terminal = terminal.assume_init();
+                terminal.c_lflag |= libc::ISIG;
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+            }
+        }
+    }
+}
+
 /// A renderer that draws nothing: burn-train's own prints debug structures to stdout.
 pub struct Silent;
 

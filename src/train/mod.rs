@@ -42,3 +42,19 @@ pub fn take_recorded_panic() -> Option<String> {
 pub fn recorded_panic() -> Option<String> {
     PANIC.lock().ok().and_then(|first| first.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_another_thread_is_seen() {
+        record_panics();
+        let thread = std::thread::spawn(|| panic!("the queue died"));
+        assert!(thread.join().is_err());
+        let _ = std::panic::take_hook();
+        assert!(recorded_panic().unwrap().contains("the queue died"));
+        assert!(take_recorded_panic().is_some());
+        assert_eq!(recorded_panic(), None);
+    }
+}

@@ -24,7 +24,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use serde_json::json;
 
-use super::dashboard::{Curve, Silent};
+use super::dashboard::{Curve, Silent, keyboard_signals};
 use super::{AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Step, StepOutput, Trained, Ui, clip_grad_norm};
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::TrainConfig;
@@ -254,6 +254,9 @@ impl<B: AutodiffBackend> Strategy<B> {
         let path = self.run.dir.join("metrics.jsonl");
         let file = OpenOptions::new().create(true).append(true).open(&path);
         file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())).context(path.display())?;
+        if self.run.ui == Ui::Tui {
+            keyboard_signals();
+        }
         if self.run.ui == Ui::Plain {
             eprintln!(
                 "step {}/{}  epoch {}  loss {:.4}  temperature {:.3}  lr {:.2e}  gradient norm {:.3}  {:.0} tokens/s",

@@ -1,0 +1,20 @@
+//! `itemlm merge RUN_DIR --out DIR`
+
+use std::path::Path;
+
+use super::open_run;
+use crate::backend::BackendName;
+use crate::model::export_merged;
+use crate::{Error, Result};
+
+/// Writes the run's model with its adapter merged into the weights: `config.json`, `model.safetensors` (f32), `tokenizer.json`.
+///
+/// # Errors
+/// Those of [`open_run`]; an `out` that exists.
+pub fn merge(dir: &Path, out: &Path) -> Result<()> {
+    if out.exists() {
+        return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
+    }
+    let run = open_run(dir, &BackendName::Cpu.device()?)?;
+    export_merged(out, &run.llm, &run.ranking.tokenizer)
+}

@@ -1,0 +1,83 @@
+//! The three losses, their gradients and the adaptive temperature.
+
+use super::*;
+
+/// Dense logits `[positions, vocabulary]` → the batch's `[predictions, rows]`, as a tensor that can be differentiated.
+fn gathered(dense: &Tensor<Dispatch, 2>, batch: &Batch, children: &[usize], device: &DispatchDevice) -> Tensor<Dispatch, 2> {
+    let index = |values: Vec<i32>| {
+        let n = values.len();
+        Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(values, [n]), device)
+    };
+    let Some(rows) = &batch.rows else { return dense.clone() };
+    let at = (0..children.len()).filter(|&p| children[p] > 1).map(|p| p as i32).collect();
+    dense.clone().select(0, index(at)).select(1, index(rows.iter().map(|&r| r as i32).collect()))
+}
+
+#[test]
+fn losses_gradients_and_temperatures() {
+    let reference = json("loss.json");
+    let tensors = Tensors::open("loss.safetensors");
+    for device in devices() {
+        let _turn = AUTODIFF.lock().unwrap();
+        let device = DispatchDevice::autodiff(device);
+        for (case, value) in reference["cases"].as_object().unwrap() {
+            let catalogue = catalogue(&value["catalogue"]);
+            let m = catalogue.trie.valid_tokens(ROOT).len();
+            assert_eq!(m, value["root_children"].as_u64().unwrap() as usize);
+            let mut temperature = AdaptiveTemperature::default();
+            for (s, step) in value["steps"].as_array().unwrap().iter().enumerate() {
+                let examples: Vec<Example> =
+                    numbers(&step["samples"]).into_iter().map(|item| Example { prompt: vec![1], item }).collect();
+                let children: Vec<usize> = numbers(&step["children"]).into_iter().map(|c| c as usize).collect();
+                let positions = children.len();
+                let values = tensors.floats(&format!("{case}.{s}.logits"));
+                let dense = Tensor::<Dispatch, 2>::from_data(TensorData::new(values, [positions, 50]), &device).require_grad();
+                for (kind, loss, candidates, fixed) in [
+                    ("lml", Loss::Lml, Candidates::Vocabulary, Some(1.0)),
+                    ("msl-1", Loss::Msl, Candidates::Children, Some(1.0)),
+                    ("msl-4.5", Loss::Msl, Candidates::Children, Some(4.5)),
+                    ("ats", Loss::MslAts, Candidates::Children, None),
+                ] {
+                    let what = format!("{case}, step {s}, {kind}");
+                    let batch = Batch::new(&examples, &catalogue, candidates);
+                    assert_eq!(batch.target_tokens, positions, "{what}");
+                    let expected = &step[kind];
+                    if batch.predictions.is_empty() {
+                        assert!(children.iter().all(|&c| c == 1), "{what}");
+                        continue;
+                    }
+                    let logits = gathered(&dense, &batch, &children, &device);
+                    let tau = fixed.unwrap_or_else(|| {
+                        let mut statistics = RootStatistics::default();
+                        statistics.add(&host(logits.clone()), &batch);
+                        let tau = temperature.step(&statistics, m);
+                        near(&what, tau, expected["temperature"].as_f64().unwrap());
+                        tau
+                    });
+                    let denominator = loss.denominator(std::slice::from_ref(&batch)) as f64;
+                    let found = cross_entropy(logits, &batch, tau).mul_scalar(loss.factor(tau) / denominator);
+                    near(&what, found.clone().into_scalar().elem(), expected["loss"].as_f64().unwrap());
+                    let name = format!("{case}.{s}.grad.{kind}");
+                    if !tensors.names().contains(&name) {
+                        continue;
+                    }
+                    let grad = host(dense.grad(&found.backward()).unwrap());
+                    let grad = match loss {
+                        Loss::Lml => grad,
+                        _ => {
+                            let paths = examples.iter().flat_map(|e| {
+                                let path = catalogue.trie.path(catalogue.trie.leaf(e.item));
+                                std::iter::once(ROOT).chain(path[..path.len() - 1].to_vec()).collect::<Vec<_>>()
+                            });
+                            let row = |(p, node)| {
+                                catalogue.trie.valid_tokens(node).iter().map(|&t| grad[p * 50 + t as usize]).collect::<Vec<_>>()
+                            };
+                            paths.enumerate().flat_map(row).collect()
+                        }
+                    };
+                    close(&what, &grad, &tensors.floats(&name));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! itemlm against numbers that torch, transformers and peft printed (`tests/reference/README.md`), on every backend of the build.
+//!
+//! Tolerance: 1e-4 of the largest value of a tensor. The reference's own f32 error is up to 1.4e-5 of it (measured against f64
+//! there); the rest is room for another order of summation. Gradients after several layers and AdamW's division by a small
+//! second moment are covered by the same bound.
+
+mod losses;
+mod search;
+mod training;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::train::TrainStep;
+use burn::{Dispatch, DispatchDevice};
+use itemlm::batch::{Batch, Candidates, Example};
+use itemlm::config::{DecodeConfig, Scoring};
+use itemlm::decode::{score, search};
+use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
+use itemlm::model::{Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter};
+use itemlm::text::{Catalogue, ROOT, Trie};
+use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const TOLERANCE: f64 = 1e-4;
+
+/// The CPU, and wgpu where the build has it: then a device must be there (Mesa's software Vulkan will do).
+fn devices() -> Vec<DispatchDevice> {
+    vec![
+        #[cfg(feature = "cpu")]
+        itemlm::backend::BackendName::Cpu.device().unwrap(),
+        #[cfg(feature = "wgpu")]
+        itemlm::backend::BackendName::Wgpu.device().unwrap(),
+        #[cfg(feature = "cuda")]
+        itemlm::backend::BackendName::Cuda.device().unwrap(),
+    ]
+}
+
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference").join(path)
+}
+
+struct Tensors(Vec<u8>);
+
+impl Tensors {
+    fn open(path: &str) -> Self {
+        Self(fs::read(fixture(path)).unwrap())
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let view = tensors.tensor(name).unwrap();
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn ints(&self, name: &str) -> Vec<usize> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let view = tensors.tensor(name).unwrap();
+        view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as usize).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        SafeTensors::deserialize(&self.0).unwrap().names().into_iter().map(String::from).collect()
+    }
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(fixture(path)).unwrap()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn sequences(value: &Value) -> Vec<Vec<u32>> {
+    value.as_array().unwrap().iter().map(numbers).collect()
+}
+
+fn catalogue(value: &Value) -> Catalogue {
+    let targets = sequences(value);
+    Catalogue { trie: Trie::build(&targets).unwrap(), targets }
+}
+
+#[track_caller]
+fn close(what: &str, found: &[f32], expected: &[f32]) {
+    close_to(TOLERANCE, what, found, expected);
+}
+
+#[track_caller]
+fn close_to(tolerance: f64, what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs())).max(1e-6);
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) });
+    assert!(f64::from(worst / largest) <= tolerance, "{what}: off by {worst:e} of {largest:e}");
+}
+
+#[track_caller]
+fn near(what: &str, found: f64, expected: f64) {
+    assert!((found - expected).abs() <= TOLERANCE * expected.abs().max(1e-3), "{what}: {found} instead of {expected}");
+}
+
+fn host<const D: usize>(tensor: Tensor<Dispatch, D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().to_vec().unwrap()
+}
+
+fn ids(values: &[usize], shape: [usize; 2], device: &DispatchDevice) -> Tensor<Dispatch, 2, Int> {
+    let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn mask(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &DispatchDevice) -> Tensor<Dispatch, 4> {
+    let values: Vec<f32> = rows.into_iter().flatten().map(|seen| if seen { 0.0 } else { MASKED }).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn llama(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<Dispatch> {
+    let path = fixture(name).join("config.json");
+    let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+    Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, device).unwrap()
+}
+
+fn causal(seq: usize) -> Vec<Vec<bool>> {
+    (0..seq).map(|q| (0..seq).map(|k| k <= q).collect()).collect()
+}
+
+/// Zeroes rows `[batch · seq]` that are padding.
+fn real_rows(values: Vec<f32>, attention: &[usize]) -> Vec<f32> {
+    let width = values.len() / attention.len();
+    values.chunks(width).zip(attention).flat_map(|(row, &real)| row.iter().map(move |v| v * real as f32)).collect()
+}
+
+#[test]
+fn llama_logits_hidden_states_and_cached_continuation() {
+    for device in devices() {
+        for name in ["llama-tied", "llama-untied", "llama-scaled"] {
+            let expected = Tensors::open(&format!("{name}/expected.safetensors"));
+            let model = llama(name, Tune::Frozen, &device);
+            let (batch, seq) = (2, 12);
+            let attention = expected.ints("attention_mask");
+            let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
+            let input = ids(&expected.ints("input_ids"), [batch, seq], &device);
+            let first = model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None);
+            let width = model.config().hidden_size;
+            let hidden = first.hidden.clone().reshape([batch * seq, width]);
+            close(name, &real_rows(host(hidden.clone()), &attention), &expected.floats("hidden"));
+            let logits = real_rows(host(model.logits(hidden.clone(), None)), &attention);
+            close(name, &logits, &expected.floats("logits"));
+
+            let chosen = Tensor::<Dispatch, 1, Int>::from_data([3, 50, 95], &device);
+            let gathered = host(model.logits(hidden, Some(chosen)));
+            let vocab = model.config().vocab_size;
+            let dense: Vec<f32> = (0..batch * seq).flat_map(|r| [3, 50, 95].map(|t| logits[r * vocab + t])).collect();
+            close("gathered rows", &real_rows(gathered, &attention), &dense);
+
+            let next = ids(&expected.ints("continuation_ids"), [batch, 3], &device);
+            let positions: Vec<u32> = expected.ints("continuation_position_ids").iter().map(|&p| p as u32).collect();
+            let rows = (0..batch).flat_map(|b| {
+                let attention = &attention;
+                (0..3).map(move |q| {
+                    (0..seq + 3).map(|k| if k < seq { attention[b * seq + k] == 1 } else { k - seq <= q }).collect()
+                })
+            });
+            let mask = mask(rows.collect(), [batch, 1, 3, seq + 3], &device);
+            let more = model.forward(model.embed(next), &positions, mask, Some(&first.key_values));
+            let logits = host(model.logits(more.hidden.reshape([batch * 3, width]), None));
+            close("continuation", &logits, &expected.floats("continuation_logits"));
+        }
+    }
+}
+
+fn lora_config() -> LoraConfig {
+    read_adapter_config(&fixture("lora")).unwrap()
+}
+
+#[test]
+fn lora_from_peft_logits_gradients_merge_and_round_trip() {
+    for device in devices() {
+        let expected = Tensors::open("lora/expected.safetensors");
+        let config = lora_config();
+        assert_eq!((config.rank, config.alpha, config.targets.clone()), (4, 8.0, vec!["q_proj".into(), "v_proj".into()]));
+        let _turn = AUTODIFF.lock().unwrap();
+        let device = DispatchDevice::autodiff(device);
+        let model = llama("llama-untied", Tune::Lora(&config, 1), &device);
+        let model = load_adapter(&fixture("lora"), model, &device).unwrap();
+        let (batch, seq) = (2, 12);
+        let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
+        let input = ids(&expected.ints("input_ids"), [batch, seq], &device);
+        let hidden = model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None).hidden;
+        let logits = model.logits(hidden.reshape([batch * seq, 32]), None);
+        let attention = expected.ints("attention_mask");
+        close("logits", &real_rows(host(logits.clone()), &attention), &expected.floats("logits"));
+
+        // The plain cross-entropy of seven tokens, as LML's: every row of the vocabulary competes.
+        let positions = expected.ints("label_positions");
+        let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
+        let at = Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(at, [7]), &device);
+        let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
+            at: 0,
+            label,
+            valid: Vec::new(),
+            root: false,
+        });
+        let batch = Batch {
+            tokens: Vec::new(),
+            batch: 0,
+            seq: 0,
+            predictions: predictions.collect(),
+            rows: None,
+            target_tokens: 7,
+            branching_tokens: 0,
+            run_tokens: 0,
+        };
+        let loss = cross_entropy(logits.select(0, at), &batch, 1.0).div_scalar(7.0);
+        near("loss", loss.clone().into_scalar().elem(), f64::from(expected.floats("loss")[0]));
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        assert_eq!(grads.len(), 12, "only adapters have gradients");
+        for_each_adapter(&model, |name, param| {
+            let grad = grads.get::<Dispatch, 2>(param.id).unwrap();
+            close(name, &host(grad), &expected.floats(&format!("grad.{name}")));
+        });
+        for (l, layer) in model.layers.iter().enumerate() {
+            for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
+                let name = expected
+                    .names()
+                    .into_iter()
+                    .find(|n| n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection));
+                close("merged", &host(linear.merged()), &expected.floats(&name.unwrap()));
+            }
+        }
+
+        let dir = tempfile::tempdir().unwrap();
+        save_adapter(dir.path(), &model, &config, "llama-untied").unwrap();
+        let read = |path: PathBuf| {
+            let tensors = Tensors(fs::read(path).unwrap());
+            tensors.names().into_iter().map(|n| (n.clone(), tensors.floats(&n))).collect::<BTreeMap<_, _>>()
+        };
+        let file = "adapter_model.safetensors";
+        assert_eq!(read(dir.path().join(file)), read(fixture("lora").join(file)), "our file holds peft's tensors, by name");
+    }
+}
+
+fn for_each_adapter(model: &Llama<Dispatch>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<Dispatch, 2>>)) {
+    for (l, layer) in model.layers.iter().enumerate() {
+        for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
+            let lora = linear.lora.as_ref().unwrap();
+            for (matrix, param) in [("A", &lora.a), ("B", &lora.b)] {
+                visit(&format!("base_model.model.model.layers.{l}.self_attn.{projection}.lora_{matrix}.weight"), param);
+            }
+        }
+    }
+}
