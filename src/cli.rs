@@ -14,6 +14,7 @@ use crate::backend::BackendName;
 use crate::config::{RunConfig, Scoring};
 use crate::data::{Corpus, Split, prepare_msl};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
+use crate::log::log;
 use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -199,7 +200,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return 0;
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprintln!("error: no command; see itemlm --help");
+            log("error: no command; see itemlm --help");
             return 2;
         }
         Err(error) => {
@@ -207,14 +208,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             let message: Vec<&str> = text.split("\n\n").next().unwrap_or(&text).split_whitespace().collect();
             let message = message.join(" ");
             let message = message.strip_prefix("error: ").unwrap_or(&message);
-            eprintln!("error: {message}; see itemlm --help");
+            log(format_args!("error: {message}; see itemlm --help"));
             return 2;
         }
     };
     match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: {error}");
+            log(format_args!("error: {error}"));
             error.exit_code()
         }
     }
@@ -224,7 +225,7 @@ impl Command {
     fn run(self) -> Result<()> {
         match self {
             Self::Quickstart { backend, out, json } => {
-                let report = recipes::quickstart(&out, backend, &mut |line| eprintln!("{line}"))?;
+                let report = recipes::quickstart(&out, backend, &mut |line| log(line))?;
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
             Self::Prepare { source: Source::Msl, input, out, json } => {
@@ -340,7 +341,7 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
             std::process::exit(130);
         }
         if ui == Ui::Plain {
-            eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
+            log("stopping after this step, with a checkpoint; once more to stop at once");
         }
         stop.stop(Some("signal"));
     })

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod error;
 pub mod evaluate;
 pub mod files;
+pub mod log;
 pub mod loss;
 pub mod model;
 pub mod recipes;

@@ -1,5 +1,6 @@
 //! `itemlm evaluate RUN_DIR`
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -157,5 +158,6 @@ pub fn rank_windows(
 
 /// One line on stderr that overwrites itself.
 pub(super) fn progress_line(what: &str, done: usize, total: usize) {
-    eprint!("\r{what} {done}/{total}{}", if done == total { "\n" } else { "" });
+    let line = format!("\r{what} {done}/{total}{}", if done == total { "\n" } else { "" });
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

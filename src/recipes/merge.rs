@@ -16,5 +16,10 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
         return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
     }
     let run = open_run(dir, &BackendName::Cpu.device()?)?;
-    export_merged(out, &run.llm, &run.ranking.tokenizer)
+    let written = export_merged(out, &run.llm, &run.ranking.tokenizer);
+    if written.is_err() {
+        // Made a moment ago: nobody's but ours.
+        let _ = std::fs::remove_dir_all(out);
+    }
+    written
 }

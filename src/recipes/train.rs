@@ -17,6 +17,7 @@ use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
+use crate::log::log;
 use crate::loss::Loss;
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
 use crate::text::ROOT;
@@ -135,7 +136,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
     let validation = ranking.corpus.validation.clone();
     if options.ui == Ui::Plain {
-        eprintln!("{} windows to train on; {validation}", train.len());
+        log(format_args!("{} windows to train on; {validation}", train.len()));
     }
     let catalogue = Arc::new(ranking.catalogue.clone());
     let validate = (!valid.is_empty()).then(|| {

@@ -29,6 +29,7 @@ use super::{AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Ste
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::TrainConfig;
 use crate::files::write_atomic;
+use crate::log::log;
 use crate::loss::Loss;
 use crate::text::Catalogue;
 use crate::{Context, Error, Result};
@@ -258,7 +259,7 @@ impl<B: AutodiffBackend> Strategy<B> {
             keyboard_signals();
         }
         if self.run.ui == Ui::Plain {
-            eprintln!(
+            log(format_args!(
                 "step {}/{}  epoch {}  loss {:.4}  temperature {:.3}  lr {:.2e}  gradient norm {:.3}  {:.0} tokens/s",
                 progress.step,
                 self.total_steps,
@@ -268,7 +269,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                 lr,
                 item.grad_norm,
                 item.tokens_per_second
-            );
+            ));
         }
         Ok(())
     }
@@ -284,7 +285,7 @@ impl<B: AutodiffBackend> Strategy<B> {
             progress.best = Some(Best { step: progress.step, ndcg_at_10: item.ndcg_at_10 });
         }
         if self.run.ui == Ui::Plain {
-            eprintln!("epoch {epoch}  validation loss {:.4}  NDCG@10 {:.4}", item.loss, item.ndcg_at_10);
+            log(format_args!("epoch {epoch}  validation loss {:.4}  NDCG@10 {:.4}", item.loss, item.ndcg_at_10));
         }
         let windows = dataloader::Progress::new(self.run.valid.len(), self.run.valid.len());
         let epochs = dataloader::Progress::new(epoch, self.run.config.epochs);

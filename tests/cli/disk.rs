@@ -10,7 +10,7 @@ use itemlm::data::Corpus;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::lab::{Lab, snapshot};
+use crate::lab::{Lab, document, snapshot};
 
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
@@ -45,8 +45,30 @@ fn no_room_for_a_file() {
     lab.refuses(&mut limited(lab.command(prepare), 1), prepare, 1, &["too large"]);
     lab.refuses(&mut limited(lab.command("prepare msl toy --out new"), 1), prepare, 1, &["too large"]);
     let evaluate = "evaluate run --limit 2";
-    let evaluated = limited(lab.command(evaluate), 1);
-    lab.refuses(&mut { evaluated }, evaluate, 1, &["run/", "too large"]);
+    lab.refuses(&mut limited(lab.command(evaluate), 1), evaluate, 1, &["run/", "too large"]);
+    let merge = "merge run --out merged";
+    lab.refuses(&mut limited(lab.command(merge), 1), merge, 1, &["merged/", "too large"]);
+    lab.refused("merge run --out llm", 2, &["llm"]);
+}
+
+/// `/dev/full` refuses every write.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_room_for_the_output() {
+    let lab = Lab::new();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for line in ["baseline markov corpus --json", "baseline markov corpus", "--help"] {
+        let mut command = lab.command(line);
+        let code = command.stdout(full()).output().unwrap().status.code();
+        assert_eq!(code, Some(i32::from(line != "--help")), "{line}");
+    }
+    let line = "prepare msl toy --out corpus --json";
+    lab.refuses(lab.command(line).stdout(full()), line, 1, &["stdout"]);
+    // A log that cannot be written is no reason to stop.
+    let line = "train run.toml --out run --ui plain --json";
+    let output = lab.command(line).stderr(full()).output().unwrap();
+    assert_eq!((output.status.code(), document(&output)["steps"].as_u64()), (Some(0), Some(10)));
+    assert_eq!(lab.command("train absent.toml").stderr(full()).output().unwrap().status.code(), Some(1));
 }
 
 /// A small file system of its own, unmounted at the end.

@@ -118,7 +118,17 @@ fn scores_are_a_line_an_input() {
     let total: f64 = numbers(&scores[0]["masked"]).iter().map(|l| l.exp()).sum();
     let twin = numbers(&scores[0]["masked"])[5].exp();
     assert!((total - twin - 1.0).abs() < 1e-4, "{total} {twin}");
-    assert_ne!(score("--adapter run"), scores);
+    let tuned = score("--adapter run");
+    assert_ne!(tuned, scores);
+
+    lab.ok("merge run --out merged");
+    lab.copy("merged", "llm");
+    for (merged, tuned) in score("").iter().zip(&tuned) {
+        for kind in ["full", "masked"] {
+            let pairs = numbers(&merged[kind]).into_iter().zip(numbers(&tuned[kind]));
+            pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-3, "{kind}: {a} {b}"));
+        }
+    }
 }
 
 /// One step's windows as 1 × 8, 2 × 4 and 8 × 1 give the same losses.
