@@ -27,6 +27,9 @@ with tempfile.TemporaryDirectory() as work:
     release = os.path.join(work, "release"); os.mkdir(release)
     for name, source in (("train.csv", "train_10000.csv"), ("test.csv", "test.csv"), ("id2name4Rec.json", "id2name4Rec.json")):
         shutil.copyfile(os.path.join(a.data, source), os.path.join(release, name))
+    # A valid.csv without rows: otherwise the latest tenth of train would validate and the windows would not be the same.
+    with open(os.path.join(release, "valid.csv"), "w") as f:
+        f.write("user_id,item_ids,timestamp\n")
     last_json(a.itemlm, "prepare", "msl", release, "--out", os.path.join(work, "corpus"), "--json")
     run_file = os.path.join(work, "run.toml")
     with open(run_file, "w") as f:

@@ -200,7 +200,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return 0;
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            log("error: no command; see itemlm --help");
+            log("error: no command; try itemlm quickstart, or see itemlm --help");
             return 2;
         }
         Err(error) => {
@@ -338,12 +338,14 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let stop = interrupter.clone();
     ctrlc::set_handler(move || {
         if stop.should_stop() {
-            std::process::exit(130);
+            crate::train::restore_terminal(ui);
+            log("error: stopped at once by a second signal; go on from the last checkpoint with --resume");
+            std::process::exit(1);
         }
+        stop.stop(Some("signal"));
         if ui == Ui::Plain {
             log("stopping after this step, with a checkpoint; once more to stop at once");
         }
-        stop.stop(Some("signal"));
     })
     .context("signal handler")?;
     Ok(interrupter)

@@ -4,7 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::{Context, Result};
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
 
 /// Writes `bytes` beside `path`, syncs them, then renames them onto it.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {

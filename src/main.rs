@@ -16,6 +16,11 @@ fn main() -> ExitCode {
     itemlm::train::record_panics();
     let code = std::panic::catch_unwind(|| itemlm::cli::run(std::env::args_os())).unwrap_or_else(|_| {
         let why = itemlm::train::recorded_panic().unwrap_or_default();
+        // burn-train's dashboard ends a run by a panic when its user asks for that (`q`, then `k`).
+        if why.starts_with("Killing training") {
+            itemlm::log::log("error: killed from the dashboard; go on from the last checkpoint with --resume");
+            return 1;
+        }
         itemlm::log::log(format_args!("error: internal error: {why}; please report it with the command that you ran"));
         1
     });

@@ -277,10 +277,12 @@ impl Corpus {
         &self.interactions[self.bounds[user] as usize..self.bounds[user + 1] as usize]
     }
 
-    /// For each item: is it in no released training window, neither in a history nor as a target?
-    pub fn cold_items(&self) -> Vec<bool> {
+    /// For each item: is it in no training window, neither in a history nor as a target? For test all released training windows count,
+    /// as published; for validation those that do not validate.
+    pub fn cold_items(&self, split: Split) -> Vec<bool> {
         let mut cold = vec![true; self.items.len()];
-        for window in &self.released_train {
+        let windows = if split == Split::Test { &self.released_train } else { &self.train };
+        for window in windows {
             for &item in &self.interactions[window.range()] {
                 cold[item as usize] = false;
             }
@@ -379,7 +381,7 @@ pub(crate) mod tests {
         assert_eq!(corpus.timestamp(&test), Some(50));
         assert_eq!(corpus.user_id(test.user), "b");
         assert_eq!(corpus.user_interactions(1), [3, 2, 8]);
-        let cold: Vec<usize> = corpus.cold_items().iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| i).collect();
+        let cold: Vec<usize> = corpus.cold_items(Split::Test).iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| i).collect();
         assert_eq!(cold, [4, 5, 6, 7, 8, 9]);
         assert_eq!(corpus.history(&Window { user: 0, start: 9, len: 9 }), [0u32; 0]);
     }

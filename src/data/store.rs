@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::{Column, DataFrame, ParquetReader, ParquetWriter, SerReader};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, Item, Split, Window};
 use super::place::Place;
@@ -95,8 +94,7 @@ pub struct FileDigest {
 impl FileDigest {
     /// The digest of a file with these contents.
     pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
-        let sha256 = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Self { name: name.into(), bytes: bytes.len() as u64, sha256 }
+        Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::files::sha256(bytes) }
     }
 }
 

@@ -175,7 +175,7 @@ mod tests {
             assert_eq!(corpus.items.len(), 150);
             let titles: HashSet<&str> = corpus.items.iter().map(|i| i.title.as_str()).collect();
             assert_eq!(titles.len(), 150);
-            let (users, cold) = (corpus.users(), corpus.cold_items());
+            let (users, cold) = (corpus.users(), corpus.cold_items(Split::Test));
             assert!((600..=700).contains(&users), "{users} readers");
             let test = corpus.windows(Split::Test);
             let train = corpus.windows(Split::Train);

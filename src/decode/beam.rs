@@ -13,7 +13,7 @@ use burn::tensor::TensorData;
 
 use super::{NodeLogits, ints};
 use crate::config::{DecodeConfig, Scoring};
-use crate::model::{KeyValues, Llama, MASKED};
+use crate::model::{KeyValues, Llama, MASKED, causal_mask};
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
 /// A found item.
@@ -74,7 +74,7 @@ pub fn search<B: Backend>(
         if users.iter().all(|user| user.live.is_empty()) {
             return users.into_iter().map(|user| user.found).collect();
         }
-        (hidden, cache) = run_pending(llm, &mut users, width, cache, device);
+        (hidden, cache) = run_pending(llm, &mut users, cache, device);
     }
 }
 
@@ -138,9 +138,7 @@ fn run_prompts<B: Backend>(llm: &Llama<B>, users: &[User], width: usize, device:
     let tokens = users.iter().flat_map(|u| (0..width).map(|t| u.prompt.get(t).map_or(0, |&token| token as usize)));
     let tokens = ints::<B>(tokens, batch, width, device);
     let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
-    let causal = (0..width).flat_map(|q| (0..width).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
-    let mask = Tensor::from_data(TensorData::new(causal, [1, 1, width, width]), device);
-    let output = llm.forward(llm.embed(tokens), &positions, mask, None);
+    let output = llm.forward(llm.embed(tokens), &positions, causal_mask(width, device), None);
     let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty()).map(|(n, u)| n * width + u.prompt.len() - 1);
     (select(output.hidden, last.collect(), device), output.key_values)
 }
@@ -149,7 +147,6 @@ fn run_prompts<B: Backend>(llm: &Llama<B>, users: &[User], width: usize, device:
 fn run_pending<B: Backend>(
     llm: &Llama<B>,
     users: &mut [User],
-    width: usize,
     cache: KeyValues<B>,
     device: &B::Device,
 ) -> (Tensor<B, 2>, KeyValues<B>) {
@@ -178,7 +175,6 @@ fn run_pending<B: Backend>(
             last.push(u * new + at - 1);
         }
     }
-    debug_assert!(width <= before);
     let tokens = ints::<B>(tokens.into_iter(), batch, new, device);
     let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, new, total]), device);
     let output = llm.forward(llm.embed(tokens), &positions, mask, Some(&cache));

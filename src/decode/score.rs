@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::{NodeLogits, ints};
-use crate::model::{Llama, MASKED};
+use crate::model::{Llama, MASKED, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
 /// An item's log-probability, summed over its tokens, EOS included.
@@ -16,8 +16,11 @@ pub struct ItemScore {
     pub masked: f64,
 }
 
-/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then all targets run as one sequence, in which a token sees
-/// the prompt and the tokens of its own target before it.
+/// Target tokens that run together at most (one item's target may exceed it).
+const TOGETHER: usize = 512;
+
+/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then targets run some at a time as one sequence, in
+/// which a token sees the prompt and the tokens of its own target before it.
 pub fn score<B: Backend>(
     llm: &Llama<B>,
     catalogue: &Catalogue,
@@ -25,22 +28,37 @@ pub fn score<B: Backend>(
     items: &[u32],
     device: &B::Device,
 ) -> Vec<ItemScore> {
-    if items.is_empty() {
-        return Vec::new();
+    let positions: Vec<u32> = (0..prompt.len() as u32).collect();
+    let tokens = ints::<B>(prompt.iter().map(|&t| t as usize), 1, prompt.len(), device);
+    let prompt_output = llm.forward(llm.embed(tokens), &positions, causal_mask(prompt.len(), device), None);
+    let mut scores = Vec::with_capacity(items.len());
+    let mut left = items;
+    while !left.is_empty() {
+        let mut tokens = 0;
+        let fits = |item: &&u32| {
+            tokens += catalogue.targets[**item as usize].len();
+            tokens <= TOGETHER
+        };
+        let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+        scores.extend(score_together(llm, catalogue, &prompt_output, now, device));
+        left = later;
     }
-    let targets: Vec<&[u32]> = items.iter().map(|&item| catalogue.targets[item as usize].as_slice()).collect();
-    let width = llm.config().hidden_size;
-    let before_targets = prompt.len();
-    let positions: Vec<u32> = (0..before_targets as u32).collect();
-    let causal = (0..before_targets).flat_map(|q| (0..before_targets).map(move |k| if k <= q { 0.0 } else { MASKED }));
-    let causal = TensorData::new(causal.collect::<Vec<f32>>(), [1, 1, before_targets, before_targets]);
-    let tokens = ints::<B>(prompt.iter().map(|&t| t as usize), 1, before_targets, device);
-    let first = llm.forward(llm.embed(tokens), &positions, Tensor::from_data(causal, device), None);
+    scores
+}
 
+fn score_together<B: Backend>(
+    llm: &Llama<B>,
+    catalogue: &Catalogue,
+    prompt: &Output<B>,
+    items: &[u32],
+    device: &B::Device,
+) -> Vec<ItemScore> {
+    let [_, before_targets, width] = prompt.hidden.dims();
+    let targets: Vec<&[u32]> = items.iter().map(|&item| catalogue.targets[item as usize].as_slice()).collect();
     // The last token of a target is predicted and never run.
     let run: Vec<(usize, usize)> =
         targets.iter().enumerate().flat_map(|(i, target)| (0..target.len() - 1).map(move |t| (i, t))).collect();
-    let mut hidden = first.hidden.reshape([before_targets, width]);
+    let mut hidden = prompt.hidden.clone().narrow(1, before_targets - 1, 1).reshape([1, width]);
     if !run.is_empty() {
         let tokens = ints::<B>(run.iter().map(|&(i, t)| targets[i][t] as usize), 1, run.len(), device);
         let positions: Vec<u32> = run.iter().map(|&(_, t)| (before_targets + t) as u32).collect();
@@ -51,13 +69,14 @@ pub fn score<B: Backend>(
         };
         let mask = run.iter().flat_map(|q| (0..total).map(move |k| if sees(q, k) { 0.0 } else { MASKED }));
         let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, run.len(), total]), device);
-        let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(&first.key_values));
+        let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(&prompt.key_values));
         hidden = Tensor::cat(vec![hidden, rest.hidden.reshape([run.len(), width])], 0);
     }
-    let mut next = before_targets;
+    // Row 0 is the prompt's last token; the targets' tokens follow.
+    let mut next = 1;
     let mut places = Vec::new();
     for target in &targets {
-        places.push(before_targets as i32 - 1);
+        places.push(0);
         places.extend((0..target.len() - 1).map(|t| (next + t) as i32));
         next += target.len() - 1;
     }

@@ -178,7 +178,7 @@ impl Ranker {
 /// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
 pub fn evaluate_baseline(ranker: &Ranker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
     let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
-    let cold = corpus.cold_items();
+    let cold = corpus.cold_items(split);
     let windows = corpus.windows(split).iter().take(limit.unwrap_or(usize::MAX));
     let outcomes = windows.zip(0..).map(|(window, index)| {
         let target = corpus.target(window);

@@ -57,6 +57,12 @@ impl Default for AdaptiveTemperature {
 }
 
 impl AdaptiveTemperature {
+    /// Whether the equation has an answer for a root of `m` children: m·η > 1. A tokenizer that makes the opening quote a token of its
+    /// own leaves the root with one child (SmolLM2's on office) or a few, and then the temperature stays where it starts.
+    pub fn adapts(m: usize) -> bool {
+        m as f64 * ETA > 1.0
+    }
+
     /// Moves on by one step and returns the temperature to use in it.
     ///
     /// `m` is the number of the root's children (as the code has it; the paper's text says the average number of valid tokens).
@@ -65,7 +71,7 @@ impl AdaptiveTemperature {
     pub fn step(&mut self, statistics: &RootStatistics, m: usize) -> f64 {
         let s = statistics;
         let c = (m as f64 * ETA).ln();
-        if c > 0.0 && s.positions > 0.0 && s.valid > 1.0 {
+        if Self::adapts(m) && s.positions > 0.0 && s.valid > 1.0 {
             let mean = s.valid_sum / s.valid;
             let variance = ((s.valid_squares - s.valid * mean * mean) / (s.valid - 1.0)).max(0.0);
             let d = s.label_sum / s.positions - mean;

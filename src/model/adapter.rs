@@ -176,6 +176,9 @@ fn tensor_name(layer: usize, projection: &str, matrix: char) -> String {
 
 fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
     let values = tensor.into_data().convert::<f32>().to_vec::<f32>().map_err(|e| Error::failed(format!("{name}: {e:?}")))?;
+    if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+        return Err(Error::failed(format!("tensor {name} holds {value}; it is not written")));
+    }
     Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
@@ -247,7 +250,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
 /// Loads the adapter in `dir` into a model built with the same LoRA sizes.
 ///
 /// # Errors
-/// Missing, unexpected and misshapen tensors, by name; an adapter of other hyper-parameters than the model's.
+/// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see [`read_adapter_config`].
 pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
     let mut weights = super::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
     for (l, layer) in llama.layers.iter_mut().enumerate() {

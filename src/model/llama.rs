@@ -235,6 +235,12 @@ fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B, 2> {
 /// The additive mask's "may not attend": finite, so that a row without any choice is uniform and not NaN.
 pub const MASKED: f32 = f32::MIN / 2.0;
 
+/// `[1, 1, seq, seq]`: a token attends to itself and to those before it.
+pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
+    let values = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
+    Tensor::from_data(TensorData::new(values, [1, 1, seq, seq]), device)
+}
+
 impl<B: Backend> Layer<B> {
     #[allow(clippy::type_complexity)]
     fn forward(

@@ -80,7 +80,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
     let started = Instant::now();
-    let outcomes = rank_windows(&run.llm, &run.ranking, &windows, &decode, &device, &mut |done, total| {
+    let outcomes = rank_windows(&run.llm, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
         if options.progress {
             progress_line("ranking", done, total);
         }
@@ -107,19 +107,20 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     Ok(evaluation)
 }
 
-/// Ranks `windows` (with their index in the split); `None` if `go_on(done, total)` said to stop.
+/// Ranks `windows` of `split` (with their index in it); `None` if `go_on(done, total)` said to stop.
 ///
 /// Windows run together by token budget, ordered by length; the outcomes come in the order given.
 pub fn rank_windows(
     llm: &Llama<Concrete>,
     ranking: &Ranking,
+    split: Split,
     windows: &[(u32, Window)],
     decode: &DecodeConfig,
     device: &DispatchDevice,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Option<Vec<Outcome>>> {
     let corpus = &ranking.corpus;
-    let cold = corpus.cold_items();
+    let cold = corpus.cold_items(split);
     let prompts = windows
         .iter()
         .map(|(_, window)| ranking.prompt_tokens(corpus.history(window).iter().map(|&item| corpus.title(item))))

@@ -27,6 +27,8 @@ use crate::{Context, Error, Result};
 const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
+/// The directories that it makes beside the marker.
+const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
 
 /// What `quickstart --json` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -127,13 +129,14 @@ pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -
             interrupter: Interrupter::new(),
         };
         let report = train(&config, options)?;
-        let (first, last) = (report.loss.first.unwrap_or(f64::NAN), report.loss.last.unwrap_or(f64::NAN));
+        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
         say(&format!(
-            "   {name}: {} steps, loss {first:.3} → {last:.3}, {:.0} windows/s",
+            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
             report.steps, report.samples_per_second
         ));
         let trained = super::open_run(&out, &device)?;
-        let outcomes = rank_windows(&trained.llm, &trained.ranking, &windows, &config.decode, &device, &mut |_, _| true)?;
+        let outcomes =
+            rank_windows(&trained.llm, &trained.ranking, Split::Test, &windows, &config.decode, &device, &mut |_, _| true)?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
         if run == "msl-ats" {
             examples = example_users(&trained, &windows, &device)?;
@@ -156,14 +159,29 @@ pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -
     Ok(report)
 }
 
+/// The mean loss of an epoch, from 1: a single step's says little, least of all the last one's, which may hold one window.
+fn mean_loss(run: &Path, epoch: usize) -> Result<f64> {
+    let path = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).context(path.display())?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let losses: Vec<f64> = lines.filter(|l| l["epoch"] == epoch).filter_map(|l| l["loss"].as_f64()).collect();
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+}
+
 /// An empty `dir`: a former quickstart in it is replaced, anything else is not touched.
 fn fresh_directory(dir: &Path) -> Result<()> {
     if dir.exists() {
-        let empty = fs::read_dir(dir).context(dir.display())?.next().is_none();
-        if !empty && !dir.join(MARKER).exists() {
-            return Err(Error::usage(format!("{} exists and is not a former quickstart; choose another --out", dir.display())));
+        let entries = fs::read_dir(dir).context(dir.display())?.flatten().map(|e| e.file_name());
+        let made = |name: &std::ffi::OsString| name.to_str().is_some_and(|name| name == MARKER || PARTS.contains(&name));
+        let foreign = entries.into_iter().find(|name| !made(name));
+        let marked = dir.join(MARKER).exists();
+        if let Some(name) = foreign.or_else(|| PARTS.iter().find(|p| !marked && dir.join(p).exists()).map(|p| p.into())) {
+            let (dir, name) = (dir.display(), name.display());
+            return Err(Error::usage(format!("{dir} holds {name}, which no quickstart made; choose another --out")));
         }
-        fs::remove_dir_all(dir).context(dir.display())?;
+        for part in PARTS.iter().map(|part| dir.join(part)).filter(|part| part.exists()) {
+            fs::remove_dir_all(&part).context(part.display())?;
+        }
     }
     fs::create_dir_all(dir).context(dir.display())?;
     write_atomic(&dir.join(MARKER), b"{}")
@@ -226,7 +244,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let Material { ranking, llama, weights, .. } = run_dir::Material::open(config)?;
     let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, device)?;
-    let outcomes = rank_windows(&llm, &ranking, windows, &config.decode, device, &mut |_, _| true)?;
+    let outcomes = rank_windows(&llm, &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }
 
@@ -238,8 +256,10 @@ fn example_users(run: &super::OpenRun, windows: &[(u32, Window)], device: &Dispa
         .map(|(_, window)| {
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
             let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
-            let found = search(&run.llm, &run.ranking.catalogue, &[prompt], &run.config.decode, device).pop();
-            let leaves = found.unwrap_or_default().into_iter().take(5);
+            let found =
+                search(&run.llm, &run.ranking.catalogue, &[prompt], &run.config.decode, device).pop().unwrap_or_default();
+            super::trustworthy(found.iter().map(|ranked| ranked.log_prob))?;
+            let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();
             let user = corpus.user_id(window.user).to_string();
             Ok(ExampleUser { user, history, target: title(corpus.target(window)), top })

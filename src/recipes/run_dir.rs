@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use burn::DispatchDevice;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::backend::Concrete;
 use crate::config::{RunConfig, TuneKind};
 use crate::data::Corpus;
-use crate::files::write_atomic;
+use crate::files::{sha256, write_atomic};
 use crate::model::{Llama, LlamaConfig, Tune, Weights, open_llm};
 use crate::text::{Catalogue, Prompt, Tokenizer};
 use crate::train::{Checkpoints, Trained};
@@ -21,6 +20,8 @@ use crate::{Context, Error, Result};
 
 const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
+/// Stands for any history in the template's digest.
+const HISTORY: &str = "history";
 
 /// Which model and corpus a run was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
+    /// SHA-256 of the prompt template.
+    pub prompt: String,
 }
 
 /// What turns a window into a prompt and a leaf into an item.
@@ -42,16 +45,31 @@ pub struct Ranking {
     pub tokenizer: Tokenizer,
     /// Target tokens and trie.
     pub catalogue: Catalogue,
+    /// Tokens that the model was made for.
+    pub context: usize,
+}
+
+/// # Errors
+/// A prompt that leaves no room for the longest title.
+pub fn check_context(prompt: usize, catalogue: &Catalogue, context: usize) -> Result<()> {
+    let needed = prompt + catalogue.trie.depth();
+    match needed <= context {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is {context}; shorten the history"
+        ))),
+    }
 }
 
 impl Ranking {
     /// The prompt's tokens for a history of titles, oldest first.
     pub fn prompt_tokens<'a>(&self, history: impl Iterator<Item = &'a str>) -> Result<Vec<u32>> {
         let tokens = self.tokenizer.encode(&self.prompt.render(history))?;
-        match tokens.is_empty() {
-            true => Err(Error::usage("the prompt template gives no token at all")),
-            false => Ok(tokens),
+        if tokens.is_empty() {
+            return Err(Error::usage("the prompt template gives no token at all"));
         }
+        check_context(tokens.len(), &self.catalogue, self.context)?;
+        Ok(tokens)
     }
 }
 
@@ -73,12 +91,18 @@ impl Material {
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
-        let digest = Sha256::digest(fs::read(&manifest).context(manifest.display())?);
+        let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
         let prompt = Prompt::open(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?;
-        let catalogue = Catalogue::new(&llm.tokenizer, corpus.items.iter().map(|item| item.title.as_str()))?;
-        let identity = Identity { llm: llm.fingerprint, corpus: digest.iter().map(|b| format!("{b:02x}")).collect() };
-        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue };
+        let titles = corpus.items.iter().map(|item| item.title.as_str());
+        let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
+        let identity = Identity {
+            llm: llm.fingerprint,
+            corpus: corpus_digest,
+            prompt: sha256(prompt.render([HISTORY].into_iter()).as_bytes()),
+        };
+        let context = llm.config.max_position_embeddings;
+        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context };
         Ok(Self { ranking, llama: llm.config, weights: llm.weights, identity })
     }
 }
@@ -119,6 +143,18 @@ pub fn is_blank(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
 }
 
+/// Keeps a second process from training the run, until dropped.
+pub fn lock(dir: &Path) -> Result<fs::File> {
+    let path = dir.join(CONFIG);
+    let file = fs::File::open(&path).context(path.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::usage(format!("{}: another process trains this run", dir.display()))),
+        // A file system without locks.
+        Err(fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 /// Whether `dir` holds a run.
 pub fn is_run(dir: &Path) -> bool {
     dir.join(CONFIG).is_file()
@@ -145,9 +181,13 @@ pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
 /// Another model or corpus than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
     check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
-    match read_identity(dir)?.corpus == found.corpus {
+    let trained = read_identity(dir)?;
+    if trained.corpus != found.corpus {
+        return Err(differs(dir, "corpus", &config.data.corpus));
+    }
+    match trained.prompt == found.prompt {
         true => Ok(()),
-        false => Err(differs(dir, "corpus", &config.data.corpus)),
+        false => Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm"))),
     }
 }
 

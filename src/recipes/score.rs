@@ -61,6 +61,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         Some((_, config)) if config.llm.tune == TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
         _ => Tune::Frozen,
     };
+    let context = opened.config.max_position_embeddings;
     let mut llm = Llama::<Concrete>::load(&opened.config, opened.weights, tune, &device)?;
     if let Some((dir, config)) = &run {
         run_dir::check_llm(dir, &opened.fingerprint, &options.llm)?;
@@ -83,6 +84,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::failed(format!("{place}: the prompt is empty")));
         }
+        run_dir::check_context(prompt.len(), &catalogue, context).context(&place)?;
         let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device);
         super::trustworthy(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
         let (full, masked) = scores.iter().map(|s| (s.full, s.masked)).unzip();

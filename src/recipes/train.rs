@@ -1,6 +1,7 @@
 //! `itemlm train RUN.toml`
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
 use crate::log::log;
-use crate::loss::Loss;
+use crate::loss::{AdaptiveTemperature, Loss};
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
 use crate::text::ROOT;
 use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
@@ -65,6 +66,9 @@ pub struct TrainReport {
     pub valid_ndcg_at_10: Option<f64>,
     /// What validates.
     pub validation: String,
+    /// What the run file asks for and this run cannot do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// First and last.
@@ -84,6 +88,7 @@ pub struct FirstLast {
 pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
     check_directory(dir, config, options.resume)?;
+    let _lock = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     if config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
     }
@@ -135,20 +140,32 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     };
     let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
     let validation = ranking.corpus.validation.clone();
+    let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
+        let start = AdaptiveTemperature::default().value;
+        format!(
+            "the adaptive temperature stays at {start}: with this tokenizer the root of the titles' trie has {root_children} \
+             children, and ATS has an answer only above 4; set loss.temperature to a number to choose another"
+        )
+    });
+    if let Some(notice) = notice.as_ref().filter(|_| options.ui == Ui::Plain) {
+        log(format_args!("note: {notice}"));
+    }
     if options.ui == Ui::Plain {
         log(format_args!("{} windows to train on; {validation}", train.len()));
     }
     let catalogue = Arc::new(ranking.catalogue.clone());
     let validate = (!valid.is_empty()).then(|| {
         let interrupter = options.interrupter.clone();
-        let (decode, seed, show) = (config.decode.clone(), config.seed, options.ui == Ui::Plain);
+        let (decode, seed, show) =
+            (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
         let validate = move |recommender: &Recommender<Concrete>| {
-            let ranked = rank_windows(&recommender.llm, &ranking, &valid, &decode, &device, &mut |done, total| {
-                if show {
-                    progress_line("validating", done, total);
-                }
-                !interrupter.should_stop()
-            })?;
+            let ranked =
+                rank_windows(&recommender.llm, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
+                    if show {
+                        progress_line("validating", done, total);
+                    }
+                    !interrupter.should_stop()
+                })?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as crate::train::Validate<Concrete>
@@ -186,6 +203,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         temperature: outcome.progress.temperature.value,
         valid_ndcg_at_10: outcome.progress.best.map(|best| best.ndcg_at_10),
         validation,
+        notice,
     })
 }
 

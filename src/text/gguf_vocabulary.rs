@@ -22,11 +22,18 @@ use crate::{Context, Error, Result};
 /// Longer pieces would take quadratic time to find merges for, and no SentencePiece vocabulary has them.
 const LONGEST_PIECE: usize = 512;
 
-/// How Llama 3 splits text before BPE.
-const LLAMA3_SPLIT: &str = concat!(
+/// How Llama 3 splits text before BPE: an opening quote stays with its word.
+pub(super) const LLAMA3_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
+
+/// Splits text by a regular expression, then into bytes.
+pub(super) fn split_then_bytes(split: &str) -> Result<Sequence> {
+    let split = SplitPattern::Regex(split.to_owned());
+    let split = Split::new(split, SplitDelimiterBehavior::Isolated, false).context("the pre-tokenizer's pattern")?;
+    Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]))
+}
 
 /// The `tokenizer.ggml.*` metadata.
 #[derive(Debug, Clone, Default)]
@@ -100,11 +107,7 @@ impl GgufVocabulary {
                 backend.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
             }
             Some(split) => {
-                let split = SplitPattern::Regex(split.to_owned());
-                let split =
-                    Split::new(split, SplitDelimiterBehavior::Isolated, false).context("the pre-tokenizer's pattern")?;
-                let bytes = ByteLevel::new(false, true, false);
-                backend.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
+                backend.with_pre_tokenizer(Some(split_then_bytes(split)?));
             }
         }
         backend.with_decoder(Some(ByteLevelDecoder::default()));

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as Backend};
 
 use super::GgufVocabulary;
+use super::gguf_vocabulary::{LLAMA3_SPLIT, split_then_bytes};
 use crate::{Context, Error, Result};
 
 const LONGEST_FILE: u64 = 256 << 20;
@@ -55,7 +56,7 @@ impl Tokenizer {
         Self::new(vocabulary.build()?, eos)
     }
 
-    /// Trains byte-level BPE whose id 0 is the end-of-sequence token `<|endoftext|>`. The same texts
+    /// Trains byte-level BPE, on text split as Llama 3 splits it, whose id 0 is the end-of-sequence token `<|endoftext|>`. The same texts
     /// give the same tokenizer. It may have fewer than `vocab_size` tokens where the texts are few.
     ///
     /// # Errors
@@ -65,7 +66,7 @@ impl Tokenizer {
             return Err(Error::usage(format!("a vocabulary of {vocab_size} is too small; it needs 257 or more")));
         }
         let mut backend = Backend::new(BPE::default());
-        backend.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        backend.with_pre_tokenizer(Some(split_then_bytes(LLAMA3_SPLIT)?));
         backend.with_decoder(Some(ByteLevelDecoder::default()));
         let trainer = BpeTrainerBuilder::new()
             .show_progress(false)

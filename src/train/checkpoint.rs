@@ -10,10 +10,9 @@ use burn::optim::Optimizer;
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{AdamW, Recommender};
-use crate::files::write_atomic;
+use crate::files::{sha256, write_atomic};
 use crate::loss::AdaptiveTemperature;
 use crate::model::{Llama, LoraConfig, export_merged, load_adapter, save_adapter};
 use crate::text::Tokenizer;
@@ -47,6 +46,8 @@ pub struct Best {
     pub step: usize,
     /// NDCG@10 on the validation windows.
     pub ndcg_at_10: f64,
+    /// The loss on them: it decides where NDCG@10 is equal.
+    pub loss: f64,
 }
 
 /// What trains, and so what a checkpoint holds.
@@ -161,6 +162,10 @@ impl Checkpoints {
         let state = State { optimizer_sha256: sha256(&record), progress: progress.clone() };
         let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
+        // Reading the weights back waited for the device: a thread of it that died by now has spoilt them.
+        if let Some(panic) = super::recorded_panic() {
+            return Err(Error::failed(format!("a thread of the device died ({panic}); the last good checkpoint is kept")));
+        }
 
         let place = self.place(progress.step);
         let replaced = self.dir.join(format!("{REPLACED}{}", progress.step));
@@ -173,8 +178,10 @@ impl Checkpoints {
         let _ = fs::remove_dir_all(replaced);
 
         let steps = self.steps()?;
-        let best = progress.best.map(|b| b.step);
-        for &step in steps.iter().rev().skip(2).filter(|&&s| Some(s) != best) {
+        let newest = steps.iter().rev().take(2);
+        let best: Vec<usize> =
+            newest.filter_map(|&step| read_state(&self.place(step)).ok()?.progress.best).map(|best| best.step).collect();
+        for &step in steps.iter().rev().skip(2).filter(|step| !best.contains(step)) {
             // Renamed first, so that no half-removed one is ever taken for a checkpoint.
             let (place, removed) = (self.place(step), self.dir.join(format!("{REMOVED}{step}")));
             fs::rename(&place, &removed).context(place.display())?;
@@ -195,8 +202,8 @@ impl Checkpoints {
     pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
         let Some((latest, progress)) = self.latest()? else { return Ok(None) };
         Ok(Some(match progress.best {
-            Some(best) => (self.place(best.step), best.step),
-            None => (latest, progress.step),
+            Some(best) if self.place(best.step).exists() => (self.place(best.step), best.step),
+            _ => (latest, progress.step),
         }))
     }
 
@@ -224,8 +231,4 @@ fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE);
     let text = fs::read_to_string(&path).context(path.display())?;
     toml::from_str(&text).context(path.display())
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

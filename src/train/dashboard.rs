@@ -1,5 +1,6 @@
 //! What burn-train's terminal dashboard shows, and its silent twin.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use burn::train::metric::state::{FormatOptions, NumericMetricState};
@@ -91,6 +92,29 @@ pub(super) fn keyboard_signals() {
             }
         }
     }
+}
+
+/// Leaves the dashboard's screen and raw mode, for a process that ends without the dashboard's own clean-up.
+pub fn restore_terminal(ui: Ui) {
+    if ui != Ui::Tui {
+        return;
+    }
+    #[cfg(unix)]
+    {
+        let mut terminal = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: as in keyboard_signals.
+        unsafe {
+            if libc::tcgetattr(libc::STDIN_FILENO, terminal.as_mut_ptr()) == 0 {
+                let mut terminal = terminal.assume_init();
+                terminal.c_iflag |= libc::ICRNL | libc::IXON;
+                terminal.c_oflag |= libc::OPOST;
+                terminal.c_lflag |= libc::ICANON | libc::ECHO | libc::ISIG | libc::IEXTEN;
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+            }
+        }
+    }
+    // The alternate screen off, the cursor on.
+    let _ = std::io::stdout().write_all(b"\x1b[?1049l\x1b[?25h");
 }
 
 /// A renderer that draws nothing: burn-train's own prints debug structures to stdout.

@@ -10,7 +10,7 @@ mod strategy;
 
 pub use checkpoint::{Best, Checkpoints, Progress, Trained};
 pub use clip::clip_grad_norm;
-pub use dashboard::Ui;
+pub use dashboard::{Ui, restore_terminal};
 pub use optimizer::{AdamW, adamw};
 pub use recommender::{AUTODIFF, Recommender, Step, StepOutput};
 pub use schedule::LinearSchedule;

@@ -11,7 +11,7 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;
 use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
-use crate::model::{Llama, MASKED};
+use crate::model::{Llama, causal_mask};
 
 /// An LLM that trains on a loss.
 #[derive(Module, Debug)]
@@ -100,12 +100,6 @@ impl<B: Backend> Recommender<B> {
     }
 }
 
-/// `[1, 1, seq, seq]`: 0 where a token may attend (itself and those before), [`MASKED`] elsewhere.
-fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
-    let values = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
-    Tensor::from_data(TensorData::new(values, [1, 1, seq, seq]), device)
-}
-
 impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     type Input = Step;
     type Output = StepOutput;
@@ -128,7 +122,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let mut statistics = RootStatistics::default();
         let mut temperature = step.temperature;
         let adaptive = self.loss == Loss::MslAts;
-        if adaptive && batches.len() > 1 {
+        if adaptive && batches.len() > 1 && AdaptiveTemperature::adapts(self.root_children) {
             let model = self.valid();
             for batch in &batches {
                 model.root_statistics(model.logits(batch), batch, &mut statistics);

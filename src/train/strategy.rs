@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::data::dataloader::{self, DataLoader, DataLoaderIterator};
 use burn::module::AutodiffModule;
@@ -167,6 +167,11 @@ impl<B: AutodiffBackend> Strategy<B> {
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
             checkpoints.save(&run.trained, &learner.model(), &run.optimizer, progress)
         };
+        if run.ui == Ui::Tui {
+            // The dashboard's thread sets the terminal up meanwhile.
+            std::thread::sleep(Duration::from_millis(300));
+            keyboard_signals();
+        }
         let stop_at = run.max_steps.unwrap_or(usize::MAX).min(self.total_steps);
 
         while outcome.progress.epoch < run.config.epochs {
@@ -255,9 +260,6 @@ impl<B: AutodiffBackend> Strategy<B> {
         let path = self.run.dir.join("metrics.jsonl");
         let file = OpenOptions::new().create(true).append(true).open(&path);
         file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())).context(path.display())?;
-        if self.run.ui == Ui::Tui {
-            keyboard_signals();
-        }
         if self.run.ui == Ui::Plain {
             log(format_args!(
                 "step {}/{}  epoch {}  loss {:.4}  temperature {:.3}  lr {:.2e}  gradient norm {:.3}  {:.0} tokens/s",
@@ -281,8 +283,9 @@ impl<B: AutodiffBackend> Strategy<B> {
         progress: &mut Progress,
     ) {
         let epoch = progress.epoch + 1;
-        if progress.best.is_none_or(|best| item.ndcg_at_10 > best.ndcg_at_10) {
-            progress.best = Some(Best { step: progress.step, ndcg_at_10: item.ndcg_at_10 });
+        let better = |best: Best| (item.ndcg_at_10, -item.loss) > (best.ndcg_at_10, -best.loss);
+        if progress.best.is_none_or(better) {
+            progress.best = Some(Best { step: progress.step, ndcg_at_10: item.ndcg_at_10, loss: item.loss });
         }
         if self.run.ui == Ui::Plain {
             log(format_args!("epoch {epoch}  validation loss {:.4}  NDCG@10 {:.4}", item.loss, item.ndcg_at_10));
@@ -320,7 +323,7 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
     }
     Err(Error::failed(format!(
         "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; \
-         start a new one with a lower train.learning_rate"
+         start a new one with a lower train.learning_rate (llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)"
     )))
 }
 
