@@ -110,7 +110,7 @@ impl Material {
 /// What a checkpoint of `config`'s run holds.
 pub fn trained(config: &RunConfig, tokenizer: &Tokenizer) -> Trained {
     match config.llm.tune {
-        TuneKind::Full => Trained::Weights(tokenizer.clone()),
+        TuneKind::Full => Trained::Weights(Box::new(tokenizer.clone())),
         TuneKind::Lora | TuneKind::Frozen => Trained::Adapter(config.llm.lora.clone(), config.llm.path.clone()),
     }
 }

@@ -56,7 +56,7 @@ pub enum Trained {
     /// An adapter, in PEFT's format; with the base model's path.
     Adapter(LoraConfig, String),
     /// Every weight, as a Hugging Face directory.
-    Weights(Tokenizer),
+    Weights(Box<Tokenizer>),
 }
 
 impl Trained {

@@ -105,7 +105,8 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
     let (dir, interrupter, ui, epochs) = (run.dir.clone(), run.interrupter.clone(), run.ui, run.config.epochs);
     let result = Arc::new(Mutex::new(Ok(Outcome::default())));
     let strategy = Strategy { run, steps_per_epoch, total_steps, result: result.clone() };
-    let curves: [(&str, bool, fn(&StepOutput) -> f64); 4] = [
+    type Value = fn(&StepOutput) -> f64;
+    let curves: [(&str, bool, Value); 4] = [
         ("Loss", false, |o| o.loss),
         ("Temperature", false, |o| o.temperature.value),
         ("Gradient norm", false, |o| o.grad_norm),
@@ -128,8 +129,7 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
         Ui::Plain | Ui::None => training.renderer(Silent),
     };
     training.launch(learner);
-    let outcome = result.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    outcome
+    result.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 struct Strategy<B: AutodiffBackend> {
@@ -183,7 +183,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                     return Ok(outcome);
                 }
                 self.step(learner, events, chunk, &mut outcome)?;
-                if outcome.progress.step % run.config.checkpoint_steps == 0 {
+                if outcome.progress.step.is_multiple_of(run.config.checkpoint_steps) {
                     save(learner, &outcome.progress)?;
                 }
             }
