@@ -157,7 +157,7 @@ impl Checkpoints {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let record = Recorder::<B>::record(&recorder, optimizer.to_record(), ()).context("optimiser state")?;
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
-        trained.save(temporary.path(), &recommender.llm)?;
+        trained.save(temporary.path(), &recommender.llm).context(format_args!("step {}", progress.step))?;
         write_atomic(&temporary.path().join(OPTIMIZER), &record)?;
         let state = State { optimizer_sha256: sha256(&record), progress: progress.clone() };
         let state = toml::to_string(&state).context(STATE)?;

@@ -137,13 +137,17 @@ fn replaced_checkpoint_comes_back() {
 #[test]
 fn not_finite() {
     let lab = Lab::new();
-    let set = "--set train.learning_rate=1e39 --set train.warmup_steps=0 --set train.checkpoint_steps=1 --ui none";
+    let set = "--set train.learning_rate=1e30 --set train.warmup_steps=0 --set train.checkpoint_steps=1 --ui none";
     let output = lab.command(&format!("train run.toml --out run {set}")).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.starts_with("error: step 2: the "), "{stderr}");
     assert_eq!(lab.checkpoints("run"), [1]);
     assert!(lab.leftovers("run").is_empty());
+
+    let overflow = set.replace("1e30", "1e39");
+    lab.refused(&format!("train run.toml --out overflow {overflow}"), 1, &["step 1: ", "lora_A"]);
+    assert!(lab.checkpoints("overflow").is_empty());
 
     lab.copy("llm", "damaged");
     lab.edit_tensors("damaged/model.safetensors", |tensors| {
