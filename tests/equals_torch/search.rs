@@ -43,7 +43,7 @@ fn search_equals_enumeration_and_transformers() {
                     let leaves = |ranked: &[itemlm::decode::Ranked]| ranked.iter().map(|r| r.leaf).collect::<Vec<_>>();
                     assert_eq!(leaves(&alone[0]), leaves(found));
                     // Fewer beams still return as many distinct items.
-                    for beams in 1..=10 {
+                    for beams in [1, 4, 10] {
                         let few = search(
                             &model,
                             &catalogue,
