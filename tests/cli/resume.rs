@@ -137,7 +137,7 @@ fn replaced_checkpoint_comes_back() {
 #[test]
 fn not_finite() {
     let lab = Lab::new();
-    let set = "--set train.learning_rate=1e30 --set train.warmup_steps=0 --set train.checkpoint_steps=1 --ui none";
+    let set = "--set train.learning_rate=3e38 --set train.warmup_steps=0 --set train.checkpoint_steps=1 --ui none";
     let output = lab.command(&format!("train run.toml --out run {set}")).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
@@ -145,7 +145,7 @@ fn not_finite() {
     assert_eq!(lab.checkpoints("run"), [1]);
     assert!(lab.leftovers("run").is_empty());
 
-    let overflow = set.replace("1e30", "1e39");
+    let overflow = set.replace("3e38", "1e39");
     let output = lab.command(&format!("train run.toml --out overflow {overflow}")).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
