@@ -18,7 +18,9 @@ env = {**os.environ, "RAYON_NUM_THREADS": "2"}
 
 def last_json(*command):
     print("+", *command, file=sys.stderr)
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout.strip().splitlines()[-1])
+    line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout.strip().splitlines()[-1]
+    print(line, file=sys.stderr, flush=True)
+    return json.loads(line)
 
 def peer(script, *more):
     return last_json(sys.executable, os.path.join(a.peer, script), "--llm", a.hf, "--data", a.data, "--kind", a.kind, "--batch", str(a.batch), *more)
