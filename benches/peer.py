@@ -57,8 +57,8 @@ valid_windows = 0
     last_json(a.itemlm, "train", run_file, "--out", os.path.join(work, "untuned"), "--max-steps", "0", "--ui", "none", "--json")
     found = {side: {"seconds_per_step": [], "train_peak": [], "users_per_second": [], "decode_peak": []} for side in ("peer", "itemlm")}
     losses = {}
-    for round in range(a.rounds):
-        out = os.path.join(work, f"run{round}")
+    for number in range(a.rounds):
+        out = os.path.join(work, f"run{number}")
         ours = last_json(a.itemlm, "train", run_file, "--out", out, "--max-steps", str(a.steps), "--ui", "none", "--json")
         steps = [json.loads(line) for line in open(os.path.join(out, "metrics.jsonl"))]
         theirs = peer("train_peer.py", "--steps", str(a.steps), "--loss", "msl", "--tau", "1")
@@ -66,7 +66,7 @@ valid_windows = 0
         found["itemlm"]["train_peak"].append(ours["peak_memory_bytes"])
         found["peer"]["seconds_per_step"].append(theirs["seconds_per_step"])
         found["peer"]["train_peak"].append(theirs["peak_memory_bytes"])
-        losses = {"itemlm": [round_loss["loss"] for round_loss in steps], "peer": theirs["losses"]}
+        losses = {"itemlm": [step["loss"] for step in steps], "peer": theirs["losses"]}
         ours = last_json(a.itemlm, "evaluate", os.path.join(work, "untuned"), "--limit", str(a.users), "--scoring", "full", "--length-penalty", "1", "--json")
         theirs = peer("decode_peer.py", "--users", str(a.users))
         for side, result in (("itemlm", ours), ("peer", theirs)):
