@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::{Context, Result};
 
@@ -17,8 +18,13 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = parent.unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).context(path.display())?;
+    let mut file = NamedTempFile::new_in(folder).context(path.display())?;
     file.write_all(bytes).context(path.display())?;
+    persist(file, path)
+}
+
+/// Syncs a whole file written beside `path`, then renames it onto it.
+pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().context(path.display())?;
     #[cfg(unix)]
     {

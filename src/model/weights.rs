@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::LlamaConfig;
 use super::{gguf_llama, safetensors};
-use crate::files::write_atomic;
+use crate::files::{persist, write_atomic};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -369,14 +369,7 @@ fn write_safetensors(
     if let Some((name, (shape, _))) = waiting.first_key_value() {
         return Err(Error::failed(format!("{}: no tensor {name} {shape:?} was given", path.display())));
     }
-    file.as_file().sync_all().context(path.display())?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644));
-    }
-    file.persist(path).map_err(|e| e.error).context(path.display())?;
-    Ok(())
+    persist(file, path)
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl<B: Backend> Recommender<B> {
     }
 
     fn root_statistics(&self, logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
-        if self.loss == Loss::MslAts {
+        if AdaptiveTemperature::adapts(self.root_children) {
             let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
             if values.len() == batch.predictions.len() * batch.rows.as_ref().map_or(0, Vec::len) {
                 statistics.add(&values, batch);
