@@ -14,9 +14,9 @@ use std::path::Path;
 
 use self::merge::Merge;
 use self::rows::{read_rows, read_titles};
-use super::corpus::{Corpus, Statistics};
-use super::place::Place;
-use super::store::{FileDigest, Provenance, Step};
+use crate::data::corpus::{Corpus, Statistics};
+use crate::data::place::Place;
+use crate::data::store::{FileDigest, Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
@@ -79,7 +79,7 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
     steps.push(Step {
         name: "validation".into(),
         before: released,
-        after: corpus.windows(super::Split::Train).len(),
+        after: corpus.windows(crate::data::Split::Train).len(),
         what: corpus.validation.clone(),
     });
     let untitled = corpus.items.iter().filter(|i| i.title.is_empty()).count();
@@ -102,7 +102,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::Split;
+    use super::crate::data::Split;
     use super::*;
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -1,0 +1,260 @@
+//! Raw files → an event log and a catalogue. One file a source; a source finds its format by the files' content.
+
+mod input;
+mod msl;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use input::{Encoding, Input, read_lines};
+pub use msl::prepare_msl;
+
+use serde::Deserialize;
+
+use super::FileDigest;
+use super::events::EventLog;
+use crate::{Context, Error, Result};
+
+/// What a source gives.
+pub(crate) struct Raw {
+    /// Who met what when.
+    pub(crate) log: EventLog,
+    /// What is known of the items of the log.
+    pub(crate) catalogue: Catalogue,
+    /// The format found, in a few words: "Amazon 2014".
+    pub(crate) format: String,
+}
+
+/// What the user asked of a source.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReadOptions {
+    /// The format, rather than the one found in the files' content.
+    pub(crate) format: Option<String>,
+    /// Memory to work in, in bytes.
+    pub(crate) memory: u64,
+    /// Names of a table's columns.
+    pub(crate) columns: Columns,
+}
+
+/// Names of the columns of a `table` source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// Who.
+    pub user: Option<String>,
+    /// What.
+    pub item: Option<String>,
+    /// When: Unix seconds, or milliseconds.
+    pub time: Option<String>,
+    /// The item's title.
+    pub title: Option<String>,
+    /// A rating.
+    pub rating: Option<String>,
+    /// More text on the item.
+    pub text: Option<String>,
+}
+
+/// The files of the inputs: a folder stands for the files in it, by name.
+pub(crate) fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for input in inputs {
+        let kind = fs::metadata(input).context(input.display())?;
+        if kind.is_dir() {
+            let mut inside = Vec::new();
+            for entry in fs::read_dir(input).context(input.display())? {
+                let path = entry.context(input.display())?.path();
+                if path.is_file() {
+                    inside.push(path);
+                }
+            }
+            inside.sort();
+            files.extend(inside);
+        } else {
+            files.push(input.clone());
+        }
+    }
+    Ok(files)
+}
+
+/// How many events `files` may hold, if each takes `bytes` bytes or more before compression.
+pub(crate) fn at_most(files: &[PathBuf], bytes: u64) -> Result<u64> {
+    let mut total = 0u64;
+    for file in files {
+        let size = fs::metadata(file).context(file.display())?.len();
+        // Logs as JSON or CSV shrink to a fifth or an eighth.
+        let packed = matches!(file.extension().and_then(|e| e.to_str()), Some("gz" | "zst" | "zstd"));
+        total = total.saturating_add(if packed { size.saturating_mul(10) } else { size });
+    }
+    Ok(total / bytes.max(1) + 1)
+}
+
+/// The unit of a source's Unix times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+impl Unit {
+    /// Milliseconds; times before 1970 or after 2100 are refused.
+    pub(crate) fn milliseconds(self, time: i64) -> std::result::Result<i64, String> {
+        const END: i64 = 4_102_444_800;
+        let end = if self == Self::Seconds { END } else { END * 1000 };
+        if !(0..end).contains(&time) {
+            let unit = if self == Self::Seconds { "seconds" } else { "milliseconds" };
+            return Err(format!("timestamp {time} is not between 1970 and 2100 in {unit}"));
+        }
+        Ok(if self == Self::Seconds { time * 1000 } else { time })
+    }
+}
+
+/// Titles and other texts of the items of a log, by dense index.
+#[derive(Default)]
+pub(crate) struct Catalogue {
+    titles: Vec<Option<Box<str>>>,
+    /// Other columns of `items.parquet`, such as `genres`, by name.
+    pub(crate) attributes: BTreeMap<&'static str, Vec<Option<Box<str>>>>,
+}
+
+impl Catalogue {
+    /// Sets a title. An item may be described twice, but not by two titles: the error says both.
+    pub(crate) fn set_title(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
+        let place = place(&mut self.titles, item);
+        match place {
+            Some(known) if **known != *title => {
+                Err(format!("two titles for one item: `{}` and `{}`", short(known), short(title)))
+            }
+            Some(_) => Ok(()),
+            None => {
+                *place = Some(title.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// An item's title, if it has one.
+    pub(crate) fn title(&self, item: u32) -> Option<&str> {
+        self.titles.get(item as usize)?.as_deref()
+    }
+
+    /// Replaces a title.
+    pub(crate) fn replace_title(&mut self, item: u32, title: String) {
+        *place(&mut self.titles, item) = Some(title.into());
+    }
+
+    /// Sets an attribute; the last one counts.
+    pub(crate) fn set_attribute(&mut self, name: &'static str, item: u32, text: &str) {
+        *place(self.attributes.entry(name).or_default(), item) = Some(text.into());
+    }
+}
+
+fn place(column: &mut Vec<Option<Box<str>>>, item: u32) -> &mut Option<Box<str>> {
+    let at = item as usize;
+    if column.len() <= at {
+        column.resize(at + 1, None);
+    }
+    &mut column[at]
+}
+
+/// The start of a text, for an error line.
+pub(crate) fn short(text: &str) -> String {
+    let mut start: String = text.chars().take(60).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
+}
+
+/// Reading under way: bad rows, digests, progress.
+pub(crate) struct Job {
+    /// So many bad rows are left out before one is an error.
+    pub(crate) skip_bad: u64,
+    /// Bad rows left out.
+    pub(crate) skipped: u64,
+    /// The files read.
+    pub(crate) inputs: Vec<FileDigest>,
+    /// Rows read, for people.
+    pub(crate) progress: Progress,
+}
+
+impl Job {
+    pub(crate) fn new(skip_bad: u64) -> Self {
+        Self { skip_bad, skipped: 0, inputs: Vec::new(), progress: Progress::new(std::io::stderr().is_terminal()) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn quiet() -> Self {
+        Self { progress: Progress::new(false), ..Self::new(0) }
+    }
+
+    /// Counts a bad row; an error if too many are.
+    pub(crate) fn bad(&mut self, path: &Path, line: u64, what: &str) -> Result<()> {
+        if self.skipped >= self.skip_bad {
+            let beyond = if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };
+            return Err(Error::failed(format!("{}: line {line}: {what}{beyond}", path.display())));
+        }
+        self.skipped += 1;
+        Ok(())
+    }
+}
+
+/// Set by the first Ctrl-C: work stops at the next block of rows, and its temporary folder goes.
+pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Rows and rows a second on a terminal, from the first second on.
+pub(crate) struct Progress {
+    shown: bool,
+    what: &'static str,
+    rows: u64,
+    started: Instant,
+    last: Instant,
+    drawn: bool,
+}
+
+impl Progress {
+    fn new(shown: bool) -> Self {
+        let now = Instant::now();
+        Self { shown, what: "reading", rows: 0, started: now, last: now, drawn: false }
+    }
+
+    /// A new stage, counted from zero.
+    pub(crate) fn stage(&mut self, what: &'static str) {
+        self.clear();
+        *self = Self { what, ..Self::new(self.shown) };
+    }
+
+    /// Adds rows; an error once the work was asked to stop.
+    pub(crate) fn add(&mut self, rows: u64) -> Result<()> {
+        if STOP.load(Ordering::Relaxed) {
+            self.clear();
+            return Err(Error::failed("interrupted; nothing was written"));
+        }
+        self.rows += rows;
+        let now = Instant::now();
+        if self.shown && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
+            self.last = now;
+            self.drawn = true;
+            let rate = self.rows as f64 / (now - self.started).as_secs_f64();
+            let line =
+                format!("\r\x1b[K{}: {:.2} million rows, {:.2} million/s", self.what, self.rows as f64 / 1e6, rate / 1e6);
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = std::io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
