@@ -11,6 +11,8 @@ use polars::prelude::{
 use tempfile::TempDir;
 
 use super::ids::{Ids, Texts};
+use super::progress::check_stop;
+use super::sources::ReadOptions;
 use crate::{Context, Error, Result};
 
 /// Bytes of an event in the log's columns.
@@ -19,6 +21,8 @@ const EVENT_BYTES: u64 = 20;
 const CHUNK: usize = 1 << 20;
 /// A log in one piece may take this share of the memory; sorting it takes several times as much.
 const SHARE: u64 = 8;
+/// No more open files than this.
+const MAX_SHARDS: u64 = 256;
 
 /// Who met what when, as a reader has parsed it.
 #[derive(Default)]
@@ -62,17 +66,17 @@ struct Columns {
 }
 
 impl EventLog {
-    /// A log of at most `events` events (an estimate) under a memory limit in bytes.
-    pub(crate) fn new(events: u64, memory: u64, timed: bool, rated: bool) -> Result<Self> {
-        let shards = (events.saturating_mul(EVENT_BYTES) / (memory / SHARE).max(1) + 1).min(256) as usize;
+    /// A log of at most `events` events (an estimate) under the options' memory limit.
+    pub(crate) fn new(events: u64, options: &ReadOptions, timed: bool, rated: bool) -> Result<Self> {
+        let count = shards(events, EVENT_BYTES, options.memory);
         let mut pending = Vec::new();
-        pending.resize_with(shards, Columns::default);
+        pending.resize_with(count, Columns::default);
         Ok(Self {
             users: Ids::default(),
             items: Ids::default(),
             timed,
             rated,
-            shards: Shards::new(shards)?,
+            shards: Shards::new(count, &options.scratch)?,
             pending,
             pending_rows: 0,
         })
@@ -123,6 +127,7 @@ impl EventLog {
     /// Calls `each` with the users and items of all events, shard by shard.
     pub(crate) fn pairs(&self, mut each: impl FnMut(u32, u32)) -> Result<()> {
         for shard in 0..self.shards.len() {
+            check_stop()?;
             let frame = collect(self.shards.lazy(shard)?.select([polars::prelude::col("user"), polars::prelude::col("item")]))?;
             let (users, items) = (u32s(&frame, "user")?, u32s(&frame, "item")?);
             users.into_iter().zip(items).for_each(|(user, item)| each(user, item));
@@ -133,6 +138,7 @@ impl EventLog {
     /// Leaves the events of which `keep` says so by user and item.
     pub(crate) fn retain(&mut self, keep: impl Fn(u32, u32) -> bool) -> Result<()> {
         for shard in 0..self.shards.len() {
+            check_stop()?;
             let frame = collect(self.shards.lazy(shard)?)?;
             let pairs = u32s(&frame, "user")?.into_iter().zip(u32s(&frame, "item")?);
             let mask: Vec<bool> = pairs.map(|(user, item)| keep(user, item)).collect();
@@ -148,11 +154,17 @@ impl EventLog {
     /// Runs a query over each shard in place.
     pub(crate) fn transform(&mut self, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
         for shard in 0..self.shards.len() {
+            check_stop()?;
             let frame = collect(query(self.shards.lazy(shard)?))?;
             self.shards.replace(shard, frame)?;
         }
         Ok(())
     }
+}
+
+/// How many shards rows of so many bytes need under a memory limit.
+pub(crate) fn shards(rows: u64, bytes: u64, memory: u64) -> usize {
+    (rows.saturating_mul(bytes) / (memory / SHARE).max(1) + 1).min(MAX_SHARDS) as usize
 }
 
 /// Runs a query on polars' streaming engine.
@@ -185,9 +197,10 @@ struct Shard {
 }
 
 impl Shards {
-    pub(crate) fn new(count: usize) -> Result<Self> {
+    /// So many tables; their files, if more than one, in a temporary folder in `scratch`.
+    pub(crate) fn new(count: usize, scratch: &Path) -> Result<Self> {
         let folder = if count > 1 {
-            Some(tempfile::Builder::new().prefix(".itemlm-shards-").tempdir().context("temporary folder")?)
+            Some(tempfile::Builder::new().prefix(".itemlm-").tempdir_in(scratch).context(scratch.display())?)
         } else {
             None
         };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
@@ -44,6 +45,7 @@ struct Raw {
 struct Hashing {
     file: File,
     read: Arc<Mutex<Raw>>,
+    progress: Option<Arc<AtomicU64>>,
 }
 
 impl Read for Hashing {
@@ -52,17 +54,24 @@ impl Read for Hashing {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.hash.update(buffer.get(..count).unwrap_or_default());
         read.bytes += count as u64;
+        if let Some(progress) = &self.progress {
+            progress.fetch_add(count as u64, Ordering::Relaxed);
+        }
         Ok(count)
     }
 }
 
 impl Input {
     /// Opens `path`; gzip and zstd are known by their first bytes. An empty file is an error.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, job: &Job) -> Result<Self> {
+        Self::new(path, Some(job.progress.bytes.clone()))
+    }
+
+    fn new(path: &Path, progress: Option<Arc<AtomicU64>>) -> Result<Self> {
         let place = path.display();
         let file = File::open(path).context(place.to_string())?;
         let read = Arc::new(Mutex::new(Raw::default()));
-        let mut stored = BufReader::with_capacity(1 << 20, Hashing { file, read: read.clone() });
+        let mut stored = BufReader::with_capacity(1 << 20, Hashing { file, read: read.clone(), progress });
         let start = stored.fill_buf().context(place.to_string())?;
         if start.is_empty() {
             return Err(Error::failed(format!("{place}: the file is empty")));
@@ -81,7 +90,7 @@ impl Input {
     /// The first line of the content, without its end; at most 1 MiB of it.
     pub(crate) fn first_line(path: &Path) -> Result<String> {
         let mut line = Vec::new();
-        let mut input = Self::open(path)?;
+        let mut input = Self::new(path, None)?;
         (&mut input.content).take(1 << 20).read_until(b'\n', &mut line).map_err(|e| input.broken(&e))?;
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).trim_start_matches('\u{feff}').to_string())
     }
@@ -165,7 +174,7 @@ pub(crate) fn read_lines<C: Default + Send>(
     parse: impl Fn(&str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut input = Input::open(path)?;
+    let mut input = Input::open(path, job)?;
     let mut carry = Vec::new();
     let mut lines = 0u64;
     // While a batch of blocks is parsed, the next is read and the one before is handed on.
@@ -303,7 +312,7 @@ mod tests {
         let error = lines(&path, Encoding::Utf8, &mut Job::quiet()).unwrap_err().to_string();
         assert!(error.contains("cut or damaged"), "{error}");
         std::fs::write(&path, "").unwrap();
-        assert!(Input::open(&path).err().unwrap().to_string().contains("empty"));
+        assert!(Input::first_line(&path).err().unwrap().to_string().contains("empty"));
     }
 
     #[test]

@@ -5,10 +5,7 @@ mod msl;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 pub(crate) use input::{Encoding, Input, read_lines};
 pub use msl::prepare_msl;
@@ -17,6 +14,7 @@ use serde::Deserialize;
 
 use super::FileDigest;
 use super::events::EventLog;
+use super::progress::Progress;
 use crate::{Context, Error, Result};
 
 /// What a source gives.
@@ -36,6 +34,8 @@ pub(crate) struct ReadOptions {
     pub(crate) format: Option<String>,
     /// Memory to work in, in bytes.
     pub(crate) memory: u64,
+    /// Where temporary files go.
+    pub(crate) scratch: PathBuf,
     /// Names of a table's columns.
     pub(crate) columns: Columns,
 }
@@ -182,13 +182,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(skip_bad: u64) -> Self {
-        Self { skip_bad, skipped: 0, inputs: Vec::new(), progress: Progress::new(std::io::stderr().is_terminal()) }
+    /// Reading `total` stored bytes.
+    pub(crate) fn new(skip_bad: u64, total: u64) -> Self {
+        Self { skip_bad, skipped: 0, inputs: Vec::new(), progress: Progress::new("reading", total) }
     }
 
     #[cfg(test)]
     pub(crate) fn quiet() -> Self {
-        Self { progress: Progress::new(false), ..Self::new(0) }
+        Self::new(0, 0)
     }
 
     /// Counts a bad row; an error if too many are.
@@ -199,62 +200,5 @@ impl Job {
         }
         self.skipped += 1;
         Ok(())
-    }
-}
-
-/// Set by the first Ctrl-C: work stops at the next block of rows, and its temporary folder goes.
-pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Rows and rows a second on a terminal, from the first second on.
-pub(crate) struct Progress {
-    shown: bool,
-    what: &'static str,
-    rows: u64,
-    started: Instant,
-    last: Instant,
-    drawn: bool,
-}
-
-impl Progress {
-    fn new(shown: bool) -> Self {
-        let now = Instant::now();
-        Self { shown, what: "reading", rows: 0, started: now, last: now, drawn: false }
-    }
-
-    /// A new stage, counted from zero.
-    pub(crate) fn stage(&mut self, what: &'static str) {
-        self.clear();
-        *self = Self { what, ..Self::new(self.shown) };
-    }
-
-    /// Adds rows; an error once the work was asked to stop.
-    pub(crate) fn add(&mut self, rows: u64) -> Result<()> {
-        if STOP.load(Ordering::Relaxed) {
-            self.clear();
-            return Err(Error::failed("interrupted; nothing was written"));
-        }
-        self.rows += rows;
-        let now = Instant::now();
-        if self.shown && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
-            self.last = now;
-            self.drawn = true;
-            let rate = self.rows as f64 / (now - self.started).as_secs_f64();
-            let line =
-                format!("\r\x1b[K{}: {:.2} million rows, {:.2} million/s", self.what, self.rows as f64 / 1e6, rate / 1e6);
-            let _ = std::io::stderr().write_all(line.as_bytes());
-        }
-        Ok(())
-    }
-
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.drawn) {
-            let _ = std::io::stderr().write_all(b"\r\x1b[K");
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
