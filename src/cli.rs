@@ -419,7 +419,7 @@ fn prepare_text(out: &Path, report: &Report) -> String {
             (Some(users), Some(items)) => format!(", {users} users, {items} items"),
             _ => String::new(),
         };
-        text += &format!("  {:14} {:>11} -> {:>11} events{left}: {}\n", step.name, step.before, step.after, step.what);
+        text += &format!("  {:14} {:>11} -> {:>11} rows{left}: {}\n", step.name, step.before, step.after, step.what);
     }
     let (r, w) = (report, &report.windows);
     text += &format!(

@@ -17,7 +17,7 @@ use self::clean::Present;
 use super::corpus::WindowCounts;
 use super::place::Place;
 use super::sources::{self, Columns, Job, ReadOptions};
-use super::store::{Counts, MANIFEST, Manifest, Provenance, Step};
+use super::store::{Counts, Manifest, Provenance, Step};
 use crate::{Context, Error, Result};
 
 /// What to prepare.
@@ -152,7 +152,12 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         let Counts { users, items, interactions, .. } = manifest.counts;
         warnings.extend(expected.compare(users, items, interactions, written.windows));
     }
-    let report = report(finished.path(), &manifest, raw.format, warnings)?;
+    let mut dropped = BTreeMap::new();
+    for step in manifest.steps.iter().filter(|step| step.before > step.after) {
+        let name = if step.name == "read" { "bad rows" } else { &step.name };
+        *dropped.entry(name.to_string()).or_default() += step.before - step.after;
+    }
+    let report = report(finished.path(), &manifest, raw.format, dropped, warnings)?;
     place.replace(finished)?;
     Ok(report)
 }
@@ -182,7 +187,13 @@ fn prepare_msl(options: &PrepareOptions, config: &PrepareConfig, place: Place) -
     Ok(report)
 }
 
-fn report(dir: &Path, manifest: &Manifest, format: String, mut warnings: Vec<String>) -> Result<Report> {
+fn report(
+    dir: &Path,
+    manifest: &Manifest,
+    format: String,
+    dropped: BTreeMap<String, usize>,
+    mut warnings: Vec<String>,
+) -> Result<Report> {
     let Counts { users, items, interactions, train, valid, test } = manifest.counts;
     let audit = audit::audit(dir, interactions, items)?;
     if audit.late_train_targets > 0 {
@@ -194,18 +205,12 @@ fn report(dir: &Path, manifest: &Manifest, format: String, mut warnings: Vec<Str
     if audit.out_of_order > 0 {
         warnings.push(format!("leakage: {} interactions are earlier than the one before them", audit.out_of_order));
     }
-    let dropped = manifest.steps.iter().filter(|s| s.before > s.after).map(|s| {
-        let name = if s.name == "read" { "bad rows" } else { &s.name };
-        (name.to_string(), s.before - s.after)
-    });
-    let mut sums = BTreeMap::new();
-    dropped.for_each(|(name, rows)| *sums.entry(name).or_default() += rows);
     Ok(Report {
         users,
         items,
         interactions,
         windows: WindowCounts { train, valid, test },
-        dropped: sums,
+        dropped,
         validation: manifest.validation.clone(),
         format,
         steps: manifest.steps.clone(),
