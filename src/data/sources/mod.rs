@@ -1,7 +1,9 @@
 //! Raw files → an event log and a catalogue. One file a source; a source finds its format by the files' content.
 
+mod amazon;
 mod input;
 mod msl;
+mod python;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) use input::{Encoding, Input, read_lines};
+pub(crate) use input::{Encoding, Input, read_lines, read_numbered_lines};
 pub use msl::prepare_msl;
 
 use serde::Deserialize;
