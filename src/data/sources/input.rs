@@ -174,9 +174,6 @@ pub(crate) fn read_lines<C: Default + Send>(
     parse: impl Fn(&str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
-<<<<<<< HEAD
-    let mut input = Input::open(path, job)?;
-=======
     read_numbered_lines(path, encoding, skip, job, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
@@ -190,8 +187,7 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
     parse: impl Fn(u64, &str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut input = Input::open(path)?;
->>>>>>> 11dae3e (Amazon's reviews and metadata of 2014, 2018 and 2023)
+    let mut input = Input::open(path, job)?;
     let mut carry = Vec::new();
     let mut lines = 0u64;
     // While a batch of blocks is parsed, the next is read and the one before is handed on.
