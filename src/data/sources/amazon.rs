@@ -8,14 +8,19 @@
 //!
 //! In 2023 the item is `parent_asin` (`asin` is its variant), and a review's own `title` is not the item's.
 //!
-//! What is known of the files: 2014's metadata "is not strict JSON" (cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html);
-//! the CSVs of 2014 and 2018 differ in the order of columns (LensKit's `data/sources/amazon.py`, which tells them apart
-//! by an `A`, as every reviewer's id begins); 2018's metadata holds titles that are pieces of a page's script, which the
-//! owners' notebook removes by the word `getTime` (cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/), or of its HTML, which
-//! usual preprocessing removes by `<span id` (MiniOneRec's `data/amazon18_data_process.py`); reviews and metadata lines
-//! come twice in 2018 and 2023 (LensKit's guide; hyp1231/AmazonReviews2023 issue 20), some 2023 items have no metadata
-//! (its issue 15), one rating is 0.0 (its issue 20); 2023's CSVs with `history` hold each event once over train, valid
-//! and test, and their first release had no header (its `benchmark_scripts/last_out_split.py`).
+//! Where this was read, and what else is known of the files:
+//! - 2014: LlamaRec's `DATASET.md` and DSXiangLi/CTR's `data/amazon/readme.md` repeat the owners' page and show its files.
+//! - The CSVs of 2014 and 2018 differ in the order of columns: LensKit's `data/sources/amazon.py`, which tells them apart
+//!   by the `A` that 2014's rows begin with. We look at which field has the form of an item's id.
+//! - 2018's metadata has "titles" that are pieces of a page's script or HTML. The owners' notebook drops them by the word
+//!   `getTime` (as many who copied it show), common preprocessing by `<span id` (AkaliKong/MiniOneRec issue 20). Here they
+//!   are no titles.
+//! - Reviews and metadata lines come twice in all editions (LensKit's `docs/guide/data/amazon.rst`; in 2023
+//!   hyp1231/AmazonReviews2023 issue 20, which also has a rating of 0.0), and a quarter of 2023's items has no metadata
+//!   (its issue 15).
+//! - 2023's CSVs: amazon-reviews-2023.github.io/data_processing/0core.html. Those with a `history` column hold each event
+//!   once over train, valid and test, and the script that writes them (`benchmark_scripts/last_out_split.py`) wrote no
+//!   header yet.
 
 mod detect;
 

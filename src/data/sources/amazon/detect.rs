@@ -169,7 +169,7 @@ fn csv(line: &str) -> Option<What> {
     let [first, second, rating, time] = fields[..] else { return None };
     Number::parse(rating)?;
     let time = Number::parse(time)?.whole("timestamp").ok()?;
-    // Items are ISBNs or begin with B. Reviewers mostly begin with A, but some with #oc-.
+    // Items are ISBNs or begin with B; reviewers begin with A.
     let item = |id: &str| id.len() == 10 && id.starts_with(|c: char| c == 'B' || c.is_ascii_digit());
     let editions: &'static [Edition] =
         if Unit::Seconds.milliseconds(time).is_err() && Unit::Milliseconds.milliseconds(time).is_ok() {
