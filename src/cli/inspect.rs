@@ -45,14 +45,23 @@ pub(super) fn text(report: &Inspection) -> String {
 }
 
 fn statistics(report: &Inspection, out: &mut Lines) {
-    let (test, titles, windows) = (&report.test, &report.titles, &report.windows);
+    let (unseen, titles, windows) = (&report.unseen, &report.titles, &report.windows);
     let density = report.density.map_or("-".into(), |density| format!("{:.4} %", 100.0 * density));
     out.line(format!("\nusers         {:>12}", report.users));
     out.line(format!("items         {:>12}", report.items));
     out.line(format!("interactions  {:>12}  density {density}", report.interactions));
     out.line(format!("windows       {:>12}  train, {} valid, {} test", windows.train, windows.valid, windows.test));
-    out.line(format!("cold targets  {:>12}  {} of the test windows", test.cold_targets, percent(test.cold_share)));
-    out.line(format!("new users     {:>12}  {} of the {} test users", test.new_users, percent(test.new_share), test.users));
+    out.line(format!(
+        "cold targets  {:>12}  {} of the test windows",
+        unseen.cold_test_targets,
+        percent(unseen.cold_test_share)
+    ));
+    out.line(format!(
+        "new users     {:>12}  {} of the {} test users",
+        unseen.new_test_users,
+        percent(unseen.new_test_share),
+        unseen.test_users
+    ));
     out.line(format!("titles        {:>12}  different", titles.distinct));
     out.line(format!("              {:>12}  items share theirs with another item", titles.duplicates));
     out.line(format!("              {:>12}  items have none", titles.missing));
@@ -232,13 +241,26 @@ mod tests {
             source: "s\r\u{9b}31m".into(),
             software: "x".into(),
             validation: "v ".repeat(90),
-            steps: vec![Step { name: "n".repeat(60), before: usize::MAX, after: 0, what: "\u{7}".into() }],
+            steps: vec![Step {
+                name: "n".repeat(60),
+                before: usize::MAX,
+                after: 0,
+                users: None,
+                items: None,
+                what: "\u{7}".into(),
+            }],
             users: 1,
             items: 1,
             interactions: 1,
             density: None,
             windows: WindowCounts { train: 0, valid: 0, test: 0 },
-            test: Unseen { windows: 0, cold_targets: 0, cold_share: None, users: 0, new_users: 0, new_share: None },
+            unseen: Unseen {
+                cold_test_targets: 0,
+                cold_test_share: None,
+                test_users: 0,
+                new_test_users: 0,
+                new_test_share: None,
+            },
             titles: Titles { characters: None, distinct: 0, duplicates: 0, missing: 1 },
             sequence_lengths: Distribution { spread, histogram: bins },
             popularity: Popularity {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::run_dir::Ranking;
 use super::train::examples;
 use crate::batch::{Batch, Candidates, Example};
-use crate::data::{Corpus, Manifest, Split, Step, Window, WindowCounts};
+use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
 use crate::text::{Catalogue, Prompt, ROOT};
 use crate::{Context, Error, Result};
@@ -52,7 +52,8 @@ pub struct Inspection {
     /// As `prepare --json` counts them.
     pub windows: WindowCounts,
     /// What of test the training windows do not show.
-    pub test: Unseen,
+    #[serde(flatten)]
+    pub unseen: Unseen,
     /// The catalogue's titles.
     pub titles: Titles,
     /// Interactions a user.
@@ -65,21 +66,19 @@ pub struct Inspection {
     pub examples: Vec<ExampleWindow>,
 }
 
-/// Test windows and users that no released training window shows.
+/// Targets and users of test that no released training window shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Unseen {
-    /// Test windows.
-    pub windows: usize,
-    /// Those whose target is in no training window: see [`Corpus::cold_items`].
-    pub cold_targets: usize,
+    /// Test windows whose target is in no training window: see [`Corpus::cold_items`].
+    pub cold_test_targets: usize,
     /// Of the test windows; none without one.
-    pub cold_share: Option<f64>,
-    /// Users of the test windows.
-    pub users: usize,
-    /// Those without a training window.
-    pub new_users: usize,
-    /// Of the test users; none without one.
-    pub new_share: Option<f64>,
+    pub cold_test_share: Option<f64>,
+    /// Users with a test window.
+    pub test_users: usize,
+    /// Users with a test window but no training window.
+    pub new_test_users: usize,
+    /// Of the users with a test window; none without one.
+    pub new_test_share: Option<f64>,
 }
 
 /// The catalogue's titles.
@@ -196,19 +195,19 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
     let prompt = Prompt::open(&template)?;
 
     let lengths: Vec<usize> = (0..corpus.users() as u32).map(|user| corpus.user_interactions(user).len()).collect();
-    let counts = corpus.statistics(Default::default());
+    let Counts { users, items, interactions, train, valid, test } = manifest.counts;
     let mut inspection = Inspection {
         name: manifest.name,
         source: manifest.source,
         software: manifest.software,
         validation: manifest.validation,
         steps: manifest.steps,
-        users: counts.users,
-        items: counts.items,
-        interactions: counts.interactions,
-        density: share(counts.interactions as f64, counts.users as f64 * counts.items as f64),
-        windows: counts.windows,
-        test: unseen(&corpus),
+        users,
+        items,
+        interactions,
+        density: share(interactions as f64, users as f64 * items as f64),
+        windows: WindowCounts { train, valid, test },
+        unseen: unseen(&corpus),
         titles: titles(&corpus),
         sequence_lengths: Distribution { spread: spread(&lengths), histogram: linear_bins(&lengths) },
         popularity: popularity(&corpus),
@@ -245,15 +244,14 @@ fn unseen(corpus: &Corpus) -> Unseen {
     let mut users: Vec<u32> = test.iter().map(|window| window.user).collect();
     users.sort_unstable();
     users.dedup();
-    let cold_targets = test.iter().filter(|window| cold[corpus.target(window) as usize]).count();
-    let new_users = users.iter().filter(|user| !trained[**user as usize]).count();
+    let cold_test_targets = test.iter().filter(|window| cold[corpus.target(window) as usize]).count();
+    let new_test_users = users.iter().filter(|user| !trained[**user as usize]).count();
     Unseen {
-        windows: test.len(),
-        cold_targets,
-        cold_share: share(cold_targets as f64, test.len() as f64),
-        users: users.len(),
-        new_users,
-        new_share: share(new_users as f64, users.len() as f64),
+        cold_test_targets,
+        cold_test_share: share(cold_test_targets as f64, test.len() as f64),
+        test_users: users.len(),
+        new_test_users,
+        new_test_share: share(new_test_users as f64, users.len() as f64),
     }
 }
 

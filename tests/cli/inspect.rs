@@ -18,12 +18,12 @@ fn statistics_and_histograms() {
     let lab = Lab::new();
     let prepared = lab.json("prepare msl toy --out corpus");
     let found = lab.json("inspect corpus");
-    for key in ["users", "items", "interactions", "windows"] {
+    for key in ["users", "items", "interactions", "windows", "cold_test_targets", "test_users", "new_test_users", "steps"] {
         assert_eq!(found[key], prepared[key], "{key}");
     }
     assert_eq!(found["density"], json!((7 * USERS) as f64 / (USERS * ITEMS) as f64));
     // Only the first two users' tests end with the two cold items; all users have training windows.
-    assert_eq!((&found["test"]["cold_targets"], &found["test"]["new_users"]), (&json!(2), &json!(0)));
+    assert_eq!((&found["cold_test_targets"], &found["new_test_users"]), (&json!(2), &json!(0)));
     assert_eq!((&found["titles"]["duplicates"], &found["titles"]["missing"]), (&json!(2), &json!(0)));
     assert_eq!(found["sequence_lengths"]["histogram"], json!([{"from": 7, "to": 7, "count": USERS}]));
     assert_eq!(counts(&found["popularity"]["histogram"]), ITEMS as u64);
@@ -86,5 +86,5 @@ fn hostile_and_missing_data_are_shown() {
     lab.write("toy/test.csv", "user_id,item_ids,timestamp\n");
     lab.ok("prepare msl toy --out corpus");
     assert!(stdout(&lab, "inspect corpus --llm llm --prompt short").contains("the test split has no window"));
-    assert_eq!(lab.json("inspect corpus")["test"]["cold_share"], Value::Null);
+    assert_eq!(lab.json("inspect corpus")["cold_test_share"], Value::Null);
 }

@@ -14,7 +14,7 @@ fn corpus(titles: &[&str], users: &[(&str, &[u32])], train: Vec<Window>, test: V
 fn inspected(corpus: &Corpus, options: &InspectOptions) -> Result<Inspection> {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("corpus");
-    let steps = vec![Step { name: "k-core".into(), before: 9, after: 5, what: "5-core".into() }];
+    let steps = vec![Step { name: "k-core".into(), before: 9, after: 5, users: None, items: None, what: "5-core".into() }];
     corpus.save(&dir, &Provenance { source: "by hand".into(), inputs: vec![], steps }).unwrap();
     inspect(&dir, options)
 }
@@ -46,8 +46,8 @@ fn counts_by_hand() {
     assert_eq!((found.name.as_str(), found.source.as_str(), found.steps.len()), ("made up", "by hand", 1));
     assert_eq!((found.windows.train, found.windows.valid, found.windows.test), (1, 0, 2));
     // Training saw items 0 and 1 and user a: of the targets 0 and 3 the second is cold, user b is new.
-    let test = Unseen { windows: 2, cold_targets: 1, cold_share: Some(0.5), users: 2, new_users: 1, new_share: Some(0.5) };
-    assert_eq!(found.test, test);
+    assert_eq!((found.unseen.cold_test_targets, found.unseen.cold_test_share), (1, Some(0.5)));
+    assert_eq!((found.unseen.test_users, found.unseen.new_test_users, found.unseen.new_test_share), (2, 1, Some(0.5)));
     let characters = Some(Spread { min: 3, median: 3.0, mean: 3.25, max: 4 });
     assert_eq!(found.titles, Titles { characters, distinct: 3, duplicates: 2, missing: 1 });
 
@@ -102,7 +102,7 @@ fn popularity_has_two_bins_an_octave() {
 fn odd_corpora() {
     // One user and one item, without a title; nothing to test.
     let one = inspected(&corpus(&[""], &[("u", &[0, 0])], vec![], vec![]), &plain(3)).unwrap();
-    assert_eq!((one.density, one.test.cold_share, one.test.new_share), (Some(2.0), None, None));
+    assert_eq!((one.density, one.unseen.cold_test_share, one.unseen.new_test_share), (Some(2.0), None, None));
     assert_eq!(one.titles, Titles { characters: None, distinct: 0, duplicates: 0, missing: 1 });
     assert_eq!((bins(&one.popularity.histogram), one.examples.len()), (vec![(2, 2, 1)], 0));
     // Nobody.
@@ -155,13 +155,12 @@ fn json_keys() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&value),
-        "density examples interactions items name popularity prompt sequence_lengths software source steps test titles users \
-         validation windows"
+        "cold_test_share cold_test_targets density examples interactions items name new_test_share new_test_users popularity \
+         prompt sequence_lengths software source steps test_users titles users validation windows"
     );
     assert_eq!(value["windows"], json!({"train": 1, "valid": 0, "test": 2}));
     assert_eq!(value["sequence_lengths"]["histogram"][0], json!({"from": 1, "to": 1, "count": 1}));
     assert_eq!(keys(&value["popularity"]), "histogram spread top");
     assert_eq!(keys(&value["titles"]), "characters distinct duplicates missing");
-    assert_eq!(keys(&value["test"]), "cold_share cold_targets new_share new_users users windows");
     assert_eq!(keys(&value["examples"][0]), "history label prompt target user window");
 }
