@@ -180,17 +180,18 @@ pub(crate) fn read_lines<C: Default + Send>(
     parse: impl Fn(&str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
-    read_numbered(path, encoding, skip, job, |_, line, values| parse(line, values), |values, _| sink(values))
+    read_numbered_lines(path, encoding, skip, job, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
-/// [`read_lines`] where `parse` is told the line's number and `sink` may find lines bad too.
-pub(super) fn read_numbered<C: Default + Send>(
+/// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse` is told the
+/// line's number, from 1, and `sink` is handed the job, for [`Job::bad`].
+pub(crate) fn read_numbered_lines<C: Default + Send>(
     path: &Path,
     encoding: Encoding,
     skip: u64,
     job: &mut Job,
     parse: impl Fn(u64, &str, &mut C) -> std::result::Result<(), String> + Sync,
-    mut sink: impl FnMut(C, &mut Job) -> Result<()> + Send,
+    mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
 ) -> Result<()> {
     let mut input = Input::open(path, job)?;
     let mut carry = Vec::new();
@@ -242,13 +243,13 @@ pub(super) fn hand_on<C>(
     path: &Path,
     done: impl IntoIterator<Item = Parsed<C>>,
     job: &mut Job,
-    sink: &mut impl FnMut(C, &mut Job) -> Result<()>,
+    sink: &mut impl FnMut(&mut Job, C) -> Result<()>,
 ) -> Result<()> {
     for block in done {
         for (line, what) in block.bad {
             job.bad(path, line, &what)?;
         }
-        sink(block.values, job)?;
+        sink(job, block.values)?;
         job.progress.add(block.lines)?;
     }
     Ok(())

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use self::tags::Tags;
 use super::fields::{present, rating};
-use super::input::read_numbered;
+use super::input::read_numbered_lines;
 use super::records::Records;
 use super::{Catalogue, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most};
 use crate::data::events::{EventLog, Events};
@@ -200,11 +200,11 @@ fn read_ratings(path: &Path, format: Format, log: &mut EventLog, job: &mut Job) 
                     let field = |at| record.get(at).unwrap_or_default();
                     push(events, field(user), field(item), field(given), field(time))
                 },
-                |events: Events, _| log.append(&events),
+                |_, events: Events| log.append(&events),
             );
         }
     };
-    read_numbered(
+    read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
@@ -217,7 +217,7 @@ fn read_ratings(path: &Path, format: Format, log: &mut EventLog, job: &mut Job) 
             };
             push(events, user, item, given, time)
         },
-        |events: Events, _| log.append(&events),
+        |_, events: Events| log.append(&events),
     )
 }
 
@@ -263,7 +263,7 @@ pub(super) fn read_movies_dat(path: &Path, items: &Ids, catalogue: &mut Catalogu
 }
 
 fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<Encoding> {
-    let mut take_in = |movies: Vec<Movie>, job: &mut Job| -> Result<()> {
+    let mut take_in = |job: &mut Job, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
             let Some(item) = items.find(&movie.id) else { continue };
             if let Err(what) = catalogue.describe(item, &movie.title) {
@@ -293,7 +293,7 @@ fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalog
     }
     let encoding = encoding(path)?;
     let parse = if format == Format::Dat { parse_dat } else { parse_item };
-    read_numbered(
+    read_numbered_lines(
         path,
         encoding,
         0,
@@ -336,7 +336,7 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot may hold `::`.
 fn read_plots(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
     const FIELDS: usize = 11;
-    read_numbered(
+    read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
@@ -353,7 +353,7 @@ fn read_plots(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job
             }
             Ok(())
         },
-        |plots, _| {
+        |_, plots| {
             for (item, texts) in plots {
                 for (name, text) in ["plot", "director", "actors"].into_iter().zip(texts) {
                     if !text.is_empty() && text != "N/A" {

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::fields::present;
-use super::input::read_numbered;
+use super::input::read_numbered_lines;
 use super::movielens::{read_movies_dat, stored_name, wrong_fields};
 use super::{Catalogue, Encoding, Job, Raw, ReadOptions, at_most};
 use crate::data::events::{EventLog, Events};
@@ -79,7 +79,7 @@ struct Sequences {
 }
 
 fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> {
-    read_numbered(
+    read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
@@ -98,7 +98,7 @@ fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> 
             sequences.lengths.push(length);
             Ok(())
         },
-        |block, job| {
+        |job, block| {
             let mut events = Events::default();
             let mut items = block.items.iter();
             let mut users = HashSet::new();
@@ -117,7 +117,7 @@ fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> 
 }
 
 fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
-    read_numbered(
+    read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
@@ -132,7 +132,7 @@ fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Jo
             }
             Ok(())
         },
-        |titles, job| {
+        |job, titles| {
             for (line, item, title) in titles {
                 if let Err(what) = catalogue.describe(item, &title) {
                     job.bad(path, line, &what)?;
@@ -144,7 +144,7 @@ fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Jo
 }
 
 fn read_indexing(path: &Path, attribute: &'static str, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
-    read_numbered(
+    read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
@@ -159,7 +159,7 @@ fn read_indexing(path: &Path, attribute: &'static str, items: &Ids, catalogue: &
             }
             Ok(())
         },
-        |indices, _| {
+        |_, indices| {
             indices.iter().for_each(|(item, index)| catalogue.set_attribute(attribute, *item, index));
             Ok(())
         },

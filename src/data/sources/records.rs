@@ -160,12 +160,12 @@ impl Records {
     }
 
     /// Parses the records in blocks, a block while `sink` is given the one before, as
-    /// [`read_numbered`](super::input::read_numbered) does.
+    /// [`read_numbered_lines`](super::input::read_numbered_lines) does.
     pub(super) fn read<C: Default + Send>(
         mut self,
         job: &mut Job,
         mut parse: impl FnMut(u64, &StringRecord, &mut C) -> std::result::Result<(), String> + Send,
-        mut sink: impl FnMut(C, &mut Job) -> Result<()> + Send,
+        mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
     ) -> Result<()> {
         let path = self.path.clone();
         let mut done = None;
@@ -212,7 +212,7 @@ mod tests {
                 rows.push((line, record.iter().map(str::to_string).collect()));
                 Ok(())
             },
-            |rows, _| {
+            |_, rows| {
                 all.extend(rows);
                 Ok(())
             },

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::fields::{self, Time, present};
-use super::input::read_numbered;
+use super::input::read_numbered_lines;
 use super::records::{Records, missing_column};
 use super::{Catalogue, Columns, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most};
 use crate::data::events::{EventLog, Events};
@@ -121,7 +121,7 @@ impl Table {
     /// Reads the rows; the first time of the first log sets `unit`.
     fn read(&self, raw: &mut Raw, unit: &mut Option<Unit>, job: &mut Job) -> Result<()> {
         let Raw { log, catalogue, .. } = raw;
-        let sink = |block: Block, job: &mut Job| block.hand_on(self, log, catalogue, job);
+        let sink = |job: &mut Job, block: Block| block.hand_on(self, log, catalogue, job);
         match self.format {
             Format::Csv | Format::Tsv => {
                 let records = Records::open(&self.path, delimiter(self.format), job)?;
@@ -152,7 +152,7 @@ impl Table {
                     let fields = jsonl::parse(text, &self.columns)?;
                     block.push(line, &fields.row()?, self, &mut { unit })
                 };
-                read_numbered(&self.path, Encoding::Utf8, 0, job, parse, sink)
+                read_numbered_lines(&self.path, Encoding::Utf8, 0, job, parse, sink)
             }
             Format::Parquet => parquet::read(self, unit, job, sink),
         }

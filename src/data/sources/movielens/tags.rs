@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::{Catalogue, Job, Records, encoding, present, read_numbered, wrong_fields};
+use super::{Catalogue, Job, Records, encoding, present, read_numbered_lines, wrong_fields};
 use crate::Result;
 use crate::data::ids::Ids;
 
@@ -27,7 +27,7 @@ impl Tags {
             }
             Ok(())
         };
-        let count = |tags: Vec<(u32, String)>, _: &mut Job| {
+        let count = |_: &mut Job, tags: Vec<(u32, String)>| {
             for (item, tag) in tags {
                 *self.counts.entry(item).or_default().entry(tag).or_default() += 1;
             }
@@ -47,7 +47,7 @@ impl Tags {
             };
             parse(item, tag, tags)
         };
-        read_numbered(path, encoding(path)?, 0, job, |_, line, tags| split(line, tags), count)
+        read_numbered_lines(path, encoding(path)?, 0, job, |_, line, tags| split(line, tags), count)
     }
 
     /// Gives the items their tags, the most frequent first, then by the alphabet.

@@ -83,7 +83,7 @@ pub(super) fn read(
     table: &Table,
     unit: &mut Option<Unit>,
     job: &mut Job,
-    mut sink: impl FnMut(Block, &mut Job) -> Result<()>,
+    mut sink: impl FnMut(&mut Job, Block) -> Result<()>,
 ) -> Result<()> {
     let path = &table.path;
     let digest = Input::open(path, job)?.finish()?;
@@ -100,7 +100,7 @@ pub(super) fn read(
     let mut row = 0;
     let mut taken = Ok(());
     for frame in frames {
-        taken = take_in(&frame, table, &mut row, unit, job).and_then(|block| sink(block, job));
+        taken = take_in(&frame, table, &mut row, unit, job).and_then(|block| sink(job, block));
         if taken.is_err() {
             break;
         }
