@@ -6,6 +6,7 @@ mod input;
 pub(super) mod movielens;
 mod msl;
 pub(super) mod openp5;
+mod python;
 mod records;
 pub(super) mod table;
 #[cfg(test)]
