@@ -197,7 +197,7 @@ fn read_ratings(path: &Path, format: Format, log: &mut EventLog, job: &mut Job) 
             return records.read(
                 job,
                 |_, record, events| {
-                    let field = |at| record.get(at).unwrap_or_default();
+                    let field = |at| record.get(at);
                     push(events, field(user), field(item), field(given), field(time))
                 },
                 |_, events: Events| log.append(&events),
@@ -283,7 +283,7 @@ fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalog
         records.read(
             job,
             |line, record, movies: &mut Vec<Movie>| {
-                let field = |at| record.get(at).unwrap_or_default();
+                let field = |at| record.get(at);
                 movies.push(Movie::new(line, field(id), field(title), field(genres).to_string())?);
                 Ok(())
             },

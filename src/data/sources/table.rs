@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::fields::{self, Time, present};
 use super::input::read_numbered_lines;
-use super::records::{Records, missing_column};
+use super::records::{Fields, Records, missing_column};
 use super::{Catalogue, Columns, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most};
 use crate::data::events::{EventLog, Events};
 use crate::data::ids::Texts;
@@ -129,8 +129,8 @@ impl Table {
                 let c = &self.columns;
                 let (user, item, time) = (place(&c.user)?, place(&c.item)?, place(&c.time)?);
                 let (rating, title, text) = (place(&c.rating)?, place(&c.title)?, place(&c.text)?);
-                let parse = |line, record: &csv::StringRecord, block: &mut Block| {
-                    let field = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default();
+                let parse = |line, record: Fields, block: &mut Block| {
+                    let field = |at: Option<usize>| at.map_or("", |at| record.get(at));
                     let row = Row {
                         user: field(user),
                         item: field(item),

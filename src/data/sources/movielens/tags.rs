@@ -36,8 +36,7 @@ impl Tags {
         if csv {
             let records = Records::open(path, b',', job)?;
             let (item, tag) = (records.column("movieId")?, records.column("tag")?);
-            let field = |record: &csv::StringRecord, at| record.get(at).unwrap_or_default().to_string();
-            return records.read(job, |_, record, tags| parse(&field(record, item), &field(record, tag), tags), count);
+            return records.read(job, |_, record, tags| parse(record.get(item), record.get(tag), tags), count);
         }
         let split = |line: &str, tags: &mut Vec<(u32, String)>| {
             let mut ends = line.splitn(3, "::");

@@ -36,7 +36,7 @@ fn reads_1m_in_latin1_and_10m_in_utf8() {
 fn reads_100k() {
     let flags = |on: [usize; 2]| (0..19).map(|i| if on.contains(&i) { "|1" } else { "|0" }).collect::<String>();
     let items =
-        format!("10|Mis\u{e9}rables, Les (1995)|01-Jan-1995||http://x{}\n20|unknown||||{}\n", flags([8, 14]), flags([0, 0]));
+        format!("10|Mis\u{e9}rables, Les (1995)|01-Jan-1995||http://x{}\n20|unknown|||{}\n", flags([8, 14]), flags([0, 0]));
     let latin1: Vec<u8> = items.chars().map(|c| c as u8).collect();
     let dir = folder(&[
         ("u.data", b"1\t10\t5\t881250949\n2\t20\t1\t881250950\n"),
