@@ -201,25 +201,3 @@ fn columns_and_usage() {
     let forced = ReadOptions { format: Some("tsv".into()), ..named(["u,,", "i", "", "", "", ""]) };
     assert_eq!(events(&read_folder(folder(&[("f", b"u,,\ti\na\t1\n")]).path(), read, &forced, 0).unwrap()).len(), 1);
 }
-
-/// Ten million rows; for timing: `cargo test --release --lib table::tests::speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "a timing"]
-fn speed() {
-    let dir = folder(&[]);
-    let path = dir.path().join("log.csv");
-    let mut file = std::io::BufWriter::new(File::create(&path).unwrap());
-    writeln!(file, "user,item,rating,timestamp").unwrap();
-    let mut state = 1u64;
-    for i in 0..10_000_000u64 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (user, item) = ((state >> 40) % 1_000_000, (state >> 20) % 100_000);
-        writeln!(file, "u{user},i{item},{},{}", 1 + i % 5, 1_300_000_000 + i).unwrap();
-    }
-    file.flush().unwrap();
-    drop(file);
-    let start = std::time::Instant::now();
-    let options = named(["user", "item", "timestamp", "rating", "", ""]);
-    let raw = read_folder(dir.path(), read, &options, 0).unwrap();
-    println!("{} rows in {:.2} s", raw.log.shards.rows(), start.elapsed().as_secs_f64());
-}
