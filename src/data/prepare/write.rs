@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use polars::io::parquet::write::BatchedWriter;
-use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOptions, col, lit};
+use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOptions, col};
 
 use super::clean::Present;
 use super::config::Protocol;
