@@ -70,7 +70,7 @@ impl Default for SasRecConfig {
             dim: 64,
             heads: 1,
             blocks: 2,
-            max_len: 10,
+            max_len: 20,
             dropout: 0.5,
             loss: SasRecLoss::Softmax,
             learning_rate: 1e-3,
