@@ -1,11 +1,12 @@
 //! The command line: parses, calls a recipe, prints what it returns.
 
 mod inspect;
+mod prepare;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::str::FromStr;
 
 use burn::train::Interrupter;
 use clap::error::ErrorKind;
@@ -13,12 +14,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 
+use self::prepare::PrepareArgs;
 use crate::backend::BackendName;
+use crate::cf::Method;
 use crate::config::{RunConfig, Scoring};
-use crate::data::{Columns, Corpus, PrepareOptions, Report, STOP, Source, Split, prepare};
+use crate::data::{Corpus, Split};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::log::log;
-use crate::recipes::{self, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{self, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -45,51 +48,7 @@ enum Command {
         json: bool,
     },
     /// Raw data to a corpus
-    Prepare {
-        /// What the inputs hold
-        #[arg(value_enum)]
-        source: Source,
-        /// Files, or folders of them; gzip and zstd are fine
-        #[arg(required = true)]
-        input: Vec<PathBuf>,
-        /// The corpus directory
-        #[arg(long)]
-        out: PathBuf,
-        /// Cleaning steps, split and expected sizes, as in configs/data; by default items without a title go, then a 5-core,
-        /// then MSL's split (openp5: leave one out)
-        #[arg(long)]
-        config: Option<PathBuf>,
-        /// The format within the source, rather than the one found in the files
-        #[arg(long)]
-        format: Option<String>,
-        /// Leave out up to so many bad rows
-        #[arg(long, default_value_t = 0)]
-        skip_bad: u64,
-        /// Memory to work in, such as 512MB or 8GB; half of the machine's by default
-        #[arg(long, value_parser = memory)]
-        memory: Option<u64>,
-        /// table: the column of users
-        #[arg(long, value_name = "COLUMN")]
-        user: Option<String>,
-        /// table: the column of items
-        #[arg(long, value_name = "COLUMN")]
-        item: Option<String>,
-        /// table: the column of times; without, the order of the rows counts
-        #[arg(long, value_name = "COLUMN")]
-        time: Option<String>,
-        /// table: the column of titles
-        #[arg(long, value_name = "COLUMN")]
-        title: Option<String>,
-        /// table: the column of ratings
-        #[arg(long, value_name = "COLUMN")]
-        rating: Option<String>,
-        /// table: a column with more text on the item
-        #[arg(long, value_name = "COLUMN")]
-        text: Option<String>,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Prepare(PrepareArgs),
     /// Train a run, or go on with it
     Train {
         /// The run file
@@ -202,10 +161,29 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Collaborative vectors of items and users, learnt from the training windows
+    Cf {
+        /// als, bpr or sasrec
+        name: Method,
+        /// The corpus directory
+        corpus: PathBuf,
+        /// The safetensors file; the ids go beside it, to FILE.items.parquet and FILE.users.parquet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Where to train bpr and sasrec
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov or cooccurrence
-        name: Baseline,
+        /// popularity, markov, cooccurrence, als, bpr or sasrec
+        name: RankerName,
         /// The corpus directory
         corpus: PathBuf,
         /// train, valid or test
@@ -214,10 +192,30 @@ enum Command {
         /// The first so many windows
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
+        /// als, bpr, sasrec: another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// bpr, sasrec: where to train
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Clone, Copy)]
+enum RankerName {
+    Counting(Baseline),
+    Collaborative(Method),
+}
+
+impl FromStr for RankerName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.parse().map(Self::Collaborative).or_else(|_| text.parse().map(Self::Counting))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -235,22 +233,6 @@ enum ScoringName {
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
-}
-
-/// Bytes, from such as 512MB or 8GB.
-fn memory(text: &str) -> std::result::Result<u64, String> {
-    const LEAST: u64 = 256 << 20;
-    let upper = text.to_ascii_uppercase();
-    let (number, power) = [("GIB", 3), ("GB", 3), ("G", 3), ("MIB", 2), ("MB", 2), ("M", 2)]
-        .into_iter()
-        .find_map(|(unit, power)| Some((upper.strip_suffix(unit)?.trim().to_string(), power)))
-        .ok_or("it must be a size such as 512MB or 8GB")?;
-    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << (10 * power)));
-    let bytes = bytes.ok_or("it must be a size such as 512MB or 8GB")?;
-    if bytes < LEAST {
-        return Err(format!("it must be at least {} MB", LEAST >> 20));
-    }
-    Ok(bytes)
 }
 
 /// Runs the command line; the exit code.
@@ -290,34 +272,7 @@ impl Command {
                 let report = recipes::quickstart(&out, backend, &mut |line| log(line))?;
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
-            Self::Prepare {
-                source,
-                input,
-                out,
-                config,
-                format,
-                skip_bad,
-                memory,
-                user,
-                item,
-                time,
-                title,
-                rating,
-                text,
-                json,
-            } => {
-                let columns = Columns { user, item, time, title, rating, text };
-                if source != Source::Table && columns != Columns::default() {
-                    return Err(Error::usage(format!("columns are named for the source table only, not for {source}")));
-                }
-                ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
-                let options = PrepareOptions { source, inputs: input, out, config, format, skip_bad, memory, columns };
-                let report = prepare(&options)?;
-                if json {
-                    return print_json(&report);
-                }
-                print(&prepare_text(&options.out, &report))
-            }
+            Self::Prepare(arguments) => arguments.run(),
             Self::Train { run, backend, out, set, resume, max_steps, ui, json } => {
                 let config = RunConfig::open(&run, &set)?;
                 let name = run.file_stem().unwrap_or(run.as_os_str());
@@ -384,7 +339,27 @@ impl Command {
                 let report = recipes::inspect(&corpus, &InspectOptions { llm, prompt, examples })?;
                 if json { print_json(&report) } else { print(&inspect::text(&report)) }
             }
-            Self::Baseline { name, corpus, split, limit, json } => {
+            Self::Cf { name, corpus, out, set, backend, json } => {
+                let options = CfOptions { method: name, set, backend };
+                let report = recipes::cf(&corpus, &out, &options, &mut |line| log(line))?;
+                if json {
+                    return print_json(&report);
+                }
+                print(&format!(
+                    "{}: {} items and {} users, {} numbers each; {:.0} s, loss {:.4}, valid NDCG@10 {}\n",
+                    report.out.display(),
+                    report.items,
+                    report.users,
+                    report.dim,
+                    report.seconds,
+                    report.loss,
+                    number(report.valid_ndcg_at_10)
+                ))
+            }
+            Self::Baseline { name: RankerName::Counting(name), corpus, split, limit, set, json, .. } => {
+                if let Some(assignment) = set.first() {
+                    return Err(Error::usage(format!("--set {assignment}: {name} has no settings")));
+                }
                 let place = corpus;
                 let corpus = Corpus::open(&place)?;
                 let started = std::time::Instant::now();
@@ -393,16 +368,12 @@ impl Command {
                     return Err(Error::failed(format!("{}: the {split} split has no window", place.display())));
                 }
                 let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
-                let summary = summarise(&outcomes, 0);
-                if !json {
-                    return print(&table(&[(&name.to_string(), &summary)]));
-                }
-                let mut value = serde_json::to_value(&summary).context("baseline")?;
-                value["split"] = json!(split);
-                value["users_per_second"] = json!(users_per_second);
-                value["scoring"] = json!(name.to_string());
-                value["beams"] = serde_json::Value::Null;
-                print_json(&value)
+                print_baseline(&name.to_string(), &summarise(&outcomes, 0), split, users_per_second, json)
+            }
+            Self::Baseline { name: RankerName::Collaborative(method), corpus, split, limit, set, backend, json } => {
+                let options = CfOptions { method, set, backend };
+                let report = recipes::collaborative_baseline(&corpus, split, limit, &options, &mut |line| log(line))?;
+                print_baseline(&method.to_string(), &report.summary, split, report.users_per_second, json)
             }
         }
     }
@@ -427,43 +398,24 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     Ok(interrupter)
 }
 
+fn print_baseline(name: &str, summary: &Summary, split: Split, users_per_second: f64, json: bool) -> Result<()> {
+    if !json {
+        return print(&table(&[(name, summary)]));
+    }
+    let mut value = serde_json::to_value(summary).context("baseline")?;
+    value["split"] = json!(split);
+    value["users_per_second"] = json!(users_per_second);
+    value["scoring"] = json!(name);
+    value["beams"] = serde_json::Value::Null;
+    print_json(&value)
+}
+
 fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string(value).context("JSON")?))
 }
 
 fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("stdout")
-}
-
-fn prepare_text(out: &Path, report: &Report) -> String {
-    let mut text = format!("{}\n", report.format);
-    for step in &report.steps {
-        let left = match (step.users, step.items) {
-            (Some(users), Some(items)) => format!(", {users} users, {items} items"),
-            _ => String::new(),
-        };
-        text += &format!("  {:14} {:>11} -> {:>11} rows{left}: {}\n", step.name, step.before, step.after, step.what);
-    }
-    let (r, w) = (report, &report.windows);
-    text += &format!(
-        "{}: {} users, {} items, {} interactions; windows {} train / {} valid / {} test\n{}\n",
-        out.display(),
-        r.users,
-        r.items,
-        r.interactions,
-        w.train,
-        w.valid,
-        w.test,
-        r.validation
-    );
-    text += &format!(
-        "{} of {} test targets are cold (in no training window); {} of {} test users are new.\n",
-        r.cold_test_targets, w.test, r.new_test_users, r.test_users
-    );
-    for warning in &r.warnings {
-        text += &format!("warning: {warning}\n");
-    }
-    text
 }
 
 /// Four digits, or a dash where no step ran.

@@ -213,7 +213,7 @@ fn width_of(character: char) -> usize {
 }
 
 /// Control characters and those that reorder text or break lines, as Rust escapes.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         let reorders =
