@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use burn::train::Interrupter;
 use clap::error::ErrorKind;
@@ -11,11 +12,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::backend::BackendName;
+use crate::cf::Method;
 use crate::config::{RunConfig, Scoring};
 use crate::data::{Corpus, Split, prepare_msl};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::log::log;
-use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{self, CfOptions, EvaluateOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -150,10 +152,29 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Collaborative vectors of items and users, learnt from the training windows
+    Cf {
+        /// als, bpr or sasrec
+        name: Method,
+        /// The corpus directory
+        corpus: PathBuf,
+        /// The safetensors file; the ids go beside it, to FILE.items.parquet and FILE.users.parquet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Where to train bpr and sasrec
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov or cooccurrence
-        name: Baseline,
+        /// popularity, markov, cooccurrence, als, bpr or sasrec
+        name: RankerName,
         /// The corpus directory
         corpus: PathBuf,
         /// train, valid or test
@@ -162,6 +183,12 @@ enum Command {
         /// The first so many windows
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
+        /// als, bpr, sasrec: another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// bpr, sasrec: where to train
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -172,6 +199,20 @@ enum Command {
 enum Source {
     /// MSL's released windows
     Msl,
+}
+
+#[derive(Clone, Copy)]
+enum RankerName {
+    Counting(Baseline),
+    Collaborative(Method),
+}
+
+impl FromStr for RankerName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.parse().map(Self::Collaborative).or_else(|_| text.parse().map(Self::Counting))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -308,7 +349,27 @@ impl Command {
                 recipes::score(&ScoreOptions { llm, adapter, catalogue, input, backend }, &mut std::io::stdout().lock())
             }
             Self::Merge { run, out } => recipes::merge(&run, &out),
-            Self::Baseline { name, corpus, split, limit, json } => {
+            Self::Cf { name, corpus, out, set, backend, json } => {
+                let options = CfOptions { method: name, set, backend };
+                let report = recipes::cf(&corpus, &out, &options, &mut |line| log(line))?;
+                if json {
+                    return print_json(&report);
+                }
+                print(&format!(
+                    "{}: {} items and {} users, {} numbers each; {:.0} s, loss {:.4}, valid NDCG@10 {}\n",
+                    report.out.display(),
+                    report.items,
+                    report.users,
+                    report.dim,
+                    report.seconds,
+                    report.loss,
+                    number(report.valid_ndcg_at_10)
+                ))
+            }
+            Self::Baseline { name: RankerName::Counting(name), corpus, split, limit, set, json, .. } => {
+                if let Some(assignment) = set.first() {
+                    return Err(Error::usage(format!("--set {assignment}: {name} has no settings")));
+                }
                 let place = corpus;
                 let corpus = Corpus::open(&place)?;
                 let started = std::time::Instant::now();
@@ -317,16 +378,12 @@ impl Command {
                     return Err(Error::failed(format!("{}: the {split} split has no window", place.display())));
                 }
                 let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
-                let summary = summarise(&outcomes, 0);
-                if !json {
-                    return print(&table(&[(&name.to_string(), &summary)]));
-                }
-                let mut value = serde_json::to_value(&summary).context("baseline")?;
-                value["split"] = json!(split);
-                value["users_per_second"] = json!(users_per_second);
-                value["scoring"] = json!(name.to_string());
-                value["beams"] = serde_json::Value::Null;
-                print_json(&value)
+                print_baseline(&name.to_string(), &summarise(&outcomes, 0), split, users_per_second, json)
+            }
+            Self::Baseline { name: RankerName::Collaborative(method), corpus, split, limit, set, backend, json } => {
+                let options = CfOptions { method, set, backend };
+                let report = recipes::collaborative_baseline(&corpus, split, limit, &options, &mut |line| log(line))?;
+                print_baseline(&method.to_string(), &report.summary, split, report.users_per_second, json)
             }
         }
     }
@@ -349,6 +406,18 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     })
     .context("signal handler")?;
     Ok(interrupter)
+}
+
+fn print_baseline(name: &str, summary: &Summary, split: Split, users_per_second: f64, json: bool) -> Result<()> {
+    if !json {
+        return print(&table(&[(name, summary)]));
+    }
+    let mut value = serde_json::to_value(summary).context("baseline")?;
+    value["split"] = json!(split);
+    value["users_per_second"] = json!(users_per_second);
+    value["scoring"] = json!(name);
+    value["beams"] = serde_json::Value::Null;
+    print_json(&value)
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

@@ -301,7 +301,7 @@ impl RunConfig {
 }
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
-fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
+pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
     let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
     let value = match format!("value = {value}").parse::<toml::Table>() {

@@ -1,11 +1,12 @@
 //! itemlm tunes a language model into a recommender.
 //!
 //! The path of the data is the order of the modules, and none knows of those after it:
-//! [`data`] → [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`decode`] → [`evaluate`].
+//! [`data`] → [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`cf`] → [`decode`] → [`evaluate`].
 //! [`recipes`] put them together, one a command; [`cli`] parses the commands.
 
 pub mod backend;
 pub mod batch;
+pub mod cf;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -57,7 +57,7 @@ impl FromStr for Baseline {
             "popularity" => Ok(Self::Popularity),
             "markov" => Ok(Self::Markov),
             "cooccurrence" => Ok(Self::Cooccurrence),
-            _ => Err(Error::usage(format!("baseline `{text}`: use popularity, markov or cooccurrence"))),
+            _ => Err(Error::usage(format!("baseline `{text}`: use popularity, markov, cooccurrence, als, bpr or sasrec"))),
         }
     }
 }
@@ -125,9 +125,14 @@ pub fn fit(baseline: Baseline, corpus: &Corpus) -> Ranker {
         targets.sort_unstable_by_key(|t| t.0);
         targets
     });
+    Ranker { baseline, counts, popular, links: links.collect(), twin: twins(corpus) }
+}
+
+/// For each item the first item of the same title.
+pub(super) fn twins(corpus: &Corpus) -> Vec<u32> {
     let mut first: HashMap<&str, u32> = HashMap::new();
     let twin = corpus.items.iter().zip(0..).map(|(item, index)| *first.entry(item.title.as_str()).or_insert(index));
-    Ranker { baseline, counts, popular, links: links.collect(), twin: twin.collect() }
+    twin.collect()
 }
 
 impl Ranker {

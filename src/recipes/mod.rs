@@ -1,5 +1,6 @@
 //! One recipe a command, each read top to bottom.
 
+mod cf;
 mod evaluate;
 mod merge;
 mod quickstart;
@@ -8,6 +9,7 @@ mod run_dir;
 mod score;
 mod train;
 
+pub use cf::{BaselineReport, CfOptions, CfReport, cf, collaborative_baseline};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
 pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
