@@ -18,7 +18,7 @@ pub use decay::WeightDecay;
 pub use optimizer::{AdamW, adamw};
 pub use recommender::{AUTODIFF, Recommender, Step, StepOutput};
 pub use schedule::{CosineSchedule, LinearSchedule};
-pub use strategy::{Outcome, Run, Validate, run};
+pub use strategy::{Outcome, Run, Validate, healthy, run, truncate_metrics};
 
 use std::sync::Mutex;
 
