@@ -68,6 +68,32 @@ fn bert_hidden_states_and_sentence_vectors() {
     assert!(error.contains("word_embeddings.weight has shape [26, 32]"), "{error}");
 }
 
+/// As files converted from TensorFlow name tensors, without a prefix, and with the buffer that old ones hold.
+#[test]
+fn bert_under_older_names() {
+    let (dir, device) = (tempfile::tempdir().unwrap(), &devices()[0]);
+    let bytes = fs::read(fixture("bert/model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed = |name: &str| {
+        let name = name.strip_prefix("bert.").unwrap_or(name);
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    };
+    let positions = [0u8; 8];
+    let buffer = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1, 1], &positions).unwrap();
+    let views = tensors.tensors().into_iter().map(|(name, view)| (renamed(&name), view));
+    let views = views.chain([("embeddings.position_ids".to_string(), buffer)]);
+    fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let config = BertConfig::from_dir(&fixture("bert")).unwrap();
+    let text = TextBatch::new([&[2u32, 7, 9, 3][..]]);
+    let [old, new] = [dir.path(), &fixture("bert")].map(|dir| {
+        let config = QFormerConfig { queries: 1, vector_width: 4, cross_attention_every: 1, text: config.clone() };
+        let qformer = QFormer::<Dispatch>::new(&config, Some(dir), 1, device).unwrap();
+        let hidden = qformer.encode_text(&text).reshape([4, 32]);
+        host(qformer.next_tokens(hidden))
+    });
+    assert_eq!(old, new);
+}
+
 /// The real MiniLM-L6, where `just bert` has fetched it.
 #[test]
 fn minilm_sentence_vectors() {
