@@ -25,7 +25,7 @@ use super::train::{FirstLast, TrainOptions};
 use crate::backend::Concrete;
 use crate::batch::TextBatch;
 use crate::config::{AlignConfig, Init};
-use crate::evaluate::{Retrieval, retrieval};
+use crate::evaluate::{Recall, Retrieval, retrieval};
 use crate::log::log;
 use crate::loss::{hard_negatives, query_text_similarity};
 use crate::model::{Aligner, load_module, save_module};
@@ -63,7 +63,7 @@ pub struct AlignReport {
     pub temperature: f64,
     /// Items whose text is learnt from.
     pub texts: usize,
-    /// The step whose weights are kept: the epoch with the best mean of both recalls at 10; null before an epoch has ended.
+    /// The step whose weights are kept: the epoch with the best sum of recalls; null before an epoch has ended.
     pub best_step: Option<usize>,
     /// On the held-out items, of that step; null without any.
     pub retrieval: Option<Retrieval>,
@@ -88,8 +88,10 @@ struct Best {
 }
 
 impl Best {
+    /// The sum of all six recalls ("rsum"): a single one saturates where few items are held out.
     fn quality(&self) -> f64 {
-        (self.retrieval.text_to_item.at_10 + self.retrieval.item_to_text.at_10) / 2.0
+        let sum = |r: &Recall| r.at_1 + r.at_5 + r.at_10;
+        sum(&self.retrieval.text_to_item) + sum(&self.retrieval.item_to_text)
     }
 }
 
