@@ -107,4 +107,4 @@ train-cuda RUN *ARGS:
 
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf and safetensors
 reference PYTHON="python3":
-    for s in llama lora loss training decode gguf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama lora loss training decode gguf cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

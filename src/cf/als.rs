@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::interactions::counted;
-use super::{Interactions, fill_rows, normal};
+use super::{Interactions, dot, fill_rows, normal};
 use crate::{Error, Result};
 
 /// Settings of ALS.
@@ -34,7 +34,7 @@ pub struct AlsConfig {
 
 impl Default for AlsConfig {
     fn default() -> Self {
-        Self { seed: 42, dim: 64, alpha: 10.0, regularization: 10.0, iterations: 15 }
+        Self { seed: 42, dim: 128, alpha: 30.0, regularization: 10.0, iterations: 15 }
     }
 }
 
@@ -176,10 +176,6 @@ fn cholesky_solve(matrix: &mut [f64], b: &mut [f64]) {
         let below: f64 = (i + 1..n).map(|k| matrix[k * n + i] * b[k]).sum();
         b[i] = (b[i] - below) / matrix[i * n + i];
     }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 /// The objective over all pairs: Σ s² by the Gram matrix, and for the pairs with interactions c (1 − s)² in its place.

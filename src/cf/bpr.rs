@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Interactions, Kept, fill_rows, host, indices, keep_best, normal};
+use super::{Interactions, Kept, dot, fill_rows, host, indices, keep_best, normal};
 use crate::Result;
 use crate::train::{AUTODIFF, adamw};
 
@@ -45,7 +45,7 @@ pub struct BprConfig {
 
 impl Default for BprConfig {
     fn default() -> Self {
-        Self { seed: 42, dim: 64, learning_rate: 1e-3, regularization: 1e-3, batch_size: 1024, epochs: 200, patience: 10 }
+        Self { seed: 42, dim: 128, learning_rate: 1e-3, regularization: 1e-3, batch_size: 1024, epochs: 200, patience: 10 }
     }
 }
 
@@ -104,7 +104,7 @@ impl Factors {
                 mean.iter_mut().zip(vector).for_each(|(m, v)| *m += v / histories[h].len() as f32);
             }
             for (score, item) in row.iter_mut().zip(self.items.chunks_exact(self.dim)) {
-                *score = mean.iter().zip(item).map(|(a, b)| a * b).sum();
+                *score = dot(&mean, item);
             }
         })
     }

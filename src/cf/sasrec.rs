@@ -70,7 +70,7 @@ impl Default for SasRecConfig {
             dim: 64,
             heads: 1,
             blocks: 2,
-            max_len: 10,
+            max_len: 20,
             dropout: 0.5,
             loss: SasRecLoss::Softmax,
             learning_rate: 1e-3,
@@ -344,4 +344,33 @@ fn cut<'a>(interactions: &'a Interactions, max_len: usize, rng: &mut ChaCha8Rng)
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Run;
+    use super::*;
+    use crate::data::synthetic;
+
+    #[test]
+    fn every_interaction_is_a_target_once_an_epoch() {
+        let (corpus, _) = synthetic(3);
+        let log = Interactions::of_training(&corpus).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for max_len in [1, 2, 7, 500] {
+            let rows = cut(&log, max_len, &mut rng);
+            assert!(rows.iter().all(|(_, row)| (2..=max_len + 1).contains(&row.len())));
+            let mut rows = rows.into_iter();
+            for Run { user, items } in &log.runs {
+                let mut rebuilt = items[..1].to_vec();
+                while rebuilt.len() < items.len() {
+                    let (owner, row) = rows.next().unwrap();
+                    assert_eq!((owner, row.first()), (*user, rebuilt.last()));
+                    rebuilt.extend(&row[1..]);
+                }
+                assert_eq!(&rebuilt, items);
+            }
+            assert_eq!(rows.next(), None);
+        }
+    }
 }

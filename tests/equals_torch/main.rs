@@ -5,6 +5,7 @@
 //! second moment are covered by the same bound.
 
 mod alignment;
+mod cf;
 mod losses;
 mod search;
 mod training;
