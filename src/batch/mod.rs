@@ -4,6 +4,10 @@
 //! token with a single valid child has P_valid = 1: it adds nothing to the loss, so it is not predicted, and tokens after
 //! a target's last branching are not run at all.
 
+mod text;
+
+pub use text::TextBatch;
+
 use crate::text::{Catalogue, ROOT};
 
 /// A prompt and the item to predict after it.

@@ -2,6 +2,7 @@
 //!
 //! Source: arXiv 2504.04178, Eq. 1–12, and its released code where the two differ; each difference is said where it is.
 
+mod align;
 mod temperature;
 
 use burn::prelude::*;
@@ -9,6 +10,9 @@ use burn::tensor::TensorData;
 
 use crate::batch::Batch;
 
+pub use align::{
+    Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
+};
 pub use temperature::{AdaptiveTemperature, RootStatistics};
 
 /// Kind of loss, with its reduction over an optimiser step as released.

@@ -236,7 +236,7 @@ impl Weights {
         let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         Err(Error::failed(format!(
-            "{}: unexpected tensors, which a Llama does not have: {shown}{more}",
+            "{}: unexpected tensors, which the model does not have: {shown}{more}",
             self.path(first.file).display()
         )))
     }
@@ -244,7 +244,7 @@ impl Weights {
 
 /// Buffers that old files hold and no model needs.
 pub(super) fn is_ignored(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
+    name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids")
 }
 
 /// llama.cpp stores the rows of q and k for RoPE on neighbours; Hugging Face's turns halves. The same

@@ -1,5 +1,8 @@
 //! One recipe a command, each read top to bottom.
 
+mod align;
+mod align_data;
+mod aligned;
 mod cf;
 mod evaluate;
 mod inspect;
@@ -10,6 +13,9 @@ mod run_dir;
 mod score;
 mod train;
 
+pub use align::{AlignReport, align};
+pub use align_data::AlignIdentity;
+pub use aligned::{AlignedConfig, open_aligned};
 pub use cf::{BaselineReport, CfOptions, CfReport, cf, collaborative_baseline};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
 pub use inspect::{

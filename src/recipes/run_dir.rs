@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::DispatchDevice;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Concrete;
@@ -18,7 +19,7 @@ use crate::text::{Catalogue, Prompt, Tokenizer};
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
 
-const CONFIG: &str = "run.toml";
+pub(super) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
 /// Stands for any history in the template's digest.
 const HISTORY: &str = "history";
@@ -128,11 +129,11 @@ pub struct OpenRun {
 }
 
 /// Writes `run.toml` and `identity.json` of a new run.
-pub fn create(dir: &Path, config: &RunConfig, identity: &Identity) -> Result<()> {
+pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
     write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
-    write_atomic(&dir.join(CONFIG), config.to_toml()?.as_bytes())
+    write_atomic(&dir.join(CONFIG), config.as_bytes())
 }
 
 /// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is killed in it.
@@ -141,6 +142,31 @@ pub fn is_blank(dir: &Path) -> bool {
         entry.is_ok_and(|e| e.file_name() == IDENTITY || e.file_name().to_string_lossy().starts_with(".tmp"))
     };
     fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
+}
+
+/// Where a run may be written: for a new one nothing is at `dir`; to resume, the run there was started with the same `config`.
+/// `started` reads the run file in it, written out like `config`.
+///
+/// # Errors
+/// Usage errors that say which line differs.
+pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnOnce() -> Result<String>) -> Result<()> {
+    let place = dir.display();
+    if !resume {
+        return match dir.exists() && !is_blank(dir) {
+            true => Err(Error::usage(format!("{place} exists; go on with --resume, or choose another --out"))),
+            false => Ok(()),
+        };
+    }
+    if !is_run(dir) {
+        return Err(not_a_run(dir));
+    }
+    let started = started()?;
+    if started == config {
+        return Ok(());
+    }
+    let line = started.lines().zip(config.lines()).find(|(a, b)| a != b);
+    let (was, is) = line.unwrap_or((&started, config));
+    Err(Error::usage(format!("{place}: the run was started with `{was}`, not `{is}`; resume it with the same run file")))
 }
 
 /// Keeps a second process from training the run, until dropped.
@@ -163,15 +189,19 @@ pub fn is_run(dir: &Path) -> bool {
 /// The run file of the run in `dir`.
 pub fn read_config(dir: &Path) -> Result<RunConfig> {
     if !is_run(dir) {
-        return Err(Error::usage(format!("{}: not a run directory (it holds no {CONFIG})", dir.display())));
+        return Err(not_a_run(dir));
     }
     RunConfig::open(&dir.join(CONFIG), &[])
+}
+
+fn not_a_run(dir: &Path) -> Error {
+    Error::usage(format!("{}: not a run directory (it holds no {CONFIG})", dir.display()))
 }
 
 /// # Errors
 /// Another model than the run in `dir` was trained on.
 pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
-    match read_identity(dir)?.llm == fingerprint {
+    match read_identity::<Identity>(dir)?.llm == fingerprint {
         true => Ok(()),
         false => Err(differs(dir, "model", &llm.display().to_string())),
     }
@@ -181,7 +211,7 @@ pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
 /// Another model or corpus than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
     check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
-    let trained = read_identity(dir)?;
+    let trained: Identity = read_identity(dir)?;
     if trained.corpus != found.corpus {
         return Err(differs(dir, "corpus", &config.data.corpus));
     }
@@ -191,13 +221,15 @@ pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Resul
     }
 }
 
-fn read_identity(dir: &Path) -> Result<Identity> {
+/// What the run in `dir` was trained on.
+pub fn read_identity<T: DeserializeOwned>(dir: &Path) -> Result<T> {
     let path = dir.join(IDENTITY);
     let text = fs::read_to_string(&path).context(path.display())?;
     serde_json::from_str(&text).context(path.display())
 }
 
-fn differs(dir: &Path, what: &str, place: &str) -> Error {
+/// The error that the run was trained on another `what`.
+pub fn differs(dir: &Path, what: &str, place: &str) -> Error {
     Error::failed(format!("{}: this run was trained on another {what} than {place} holds", dir.display()))
 }
 

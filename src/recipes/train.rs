@@ -87,7 +87,7 @@ pub struct FirstLast {
 /// [`crate::train::run`] refuses.
 pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
-    check_directory(dir, config, options.resume)?;
+    run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let _lock = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     if config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
@@ -130,7 +130,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         llm = start_from(Path::new(adapter), config, llm, &autodiff)?;
     }
     if !options.resume {
-        run_dir::create(dir, config, &identity)?;
+        run_dir::create(dir, &config.to_toml()?, &identity)?;
     }
 
     let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
@@ -221,24 +221,6 @@ fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Concrete>, device: 
         )));
     }
     load_adapter(adapter, llm, device)
-}
-
-fn check_directory(dir: &Path, config: &RunConfig, resume: bool) -> Result<()> {
-    let place = dir.display();
-    if !resume {
-        return match dir.exists() && !run_dir::is_blank(dir) {
-            true => Err(Error::usage(format!("{place} exists; go on with --resume, or choose another --out"))),
-            false => Ok(()),
-        };
-    }
-    let started = run_dir::read_config(dir)?;
-    if started == *config {
-        return Ok(());
-    }
-    let (started, given) = (started.to_toml()?, config.to_toml()?);
-    let line = started.lines().zip(given.lines()).find(|(a, b)| a != b);
-    let (was, is) = line.unwrap_or((&started, &given));
-    Err(Error::usage(format!("{place}: the run was started with `{was}`, not `{is}`; resume it with the same run file")))
 }
 
 /// A seeded sample of `windows`, in their order; all of them for `None`.

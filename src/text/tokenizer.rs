@@ -79,7 +79,7 @@ impl Tokenizer {
         Self::new(backend, 0)
     }
 
-    fn new(mut backend: Backend, eos: u32) -> Result<Self> {
+    pub(super) fn new(mut backend: Backend, eos: u32) -> Result<Self> {
         backend.with_truncation(None).context("truncation")?;
         backend.with_padding(None);
         if backend.id_to_token(eos).is_none() {
@@ -133,7 +133,7 @@ impl Tokenizer {
     }
 }
 
-fn parse(json: &str) -> Result<Backend> {
+pub(super) fn parse(json: &str) -> Result<Backend> {
     let document: Value = serde_json::from_str(json).context("not a tokenizer")?;
     check_bpe(document.get("model").unwrap_or(&Value::Null))?;
     drop(document);
@@ -193,7 +193,7 @@ fn eos_of_dir(dir: &Path, backend: &Backend) -> Result<u32> {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(super) fn read(path: &Path) -> Result<String> {
     let file = fs::File::open(path).context(path.display())?;
     let mut text = String::new();
     let length = file.take(LONGEST_FILE + 1).read_to_string(&mut text).context(path.display())?;

@@ -6,12 +6,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use burn::module::AutodiffModule;
 use burn::optim::Optimizer;
 use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
 use burn::tensor::backend::{AutodiffBackend, Backend};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{AdamW, Recommender};
+use super::AdamW;
 use crate::files::{sha256, write_atomic};
 use crate::loss::AdaptiveTemperature;
 use crate::model::{Llama, LoraConfig, export_merged, load_adapter, save_adapter};
@@ -96,9 +98,21 @@ const REPLACED: &str = ".replaced-";
 const REMOVED: &str = ".removed-";
 
 #[derive(Serialize, Deserialize)]
-struct State {
+struct State<P> {
     optimizer_sha256: String,
-    progress: Progress,
+    progress: P,
+}
+
+/// What of any run's progress decides which checkpoints stay.
+#[derive(Deserialize)]
+struct Kept {
+    step: usize,
+    best: Option<KeptBest>,
+}
+
+#[derive(Deserialize)]
+struct KeptBest {
+    step: usize,
 }
 
 /// The checkpoints of one run, in `RUN_DIR/checkpoints`.
@@ -146,20 +160,21 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// Writes the checkpoint of `progress.step`, then removes those before the last two, the best one excepted.
-    pub fn save<B: AutodiffBackend>(
+    /// Writes the checkpoint of `step`, then removes those before the last two, the best one excepted. `progress` is where the run
+    /// is: it has the fields `step` and, once there is a best one, `best.step`; `weights` writes what trains into a directory.
+    pub fn save<B: AutodiffBackend, M: AutodiffModule<B>>(
         &self,
-        trained: &Trained,
-        recommender: &Recommender<B>,
-        optimizer: &AdamW<Recommender<B>, B>,
-        progress: &Progress,
+        step: usize,
+        progress: &impl Serialize,
+        optimizer: &AdamW<M, B>,
+        weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
         let record = Recorder::<B>::record(&recorder, optimizer.to_record(), ()).context("optimiser state")?;
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
-        trained.save(temporary.path(), &recommender.llm).context(format_args!("step {}", progress.step))?;
+        weights(temporary.path()).context(format_args!("step {step}"))?;
         write_atomic(&temporary.path().join(OPTIMIZER), &record)?;
-        let state = State { optimizer_sha256: sha256(&record), progress: progress.clone() };
+        let state = State { optimizer_sha256: sha256(&record), progress };
         let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
         // Reading the weights back waited for the device: a thread of it that died by now has spoilt them.
@@ -167,8 +182,8 @@ impl Checkpoints {
             return Err(Error::failed(format!("a thread of the device died ({panic}); the last good checkpoint is kept")));
         }
 
-        let place = self.place(progress.step);
-        let replaced = self.dir.join(format!("{REPLACED}{}", progress.step));
+        let place = self.place(step);
+        let replaced = self.dir.join(format!("{REPLACED}{step}"));
         if place.exists() {
             fs::rename(&place, &replaced).context(place.display())?;
         }
@@ -179,8 +194,10 @@ impl Checkpoints {
 
         let steps = self.steps()?;
         let newest = steps.iter().rev().take(2);
-        let best: Vec<usize> =
-            newest.filter_map(|&step| read_state(&self.place(step)).ok()?.progress.best).map(|best| best.step).collect();
+        let best: Vec<usize> = newest
+            .filter_map(|&step| read_state::<Kept>(&self.place(step)).ok()?.progress.best)
+            .map(|best| best.step)
+            .collect();
         for &step in steps.iter().rev().skip(2).filter(|step| !best.contains(step)) {
             // Renamed first, so that no half-removed one is ever taken for a checkpoint.
             let (place, removed) = (self.place(step), self.dir.join(format!("{REMOVED}{step}")));
@@ -191,16 +208,16 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint: its directory and place in the run.
-    pub fn latest(&self) -> Result<Option<(PathBuf, Progress)>> {
+    pub fn latest<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
         let dir = self.place(step);
-        let state = read_state(&dir)?;
+        let state = read_state::<P>(&dir)?;
         Ok(Some((dir, state.progress)))
     }
 
     /// The directory to rank with: the best validated step's, else the newest.
     pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
-        let Some((latest, progress)) = self.latest()? else { return Ok(None) };
+        let Some((latest, progress)) = self.latest::<Kept>()? else { return Ok(None) };
         Ok(Some(match progress.best {
             Some(best) if self.place(best.step).exists() => (self.place(best.step), best.step),
             _ => (latest, progress.step),
@@ -208,14 +225,14 @@ impl Checkpoints {
     }
 
     /// Loads the optimiser's state of the checkpoint in `dir`.
-    pub fn load_optimizer<B: AutodiffBackend>(
+    pub fn load_optimizer<B: AutodiffBackend, M: AutodiffModule<B>>(
         dir: &Path,
-        optimizer: AdamW<Recommender<B>, B>,
+        optimizer: AdamW<M, B>,
         device: &B::Device,
-    ) -> Result<AdamW<Recommender<B>, B>> {
+    ) -> Result<AdamW<M, B>> {
         let path = dir.join(OPTIMIZER);
         let bytes = fs::read(&path).context(path.display())?;
-        if sha256(&bytes) != read_state(dir)?.optimizer_sha256 {
+        if sha256(&bytes) != read_state::<Kept>(dir)?.optimizer_sha256 {
             return Err(Error::failed(format!(
                 "{}: damaged; delete this checkpoint to resume from the one before",
                 path.display()
@@ -227,7 +244,7 @@ impl Checkpoints {
     }
 }
 
-fn read_state(dir: &Path) -> Result<State> {
+fn read_state<P: DeserializeOwned>(dir: &Path) -> Result<State<P>> {
     let path = dir.join(STATE);
     let text = fs::read_to_string(&path).context(path.display())?;
     toml::from_str(&text).context(path.display())

@@ -1,20 +1,24 @@
 //! Training on burn-train: one optimiser step at a time, exact in every split of it into micro-batches, resumable at any step.
 
+mod alignment;
 mod checkpoint;
 mod clip;
 mod dashboard;
+mod decay;
 mod optimizer;
 mod recommender;
 mod schedule;
 mod strategy;
 
+pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
 pub use checkpoint::{Best, Checkpoints, Progress, Trained};
 pub use clip::clip_grad_norm;
 pub use dashboard::{Ui, restore_terminal};
+pub use decay::WeightDecay;
 pub use optimizer::{AdamW, adamw};
 pub use recommender::{AUTODIFF, Recommender, Step, StepOutput};
-pub use schedule::LinearSchedule;
-pub use strategy::{Outcome, Run, Validate, run};
+pub use schedule::{CosineSchedule, LinearSchedule};
+pub use strategy::{Outcome, Run, Validate, healthy, run, truncate_metrics};
 
 use std::sync::Mutex;
 

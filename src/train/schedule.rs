@@ -1,4 +1,4 @@
-//! Linear warm-up, then linear decay.
+//! Linear warm-up, then linear or cosine decay.
 
 use burn::lr_scheduler::LrScheduler;
 use burn::tensor::backend::Backend;
@@ -47,9 +47,45 @@ impl LrScheduler for LinearSchedule {
     }
 }
 
+/// Linear warm-up from `start` to the peak, then half a cosine down to `floor`, step by step.
+///
+/// Reference: LAVIS, lavis/common/optims.py (`LinearWarmupCosineLRScheduler`), whose cosine moves on once an epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CosineSchedule {
+    /// The learning rate after warm-up.
+    pub peak: f64,
+    /// At the end.
+    pub floor: f64,
+    /// Of the first step of a warm-up.
+    pub start: f64,
+    /// Steps of warm-up.
+    pub warmup: usize,
+    /// Steps of the whole run.
+    pub total: usize,
+}
+
+impl CosineSchedule {
+    /// The learning rate of step `step`, from 0.
+    pub fn at(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            return self.start + (self.peak - self.start) * step as f64 / self.warmup as f64;
+        }
+        let share = (step - self.warmup) as f64 / self.total.saturating_sub(self.warmup).max(1) as f64;
+        self.floor + (self.peak - self.floor) * 0.5 * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cosine_by_hand() {
+        let schedule = CosineSchedule { peak: 3.0, floor: 1.0, start: 0.0, warmup: 2, total: 6 };
+        let rates: Vec<f64> = (0..8).map(|step| (schedule.at(step) * 1e6).round() / 1e6).collect();
+        assert_eq!(rates, [0.0, 1.5, 3.0, 2.707107, 2.0, 1.292893, 1.0, 1.0]);
+        assert_eq!(CosineSchedule { warmup: 9, ..schedule }.at(6), 2.0);
+    }
 
     #[test]
     fn by_hand() {

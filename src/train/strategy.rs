@@ -165,7 +165,8 @@ impl<B: AutodiffBackend> Strategy<B> {
         let checkpoints = Checkpoints::open(&run.dir)?;
         let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
-            checkpoints.save(&run.trained, &learner.model(), &run.optimizer, progress)
+            let weights = |dir: &Path| run.trained.save(dir, &learner.model().llm);
+            checkpoints.save(progress.step, progress, &run.optimizer, weights)
         };
         if run.ui == Ui::Tui {
             // The dashboard's thread sets the terminal up meanwhile.
@@ -327,7 +328,9 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
     )))
 }
 
-fn healthy(step: usize) -> Result<()> {
+/// # Errors
+/// A panic on some thread since the process began.
+pub fn healthy(step: usize) -> Result<()> {
     match super::recorded_panic() {
         None => Ok(()),
         Some(panic) => Err(Error::failed(format!(
@@ -337,7 +340,7 @@ fn healthy(step: usize) -> Result<()> {
 }
 
 /// Drops the lines after `step`, that a killed process wrote beyond its last checkpoint.
-fn truncate_metrics(path: &Path, step: usize) -> Result<()> {
+pub fn truncate_metrics(path: &Path, step: usize) -> Result<()> {
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
     let keep = |line: &&str| {
         let value: Option<serde_json::Value> = serde_json::from_str(line).ok();

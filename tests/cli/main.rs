@@ -1,5 +1,6 @@
 //! The real binary, on a small data set in MSL's layout and a tiny Llama that the tests make themselves.
 
+mod align;
 mod disk;
 mod inspect;
 mod lab;

@@ -4,6 +4,7 @@
 //! there); the rest is room for another order of summation. Gradients after several layers and AdamW's division by a small
 //! second moment are covered by the same bound.
 
+mod alignment;
 mod cf;
 mod losses;
 mod search;

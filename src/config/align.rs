@@ -1,0 +1,293 @@
+//! The run file of phase 1 (`itemlm align`).
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::from_toml;
+use crate::{Context, Error, Result};
+
+/// A run file of phase 1, defaults filled in. Where ILM's paper is silent they are BLIP-2's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignConfig {
+    /// Of what is held out and drawn, of the order and of dropout.
+    #[serde(default = "super::seed")]
+    pub seed: u64,
+    /// What is learnt from.
+    pub data: AlignDataConfig,
+    /// What learns.
+    pub qformer: QFormerSettings,
+    /// What is minimised.
+    #[serde(default)]
+    pub loss: AlignLossConfig,
+    /// How it is minimised.
+    #[serde(default)]
+    pub train: AlignTrainConfig,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignDataConfig {
+    /// The directory that `prepare` wrote.
+    pub corpus: String,
+    /// Vectors of its items and users, as `cf` writes them.
+    pub vectors: String,
+    /// The share of items whose text is not trained on but retrieved after each epoch.
+    #[serde(default = "tenth")]
+    pub held_out: f64,
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+/// `[qformer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QFormerSettings {
+    /// A BERT directory: the tokenizer, the sizes, and with `init = "pretrained"` the text branch's start.
+    pub text: String,
+    /// Where the text branch starts.
+    #[serde(default)]
+    pub init: Init,
+    /// Learned queries: vectors that an item becomes.
+    #[serde(default = "queries")]
+    pub queries: usize,
+    /// Layers; all of the directory's by default, the first so many of them if pretrained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
+    /// Width, for `init = "random"`; the directory's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<usize>,
+    /// Attention heads, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_heads: Option<usize>,
+    /// Width of the feed-forwards' inner layer, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// Layers 0, n, 2n, … read the item's vector.
+    #[serde(default = "two")]
+    pub cross_attention_every: usize,
+    /// Width of the space of contrast.
+    #[serde(default = "projection")]
+    pub projection: usize,
+    /// Tokens of a text, `[CLS]` and `[SEP]` included; the rest is cut.
+    #[serde(default = "longest_text")]
+    pub max_text_tokens: usize,
+    /// Everywhere that BERT has it, while training.
+    #[serde(default = "tenth")]
+    pub dropout: f64,
+}
+
+fn queries() -> usize {
+    4
+}
+
+fn two() -> usize {
+    2
+}
+
+fn projection() -> usize {
+    256
+}
+
+fn longest_text() -> usize {
+    32
+}
+
+/// `qformer.init`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// The text branch is the directory's BERT.
+    #[default]
+    Pretrained,
+    /// Every weight is drawn.
+    Random,
+}
+
+/// `[loss]`: weights, 0 switches a loss off; and what the contrastive ones share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlignLossConfig {
+    /// ITC: an item and its text against the others of the batch.
+    pub item_text_contrastive: f64,
+    /// ITG: the text written from the item.
+    pub item_grounded_generation: f64,
+    /// ITM: whether item and text belong together, against hard negatives.
+    pub item_text_matching: f64,
+    /// II: items that follow one another in a user's training history.
+    pub item_item: f64,
+    /// UI: a user and an item of the training history.
+    pub user_item: f64,
+    /// Where the learned temperatures start.
+    pub temperature: f64,
+    /// Of all but ITM.
+    pub label_smoothing: f64,
+}
+
+impl Default for AlignLossConfig {
+    fn default() -> Self {
+        Self {
+            item_text_contrastive: 1.0,
+            item_grounded_generation: 1.0,
+            item_text_matching: 1.0,
+            item_item: 0.0,
+            user_item: 0.0,
+            temperature: 0.07,
+            label_smoothing: 0.1,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlignTrainConfig {
+    /// Passes over the items with a text.
+    pub epochs: usize,
+    /// Items, or pairs, an optimiser step.
+    pub batch_size: usize,
+    /// AdamW's peak, after warm-up.
+    pub learning_rate: f64,
+    /// At the cosine's end.
+    pub min_learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// The first step's.
+    pub warmup_learning_rate: f64,
+    /// AdamW's decoupled decay, of matrices alone.
+    pub weight_decay: f64,
+    /// The gradient of all that trains together is scaled down to this norm.
+    pub max_grad_norm: f64,
+}
+
+impl Default for AlignTrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 100,
+            learning_rate: 1e-4,
+            min_learning_rate: 1e-5,
+            warmup_steps: 100,
+            warmup_learning_rate: 1e-6,
+            weight_decay: 0.05,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+impl AlignConfig {
+    /// Reads a run file and applies `key.path=value` overrides, in order.
+    ///
+    /// # Errors
+    /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
+    pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = fs::read_to_string(path).context(path.display())?;
+        Self::parse(&text, overrides, &path.display().to_string())
+    }
+
+    /// As [`AlignConfig::open`], from text; `place` names it in errors.
+    pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
+        let config: Self = from_toml(text, overrides, place)?;
+        config.validate().map_err(|e| Error::usage(format!("{place}: {e}")))?;
+        Ok(config)
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("run file")
+    }
+
+    fn validate(&self) -> Result<()> {
+        let (q, loss, train) = (&self.qformer, &self.loss, &self.train);
+        let sizes = [
+            ("qformer.queries", q.queries, 1, 1 << 10),
+            ("qformer.cross_attention_every", q.cross_attention_every, 1, 1 << 10),
+            ("qformer.projection", q.projection, 1, 1 << 16),
+            ("qformer.max_text_tokens", q.max_text_tokens, 3, 1 << 16),
+            ("train.epochs", train.epochs, 1, 1 << 30),
+            ("train.batch_size", train.batch_size, 2, 1 << 20),
+        ];
+        for (key, value, least, most) in sizes {
+            if !(least..=most).contains(&value) {
+                return Err(Error::usage(format!("{key} is {value}, it must be between {least} and {most}")));
+            }
+        }
+        let shares = [
+            ("data.held_out", self.data.held_out),
+            ("qformer.dropout", q.dropout),
+            ("loss.label_smoothing", loss.label_smoothing),
+        ];
+        for (key, value) in shares {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::usage(format!("{key} is {value}, it must be at least 0 and below 1")));
+            }
+        }
+        let weights = [
+            ("loss.item_text_contrastive", loss.item_text_contrastive),
+            ("loss.item_grounded_generation", loss.item_grounded_generation),
+            ("loss.item_text_matching", loss.item_text_matching),
+            ("loss.item_item", loss.item_item),
+            ("loss.user_item", loss.user_item),
+        ];
+        let rates = [
+            ("train.learning_rate", train.learning_rate),
+            ("train.min_learning_rate", train.min_learning_rate),
+            ("train.warmup_learning_rate", train.warmup_learning_rate),
+            ("train.weight_decay", train.weight_decay),
+        ];
+        for (key, value) in weights.into_iter().chain(rates) {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
+            }
+        }
+        if weights.iter().all(|(_, weight)| *weight == 0.0) {
+            return Err(Error::usage("[loss]: every weight is 0, so nothing would train"));
+        }
+        if !(0.001..=0.5).contains(&loss.temperature) {
+            return Err(Error::usage(format!("loss.temperature is {}, it must be between 0.001 and 0.5", loss.temperature)));
+        }
+        match train.max_grad_norm > 0.0 && train.max_grad_norm.is_finite() {
+            true => Ok(()),
+            false => Err(Error::usage(format!("train.max_grad_norm is {}, it must be above 0", train.max_grad_norm))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[data]\ncorpus = \"c\"\nvectors = \"v\"\n[qformer]\ntext = \"m\"\n";
+
+    #[test]
+    fn defaults_and_round_trip() {
+        let sets = ["loss.item_item=0.5", "qformer.init=random", "qformer.layers=8"].map(String::from);
+        let config = AlignConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
+        assert_eq!((config.seed, config.qformer.init, config.qformer.layers), (42, Init::Random, Some(8)));
+        assert_eq!(config.loss, AlignLossConfig { item_item: 0.5, ..AlignLossConfig::default() });
+        assert_eq!(AlignConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+    }
+
+    #[test]
+    fn bad_configs_are_usage_errors_that_name_the_key() {
+        for (assignment, named) in [
+            ("train.epoch=1", "epoch"),
+            ("train.batch_size=1", "train.batch_size"),
+            ("data.held_out=1", "data.held_out"),
+            ("loss.user_item=-1", "loss.user_item"),
+            ("loss.temperature=0", "loss.temperature"),
+            ("qformer.init=warm", "warm"),
+            ("qformer.max_text_tokens=2", "qformer.max_text_tokens"),
+            ("loss={ item_text_contrastive = 0, item_grounded_generation = 0, item_text_matching = 0 }", "[loss]"),
+        ] {
+            let error = AlignConfig::parse(MINIMAL, &[assignment.to_string()], "run.toml").unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{assignment}");
+            assert!(error.to_string().contains(named), "{assignment}: {error}");
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! BERT encoders, as sentence encoders and as the parts that the Q-Former is made of.
+//!
+//! Paper: BERT, arXiv 1810.04805. Reference: transformers/models/bert/modeling_bert.py (`BertModel`: LayerNorm after each
+//! residual, exact GELU, learned positions, token types); sentence vectors as sentence-transformers' mean pooling.
+
+use std::path::Path;
+
+use burn::module::Param;
+use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::softmax;
+use serde::{Deserialize, Serialize};
+
+use super::llama::MASKED;
+use super::parameters::{BertTensors, Parameters, Start};
+use super::weights::read_text;
+use crate::batch::TextBatch;
+use crate::{Context, Error, Result};
+
+const LONGEST_CONFIG: u64 = 16 << 20;
+/// The standard deviation of BERT's drawn weights.
+pub(super) const DEVIATION: Start = Start::Normal(0.02);
+
+/// The sizes of a BERT encoder, named as in Hugging Face's `config.json`; absent keys are BERT-base's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BertConfig {
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Encoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads; they divide the width.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward's inner layer.
+    pub intermediate_size: usize,
+    /// Tokens of the longest text.
+    pub max_position_embeddings: usize,
+    /// Kinds of segments; itemlm's texts are all of the first.
+    pub type_vocab_size: usize,
+    /// The epsilon of LayerNorm.
+    pub layer_norm_eps: f64,
+    /// After embeddings, attention and feed-forward, while training.
+    pub hidden_dropout_prob: f64,
+    /// Of attention weights, while training.
+    pub attention_probs_dropout_prob: f64,
+}
+
+impl Default for BertConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+        }
+    }
+}
+
+/// What a `config.json` may ask for that is not computed here.
+#[derive(Deserialize)]
+struct Variant {
+    model_type: Option<String>,
+    hidden_act: Option<String>,
+    position_embedding_type: Option<String>,
+}
+
+impl BertConfig {
+    /// Reads `config.json` of a Hugging Face directory.
+    ///
+    /// # Errors
+    /// Another architecture or activation, or a size out of range, by file and key.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        Self::from_json(&read_text(&path, LONGEST_CONFIG)?).context(path.display())
+    }
+
+    fn from_json(text: &str) -> Result<Self> {
+        let variant: Variant = serde_json::from_str(text).context("not a BERT configuration")?;
+        for (key, found, supported) in [
+            ("model_type", &variant.model_type, "bert"),
+            ("hidden_act", &variant.hidden_act, "gelu"),
+            ("position_embedding_type", &variant.position_embedding_type, "absolute"),
+        ] {
+            if found.as_ref().is_some_and(|found| found != supported) || (key == "model_type" && found.is_none()) {
+                let found = found.as_deref().unwrap_or("absent");
+                return Err(Error::failed(format!("{key} is {found:?}, only {supported:?} is supported")));
+            }
+        }
+        let config: Self = serde_json::from_str(text).context("not a BERT configuration")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses sizes that no BERT has.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1 << 10),
+            ("intermediate_size", self.intermediate_size, 1 << 18),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 20),
+            ("type_vocab_size", self.type_vocab_size, 1 << 10),
+        ];
+        if let Some((key, size, most)) = sizes.into_iter().find(|&(_, size, most)| size == 0 || size > most) {
+            return Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}")));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
+            return Err(Error::failed(format!("num_attention_heads {heads} does not divide hidden_size {hidden}")));
+        }
+        let shares = [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+        ];
+        if let Some((key, share)) = shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+            return Err(Error::failed(format!("{key} is {share}, it must be at least 0 and below 1")));
+        }
+        match self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0 {
+            true => Ok(()),
+            false => Err(Error::failed(format!("layer_norm_eps is {}, it must be above 0 and below 1", self.layer_norm_eps))),
+        }
+    }
+}
+
+/// A BERT encoder without a head.
+#[derive(Module, Debug)]
+pub struct Bert<B: Backend> {
+    /// Tokens and positions.
+    pub embeddings: Embeddings<B>,
+    /// The blocks.
+    pub layers: Vec<BertLayer<B>>,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct BertLayer<B: Backend> {
+    /// Every token attends to every real one.
+    pub attention: Attention<B>,
+    /// After it.
+    pub feed_forward: FeedForward<B>,
+}
+
+impl<B: Backend> Bert<B> {
+    /// Reads the encoder of a Hugging Face directory onto `device`, frozen; tensors of heads and poolers are left alone.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, by file and name.
+    pub fn load(dir: &Path, config: &BertConfig, device: &B::Device) -> Result<Self> {
+        let weights = Some(BertTensors::open(dir)?);
+        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let embeddings = Embeddings::new(&mut from, config, 0)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|l| {
+                let attention = Attention::new(&mut from, config, &format!("encoder.layer.{l}.attention"))?;
+                let feed_forward = FeedForward::new(&mut from, config, &format!("encoder.layer.{l}"))?;
+                Ok(BertLayer { attention, feed_forward })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { embeddings, layers })
+    }
+
+    /// The last hidden states, `[batch, seq, hidden]`.
+    pub fn forward(&self, text: &TextBatch) -> Tensor<B, 3> {
+        let mask = padding_mask(text, &self.embeddings.words.val().device());
+        let x = self.embeddings.normalise(self.embeddings.look_up(text));
+        self.layers.iter().fold(x, |x, layer| {
+            let attended = layer.attention.forward(x, None, Some(mask.clone()));
+            layer.feed_forward.forward(attended)
+        })
+    }
+
+    /// The mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included), of length 1: `[batch, hidden]`.
+    pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
+        let hidden = self.forward(text);
+        let [batch, seq, width] = hidden.dims();
+        let share = |b: usize, t: usize| if t < text.lengths[b] { 1.0 / text.lengths[b] as f32 } else { 0.0 };
+        let shares: Vec<f32> = (0..batch).flat_map(|b| (0..seq).map(move |t| share(b, t))).collect();
+        let shares = Tensor::<B, 3>::from_data(TensorData::new(shares, [batch, 1, seq]), &hidden.device());
+        unit_length(shares.matmul(hidden).reshape([batch, width]))
+    }
+}
+
+/// `[batch, 1, 1, seq]`, added to scores: [`MASKED`] at padding.
+fn padding_mask<B: Backend>(text: &TextBatch, device: &B::Device) -> Tensor<B, 4> {
+    let row = |&length: &usize| (0..text.seq).map(move |t| if t < length { 0.0 } else { MASKED });
+    let values: Vec<f32> = text.lengths.iter().flat_map(row).collect();
+    Tensor::from_data(TensorData::new(values, [text.lengths.len(), 1, 1, text.seq]), device)
+}
+
+/// Rows divided by their Euclidean length (at least 1e-12, as torch's `normalize`).
+pub fn unit_length<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let length = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    x / length
+}
+
+/// `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: the gradient of that is, on every backend but the CPU's, of the approximation by tanh.
+pub(super) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let cumulative = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
+    x * cumulative
+}
+
+/// A linear layer with bias; the weight is `[out, in]`, as Hugging Face stores it.
+#[derive(Module, Debug)]
+pub struct Dense<B: Backend> {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<B, 2>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: Backend> Dense<B> {
+    /// `name.weight` and `name.bias` of the directory, or N(0, 0.02) and 0.
+    pub(super) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
+        let weight = from.read(&format!("{name}.weight"), [out, width], DEVIATION)?;
+        Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Start::Constant(0.0))? })
+    }
+
+    /// Drawn as BERT's, whatever the directory holds.
+    pub(super) fn drawn(from: &mut Parameters<B>, out: usize, width: usize, start: Start) -> Self {
+        let weight = from.drawn([out, width], start);
+        let bias = match start {
+            Start::Uniform(_) => start,
+            _ => Start::Constant(0.0),
+        };
+        Self { weight, bias: from.drawn([out], bias) }
+    }
+
+    /// `[n, in]` → `[n, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+    }
+}
+
+pub(super) fn norm<B: Backend>(
+    from: &mut Parameters<B>,
+    name: Option<&str>,
+    width: usize,
+    epsilon: f64,
+) -> Result<LayerNorm<B>> {
+    let (one, zero) = (Start::Constant(1.0), Start::Constant(0.0));
+    let mut norm = LayerNormConfig::new(width).with_epsilon(epsilon).init(from.device);
+    (norm.gamma, norm.beta) = match name {
+        Some(name) => {
+            let gamma = from.read(&format!("{name}.weight"), [width], one)?;
+            (gamma, Some(from.read(&format!("{name}.bias"), [width], zero)?))
+        }
+        None => (from.drawn([width], one), Some(from.drawn([width], zero))),
+    };
+    Ok(norm)
+}
+
+/// Tokens and positions as vectors.
+#[derive(Module, Debug)]
+pub struct Embeddings<B: Backend> {
+    /// `[vocab (+ added tokens), hidden]`.
+    pub words: Param<Tensor<B, 2>>,
+    /// `[positions, hidden]`, the first token type's vector added to each: itemlm's texts have no other.
+    pub positions: Param<Tensor<B, 2>>,
+    /// Over the sum.
+    pub norm: LayerNorm<B>,
+    /// After it.
+    pub dropout: Dropout,
+}
+
+impl<B: Backend> Embeddings<B> {
+    /// The directory's, with `added` more tokens drawn from N(0, 0.02).
+    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
+        let (rows, width) = (config.vocab_size, config.hidden_size);
+        let mut words = from.values((rows + added) * width, DEVIATION);
+        if from.weights.is_some() {
+            words.splice(..rows * width, from.read_values("embeddings.word_embeddings.weight", &[rows, width], DEVIATION)?);
+        }
+        let words = from.of(words, [rows + added, width]);
+        let shape = [config.max_position_embeddings, width];
+        let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, DEVIATION)?;
+        if from.weights.is_some() {
+            let types = [config.type_vocab_size, width];
+            let types = from.read_values("embeddings.token_type_embeddings.weight", &types, DEVIATION)?;
+            for position in positions.chunks_exact_mut(width) {
+                position.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
+            }
+        }
+        let positions = from.of(positions, shape);
+        let norm = norm(from, Some("embeddings.LayerNorm"), width, config.layer_norm_eps)?;
+        Ok(Self { words, positions, norm, dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init() })
+    }
+
+    /// Words plus positions, before the norm: `[batch, seq, hidden]`. A text is at most as long as there are positions.
+    pub fn look_up(&self, text: &TextBatch) -> Tensor<B, 3> {
+        let (batch, seq, device) = (text.lengths.len(), text.seq, self.words.val().device());
+        let ids: Vec<i32> = text.tokens.iter().map(|&t| t as i32).collect();
+        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [batch * seq]), &device);
+        let [_, width] = self.words.dims();
+        let words = self.words.val().select(0, ids).reshape([batch, seq * width]);
+        let positions = self.positions.val().narrow(0, 0, seq).reshape([1, seq * width]);
+        (words + positions).reshape([batch, seq, width])
+    }
+
+    /// Norm and dropout over what the layers are given.
+    pub fn normalise(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.dropout.forward(self.norm.forward(x))
+    }
+}
+
+/// Attention with its output projection, residual and LayerNorm.
+#[derive(Module, Debug)]
+pub struct Attention<B: Backend> {
+    /// Of the tokens.
+    pub query: Dense<B>,
+    /// Of what they attend to.
+    pub key: Dense<B>,
+    /// Likewise.
+    pub value: Dense<B>,
+    /// Of the joined heads.
+    pub output: Dense<B>,
+    /// After the residual.
+    pub norm: LayerNorm<B>,
+    /// Of the weights.
+    pub attention_dropout: Dropout,
+    /// Of the output.
+    pub dropout: Dropout,
+    /// Heads.
+    pub heads: usize,
+}
+
+impl<B: Backend> Attention<B> {
+    /// The self-attention `name` of the directory.
+    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
+        let h = config.hidden_size;
+        Ok(Self {
+            query: Dense::new(from, &format!("{name}.self.query"), h, h)?,
+            key: Dense::new(from, &format!("{name}.self.key"), h, h)?,
+            value: Dense::new(from, &format!("{name}.self.value"), h, h)?,
+            output: Dense::new(from, &format!("{name}.output.dense"), h, h)?,
+            norm: norm(from, Some(&format!("{name}.output.LayerNorm")), h, config.layer_norm_eps)?,
+            attention_dropout: DropoutConfig { prob: config.attention_probs_dropout_prob }.init(),
+            dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init(),
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// `[batch, seq, hidden]` → the same: each token attends to `context` (`[batch, n, width]`), or for `None` to the tokens.
+    /// `mask` is added to the scores `[batch, heads, seq, n]`.
+    pub fn forward(&self, x: Tensor<B, 3>, context: Option<Tensor<B, 3>>, mask: Option<Tensor<B, 4>>) -> Tensor<B, 3> {
+        let [batch, seq, hidden] = x.dims();
+        let dim = hidden / self.heads;
+        let split = |t: Tensor<B, 2>, length| t.reshape([batch, length, self.heads, dim]).swap_dims(1, 2);
+        let x = x.reshape([batch * seq, hidden]);
+        let (source, total) = match context {
+            None => (x.clone(), seq),
+            Some(context) => {
+                let [_, total, width] = context.dims();
+                (context.reshape([batch * total, width]), total)
+            }
+        };
+        let v = split(self.value.forward(source.clone()), total);
+        let weights = if total == 1 {
+            // Whatever the scores are.
+            Tensor::ones([batch, self.heads, seq, 1], &v.device())
+        } else {
+            let q = split(self.query.forward(x.clone()).mul_scalar(1.0 / (dim as f64).sqrt()), seq);
+            let k = split(self.key.forward(source), total);
+            let scores = q.matmul(k.transpose());
+            softmax(if let Some(mask) = mask { scores + mask } else { scores }, 3)
+        };
+        let weights = self.attention_dropout.forward(weights);
+        let attended = weights.matmul(v).swap_dims(1, 2).reshape([batch * seq, hidden]);
+        let output = self.dropout.forward(self.output.forward(attended));
+        self.norm.forward(x + output).reshape([batch, seq, hidden])
+    }
+}
+
+/// Two linear layers around a GELU, residual and LayerNorm.
+#[derive(Module, Debug)]
+pub struct FeedForward<B: Backend> {
+    /// `[intermediate, hidden]`.
+    pub intermediate: Dense<B>,
+    /// `[hidden, intermediate]`.
+    pub output: Dense<B>,
+    /// After the residual.
+    pub norm: LayerNorm<B>,
+    /// Of the output.
+    pub dropout: Dropout,
+}
+
+impl<B: Backend> FeedForward<B> {
+    /// The feed-forward of the block `name` of the directory.
+    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
+        let (h, inner) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            intermediate: Dense::new(from, &format!("{name}.intermediate.dense"), inner, h)?,
+            output: Dense::new(from, &format!("{name}.output.dense"), h, inner)?,
+            norm: norm(from, Some(&format!("{name}.output.LayerNorm")), h, config.layer_norm_eps)?,
+            dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init(),
+        })
+    }
+
+    /// `[batch, seq, hidden]` → the same.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, seq, hidden] = x.dims();
+        let x = x.reshape([batch * seq, hidden]);
+        let output = self.output.forward(gelu(self.intermediate.forward(x.clone())));
+        self.norm.forward(x + self.dropout.forward(output)).reshape([batch, seq, hidden])
+    }
+}

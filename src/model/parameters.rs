@@ -1,0 +1,205 @@
+//! Parameters read from a BERT directory or drawn, and modules as safetensors files whose names are the fields' paths.
+
+use std::path::Path;
+
+use ::safetensors::{Dtype, tensor::TensorView};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rand::{Rng, SeedableRng};
+
+use super::{Weights, safetensors};
+use crate::files::write_atomic;
+use crate::{Context, Error, Result};
+
+/// How a parameter starts that no file holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start {
+    Constant(f32),
+    /// With mean 0 and this standard deviation.
+    Normal(f32),
+    /// Between this and its negative.
+    Uniform(f32),
+}
+
+/// Makes a module's parameters in order. Their ids are that order, so that an optimiser's state can be stored by id; a drawn
+/// one depends on the seed and its id alone, so it is the same on every backend.
+pub(super) struct Parameters<'a, B: Backend> {
+    /// The directory's tensors, without a leading `bert.`; `None` draws everything.
+    pub(super) weights: Option<BertTensors>,
+    pub(super) seed: u64,
+    pub(super) trains: bool,
+    pub(super) device: &'a B::Device,
+    pub(super) made: u64,
+}
+
+impl<B: Backend> Parameters<'_, B> {
+    /// A parameter of these values.
+    pub(super) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
+        self.made += 1;
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
+        Param::initialized(self.made.into(), tensor)
+    }
+
+    /// A parameter that no file holds.
+    pub(super) fn drawn<const D: usize>(&mut self, shape: [usize; D], start: Start) -> Param<Tensor<B, D>> {
+        let values = self.values(shape.iter().product(), start);
+        self.of(values, shape)
+    }
+
+    /// The next parameter's values, if it is drawn.
+    pub(super) fn values(&self, count: usize, start: Start) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.made + 1);
+        match start {
+            Start::Constant(value) => vec![value; count],
+            Start::Uniform(bound) => (0..count).map(|_| rng.random_range(-bound..bound)).collect(),
+            Start::Normal(deviation) => {
+                // Box and Muller: a logarithm of (0, 1] is finite.
+                let mut one = || {
+                    let (radius, angle) = (1.0 - rng.random::<f32>(), rng.random::<f32>());
+                    deviation * (-2.0 * radius.ln()).sqrt() * (std::f32::consts::TAU * angle).cos()
+                };
+                (0..count).map(|_| one()).collect()
+            }
+        }
+    }
+
+    /// The values that the directory's tensor `name` has, or drawn ones where there is no directory.
+    pub(super) fn read_values(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>> {
+        match &mut self.weights {
+            Some(weights) => weights.take(name, shape),
+            None => Ok(self.values(shape.iter().product(), start)),
+        }
+    }
+
+    /// As [`Parameters::read_values`], made a parameter.
+    pub(super) fn read<const D: usize>(&mut self, name: &str, shape: [usize; D], start: Start) -> Result<Param<Tensor<B, D>>> {
+        let values = self.read_values(name, &shape, start)?;
+        Ok(self.of(values, shape))
+    }
+}
+
+/// A BERT directory's tensors under BertModel's names, whatever head they were saved with.
+pub(super) struct BertTensors {
+    weights: Weights,
+    prefix: &'static str,
+}
+
+impl BertTensors {
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let weights = safetensors::open(dir)?;
+        let prefixed = weights.file_of("bert.embeddings.word_embeddings.weight").is_some();
+        Ok(Self { weights, prefix: if prefixed { "bert." } else { "" } })
+    }
+
+    /// Whether there is such a tensor outside BertModel, as of its language head.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.weights.file_of(name).is_some() || self.weights.file_of(&old_name(name)).is_some()
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = if name.starts_with("cls.") { name.to_string() } else { format!("{}{name}", self.prefix) };
+        let old = old_name(&name);
+        let name = if self.weights.file_of(&old).is_some() { old } else { name };
+        self.weights.take(&name, shape)
+    }
+}
+
+/// What files converted from TensorFlow call a LayerNorm's parameters.
+fn old_name(name: &str) -> String {
+    name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+}
+
+/// Writes every parameter of `module` to a safetensors file (f32), named by its fields: `layers.0.attention.query.weight`.
+///
+/// # Errors
+/// A value that is not finite, by name; a failed write.
+pub fn save_module<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<()> {
+    let mut writer = Writer { path: Vec::new(), tensors: Vec::new(), error: None };
+    module.visit(&mut writer);
+    if let Some(error) = writer.error {
+        return Err(error).context(path.display());
+    }
+    let views = writer
+        .tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).context(name)?)));
+    let metadata = Some([("format".to_string(), "pt".to_string())].into());
+    let bytes = ::safetensors::serialize(views.collect::<Result<Vec<_>>>()?, metadata).context(path.display())?;
+    write_atomic(path, &bytes)
+}
+
+/// Reads what [`save_module`] wrote into a module of the same shapes.
+///
+/// # Errors
+/// Missing, unexpected and misshapen tensors, by name.
+pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M> {
+    let mut reader = Reader { path: Vec::new(), weights: safetensors::open_file(path)?, error: None };
+    let module = module.map(&mut reader);
+    match reader.error {
+        Some(error) => Err(error),
+        None => reader.weights.finish().map(|()| module),
+    }
+}
+
+struct Writer {
+    path: Vec<String>,
+    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    error: Option<Error>,
+}
+
+impl<B: Backend> ModuleVisitor<B> for Writer {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let name = self.path.join(".");
+        let data = param.val().into_data().convert::<f32>();
+        match data.to_vec::<f32>() {
+            Ok(values) if values.iter().all(|v| v.is_finite()) => {
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                self.tensors.push((name, param.dims().to_vec(), bytes));
+            }
+            Ok(_) => {
+                self.error = Some(Error::failed(format!("tensor {name} holds a value that is not finite; it is not written")))
+            }
+            Err(e) => self.error = Some(Error::failed(format!("tensor {name}: {e:?}"))),
+        }
+    }
+}
+
+struct Reader {
+    path: Vec<String>,
+    weights: Weights,
+    error: Option<Error>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Reader {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let shape = param.dims();
+        match self.weights.take(&self.path.join("."), &shape) {
+            Ok(values) => param.map(|old| {
+                let new = Tensor::from_data(TensorData::new(values, shape), &old.device());
+                new.set_require_grad(old.is_require_grad())
+            }),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                param
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The WordPiece tokenizer of a BERT directory.
+//!
+//! Reference: transformers/models/bert/tokenization_bert.py; `[CLS]` text `[SEP]`, cut on the right.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::{AddedToken, Tokenizer as Backend};
+
+use super::Tokenizer;
+use super::tokenizer::{parse, read};
+use crate::{Context, Error, Result};
+
+const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// A tokenizer that puts `[CLS]` before a text and `[SEP]` after it.
+#[derive(Debug, Clone)]
+pub struct BertTokenizer {
+    tokenizer: Tokenizer,
+    cls: u32,
+}
+
+impl BertTokenizer {
+    /// Reads `tokenizer.json`, or else `vocab.txt` (a token a line; lower case unless `tokenizer_config.json` says
+    /// `"do_lower_case": false`).
+    ///
+    /// # Errors
+    /// Neither file is there, a damaged one, or one without `[CLS]` and `[SEP]`.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let (json, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
+        let (path, backend) = if json.exists() {
+            let backend = parse(&read(&json)?).context(json.display())?;
+            (json, backend)
+        } else if vocab.exists() {
+            let backend = from_vocabulary(&read(&vocab)?, lower_case(dir)?).context(vocab.display())?;
+            (vocab, backend)
+        } else {
+            return Err(Error::failed(format!("{}: holds neither tokenizer.json nor vocab.txt", dir.display())));
+        };
+        Self::new(backend).context(path.display())
+    }
+
+    fn new(backend: Backend) -> Result<Self> {
+        let id = |token| backend.token_to_id(token).ok_or_else(|| Error::failed(format!("no token {token}")));
+        let (cls, sep) = (id("[CLS]")?, id("[SEP]")?);
+        Ok(Self { tokenizer: Tokenizer::new(backend, sep)?, cls })
+    }
+
+    /// `[CLS]` text `[SEP]`, at most `longest` tokens of at least 2: the text's last ones are left out.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+        let mut ids = vec![self.cls];
+        ids.extend(self.tokenizer.encode(text)?.into_iter().take(longest.saturating_sub(2)));
+        ids.push(self.tokenizer.eos());
+        Ok(ids)
+    }
+
+    /// The largest token id; a model needs more embeddings than this.
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.largest_id()
+    }
+
+    /// The tokenizer as `tokenizer.json`.
+    pub fn to_json(&self) -> String {
+        self.tokenizer.to_json()
+    }
+}
+
+fn lower_case(dir: &Path) -> Result<bool> {
+    let path = dir.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(true);
+    }
+    let document: Value = serde_json::from_str(&read(&path)?).context(path.display())?;
+    Ok(document.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true))
+}
+
+fn from_vocabulary(text: &str, lower_case: bool) -> Result<Backend> {
+    let vocabulary = WordPiece::read_bytes(text.as_bytes()).context("not a vocabulary")?;
+    let special: Vec<AddedToken> =
+        SPECIAL.iter().filter(|s| vocabulary.contains_key(**s)).map(|s| AddedToken::from(*s, true)).collect();
+    let model = WordPiece::builder().vocab(vocabulary).build().context("not a vocabulary")?;
+    let mut backend = Backend::new(model);
+    backend.with_normalizer(Some(BertNormalizer::new(true, true, None, lower_case))).context("not a vocabulary")?;
+    backend.with_pre_tokenizer(Some(BertPreTokenizer));
+    backend.add_special_tokens(special).context("not a vocabulary")?;
+    Ok(backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const VOCABULARY: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\npen\n##cil\n,\n";
+
+    #[test]
+    fn vocabulary_and_json_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || BertTokenizer::from_dir(dir.path());
+        assert!(open().unwrap_err().to_string().contains("vocab.txt"));
+        fs::write(dir.path().join("vocab.txt"), VOCABULARY).unwrap();
+        let tokenizer = open().unwrap();
+        assert_eq!(tokenizer.encode("Red, Pencil zz", 32).unwrap(), [2, 5, 8, 6, 7, 1, 3]);
+        assert_eq!(tokenizer.encode("Red, Pencil zz", 4).unwrap(), [2, 5, 8, 3]);
+        assert_eq!(tokenizer.encode("", 32).unwrap(), [2, 3]);
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_json()).unwrap();
+        fs::remove_file(dir.path().join("vocab.txt")).unwrap();
+        let again = open().unwrap();
+        assert_eq!(again.encode("Red, Pencil zz", 32).unwrap(), [2, 5, 8, 6, 7, 1, 3]);
+        assert_eq!(again.largest_id(), 8);
+    }
+
+    #[test]
+    fn lower_case_is_the_configuration_s() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("vocab.txt"), VOCABULARY).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), "{\"do_lower_case\": false}").unwrap();
+        assert_eq!(BertTokenizer::from_dir(dir.path()).unwrap().encode("Red red", 9).unwrap(), [2, 1, 5, 3]);
+        fs::write(dir.path().join("vocab.txt"), "red\n").unwrap();
+        assert!(BertTokenizer::from_dir(dir.path()).unwrap_err().to_string().contains("[CLS]"));
+    }
+}

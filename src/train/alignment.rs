@@ -1,0 +1,91 @@
+//! The losses of one optimiser step of phase 1.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use crate::batch::TextBatch;
+use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_similarity, smoothed_cross_entropy};
+use crate::model::{Aligner, Mask};
+
+/// Weights of the losses of items and texts; one of 0 is not computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ItemTextWeights {
+    /// Item-text contrastive.
+    pub contrastive: f64,
+    /// Item-grounded text generation.
+    pub generation: f64,
+    /// Item-text matching.
+    pub matching: f64,
+}
+
+/// A loss by its short name: its weight and its value, `[1]`.
+pub type WeightedLoss<B> = (&'static str, f64, Tensor<B, 1>);
+
+/// The losses of items (`vectors`: `[n, 1, width]`) with their texts, n of at least 2: `itc`, `itg` and `itm`, as far as they have a weight.
+///
+/// `negatives` is given the similarities `[n, n]`, items by texts, over the temperature, on the host.
+pub fn item_text_losses<B: Backend>(
+    aligner: &Aligner<B>,
+    vectors: Tensor<B, 3>,
+    text: &TextBatch,
+    weights: &ItemTextWeights,
+    smoothing: f64,
+    negatives: impl FnOnce(&[f32]) -> Negatives,
+) -> Vec<WeightedLoss<B>> {
+    let mut losses = Vec::new();
+    if weights.contrastive > 0.0 || weights.matching > 0.0 {
+        let (queries, words) = aligner.qformer.forward(vectors.clone(), text, Mask::Unimodal);
+        let similarity = query_text_similarity(aligner.query_features(queries), aligner.text_features(words));
+        let similarity = Aligner::over_temperature(similarity, &aligner.temperature);
+        if weights.matching > 0.0 {
+            let host = similarity.clone().detach().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+            let loss = matching_loss(aligner, vectors.clone(), text, &negatives(&host));
+            losses.push(("itm", weights.matching, loss));
+        }
+        if weights.contrastive > 0.0 {
+            losses.push(("itc", weights.contrastive, contrastive(similarity, smoothing)));
+        }
+    }
+    if weights.generation > 0.0 {
+        losses.push(("itg", weights.generation, generation_loss(aligner, vectors, text, smoothing)));
+    }
+    losses
+}
+
+/// Whether item and text belong together: each pair, each text with another item, each item with another text.
+fn matching_loss<B: Backend>(
+    aligner: &Aligner<B>,
+    vectors: Tensor<B, 3>,
+    text: &TextBatch,
+    negatives: &Negatives,
+) -> Tensor<B, 1> {
+    let n = text.lengths.len();
+    let items: Vec<i32> = negatives.items.iter().map(|&i| i as i32).collect();
+    let items = Tensor::<B, 1, Int>::from_data(TensorData::new(items, [n]), &vectors.device());
+    let other_items = vectors.clone().select(0, items);
+    let vectors = Tensor::cat(vec![vectors.clone(), other_items, vectors], 0);
+    let text = text.select((0..n).chain(0..n).chain(negatives.texts.iter().copied()));
+    let (queries, _) = aligner.qformer.forward(vectors, &text, Mask::Bidirectional);
+    let labels: Vec<usize> = (0..3 * n).map(|row| usize::from(row < n)).collect();
+    smoothed_cross_entropy(aligner.match_logits(queries), &labels, 0.0)
+}
+
+/// Each token after `[DEC]` from the item and those before it; the mean over all texts' tokens.
+fn generation_loss<B: Backend>(aligner: &Aligner<B>, vectors: Tensor<B, 3>, text: &TextBatch, smoothing: f64) -> Tensor<B, 1> {
+    let text = text.beginning_with(aligner.qformer.config().dec());
+    let (_, words) = aligner.qformer.forward(vectors, &text, Mask::Causal);
+    let [n, seq, width] = words.dims();
+    let places = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
+    let at: Vec<i32> = places().map(|p| p as i32).collect();
+    let labels: Vec<usize> = places().map(|p| text.tokens[p + 1] as usize).collect();
+    let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [labels.len()]), &words.device());
+    let logits = aligner.qformer.next_tokens(words.reshape([n * seq, width]).select(0, at));
+    smoothed_cross_entropy(logits, &labels, smoothing)
+}
+
+/// The contrast of entities with their partners, both `[n, 1, width]`.
+pub fn pair_loss<B: Backend>(aligner: &Aligner<B>, left: Tensor<B, 3>, right: Tensor<B, 3>, smoothing: f64) -> Tensor<B, 1> {
+    let features = |vectors| aligner.query_features(aligner.qformer.encode(vectors));
+    let similarity = query_query_similarity(features(left), features(right));
+    contrastive(Aligner::over_temperature(similarity, &aligner.pair_temperature), smoothing)
+}
