@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use burn::train::Interrupter;
 use clap::error::ErrorKind;
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::backend::BackendName;
 use crate::config::{RunConfig, Scoring};
-use crate::data::{Corpus, Split, prepare_msl};
+use crate::data::{Columns, Corpus, PrepareOptions, Report, STOP, Source, Split, prepare};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::log::log;
 use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
@@ -43,14 +44,46 @@ enum Command {
     },
     /// Raw data to a corpus
     Prepare {
-        /// What INPUT holds
+        /// What the inputs hold
         #[arg(value_enum)]
         source: Source,
-        /// The released directory: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json
-        input: PathBuf,
+        /// Files, or folders of them; gzip and zstd are fine
+        #[arg(required = true)]
+        input: Vec<PathBuf>,
         /// The corpus directory
         #[arg(long)]
         out: PathBuf,
+        /// Cleaning steps, split and expected sizes, as in configs/data; by default items without a title go, then a 5-core,
+        /// then MSL's split (openp5: leave one out)
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// The format within the source, rather than the one found in the files
+        #[arg(long)]
+        format: Option<String>,
+        /// Leave out up to so many bad rows
+        #[arg(long, default_value_t = 0)]
+        skip_bad: u64,
+        /// Memory to work in, such as 512MB or 8GB; half of the machine's by default
+        #[arg(long, value_parser = memory)]
+        memory: Option<u64>,
+        /// table: the column of users
+        #[arg(long, value_name = "COLUMN")]
+        user: Option<String>,
+        /// table: the column of items
+        #[arg(long, value_name = "COLUMN")]
+        item: Option<String>,
+        /// table: the column of times; without, the order of the rows counts
+        #[arg(long, value_name = "COLUMN")]
+        time: Option<String>,
+        /// table: the column of titles
+        #[arg(long, value_name = "COLUMN")]
+        title: Option<String>,
+        /// table: the column of ratings
+        #[arg(long, value_name = "COLUMN")]
+        rating: Option<String>,
+        /// table: a column with more text on the item
+        #[arg(long, value_name = "COLUMN")]
+        text: Option<String>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -169,12 +202,6 @@ enum Command {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Source {
-    /// MSL's released windows
-    Msl,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
 enum UiName {
     Tui,
     Plain,
@@ -189,6 +216,22 @@ enum ScoringName {
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
+}
+
+/// Bytes, from such as 512MB or 8GB.
+fn memory(text: &str) -> std::result::Result<u64, String> {
+    const LEAST: u64 = 256 << 20;
+    let upper = text.to_ascii_uppercase();
+    let (number, power) = [("GIB", 3), ("GB", 3), ("G", 3), ("MIB", 2), ("MB", 2), ("M", 2)]
+        .into_iter()
+        .find_map(|(unit, power)| Some((upper.strip_suffix(unit)?.trim().to_string(), power)))
+        .ok_or("it must be a size such as 512MB or 8GB")?;
+    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << (10 * power)));
+    let bytes = bytes.ok_or("it must be a size such as 512MB or 8GB")?;
+    if bytes < LEAST {
+        return Err(format!("it must be at least {} MB", LEAST >> 20));
+    }
+    Ok(bytes)
 }
 
 /// Runs the command line; the exit code.
@@ -228,23 +271,33 @@ impl Command {
                 let report = recipes::quickstart(&out, backend, &mut |line| log(line))?;
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
-            Self::Prepare { source: Source::Msl, input, out, json } => {
-                let statistics = prepare_msl(&input, &out)?;
-                if json {
-                    return print_json(&statistics);
+            Self::Prepare {
+                source,
+                input,
+                out,
+                config,
+                format,
+                skip_bad,
+                memory,
+                user,
+                item,
+                time,
+                title,
+                rating,
+                text,
+                json,
+            } => {
+                let columns = Columns { user, item, time, title, rating, text };
+                if source != Source::Table && columns != Columns::default() {
+                    return Err(Error::usage(format!("columns are named for the source table only, not for {source}")));
                 }
-                let (s, w) = (&statistics, &statistics.windows);
-                print(&format!(
-                    "{}: {} users, {} items, {} interactions; windows {} train / {} valid / {} test\n{}\n",
-                    out.display(),
-                    s.users,
-                    s.items,
-                    s.interactions,
-                    w.train,
-                    w.valid,
-                    w.test,
-                    s.validation
-                ))
+                ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
+                let options = PrepareOptions { source, inputs: input, out, config, format, skip_bad, memory, columns };
+                let report = prepare(&options)?;
+                if json {
+                    return print_json(&report);
+                }
+                print(&prepare_text(&options.out, &report))
             }
             Self::Train { run, backend, out, set, resume, max_steps, ui, json } => {
                 let config = RunConfig::open(&run, &set)?;
@@ -357,6 +410,37 @@ fn print_json(value: &impl Serialize) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("stdout")
+}
+
+fn prepare_text(out: &Path, report: &Report) -> String {
+    let mut text = format!("{}\n", report.format);
+    for step in &report.steps {
+        let left = match (step.users, step.items) {
+            (Some(users), Some(items)) => format!(", {users} users, {items} items"),
+            _ => String::new(),
+        };
+        text += &format!("  {:14} {:>11} -> {:>11} rows{left}: {}\n", step.name, step.before, step.after, step.what);
+    }
+    let (r, w) = (report, &report.windows);
+    text += &format!(
+        "{}: {} users, {} items, {} interactions; windows {} train / {} valid / {} test\n{}\n",
+        out.display(),
+        r.users,
+        r.items,
+        r.interactions,
+        w.train,
+        w.valid,
+        w.test,
+        r.validation
+    );
+    text += &format!(
+        "{} of {} test targets are cold (in no training window); {} of {} test users are new.\n",
+        r.cold_test_targets, w.test, r.new_test_users, r.test_users
+    );
+    for warning in &r.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    text
 }
 
 /// Four digits, or a dash where no step ran.

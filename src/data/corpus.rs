@@ -90,6 +90,8 @@ pub struct Corpus {
     pub name: String,
     /// The catalogue; positions are the dense item indices.
     pub items: Vec<Item>,
+    /// Further texts of the items, such as `genres`, by name.
+    pub attributes: BTreeMap<String, Vec<Option<String>>>,
     /// The item of each interaction, sorted by user, then by time.
     pub interactions: Vec<u32>,
     /// The time of each interaction, where the source tells it.
@@ -105,23 +107,6 @@ pub struct Corpus {
     pub(super) valid: Vec<Window>,
     pub(super) test: Vec<Window>,
     pub(super) valid_from_train: u32,
-}
-
-/// What `prepare --json` prints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Statistics {
-    /// Users with at least one interaction.
-    pub users: usize,
-    /// Items of the catalogue.
-    pub items: usize,
-    /// Interactions in the log.
-    pub interactions: usize,
-    /// Windows of each split.
-    pub windows: WindowCounts,
-    /// Rows of the source left out, by reason.
-    pub dropped: BTreeMap<String, usize>,
-    /// What validates, in one sentence.
-    pub validation: String,
 }
 
 /// Windows of each split. `train` counts all windows of the source's training file, so where no
@@ -156,6 +141,7 @@ impl Corpus {
         let mut corpus = Corpus {
             name: name.into(),
             items,
+            attributes: BTreeMap::new(),
             interactions: Vec::with_capacity(total),
             timestamps: Vec::with_capacity(total),
             released_train: train,
@@ -290,18 +276,6 @@ impl Corpus {
         cold
     }
 
-    /// The counts that `prepare` reports, with the source's rows that it left out.
-    pub fn statistics(&self, dropped: BTreeMap<String, usize>) -> Statistics {
-        Statistics {
-            users: self.users.len(),
-            items: self.items.len(),
-            interactions: self.interactions.len(),
-            windows: WindowCounts { train: self.released_train.len(), valid: self.valid.len(), test: self.test.len() },
-            dropped,
-            validation: self.validation.clone(),
-        }
-    }
-
     /// Checks every index that the accessors rely on. Rows count from 0; `dir` only names the files.
     pub(super) fn check(&self, dir: &Path) -> Result<()> {
         let at =
@@ -399,7 +373,7 @@ pub(crate) mod tests {
         let mut rest = train.clone();
         rest.drain(18..20);
         assert_eq!(corpus.windows(Split::Train), rest);
-        assert_eq!(corpus.statistics(BTreeMap::new()).windows.train, 21);
+        assert_eq!(corpus.released_train.len(), 21);
         assert!(corpus.validation.contains("latest tenth"));
     }
 

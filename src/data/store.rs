@@ -3,16 +3,18 @@
 //!
 //! | file | columns |
 //! |---|---|
-//! | `items.parquet` | `item` u32 (row number), `id`, `title` |
-//! | `interactions.parquet` | `user` u32, `user_id`, `item` u32, `timestamp` i64 or null; by user, then time |
+//! | `items.parquet` | `item` u32 (row number), `id`, `title`; perhaps further texts, such as `genres` |
+//! | `interactions.parquet` | `user` u32, `user_id`, `item` u32, `timestamp` i64 or null, perhaps `rating` f32; by user, then time |
 //! | `windows-{train,valid,test}.parquet` | `user`, `start`, `len` u32 (rows of the interactions), `timestamp` of the target |
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use polars::prelude::{Column, DataFrame, ParquetReader, ParquetWriter, SerReader};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, Item, Split, Window};
 use super::place::Place;
@@ -96,6 +98,14 @@ impl FileDigest {
     pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
         Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::files::sha256(bytes) }
     }
+
+    /// The digest of a file.
+    pub(super) fn of_file(path: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, bytes, sha256: hash.finalize().iter().map(|b| format!("{b:02x}")).collect() })
+    }
 }
 
 /// One step from the source to the corpus.
@@ -108,6 +118,12 @@ pub struct Step {
     pub before: usize,
     /// Rows after.
     pub after: usize,
+    /// Users after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<usize>,
+    /// Items after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<usize>,
     /// What it does and to what.
     pub what: String,
 }
@@ -124,6 +140,34 @@ pub struct Provenance {
 }
 
 impl Manifest {
+    pub(super) fn new(
+        name: String,
+        provenance: Provenance,
+        validation: String,
+        valid_from_train: u32,
+        counts: Counts,
+        files: Vec<FileDigest>,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            name,
+            source: provenance.source,
+            software: format!("itemlm {}", env!("CARGO_PKG_VERSION")),
+            validation,
+            valid_from_train,
+            counts,
+            inputs: provenance.inputs,
+            files,
+            steps: provenance.steps,
+        }
+    }
+
+    /// Writes `dir/corpus.toml`.
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        let text = toml::to_string(self).context(MANIFEST)?;
+        write(&dir.join(MANIFEST), text.as_bytes())
+    }
+
     /// Reads `dir/corpus.toml` and checks its version.
     pub fn read(dir: &Path) -> Result<Self> {
         #[derive(Deserialize)]
@@ -190,6 +234,13 @@ impl Table {
         owned.enumerate().map(|(row, v)| self.present(name, row, v)).collect()
     }
 
+    /// Columns of texts beyond those with these names.
+    fn attributes(&self, known: &[&str]) -> BTreeMap<String, Vec<Option<String>>> {
+        let further = self.frame.columns().iter().filter(|c| !known.contains(&c.name().as_str()));
+        let texts = further.filter_map(|c| Some((c.name().to_string(), c.str().ok()?)));
+        texts.map(|(name, values)| (name, values.iter().map(|v| v.map(str::to_string)).collect())).collect()
+    }
+
     fn present<T>(&self, name: &str, row: usize, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.error(row, format!("column {name} is null")))
     }
@@ -212,6 +263,7 @@ impl Corpus {
         }
         let (ids, titles) = (table.strings("id")?, table.strings("title")?);
         let items = ids.into_iter().zip(titles).map(|(id, title)| Item { id, title }).collect();
+        let attributes = table.attributes(&["item", "id", "title"]);
 
         let table = Table::open(dir, INTERACTIONS, &manifest)?;
         let mut users: Vec<String> = Vec::new();
@@ -243,6 +295,7 @@ impl Corpus {
         let mut corpus = Corpus {
             name: manifest.name,
             items,
+            attributes,
             interactions,
             timestamps,
             released_train,
@@ -276,29 +329,29 @@ impl Corpus {
     /// else there is a usage error.
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
         let place = Place::check(dir)?;
+        let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+        self.write(finished.path(), provenance)?;
+        place.replace(finished)
+    }
+
+    /// Writes the corpus's files into an empty folder.
+    pub(super) fn write(&self, dir: &Path, provenance: &Provenance) -> Result<Manifest> {
         let mut files = Vec::new();
-        let temporary =
-            tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
         for name in data_files() {
             let bytes = self.file(&name)?;
-            write(&temporary.path().join(&name), &bytes)?;
+            write(&dir.join(&name), &bytes)?;
             files.push(FileDigest::of(name, &bytes));
         }
-        let manifest = Manifest {
-            format: FORMAT,
-            name: self.name.clone(),
-            source: provenance.source.clone(),
-            software: format!("itemlm {}", env!("CARGO_PKG_VERSION")),
-            validation: self.validation.clone(),
-            valid_from_train: self.valid_from_train,
-            counts: self.counts(),
-            inputs: provenance.inputs.clone(),
+        let manifest = Manifest::new(
+            self.name.clone(),
+            provenance.clone(),
+            self.validation.clone(),
+            self.valid_from_train,
+            self.counts(),
             files,
-            steps: provenance.steps.clone(),
-        };
-        let text = toml::to_string(&manifest).context(MANIFEST)?;
-        write(&temporary.path().join(MANIFEST), text.as_bytes())?;
-        place.replace(temporary)
+        );
+        manifest.write(dir)?;
+        Ok(manifest)
     }
 
     fn counts(&self) -> Counts {
@@ -317,11 +370,10 @@ impl Corpus {
             let ids: Vec<&str> = self.items.iter().map(|i| i.id.as_str()).collect();
             let titles: Vec<&str> = self.items.iter().map(|i| i.title.as_str()).collect();
             let index: Vec<u32> = (0..self.items.len() as u32).collect();
-            return parquet_bytes(vec![
-                Column::new("item".into(), index),
-                Column::new("id".into(), ids),
-                Column::new("title".into(), titles),
-            ]);
+            let mut columns =
+                vec![Column::new("item".into(), index), Column::new("id".into(), ids), Column::new("title".into(), titles)];
+            columns.extend(self.attributes.iter().map(|(name, values)| Column::new(name.as_str().into(), values)));
+            return parquet_bytes(columns);
         }
         if name == INTERACTIONS {
             let mut users = Vec::with_capacity(self.interactions.len());
@@ -368,7 +420,7 @@ mod tests {
         Provenance {
             source: "made up".into(),
             inputs: vec![FileDigest::of("raw.csv", b"abc")],
-            steps: vec![Step { name: "s".into(), before: 2, after: 1, what: "w".into() }],
+            steps: vec![Step { name: "s".into(), before: 2, after: 1, users: None, items: None, what: "w".into() }],
         }
     }
 

@@ -73,6 +73,8 @@ pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
         name: "readers".into(),
         before: READERS,
         after: users.len(),
+        users: None,
+        items: None,
         what: format!("readers with at least {SHORTEST} interactions"),
     }];
     let source = format!("synthetic: made by itemlm's generator, seed {seed}");

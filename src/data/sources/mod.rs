@@ -1,14 +1,18 @@
 //! Raw files → an event log and a catalogue. One file a source; a source finds its format by the files' content.
 
+pub(super) mod amazon;
 mod input;
+pub(super) mod movielens;
 mod msl;
+pub(super) mod openp5;
+pub(super) mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use input::{Encoding, Input, read_lines};
-pub use msl::prepare_msl;
+pub(crate) use msl::read_msl;
 
 use serde::Deserialize;
 
@@ -56,6 +60,20 @@ pub struct Columns {
     pub rating: Option<String>,
     /// More text on the item.
     pub text: Option<String>,
+}
+
+impl Columns {
+    /// These names, and for want of one the other's.
+    pub(crate) fn or(self, other: &Self) -> Self {
+        Self {
+            user: self.user.or(other.user.clone()),
+            item: self.item.or(other.item.clone()),
+            time: self.time.or(other.time.clone()),
+            title: self.title.or(other.title.clone()),
+            rating: self.rating.or(other.rating.clone()),
+            text: self.text.or(other.text.clone()),
+        }
+    }
 }
 
 /// The files of the inputs: a folder stands for the files in it, by name.

@@ -8,32 +8,24 @@
 mod merge;
 mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use self::merge::Merge;
 use self::rows::{read_rows, read_titles};
-use crate::data::corpus::{Corpus, Statistics};
-use crate::data::place::Place;
+use crate::data::corpus::Corpus;
 use crate::data::store::{FileDigest, Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
 
-/// Reads the released layout in `dir` and writes the corpus `out`, named after `dir`.
+/// Reads the released layout in `dir` as a corpus named after it.
 ///
 /// Titles stay byte for byte as released, HTML entities included, because the published evaluation
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
 /// the latest tenth of train validates (see [`Corpus::new`]).
-pub fn prepare_msl(dir: &Path, out: &Path) -> Result<Statistics> {
-    Place::check(out)?;
-    let (corpus, provenance) = read_msl(dir)?;
-    corpus.save(out, &provenance)?;
-    Ok(corpus.statistics(BTreeMap::new()))
-}
-
-fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
+pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
     let absolute = fs::canonicalize(dir).context(dir.display())?;
     let name = absolute.file_name().map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
     let mut inputs = Vec::new();
@@ -72,6 +64,8 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
         name: "interactions".into(),
         before: window_items,
         after: interactions,
+        users: Some(users.len()),
+        items: None,
         what: "the windows' items; each user's windows, by time, joined on their largest overlap".into(),
     }];
     let released = train.len();
@@ -80,6 +74,8 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
         name: "validation".into(),
         before: released,
         after: corpus.windows(crate::data::Split::Train).len(),
+        users: None,
+        items: None,
         what: corpus.validation.clone(),
     });
     let untitled = corpus.items.iter().filter(|i| i.title.is_empty()).count();
@@ -88,6 +84,8 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
             name: "titles".into(),
             before: corpus.items.len(),
             after: corpus.items.len(),
+            users: None,
+            items: None,
             what: format!("{untitled} of the items have an empty title, kept as released"),
         });
     }
@@ -97,13 +95,19 @@ fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::crate::data::Split;
     use super::*;
+    use crate::data::Split;
+
+    fn prepare_msl(dir: &Path, out: &Path) -> Result<()> {
+        let (corpus, provenance) = read_msl(dir)?;
+        corpus.save(out, &provenance)
+    }
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -212,10 +216,10 @@ mod tests {
                 (TITLES, &serde_json::to_string(&titles).unwrap()),
             ]);
             let out = dir.path().join("out");
-            let statistics = prepare_msl(dir.path(), &out).unwrap();
-            assert_eq!(statistics.windows.train, cut);
-            assert_eq!(statistics.windows.valid, cut / 10);
+            prepare_msl(dir.path(), &out).unwrap();
             let corpus = Corpus::open(&out).unwrap();
+            assert_eq!(corpus.released_train.len(), cut);
+            assert_eq!(corpus.windows(Split::Valid).len(), cut / 10);
             let all = corpus.released_train.iter().chain(corpus.windows(Split::Test));
             for (window, (time, user, items)) in all.zip(&kept) {
                 let ids = corpus.interactions[window.range()].iter();
@@ -241,11 +245,10 @@ mod tests {
                 continue;
             }
             let (corpus, _) = read_msl(&dir).unwrap();
-            let statistics = corpus.statistics(BTreeMap::new());
-            let w = statistics.windows;
-            assert_eq!((statistics.items, w.train, w.valid, w.test), (items, train, valid, test), "{name}");
+            let windows = [Split::Valid, Split::Test].map(|split| corpus.windows(split).len());
+            assert_eq!((corpus.items.len(), corpus.released_train.len(), windows), (items, train, [valid, test]), "{name}");
             if name == "office" {
-                assert_eq!((statistics.users, statistics.interactions), (4895, 53149));
+                assert_eq!((corpus.users(), corpus.interactions.len()), (4895, 53149));
             }
         }
     }

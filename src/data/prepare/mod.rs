@@ -1,0 +1,255 @@
+//! Raw files → corpus: read, clean, cut windows, write, audit; whole or not at all.
+
+mod audit;
+mod clean;
+mod config;
+mod split;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
+use serde::{Deserialize, Serialize};
+
+use self::clean::Present;
+use super::corpus::WindowCounts;
+use super::place::Place;
+use super::sources::{self, Columns, Job, ReadOptions};
+use super::store::{Counts, Manifest, Provenance, Step};
+use crate::{Context, Error, Result};
+
+/// What to prepare.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// What the inputs hold.
+    pub source: Source,
+    /// Files, or folders of them.
+    pub inputs: Vec<PathBuf>,
+    /// The corpus folder.
+    pub out: PathBuf,
+    /// Steps and split; the source's defaults without.
+    pub config: Option<PathBuf>,
+    /// The format within the source, rather than the one found.
+    pub format: Option<String>,
+    /// So many bad rows are left out before one is an error.
+    pub skip_bad: u64,
+    /// Memory to work in, in bytes; half of the machine's by default.
+    pub memory: Option<u64>,
+    /// Names of a table's columns; they win over the configuration's.
+    pub columns: Columns,
+}
+
+/// What `prepare --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Users with at least one interaction.
+    pub users: usize,
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Interactions in the log.
+    pub interactions: usize,
+    /// Windows of each split.
+    pub windows: WindowCounts,
+    /// Rows of the source left out, by step.
+    pub dropped: BTreeMap<String, usize>,
+    /// What validates, in one sentence.
+    pub validation: String,
+    /// The format found.
+    pub format: String,
+    /// What was done, with the events before and after.
+    pub steps: Vec<Step>,
+    /// Test windows whose target is in no training window.
+    pub cold_test_targets: usize,
+    /// Users with a test window.
+    pub test_users: usize,
+    /// Those of them without a training window.
+    pub new_test_users: usize,
+    /// Training windows whose target is later than the earliest test target.
+    pub late_train_targets: usize,
+    /// What a reader of results should know.
+    pub warnings: Vec<String>,
+}
+
+/// Turns raw files into the corpus `options.out`.
+///
+/// Users and items are numbered by their ids in byte order. A user's events are ordered by time, ties by the order of the
+/// input (files as given, then rows). The same input gives the same bytes, whatever the threads and the memory.
+pub fn prepare(options: &PrepareOptions) -> Result<Report> {
+    let place = Place::check(&options.out)?;
+    let config = match &options.config {
+        Some(path) => PrepareConfig::open(path)?,
+        None => PrepareConfig::of(options.source),
+    };
+    if let (Some(path), Some(source)) = (&options.config, config.source)
+        && source != options.source
+    {
+        return Err(Error::usage(format!("{}: it is for the source {source}, not {}", path.display(), options.source)));
+    }
+    let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
+    if options.source == Source::Msl {
+        return prepare_msl(options, &config, place);
+    }
+
+    let files = sources::files(&options.inputs)?;
+    let total = files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum();
+    let mut job = Job::new(options.skip_bad, total);
+    let read_options = ReadOptions {
+        format: options.format.clone().or(config.format.clone()),
+        memory: options.memory.map_or_else(half_of_memory, Ok)?,
+        scratch: place.parent.clone(),
+        columns: options.columns.clone().or(&config.columns),
+    };
+    let mut raw = match options.source {
+        Source::Amazon => sources::amazon::read(&files, &read_options, &mut job)?,
+        Source::Movielens => sources::movielens::read(&files, &read_options, &mut job)?,
+        Source::Openp5 => sources::openp5::read(&files, &read_options, &mut job)?,
+        Source::Msl | Source::Table => sources::table::read(&files, &read_options, &mut job)?,
+    };
+    let Job { skipped, inputs, progress, .. } = job;
+    drop(progress);
+
+    let (users, items) = Present::of(&raw.log)?.counts();
+    let events = raw.log.shards.rows();
+    let read = skipped as usize + events;
+    let what = format!("{}; {skipped} bad rows left out", raw.format);
+    let mut steps =
+        vec![Step { name: "read".into(), before: read, after: events, users: Some(users), items: Some(items), what }];
+    if events == 0 {
+        return Err(Error::failed(format!("{}: no event in it", show(&options.inputs))));
+    }
+    for step in &config.steps {
+        steps.push(clean::clean(&mut raw, step)?);
+    }
+
+    let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+    let written = write::write(&raw, config.split, finished.path(), read_options.memory, &place.parent)?;
+    if written.windows.iter().all(|windows| *windows == 0) {
+        return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
+    }
+    let validation = config.split.validation(written.windows);
+    let [train, valid, test] = written.windows;
+    let manifest = Manifest::new(
+        name,
+        Provenance { source: raw.format.clone(), inputs, steps: steps.clone() },
+        validation.clone(),
+        0,
+        Counts { users: written.users, items: written.items, interactions: written.interactions, train, valid, test },
+        written.files,
+    );
+    manifest.write(finished.path())?;
+
+    let mut warnings = Vec::new();
+    if written.untitled > 0 {
+        warnings
+            .push(format!("{} of {} items have no title: add the step `titled` to drop them", written.untitled, written.items));
+    }
+    if test == 0 {
+        warnings.push("no window is left to test".into());
+    }
+    if let Some(expected) = &config.expect {
+        let Counts { users, items, interactions, .. } = manifest.counts;
+        warnings.extend(expected.compare(users, items, interactions, written.windows));
+    }
+    let mut dropped = BTreeMap::new();
+    for step in manifest.steps.iter().filter(|step| step.before > step.after) {
+        let name = if step.name == "read" { "bad rows" } else { &step.name };
+        *dropped.entry(name.to_string()).or_default() += step.before - step.after;
+    }
+    let report = report(finished.path(), &manifest, raw.format, dropped, warnings)?;
+    place.replace(finished)?;
+    Ok(report)
+}
+
+/// The released windows, kept as they are split.
+fn prepare_msl(options: &PrepareOptions, config: &PrepareConfig, place: Place) -> Result<Report> {
+    let [dir] = options.inputs.as_slice() else {
+        return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
+    };
+    if options.format.is_some() || options.skip_bad > 0 || options.columns != Columns::default() {
+        return Err(Error::usage(
+            "prepare msl keeps the released windows: --format, --skip-bad and columns do not apply to it",
+        ));
+    }
+    let (mut corpus, provenance) = sources::read_msl(dir)?;
+    if let Some(name) = &config.name {
+        corpus.name = name.clone();
+    }
+    let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+    let format = provenance.source.clone();
+    let manifest = corpus.write(finished.path(), &provenance)?;
+    let Counts { users, items, interactions, train, valid, test } = manifest.counts;
+    let expected = config.expect.unwrap_or_default();
+    let report =
+        report(finished.path(), &manifest, format, expected.compare(users, items, interactions, [train, valid, test]))?;
+    place.replace(finished)?;
+    Ok(report)
+}
+
+fn report(
+    dir: &Path,
+    manifest: &Manifest,
+    format: String,
+    dropped: BTreeMap<String, usize>,
+    mut warnings: Vec<String>,
+) -> Result<Report> {
+    let Counts { users, items, interactions, train, valid, test } = manifest.counts;
+    let audit = audit::audit(dir, interactions, items)?;
+    if audit.late_train_targets > 0 {
+        warnings.push(format!(
+            "leakage: {} of {train} training targets are later than the earliest test target",
+            audit.late_train_targets
+        ));
+    }
+    if audit.out_of_order > 0 {
+        warnings.push(format!("leakage: {} interactions are earlier than the one before them", audit.out_of_order));
+    }
+    Ok(Report {
+        users,
+        items,
+        interactions,
+        windows: WindowCounts { train, valid, test },
+        dropped,
+        validation: manifest.validation.clone(),
+        format,
+        steps: manifest.steps.clone(),
+        cold_test_targets: audit.cold_test_targets,
+        test_users: audit.test_users,
+        new_test_users: audit.new_test_users,
+        late_train_targets: audit.late_train_targets,
+        warnings,
+    })
+}
+
+impl Protocol {
+    fn validation(self, [train, valid, test]: [usize; 3]) -> String {
+        match self {
+            Self::Msl { history } => format!(
+                "Windows of at most {history} + 1 by their target's time: the first 8 tenths ({train}) train, the next tenth \
+                 ({valid}) validates, the rest ({test}) tests."
+            ),
+            Self::LeaveOneOut { history } => format!(
+                "Leave one out: each user's last event tests ({test}), the one before validates ({valid}), the earlier ones \
+                 train ({train}); histories of at most {history}."
+            ),
+        }
+    }
+}
+
+fn folder_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "corpus".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn show(inputs: &[PathBuf]) -> String {
+    inputs.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn half_of_memory() -> Result<u64> {
+    // SAFETY: sysconf only reads.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    match (u64::try_from(pages), u64::try_from(size)) {
+        (Ok(pages), Ok(size)) if pages > 0 && size > 0 => Ok(pages * size / 2),
+        _ => Err(Error::usage("this system does not tell its memory: give --memory")),
+    }
+}

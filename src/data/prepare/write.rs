@@ -1,0 +1,301 @@
+//! Cleaned events → the corpus's tables, in pieces that fit the memory.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use polars::io::parquet::write::BatchedWriter;
+use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOptions, col, lit};
+
+use super::clean::Present;
+use super::config::Protocol;
+use crate::data::Split;
+use crate::data::events::{Shards, collect, i64s, shards, u32s};
+use crate::data::progress::check_stop;
+use crate::data::sources::Raw;
+use crate::data::store::{FileDigest, INTERACTIONS, ITEMS, windows_file};
+use crate::{Context, Error, Result};
+
+/// Rows of a row group: the same for every memory limit, so that the bytes are.
+const ROW_GROUP: usize = 1 << 18;
+/// Bytes of a window while windows are sorted.
+const WINDOW_BYTES: u64 = 24;
+/// Every so many events one time is kept, to cut time into ranges of about the same number of windows.
+const SAMPLE: usize = 256;
+
+/// A Parquet file being written, in row groups of equal size whatever the sizes of the frames it is given.
+struct Table {
+    path: PathBuf,
+    writer: Option<BatchedWriter<BufWriter<File>>>,
+    pending: DataFrame,
+    rows: usize,
+}
+
+impl Table {
+    fn new(dir: &Path, name: &str) -> Self {
+        Self { path: dir.join(name), writer: None, pending: DataFrame::empty(), rows: 0 }
+    }
+
+    fn append(&mut self, frame: DataFrame) -> Result<()> {
+        check_stop()?;
+        self.rows += frame.height();
+        if self.writer.is_none() {
+            let file = BufWriter::new(File::create(&self.path).context(self.path.display())?);
+            self.writer = Some(ParquetWriter::new(file).batched(frame.schema()).context(self.path.display())?);
+            self.pending = frame;
+        } else {
+            self.pending.vstack_mut(&frame).context(self.path.display())?;
+        }
+        while self.pending.height() >= ROW_GROUP {
+            let rest = self.pending.slice(ROW_GROUP as i64, usize::MAX);
+            let full = std::mem::replace(&mut self.pending, rest).slice(0, ROW_GROUP);
+            self.write(full)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut frame: DataFrame) -> Result<()> {
+        frame.rechunk_mut();
+        match &mut self.writer {
+            Some(writer) => writer.write_batch(&frame).context(self.path.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is left and syncs; the file's digest and its rows.
+    fn finish(mut self) -> Result<(FileDigest, usize)> {
+        let rest = std::mem::take(&mut self.pending);
+        if rest.height() > 0 || self.rows == 0 {
+            self.write(rest)?;
+        }
+        if let Some(writer) = self.writer.take() {
+            writer.finish().context(self.path.display())?;
+        }
+        let file = File::open(&self.path).context(self.path.display())?;
+        file.sync_all().context(self.path.display())?;
+        Ok((FileDigest::of_file(&self.path)?, self.rows))
+    }
+}
+
+/// What was written.
+pub(super) struct Written {
+    /// In the order items, interactions, train, valid, test.
+    pub(super) files: Vec<FileDigest>,
+    pub(super) users: usize,
+    pub(super) items: usize,
+    pub(super) interactions: usize,
+    /// Windows that train, validate, test.
+    pub(super) windows: [usize; 3],
+    pub(super) untitled: usize,
+}
+
+/// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a user's events are sorted by time,
+/// ties by the order of the input.
+pub(super) fn write(raw: &Raw, protocol: Protocol, dir: &Path, memory: u64, scratch: &Path) -> Result<Written> {
+    let log = &raw.log;
+    if matches!(protocol, Protocol::Msl { .. }) && !log.timed {
+        return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
+    }
+    let present = Present::of(log)?;
+    let (user_order, user_number) = numbers(&present.users, |user| log.users.get(user));
+    let (item_order, item_number) = numbers(&present.items, |item| log.items.get(item));
+    let (items_digest, untitled) = write_items(raw, &item_order, dir)?;
+
+    let mut interactions = Table::new(dir, INTERACTIONS);
+    let mut tables = [Split::Train, Split::Valid, Split::Test].map(|split| Table::new(dir, &windows_file(split)));
+    let empty = window_frame(&[], false)?;
+    for table in &mut tables {
+        table.append(empty.clone())?;
+    }
+    let ranges = sample_times(raw, memory)?;
+    let mut waiting = Shards::new(ranges.len() + 1, scratch)?;
+
+    // Users in ranges of their final numbers, each range sorted in memory.
+    let events = log.shards.rows();
+    let pieces = log.shards.len();
+    let width = user_order.len().div_ceil(pieces).max(1);
+    let mut done = 0usize;
+    for low in (0..user_order.len()).step_by(width) {
+        let frame = sorted(raw, &user_number, &item_number, low as u32..(low + width) as u32)?;
+        let (users, times) = (u32s(&frame, "user")?, i64s(&frame, "time")?);
+        interactions.append(interaction_frame(raw, frame, &users, &times, &user_order)?)?;
+
+        let mut cut: [Vec<WindowRow>; 3] = Default::default();
+        let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
+        let mut first = 0;
+        for run in users.chunk_by(|a, b| a == b) {
+            for window in protocol.cuts(run.len() as u32) {
+                let time = times.get(first + window.end as usize - 1).copied().unwrap_or_default();
+                let start = u32::try_from(done + first).context(INTERACTIONS)? + window.start;
+                let row = WindowRow { user: run[0], start, len: window.end - window.start, time };
+                match window.split {
+                    Some(split) => cut[split as usize].push(row),
+                    None => by_time[ranges.partition_point(|end| *end <= time)].push(row),
+                }
+            }
+            first += run.len();
+        }
+        done += users.len();
+        for (table, rows) in tables.iter_mut().zip(cut) {
+            table.append(window_frame(&rows, log.timed)?)?;
+        }
+        for (range, rows) in by_time.into_iter().enumerate() {
+            waiting.append(range, sortable_frame(&rows)?)?;
+        }
+    }
+    waiting.close()?;
+    if done != events {
+        return Err(Error::failed(format!("wrote {done} of {events} events: please report this")));
+    }
+    write_by_time(&waiting, &mut tables)?;
+
+    let mut files = vec![items_digest];
+    let (digest, rows) = interactions.finish()?;
+    files.push(digest);
+    let mut windows = [0; 3];
+    for (table, count) in tables.into_iter().zip(&mut windows) {
+        let (digest, rows) = table.finish()?;
+        *count = rows;
+        files.push(digest);
+    }
+    Ok(Written { files, users: user_order.len(), items: item_order.len(), interactions: rows, windows, untitled })
+}
+
+/// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if absent).
+fn numbers<'a>(present: &[bool], id: impl Fn(u32) -> &'a str) -> (Vec<u32>, Vec<u32>) {
+    let mut order: Vec<u32> = (0..).zip(present).filter(|(_, present)| **present).map(|(old, _)| old).collect();
+    order.sort_unstable_by(|a, b| id(*a).cmp(id(*b)));
+    let mut new = vec![u32::MAX; present.len()];
+    for (number, old) in (0..).zip(&order) {
+        new[*old as usize] = number;
+    }
+    (order, new)
+}
+
+fn write_items(raw: &Raw, order: &[u32], dir: &Path) -> Result<(FileDigest, usize)> {
+    let mut table = Table::new(dir, ITEMS);
+    let titles: Vec<&str> = order.iter().map(|item| raw.catalogue.title(*item).unwrap_or_default()).collect();
+    let untitled = titles.iter().filter(|t| t.is_empty()).count();
+    let ids: Vec<&str> = order.iter().map(|item| raw.log.items.get(*item)).collect();
+    let mut columns = vec![
+        Column::new("item".into(), (0..order.len() as u32).collect::<Vec<u32>>()),
+        Column::new("id".into(), ids),
+        Column::new("title".into(), titles),
+    ];
+    for (name, values) in &raw.catalogue.attributes {
+        let values: Vec<Option<&str>> = order.iter().map(|item| values.get(*item as usize)?.as_deref()).collect();
+        columns.push(Column::new((*name).into(), values));
+    }
+    table.append(DataFrame::new_infer_height(columns).context(ITEMS)?)?;
+    Ok((table.finish()?.0, untitled))
+}
+
+/// Times that cut the windows into ranges of about equal size, each small enough for the memory.
+fn sample_times(raw: &Raw, memory: u64) -> Result<Vec<i64>> {
+    let log = &raw.log;
+    let count = shards(log.shards.rows() as u64, WINDOW_BYTES, memory);
+    let mut ends = Vec::new();
+    if count > 1 {
+        let mut times = Vec::new();
+        for shard in 0..log.shards.len() {
+            times.extend(i64s(&collect(log.shards.lazy(shard)?.select([col("time").gather_every(SAMPLE, 0)]))?, "time")?);
+        }
+        times.sort_unstable();
+        ends.extend((1..count).filter_map(|range| times.get(times.len() * range / count)));
+        ends.dedup();
+    }
+    Ok(ends)
+}
+
+/// The events of users numbered in `range`, renumbered, by user, then time, then their order in the input.
+fn sorted(raw: &Raw, user_number: &[u32], item_number: &[u32], range: std::ops::Range<u32>) -> Result<DataFrame> {
+    let mut all = DataFrame::empty();
+    for shard in 0..raw.log.shards.len() {
+        check_stop()?;
+        let mut frame = collect(raw.log.shards.lazy(shard)?)?;
+        let renumber = |name: &str, numbers: &[u32]| -> Result<Column> {
+            let new: Vec<u32> = u32s(&frame, name)?.into_iter().map(|old| numbers[old as usize]).collect();
+            Ok(Column::new(name.into(), new))
+        };
+        let (users, items) = (renumber("user", user_number)?, renumber("item", item_number)?);
+        frame.with_column(users).context("event log")?;
+        frame.with_column(items).context("event log")?;
+        let mut query = frame.lazy();
+        if raw.log.shards.len() > 1 {
+            query = query.filter(col("user").gt_eq(lit(range.start)).and(col("user").lt(lit(range.end))));
+        }
+        let frame = collect(query)?;
+        if all.width() == 0 {
+            all = frame;
+        } else {
+            all.vstack_mut(&frame).context("event log")?;
+        }
+    }
+    let order = SortMultipleOptions::default().with_maintain_order(true);
+    // Without times the order of the input is the order in time.
+    let keys: &[&str] = if raw.log.timed { &["user", "time"] } else { &["user"] };
+    collect(all.lazy().sort(keys.iter().copied(), order))
+}
+
+fn interaction_frame(raw: &Raw, mut frame: DataFrame, users: &[u32], times: &[i64], order: &[u32]) -> Result<DataFrame> {
+    let ids: Vec<&str> = users.iter().map(|user| raw.log.users.get(order[*user as usize])).collect();
+    frame.with_column(Column::new("user_id".into(), ids)).context(INTERACTIONS)?;
+    let seconds: Vec<Option<i64>> = times.iter().map(|time| raw.log.timed.then(|| time.div_euclid(1000))).collect();
+    frame.with_column(Column::new("timestamp".into(), seconds)).context(INTERACTIONS)?;
+    let mut columns = vec!["user", "user_id", "item", "timestamp"];
+    if raw.log.rated {
+        columns.push("rating");
+    }
+    frame.select(columns).context(INTERACTIONS)
+}
+
+#[derive(Clone, Copy)]
+struct WindowRow {
+    user: u32,
+    start: u32,
+    len: u32,
+    /// Milliseconds.
+    time: i64,
+}
+
+fn sortable_frame(rows: &[WindowRow]) -> Result<DataFrame> {
+    let column = |name: &str, f: fn(&WindowRow) -> u32| Column::new(name.into(), rows.iter().map(f).collect::<Vec<u32>>());
+    DataFrame::new_infer_height(vec![
+        column("user", |w| w.user),
+        column("start", |w| w.start),
+        column("len", |w| w.len),
+        Column::new("time".into(), rows.iter().map(|w| w.time).collect::<Vec<i64>>()),
+    ])
+    .context("windows")
+}
+
+fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
+    let mut frame = sortable_frame(rows)?;
+    let seconds: Vec<Option<i64>> = rows.iter().map(|w| timed.then(|| w.time.div_euclid(1000))).collect();
+    let _ = frame.drop_in_place("time").context("windows")?;
+    frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
+    Ok(frame)
+}
+
+/// Windows in ranges of time, each sorted by time and then by user and position, the order they came in.
+fn write_by_time(waiting: &Shards, tables: &mut [Table; 3]) -> Result<()> {
+    let total = waiting.rows();
+    let (train, valid) = (total * 8 / 10, total * 9 / 10);
+    let mut done = 0;
+    for range in 0..waiting.len() {
+        if total == 0 {
+            break;
+        }
+        let order = SortMultipleOptions::default().with_maintain_order(true);
+        let sorted = collect(waiting.lazy(range)?.sort(["time"], order))?;
+        let seconds: Vec<Option<i64>> = i64s(&sorted, "time")?.into_iter().map(|time| Some(time.div_euclid(1000))).collect();
+        let mut frame = sorted.select(["user", "start", "len"]).context("windows")?;
+        frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
+        for (table, (from, to)) in tables.iter_mut().zip([(0, train), (train, valid), (valid, total)]) {
+            let (from, to) = (from.clamp(done, done + frame.height()), to.clamp(done, done + frame.height()));
+            table.append(frame.slice((from - done) as i64, to - from))?;
+        }
+        done += frame.height();
+    }
+    Ok(())
+}
