@@ -25,9 +25,9 @@ def apart(work, *arguments):
         try:
             work(*arguments)
             code = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        except BaseException as error:
+            print(f"{work.__name__}: {error!r}", file=sys.stderr, flush=True)
+        os._exit(code)
     if os.waitpid(pid, 0)[1] != 0:
         sys.exit(1)
 

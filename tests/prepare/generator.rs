@@ -72,7 +72,7 @@ impl Format {
 
     /// Does the format tell milliseconds?
     pub fn milliseconds(self) -> bool {
-        self == Self::Amazon2023
+        matches!(self, Self::Amazon2023 | Self::JsonLines)
     }
 
     /// Must titles be latin-1, and without the characters that separate fields?
@@ -369,8 +369,7 @@ impl Files<'_> {
     fn table_json(&mut self, log: &Log) {
         let row = |e: &Event| {
             let title = log.titles.get(&e.item);
-            let seconds = e.time.unwrap().div_euclid(1000);
-            json!({"who": e.user, "x": {"who": 1}, "what": e.item, "when": seconds, "called": title, "stars": e.rating})
+            json!({"who": e.user, "x": {"who": 1}, "what": e.item, "when": e.time, "called": title, "stars": e.rating})
         };
         let rows: Vec<String> = log.events.iter().map(|e| row(e).to_string()).collect();
         let bytes = self.lines(&rows);
