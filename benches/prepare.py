@@ -5,7 +5,7 @@
 Writes to DIR, once, a seeded log: Zipf items, users of very different activity, times of whole days (so many ties), 3 % of the items without
 a title; as reviews and metadata of Amazon 2018 (JSON lines of about 300 bytes, grouped by item as the real ones are) and as one CSV
 (user, item, rating, timestamp, title). 10 million rows take about 4 GB. Then for each: pandas; itemlm with 1 thread, with 2, and with --memory of
-a third of the log's size. Wall time, rows a second, peak resident memory (wait4's ru_maxrss); a JSON line of the medians and ratios at the end.
+a third of the log's size. Wall and processor time, rows a second, peak resident memory (wait4's ru_maxrss); a JSON line of the medians and ratios at the end.
 Needs numpy, pandas, pyarrow.
 """
 import argparse, json, os, shutil, statistics, sys, time
@@ -72,7 +72,7 @@ def generate(folder):
                 f'{names[u]},{asins[i]},{s}.0,{t},{chr(34) + titles[i] + chr(34) if titles[i] else ""}\n' for u, i, t, s in rows))
 
 def run(*command, **env):
-    """The JSON a command prints last, its seconds, its peak memory in MiB."""
+    """The JSON a command prints last, its seconds, those of its processor time, its peak memory in MiB."""
     print("+", " ".join(f"{k}={v}" for k, v in env.items()), *command, file=sys.stderr, flush=True)
     read, write = os.pipe()
     started = time.monotonic()
@@ -84,9 +84,9 @@ def run(*command, **env):
     seconds = time.monotonic() - started
     if status != 0:
         sys.exit(f"{command}: wait status {status}")
-    peak = usage.ru_maxrss / 1024
-    print(f"  {seconds:.1f} s, {a.rows / seconds / 1e6:.2f} million rows/s, {peak:.0f} MiB", file=sys.stderr, flush=True)
-    return json.loads(text.strip().splitlines()[-1]), seconds, peak
+    peak, cpu = usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    print(f"  {seconds:.1f} s, {cpu:.1f} s of processor time, {a.rows / seconds / 1e6:.2f} million rows/s, {peak:.0f} MiB", file=sys.stderr, flush=True)
+    return json.loads(text.strip().splitlines()[-1]), {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 
 def same(ours, theirs):
     """Do both folders hold the same corpus?"""
@@ -112,7 +112,7 @@ for log in a.logs.split(","):
     columns = [] if log == "amazon" else "--user user --item item --time timestamp --title title --rating rating".split()
     limit = max(size // 3 >> 20, 256)
     corpora = {side: f"{a.work}/{log}-{side}" for side in ("pandas", "1", "2", "third")}
-    found = {side: {"seconds": [], "peak_mib": []} for side in corpora}
+    found = {side: {"seconds": [], "cpu_seconds": [], "peak_mib": []} for side in corpora}
     counts = {}
     for number in range(a.rounds):
         for side, corpus in corpora.items():
@@ -125,7 +125,8 @@ for log in a.logs.split(","):
                 result = run(os.path.abspath(a.itemlm), "prepare", log, *inputs, *columns, "--out", corpus, "--json", *more,
                              RAYON_NUM_THREADS=threads, POLARS_MAX_THREADS=threads)
             counts[side] = {key: result[0][key] for key in ("users", "items", "interactions", "windows")}
-            found[side]["seconds"].append(result[1]); found[side]["peak_mib"].append(result[2])
+            for key, value in result[1].items():
+                found[side][key].append(value)
             if counts[side] != counts["pandas"]:
                 sys.exit(f"{log}: {side} gives {counts[side]}, pandas {counts['pandas']}")
             if side != "pandas" and number == 0:

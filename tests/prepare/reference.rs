@@ -80,7 +80,7 @@ impl Step {
             }
             Step::Titled => keep(&|e| titles.get(&e.item).is_some_and(|t| !t.trim().is_empty())),
             Step::TitleLength { min, max } => {
-                let length = |item| titles.get(item).map_or(0, |t: &String| t.chars().count());
+                let length = |item: &str| titles.get(item).map_or(0, |t| t.chars().count());
                 keep(&|e| (*min..=*max).contains(&length(&e.item)))
             }
             Step::SampleItems { count, seed } => {

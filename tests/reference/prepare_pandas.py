@@ -13,11 +13,11 @@ HISTORY = 10
 
 def read_amazon(reviews, metadata):
     columns = ["reviewerID", "asin", "unixReviewTime", "overall"]
-    events = pd.concat([chunk[columns] for chunk in pd.read_json(reviews, lines=True, chunksize=500_000, dtype={"reviewerID": str, "asin": str},
-                                                                 convert_dates=False)], ignore_index=True)
+    chunks = pd.read_json(reviews, lines=True, chunksize=500_000, dtype={"reviewerID": str, "asin": str})
+    events = pd.concat([chunk[columns] for chunk in chunks], ignore_index=True)
     events.columns = ["user_id", "item_id", "timestamp", "rating"]
-    titles = pd.concat([chunk[["asin", "title"]] for chunk in pd.read_json(metadata, lines=True, chunksize=500_000, dtype={"asin": str, "title": str},
-                                                                           convert_dates=False)])
+    chunks = pd.read_json(metadata, lines=True, chunksize=500_000, dtype={"asin": str, "title": str})
+    titles = pd.concat([chunk[["asin", "title"]] for chunk in chunks])
     titles = titles.drop_duplicates("asin").set_index("asin")["title"]
     return events, titles[titles.fillna("").str.strip() != ""]
 
