@@ -1,5 +1,7 @@
 //! The command line: parses, calls a recipe, prints what it returns.
 
+mod inspect;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use crate::config::{RunConfig, Scoring};
 use crate::data::{Columns, Corpus, PrepareOptions, Report, STOP, Source, Split, prepare};
 use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
 use crate::log::log;
-use crate::recipes::{self, EvaluateOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{self, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -182,6 +184,23 @@ enum Command {
         /// The directory to make
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Statistics, histograms and example windows of a corpus
+    Inspect {
+        /// The corpus directory
+        corpus: PathBuf,
+        /// Show the examples token by token: a Hugging Face directory or a .gguf file
+        #[arg(long)]
+        llm: Option<PathBuf>,
+        /// As data.prompt of a run file: an embedded prompt template or a file with {history}
+        #[arg(long)]
+        prompt: Option<String>,
+        /// How many windows to show, the first of test
+        #[arg(long, default_value_t = 2)]
+        examples: usize,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
     },
     /// A ranker without a language model, on the same split
     Baseline {
@@ -361,6 +380,10 @@ impl Command {
                 recipes::score(&ScoreOptions { llm, adapter, catalogue, input, backend }, &mut std::io::stdout().lock())
             }
             Self::Merge { run, out } => recipes::merge(&run, &out),
+            Self::Inspect { corpus, llm, prompt, examples, json } => {
+                let report = recipes::inspect(&corpus, &InspectOptions { llm, prompt, examples })?;
+                if json { print_json(&report) } else { print(&inspect::text(&report)) }
+            }
             Self::Baseline { name, corpus, split, limit, json } => {
                 let place = corpus;
                 let corpus = Corpus::open(&place)?;

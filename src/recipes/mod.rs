@@ -1,6 +1,7 @@
 //! One recipe a command, each read top to bottom.
 
 mod evaluate;
+mod inspect;
 mod merge;
 mod quickstart;
 mod recommend;
@@ -9,6 +10,10 @@ mod score;
 mod train;
 
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
+pub use inspect::{
+    Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,
+    Unseen, inspect,
+};
 pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};

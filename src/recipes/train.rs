@@ -253,7 +253,8 @@ fn sample(windows: &[Window], limit: Option<usize>, seed: u64, stream: u64) -> R
     Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
 }
 
-fn examples(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<Vec<Example>> {
+/// What the model reads and predicts of `windows`.
+pub(super) fn examples(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<Vec<Example>> {
     let corpus = &ranking.corpus;
     let example = |(_, window): &(u32, Window)| {
         let history = corpus.history(window).iter().map(|&item| corpus.title(item));

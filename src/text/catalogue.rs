@@ -15,6 +15,11 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
+    /// A title as the LLM writes it, without the EOS token after it.
+    pub fn target_text(title: &str) -> String {
+        format!("\"{title}\"")
+    }
+
     /// Tokenises `titles`, one an item.
     ///
     /// # Errors
@@ -23,7 +28,8 @@ impl Catalogue {
         let targets = titles
             .enumerate()
             .map(|(item, title)| {
-                let mut tokens = tokenizer.encode(&format!("\"{title}\"")).context(format!("item {item}, title {title:?}"))?;
+                let mut tokens =
+                    tokenizer.encode(&Self::target_text(title)).context(format!("item {item}, title {title:?}"))?;
                 tokens.push(tokenizer.eos());
                 Ok(tokens)
             })

@@ -39,7 +39,7 @@ impl Prompt {
         if !path.is_file() {
             let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
             return Err(Error::usage(format!(
-                "data.prompt: {name:?} is neither a file nor an embedded template ({})",
+                "prompt template {name:?} is neither a file nor an embedded one ({})",
                 known.join(", ")
             )));
         }

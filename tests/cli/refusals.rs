@@ -28,6 +28,9 @@ fn usage() {
         ("baseline best corpus", "best"),
         ("baseline markov corpus --limit 0", "--limit"),
         ("score --llm llm", "--catalogue"),
+        ("inspect", "<CORPUS>"),
+        ("inspect corpus --examples -1", "-1"),
+        ("inspect corpus --prompt nowhere.txt", "nowhere.txt"),
     ] {
         lab.refused(line, 2, &[named]);
     }
@@ -119,6 +122,7 @@ fn run_file() {
     lab.write("binary.toml", [0xff, 0xfe, 0x00]);
     lab.refused("train binary.toml", 1, &["binary.toml"]);
     lab.refused("train run.toml --out run --set llm.path=nowhere", 1, &["nowhere"]);
+    lab.refused("inspect corpus --llm nowhere", 1, &["nowhere"]);
     lab.refused("train run.toml --out run --set data.corpus=nowhere", 1, &["nowhere"]);
     lab.refused("train run.toml --out run --set llm.adapter=nowhere", 1, &["nowhere"]);
 }
@@ -219,6 +223,7 @@ fn corpus_files() {
             lab.write(&format!("corpus/{file}"), bytes);
             lab.refused("train run.toml --out run", 1, &["corpus", file]);
             lab.refused("baseline markov corpus", 1, &["corpus", file]);
+            lab.refused("inspect corpus --json", 1, &["corpus", file]);
         }
         lab.write(&format!("corpus/{file}"), original);
     }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::data::sources::Columns;
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 
 /// Where raw data come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

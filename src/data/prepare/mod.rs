@@ -181,8 +181,8 @@ fn prepare_msl(options: &PrepareOptions, config: &PrepareConfig, place: Place) -
     let manifest = corpus.write(finished.path(), &provenance)?;
     let Counts { users, items, interactions, train, valid, test } = manifest.counts;
     let expected = config.expect.unwrap_or_default();
-    let report =
-        report(finished.path(), &manifest, format, expected.compare(users, items, interactions, [train, valid, test]))?;
+    let warnings = expected.compare(users, items, interactions, [train, valid, test]);
+    let report = report(finished.path(), &manifest, format, BTreeMap::new(), warnings)?;
     place.replace(finished)?;
     Ok(report)
 }

@@ -174,6 +174,19 @@ pub(crate) fn read_lines<C: Default + Send>(
     parse: impl Fn(&str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
+    read_numbered_lines(path, encoding, skip, job, |_, line, values| parse(line, values), |_, values| sink(values))
+}
+
+/// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse` is told the
+/// line's number, from 1, and `sink` is handed the job, for [`Job::bad`].
+pub(crate) fn read_numbered_lines<C: Default + Send>(
+    path: &Path,
+    encoding: Encoding,
+    skip: u64,
+    job: &mut Job,
+    parse: impl Fn(u64, &str, &mut C) -> std::result::Result<(), String> + Sync,
+    mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
+) -> Result<()> {
     let mut input = Input::open(path, job)?;
     let mut carry = Vec::new();
     let mut lines = 0u64;
@@ -219,12 +232,17 @@ pub(crate) fn read_lines<C: Default + Send>(
     Ok(())
 }
 
-fn hand_on<C>(path: &Path, done: Vec<Parsed<C>>, job: &mut Job, sink: &mut impl FnMut(C) -> Result<()>) -> Result<()> {
+fn hand_on<C>(
+    path: &Path,
+    done: Vec<Parsed<C>>,
+    job: &mut Job,
+    sink: &mut impl FnMut(&mut Job, C) -> Result<()>,
+) -> Result<()> {
     for block in done {
         for (line, what) in block.bad {
             job.bad(path, line, &what)?;
         }
-        sink(block.values)?;
+        sink(job, block.values)?;
         job.progress.add(block.lines)?;
     }
     Ok(())
@@ -235,7 +253,7 @@ fn parse_block<C: Default>(
     first: u64,
     encoding: Encoding,
     skip: u64,
-    parse: &impl Fn(&str, &mut C) -> std::result::Result<(), String>,
+    parse: &impl Fn(u64, &str, &mut C) -> std::result::Result<(), String>,
 ) -> Parsed<C> {
     let mut parsed = Parsed { values: C::default(), bad: Vec::new(), lines: 0 };
     let mut latin1 = String::new();
@@ -255,7 +273,7 @@ fn parse_block<C: Default>(
             }
         };
         let line = line.map(|line| if number == 1 { line.trim_start_matches('\u{feff}') } else { line });
-        if let Err(what) = line.and_then(|line| parse(line, &mut parsed.values)) {
+        if let Err(what) = line.and_then(|line| parse(number, line, &mut parsed.values)) {
             parsed.bad.push((number, what));
         }
     }

@@ -5,13 +5,14 @@ mod input;
 pub(super) mod movielens;
 mod msl;
 pub(super) mod openp5;
+mod python;
 pub(super) mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub(crate) use input::{Encoding, Input, read_lines};
+pub(crate) use input::{Encoding, Input, read_lines, read_numbered_lines};
 pub(crate) use msl::read_msl;
 
 use serde::Deserialize;
