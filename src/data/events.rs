@@ -1,12 +1,13 @@
 //! The event log on its way from raw files to a corpus: columns of dense numbers in data frames, in memory or, where
 //! they would take more than their share of it, in temporary Parquet files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::{
-    BooleanChunked, Column, DataFrame, Engine, LazyFrame, NewChunkedArray, ParquetCompression, ParquetWriter, PlRefPath,
-    ScanArgsParquet,
+    BooleanChunked, Column, DataFrame, Engine, IntoLazy, LazyFrame, NewChunkedArray, ParquetCompression, ParquetWriter,
+    PlRefPath, ScanArgsParquet, col,
 };
 use tempfile::TempDir;
 
@@ -16,11 +17,11 @@ use super::sources::ReadOptions;
 use crate::{Context, Error, Result};
 
 /// Bytes of an event in the log's columns.
-const EVENT_BYTES: u64 = 20;
-/// Events are turned into a data frame by about this many at a time.
-const CHUNK: usize = 1 << 20;
-/// A log in one piece may take this share of the memory; sorting it takes several times as much.
-const SHARE: u64 = 8;
+pub(crate) const EVENT_BYTES: u64 = 20;
+/// Rows are worked on by about this many at a time.
+const PIECE: u64 = 1 << 20;
+/// A log may take this share of the memory before it goes to files.
+const SHARE: u64 = 4;
 /// No more open files than this.
 const MAX_SHARDS: u64 = 256;
 
@@ -44,7 +45,7 @@ impl Events {
     }
 }
 
-/// A log of events in the order of its source, split by user so that each shard fits the memory.
+/// A log of events in the order of its source, in shards by user that each fit the memory.
 pub(crate) struct EventLog {
     pub(crate) users: Ids,
     pub(crate) items: Ids,
@@ -53,82 +54,39 @@ pub(crate) struct EventLog {
     /// Does the source tell ratings?
     pub(crate) rated: bool,
     pub(crate) shards: Shards,
-    pending: Vec<Columns>,
-    pending_rows: usize,
-}
-
-#[derive(Default)]
-struct Columns {
-    user: Vec<u32>,
-    item: Vec<u32>,
-    time: Vec<i64>,
-    rating: Vec<f32>,
+    scatter: Scatter,
 }
 
 impl EventLog {
     /// A log of at most `events` events (an estimate) under the options' memory limit.
     pub(crate) fn new(events: u64, options: &ReadOptions, timed: bool, rated: bool) -> Result<Self> {
-        let count = shards(events, EVENT_BYTES, options.memory);
-        let mut pending = Vec::new();
-        pending.resize_with(count, Columns::default);
-        Ok(Self {
-            users: Ids::default(),
-            items: Ids::default(),
-            timed,
-            rated,
-            shards: Shards::new(count, &options.scratch)?,
-            pending,
-            pending_rows: 0,
-        })
+        let shards = Shards::new(events, EVENT_BYTES, options.memory, &options.scratch)?;
+        let scatter = Scatter::new(shards.len(), rated);
+        Ok(Self { users: Ids::default(), items: Ids::default(), timed, rated, shards, scatter })
     }
 
     /// Adds events to the end of the log.
     pub(crate) fn append(&mut self, events: &Events) -> Result<()> {
-        let count = events.users.len();
         let number = |ids: &mut Ids, texts: &Texts| texts.iter().map(|t| ids.number(t)).collect::<Result<Vec<u32>>>();
         let (users, items) = rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
-        let (users, items) = (users?, items?);
-        let shards = self.pending.len() as u32;
-        for (((user, item), time), rating) in users.into_iter().zip(items).zip(&events.times).zip(&events.ratings) {
-            if let Some(columns) = self.pending.get_mut((user % shards) as usize) {
-                columns.user.push(user);
-                columns.item.push(item);
-                columns.time.push(*time);
-                columns.rating.push(*rating);
-            }
+        let shards = self.shards.len() as u32;
+        for (((user, item), time), rating) in users?.into_iter().zip(items?).zip(&events.times).zip(&events.ratings) {
+            self.scatter.push((user % shards) as usize, user, item, *time, *rating);
         }
-        self.pending_rows += count;
-        if self.pending_rows >= CHUNK { self.flush() } else { Ok(()) }
+        self.scatter.flush_if_full(&mut self.shards)
     }
 
     /// No more events follow.
     pub(crate) fn finish(&mut self) -> Result<()> {
-        self.flush()?;
+        self.scatter.flush(&mut self.shards)?;
         self.shards.close()
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.pending_rows = 0;
-        for (at, pending) in self.pending.iter_mut().enumerate() {
-            let columns = std::mem::take(pending);
-            let mut frame = vec![
-                Column::new("user".into(), columns.user),
-                Column::new("item".into(), columns.item),
-                Column::new("time".into(), columns.time),
-            ];
-            if self.rated {
-                frame.push(Column::new("rating".into(), columns.rating));
-            }
-            self.shards.append(at, DataFrame::new_infer_height(frame).context("event log")?)?;
-        }
-        Ok(())
     }
 
     /// Calls `each` with the users and items of all events, shard by shard.
     pub(crate) fn pairs(&self, mut each: impl FnMut(u32, u32)) -> Result<()> {
         for shard in 0..self.shards.len() {
             check_stop()?;
-            let frame = collect(self.shards.lazy(shard)?.select([polars::prelude::col("user"), polars::prelude::col("item")]))?;
+            let frame = collect(self.shards.lazy(shard)?.select([col("user"), col("item")]))?;
             let (users, items) = (u32s(&frame, "user")?, u32s(&frame, "item")?);
             users.into_iter().zip(items).for_each(|(user, item)| each(user, item));
         }
@@ -162,9 +120,60 @@ impl EventLog {
     }
 }
 
-/// How many shards rows of so many bytes need under a memory limit.
-pub(crate) fn shards(rows: u64, bytes: u64, memory: u64) -> usize {
-    (rows.saturating_mul(bytes) / (memory / SHARE).max(1) + 1).min(MAX_SHARDS) as usize
+/// Events on their way into shards.
+pub(crate) struct Scatter {
+    pending: Vec<Columns>,
+    rows: usize,
+    rated: bool,
+}
+
+#[derive(Default)]
+struct Columns {
+    user: Vec<u32>,
+    item: Vec<u32>,
+    time: Vec<i64>,
+    rating: Vec<f32>,
+}
+
+impl Scatter {
+    pub(crate) fn new(shards: usize, rated: bool) -> Self {
+        let mut pending = Vec::new();
+        pending.resize_with(shards, Columns::default);
+        Self { pending, rows: 0, rated }
+    }
+
+    pub(crate) fn push(&mut self, at: usize, user: u32, item: u32, time: i64, rating: f32) {
+        if let Some(columns) = self.pending.get_mut(at) {
+            columns.user.push(user);
+            columns.item.push(item);
+            columns.time.push(time);
+            if self.rated {
+                columns.rating.push(rating);
+            }
+            self.rows += 1;
+        }
+    }
+
+    pub(crate) fn flush_if_full(&mut self, shards: &mut Shards) -> Result<()> {
+        if self.rows as u64 >= PIECE { self.flush(shards) } else { Ok(()) }
+    }
+
+    pub(crate) fn flush(&mut self, shards: &mut Shards) -> Result<()> {
+        self.rows = 0;
+        for (at, pending) in self.pending.iter_mut().enumerate() {
+            let columns = std::mem::take(pending);
+            let mut frame = vec![
+                Column::new("user".into(), columns.user),
+                Column::new("item".into(), columns.item),
+                Column::new("time".into(), columns.time),
+            ];
+            if self.rated {
+                frame.push(Column::new("rating".into(), columns.rating));
+            }
+            shards.append(at, DataFrame::new_infer_height(frame).context("event log")?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Runs a query on polars' streaming engine.
@@ -172,17 +181,22 @@ pub(crate) fn collect(query: LazyFrame) -> Result<DataFrame> {
     Ok(query.collect_with_engine(Engine::Streaming).context("polars")?.unwrap_single())
 }
 
-/// A column of u32 without nulls.
-pub(crate) fn u32s(frame: &DataFrame, name: &str) -> Result<Vec<u32>> {
-    Ok(frame.column(name).context("event log")?.u32().context("event log")?.iter().map(|v| v.unwrap_or_default()).collect())
+macro_rules! column_values {
+    ($name:ident, $kind:ty, $cast:ident) => {
+        /// A column's values; it has no nulls.
+        pub(crate) fn $name(frame: &DataFrame, name: &str) -> Result<Vec<$kind>> {
+            let column = frame.column(name).context("event log")?.$cast().context("event log")?;
+            let mut values = Vec::with_capacity(column.len());
+            column.downcast_iter().for_each(|chunk| values.extend_from_slice(chunk.values()));
+            Ok(values)
+        }
+    };
 }
+column_values!(u32s, u32, u32);
+column_values!(i64s, i64, i64);
+column_values!(f32s, f32, f32);
 
-/// A column of i64 without nulls.
-pub(crate) fn i64s(frame: &DataFrame, name: &str) -> Result<Vec<i64>> {
-    Ok(frame.column(name).context("event log")?.i64().context("event log")?.iter().map(|v| v.unwrap_or_default()).collect())
-}
-
-/// Tables of one schema: one in memory, or several in temporary Parquet files.
+/// A table in pieces, all of them in memory or all in temporary Parquet files.
 pub(crate) struct Shards {
     folder: Option<TempDir>,
     shards: Vec<Shard>,
@@ -193,19 +207,23 @@ struct Shard {
     frame: DataFrame,
     file: Option<PathBuf>,
     rows: usize,
-    writer: Option<polars::io::parquet::write::BatchedWriter<File>>,
+    writer: Option<BatchedWriter<File>>,
 }
 
 impl Shards {
-    /// So many tables; their files, if more than one, in a temporary folder in `scratch`.
-    pub(crate) fn new(count: usize, scratch: &Path) -> Result<Self> {
-        let folder = if count > 1 {
+    /// Pieces for at most `rows` rows of so many bytes; if they take more than their share of the memory they are files in a
+    /// temporary folder in `scratch`.
+    pub(crate) fn new(rows: u64, bytes: u64, memory: u64, scratch: &Path) -> Result<Self> {
+        let spilled = rows.saturating_mul(bytes) > memory / SHARE;
+        // Sorting takes several times what is sorted.
+        let piece = if spilled { (memory / SHARE / 8 / bytes).clamp(1, PIECE) } else { PIECE };
+        let folder = if spilled {
             Some(tempfile::Builder::new().prefix(".itemlm-").tempdir_in(scratch).context(scratch.display())?)
         } else {
             None
         };
         let mut shards = Vec::new();
-        shards.resize_with(count, Shard::default);
+        shards.resize_with((rows / piece + 1).min(MAX_SHARDS) as usize, Shard::default);
         Ok(Self { folder, shards })
     }
 
@@ -250,10 +268,19 @@ impl Shards {
         Ok(())
     }
 
+    /// A piece, which is then gone.
+    pub(crate) fn take(&mut self, at: usize) -> Result<DataFrame> {
+        let Some(shard) = self.shards.get_mut(at) else { return Ok(DataFrame::empty()) };
+        let Some(path) = shard.file.take() else { return Ok(std::mem::take(&mut shard.frame)) };
+        let frame = collect(scan(&path)?)?;
+        fs::remove_file(&path).context(path.display())?;
+        Ok(frame)
+    }
+
     pub(crate) fn lazy(&self, at: usize) -> Result<LazyFrame> {
         let Some(shard) = self.shards.get(at) else { return Ok(LazyFrame::default()) };
         match &shard.file {
-            None => Ok(polars::prelude::IntoLazy::lazy(shard.frame.clone())),
+            None => Ok(shard.frame.clone().lazy()),
             Some(path) => scan(path),
         }
     }
@@ -272,7 +299,7 @@ impl Shards {
     }
 }
 
-fn writer(path: &Path, frame: &DataFrame) -> Result<polars::io::parquet::write::BatchedWriter<File>> {
+fn writer(path: &Path, frame: &DataFrame) -> Result<BatchedWriter<File>> {
     let file = File::create(path).context(path.display())?;
     // It is read again at once, from the page cache.
     let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Uncompressed);

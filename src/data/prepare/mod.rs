@@ -124,7 +124,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
 
     let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
-    let written = write::write(&raw, config.split, finished.path(), read_options.memory, &place.parent)?;
+    let written = write::write(&mut raw, config.split, finished.path(), read_options.memory, &place.parent)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
     }

@@ -10,7 +10,7 @@ use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOp
 use super::clean::Present;
 use super::config::Protocol;
 use crate::data::Split;
-use crate::data::events::{Shards, collect, i64s, shards, u32s};
+use crate::data::events::{EVENT_BYTES, Scatter, Shards, collect, f32s, i64s, u32s};
 use crate::data::progress::check_stop;
 use crate::data::sources::Raw;
 use crate::data::store::{FileDigest, INTERACTIONS, ITEMS, windows_file};
@@ -91,14 +91,14 @@ pub(super) struct Written {
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a user's events are sorted by time,
 /// ties by the order of the input.
-pub(super) fn write(raw: &Raw, protocol: Protocol, dir: &Path, memory: u64, scratch: &Path) -> Result<Written> {
-    let log = &raw.log;
-    if matches!(protocol, Protocol::Msl { .. }) && !log.timed {
+pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, scratch: &Path) -> Result<Written> {
+    let (timed, events) = (raw.log.timed, raw.log.shards.rows());
+    if matches!(protocol, Protocol::Msl { .. }) && !timed {
         return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
     }
-    let present = Present::of(log)?;
-    let (user_order, user_number) = numbers(&present.users, |user| log.users.get(user));
-    let (item_order, item_number) = numbers(&present.items, |item| log.items.get(item));
+    let present = Present::of(&raw.log)?;
+    let (user_order, user_number) = numbers(&present.users, |user| raw.log.users.get(user));
+    let (item_order, item_number) = numbers(&present.items, |item| raw.log.items.get(item));
     let (items_digest, untitled) = write_items(raw, &item_order, dir)?;
 
     let mut interactions = Table::new(dir, INTERACTIONS);
@@ -107,16 +107,20 @@ pub(super) fn write(raw: &Raw, protocol: Protocol, dir: &Path, memory: u64, scra
     for table in &mut tables {
         table.append(empty.clone())?;
     }
-    let ranges = sample_times(raw, memory)?;
-    let mut waiting = Shards::new(ranges.len() + 1, scratch)?;
+    let mut waiting = Shards::new(events as u64, WINDOW_BYTES, memory, scratch)?;
+    let ranges = sample_times(raw, waiting.len())?;
 
-    // Users in ranges of their final numbers, each range sorted in memory.
-    let events = log.shards.rows();
-    let pieces = log.shards.len();
-    let width = user_order.len().div_ceil(pieces).max(1);
+    let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), memory, scratch)?;
     let mut done = 0usize;
-    for low in (0..user_order.len()).step_by(width) {
-        let frame = sorted(raw, &user_number, &item_number, low as u32..(low + width) as u32)?;
+    for piece in 0..pieces.len() {
+        check_stop()?;
+        let order = SortMultipleOptions::default().with_maintain_order(true);
+        let frame = pieces.take(piece)?;
+        if frame.height() == 0 {
+            continue;
+        }
+        // Without times the order of the input is the order in time: all times are 0.
+        let frame = collect(frame.lazy().sort(["user", "time"], order))?;
         let (users, times) = (u32s(&frame, "user")?, i64s(&frame, "time")?);
         interactions.append(interaction_frame(raw, frame, &users, &times, &user_order)?)?;
 
@@ -137,7 +141,7 @@ pub(super) fn write(raw: &Raw, protocol: Protocol, dir: &Path, memory: u64, scra
         }
         done += users.len();
         for (table, rows) in tables.iter_mut().zip(cut) {
-            table.append(window_frame(&rows, log.timed)?)?;
+            table.append(window_frame(&rows, timed)?)?;
         }
         for (range, rows) in by_time.into_iter().enumerate() {
             waiting.append(range, sortable_frame(&rows)?)?;
@@ -190,51 +194,52 @@ fn write_items(raw: &Raw, order: &[u32], dir: &Path) -> Result<(FileDigest, usiz
     Ok((table.finish()?.0, untitled))
 }
 
-/// Times that cut the windows into ranges of about equal size, each small enough for the memory.
-fn sample_times(raw: &Raw, memory: u64) -> Result<Vec<i64>> {
+/// Times that cut the windows into about equal `pieces`.
+fn sample_times(raw: &Raw, pieces: usize) -> Result<Vec<i64>> {
     let log = &raw.log;
-    let count = shards(log.shards.rows() as u64, WINDOW_BYTES, memory);
-    let mut ends = Vec::new();
-    if count > 1 {
-        let mut times = Vec::new();
-        for shard in 0..log.shards.len() {
-            times.extend(i64s(&collect(log.shards.lazy(shard)?.select([col("time").gather_every(SAMPLE, 0)]))?, "time")?);
-        }
-        times.sort_unstable();
-        ends.extend((1..count).filter_map(|range| times.get(times.len() * range / count)));
-        ends.dedup();
+    if pieces == 1 {
+        return Ok(vec![]);
     }
+    let mut times = Vec::new();
+    for shard in 0..log.shards.len() {
+        times.extend(i64s(&collect(log.shards.lazy(shard)?.select([col("time").gather_every(SAMPLE, 0)]))?, "time")?);
+    }
+    times.sort_unstable();
+    let mut ends: Vec<i64> = (1..pieces).filter_map(|piece| times.get(times.len() * piece / pieces).copied()).collect();
+    ends.dedup();
     Ok(ends)
 }
 
-/// The events of users numbered in `range`, renumbered, by user, then time, then their order in the input.
-fn sorted(raw: &Raw, user_number: &[u32], item_number: &[u32], range: std::ops::Range<u32>) -> Result<DataFrame> {
-    let mut all = DataFrame::empty();
-    for shard in 0..raw.log.shards.len() {
+/// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they are read.
+fn renumber(
+    raw: &mut Raw,
+    user_number: &[u32],
+    item_number: &[u32],
+    users: usize,
+    memory: u64,
+    scratch: &Path,
+) -> Result<Shards> {
+    let Raw { log, .. } = raw;
+    let mut pieces = Shards::new(log.shards.rows() as u64, EVENT_BYTES, memory, scratch)?;
+    let mut scatter = Scatter::new(pieces.len(), log.rated);
+    let width = users.div_ceil(pieces.len()).max(1);
+    for shard in 0..log.shards.len() {
         check_stop()?;
-        let mut frame = collect(raw.log.shards.lazy(shard)?)?;
-        let renumber = |name: &str, numbers: &[u32]| -> Result<Column> {
-            let new: Vec<u32> = u32s(&frame, name)?.into_iter().map(|old| numbers[old as usize]).collect();
-            Ok(Column::new(name.into(), new))
-        };
-        let (users, items) = (renumber("user", user_number)?, renumber("item", item_number)?);
-        frame.with_column(users).context("event log")?;
-        frame.with_column(items).context("event log")?;
-        let mut query = frame.lazy();
-        if raw.log.shards.len() > 1 {
-            query = query.filter(col("user").gt_eq(lit(range.start)).and(col("user").lt(lit(range.end))));
+        let frame = log.shards.take(shard)?;
+        if frame.height() == 0 {
+            continue;
         }
-        let frame = collect(query)?;
-        if all.width() == 0 {
-            all = frame;
-        } else {
-            all.vstack_mut(&frame).context("event log")?;
+        let ratings = if log.rated { f32s(&frame, "rating")? } else { vec![f32::NAN; frame.height()] };
+        let events = u32s(&frame, "user")?.into_iter().zip(u32s(&frame, "item")?).zip(i64s(&frame, "time")?).zip(ratings);
+        for (((user, item), time), rating) in events {
+            let user = user_number[user as usize];
+            scatter.push(user as usize / width, user, item_number[item as usize], time, rating);
         }
+        scatter.flush_if_full(&mut pieces)?;
     }
-    let order = SortMultipleOptions::default().with_maintain_order(true);
-    // Without times the order of the input is the order in time.
-    let keys: &[&str] = if raw.log.timed { &["user", "time"] } else { &["user"] };
-    collect(all.lazy().sort(keys.iter().copied(), order))
+    scatter.flush(&mut pieces)?;
+    pieces.close()?;
+    Ok(pieces)
 }
 
 fn interaction_frame(raw: &Raw, mut frame: DataFrame, users: &[u32], times: &[i64], order: &[u32]) -> Result<DataFrame> {
