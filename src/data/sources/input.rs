@@ -87,10 +87,15 @@ impl Input {
         Ok(Self { path: path.to_path_buf(), content, read })
     }
 
+    /// Opens `path` to look into it: it does not count as read.
+    pub(super) fn peek(path: &Path) -> Result<Self> {
+        Self::new(path, None)
+    }
+
     /// The first line of the content, without its end; at most 1 MiB of it.
     pub(crate) fn first_line(path: &Path) -> Result<String> {
         let mut line = Vec::new();
-        let mut input = Self::new(path, None)?;
+        let mut input = Self::peek(path)?;
         (&mut input.content).take(1 << 20).read_until(b'\n', &mut line).map_err(|e| input.broken(&e))?;
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).trim_start_matches('\u{feff}').to_string())
     }
@@ -154,11 +159,12 @@ impl Input {
 }
 
 /// What a block of lines gave.
-struct Parsed<C> {
-    values: C,
+#[derive(Default)]
+pub(super) struct Parsed<C> {
+    pub(super) values: C,
     /// Line, from 1, and what is wrong with it.
-    bad: Vec<(u64, String)>,
-    lines: u64,
+    pub(super) bad: Vec<(u64, String)>,
+    pub(super) lines: u64,
 }
 
 /// Parses the lines of a file, the blocks in parallel and handed to `sink` in their order.
@@ -232,9 +238,10 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
     Ok(())
 }
 
-fn hand_on<C>(
+/// Counts the bad lines of parsed blocks and gives `sink` the values of the others.
+pub(super) fn hand_on<C>(
     path: &Path,
-    done: Vec<Parsed<C>>,
+    done: impl IntoIterator<Item = Parsed<C>>,
     job: &mut Job,
     sink: &mut impl FnMut(&mut Job, C) -> Result<()>,
 ) -> Result<()> {
@@ -255,7 +262,7 @@ fn parse_block<C: Default>(
     skip: u64,
     parse: &impl Fn(u64, &str, &mut C) -> std::result::Result<(), String>,
 ) -> Parsed<C> {
-    let mut parsed = Parsed { values: C::default(), bad: Vec::new(), lines: 0 };
+    let mut parsed = Parsed::default();
     let mut latin1 = String::new();
     let body = block.strip_suffix(b"\n").unwrap_or(block);
     for (number, bytes) in (first..).zip(body.split(|b| *b == b'\n')) {

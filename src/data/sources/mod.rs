@@ -1,12 +1,16 @@
 //! Raw files → an event log and a catalogue. One file a source; a source finds its format by the files' content.
 
 pub(super) mod amazon;
+mod fields;
 mod input;
 pub(super) mod movielens;
 mod msl;
 pub(super) mod openp5;
 mod python;
+mod records;
 pub(super) mod table;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -155,6 +159,11 @@ impl Catalogue {
         }
     }
 
+    /// [`Catalogue::set_title`], where a blank text is no title.
+    pub(crate) fn describe(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
+        if title.trim().is_empty() { Ok(()) } else { self.set_title(item, title) }
+    }
+
     /// An item's title, if it has one.
     pub(crate) fn title(&self, item: u32) -> Option<&str> {
         self.titles.get(item as usize)?.as_deref()
@@ -213,9 +222,14 @@ impl Job {
 
     /// Counts a bad row; an error if too many are.
     pub(crate) fn bad(&mut self, path: &Path, line: u64, what: &str) -> Result<()> {
+        self.bad_at(path, &format!("line {line}"), what)
+    }
+
+    /// [`Job::bad`] of a file that has no lines.
+    pub(crate) fn bad_at(&mut self, path: &Path, place: &str, what: &str) -> Result<()> {
         if self.skipped >= self.skip_bad {
             let beyond = if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };
-            return Err(Error::failed(format!("{}: line {line}: {what}{beyond}", path.display())));
+            return Err(Error::failed(format!("{}: {place}: {what}{beyond}", path.display())));
         }
         self.skipped += 1;
         Ok(())

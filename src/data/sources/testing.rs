@@ -1,0 +1,62 @@
+//! What the tests of the sources share.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Job, Raw, ReadOptions, files};
+use crate::Result;
+use crate::data::events::{collect, i64s, u32s};
+
+pub(super) fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+pub(super) fn options() -> ReadOptions {
+    ReadOptions { memory: 1 << 30, scratch: std::env::temp_dir(), ..ReadOptions::default() }
+}
+
+/// Reads all files of a folder.
+pub(super) fn read_folder(
+    dir: &Path,
+    read: fn(&[PathBuf], &ReadOptions, &mut Job) -> Result<Raw>,
+    options: &ReadOptions,
+    skip_bad: u64,
+) -> Result<Raw> {
+    let mut job = Job::quiet();
+    job.skip_bad = skip_bad;
+    read(&files(&[dir.to_path_buf()])?, options, &mut job)
+}
+
+/// The events of a log of one shard: user, item, time, rating (NaN is -1).
+pub(super) fn events(raw: &Raw) -> Vec<(String, String, i64, f32)> {
+    let mut all = Vec::new();
+    for shard in 0..raw.log.shards.len() {
+        let frame = collect(raw.log.shards.lazy(shard).unwrap()).unwrap();
+        let (users, items) = (u32s(&frame, "user").unwrap(), u32s(&frame, "item").unwrap());
+        let ratings: Vec<f32> = match frame.column("rating") {
+            Ok(column) => column.f32().unwrap().iter().map(|r| r.filter(|r| r.is_finite()).unwrap_or(-1.0)).collect(),
+            Err(_) => vec![-1.0; frame.height()],
+        };
+        let ids = users.into_iter().zip(items).map(|(user, item)| (raw.log.users.get(user), raw.log.items.get(item)));
+        for (((user, item), time), rating) in ids.zip(i64s(&frame, "time").unwrap()).zip(ratings) {
+            all.push((user.to_string(), item.to_string(), time, rating));
+        }
+    }
+    all
+}
+
+/// A folder of the real data: in `ITEMLM_DATA`, or `../shared/data` beside the project.
+pub(super) fn real(name: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("ITEMLM_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    let dir = root.join(name);
+    if !dir.is_dir() {
+        eprintln!("skipped: {} is absent", dir.display());
+        return None;
+    }
+    Some(dir)
+}
