@@ -217,11 +217,11 @@ fn bad_input_is_named() {
 #[test]
 fn bad_tables_are_named() {
     let row = |line: &str| with(csv(), 9, line);
-    let mut broken_utf8 = text(csv());
-    broken_utf8[100] = 0xe9;
+    let mut broken_utf8 = with(csv(), 9, "U1,I2,1400000000,Title 2,4");
+    let at = broken_utf8.windows(3).position(|w| w == b"I2,").unwrap();
+    broken_utf8[at] = 0xe9;
     let cases: Vec<(&str, Vec<u8>, Vec<&str>)> = vec![
         ("t.csv", text(csv().iter().map(|l| l.replace(',', ";")).collect()), vec!["t.csv", "`u`"]),
-        ("t.tsv", text(csv()), vec!["t.tsv", "`u`"]),
         ("t.csv", with(csv(), 1, "u,item,t,title,r"), vec!["t.csv", "`i`"]),
         ("t.csv", with(csv(), 1, "u,i,u,t,title,r"), vec!["t.csv"]),
         ("t.csv", row("U1,I2,1400000000,Title 2"), vec!["t.csv", "line 9"]),
@@ -251,7 +251,8 @@ fn bad_tables_are_named() {
     }
     let raw = Raw::new(&[("t.csv", &text(csv()))]);
     wrong.extend(raw.refuses(&format!("table nowhere.csv {TABLE}"), 1, &["nowhere.csv"]));
-    wrong.extend(raw.refuses("table t.csv --item i --time t --title title", 2, &["--user"]));
+    wrong.extend(raw.refuses(&format!("table t.csv {TABLE} --format tsv"), 1, &["t.csv", "`u`"]));
+    wrong.extend(raw.refuses("table t.csv --item i --time t --title title", 2, &["columns of users"]));
     wrong.extend(raw.refuses(&format!("table t.csv {TABLE} --format jason"), 2, &["jason"]));
     wrong.extend(raw.refuses(&format!("table t.csv {TABLE} --memory 5kB"), 2, &["--memory"]));
     for (text, named) in [
@@ -397,7 +398,8 @@ fn interrupting_leaves_nothing() {
         assert_eq!(left, ["t.csv", "tmp"], "after {milliseconds} ms: {stderr}");
         assert_eq!(names(&raw.dir.path().join("tmp")), [""; 0]);
         // One that comes before the handler stands ends the process the default way.
-        assert!(milliseconds < 100 || output.status.code() == Some(1), "after {milliseconds} ms: {}: {stderr}", output.status);
+        let told = output.status.code() == Some(1) && stderr.contains("interrupted");
+        assert!(told || milliseconds < 100, "after {milliseconds} ms: {}: {stderr}", output.status);
     }
     assert!(stopped > 1);
 }
