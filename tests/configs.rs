@@ -1,9 +1,10 @@
-//! The run files of `configs/`.
+//! The run files of `configs/` and the data sets of `configs/data/`.
 
 use std::fs;
 use std::path::Path;
 
 use itemlm::config::{AlignConfig, RunConfig};
+use itemlm::data::{Cleaning, PrepareConfig, Protocol, Source};
 use itemlm::text::Prompt;
 
 /// Each one parses and has a comment on every line; one that trains an LLM names a prompt template that exists.
@@ -12,6 +13,9 @@ fn shipped_run_files() {
     let mut names = Vec::new();
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let place = path.display();
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         if name.starts_with("ilm-") {
@@ -34,4 +38,30 @@ fn shipped_run_files() {
     let mut known: Vec<String> = known.iter().flat_map(|name| [name.to_string(), format!("{name}-smoke")]).collect();
     known.sort();
     assert_eq!(names, known);
+}
+
+/// Each data set says where its raw files are, under which terms, what is done to them and what should come out.
+#[test]
+fn shipped_data_sets() {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data")).unwrap() {
+        let path = entry.unwrap().path();
+        let place = path.display();
+        let config = PrepareConfig::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+        assert_eq!(config.name.as_deref(), Some(name.as_str()), "{place}");
+        assert!(config.obtain.is_some_and(|o| o.starts_with("http")) && config.licence.is_some(), "{place}");
+        let expected = config.expect.unwrap_or_else(|| panic!("{place}: no [expect]"));
+        assert!(expected.users.is_some() && expected.items.is_some() && expected.interactions.is_some(), "{place}");
+        if config.source == Some(Source::Openp5) {
+            assert_eq!((config.steps.len(), config.split), (0, Protocol::LeaveOneOut { history: 20 }), "{place}");
+        } else {
+            assert_eq!((config.source, config.split), (Some(Source::Amazon), Protocol::Msl { history: 10 }), "{place}");
+            assert_eq!(config.steps.first(), Some(&Cleaning::Titled {}), "{place}");
+            assert_eq!(config.steps.last(), Some(&Cleaning::KCore { user: 5, item: 5 }), "{place}");
+        }
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(names, ["books", "clothing", "office", "openp5-beauty", "openp5-clothing", "openp5-ml-1m", "toys"]);
 }
