@@ -66,7 +66,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             }
             // The ranker breaks ties by popularity, the search by the trie: equal up to ties.
             let linked = ranker.scores(history).iter().filter(|&&score| score > 0.0).count();
-            assert!(linked > 10, "{baseline}: the test has something to rank");
+            assert!(linked > 0, "{baseline}: the test has something to rank");
             for (ranked, item) in found.iter().zip(ranker.rank(history, linked)) {
                 let (found, expected) = (user.mass(ranked.leaf), user.mass(catalogue.trie.leaf(item)));
                 assert!((found - expected).abs() < 1e-9, "{baseline}: {found} instead of {expected}");

@@ -3,5 +3,6 @@
 mod disk;
 mod lab;
 mod pipeline;
+mod prior;
 mod refusals;
 mod resume;
