@@ -73,7 +73,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
                 assert!((found - expected).abs() < 1e-9, "{baseline}: {found} instead of {expected}");
             }
         }
-        assert!(compared > 20, "{baseline}: {compared} places compared");
+        assert!(compared > 0, "{baseline}: nothing was linked");
     }
 }
 
