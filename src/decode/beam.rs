@@ -7,6 +7,7 @@
 //! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item that is complete leaves the
 //! beams and frees its place; the search goes on while a live beam could still enter the best (as `early_stopping="never"`); and under
 //! masked scoring, where a forced token has log-probability 0, a beam jumps over forced chains and is complete at its last branching.
+//! With a prior, beams compete by their log-probability and what the prior will still take on the way to their best item.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -43,6 +44,8 @@ struct Beam {
 struct User<'a> {
     prompt: Vec<u32>,
     prior: Option<&'a UserPrior<'a>>,
+    /// The prior's, or empty.
+    outlook: Vec<f64>,
     live: Vec<Beam>,
     found: Vec<Ranked>,
 }
@@ -90,11 +93,14 @@ impl<'a> User<'a> {
         let node = if scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
         let chain = trie.path(node);
         let prompt = prompt.iter().copied().chain(chain.iter().map(|&n| trie.token(n))).collect();
+        let outlook = prior.map_or_else(Vec::new, |prior| prior.outlook(trie));
         match trie.is_leaf(node) {
-            true => Self { prompt, prior, live: Vec::new(), found: vec![Ranked { leaf: node, log_prob: 0.0, score: 0.0 }] },
+            true => {
+                Self { prompt, prior, outlook, live: Vec::new(), found: vec![Ranked { leaf: node, log_prob: 0.0, score: 0.0 }] }
+            }
             false => {
                 let beam = Beam { node, log_prob: 0.0, slots: Vec::new(), pending: Vec::new() };
-                Self { prompt, prior, live: vec![beam], found: Vec::new() }
+                Self { prompt, prior, outlook, live: vec![beam], found: Vec::new() }
             }
         }
     }
@@ -120,7 +126,8 @@ impl<'a> User<'a> {
         }
         self.found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
         self.found.truncate(decode.beams);
-        next.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let promise = |(log_prob, node, _): &(f64, Node, usize)| log_prob + self.outlook.get(*node as usize).unwrap_or(&0.0);
+        next.sort_by(|a, b| promise(b).total_cmp(&promise(a)).then(a.1.cmp(&b.1)));
         next.truncate(decode.beams);
         // Log-probabilities only fall, and the longest title divides them most.
         if let Some(worst) = self.found.get(decode.beams - 1) {

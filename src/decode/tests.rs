@@ -59,6 +59,13 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
         let ranked = search(&model, &catalogue, &prompts, &priors, &decode, &device);
+        // Ten beams find the same ten: the search looks ahead to the prior's best items.
+        let few = search(&model, &catalogue, &prompts, &priors, &DecodeConfig { beams: 10, ..decode }, &device);
+        for (few, all) in few.iter().zip(&ranked) {
+            let log_probs = |ranked: &[Ranked]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
+            log_probs(few).iter().zip(log_probs(all)).for_each(|(few, all)| assert!((few - all).abs() < 1e-9));
+            assert_eq!(few.len(), 10);
+        }
         let mut compared = 0;
         for ((found, user), history) in ranked.iter().zip(&priors).zip(&histories) {
             assert_eq!(found.len(), items);

@@ -134,6 +134,18 @@ impl UserPrior<'_> {
         trie.children(node).map(move |child| self.weight * (self.mass(child) / all).min(1.0).ln())
     }
 
+    /// For each node the gains still to come on the way to its best leaf, `weight · ln(p(best leaf below) / p(below))`: a node of many
+    /// unlikely items outweighs one that holds the likeliest item of all, and a search by gains so far alone would drop the latter.
+    pub fn outlook(&self, trie: &Trie) -> Vec<f64> {
+        let mut best = vec![0f64; trie.len()];
+        for node in (0..trie.len() as Node).rev() {
+            let below = trie.children(node).map(|child| best[child as usize]).fold(0.0, f64::max);
+            best[node as usize] = if trie.is_leaf(node) { self.mass(node) } else { below };
+        }
+        let to_come = |(&best, node): (&f64, Node)| self.weight * (best / self.mass(node)).min(1.0).ln();
+        best.iter().zip(0..).map(to_come).collect()
+    }
+
     /// The gains of all valid tokens at each branching on the way to `item`, in that order.
     pub fn gains_to(&self, trie: &Trie, item: u32) -> Vec<f32> {
         let path = trie.path(trie.leaf(item));
