@@ -63,9 +63,9 @@ impl Places {
             count[node] += trie.children(node as Node).map(|child| count[child as usize]).sum::<u32>();
         }
         let mut start = vec![0u32; trie.len()];
-        for node in 0..trie.len() {
-            let mut next = start[node];
-            for child in trie.children(node as Node) {
+        for node in 0..trie.len() as Node {
+            let mut next = start[node as usize];
+            for child in trie.children(node) {
                 start[child as usize] = next;
                 next += count[child as usize];
             }
