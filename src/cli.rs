@@ -19,8 +19,9 @@ use crate::backend::BackendName;
 use crate::cf::Method;
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::data::{Corpus, Split};
-use crate::evaluate::{Baseline, Group, Summary, evaluate_baseline, fit, summarise};
+use crate::evaluate::{Group, Summary, evaluate_baseline, summarise};
 use crate::log::log;
+use crate::prior::{Baseline, fit};
 use crate::recipes::{self, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -120,6 +121,9 @@ enum Command {
         /// Divide an item's log-probability by its tokens to this power
         #[arg(long)]
         length_penalty: Option<f64>,
+        /// Weight of the prior; of several, the best on --split valid is kept for the run
+        #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
+        prior_weight: Vec<f64>,
         /// Where to run
         #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
         backend: BackendName,
@@ -358,21 +362,24 @@ impl Command {
                     report.peak_memory_bytes >> 20
                 ))
             }
-            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, backend, json } => {
+            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, prior_weight, backend, json } => {
                 let scoring = scoring.map(|name| match name {
                     ScoringName::Masked => Scoring::Masked,
                     ScoringName::Full => Scoring::Full,
                 });
                 let progress = std::io::stderr().is_terminal();
-                let options = EvaluateOptions { split, beams, limit, scoring, length_penalty, backend, progress };
+                let prior_weights = prior_weight;
+                let options =
+                    EvaluateOptions { split, beams, limit, scoring, length_penalty, prior_weights, backend, progress };
                 let evaluation = recipes::evaluate(&run, &options)?;
                 if json {
                     return print_json(&evaluation);
                 }
                 let name = run.display().to_string();
                 print(&format!(
-                    "{}\n{:.2} users/s\n",
+                    "{}{}\n{:.2} users/s\n",
                     table(&[(name.as_str(), &evaluation.summary)]),
+                    prior_text(&evaluation),
                     evaluation.users_per_second
                 ))
             }
@@ -493,6 +500,17 @@ fn quickstart_text(report: &recipes::QuickstartReport) -> String {
     let runs: Vec<String> = report.runs.iter().map(|r| r.display().to_string()).collect();
     text += &format!("\nRun directories: {} ({:.0} s in all)\n", runs.join(", "), report.seconds);
     text
+}
+
+/// The prior that ranked, and how its weight was chosen.
+fn prior_text(evaluation: &recipes::Evaluation) -> String {
+    let Some(prior) = &evaluation.prior else { return String::new() };
+    let mut text = format!("prior: {}, weight {}", prior.ranker, prior.weight);
+    if !evaluation.tried.is_empty() {
+        let tried = evaluation.tried.iter().map(|t| format!("{:.4} at {}", t.ndcg_at_10, t.weight)).collect::<Vec<_>>();
+        text += &format!(", kept for the run: NDCG@10 on valid is {}", tried.join(", "));
+    }
+    text + "\n"
 }
 
 /// NDCG and HR with 95 % intervals; cold and warm NDCG@10 beside.

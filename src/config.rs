@@ -11,6 +11,7 @@ mod align;
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 
 use crate::model::LoraConfig;
+use crate::prior::Baseline;
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
@@ -36,6 +37,9 @@ pub struct RunConfig {
     /// How items are ranked.
     #[serde(default)]
     pub decode: DecodeConfig,
+    /// What counts say beside the LLM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<PriorConfig>,
 }
 
 fn seed() -> u64 {
@@ -238,6 +242,43 @@ pub enum Scoring {
     Full,
 }
 
+/// `[prior]`, as [`crate::prior`] defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorConfig {
+    /// Whose distribution over the items.
+    pub ranker: Baseline,
+    /// What the logarithm of a token's share is multiplied by; `evaluate --split valid --prior-weight A,B,…` chooses another.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// The part of the probability that is spread evenly over the items.
+    #[serde(default = "smoothing")]
+    pub smoothing: f64,
+    /// Train with it as well, so that the LLM learns what the ranker does not know.
+    #[serde(default)]
+    pub in_loss: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and clothing (.9).
+fn smoothing() -> f64 {
+    0.5
+}
+
+impl PriorConfig {
+    /// # Errors
+    /// A weight that no logits could stand.
+    pub fn check_weight(weight: f64, key: &str) -> Result<()> {
+        match (0.0..=1000.0).contains(&weight) {
+            true => Ok(()),
+            false => Err(Error::usage(format!("{key} is {weight}, it must be between 0 and 1000"))),
+        }
+    }
+}
+
 impl RunConfig {
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
@@ -295,6 +336,17 @@ impl RunConfig {
         }
         if self.llm.adapter.is_some() && self.llm.tune != TuneKind::Lora {
             return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
+        }
+        if let Some(prior) = &self.prior {
+            PriorConfig::check_weight(prior.weight, "prior.weight")?;
+            if !(1e-6..=1.0).contains(&prior.smoothing) {
+                return Err(Error::usage(format!("prior.smoothing is {}, it must be between 1e-6 and 1", prior.smoothing)));
+            }
+            if prior.in_loss && self.loss.kind == LossKind::Lml {
+                return Err(Error::usage(
+                    "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which no ranker knows",
+                ));
+            }
         }
         self.llm.lora.validate()
     }
@@ -365,6 +417,11 @@ mod tests {
             ("llm.lora.rank=0", "rank"),
             ("llm.lora.targets=[\"z\"]", "z"),
             ("items.encoder=qformer", "qformer"),
+            ("prior.ranker=als", "als"),
+            ("prior.weight=1", "ranker"),
+            ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
+            ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
+            ("prior={ ranker = \"markov\", smoothing = 0 }", "prior.smoothing"),
             ("decode", "="),
             ("seed.x=1", "seed"),
         ];
@@ -373,6 +430,18 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{assignment}");
             assert!(error.to_string().contains(named), "{assignment}: {error}");
         }
+    }
+
+    #[test]
+    fn a_prior() {
+        let set = ["prior.ranker=cooccurrence".to_string()];
+        let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
+        let expected = PriorConfig { ranker: Baseline::Cooccurrence, weight: 1.0, smoothing: 0.5, in_loss: false };
+        assert_eq!(config.prior, Some(expected));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+        let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);
+        assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains("prior.in_loss"));
+        assert!(RunConfig::parse(MINIMAL, &set[..1], "run.toml").is_ok());
     }
 
     /// Random bytes and mutations of a good file never panic.

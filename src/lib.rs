@@ -1,7 +1,7 @@
 //! itemlm tunes a language model into a recommender.
 //!
 //! The path of the data is the order of the modules, and none knows of those after it:
-//! [`data`] → [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`cf`] → [`decode`] → [`evaluate`].
+//! [`data`] → [`text`] → [`prior`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`cf`] → [`decode`] → [`evaluate`].
 //! [`recipes`] put them together, one a command; [`cli`] parses the commands.
 
 pub mod backend;
@@ -17,6 +17,7 @@ pub mod files;
 pub mod log;
 pub mod loss;
 pub mod model;
+pub mod prior;
 pub mod recipes;
 pub mod text;
 pub mod train;

@@ -11,12 +11,15 @@ pub use text::TextBatch;
 use crate::text::{Catalogue, ROOT};
 
 /// A prompt and the item to predict after it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// The prompt's tokens, at least one.
     pub prompt: Vec<u32>,
     /// The target item.
     pub item: u32,
+    /// What a collaborative prior adds to the logits: [`crate::prior::UserPrior::gains_to`] the item; empty without a prior in the
+    /// loss.
+    pub gains: Vec<f32>,
 }
 
 /// Which tokens compete in the loss.
@@ -29,7 +32,7 @@ pub enum Candidates {
 }
 
 /// One token to predict.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// Where its logits come from: an index into the flattened `[batch · seq]` hidden states.
     pub at: usize,
@@ -37,13 +40,15 @@ pub struct Prediction {
     pub label: usize,
     /// The places in [`Batch::rows`] of the tokens that compete; empty when every row does.
     pub valid: Vec<usize>,
+    /// What is added to the logits of `valid`, in their order; empty for nothing.
+    pub gains: Vec<f32>,
     /// Whether it has as many children as the root: the released test for a position that counts for the adaptive
     /// temperature (A2: a test on the count, not on the depth).
     pub root: bool,
 }
 
 /// Prompts and targets of some examples, padded on the right.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// `[batch · seq]` token ids, 0 where padded. A padded token comes after all real ones of its row, so that the causal
     /// mask alone hides it.
@@ -68,7 +73,7 @@ impl Batch {
     /// Lays out `examples`.
     ///
     /// # Panics
-    /// On an empty prompt or an item outside the catalogue: both are made by the program, never read.
+    /// On an empty prompt, an item outside the catalogue or gains for another: all are made by the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
@@ -108,6 +113,15 @@ impl Batch {
             None => token as usize,
         };
         let seq = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let mut gains: Vec<&[f32]> = examples.iter().map(|example| example.gains.as_slice()).collect();
+        let mut next_gains = |row: usize, node| match gains[row] {
+            [] => Vec::new(),
+            left => {
+                let (now, later) = left.split_at(trie.valid_tokens(node).len());
+                gains[row] = later;
+                now.to_vec()
+            }
+        };
         let predictions = found
             .into_iter()
             .map(|(row, at, token, node)| Prediction {
@@ -116,6 +130,10 @@ impl Batch {
                 valid: match candidates {
                     Candidates::Vocabulary => Vec::new(),
                     Candidates::Children => trie.valid_tokens(node).iter().map(|&t| place(t)).collect(),
+                },
+                gains: match candidates {
+                    Candidates::Vocabulary => Vec::new(),
+                    Candidates::Children => next_gains(row, node),
                 },
                 root: trie.valid_tokens(node).len() == root_children,
             })
@@ -142,7 +160,11 @@ mod tests {
     }
 
     fn examples() -> Vec<Example> {
-        vec![Example { prompt: vec![7, 8], item: 0 }, Example { prompt: vec![7], item: 2 }]
+        // Item 0 branches twice, item 2 once.
+        vec![
+            Example { prompt: vec![7, 8], item: 0, gains: vec![-1.0, -2.0, -3.0, -4.0] },
+            Example { prompt: vec![7], item: 2, gains: vec![] },
+        ]
     }
 
     #[test]
@@ -153,9 +175,9 @@ mod tests {
         assert_eq!(batch.tokens, [7, 8, 1, 7, 0, 0]);
         assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
         let expected = [
-            Prediction { at: 1, label: 0, valid: vec![0, 3], root: true },
-            Prediction { at: 2, label: 1, valid: vec![1, 2], root: true },
-            Prediction { at: 3, label: 3, valid: vec![0, 3], root: true },
+            Prediction { at: 1, label: 0, valid: vec![0, 3], gains: vec![-1.0, -2.0], root: true },
+            Prediction { at: 2, label: 1, valid: vec![1, 2], gains: vec![-3.0, -4.0], root: true },
+            Prediction { at: 3, label: 3, valid: vec![0, 3], gains: vec![], root: true },
         ];
         assert_eq!(batch.predictions, expected);
         assert_eq!((batch.target_tokens, batch.branching_tokens, batch.run_tokens), (7, 3, 4));

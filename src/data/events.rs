@@ -19,7 +19,7 @@ use crate::{Context, Error, Result};
 /// Bytes of an event in the log's columns.
 pub(crate) const EVENT_BYTES: u64 = 20;
 /// Rows are worked on by about this many at a time.
-const PIECE: u64 = 1 << 19;
+pub(crate) const PIECE: u64 = 1 << 19;
 /// A log may take this share of the memory before it goes to files.
 const SHARE: u64 = 4;
 /// No more open files than this.
@@ -216,7 +216,7 @@ impl Shards {
     pub(crate) fn new(rows: u64, bytes: u64, memory: u64, scratch: &Path) -> Result<Self> {
         let spilled = rows.saturating_mul(bytes) > memory / SHARE;
         // Sorting takes several times what is sorted.
-        let piece = if spilled { (memory / SHARE / 8 / bytes).clamp(1, PIECE) } else { PIECE };
+        let piece = if spilled { (memory / SHARE / 16 / bytes).clamp(1, PIECE) } else { PIECE };
         let folder = if spilled {
             Some(tempfile::Builder::new().prefix(".itemlm-").tempdir_in(scratch).context(scratch.display())?)
         } else {

@@ -7,6 +7,7 @@
 //! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item that is complete leaves the
 //! beams and frees its place; the search goes on while a live beam could still enter the best (as `early_stopping="never"`); and under
 //! masked scoring, where a forced token has log-probability 0, a beam jumps over forced chains and is complete at its last branching.
+//! With a prior, beams compete by their log-probability and what the prior will still take on the way to their best item.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -14,6 +15,7 @@ use burn::tensor::TensorData;
 use super::{NodeLogits, ints};
 use crate::config::{DecodeConfig, Scoring};
 use crate::model::{KeyValues, Llama, MASKED, causal_mask};
+use crate::prior::UserPrior;
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
 /// A found item.
@@ -39,8 +41,11 @@ struct Beam {
 }
 
 /// One user's search.
-struct User {
+struct User<'a> {
     prompt: Vec<u32>,
+    prior: Option<&'a UserPrior<'a>>,
+    /// The prior's, or empty.
+    outlook: Vec<f64>,
     live: Vec<Beam>,
     found: Vec<Ranked>,
 }
@@ -48,15 +53,19 @@ struct User {
 /// The `decode.beams` best items for each prompt, best first; always as many as there are beams where the catalogue has them.
 ///
 /// Prompts run together, padded to the longest.
+///
+/// * `priors`: one a prompt, or none at all.
 pub fn search<B: Backend>(
     llm: &Llama<B>,
     catalogue: &Catalogue,
     prompts: &[Vec<u32>],
+    priors: &[UserPrior],
     decode: &DecodeConfig,
     device: &B::Device,
 ) -> Vec<Vec<Ranked>> {
     let trie = &catalogue.trie;
-    let mut users: Vec<User> = prompts.iter().map(|prompt| User::new(prompt, trie, decode.scoring)).collect();
+    let user = |(n, prompt): (usize, &Vec<u32>)| User::new(prompt, priors.get(n), trie, decode.scoring);
+    let mut users: Vec<User> = prompts.iter().enumerate().map(user).collect();
     if users.iter().all(|user| user.live.is_empty()) {
         return users.into_iter().map(|user| user.found).collect();
     }
@@ -78,17 +87,20 @@ pub fn search<B: Backend>(
     }
 }
 
-impl User {
-    fn new(prompt: &[u32], trie: &Trie, scoring: Scoring) -> Self {
+impl<'a> User<'a> {
+    fn new(prompt: &[u32], prior: Option<&'a UserPrior<'a>>, trie: &Trie, scoring: Scoring) -> Self {
         // A chain that every title begins with needs no search under masked scoring: it joins the prompt.
         let node = if scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
         let chain = trie.path(node);
         let prompt = prompt.iter().copied().chain(chain.iter().map(|&n| trie.token(n))).collect();
+        let outlook = prior.map_or_else(Vec::new, |prior| prior.outlook(trie));
         match trie.is_leaf(node) {
-            true => Self { prompt, live: Vec::new(), found: vec![Ranked { leaf: node, log_prob: 0.0, score: 0.0 }] },
+            true => {
+                Self { prompt, prior, outlook, live: Vec::new(), found: vec![Ranked { leaf: node, log_prob: 0.0, score: 0.0 }] }
+            }
             false => {
                 let beam = Beam { node, log_prob: 0.0, slots: Vec::new(), pending: Vec::new() };
-                Self { prompt, live: vec![beam], found: Vec::new() }
+                Self { prompt, prior, outlook, live: vec![beam], found: Vec::new() }
             }
         }
     }
@@ -99,7 +111,7 @@ impl User {
         let longest = (trie.depth() as f64).powf(decode.length_penalty);
         let mut next: Vec<(f64, Node, usize)> = Vec::new();
         for (b, beam) in self.live.iter().enumerate() {
-            let (masked, full) = logits.log_probs(first + b, beam.node, trie);
+            let (masked, full) = logits.log_probs(first + b, beam.node, trie, self.prior);
             let step = if decode.scoring == Scoring::Masked { masked } else { full };
             for (child, step) in trie.children(beam.node).zip(step) {
                 let log_prob = beam.log_prob + step;
@@ -114,7 +126,8 @@ impl User {
         }
         self.found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
         self.found.truncate(decode.beams);
-        next.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let promise = |(log_prob, node, _): &(f64, Node, usize)| log_prob + self.outlook.get(*node as usize).unwrap_or(&0.0);
+        next.sort_by(|a, b| promise(b).total_cmp(&promise(a)).then(a.1.cmp(&b.1)));
         next.truncate(decode.beams);
         // Log-probabilities only fall, and the longest title divides them most.
         if let Some(worst) = self.found.get(decode.beams - 1) {

@@ -10,6 +10,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::model::Llama;
+use crate::prior::UserPrior;
 use crate::text::{Node, Trie};
 
 /// Logits on the host after some nodes, at the tokens that may follow any of them.
@@ -41,19 +42,26 @@ impl NodeLogits {
 
     /// Log-probabilities of the tokens that may follow `node`, the `n`-th of this set: `(masked, full)`, in the trie's order.
     /// `full` is empty unless the vocabulary was asked for.
-    fn log_probs(&self, n: usize, node: Node, trie: &Trie) -> (Vec<f64>, Vec<f64>) {
+    ///
+    /// A prior's gains are added to the logits before the softmax over the children, and to the log-probabilities after the one over the
+    /// vocabulary: before it they would hand the children's probability to tokens that continue no title.
+    fn log_probs(&self, n: usize, node: Node, trie: &Trie, prior: Option<&UserPrior>) -> (Vec<f64>, Vec<f64>) {
         let row = &self.logits[n * self.rows.len()..(n + 1) * self.rows.len()];
-        let logits: Vec<f64> = trie
+        let mut logits: Vec<f64> = trie
             .valid_tokens(node)
             .iter()
             .map(|token| self.rows.binary_search(token).map_or(f64::NEG_INFINITY, |at| f64::from(row[at])))
             .collect();
-        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max;
-        let full = match &self.log_sum_vocabulary {
+        let mut full: Vec<f64> = match &self.log_sum_vocabulary {
             None => Vec::new(),
             Some(sums) => logits.iter().map(|l| l - f64::from(sums[n])).collect(),
         };
+        if let Some(prior) = prior {
+            logits.iter_mut().zip(prior.gains(trie, node)).for_each(|(logit, gain)| *logit += gain);
+            full.iter_mut().zip(prior.gains(trie, node)).for_each(|(log_prob, gain)| *log_prob += gain);
+        }
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max;
         (logits.iter().map(|l| l - log_sum).collect(), full)
     }
 }
@@ -66,3 +74,6 @@ fn ints<B: Backend>(values: impl Iterator<Item = usize>, batch: usize, seq: usiz
     let values: Vec<i32> = values.map(|v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, [batch, seq]), device)
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,7 +91,7 @@ fn score_together<B: Backend>(
     for path in &paths {
         let mut sum = ItemScore { full: 0.0, masked: 0.0 };
         for &node in path {
-            let (masked, full) = logits.log_probs(n, before[n], &catalogue.trie);
+            let (masked, full) = logits.log_probs(n, before[n], &catalogue.trie, None);
             let child = (node - catalogue.trie.children(before[n]).start) as usize;
             sum.full += full[child];
             sum.masked += masked[child];

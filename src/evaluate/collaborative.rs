@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 
 use burn::prelude::Backend;
 
-use super::baselines::twins;
 use super::metrics::{CUTOFFS, Outcome, rank_of};
 use crate::cf::Model;
 use crate::data::{Corpus, Split};
+use crate::prior::twins;
 
 /// Histories scored at once: their scores for all items are held in memory.
 const TOGETHER: usize = 256;

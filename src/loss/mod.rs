@@ -46,6 +46,22 @@ impl Loss {
     }
 }
 
+/// `logits`, `[predictions, rows]`, with each prediction's gains added to its valid tokens; themselves where no prediction has any.
+///
+/// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it is what ranks.
+pub fn with_prior<B: Backend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
+    if batch.predictions.iter().all(|prediction| prediction.gains.is_empty()) {
+        return logits;
+    }
+    let [predictions, rows] = logits.dims();
+    let mut gains = vec![0f32; predictions * rows];
+    for (row, prediction) in gains.chunks_exact_mut(rows).zip(&batch.predictions) {
+        prediction.valid.iter().zip(&prediction.gains).for_each(|(&place, &gain)| row[place] = gain);
+    }
+    let gains = Tensor::<B, 2>::from_data(TensorData::new(gains, [predictions, rows]), &logits.device());
+    logits + gains
+}
+
 /// `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid tokens; `[1]`, in f32.
 ///
 /// * `logits`: `[predictions, rows]`, the columns in the order of [`Batch::rows`].
@@ -74,4 +90,83 @@ pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperatur
     let max = valid.clone().detach().max_dim(1);
     let log_sum = (valid - max.clone()).exp().sum_dim(1).log() + max;
     (log_sum - label_logits).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::{Dispatch, DispatchDevice};
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::backend::BackendName;
+    use crate::batch::{Candidates, Example};
+    use crate::data::{Split, synthetic};
+    use crate::prior::{Baseline, Prior, fit};
+    use crate::text::{Catalogue, Trie};
+
+    /// Loss and gradient, softmax with the prior minus target, against sums over the trie's children, prediction by prediction.
+    #[test]
+    fn with_a_prior() {
+        let _turn = crate::train::AUTODIFF.lock().unwrap();
+        let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let (corpus, _) = synthetic(1);
+        let targets: Vec<Vec<u32>> = (0..corpus.items.len())
+            .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(0..5)).chain([9]).collect())
+            .collect();
+        let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+        let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
+        let windows = &corpus.windows(Split::Train)[..5];
+        let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
+        let example = |gains| Example { prompt: vec![1, 2], item: 0, gains };
+        let examples = windows.iter().zip(&priors).map(|(window, user)| {
+            let item = corpus.target(window);
+            Example { item, ..example(user.gains_to(&catalogue.trie, item)) }
+        });
+        // The last one has no prior.
+        let examples: Vec<Example> = examples.chain([example(vec![])]).collect();
+        let batch = Batch::new(&examples, &catalogue, Candidates::Children);
+        let (predictions, rows) = (batch.predictions.len(), batch.rows.as_ref().unwrap().len());
+        let values: Vec<f32> = (0..predictions * rows).map(|_| rng.random_range(-3.0..3.0)).collect();
+
+        for tau in [1.0, 2.5] {
+            let mut loss = 0.0;
+            let mut gradient = vec![0f64; predictions * rows];
+            let mut p = 0;
+            for (n, example) in examples.iter().enumerate() {
+                let path = catalogue.trie.path(catalogue.trie.leaf(example.item));
+                let nodes = std::iter::once(crate::text::ROOT).chain(path.iter().copied());
+                for (node, &label) in nodes.zip(&path).filter(|(node, _)| catalogue.trie.children(*node).len() > 1) {
+                    let row = |token| p * rows + batch.rows.as_ref().unwrap().binary_search(&token).unwrap();
+                    let logit = |child| {
+                        let gain = priors.get(n).map_or(0.0, |user| 0.6 * (user.mass(child) / user.mass(node)).ln());
+                        (f64::from(values[row(catalogue.trie.token(child))]) + gain) / tau
+                    };
+                    let sum: f64 = catalogue.trie.children(node).map(|child| logit(child).exp()).sum();
+                    loss += sum.ln() - logit(label);
+                    for child in catalogue.trie.children(node) {
+                        let target = if child == label { 1.0 } else { 0.0 };
+                        gradient[row(catalogue.trie.token(child))] = (logit(child).exp() / sum - target) / tau;
+                    }
+                    p += 1;
+                }
+            }
+            assert_eq!(p, predictions);
+            let logits = Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
+            let logits = logits.require_grad();
+            let found = cross_entropy(with_prior(logits.clone(), &batch), &batch, tau);
+            let value = found.clone().into_scalar().elem::<f64>();
+            assert!((value - loss).abs() < 1e-4 * loss, "{value} instead of {loss}");
+            let found = logits.grad(&found.backward()).unwrap().into_data().convert::<f32>().to_vec::<f32>().unwrap();
+            for (found, expected) in found.iter().zip(&gradient) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} instead of {expected}");
+            }
+        }
+
+        let bare: Vec<Example> = examples.iter().map(|e| Example { gains: vec![], ..e.clone() }).collect();
+        let bare = Batch::new(&bare, &catalogue, Candidates::Children);
+        let logits = Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
+        let same = with_prior(logits, &bare).into_data().to_vec::<f32>().unwrap();
+        assert_eq!(same, values, "without a prior nothing is added");
+    }
 }

@@ -8,14 +8,15 @@ use burn::DispatchDevice;
 use serde::Serialize;
 
 use super::open_run;
-use super::run_dir::Ranking;
+use super::run_dir::{ChosenPrior, OpenRun, Ranking, TriedWeight};
 use crate::backend::{BackendName, Concrete};
-use crate::config::{DecodeConfig, Scoring};
+use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
 use crate::decode::search;
 use crate::evaluate::{Outcome, Summary, rank_of, summarise, write_ranks};
 use crate::files::write_atomic;
 use crate::model::Llama;
+use crate::prior::{Prior, UserPrior};
 use crate::{Context, Error, Result};
 
 /// Prompt tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
@@ -33,6 +34,8 @@ pub struct EvaluateOptions {
     pub scoring: Option<Scoring>,
     /// In place of the run file's.
     pub length_penalty: Option<f64>,
+    /// In place of the run's weight of the prior; of several, the one that ranks the validation windows best becomes the run's.
+    pub prior_weights: Vec<f64>,
     /// Where to run.
     pub backend: BackendName,
     /// Show progress on stderr.
@@ -55,6 +58,12 @@ pub struct Evaluation {
     pub beams: usize,
     /// Length penalty.
     pub length_penalty: f64,
+    /// The prior that ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior: Option<PriorConfig>,
+    /// All weights of the prior that were tried, where it was chosen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TriedWeight>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
     /// Of this process.
@@ -64,7 +73,8 @@ pub struct Evaluation {
 /// Ranks a split with a trained run; writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let device = options.backend.device()?;
-    let run = open_run(dir, &device)?;
+    let mut run = open_run(dir, &device)?;
+    let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
     decode.scoring = options.scoring.unwrap_or(decode.scoring);
@@ -80,23 +90,45 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
     let started = Instant::now();
-    let outcomes = rank_windows(&run.llm, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
-        if options.progress {
-            progress_line("ranking", done, total);
+    let mut tried: Vec<TriedWeight> = Vec::new();
+    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
+    for &weight in &weights {
+        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        let outcomes = rank_windows(&run.llm, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
+            if options.progress {
+                progress_line("ranking", done, total);
+            }
+            true
+        })
+        .context(dir.display())?
+        .unwrap_or_default();
+        let summary = summarise(&outcomes, run.config.seed);
+        let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
+        // Of equally good weights the first.
+        if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
+            best = Some((summary, outcomes, weight));
         }
-        true
-    })
-    .context(dir.display())?
-    .unwrap_or_default();
+        tried.push(TriedWeight { weight, ndcg_at_10 });
+    }
     let seconds = started.elapsed().as_secs_f64();
+    let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let prior = run.config.prior.map(|prior| PriorConfig { weight, ..prior });
+    match prior {
+        Some(prior) if tried.len() > 1 => {
+            ChosenPrior { prior, step: run.step, windows: windows.len(), tried: tried.clone() }.write(dir)?;
+        }
+        _ => tried.clear(),
+    }
 
     let evaluation = Evaluation {
         split: options.split,
-        summary: summarise(&outcomes, run.config.seed),
-        users_per_second: windows.len() as f64 / seconds,
+        summary,
+        users_per_second: (weights.len() * windows.len()) as f64 / seconds,
         scoring: decode.scoring,
         beams: decode.beams,
         length_penalty: decode.length_penalty,
+        prior,
+        tried,
         step: run.step,
         peak_memory_bytes: super::peak_memory_bytes(),
     };
@@ -107,9 +139,29 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     Ok(evaluation)
 }
 
+/// The weights of the prior to rank with, in order; one, of no effect, for a run without a prior.
+fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
+    let asked = &options.prior_weights;
+    match &run.ranking.prior {
+        _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
+            "--prior-weight: of {} weights the best is chosen, by --split valid alone, not {}",
+            asked.len(),
+            options.split
+        ))),
+        None if !asked.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
+        None => Ok(vec![0.0]),
+        Some(prior) if asked.is_empty() => Ok(vec![prior.weight]),
+        Some(_) => {
+            asked.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
+            Ok(asked.clone())
+        }
+    }
+}
+
 /// Ranks `windows` of `split` (with their index in it); `None` if `go_on(done, total)` said to stop.
 ///
-/// Windows run together by token budget, ordered by length; the outcomes come in the order given.
+/// Windows run together by token budget, ordered by length; the outcomes come in the order given. The ranking's prior, if it has one,
+/// takes part.
 pub fn rank_windows(
     llm: &Llama<Concrete>,
     ranking: &Ranking,
@@ -137,7 +189,9 @@ pub fn rank_windows(
         let longest = prompts[order[done]].len();
         let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
         let batch: Vec<Vec<u32>> = together.iter().map(|&w| prompts[w].clone()).collect();
-        let found = search(llm, &ranking.catalogue, &batch, decode, device);
+        let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, split, &windows[w].1));
+        let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
+        let found = search(llm, &ranking.catalogue, &batch, &priors, decode, device);
         super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
         for (&w, ranked) in together.iter().zip(found) {
             let (index, window) = windows[w];

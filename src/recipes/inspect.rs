@@ -222,7 +222,7 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
         let catalogue = Catalogue::new(&llm.tokenizer, corpus.items.iter().map(|item| item.title.as_str()));
         let catalogue = catalogue.context(dir.display())?;
         let context = llm.config.max_position_embeddings;
-        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context };
+        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context, prior: None };
         for (shown, window) in inspection.examples.iter_mut().zip(&shown) {
             let example = examples(&ranking, std::slice::from_ref(window));
             let example = example.context(format!("{}: test window {}", dir.display(), window.0))?;

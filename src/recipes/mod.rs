@@ -25,7 +25,7 @@ pub use inspect::{
 pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
-pub use run_dir::{OpenRun, open_run};
+pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
 

@@ -17,9 +17,10 @@ use crate::backend::{BackendName, Concrete};
 use crate::config::{DataConfig, DecodeConfig, LlmConfig, LossConfig, LossKind, RunConfig, Temperature, TrainConfig, TuneKind};
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::decode::search;
-use crate::evaluate::{Baseline, Summary, evaluate_baseline, fit, summarise};
+use crate::evaluate::{Summary, evaluate_baseline, summarise};
 use crate::files::write_atomic;
 use crate::model::{Llama, LlamaConfig, LoraConfig, Tune, save_llm_dir};
+use crate::prior::{Baseline, fit};
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -205,6 +206,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
             ..TrainConfig::default()
         },
         decode: DecodeConfig::default(),
+        prior: None,
     }
 }
 
@@ -257,7 +259,7 @@ fn example_users(run: &super::OpenRun, windows: &[(u32, Window)], device: &Dispa
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
             let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
             let found =
-                search(&run.llm, &run.ranking.catalogue, &[prompt], &run.config.decode, device).pop().unwrap_or_default();
+                search(&run.llm, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device).pop().unwrap_or_default();
             super::trustworthy(found.iter().map(|ranked| ranked.log_prob))?;
             let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();

@@ -20,7 +20,8 @@ pub struct Recommendation {
     pub log_prob: f64,
 }
 
-/// The `k` best items after a history of titles, oldest first. Titles need not be in the catalogue.
+/// The `k` best items after a history of titles, oldest first. Titles need not be in the catalogue; the prior
+/// passes over those that are not.
 pub fn recommend(dir: &Path, history: &[String], k: usize, backend: BackendName) -> Result<Vec<Recommendation>> {
     if history.is_empty() || k == 0 {
         return Err(Error::usage("recommend needs at least one --history TITLE and -k of at least 1"));
@@ -30,7 +31,9 @@ pub fn recommend(dir: &Path, history: &[String], k: usize, backend: BackendName)
     let mut decode = run.config.decode.clone();
     decode.beams = decode.beams.max(k);
     let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
-    let ranked = search(&run.llm, &run.ranking.catalogue, &[prompt], &decode, &device).pop().unwrap_or_default();
+    let items = run.ranking.items_of(history);
+    let priors: Vec<_> = run.ranking.prior.iter().map(|prior| prior.after(&items)).collect();
+    let ranked = search(&run.llm, &run.ranking.catalogue, &[prompt], &priors, &decode, &device).pop().unwrap_or_default();
     super::trustworthy(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
     let recommendation = |(place, found): (usize, crate::decode::Ranked)| {
         let item = run.ranking.catalogue.trie.items(found.leaf).next()?;

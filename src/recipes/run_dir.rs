@@ -1,7 +1,7 @@
 //! What a run directory holds, and opening one to rank with.
 //!
-//! `run.toml` (the resolved run file), `identity.json` (of the model and the corpus), `metrics.jsonl`, `checkpoints/`, and, once
-//! trained, `adapter/` (PEFT) or `model/` (Hugging Face).
+//! `run.toml` (the resolved run file), `identity.json` (of the model and the corpus), `metrics.jsonl`, `checkpoints/`, once
+//! trained, `adapter/` (PEFT) or `model/` (Hugging Face), and, once chosen, `prior.json` (the prior's weight).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Concrete;
-use crate::config::{RunConfig, TuneKind};
+use crate::config::{PriorConfig, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
+use crate::log::log;
 use crate::model::{Llama, LlamaConfig, Tune, Weights, open_llm};
+use crate::prior::{Prior, fit};
 use crate::text::{Catalogue, Prompt, Tokenizer};
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
 
 pub(super) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
+const PRIOR: &str = "prior.json";
 /// Stands for any history in the template's digest.
 const HISTORY: &str = "history";
 
@@ -48,6 +51,8 @@ pub struct Ranking {
     pub catalogue: Catalogue,
     /// Tokens that the model was made for.
     pub context: usize,
+    /// The run file's, fitted on the corpus's training windows; with the run file's weight.
+    pub prior: Option<Prior>,
 }
 
 /// # Errors
@@ -71,6 +76,13 @@ impl Ranking {
         }
         check_context(tokens.len(), &self.catalogue, self.context)?;
         Ok(tokens)
+    }
+
+    /// The items of the titles that are in the catalogue, the first of those of equal title.
+    pub fn items_of(&self, titles: &[String]) -> Vec<u32> {
+        let items = &self.corpus.items;
+        let find = |title: &String| items.iter().position(|item| item.title == *title).map(|item| item as u32);
+        titles.iter().filter_map(find).collect()
     }
 }
 
@@ -103,7 +115,9 @@ impl Material {
             prompt: sha256(prompt.render([HISTORY].into_iter()).as_bytes()),
         };
         let context = llm.config.max_position_embeddings;
-        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context };
+        let prior =
+            config.prior.map(|prior| Prior::new(fit(prior.ranker, &corpus), &catalogue.trie, prior.weight, prior.smoothing));
+        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context, prior };
         Ok(Self { ranking, llama: llm.config, weights: llm.weights, identity })
     }
 }
@@ -238,7 +252,60 @@ pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
     dir.join(if tune == TuneKind::Full { "model" } else { "adapter" })
 }
 
-/// Opens the run in `dir` with its best validated step's weights, or else its newest checkpoint's.
+/// `prior.json`: the prior's weight that ranked the validation windows best.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChosenPrior {
+    /// The run file's, with the chosen weight.
+    pub prior: PriorConfig,
+    /// The optimiser step whose weights ranked.
+    pub step: usize,
+    /// Windows ranked.
+    pub windows: usize,
+    /// All weights that were tried.
+    pub tried: Vec<TriedWeight>,
+}
+
+/// A weight of the prior, and how the validation windows were ranked with it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TriedWeight {
+    /// The weight.
+    pub weight: f64,
+    /// Over the ranked windows.
+    #[serde(rename = "ndcg@10")]
+    pub ndcg_at_10: f64,
+}
+
+impl ChosenPrior {
+    /// Writes it into the run in `dir`, which from then on ranks with it.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).context(PRIOR)?;
+        write_atomic(&dir.join(PRIOR), json.as_bytes())
+    }
+
+    /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it was chosen for.
+    fn read(dir: &Path, prior: PriorConfig, step: usize) -> Result<Option<Self>> {
+        let path = dir.join(PRIOR);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).context(path.display())?;
+        let chosen: Self = serde_json::from_str(&text).context(path.display())?;
+        PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
+        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior }) == prior {
+            return Ok(Some(chosen));
+        }
+        log(format_args!(
+            "note: {} was chosen for another prior or step than the run's; its weight {} is not used but run.toml's, {}",
+            path.display(),
+            chosen.prior.weight,
+            prior.weight
+        ));
+        Ok(None)
+    }
+}
+
+/// Opens the run in `dir` with its best validated step's weights, or else its newest checkpoint's; its prior, if it has one, with the
+/// weight chosen for that step, or else the run file's.
 ///
 /// # Errors
 /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's paths now hold.
@@ -256,5 +323,11 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     };
     let llm = Llama::load(&material.llama, material.weights, tune, device)?;
     let llm = trained.load(&weights, llm, device)?;
-    Ok(OpenRun { config, ranking: material.ranking, llm, step })
+    let mut ranking = material.ranking;
+    if let (Some(config), Some(prior)) = (config.prior, &mut ranking.prior)
+        && let Some(chosen) = ChosenPrior::read(dir, config, step)?
+    {
+        prior.weight = chosen.prior.weight;
+    }
+    Ok(OpenRun { config, ranking, llm, step })
 }

@@ -10,7 +10,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;
-use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
+use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy, with_prior};
 use crate::model::{Llama, causal_mask};
 
 /// An LLM that trains on a loss.
@@ -69,7 +69,7 @@ impl ItemLazy for StepOutput {
 }
 
 impl<B: Backend> Recommender<B> {
-    /// Logits `[predictions, rows]` of a batch that predicts something.
+    /// Logits `[predictions, rows]` of a batch that predicts something, its prior added.
     pub fn logits(&self, batch: &Batch) -> Tensor<B, 2> {
         let device = self.llm.embed_tokens.val().device();
         let (rows, seq) = (batch.batch, batch.seq);
@@ -87,7 +87,7 @@ impl<B: Backend> Recommender<B> {
             let values = rows.iter().map(|&t| t as i32).collect();
             Tensor::<B, 1, Int>::from_data(ints(values, vec![rows.len()]), &device)
         });
-        self.llm.logits(hidden, scored)
+        with_prior(self.llm.logits(hidden, scored), batch)
     }
 
     fn root_statistics(&self, logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {

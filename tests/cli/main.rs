@@ -5,5 +5,6 @@ mod disk;
 mod inspect;
 mod lab;
 mod pipeline;
+mod prior;
 mod refusals;
 mod resume;

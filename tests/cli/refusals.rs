@@ -99,6 +99,8 @@ fn run_file() {
         ("llm.lora.targets=[\"z_proj\"]", "z_proj"),
         ("llm.tune=frozen", "frozen"),
         ("decode.beams=0", "decode.beams"),
+        ("prior.ranker=best", "best"),
+        ("prior.weight=1", "ranker"),
         ("data.prompt=nowhere.txt", "nowhere.txt"),
         ("=1", "=1"),
     ] {

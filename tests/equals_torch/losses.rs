@@ -26,8 +26,10 @@ fn losses_gradients_and_temperatures() {
             assert_eq!(m, value["root_children"].as_u64().unwrap() as usize);
             let mut temperature = AdaptiveTemperature::default();
             for (s, step) in value["steps"].as_array().unwrap().iter().enumerate() {
-                let examples: Vec<Example> =
-                    numbers(&step["samples"]).into_iter().map(|item| Example { prompt: vec![1], item }).collect();
+                let examples: Vec<Example> = numbers(&step["samples"])
+                    .into_iter()
+                    .map(|item| Example { prompt: vec![1], item, gains: vec![] })
+                    .collect();
                 let children: Vec<usize> = numbers(&step["children"]).into_iter().map(|c| c as usize).collect();
                 let positions = children.len();
                 let values = tensors.floats(&format!("{case}.{s}.logits"));

@@ -214,6 +214,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             at: 0,
             label,
             valid: Vec::new(),
+            gains: Vec::new(),
             root: false,
         });
         let batch = Batch {

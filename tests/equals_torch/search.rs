@@ -23,7 +23,7 @@ fn search_equals_enumeration_and_transformers() {
         for penalty in [0.0, 1.0] {
             for scoring in [Scoring::Full, Scoring::Masked] {
                 let decode = DecodeConfig { beams: 10, scoring, length_penalty: penalty };
-                let together = search(&model, &catalogue, &prompts, &decode, &device);
+                let together = search(&model, &catalogue, &prompts, &[], &decode, &device);
                 for ((case, prompt), found) in cases.iter().zip(&prompts).zip(&together) {
                     let order: Vec<u32> = found.iter().map(|r| trie.items(r.leaf).next().unwrap()).collect();
                     match scoring {
@@ -39,7 +39,7 @@ fn search_equals_enumeration_and_transformers() {
                         }
                     }
                     // A user's ranking does not depend on who else is in the batch.
-                    let alone = search(&model, &catalogue, std::slice::from_ref(prompt), &decode, &device);
+                    let alone = search(&model, &catalogue, std::slice::from_ref(prompt), &[], &decode, &device);
                     let leaves = |ranked: &[itemlm::decode::Ranked]| ranked.iter().map(|r| r.leaf).collect::<Vec<_>>();
                     assert_eq!(leaves(&alone[0]), leaves(found));
                     // Fewer beams still return as many distinct items.
@@ -48,6 +48,7 @@ fn search_equals_enumeration_and_transformers() {
                             &model,
                             &catalogue,
                             std::slice::from_ref(prompt),
+                            &[],
                             &DecodeConfig { beams, ..decode.clone() },
                             &device,
                         );
@@ -83,7 +84,7 @@ fn search_equals_enumeration_on_random_catalogues() {
                 [(Scoring::Full, 0.0), (Scoring::Masked, 0.0), (Scoring::Full, 1.0), (Scoring::Masked, 0.7)]
             {
                 let decode = DecodeConfig { beams: 9, scoring, length_penalty: penalty };
-                let found = search(&model, &catalogue, std::slice::from_ref(&prompt), &decode, &device).remove(0);
+                let found = search(&model, &catalogue, std::slice::from_ref(&prompt), &[], &decode, &device).remove(0);
                 assert_eq!(found.len(), catalogue.trie.leaves());
                 let exact = |leaf| {
                     let item = catalogue.trie.items(leaf).next().unwrap() as usize;

@@ -13,7 +13,7 @@ fn four_steps_of_training_in_every_split() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|w| Example { prompt: numbers(&w["prompt"]), item: w["target"].as_u64().unwrap() as u32 })
+        .map(|w| Example { prompt: numbers(&w["prompt"]), item: w["target"].as_u64().unwrap() as u32, gains: vec![] })
         .collect();
     let config = LoraConfig { rank: 4, alpha: 8.0, dropout: 0.0, ..LoraConfig::default() };
     let kinds = [

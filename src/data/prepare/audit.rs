@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use polars::prelude::DataFrame;
+use polars::prelude::{DataFrame, col};
 
 use crate::data::Split;
 use crate::data::events::{collect, scan, u32s};
@@ -11,7 +11,7 @@ use crate::data::store::{INTERACTIONS, windows_file};
 use crate::{Context, Result};
 
 /// Rows looked at at a time.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 1 << 18;
 
 /// The findings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub(super) fn audit(dir: &Path, interactions: usize, items: usize) -> Result<Aud
     let mut found = Audit::default();
     let mut trained = Bits::new(interactions);
     let mut tested = Bits::new(interactions);
-    let (mut earliest_test, mut train_times) = (i64::MAX, Vec::new());
-    batches(&dir.join(windows_file(Split::Test)), |frame| {
+    let mut earliest_test = i64::MAX;
+    batches(&dir.join(windows_file(Split::Test)), &["start", "len", "timestamp"], |frame| {
         let times = times(frame)?;
         earliest_test = times.iter().flatten().copied().fold(earliest_test, i64::min);
         for (start, len) in u32s(frame, "start")?.into_iter().zip(u32s(frame, "len")?) {
@@ -42,9 +42,8 @@ pub(super) fn audit(dir: &Path, interactions: usize, items: usize) -> Result<Aud
         }
         Ok(())
     })?;
-    batches(&dir.join(windows_file(Split::Train)), |frame| {
-        train_times = times(frame)?;
-        found.late_train_targets += train_times.iter().flatten().filter(|time| **time > earliest_test).count();
+    batches(&dir.join(windows_file(Split::Train)), &["start", "len", "timestamp"], |frame| {
+        found.late_train_targets += times(frame)?.iter().flatten().filter(|time| **time > earliest_test).count();
         for (start, len) in u32s(frame, "start")?.into_iter().zip(u32s(frame, "len")?) {
             (start..start + len).for_each(|row| trained.set(row as usize));
         }
@@ -59,7 +58,7 @@ pub(super) fn audit(dir: &Path, interactions: usize, items: usize) -> Result<Aud
         found.test_users += usize::from(tests);
         found.new_test_users += usize::from(tests && !trains);
     };
-    batches(&dir.join(INTERACTIONS), |frame| {
+    batches(&dir.join(INTERACTIONS), &["user", "item", "timestamp"], |frame| {
         let rows = u32s(frame, "user")?.into_iter().zip(u32s(frame, "item")?).zip(times(frame)?);
         for ((who, item), time) in rows {
             if who != user.0 {
@@ -90,10 +89,11 @@ fn times(frame: &DataFrame) -> Result<Vec<Option<i64>>> {
     Ok(frame.column("timestamp").context("timestamp")?.i64().context("timestamp")?.iter().collect())
 }
 
-fn batches(path: &Path, mut each: impl FnMut(&DataFrame) -> Result<()>) -> Result<()> {
+fn batches(path: &Path, columns: &[&str], mut each: impl FnMut(&DataFrame) -> Result<()>) -> Result<()> {
     for start in (0..).step_by(BATCH) {
         check_stop()?;
-        let frame = collect(scan(path)?.slice(start, BATCH as u32))?;
+        let frame =
+            collect(scan(path)?.slice(start, BATCH as u32).select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()))?;
         each(&frame)?;
         if frame.height() < BATCH {
             break;

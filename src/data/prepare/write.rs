@@ -10,14 +10,14 @@ use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOp
 use super::clean::Present;
 use super::config::Protocol;
 use crate::data::Split;
-use crate::data::events::{EVENT_BYTES, Scatter, Shards, collect, f32s, i64s, u32s};
+use crate::data::events::{EVENT_BYTES, PIECE, Scatter, Shards, collect, f32s, i64s, u32s};
 use crate::data::progress::check_stop;
 use crate::data::sources::Raw;
 use crate::data::store::{FileDigest, INTERACTIONS, ITEMS, windows_file};
 use crate::{Context, Error, Result};
 
 /// Rows of a row group: the same for every memory limit, so that the bytes are.
-const ROW_GROUP: usize = 1 << 18;
+const ROW_GROUP: usize = 1 << 17;
 /// Bytes of a window while windows are sorted.
 const WINDOW_BYTES: u64 = 24;
 /// Every so many events one time is kept, to cut time into ranges of about the same number of windows.
@@ -111,6 +111,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
     let ranges = sample_times(raw, waiting.len())?;
 
     let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), memory, scratch)?;
+    let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
     let mut done = 0usize;
     for piece in 0..pieces.len() {
         check_stop()?;
@@ -125,7 +126,6 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
         interactions.append(interaction_frame(raw, frame, &users, &times, &user_order)?)?;
 
         let mut cut: [Vec<WindowRow>; 3] = Default::default();
-        let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
         let mut first = 0;
         for run in users.chunk_by(|a, b| a == b) {
             for window in protocol.cuts(run.len() as u32) {
@@ -143,10 +143,11 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
         for (table, rows) in tables.iter_mut().zip(cut) {
             table.append(window_frame(&rows, timed)?)?;
         }
-        for (range, rows) in by_time.into_iter().enumerate() {
-            waiting.append(range, sortable_frame(&rows)?)?;
+        if by_time.iter().map(Vec::len).sum::<usize>() as u64 >= PIECE {
+            hand_over(&mut by_time, &mut waiting)?;
         }
     }
+    hand_over(&mut by_time, &mut waiting)?;
     waiting.close()?;
     if done != events {
         return Err(Error::failed(format!("wrote {done} of {events} events: please report this")));
@@ -163,6 +164,13 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
         files.push(digest);
     }
     Ok(Written { files, users: user_order.len(), items: item_order.len(), interactions: rows, windows, untitled })
+}
+
+fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut Shards) -> Result<()> {
+    for (range, rows) in by_time.iter_mut().enumerate() {
+        waiting.append(range, sortable_frame(&std::mem::take(rows))?)?;
+    }
+    Ok(())
 }
 
 /// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if absent).

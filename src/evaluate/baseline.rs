@@ -1,0 +1,45 @@
+//! Ranking a split with a ranker that counts.
+
+use super::metrics::{CUTOFFS, Outcome, rank_of};
+use crate::data::{Corpus, Split};
+use crate::prior::Ranker;
+
+/// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
+pub fn evaluate_baseline(ranker: &Ranker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
+    let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
+    let cold = corpus.cold_items(split);
+    let windows = corpus.windows(split).iter().take(limit.unwrap_or(usize::MAX));
+    let outcomes = windows.zip(0..).map(|(window, index)| {
+        let target = corpus.target(window);
+        let ranking = ranker.rank(corpus.history(window), depth);
+        Outcome {
+            window: index,
+            user: window.user,
+            target,
+            cold: cold[target as usize],
+            rank: rank_of(corpus, target, &ranking),
+        }
+    });
+    outcomes.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, UserLog, Window};
+    use crate::prior::{Baseline, fit};
+
+    #[test]
+    fn ranks_a_split() {
+        let items = ["A", "B"].map(|title| Item { id: title.into(), title: title.into() }).to_vec();
+        let log = |id: &str| UserLog { id: id.into(), events: vec![(0, None), (1, None)] };
+        let windows = [0, 1].map(|user| Window { user, start: 2 * user, len: 2 });
+        let corpus =
+            Corpus::new("c", items, vec![log("u"), log("v")], windows.to_vec(), Some(vec![]), vec![windows[0]]).unwrap();
+        let outcomes = evaluate_baseline(&fit(Baseline::Markov, &corpus), &corpus, Split::Test, None);
+        let expected = Outcome { window: 0, user: 0, target: 1, cold: false, rank: Some(0) };
+        assert_eq!(outcomes, [expected]);
+        let ranker = fit(Baseline::Popularity, &corpus);
+        assert!(evaluate_baseline(&ranker, &corpus, Split::Test, Some(0)).is_empty());
+    }
+}

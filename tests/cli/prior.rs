@@ -1,0 +1,73 @@
+//! Runs with a collaborative prior: in the loss, at ranking, its weight chosen on valid and used from then on.
+
+use serde_json::json;
+
+use crate::lab::{Lab, document, succeeded};
+
+const PRIOR: &str = "--set train.valid_windows=0 --set prior.ranker=cooccurrence --set prior.weight=0.7";
+
+#[test]
+fn at_ranking_and_in_the_loss() {
+    let lab = Lab::new();
+    lab.ok("train run.toml --out alone --set train.valid_windows=0");
+    lab.ok(&format!("train run.toml --out run {PRIOR}"));
+    lab.ok(&format!("train run.toml --out learnt {PRIOR} --set prior.in_loss=true"));
+    lab.same_run("alone", "run", "adapter/adapter_model.safetensors");
+    assert_ne!(lab.losses("learnt"), lab.losses("run"));
+    let parts = format!("train run.toml --out parts {PRIOR} --set prior.in_loss=true");
+    lab.ok(&format!("{parts} --max-steps 3"));
+    lab.ok(&format!("{parts} --resume"));
+    lab.same_run("learnt", "parts", "adapter/adapter_model.safetensors");
+
+    let ranked = lab.json("evaluate run");
+    assert_eq!(ranked["prior"], json!({"ranker": "cooccurrence", "weight": 0.7, "smoothing": 0.5, "in_loss": false}));
+    assert!(lab.json("evaluate alone").get("prior").is_none());
+    let with = lab.read("run/ranks-test.parquet");
+    lab.ok("evaluate run --prior-weight 0");
+    assert!(lab.read("run/ranks-test.parquet") == lab.read("alone/ranks-test.parquet"), "with weight 0 the LLM ranks alone");
+    assert!(with != lab.read("alone/ranks-test.parquet"));
+
+    let recommend = |run: &str| {
+        let mut command = lab.command(&format!("recommend {run} --json -k 5"));
+        command.args(["--history", "Red Pen 0", "--history", "never seen"]);
+        document(&succeeded(run, command.output().unwrap()))
+    };
+    assert_ne!(recommend("run"), recommend("alone"));
+}
+
+#[test]
+fn its_weight_is_chosen_on_valid() {
+    let lab = Lab::new();
+    lab.ok(&format!("train run.toml --out run {PRIOR}"));
+    lab.ok("train run.toml --out alone --max-steps 1");
+    for (line, named) in [
+        ("evaluate run --prior-weight 0,1", "--split valid"),
+        ("evaluate run --prior-weight=-1", "--prior-weight"),
+        ("evaluate run --prior-weight nan", "--prior-weight"),
+        ("evaluate run --prior-weight ,", "--prior-weight"),
+        ("evaluate alone --prior-weight 1", "[prior]"),
+    ] {
+        lab.refused(line, 2, &[named]);
+    }
+
+    let chosen = lab.json("evaluate run --split valid --prior-weight 0,0.5,2");
+    let tried = chosen["tried"].as_array().unwrap();
+    assert_eq!(tried.iter().map(|t| t["weight"].as_f64().unwrap()).collect::<Vec<_>>(), [0.0, 0.5, 2.0]);
+    let best = tried.iter().map(|t| t["ndcg@10"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert_eq!(chosen["metrics"]["ndcg@10"], best);
+    let weight = &chosen["prior"]["weight"];
+    assert!(tried.iter().any(|t| t["weight"] == *weight && t["ndcg@10"] == best));
+    assert_eq!(lab.json("evaluate run")["prior"]["weight"], *weight);
+    assert_eq!(lab.json("evaluate run --prior-weight 0.3")["prior"]["weight"], 0.3);
+    assert_eq!(lab.json("evaluate run")["prior"]["weight"], *weight, "one weight chooses nothing");
+
+    let written = lab.read("run/prior.json");
+    lab.edit("run/prior.json", "\"step\": 10", "\"step\": 9");
+    let output = lab.ok("evaluate run --json");
+    assert_eq!(document(&output)["prior"]["weight"], 0.7, "a weight chosen at another step is not used");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("prior.json"));
+    for bytes in [&written[..written.len() / 2], b"?"] {
+        lab.write("run/prior.json", bytes);
+        lab.refused("evaluate run", 1, &["run/prior.json"]);
+    }
+}
