@@ -11,8 +11,11 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 fn main() -> ExitCode {
     // Freed pages stay with the process: given back and faulted in again for every activation they took a third of a
     // training step (80 s of system time in 240 s, office, batch 8; 10 s without).
-    // SAFETY: sets one option of the allocator, before any other thread exists.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    // `prepare` works within a limit of memory and gives its pages back.
+    if std::env::args_os().nth(1).is_none_or(|command| command != "prepare") {
+        // SAFETY: sets one option of the allocator, before any other thread exists.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    }
     itemlm::train::record_panics();
     let code = std::panic::catch_unwind(|| itemlm::cli::run(std::env::args_os())).unwrap_or_else(|_| {
         let why = itemlm::train::recorded_panic().unwrap_or_default();

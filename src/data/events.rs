@@ -19,7 +19,7 @@ use crate::{Context, Error, Result};
 /// Bytes of an event in the log's columns.
 pub(crate) const EVENT_BYTES: u64 = 20;
 /// Rows are worked on by about this many at a time.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 1 << 19;
 /// A log may take this share of the memory before it goes to files.
 const SHARE: u64 = 4;
 /// No more open files than this.

@@ -151,7 +151,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
     if done != events {
         return Err(Error::failed(format!("wrote {done} of {events} events: please report this")));
     }
-    write_by_time(&waiting, &mut tables)?;
+    write_by_time(waiting, &mut tables)?;
 
     let mut files = vec![items_digest];
     let (digest, rows) = interactions.finish()?;
@@ -283,16 +283,17 @@ fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
 }
 
 /// Windows in ranges of time, each sorted by time and then by user and position, the order they came in.
-fn write_by_time(waiting: &Shards, tables: &mut [Table; 3]) -> Result<()> {
+fn write_by_time(mut waiting: Shards, tables: &mut [Table; 3]) -> Result<()> {
     let total = waiting.rows();
     let (train, valid) = (total * 8 / 10, total * 9 / 10);
     let mut done = 0;
     for range in 0..waiting.len() {
-        if total == 0 {
-            break;
+        let frame = waiting.take(range)?;
+        if frame.height() == 0 {
+            continue;
         }
         let order = SortMultipleOptions::default().with_maintain_order(true);
-        let sorted = collect(waiting.lazy(range)?.sort(["time"], order))?;
+        let sorted = collect(frame.lazy().sort(["time"], order))?;
         let seconds: Vec<Option<i64>> = i64s(&sorted, "time")?.into_iter().map(|time| Some(time.div_euclid(1000))).collect();
         let mut frame = sorted.select(["user", "start", "len"]).context("windows")?;
         frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
