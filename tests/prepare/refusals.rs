@@ -183,7 +183,7 @@ fn bad_input_is_named() {
         ),
         ("r.json", vec![], vec!["r.json", "empty"]),
         ("r.json", b"\n\n \n".to_vec(), vec!["r.json"]),
-        ("r.json", (0..4000u32).map(|i| (i * 7919 >> 3) as u8 | 0x80).collect(), vec!["r.json"]),
+        ("r.json", (0..4000u32).map(|i| ((i * 7919) >> 3) as u8 | 0x80).collect(), vec!["r.json"]),
     ];
     let mut wrong = Vec::new();
     for (name, bytes, named) in amazon {
