@@ -69,6 +69,7 @@ pub struct Model<B: Backend> {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // There is one, for as long as the model is used.
 enum Scorer<B: Backend> {
     Als(als::Als),
     Bpr(bpr::Factors),
@@ -86,6 +87,9 @@ pub struct Trained<B: Backend> {
     pub epoch: usize,
 }
 
+/// Judges a model after an epoch, the higher the better; `None` where there is no validation window.
+pub type Validate<'a, M> = &'a mut dyn FnMut(&M) -> Result<Option<f64>>;
+
 /// Learns from a corpus's training windows. BPR and SASRec keep the epoch that `validate` finds best; where it returns `None` (no
 /// validation window) they keep the last. `say` gets a line an epoch.
 ///
@@ -97,7 +101,7 @@ pub fn train<B: AutodiffBackend>(
     settings: &Settings,
     corpus: &Corpus,
     device: &B::Device,
-    validate: &mut dyn FnMut(&Model<B::InnerBackend>) -> Result<Option<f64>>,
+    validate: Validate<Model<B::InnerBackend>>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Trained<B::InnerBackend>> {
     let interactions = Arc::new(Interactions::of_training(corpus)?);

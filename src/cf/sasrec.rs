@@ -288,7 +288,7 @@ pub(super) fn train<B: AutodiffBackend>(
     config: &SasRecConfig,
     interactions: &Interactions,
     device: &B::Device,
-    validate: &mut dyn FnMut(&SasRec<B::InnerBackend>) -> Result<Option<f64>>,
+    validate: super::Validate<SasRec<B::InnerBackend>>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Kept<SasRec<B::InnerBackend>>> {
     let taken = interactions.by_user();

@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::{Error, Result};
@@ -46,28 +46,35 @@ impl Texts {
 #[derive(Default)]
 pub(crate) struct Ids {
     texts: Texts,
-    numbers: HashTable<u32>,
-    hasher: FixedState,
+    /// A number with 32 bits of its id's hash: growing and most misses need not look at the text.
+    numbers: HashTable<(u32, u32)>,
+    hasher: RandomState,
 }
 
 impl Ids {
     /// The number of an id, a new one if it is new.
     pub(crate) fn number(&mut self, id: &str) -> Result<u32> {
-        let Self { texts, numbers, hasher } = self;
-        let hash = hasher.hash_one(id);
-        if let Some(&number) = numbers.find(hash, |&n| texts.get(n as usize) == id) {
-            return Ok(number);
+        let bits = self.bits(id);
+        let Self { texts, numbers, .. } = self;
+        if let Some((_, number)) = numbers.find(spread(bits), |&(b, n)| b == bits && texts.get(n as usize) == id) {
+            return Ok(*number);
         }
         let number = u32::try_from(texts.len()).ok().filter(|n| *n < u32::MAX);
         let number = number.ok_or_else(|| Error::failed("more than 2^32 - 2 different ids"))?;
         texts.push(id);
-        numbers.insert_unique(hash, number, |&n| hasher.hash_one(texts.get(n as usize)));
+        numbers.insert_unique(spread(bits), (bits, number), |&(bits, _)| spread(bits));
         Ok(number)
     }
 
     /// The number of a known id.
     pub(crate) fn find(&self, id: &str) -> Option<u32> {
-        self.numbers.find(self.hasher.hash_one(id), |&n| self.texts.get(n as usize) == id).copied()
+        let bits = self.bits(id);
+        let found = self.numbers.find(spread(bits), |&(b, n)| b == bits && self.texts.get(n as usize) == id);
+        found.map(|(_, number)| *number)
+    }
+
+    fn bits(&self, id: &str) -> u32 {
+        (self.hasher.hash_one(id) >> 32) as u32
     }
 
     /// The id of a number.
@@ -81,6 +88,11 @@ impl Ids {
     pub(crate) fn len(&self) -> usize {
         self.texts.len()
     }
+}
+
+/// The table looks at the highest and the lowest bits of a hash.
+fn spread(bits: u32) -> u64 {
+    u64::from(bits).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

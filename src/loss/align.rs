@@ -66,7 +66,7 @@ pub fn hard_negatives(similarity: &[f32], n: usize, rng: &mut impl Rng) -> Negat
             left < 0.0
         });
         // Rounding may leave a crumb; not a number leaves all.
-        chosen.or_else(|| others().last()).unwrap_or(own)
+        chosen.or_else(|| others().next_back()).unwrap_or(own)
     };
     let items = (0..n).map(|text| draw(text, &|item| similarity[item * n + text])).collect();
     let texts = (0..n).map(|item| draw(item, &|text| similarity[item * n + text])).collect();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOptions, col};
 
+use rayon::slice::ParallelSliceMut;
+
 use super::clean::Present;
 use super::config::Protocol;
 use crate::data::Split;
@@ -115,15 +117,13 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
     let mut done = 0usize;
     for piece in 0..pieces.len() {
         check_stop()?;
-        let order = SortMultipleOptions::default().with_maintain_order(true);
         let frame = pieces.take(piece)?;
         if frame.height() == 0 {
             continue;
         }
-        // Without times the order of the input is the order in time: all times are 0.
-        let frame = collect(frame.lazy().sort(["user", "time"], order))?;
-        let (users, times) = (u32s(&frame, "user")?, i64s(&frame, "time")?);
-        interactions.append(interaction_frame(raw, frame, &users, &times, &user_order)?)?;
+        let (order, users, times) = in_order(&frame)?;
+        interactions.append(interaction_frame(raw, &frame, &order, &users, &times, &user_order)?)?;
+        drop(frame);
 
         let mut cut: [Vec<WindowRow>; 3] = Default::default();
         let mut first = 0;
@@ -250,16 +250,41 @@ fn renumber(
     Ok(pieces)
 }
 
-fn interaction_frame(raw: &Raw, mut frame: DataFrame, users: &[u32], times: &[i64], order: &[u32]) -> Result<DataFrame> {
-    let ids: Vec<&str> = users.iter().map(|user| raw.log.users.get(order[*user as usize])).collect();
-    frame.with_column(Column::new("user_id".into(), ids)).context(INTERACTIONS)?;
+/// The rows of a piece by user, then time, then their order in the input, with their users and times. Without times the order of
+/// the input is the order in time: all times are 0.
+fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
+    let rows = u32s(frame, "user")?.into_iter().zip(i64s(frame, "time")?).zip(0usize..);
+    let mut rows: Vec<(u32, i64, usize)> = rows.map(|((user, time), row)| (user, time, row)).collect();
+    // Half the time of a sort of the frame by two columns.
+    rows.par_sort_unstable();
+    let users = rows.iter().map(|row| row.0).collect();
+    let times = rows.iter().map(|row| row.1).collect();
+    Ok((rows.into_iter().map(|row| row.2).collect(), users, times))
+}
+
+fn interaction_frame(
+    raw: &Raw,
+    frame: &DataFrame,
+    order: &[usize],
+    users: &[u32],
+    times: &[i64],
+    user_order: &[u32],
+) -> Result<DataFrame> {
+    let ids: Vec<&str> = users.iter().map(|user| raw.log.users.get(user_order[*user as usize])).collect();
+    let items = u32s(frame, "item")?;
+    let items: Vec<u32> = order.iter().map(|row| items[*row]).collect();
     let seconds: Vec<Option<i64>> = times.iter().map(|time| raw.log.timed.then(|| time.div_euclid(1000))).collect();
-    frame.with_column(Column::new("timestamp".into(), seconds)).context(INTERACTIONS)?;
-    let mut columns = vec!["user", "user_id", "item", "timestamp"];
+    let mut columns = vec![
+        Column::new("user".into(), users),
+        Column::new("user_id".into(), ids),
+        Column::new("item".into(), items),
+        Column::new("timestamp".into(), seconds),
+    ];
     if raw.log.rated {
-        columns.push("rating");
+        let ratings = f32s(frame, "rating")?;
+        columns.push(Column::new("rating".into(), order.iter().map(|row| ratings[*row]).collect::<Vec<f32>>()));
     }
-    frame.select(columns).context(INTERACTIONS)
+    DataFrame::new_infer_height(columns).context(INTERACTIONS)
 }
 
 #[derive(Clone, Copy)]
