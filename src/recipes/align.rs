@@ -104,7 +104,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     let dir = options.out.as_path();
     let started = || AlignConfig::open(&dir.join(run_dir::CONFIG), &[])?.to_toml();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, started)?;
-    let _lock = if options.resume { Some(run_dir::lock(dir)?) } else { None };
+    let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let autodiff = DispatchDevice::autodiff(device.clone());
     let (data, qformer, identity) = AlignData::open(config)?;
@@ -114,11 +114,13 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     let mut aligner = Aligner::<Concrete>::new(&qformer, width, temperature, bert, config.seed, &autodiff)?;
     let mut optimizer = adamw(0.0);
     let mut progress = Progress::default();
-    if options.resume {
-        check_identity(dir, &identity, config)?;
-    } else {
-        run_dir::create(dir, &config.to_toml()?, &identity)?;
-    }
+    let _lock = match held {
+        Some(lock) => {
+            check_identity(dir, &identity, config)?;
+            lock
+        }
+        None => run_dir::create(dir, &config.to_toml()?, &identity)?,
+    };
     let checkpoints = Checkpoints::open(dir)?;
     if options.resume {
         checkpoints.recover()?;

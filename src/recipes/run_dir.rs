@@ -143,11 +143,12 @@ pub struct OpenRun {
 }
 
 /// Writes `run.toml` and `identity.json` of a new run.
-pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<()> {
+pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs::File> {
     fs::create_dir_all(dir).context(dir.display())?;
     let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
     write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
-    write_atomic(&dir.join(CONFIG), config.as_bytes())
+    write_atomic(&dir.join(CONFIG), config.as_bytes())?;
+    lock(dir)
 }
 
 /// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is killed in it.

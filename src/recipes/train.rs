@@ -89,7 +89,7 @@ pub struct FirstLast {
 pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
-    let _lock = if options.resume { Some(run_dir::lock(dir)?) } else { None };
+    let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     if config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
     }
@@ -134,9 +134,10 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     } else if let Some(adapter) = &config.llm.adapter {
         llm = start_from(Path::new(adapter), config, llm, &autodiff)?;
     }
-    if !options.resume {
-        run_dir::create(dir, &config.to_toml()?, &identity)?;
-    }
+    let _lock = match held {
+        Some(lock) => lock,
+        None => run_dir::create(dir, &config.to_toml()?, &identity)?,
+    };
 
     let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
         (LossKind::Lml, _) => (Loss::Lml, 1.0),

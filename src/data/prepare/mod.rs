@@ -9,6 +9,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::clean::Present;
 use super::corpus::WindowCounts;
 use super::place::Place;
+use super::progress::Progress;
 use super::sources::{self, Columns, Job, ReadOptions};
 use super::store::{Counts, Manifest, Provenance, Step};
 use crate::{Context, Error, Result};
@@ -89,9 +91,12 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
     if options.source == Source::Msl {
-        return prepare_msl(options, &config, place);
+        return prepare_msl(options, place);
     }
 
+    if options.source != Source::Table && config.columns != Columns::default() {
+        return Err(Error::usage(format!("columns are named for the source table only, not for {}", options.source)));
+    }
     let files = sources::files(&options.inputs)?;
     let total = files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum();
     let mut job = Job::new(options.skip_bad, total);
@@ -112,16 +117,19 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
 
     let (users, items) = Present::of(&raw.log)?.counts();
     let events = raw.log.shards.rows();
-    let read = skipped as usize + events;
     let what = format!("{}; {skipped} bad rows left out", raw.format);
     let mut steps =
-        vec![Step { name: "read".into(), before: read, after: events, users: Some(users), items: Some(items), what }];
+        vec![Step { name: "read".into(), before: events, after: events, users: Some(users), items: Some(items), what }];
     if events == 0 {
         return Err(Error::failed(format!("{}: no event in it", show(&options.inputs))));
     }
+    let mut progress = Progress::new("cleaning", config.steps.len() as u64);
     for step in &config.steps {
         steps.push(clean::clean(&mut raw, step)?);
+        progress.bytes.fetch_add(1, Ordering::Relaxed);
+        progress.add(raw.log.shards.rows() as u64)?;
     }
+    drop(progress);
 
     let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let written = write::write(&mut raw, config.split, finished.path(), read_options.memory, &place.parent)?;
@@ -153,9 +161,11 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         warnings.extend(expected.compare(users, items, interactions, written.windows));
     }
     let mut dropped = BTreeMap::new();
+    if skipped > 0 {
+        dropped.insert("bad rows".to_string(), skipped as usize);
+    }
     for step in manifest.steps.iter().filter(|step| step.before > step.after) {
-        let name = if step.name == "read" { "bad rows" } else { &step.name };
-        *dropped.entry(name.to_string()).or_default() += step.before - step.after;
+        *dropped.entry(step.name.clone()).or_default() += step.before - step.after;
     }
     let report = report(finished.path(), &manifest, raw.format, dropped, warnings)?;
     place.replace(finished)?;
@@ -163,26 +173,20 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
 }
 
 /// The released windows, kept as they are split.
-fn prepare_msl(options: &PrepareOptions, config: &PrepareConfig, place: Place) -> Result<Report> {
+fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
     };
-    if options.format.is_some() || options.skip_bad > 0 || options.columns != Columns::default() {
+    if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 {
         return Err(Error::usage(
-            "prepare msl keeps the released windows: --format, --skip-bad and columns do not apply to it",
+            "prepare msl keeps the released windows: --config, --format and --skip-bad do not apply to it",
         ));
     }
-    let (mut corpus, provenance) = sources::read_msl(dir)?;
-    if let Some(name) = &config.name {
-        corpus.name = name.clone();
-    }
+    let (corpus, provenance) = sources::read_msl(dir)?;
     let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let format = provenance.source.clone();
     let manifest = corpus.write(finished.path(), &provenance)?;
-    let Counts { users, items, interactions, train, valid, test } = manifest.counts;
-    let expected = config.expect.unwrap_or_default();
-    let warnings = expected.compare(users, items, interactions, [train, valid, test]);
-    let report = report(finished.path(), &manifest, format, BTreeMap::new(), warnings)?;
+    let report = report(finished.path(), &manifest, format, BTreeMap::new(), vec![])?;
     place.replace(finished)?;
     Ok(report)
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOptions, col};
@@ -13,7 +14,7 @@ use super::clean::Present;
 use super::config::Protocol;
 use crate::data::Split;
 use crate::data::events::{EVENT_BYTES, PIECE, Scatter, Shards, collect, f32s, i64s, u32s};
-use crate::data::progress::check_stop;
+use crate::data::progress::{Progress, check_stop};
 use crate::data::sources::Raw;
 use crate::data::store::{FileDigest, INTERACTIONS, ITEMS, windows_file};
 use crate::{Context, Error, Result};
@@ -114,6 +115,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
 
     let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), memory, scratch)?;
     let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
+    let mut progress = Progress::new("writing", events as u64);
     let mut done = 0usize;
     for piece in 0..pieces.len() {
         check_stop()?;
@@ -140,6 +142,8 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
             first += run.len();
         }
         done += users.len();
+        progress.bytes.store(done as u64, Ordering::Relaxed);
+        progress.add(users.len() as u64)?;
         for (table, rows) in tables.iter_mut().zip(cut) {
             table.append(window_frame(&rows, timed)?)?;
         }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::Job;
 use crate::data::FileDigest;
+use crate::data::progress::check_stop;
 use crate::{Context, Error, Result};
 
 /// A line longer than this is no line.
@@ -50,6 +51,7 @@ struct Hashing {
 
 impl Read for Hashing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        check_stop().map_err(io::Error::other)?;
         let count = self.file.read(buffer)?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.hash.update(buffer.get(..count).unwrap_or_default());
@@ -59,6 +61,16 @@ impl Read for Hashing {
         }
         Ok(count)
     }
+}
+
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Is the file compressed?
+pub(super) fn is_packed(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).context(path.display())?;
+    Ok(start.starts_with(&GZIP) || start.starts_with(&ZSTD))
 }
 
 impl Input {
@@ -76,9 +88,9 @@ impl Input {
         if start.is_empty() {
             return Err(Error::failed(format!("{place}: the file is empty")));
         }
-        let content: Box<dyn BufRead + Send> = if start.starts_with(&[0x1f, 0x8b]) {
+        let content: Box<dyn BufRead + Send> = if start.starts_with(&GZIP) {
             Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(stored)))
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        } else if start.starts_with(&ZSTD) {
             let decoder = zstd::stream::read::Decoder::with_buffer(stored).context(place)?;
             Box::new(BufReader::with_capacity(1 << 20, decoder))
         } else {
@@ -96,7 +108,13 @@ impl Input {
     pub(crate) fn first_line(path: &Path) -> Result<String> {
         let mut line = Vec::new();
         let mut input = Self::peek(path)?;
-        (&mut input.content).take(1 << 20).read_until(b'\n', &mut line).map_err(|e| input.broken(&e))?;
+        let mut start = (&mut input.content).take(1 << 20);
+        // Blank lines are skipped when the file is read, too.
+        while start.read_until(b'\n', &mut line).map_err(|e| Error::failed(format!("{}: {e}", path.display())))? > 0
+            && line.iter().all(u8::is_ascii_whitespace)
+        {
+            line.clear();
+        }
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).trim_start_matches('\u{feff}').to_string())
     }
 
@@ -121,6 +139,9 @@ impl Input {
 
     /// A read error, which for a compressed file mostly means that it is cut or damaged.
     pub(crate) fn broken(&self, error: &io::Error) -> Error {
+        if let Err(stopped) = check_stop() {
+            return stopped;
+        }
         Error::failed(format!(
             "{}: after {} stored bytes: {error}; is the file cut or damaged?",
             self.path.display(),

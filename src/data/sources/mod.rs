@@ -109,8 +109,7 @@ pub(crate) fn at_most(files: &[PathBuf], bytes: u64) -> Result<u64> {
     for file in files {
         let size = fs::metadata(file).context(file.display())?.len();
         // Logs as JSON or CSV shrink to a fifth or an eighth.
-        let packed = matches!(file.extension().and_then(|e| e.to_str()), Some("gz" | "zst" | "zstd"));
-        total = total.saturating_add(if packed { size.saturating_mul(10) } else { size });
+        total = total.saturating_add(if input::is_packed(file)? { size.saturating_mul(12) } else { size });
     }
     Ok(total / bytes.max(1) + 1)
 }

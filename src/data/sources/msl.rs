@@ -10,15 +10,23 @@ mod rows;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::merge::Merge;
 use self::rows::{read_rows, read_titles};
+use super::Input;
 use crate::data::corpus::Corpus;
-use crate::data::store::{FileDigest, Provenance, Step};
+use crate::data::store::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
+
+/// Where a file is, compressed or not.
+fn stored(dir: &Path, file: &str) -> PathBuf {
+    let packed = [".gz", ".zst"].map(|ending| dir.join(format!("{file}{ending}")));
+    let plain = dir.join(file);
+    if plain.exists() { plain } else { packed.into_iter().find(|path| path.exists()).unwrap_or(plain) }
+}
 
 /// Reads the released layout in `dir` as a corpus named after it.
 ///
@@ -30,9 +38,10 @@ pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
     let name = absolute.file_name().map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
     let mut inputs = Vec::new();
     let mut read = |file: &str| -> Result<Vec<u8>> {
-        let path = dir.join(file);
-        let bytes = fs::read(&path).context(path.display())?;
-        inputs.push(FileDigest::of(file, &bytes));
+        let mut input = Input::peek(&stored(dir, file))?;
+        let mut bytes = Vec::new();
+        input.content().read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
+        inputs.push(input.finish()?);
         Ok(bytes)
     };
 
@@ -40,7 +49,7 @@ pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
     let items = read_titles(&path, &read(TITLES)?)?;
     let index: HashMap<&str, u32> = items.iter().enumerate().map(|(i, item)| (item.id.as_str(), i as u32)).collect();
 
-    let has_valid = dir.join("valid.csv").exists();
+    let has_valid = stored(dir, "valid.csv").exists();
     let files: &[&str] = if has_valid { &["train.csv", "valid.csv", "test.csv"] } else { &["train.csv", "test.csv"] };
     let mut merged = Merge::default();
     for file in files {
@@ -96,7 +105,6 @@ pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::PathBuf;
 
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -136,6 +144,17 @@ mod tests {
         assert_eq!(titles, ["A &amp; B", "D", ""]);
         assert_eq!(corpus.interactions, [0, 2, 1, 0, 1]);
         assert_eq!(corpus.timestamps, [None, None, Some(5), Some(6), Some(9)]);
+    }
+
+    #[test]
+    fn compressed_files() {
+        let train = "user_id,item_ids,timestamp\nu,\"[7, '7x', 8]\",5\n";
+        let dir = folder(&[("test.csv", TEST), (TITLES, JSON)]);
+        let packed = zstd::stream::encode_all(train.as_bytes(), 1).unwrap();
+        fs::write(dir.path().join("train.csv.zst"), &packed).unwrap();
+        let (corpus, provenance) = read_msl(dir.path()).unwrap();
+        assert_eq!(corpus.released_train.len(), 1);
+        assert!(provenance.inputs.iter().any(|i| i.name == "train.csv.zst" && i.bytes == packed.len() as u64));
     }
 
     #[test]

@@ -39,11 +39,56 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The content, then [`END`]; an error if a record is too long.
+/// The content, then [`END`]; an error if a record is too long or a quoted field goes on after its closing quote, where the
+/// crate would take the text up to the next quote, however far, for a field.
 struct Bounded {
     input: Input,
     end: &'static [u8],
     left: usize,
+    quotes: Quotes,
+    /// The line of a quoted field that goes on.
+    stray: Option<u64>,
+}
+
+/// Where in quoted text the content is.
+struct Quotes {
+    delimiter: u8,
+    line: u64,
+    field_start: bool,
+    inside: bool,
+    /// Inside, after a quote: one of two, or the last.
+    after_quote: bool,
+}
+
+impl Quotes {
+    /// Goes on over more content; false where text follows a closing quote.
+    fn check(&mut self, bytes: &[u8]) -> bool {
+        if !self.inside && !bytes.contains(&b'"') {
+            self.line += bytes.iter().filter(|b| **b == b'\n').count() as u64;
+            self.field_start = bytes.last().map_or(self.field_start, |b| *b == self.delimiter || *b == b'\n');
+            return true;
+        }
+        for &byte in bytes {
+            let ends = byte == self.delimiter || byte == b'\n';
+            if !self.inside {
+                self.inside = byte == b'"' && self.field_start;
+                self.field_start = ends;
+            } else if self.after_quote {
+                self.after_quote = false;
+                if byte != b'"' {
+                    if !ends && byte != b'\r' {
+                        return false;
+                    }
+                    self.inside = false;
+                    self.field_start = ends;
+                }
+            } else {
+                self.after_quote = byte == b'"';
+            }
+            self.line += u64::from(byte == b'\n');
+        }
+        true
+    }
 }
 
 impl Read for Bounded {
@@ -54,6 +99,10 @@ impl Read for Bounded {
         let most = buffer.len().min(self.left);
         let buffer = buffer.get_mut(..most).unwrap_or_default();
         let mut count = self.input.content().read(buffer)?;
+        if !self.quotes.check(buffer.get(..count).unwrap_or_default()) {
+            self.stray = Some(self.quotes.line);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         if count == 0 {
             count = self.end.read(buffer)?;
         }
@@ -74,7 +123,8 @@ impl Records {
     }
 
     fn new(path: &Path, delimiter: u8, input: Input) -> Result<Self> {
-        let bounded = Bounded { input, end: END, left: MAX_RECORD };
+        let quotes = Quotes { delimiter, line: 1, field_start: true, inside: false, after_quote: false };
+        let bounded = Bounded { input, end: END, left: MAX_RECORD, quotes, stray: None };
         let mut builder = ReaderBuilder::new();
         // The crate's own reading of CRLF miscounts lines.
         let builder = builder.delimiter(delimiter).terminator(Terminator::Any(b'\n'));
@@ -134,7 +184,13 @@ impl Records {
                 let what = format!("longer than {} MiB; does a quoted field not end?", MAX_RECORD >> 20);
                 Error::failed(format!("{}: the record after line {start} is {what}", self.path.display()))
             }
-            csv::ErrorKind::Io(error) => self.reader.get_ref().input.broken(&error),
+            csv::ErrorKind::Io(error) => match self.reader.get_ref().stray {
+                Some(line) => {
+                    let what = "text follows the closing quote of a field; a quote inside a quoted field is written twice";
+                    Error::failed(format!("{}: line {line}: {what}", self.path.display()))
+                }
+                None => self.reader.get_ref().input.broken(&error),
+            },
             kind => Error::failed(format!("{}: line {start}: {kind:?}", self.path.display())),
         })
     }

@@ -280,7 +280,7 @@ fn rating(cell: Cell) -> std::result::Result<f32, String> {
 pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> Result<Raw> {
     let asked = &options.columns;
     if asked.user.is_none() || asked.item.is_none() {
-        return Err(Error::usage("table: name the columns of users and of items"));
+        return Err(Error::usage("table: name the columns of users and of items (--user COLUMN --item COLUMN)"));
     }
     let forced = options.format.as_deref().map(Format::parse).transpose()?;
     let tables = files.iter().map(|path| Table::open(path, forced, asked)).collect::<Result<Vec<Table>>>()?;

@@ -22,6 +22,23 @@ fn write(path: &Path, columns: Vec<Column>) {
     ParquetWriter::new(File::create(path).unwrap()).with_row_group_size(Some(50_000)).finish(&mut frame).unwrap();
 }
 
+/// A field that begins with a quote must not swallow the rows up to the next one.
+#[test]
+fn stray_quotes_are_errors() {
+    let options = named(["u", "i", "t", "", "title", ""]);
+    let rows: String = (0..40_000).map(|n| format!("u{n},i{n},{n},T{n}\n")).collect();
+    for (what, stray) in [("a", "\"office chair"), ("b", "\"office\" chair"), ("c", "\"a\"\"b\" c")] {
+        let csv = format!("u,i,t,title\n{rows}a,b,1,{stray}\n{rows}a,b,1,\"lamp\n{rows}");
+        for text in [csv.clone(), csv.replace(',', "\t")] {
+            let message = error(&[("log.csv", text.as_bytes())], &options);
+            assert!(message.contains("log.csv: line ") && message.contains("closing quote"), "{what}: {message}");
+        }
+    }
+    let good = format!("u,i,t,title\n{rows}a,b,1,\"a\"\"b\"\r\n{rows}a,b,1,\"l\namp\"\nc,5\" nail,2,x\"y");
+    let dir = folder(&[("log.csv", good.as_bytes())]);
+    assert_eq!(events(&read_folder(dir.path(), read, &options, 0).unwrap()).len(), 80_003);
+}
+
 /// The same log and catalogue in all formats.
 #[test]
 fn formats_agree() {
