@@ -34,7 +34,7 @@ fn stray_quotes_are_errors() {
             assert!(message.contains("log.csv: line ") && message.contains("closing quote"), "{what}: {message}");
         }
     }
-    let good = format!("u,i,t,title\n{rows}a,b,1,\"a\"\"b\"\r\n{rows}a,b,1,\"l\namp\"\nc,5\" nail,2,x\"y");
+    let good = format!("u,i,t,title\n{rows}a,b,1,\"a\"\"b\"\r\n{rows}a,d,1,\"l\namp\"\nc,5\" nail,2,x\"y");
     let dir = folder(&[("log.csv", good.as_bytes())]);
     assert_eq!(events(&read_folder(dir.path(), read, &options, 0).unwrap()).len(), 80_003);
 }
