@@ -109,12 +109,14 @@ impl Input {
         let mut line = Vec::new();
         let mut input = Self::peek(path)?;
         let mut start = (&mut input.content).take(1 << 20);
-        // Blank lines are skipped when the file is read, too.
-        while start.read_until(b'\n', &mut line).map_err(|e| Error::failed(format!("{}: {e}", path.display())))? > 0
-            && line.iter().all(u8::is_ascii_whitespace)
-        {
-            line.clear();
-        }
+        let read = loop {
+            match start.read_until(b'\n', &mut line) {
+                // Blank lines are skipped when the file is read, too.
+                Ok(count) if count > 0 && line.iter().all(u8::is_ascii_whitespace) => line.clear(),
+                read => break read,
+            }
+        };
+        read.map_err(|e| input.broken(&e))?;
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).trim_start_matches('\u{feff}').to_string())
     }
 
