@@ -47,11 +47,13 @@ fn bpr() {
     }
 }
 
+type Matrix = Param<Tensor<Dispatch, 2>>;
+
 /// Calls `matrix` and `vector` with each parameter and its name in the fixture. Torch keeps a linear layer's weight as [out, in],
 /// burn as [in, out]; `true` says so.
 fn for_each_parameter(
     model: &mut SasRec<Dispatch>,
-    matrix: &mut dyn FnMut(&str, &mut Param<Tensor<Dispatch, 2>>, bool),
+    matrix: &mut dyn FnMut(&str, &mut Matrix, bool),
     vector: &mut dyn FnMut(&str, &mut Param<Tensor<Dispatch, 1>>),
 ) {
     matrix("items", &mut model.items, false);
