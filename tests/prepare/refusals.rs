@@ -302,7 +302,9 @@ fn bad_movielens_and_openp5_are_named() {
             wrong.push(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)));
         }
     }
-    let cases: Vec<(&str, [(&str, Vec<u8>); 2], Vec<&str>)> = vec![
+    // What is wrong, two files, and the words that must be in the error.
+    type Case = (&'static str, [(&'static str, Vec<u8>); 2], Vec<&'static str>);
+    let cases: Vec<Case> = vec![
         ("movielens", set(&good, 0, with(ratings("::"), 5, "1:5:5:978300760")), vec!["ratings.dat", "line 5"]),
         ("movielens", set(&good, 0, text(ratings(":"))), vec!["ratings.dat"]),
         (
