@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use burn::train::Interrupter;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 
@@ -51,57 +51,9 @@ enum Command {
     /// Raw data to a corpus
     Prepare(PrepareArgs),
     /// Train a run, or go on with it
-    Train {
-        /// The run file
-        run: PathBuf,
-        /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
-        /// The run directory; runs/<name of the run file> by default
-        #[arg(long)]
-        out: Option<PathBuf>,
-        /// Overrides the run file: key.path=value
-        #[arg(long, value_name = "KEY=VALUE")]
-        set: Vec<String>,
-        /// Go on from the last checkpoint
-        #[arg(long)]
-        resume: bool,
-        /// Stop after this many optimiser steps of the run (its schedule stays)
-        #[arg(long)]
-        max_steps: Option<usize>,
-        /// tui on a terminal, else plain
-        #[arg(long, value_enum)]
-        ui: Option<UiName>,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Train(RunArgs),
     /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
-    Align {
-        /// The run file
-        run: PathBuf,
-        /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
-        /// The run directory; runs/<name of the run file> by default
-        #[arg(long)]
-        out: Option<PathBuf>,
-        /// Overrides the run file: key.path=value
-        #[arg(long, value_name = "KEY=VALUE")]
-        set: Vec<String>,
-        /// Go on from the last checkpoint
-        #[arg(long)]
-        resume: bool,
-        /// Stop after this many optimiser steps of the run (its schedule stays)
-        #[arg(long)]
-        max_steps: Option<usize>,
-        /// plain or none; there is no dashboard
-        #[arg(long, value_enum)]
-        ui: Option<UiName>,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Align(RunArgs),
     /// Rank a split with a trained run
     Evaluate {
         /// The run directory
@@ -234,6 +186,34 @@ enum Command {
     },
 }
 
+/// What the commands that train take.
+#[derive(Args)]
+struct RunArgs {
+    /// The run file
+    run: PathBuf,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    backend: BackendName,
+    /// The run directory; runs/<name of the run file> by default
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Overrides the run file: key.path=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on from the last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Stop after this many optimiser steps of the run (its schedule stays)
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// tui on a terminal, else plain; align has no tui
+    #[arg(long, value_enum)]
+    ui: Option<UiName>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy)]
 enum RankerName {
     Counting(Baseline),
@@ -303,7 +283,7 @@ impl Command {
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
             Self::Prepare(arguments) => arguments.run(),
-            Self::Train { run, backend, out, set, resume, max_steps, ui, json } => {
+            Self::Train(RunArgs { run, backend, out, set, resume, max_steps, ui, json }) => {
                 let config = RunConfig::open(&run, &set)?;
                 let out = out.unwrap_or_else(|| run_directory(&run));
                 let ui = match ui {
@@ -334,7 +314,7 @@ impl Command {
                     report.peak_memory_bytes >> 20
                 ))
             }
-            Self::Align { run, backend, out, set, resume, max_steps, ui, json } => {
+            Self::Align(RunArgs { run, backend, out, set, resume, max_steps, ui, json }) => {
                 let config = AlignConfig::open(&run, &set)?;
                 let out = out.unwrap_or_else(|| run_directory(&run));
                 let ui = match ui {

@@ -104,7 +104,7 @@ impl FileDigest {
         let mut hash = Sha256::new();
         let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, bytes, sha256: hash.finalize().iter().map(|b| format!("{b:02x}")).collect() })
+        Ok(Self { name, bytes, sha256: crate::files::hex(&hash.finalize()) })
     }
 }
 

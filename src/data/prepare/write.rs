@@ -312,9 +312,13 @@ fn sortable_frame(rows: &[WindowRow]) -> Result<DataFrame> {
 }
 
 fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
-    let mut frame = sortable_frame(rows)?;
-    let seconds: Vec<Option<i64>> = rows.iter().map(|w| timed.then(|| w.time.div_euclid(1000))).collect();
-    let _ = frame.drop_in_place("time").context("windows")?;
+    in_seconds(sortable_frame(rows)?, timed)
+}
+
+/// The columns of a windows table: `timestamp` in place of `time`.
+fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
+    let times = i64s(&frame.drop_in_place("time").context("windows")?.into_frame(), "time")?;
+    let seconds: Vec<Option<i64>> = times.into_iter().map(|time| timed.then(|| time.div_euclid(1000))).collect();
     frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
     Ok(frame)
 }
@@ -330,10 +334,7 @@ fn write_by_time(mut waiting: Shards, tables: &mut [Table; 3]) -> Result<()> {
             continue;
         }
         let order = SortMultipleOptions::default().with_maintain_order(true);
-        let sorted = collect(frame.lazy().sort(["time"], order))?;
-        let seconds: Vec<Option<i64>> = i64s(&sorted, "time")?.into_iter().map(|time| Some(time.div_euclid(1000))).collect();
-        let mut frame = sorted.select(["user", "start", "len"]).context("windows")?;
-        frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
+        let frame = in_seconds(collect(frame.lazy().sort(["time"], order))?, true)?;
         for (table, (from, to)) in tables.iter_mut().zip([(0, train), (train, valid), (valid, total)]) {
             let (from, to) = (from.clamp(done, done + frame.height()), to.clamp(done, done + frame.height()));
             table.append(frame.slice((from - done) as i64, to - from))?;

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Job;
 use crate::data::FileDigest;
 use crate::data::progress::check_stop;
+use crate::files::hex;
 use crate::{Context, Error, Result};
 
 /// A line longer than this is no line.
@@ -135,7 +136,7 @@ impl Input {
         io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.broken(&e))?;
         let name = self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
-        let sha256 = read.hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = hex(&read.hash.finalize());
         Ok(FileDigest { name, bytes: read.bytes, sha256 })
     }
 
