@@ -88,8 +88,11 @@ enum Command {
         /// The run directory
         run: PathBuf,
         /// A title, oldest first; repeat it
-        #[arg(long, required = true, value_name = "TITLE")]
+        #[arg(long, value_name = "TITLE")]
         history: Vec<String>,
+        /// A user of the corpus, for a run whose prompt has {user}
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
@@ -363,8 +366,8 @@ impl Command {
                     evaluation.users_per_second
                 ))
             }
-            Self::Recommend { run, history, k, backend, json } => {
-                let items = recipes::recommend(&run, &history, k, backend)?;
+            Self::Recommend { run, history, user, k, backend, json } => {
+                let items = recipes::recommend(&run, &history, user.as_deref(), k, backend)?;
                 if json {
                     return print_json(&json!({ "items": items }));
                 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::backend::BackendName;
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
-use crate::model::{LlamaConfig, Tune, Weights};
+use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weights};
 use crate::prior::{Baseline, Prior, UserPrior, fit};
 use crate::text::{Catalogue, ROOT};
 
@@ -23,11 +23,11 @@ fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
 }
 
 /// All logits are 0.
-fn constant_llama(device: &DispatchDevice) -> Llama<Dispatch> {
+fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     let mut model = llama(device);
     let head = model.lm_head.as_mut().unwrap();
     head.weight = head.weight.clone().map(|weight| weight.zeros_like());
-    model
+    model.into()
 }
 
 /// The synthetic corpus, with a token a word.
@@ -87,7 +87,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
 #[test]
 fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let model = ItemLanguageModel::from(llama(&device));
     let (corpus, catalogue) = corpus();
     let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
     let windows = &corpus.windows(Split::Test)[..4];
@@ -125,7 +125,7 @@ fn enumerated(catalogue: &Catalogue, alone: &[ItemScore], user: &UserPrior, weig
 #[test]
 fn the_search_with_a_prior_equals_enumeration() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let model = ItemLanguageModel::from(llama(&device));
     let (corpus, _) = corpus();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
     for _ in 0..6 {
@@ -137,7 +137,7 @@ fn the_search_with_a_prior_equals_enumeration() {
         let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
-        let alone = score(&model, &catalogue, &prompt, &items, &device);
+        let alone = score(&model.llm, &catalogue, &prompt, &items, &device);
         for scoring in [Scoring::Masked, Scoring::Full] {
             let decode = DecodeConfig { beams: items.len(), scoring, length_penalty: 0.0 };
             let priors = std::slice::from_ref(&user);

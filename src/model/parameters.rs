@@ -143,6 +143,21 @@ pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M
     }
 }
 
+/// The same values under ids from `first` upward, so that modules made apart can train together.
+pub(super) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
+    module.map(&mut Renumber(first))
+}
+
+struct Renumber(u64);
+
+impl<B: Backend> ModuleMapper<B> for Renumber {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let id = self.0;
+        self.0 += 1;
+        Param::initialized(id.into(), param.val())
+    }
+}
+
 struct Writer {
     path: Vec<String>,
     tensors: Vec<(String, Vec<usize>, Vec<u8>)>,

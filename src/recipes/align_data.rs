@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::cf::{Interactions, Vectors};
-use crate::config::{AlignConfig, Init};
+use crate::config::{AlignConfig, Init, QFormerSettings};
 use crate::data::Corpus;
 use crate::files::sha256;
 use crate::model::{BertConfig, QFormerConfig};
@@ -80,7 +80,7 @@ impl AlignData {
         let vectors = Vectors::open(path, &corpus)?;
         let text_dir = Path::new(&config.qformer.text);
         let tokenizer = BertTokenizer::from_dir(text_dir)?;
-        let qformer = qformer_config(config, text_dir, &tokenizer, vectors.dim)?;
+        let qformer = qformer_config(&config.qformer, text_dir, &tokenizer, vectors.dim)?;
         let digest = |path: &Path| Ok::<_, Error>(sha256(&fs::read(path).context(path.display())?));
         let identity = AlignIdentity {
             corpus: digest(&corpus_dir.join("corpus.toml"))?,
@@ -159,8 +159,13 @@ fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>>
     (0..count).map(|_| batch()).collect()
 }
 
-fn qformer_config(config: &AlignConfig, dir: &Path, tokenizer: &BertTokenizer, width: usize) -> Result<QFormerConfig> {
-    let settings = &config.qformer;
+/// The sizes of a Q-Former that reads vectors of `width`; `dir` is `settings.text`.
+pub(super) fn qformer_config(
+    settings: &QFormerSettings,
+    dir: &Path,
+    tokenizer: &BertTokenizer,
+    width: usize,
+) -> Result<QFormerConfig> {
     let mut text = BertConfig::from_dir(dir)?;
     let layers = settings.layers.unwrap_or(text.num_hidden_layers);
     if settings.init == Init::Pretrained {

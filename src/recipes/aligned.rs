@@ -47,13 +47,12 @@ impl AlignedConfig {
     }
 }
 
-/// Opens what phase 1 left in the run directory `run`.
+/// The sizes of what phase 1 left in the run directory `run`, and what it learnt from.
 ///
 /// # Errors
 /// A run that has not ended, a layout of another version, damaged files.
-pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
-    let dir = run.join(DIRECTORY);
-    let path = dir.join(CONFIG);
+pub fn read_config(run: &Path) -> Result<AlignedConfig> {
+    let path = run.join(DIRECTORY).join(CONFIG);
     let place = path.display();
     let text = fs::read_to_string(&path)
         .map_err(|e| Error::failed(format!("{place}: {e}; is {} a finished run of `align`?", run.display())))?;
@@ -65,6 +64,15 @@ pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(Align
     if config.projection == 0 || config.projection > 1 << 16 {
         return Err(Error::failed(format!("{place}: projection is {}, it must be between 1 and 2^16", config.projection)));
     }
+    Ok(config)
+}
+
+/// Opens what phase 1 left in the run directory `run`.
+///
+/// # Errors
+/// Those of [`read_config`]; damaged weights.
+pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
+    let config = read_config(run)?;
     let aligner = Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device)?;
-    Ok((config, load_module(&dir.join(WEIGHTS), aligner)?))
+    Ok((config, load_module(&run.join(DIRECTORY).join(WEIGHTS), aligner)?))
 }
