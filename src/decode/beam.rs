@@ -200,7 +200,7 @@ fn run_pending<B: Backend>(
 }
 
 /// Rows of `[batch, seq, hidden]`, flattened.
-fn select<B: Backend>(hidden: Tensor<B, 3>, at: Vec<usize>, device: &B::Device) -> Tensor<B, 2> {
+pub(super) fn select<B: Backend>(hidden: Tensor<B, 3>, at: Vec<usize>, device: &B::Device) -> Tensor<B, 2> {
     let [batch, seq, width] = hidden.dims();
     let index: Vec<i32> = at.iter().map(|&a| a as i32).collect();
     let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [at.len()]), device);

@@ -157,3 +157,67 @@ fn the_search_with_a_prior_equals_enumeration() {
         }
     }
 }
+
+/// Prompts of several lengths.
+fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
+    [4, 1, 7, 2].map(|length| (0..length).map(|_| rng.random_range(3..96)).collect()).to_vec()
+}
+
+/// Log-probabilities of the tokens after `sequence`, run by itself.
+fn next_token(model: &Llama<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
+    let seq = sequence.len();
+    let positions: Vec<u32> = (0..seq as u32).collect();
+    let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
+    let hidden = model.forward(model.embed(tokens), &positions, crate::model::causal_mask(seq, device), None).hidden;
+    let [_, _, width] = hidden.dims();
+    let logits = host(model.logits(hidden.narrow(1, seq - 1, 1).reshape([1, width]), None));
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+}
+
+#[test]
+fn generating_equals_running_the_whole_sequence_each_time() {
+    let device = BackendName::Cpu.device().unwrap();
+    let model = llama(&device);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(8);
+    let prompts = prompts(&mut rng);
+    let alone = |prompt: &Vec<u32>, eos: u32| {
+        let mut sequence = prompt.clone();
+        while sequence.len() < prompt.len() + 12 {
+            let log_probs = next_token(&model, &sequence, &device);
+            let best = (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap() as u32;
+            if best == eos {
+                break;
+            }
+            sequence.push(best);
+        }
+        sequence.split_off(prompt.len())
+    };
+    // No end, and an end that the second text meets on its way.
+    let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
+    assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
+    let eos = free[1][5];
+    let texts = generate(&model, &prompts, 12, eos, &device);
+    assert_eq!(texts, prompts.iter().map(|prompt| alone(prompt, eos)).collect::<Vec<_>>());
+    assert!(texts[1].len() <= 5 && texts.iter().all(|text| !text.contains(&eos)));
+    assert_eq!(generate(&model, &prompts, 3, u32::MAX, &device), free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>());
+    assert_eq!(generate(&model, &prompts, 0, eos, &device), vec![Vec::<u32>::new(); 4]);
+    assert!(generate(&model, &[], 3, eos, &device).is_empty());
+}
+
+#[test]
+fn likelihoods_are_those_of_the_tokens_one_by_one() {
+    let device = BackendName::Cpu.device().unwrap();
+    let model = llama(&device);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
+    let prompts = prompts(&mut rng);
+    let targets: Vec<Vec<u32>> = [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
+    for ((prompt, target), found) in prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device)) {
+        let steps = (0..target.len()).map(|t| {
+            let before = [prompt.as_slice(), &target[..t]].concat();
+            next_token(&model, &before, &device)[target[t] as usize]
+        });
+        let expected: f64 = steps.sum();
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
+    }
+}
