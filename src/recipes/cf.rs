@@ -7,7 +7,7 @@ use burn::DispatchDevice;
 use serde::Serialize;
 
 use crate::backend::{BackendName, Concrete};
-use crate::cf::{Method, Model, Settings, Trained, train};
+use crate::cf::{Distribution, Method, Model, Settings, Trained, train};
 use crate::data::{Corpus, Split};
 use crate::evaluate::{Summary, evaluate_collaborative, summarise};
 use crate::{Context, Error, Result};
@@ -42,6 +42,8 @@ pub struct CfReport {
     pub seconds: f64,
     /// ALS: the objective; else the mean loss of the epoch kept.
     pub loss: f64,
+    /// As a prior: what scores are divided by, chosen on the validation windows.
+    pub temperature: f64,
     /// Of the file.
     pub sha256: String,
     /// On the validation windows, where there are any.
@@ -70,17 +72,18 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
     let trained = fit(&settings, &corpus, corpus_dir, options.backend, say)?;
     let valid_ndcg_at_10 = valid_ndcg(&trained.model, &corpus);
     let seconds = started.elapsed().as_secs_f64();
-    let vectors = trained.model.vectors();
-    let sha256 = vectors.save(out, &corpus, &settings)?;
+    let ranker = Distribution::new(trained.model, &corpus);
+    let sha256 = ranker.save(out, &corpus, &settings)?;
     Ok(CfReport {
         name: options.method.to_string(),
         out: out.to_path_buf(),
         users: corpus.users(),
         items: corpus.items.len(),
-        dim: vectors.dim,
+        dim: settings.dim(),
         epoch: trained.epoch,
         seconds,
         loss: trained.loss,
+        temperature: ranker.temperature(),
         sha256,
         valid_ndcg_at_10,
     })

@@ -112,8 +112,8 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
-    let prior = run.config.prior.map(|prior| PriorConfig { weight, ..prior });
-    match prior {
+    let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
+    match prior.clone() {
         Some(prior) if tried.len() > 1 => {
             ChosenPrior { prior, step: run.step, windows: windows.len(), tried: tried.clone() }.write(dir)?;
         }

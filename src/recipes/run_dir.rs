@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Concrete;
-use crate::config::{PriorConfig, RunConfig, TuneKind};
+use crate::cf::Distribution;
+use crate::config::{PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
 use crate::log::log;
@@ -99,8 +100,8 @@ pub struct Material {
 }
 
 impl Material {
-    /// Opens what `config` names.
-    pub fn open(config: &RunConfig) -> Result<Self> {
+    /// Opens what `config` names; a prior's network ranks on `device`.
+    pub fn open(config: &RunConfig, device: &DispatchDevice) -> Result<Self> {
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
@@ -115,11 +116,22 @@ impl Material {
             prompt: sha256(prompt.render([HISTORY].into_iter()).as_bytes()),
         };
         let context = llm.config.max_position_embeddings;
-        let prior =
-            config.prior.map(|prior| Prior::new(fit(prior.ranker, &corpus), &catalogue.trie, prior.weight, prior.smoothing));
+        let prior = config.prior.as_ref().map(|prior| open_prior(prior, &corpus, &catalogue, device)).transpose()?;
         let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context, prior };
         Ok(Self { ranking, llama: llm.config, weights: llm.weights, identity })
     }
+}
+
+fn open_prior(config: &PriorConfig, corpus: &Corpus, catalogue: &Catalogue, device: &DispatchDevice) -> Result<Prior> {
+    let (trie, weight, smoothing) = (&catalogue.trie, config.weight, config.smoothing);
+    Ok(match config.ranker {
+        RankerName::Counting(baseline) => Prior::new(fit(baseline, corpus), trie, weight, smoothing),
+        RankerName::Collaborative(method) => {
+            let path = Path::new(config.vectors.as_deref().unwrap_or_default());
+            let ranker = Distribution::<Concrete>::open(path, method, corpus, device).context("prior.vectors")?;
+            Prior::new(ranker, trie, weight, smoothing)
+        }
+    })
 }
 
 /// What a checkpoint of `config`'s run holds.
@@ -284,7 +296,7 @@ impl ChosenPrior {
     }
 
     /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it was chosen for.
-    fn read(dir: &Path, prior: PriorConfig, step: usize) -> Result<Option<Self>> {
+    fn read(dir: &Path, prior: &PriorConfig, step: usize) -> Result<Option<Self>> {
         let path = dir.join(PRIOR);
         if !path.is_file() {
             return Ok(None);
@@ -292,7 +304,7 @@ impl ChosenPrior {
         let text = fs::read_to_string(&path).context(path.display())?;
         let chosen: Self = serde_json::from_str(&text).context(path.display())?;
         PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
-        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior }) == prior {
+        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
             return Ok(Some(chosen));
         }
         log(format_args!(
@@ -312,7 +324,7 @@ impl ChosenPrior {
 /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's paths now hold.
 pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     let config = read_config(dir)?;
-    let material = Material::open(&config)?;
+    let material = Material::open(&config, device)?;
     check_identity(dir, &material.identity, &config)?;
     let trained = trained(&config, &material.ranking.tokenizer);
     let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
@@ -325,7 +337,7 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     let llm = Llama::load(&material.llama, material.weights, tune, device)?;
     let llm = trained.load(&weights, llm, device)?;
     let mut ranking = material.ranking;
-    if let (Some(config), Some(prior)) = (config.prior, &mut ranking.prior)
+    if let (Some(config), Some(prior)) = (&config.prior, &mut ranking.prior)
         && let Some(chosen) = ChosenPrior::read(dir, config, step)?
     {
         prior.weight = chosen.prior.weight;

@@ -94,7 +94,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
     }
     let device = options.backend.device()?;
-    let Material { ranking, llama, weights, identity } = Material::open(config)?;
+    let Material { ranking, llama, weights, identity } = Material::open(config, &device)?;
 
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
@@ -103,7 +103,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     };
     let mut train = examples(&ranking, &windows)?;
     let mut valid_examples = examples(&ranking, &valid)?;
-    if let (Some(prior), Some(true)) = (&ranking.prior, config.prior.map(|prior| prior.in_loss)) {
+    if let (Some(prior), Some(true)) = (&ranking.prior, config.prior.as_ref().map(|prior| prior.in_loss)) {
         add_prior(prior, &ranking, Split::Train, &windows, &mut train);
         add_prior(prior, &ranking, Split::Valid, &valid, &mut valid_examples);
     }
