@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Concrete;
 use crate::cf::Distribution;
-use crate::config::{PriorConfig, RankerName, RunConfig, TuneKind};
+use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
 use crate::log::log;
@@ -152,6 +152,10 @@ pub struct OpenRun {
     pub llm: Llama<Concrete>,
     /// The optimiser step it is of.
     pub step: usize,
+    /// SHA-256 of its prior's vectors, if it has any.
+    pub prior_vectors: Option<String>,
+    /// How its prior's weight was chosen, if it was.
+    pub chosen: Option<ChosenPrior>,
 }
 
 /// Writes `run.toml` and `identity.json` of a new run.
@@ -270,8 +274,13 @@ pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
 pub struct ChosenPrior {
     /// The run file's, with the chosen weight.
     pub prior: PriorConfig,
+    /// SHA-256 of its vectors, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
+    /// How they ranked.
+    pub decode: DecodeConfig,
     /// Windows ranked.
     pub windows: usize,
     /// All weights that were tried.
@@ -296,7 +305,7 @@ impl ChosenPrior {
     }
 
     /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it was chosen for.
-    fn read(dir: &Path, prior: &PriorConfig, step: usize) -> Result<Option<Self>> {
+    fn read(dir: &Path, prior: &PriorConfig, vectors: &Option<String>, step: usize) -> Result<Option<Self>> {
         let path = dir.join(PRIOR);
         if !path.is_file() {
             return Ok(None);
@@ -304,11 +313,12 @@ impl ChosenPrior {
         let text = fs::read_to_string(&path).context(path.display())?;
         let chosen: Self = serde_json::from_str(&text).context(path.display())?;
         PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
-        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
+        let same = chosen.step == step && chosen.vectors == *vectors;
+        if same && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
             return Ok(Some(chosen));
         }
         log(format_args!(
-            "note: {} was chosen for another prior or step than the run's; its weight {} is not used but run.toml's, {}",
+            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is not used but run.toml's, {}",
             path.display(),
             chosen.prior.weight,
             prior.weight
@@ -337,10 +347,12 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     let llm = Llama::load(&material.llama, material.weights, tune, device)?;
     let llm = trained.load(&weights, llm, device)?;
     let mut ranking = material.ranking;
-    if let (Some(config), Some(prior)) = (&config.prior, &mut ranking.prior)
-        && let Some(chosen) = ChosenPrior::read(dir, config, step)?
-    {
-        prior.weight = chosen.prior.weight;
+    let path = config.prior.as_ref().and_then(|prior| prior.vectors.as_deref());
+    let prior_vectors = path.map(|path| Ok::<_, Error>(sha256(&fs::read(path).context(path)?))).transpose()?;
+    let mut chosen = None;
+    if let (Some(config), Some(prior)) = (&config.prior, &mut ranking.prior) {
+        chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
+        prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, llm, step })
+    Ok(OpenRun { config, ranking, llm, step, prior_vectors, chosen })
 }

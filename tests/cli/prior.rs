@@ -110,6 +110,12 @@ fn its_weight_is_chosen_on_valid() {
     assert_eq!(lab.json("evaluate run --prior-weight 0.3")["prior"]["weight"], 0.3);
     assert_eq!(lab.json("evaluate run")["prior"]["weight"], *weight, "one weight chooses nothing");
 
+    let note = |line: &str| String::from_utf8_lossy(&lab.ok(line).stderr).into_owned();
+    let stderr = note("evaluate run --beams 3");
+    assert!(stderr.contains("5 beams") && stderr.contains("3 beams"), "{stderr}");
+    assert!(!note("evaluate run").contains("chosen with"));
+    assert!(!note("evaluate run --beams 3 --prior-weight 1").contains("chosen with"));
+
     let written = lab.read("run/prior.json");
     lab.edit("run/prior.json", "\"step\": 10", "\"step\": 9");
     let output = lab.ok("evaluate run --json");
