@@ -1,4 +1,4 @@
-//! `itemlm cf NAME CORPUS --out FILE`, and the collaborative names of `itemlm baseline`.
+//! `itemlm cf NAME CORPUS --out FILE`
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::backend::{BackendName, Concrete};
 use crate::cf::{Distribution, Method, Model, Settings, Trained, train};
 use crate::data::{Corpus, Split};
-use crate::evaluate::{Summary, evaluate_collaborative, summarise};
+use crate::evaluate::{evaluate_collaborative, summarise};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -51,15 +51,6 @@ pub struct CfReport {
     pub valid_ndcg_at_10: Option<f64>,
 }
 
-/// How a baseline ranked.
-#[derive(Debug, Clone)]
-pub struct BaselineReport {
-    /// All, cold and warm targets.
-    pub summary: Summary,
-    /// Ranked windows a second, training not counted.
-    pub users_per_second: f64,
-}
-
 /// Trains on a corpus's training windows and writes the vectors of its items and users to `out`.
 ///
 /// # Errors
@@ -89,30 +80,8 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
     })
 }
 
-/// Trains on a corpus's training windows and ranks the first `limit` windows of a split.
-///
-/// # Errors
-/// As [`cf`]; a split without windows.
-pub fn collaborative_baseline(
-    corpus_dir: &Path,
-    split: Split,
-    limit: Option<usize>,
-    options: &CfOptions,
-    say: &mut dyn FnMut(&str),
-) -> Result<BaselineReport> {
-    let settings = Settings::parse(options.method, &options.set)?;
-    let corpus = Corpus::open(corpus_dir)?;
-    if corpus.windows(split).is_empty() {
-        return Err(Error::failed(format!("{}: the {split} split has no window", corpus_dir.display())));
-    }
-    let trained = fit(&settings, &corpus, corpus_dir, options.backend, say)?;
-    let started = Instant::now();
-    let outcomes = evaluate_collaborative(&trained.model, &corpus, split, limit);
-    let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
-    Ok(BaselineReport { summary: summarise(&outcomes, 0), users_per_second })
-}
-
-fn fit(
+/// Trains with a corpus's validation windows.
+pub(super) fn fit(
     settings: &Settings,
     corpus: &Corpus,
     corpus_dir: &Path,
