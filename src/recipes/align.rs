@@ -298,7 +298,7 @@ impl Step<'_> {
         let grad_norm = clip_grad_norm(&aligner, &mut grads, config.train.max_grad_norm);
         self.finite("gradient norm", grad_norm)?;
         let aligner = WeightDecay::apply(aligner, &grads, self.lr * config.train.weight_decay);
-        let aligner = optimizer.step(self.lr, aligner, grads);
+        let aligner = optimizer.step(self.lr, aligner, grads).clamp_temperatures();
         healthy(self.number)?;
         Ok((aligner, Done { loss, parts, grad_norm, samples, tokens }))
     }
