@@ -34,6 +34,27 @@ pub struct Aligner<B: Backend> {
 }
 
 impl<B: Backend> Aligner<B> {
+    /// Names and shapes of the parameters that hold every size of an aligner.
+    pub fn sizes(config: &QFormerConfig, width: usize) -> Vec<(String, Vec<usize>)> {
+        let (text, hidden) = (&config.text, config.text.hidden_size);
+        let mut sizes = vec![
+            ("qformer.query_tokens".to_string(), vec![1, config.queries, hidden]),
+            ("qformer.vector_norm.gamma".to_string(), vec![config.vector_width]),
+            ("qformer.embeddings.words".to_string(), vec![text.vocab_size + 1, hidden]),
+            ("qformer.embeddings.positions".to_string(), vec![text.max_position_embeddings, hidden]),
+            ("query_projection.weight".to_string(), vec![width, hidden]),
+        ];
+        for layer in 0..text.num_hidden_layers {
+            let name = |part: &str| format!("qformer.layers.{layer}.{part}.weight");
+            sizes.push((name("attention.query"), vec![hidden, hidden]));
+            sizes.push((name("text_feed_forward.intermediate"), vec![text.intermediate_size, hidden]));
+            if layer.is_multiple_of(config.cross_attention_every) {
+                sizes.push((name("cross_attention.key"), vec![hidden, config.vector_width]));
+            }
+        }
+        sizes
+    }
+
     /// As [`QFormer::new`]; the heads start as torch's linear layers: uniform in ±1/√hidden. `width` is that of the space of contrast.
     ///
     /// # Errors

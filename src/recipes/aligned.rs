@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::align_data::AlignIdentity;
 use crate::files::write_atomic;
-use crate::model::{Aligner, QFormerConfig, load_module};
+use crate::model::{Aligner, QFormerConfig, load_module_of};
 use crate::{Context, Error, Result};
 
 /// The weights' file, in a checkpoint as well.
@@ -65,6 +65,8 @@ pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(Align
     if config.projection == 0 || config.projection > 1 << 16 {
         return Err(Error::failed(format!("{place}: projection is {}, it must be between 1 and 2^16", config.projection)));
     }
-    let aligner = Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device)?;
-    Ok((config, load_module(&dir.join(WEIGHTS), aligner)?))
+    let sizes = Aligner::<B>::sizes(&config.qformer, config.projection);
+    let make = || Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device);
+    let aligner = load_module_of(&dir.join(WEIGHTS), &sizes, make)?;
+    Ok((config, aligner))
 }
