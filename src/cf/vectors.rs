@@ -156,6 +156,19 @@ impl Vectors {
         }
     }
 
+    /// SHA-256 of the two files of ids beside `path`.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn ids_digest(path: &Path) -> Result<String> {
+        let mut both = Vec::new();
+        for (_, kind) in KINDS {
+            let file = ids_file(path, kind);
+            both.extend(fs::read(&file).context(file.display())?);
+        }
+        Ok(sha256(&both))
+    }
+
     /// An item's vector, `[dim]`.
     ///
     /// # Panics

@@ -371,7 +371,9 @@ fn check_identity(dir: &Path, found: &AlignIdentity, config: &AlignConfig) -> Re
     for (what, was, is, place) in [
         ("corpus", &trained.corpus, &found.corpus, &config.data.corpus),
         ("set of vectors", &trained.vectors, &found.vectors, &config.data.vectors),
+        ("set of ids", &trained.ids, &found.ids, &config.data.vectors),
         ("tokenizer", &trained.tokenizer, &found.tokenizer, &config.qformer.text),
+        ("Q-Former", &trained.qformer, &found.qformer, &config.qformer.text),
     ] {
         if was != is {
             return Err(run_dir::differs(dir, what, place));

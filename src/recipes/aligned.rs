@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors and tokenizer; `[qformer]`: sizes |
+//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
 //! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields; phase 2 needs those that begin with `qformer.` |
 
 use std::fs;

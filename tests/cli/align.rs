@@ -194,6 +194,10 @@ fn refusals() {
     lab.refused("align align.toml --out new --set qformer.max_text_tokens=25", 2, &["max_text_tokens", "24"]);
     let odd = "--set qformer.init=random --set qformer.hidden_size=30";
     lab.refused(&format!("align align.toml --out new {odd}"), 2, &["hidden_size 30"]);
+    let config = lab.read("bert/config.json");
+    lab.edit("bert/config.json", "\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": 1e-11");
+    lab.refused("align align.toml --out run --resume", 1, &["Q-Former", "bert"]);
+    lab.write("bert/config.json", config);
     lab.ok("cf als corpus --out als.safetensors --set dim=5");
     lab.refused("align align.toml --out run --resume", 1, &["als.safetensors"]);
     assert!(open_aligned::<burn::Dispatch>(&lab.path("run"), &BackendName::Cpu.device().unwrap()).is_err());
