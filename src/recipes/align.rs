@@ -274,7 +274,8 @@ impl Step<'_> {
                     matching: loss.item_text_matching,
                 };
                 let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-                let negatives = |similarity: &[f32]| hard_negatives(similarity, texts.len(), &mut rng);
+                let tokens: Vec<&[u32]> = texts.iter().map(|text| text.tokens.as_slice()).collect();
+                let negatives = |similarity: &[f32]| hard_negatives(similarity, &tokens, &mut rng);
                 item_text_losses(&aligner, vectors, &text, &weights, loss.label_smoothing, negatives)
             }
             Work::Pairs { items, users } => {
