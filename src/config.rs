@@ -7,11 +7,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod align;
+mod prior;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
+pub use prior::{PriorConfig, RankerName};
 
 use crate::model::LoraConfig;
-use crate::prior::Baseline;
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
@@ -37,7 +38,7 @@ pub struct RunConfig {
     /// How items are ranked.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// What counts say beside the LLM.
+    /// What a ranker without text says beside the LLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
@@ -336,43 +337,6 @@ pub enum Scoring {
     Full,
 }
 
-/// `[prior]`, as [`crate::prior`] defines it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PriorConfig {
-    /// Whose distribution over the items.
-    pub ranker: Baseline,
-    /// What the logarithm of a token's share is multiplied by; `evaluate --split valid --prior-weight A,B,…` chooses another.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// The part of the probability that is spread evenly over the items.
-    #[serde(default = "smoothing")]
-    pub smoothing: f64,
-    /// Train with it as well, so that the LLM learns what the ranker does not know.
-    #[serde(default)]
-    pub in_loss: bool,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and clothing (.9).
-fn smoothing() -> f64 {
-    0.5
-}
-
-impl PriorConfig {
-    /// # Errors
-    /// A weight that no logits could stand.
-    pub fn check_weight(weight: f64, key: &str) -> Result<()> {
-        match (0.0..=1000.0).contains(&weight) {
-            true => Ok(()),
-            false => Err(Error::usage(format!("{key} is {weight}, it must be between 0 and 1000"))),
-        }
-    }
-}
-
 impl RunConfig {
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
@@ -432,10 +396,7 @@ impl RunConfig {
             return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
         }
         if let Some(prior) = &self.prior {
-            PriorConfig::check_weight(prior.weight, "prior.weight")?;
-            if !(1e-6..=1.0).contains(&prior.smoothing) {
-                return Err(Error::usage(format!("prior.smoothing is {}, it must be between 1e-6 and 1", prior.smoothing)));
-            }
+            prior.validate()?;
             if prior.in_loss && self.loss.kind == LossKind::Lml {
                 return Err(Error::usage(
                     "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which no ranker knows",
@@ -482,6 +443,7 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prior::Baseline;
 
     const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
 
@@ -521,7 +483,10 @@ mod tests {
             ("items.vectors=v", "items.vectors"),
             ("items.beside_text=false", "beside_text"),
             ("llm.tune=frozen", "nothing would train"),
-            ("prior.ranker=als", "als"),
+            ("prior.ranker=lda", "lda"),
+            ("prior.ranker=als", "itemlm cf als"),
+            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
+            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
             ("prior.weight=1", "ranker"),
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
@@ -540,7 +505,8 @@ mod tests {
     fn a_prior() {
         let set = ["prior.ranker=cooccurrence".to_string()];
         let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
-        let expected = PriorConfig { ranker: Baseline::Cooccurrence, weight: 1.0, smoothing: 0.5, in_loss: false };
+        let ranker = RankerName::Counting(Baseline::Cooccurrence);
+        let expected = PriorConfig { ranker, vectors: None, weight: 1.0, smoothing: 0.5, in_loss: false };
         assert_eq!(config.prior, Some(expected));
         assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
         let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);

@@ -9,10 +9,12 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::backend::BackendName;
+use crate::cf::{Distribution, Method, Settings, train};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
+use crate::evaluate::rank_collaborative;
 use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weights};
-use crate::prior::{Baseline, Prior, UserPrior, fit};
+use crate::prior::{Baseline, ItemScores, Prior, UserPrior, fit};
 use crate::text::{Catalogue, ROOT};
 
 fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
@@ -45,16 +47,47 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
+fn linked(ranker: &dyn ItemScores, history: &[u32]) -> usize {
+    ranker.scores(history).iter().filter(|&&score| score > 0.0).count()
+}
+
+/// A short training on the corpus.
+fn distribution(method: Method, corpus: &Corpus) -> Distribution<Dispatch> {
+    let sets: &[&str] = match method {
+        Method::Als => &["dim=8"],
+        Method::Bpr => &["dim=8", "epochs=2", "learning_rate=0.05"],
+        Method::Sasrec => &["dim=8", "epochs=2", "max_len=6"],
+    };
+    let settings = Settings::parse(method, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap();
+    let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
+    let trained = train::<Dispatch>(&settings, corpus, &device, &mut |_| Ok(None), &mut |_| {}).unwrap();
+    Distribution::new(trained.model, corpus)
+}
+
 #[test]
 fn with_a_constant_llm_the_ranking_is_the_rankers() {
     let device = BackendName::Cpu.device().unwrap();
     let model = constant_llama(&device);
     let (corpus, catalogue) = corpus();
     let items = corpus.items.len();
+    let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
+    // The prior, and for each history how many items the ranker knows of and its ranking.
+    let mut rankers: Vec<(String, Prior, Vec<usize>, Vec<Vec<u32>>)> = Vec::new();
     for baseline in [Baseline::Cooccurrence, Baseline::Markov, Baseline::Popularity] {
         let ranker = fit(baseline, &corpus);
-        let prior = Prior::new(ranker.clone(), &catalogue.trie, 1.0, 0.2);
-        let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
+        let rankings = histories.iter().map(|history| ranker.rank(history, items)).collect();
+        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
+        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        rankers.push((baseline.to_string(), prior, linked, rankings));
+    }
+    for method in [Method::Als, Method::Bpr, Method::Sasrec] {
+        let ranker = distribution(method, &corpus);
+        let rankings = rank_collaborative(ranker.model(), &corpus, &histories, items);
+        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
+        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        rankers.push((method.to_string(), prior, linked, rankings));
+    }
+    for (name, prior, linked, rankings) in rankers {
         let priors: Vec<UserPrior> = histories.iter().map(|history| prior.after(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
@@ -67,20 +100,19 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             assert_eq!(few.len(), 10);
         }
         let mut compared = 0;
-        for ((found, user), history) in ranked.iter().zip(&priors).zip(&histories) {
+        for (n, (found, user)) in ranked.iter().zip(&priors).enumerate() {
             assert_eq!(found.len(), items);
             for ranked in found {
                 assert!((ranked.log_prob - user.mass(ranked.leaf).ln()).abs() < 1e-6, "the log-probability is the ranker's");
             }
             // The ranker breaks ties by popularity, the search by the trie: equal up to ties.
-            let linked = ranker.scores(history).iter().filter(|&&score| score > 0.0).count();
-            compared += linked;
-            for (ranked, item) in found.iter().zip(ranker.rank(history, linked)) {
+            compared += linked[n];
+            for (ranked, &item) in found.iter().zip(&rankings[n]).take(linked[n]) {
                 let (found, expected) = (user.mass(ranked.leaf), user.mass(catalogue.trie.leaf(item)));
-                assert!((found - expected).abs() < 1e-9, "{baseline}: {found} instead of {expected}");
+                assert!((found - expected).abs() < 1e-9, "{name}: {found} instead of {expected}");
             }
         }
-        assert!(compared > 0, "{baseline}: nothing was linked");
+        assert!(compared > 0, "{name}: nothing was linked");
     }
 }
 
@@ -89,14 +121,17 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let device = BackendName::Cpu.device().unwrap();
     let model = ItemLanguageModel::from(llama(&device));
     let (corpus, catalogue) = corpus();
-    let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
+    let counts = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
+    let vectors = Prior::new(distribution(Method::Bpr, &corpus), &catalogue.trie, 0.0, 0.1);
     let windows = &corpus.windows(Split::Test)[..4];
-    let priors: Vec<UserPrior> = windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
     let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![7 + n, 50, 3 + n]).collect();
     for scoring in [Scoring::Masked, Scoring::Full] {
         let decode = DecodeConfig { beams: 10, scoring, length_penalty: 0.5 };
         let alone = search(&model, &catalogue, &prompts, &[], &decode, &device);
-        assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
+        for prior in [&counts, &vectors] {
+            let priors: Vec<UserPrior> = windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
+            assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
+        }
     }
 }
 

@@ -135,7 +135,26 @@ pub fn save_module<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name.
 pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M> {
-    let mut reader = Reader { path: Vec::new(), weights: safetensors::open_file(path)?, error: None };
+    read_module(safetensors::open_file(path)?, module)
+}
+
+/// As [`load_module`] into what `make` makes, once the file has tensors of these names and shapes: a module whose sizes a file decides
+/// is not to be allocated before the weights are known to be that large.
+///
+/// # Errors
+/// Those of [`load_module`] and of `make`.
+pub fn load_module_of<B: Backend, M: Module<B>>(
+    path: &Path,
+    sizes: &[(String, Vec<usize>)],
+    make: impl FnOnce() -> Result<M>,
+) -> Result<M> {
+    let weights = safetensors::open_file(path)?;
+    sizes.iter().try_for_each(|(name, shape)| weights.find(name, shape).map(|_| ()))?;
+    read_module(weights, make()?)
+}
+
+fn read_module<B: Backend, M: Module<B>>(weights: Weights, module: M) -> Result<M> {
+    let mut reader = Reader { path: Vec::new(), weights, error: None };
     let module = module.map(&mut reader);
     match reader.error {
         Some(error) => Err(error),

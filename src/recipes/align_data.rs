@@ -24,8 +24,12 @@ pub struct AlignIdentity {
     pub corpus: String,
     /// Of the vectors' safetensors file.
     pub vectors: String,
+    /// Of the files that say whose they are.
+    pub ids: String,
     /// Of the text branch's tokenizer.
     pub tokenizer: String,
+    /// Of the Q-Former's configuration, as TOML.
+    pub qformer: String,
 }
 
 /// An item and its text.
@@ -85,7 +89,9 @@ impl AlignData {
         let identity = AlignIdentity {
             corpus: digest(&corpus_dir.join("corpus.toml"))?,
             vectors: digest(path)?,
+            ids: Vectors::ids_digest(path)?,
             tokenizer: sha256(tokenizer.to_json().as_bytes()),
+            qformer: sha256(toml::to_string(&qformer).context("[qformer]")?.as_bytes()),
         };
 
         let interactions = Interactions::of_training(&corpus).context(corpus_dir.display())?;

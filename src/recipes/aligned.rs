@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors and tokenizer; `[qformer]`: sizes |
+//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
 //! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields; phase 2 needs those that begin with `qformer.` |
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::align_data::AlignIdentity;
 use crate::files::write_atomic;
-use crate::model::{Aligner, QFormerConfig, load_module};
+use crate::model::{Aligner, QFormerConfig, load_module_of};
 use crate::{Context, Error, Result};
 
 /// The weights' file, in a checkpoint as well.
@@ -73,6 +73,8 @@ pub fn read_config(run: &Path) -> Result<AlignedConfig> {
 /// Those of [`read_config`]; damaged weights.
 pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
     let config = read_config(run)?;
-    let aligner = Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device)?;
-    Ok((config, load_module(&run.join(DIRECTORY).join(WEIGHTS), aligner)?))
+    let sizes = Aligner::<B>::sizes(&config.qformer, config.projection);
+    let make = || Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device);
+    let aligner = load_module_of(&run.join(DIRECTORY).join(WEIGHTS), &sizes, make)?;
+    Ok((config, aligner))
 }

@@ -22,6 +22,8 @@ use crate::{Context, Error, Result};
 pub struct EntitiesIdentity {
     /// SHA-256 of the vectors' file.
     pub vectors: String,
+    /// Of the ids beside it.
+    pub ids: String,
     /// Sizes of the encoder.
     pub encoder: EncoderConfig,
 }
@@ -51,7 +53,7 @@ impl EntityMaterial {
         let items = &config.items;
         let Some(path) = items.vectors.as_ref().filter(|_| items.encoder != Encoder::None) else { return Ok(None) };
         let vectors = Vectors::open(Path::new(path), corpus)?;
-        let digest = sha256(&fs::read(path).context(path)?);
+        let (digest, ids) = (sha256(&fs::read(path).context(path)?), Vectors::ids_digest(Path::new(path))?);
         let queries = items.queries.unwrap_or(1);
         let encoder = match (started, items.encoder) {
             (Some(started), _) => started.encoder.clone(),
@@ -60,7 +62,10 @@ impl EntityMaterial {
             (None, _) => EncoderConfig::QFormer(match (&items.aligned, &items.qformer) {
                 (Some(run), _) => {
                     let config = super::aligned::read_config(Path::new(run))?;
-                    if config.identity.vectors != digest || config.identity.corpus != corpus_digest {
+                    if config.identity.vectors != digest
+                        || config.identity.ids != ids
+                        || config.identity.corpus != corpus_digest
+                    {
                         return Err(Error::failed(format!(
                             "{run}: phase 1 learnt from another corpus or other vectors than {} and {path}",
                             corpus.name
@@ -84,7 +89,7 @@ impl EntityMaterial {
             )));
         }
         let tokens = EntityTokens::new(vocabulary, encoder.queries(), corpus.items.len(), corpus.users())?;
-        let identity = EntitiesIdentity { vectors: digest, encoder };
+        let identity = EntitiesIdentity { vectors: digest, ids, encoder };
         Ok(Some(Self { identity, tokens, vectors: [vectors.items, vectors.users].concat() }))
     }
 

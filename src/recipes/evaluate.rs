@@ -16,6 +16,7 @@ use crate::data::{Split, Window};
 use crate::decode::search;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::files::write_atomic;
+use crate::log::log;
 use crate::model::ItemLanguageModel;
 use crate::prior::{Prior, UserPrior};
 use crate::{Context, Error, Result};
@@ -84,6 +85,19 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
 
+    if let Some(chosen) = run.chosen.as_ref().filter(|chosen| options.prior_weights.is_empty() && chosen.decode != decode) {
+        let told = |decode: &DecodeConfig| {
+            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
+            format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
+        };
+        log(format_args!(
+            "note: the prior's weight {} was chosen with {}; this ranks with {}",
+            chosen.prior.weight,
+            told(&chosen.decode),
+            told(&decode)
+        ));
+    }
+
     let windows = run.ranking.corpus.windows(options.split);
     let limit = options.limit.unwrap_or(usize::MAX);
     let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
@@ -113,10 +127,11 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
-    let prior = run.config.prior.map(|prior| PriorConfig { weight, ..prior });
-    match prior {
+    let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
+    match prior.clone() {
         Some(prior) if tried.len() > 1 => {
-            ChosenPrior { prior, step: run.step, windows: windows.len(), tried: tried.clone() }.write(dir)?;
+            let (vectors, tried) = (run.prior_vectors, tried.clone());
+            ChosenPrior { prior, vectors, step: run.step, decode: decode.clone(), windows: windows.len(), tried }.write(dir)?;
         }
         _ => tried.clear(),
     }

@@ -244,7 +244,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
-    let Material { ranking, llama, weights, .. } = run_dir::Material::open(config, None)?;
+    let Material { ranking, llama, weights, .. } = run_dir::Material::open(config, None, device)?;
     let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, device)?;
     let outcomes = rank_windows(&llm.into(), &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))

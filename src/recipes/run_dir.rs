@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
 use crate::backend::Concrete;
-use crate::config::{PriorConfig, RunConfig, TuneKind};
+use crate::cf::Distribution;
+use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
 use crate::log::log;
@@ -56,8 +57,8 @@ pub struct Material {
 }
 
 impl Material {
-    /// Opens what `config` names; `started` is what a run in being was started with.
-    pub fn open(config: &RunConfig, started: Option<&Identity>) -> Result<Self> {
+    /// Opens what `config` names; `started` is what a run in being was started with. A prior's network ranks on `device`.
+    pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
@@ -85,8 +86,7 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
-        let prior =
-            config.prior.map(|prior| Prior::new(fit(prior.ranker, &corpus), &catalogue.trie, prior.weight, prior.smoothing));
+        let prior = config.prior.as_ref().map(|prior| open_prior(prior, &corpus, &catalogue, device)).transpose()?;
         let ranking = Ranking {
             corpus,
             names,
@@ -100,6 +100,18 @@ impl Material {
         };
         Ok(Self { ranking, llama: llm.config, weights: llm.weights, entities, identity })
     }
+}
+
+fn open_prior(config: &PriorConfig, corpus: &Corpus, catalogue: &Catalogue, device: &DispatchDevice) -> Result<Prior> {
+    let (trie, weight, smoothing) = (&catalogue.trie, config.weight, config.smoothing);
+    Ok(match config.ranker {
+        RankerName::Counting(baseline) => Prior::new(fit(baseline, corpus), trie, weight, smoothing),
+        RankerName::Collaborative(method) => {
+            let path = Path::new(config.vectors.as_deref().unwrap_or_default());
+            let ranker = Distribution::<Concrete>::open(path, method, corpus, device).context("prior.vectors")?;
+            Prior::new(ranker, trie, weight, smoothing)
+        }
+    })
 }
 
 /// What a checkpoint of `config`'s run holds of the LLM.
@@ -121,6 +133,10 @@ pub struct OpenRun {
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
     pub step: usize,
+    /// SHA-256 of its prior's vectors, if it has any.
+    pub prior_vectors: Option<String>,
+    /// How its prior's weight was chosen, if it was.
+    pub chosen: Option<ChosenPrior>,
 }
 
 /// Writes `run.toml` and `identity.json` of a new run.
@@ -246,8 +262,13 @@ pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
 pub struct ChosenPrior {
     /// The run file's, with the chosen weight.
     pub prior: PriorConfig,
+    /// SHA-256 of its vectors, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
+    /// How they ranked.
+    pub decode: DecodeConfig,
     /// Windows ranked.
     pub windows: usize,
     /// All weights that were tried.
@@ -272,7 +293,7 @@ impl ChosenPrior {
     }
 
     /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it was chosen for.
-    fn read(dir: &Path, prior: PriorConfig, step: usize) -> Result<Option<Self>> {
+    fn read(dir: &Path, prior: &PriorConfig, vectors: &Option<String>, step: usize) -> Result<Option<Self>> {
         let path = dir.join(PRIOR);
         if !path.is_file() {
             return Ok(None);
@@ -280,11 +301,12 @@ impl ChosenPrior {
         let text = fs::read_to_string(&path).context(path.display())?;
         let chosen: Self = serde_json::from_str(&text).context(path.display())?;
         PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
-        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior }) == prior {
+        let same = chosen.step == step && chosen.vectors == *vectors;
+        if same && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
             return Ok(Some(chosen));
         }
         log(format_args!(
-            "note: {} was chosen for another prior or step than the run's; its weight {} is not used but run.toml's, {}",
+            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is not used but run.toml's, {}",
             path.display(),
             chosen.prior.weight,
             prior.weight
@@ -301,7 +323,7 @@ impl ChosenPrior {
 pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     let config = read_config(dir)?;
     let started: Identity = read_identity(dir)?;
-    let material = Material::open(&config, Some(&started))?;
+    let material = Material::open(&config, Some(&started), device)?;
     check_identity(dir, &material.identity, &config)?;
     let trained = trained(&config, &material.ranking.tokenizer);
     let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
@@ -318,10 +340,12 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     };
     let model = trained.load(&weights, model, device)?;
     let mut ranking = material.ranking;
-    if let (Some(config), Some(prior)) = (config.prior, &mut ranking.prior)
-        && let Some(chosen) = ChosenPrior::read(dir, config, step)?
-    {
-        prior.weight = chosen.prior.weight;
+    let path = config.prior.as_ref().and_then(|prior| prior.vectors.as_deref());
+    let prior_vectors = path.map(|path| Ok::<_, Error>(sha256(&fs::read(path).context(path)?))).transpose()?;
+    let mut chosen = None;
+    if let (Some(config), Some(prior)) = (&config.prior, &mut ranking.prior) {
+        chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
+        prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, model, step })
+    Ok(OpenRun { config, ranking, model, step, prior_vectors, chosen })
 }

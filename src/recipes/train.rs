@@ -92,7 +92,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, llama, weights, entities, identity } = Material::open(config, started.as_ref())?;
+    let Material { ranking, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
 
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
@@ -103,7 +103,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
     }
     let ranking = Arc::new(ranking);
-    let in_loss = config.prior.is_some_and(|prior| prior.in_loss);
+    let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
     let valid_examples = valid.iter().map(|(_, window)| example(&ranking, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
     check_lengths(&ranking, &windows)?;
