@@ -13,6 +13,10 @@ use crate::{Error, Result};
 /// The concrete backend.
 pub type Concrete = Dispatch;
 
+/// The concrete backend with gradients, on the same devices. Unlike [`Concrete`] on a `DispatchDevice::autodiff` it has
+/// [operations with their own backward](crate::model::fused).
+pub type Training = burn::backend::Autodiff<Concrete>;
+
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BackendName {

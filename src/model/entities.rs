@@ -219,7 +219,7 @@ pub struct ItemLanguageModel<B: Backend> {
 /// What [`ItemLanguageModel::forward`] returns.
 #[derive(Debug, Clone)]
 pub struct Rows<B: Backend> {
-    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`; keys and values are of all.
+    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`.
     pub output: Output<B>,
     /// Tokens of every row that the prefix's cache stood for.
     pub skipped: usize,
@@ -320,10 +320,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         };
         let skipped = self.prefix.as_ref().map_or(0, shared);
         let past = self.prefix.as_ref().filter(|_| skipped > 0).map(|prefix| {
-            let cut = |t: &Tensor<B, 4>| {
-                let [_, heads, _, dim] = t.dims();
-                t.clone().narrow(2, 0, skipped).expand([rows, heads, skipped, dim])
-            };
+            let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, 0, skipped);
             KeyValues(prefix.keys.iter().map(cut).zip(prefix.values.iter().map(cut)).collect())
         });
         let own: Vec<u32> = tokens.chunks(seq).flat_map(|row| &row[skipped..]).copied().collect();
@@ -331,7 +328,24 @@ impl<B: Backend> ItemLanguageModel<B> {
         let mask = (skipped..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED }));
         let mask = TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, seq - skipped, seq]);
         let mask = Tensor::from_data(mask, &device);
-        let output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
+        let mut output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
+        if rows == 1 {
+            // Keys and values of a single row's past are its own to the LLM.
+            let own = |t: Tensor<B, 4>| t.narrow(2, skipped, seq - skipped);
+            output.key_values.0 = output.key_values.0.into_iter().map(|(k, v)| (own(k), own(v))).collect();
+        }
         Rows { output, skipped }
+    }
+
+    /// Keys and values of all tokens of the rows that [`ItemLanguageModel::forward`] ran, the skipped ones included.
+    pub fn whole_cache(&self, run: Rows<B>) -> KeyValues<B> {
+        let own = run.output.key_values;
+        let Some(prefix) = self.prefix.as_ref().filter(|_| run.skipped > 0) else { return own };
+        let join = |shared: &Tensor<B, 4>, own: Tensor<B, 4>| {
+            let [rows, heads, _, dim] = own.dims();
+            Tensor::cat(vec![shared.clone().narrow(2, 0, run.skipped).expand([rows, heads, run.skipped, dim]), own], 2)
+        };
+        let layers = prefix.keys.iter().zip(&prefix.values).zip(own.0);
+        KeyValues(layers.map(|((keys, values), (k, v))| (join(keys, k), join(values, v))).collect())
     }
 }

@@ -50,7 +50,7 @@ impl<B: Backend> Linear<B> {
 
 impl<B: Backend> Lora<B> {
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let down = self.dropout.forward(x).matmul(self.a.val().transpose());
-        down.matmul(self.b.val().transpose()).mul_scalar(self.scale)
+        let down = self.dropout.forward(x).matmul(self.a.val().transpose()).mul_scalar(self.scale);
+        down.matmul(self.b.val().transpose())
     }
 }

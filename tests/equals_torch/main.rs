@@ -21,6 +21,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
+use itemlm::backend::Training;
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
@@ -118,7 +119,7 @@ fn near(what: &str, found: f64, expected: f64) {
     assert!((found - expected).abs() <= TOLERANCE * expected.abs().max(1e-3), "{what}: {found} instead of {expected}");
 }
 
-fn host<const D: usize>(tensor: Tensor<Dispatch, D>) -> Vec<f32> {
+fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec().unwrap()
 }
 
@@ -132,7 +133,7 @@ fn mask(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &DispatchDevice) -> Ten
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn llama(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<Dispatch> {
+fn llama<B: Backend<Device = DispatchDevice>>(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<B> {
     let path = fixture(name).join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
     Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, device).unwrap()
@@ -260,7 +261,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
     }
 }
 
-fn for_each_adapter(model: &Llama<Dispatch>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<Dispatch, 2>>)) {
+fn for_each_adapter<B: Backend>(model: &Llama<B>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<B, 2>>)) {
     for (l, layer) in model.layers.iter().enumerate() {
         for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
             let lora = linear.lora.as_ref().unwrap();
