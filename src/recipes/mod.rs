@@ -4,6 +4,7 @@ mod align;
 mod align_data;
 mod aligned;
 mod cf;
+mod doctor;
 mod evaluate;
 mod inspect;
 mod merge;
@@ -17,6 +18,7 @@ pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
 pub use cf::{BaselineReport, CfOptions, CfReport, cf, collaborative_baseline};
+pub use doctor::{BackendReport, Check, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,
