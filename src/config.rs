@@ -285,6 +285,8 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// A new seeded order each epoch; false keeps the corpus's.
     pub shuffle: bool,
+    /// Which items of a window are asked for.
+    pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
     /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
@@ -303,10 +305,21 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             shuffle: true,
+            targets: Targets::Last,
             checkpoint_steps: 20,
             valid_windows: 200,
         }
     }
+}
+
+/// `train.targets`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Targets {
+    /// The last one, as the papers do.
+    Last,
+    /// Each one after the first, from those before it: branches of one token tree. Each counts as much.
+    Every,
 }
 
 /// `[decode]`

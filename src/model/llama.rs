@@ -75,6 +75,22 @@ pub struct Layer<B: Backend> {
 #[derive(Debug, Clone)]
 pub struct KeyValues<B: Backend>(pub Vec<Keys<B>>);
 
+impl<B: Backend> KeyValues<B> {
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.0.first().map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn rows(&self) -> usize {
+        self.0.first().map_or(0, |(keys, _)| keys.dims()[0])
+    }
+}
+
 /// What a forward pass returns.
 #[derive(Debug, Clone)]
 pub struct Output<B: Backend> {
@@ -155,16 +171,27 @@ impl<B: Backend> Llama<B> {
         mask: Tensor<B, 4>,
         past: Option<&KeyValues<B>>,
     ) -> Output<B> {
-        let [batch, seq, _] = embeddings.dims();
-        let shared = past.and_then(|p| p.0.first()).map_or(0, |(k, _)| if k.dims()[0] < batch { k.dims()[2] } else { 0 });
-        let mask = Mask::from_additive(mask, shared);
+        let batch = embeddings.dims()[0];
+        let shared = past.map_or(0, |past| if past.rows() < batch { past.len() } else { 0 });
+        self.forward_masked(embeddings, positions, &Mask::from_additive(mask, shared), past)
+    }
+
+    /// Runs the decoder, with who sees whom as a [`Mask`]. A past shared by all rows is seen by all of their tokens.
+    pub fn forward_masked(
+        &self,
+        embeddings: Tensor<B, 3>,
+        positions: &[u32],
+        mask: &Mask<B>,
+        past: Option<&KeyValues<B>>,
+    ) -> Output<B> {
+        let [_, seq, _] = embeddings.dims();
         let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
         let rotary = Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn);
         let mut x = embeddings;
         let mut key_values = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             let past = past.map(|p| p.0[l].clone());
-            let (next, kv) = layer.forward(x, &rotary, &mask, past, &self.config);
+            let (next, kv) = layer.forward(x, &rotary, mask, past, &self.config);
             key_values.push(kv);
             x = next;
         }

@@ -11,6 +11,7 @@ use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
 use crate::backend::{BackendName, Concrete};
+use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
 use crate::decode::search;
@@ -190,7 +191,8 @@ pub fn rank_windows(
     let corpus = &ranking.corpus;
     let cold = corpus.cold_items(split);
     let prompts = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-    let model = model.clone().with_prefix(&common_beginning(&prompts));
+    let shared = shared_beginning(prompts.iter().map(Vec::as_slice));
+    let model = model.clone().with_prefix(prompts.first().map_or(&[], |prompt| &prompt[..shared]));
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(prompts[w].len()));
 
@@ -223,16 +225,6 @@ pub fn rank_windows(
     }
     go_on(done, order.len());
     Ok(Some(outcomes.into_iter().flatten().collect()))
-}
-
-/// The tokens that all `prompts` begin with, short of a whole one.
-fn common_beginning(prompts: &[Vec<u32>]) -> Vec<u32> {
-    let Some(first) = prompts.first() else { return Vec::new() };
-    let common = |prompt: &Vec<u32>| {
-        let equal = prompt.iter().zip(first).take_while(|(a, b)| a == b).count();
-        equal.min(prompt.len().saturating_sub(1))
-    };
-    first[..prompts.iter().map(common).min().unwrap_or(0)].to_vec()
 }
 
 /// One line on stderr that overwrites itself.

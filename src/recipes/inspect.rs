@@ -368,7 +368,7 @@ fn tokens(ranking: &Ranking, example: &Example, target: u32) -> Result<Vec<Label
     }
     for prediction in &batch.predictions {
         // The logits at a position predict the token after it.
-        tokens[prediction.at + 1].loss = true;
+        tokens[batch.forest.shared.len() + prediction.at + 1].loss = true;
     }
     Ok(tokens)
 }

@@ -16,7 +16,7 @@ use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use crate::backend::{BackendName, Concrete, Training};
 use crate::batch::{Example, Target};
-use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
+use crate::config::{LossKind, RunConfig, Targets, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
 use crate::log::log;
@@ -183,9 +183,15 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         Box::new(validate) as crate::train::Validate<Concrete>
     });
 
-    let (count, shuffle) = (windows.len(), config.train.shuffle);
+    let (count, shuffle, targets) = (windows.len(), config.train.shuffle, config.train.targets);
     let train = Samples::new(count, config.train.batch_size, shuffle, config.seed, move |sample| {
-        example(&sources, Split::Train, &windows[sample].1, in_loss)
+        let of = |window: &Window| example(&sources, Split::Train, window, in_loss);
+        let window = windows[sample].1;
+        match targets {
+            Targets::Last => Ok(vec![of(&window)?]),
+            // All of them precede the window's own target, so they lie in the training period.
+            Targets::Every => (2..=window.len).map(|len| of(&Window { len, ..window })).collect(),
+        }
     });
     let outcome = crate::train::run(Run {
         recommender: Recommender { model, loss, fixed_temperature, root_children },

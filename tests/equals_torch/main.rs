@@ -7,6 +7,7 @@
 mod alignment;
 mod cf;
 mod entities;
+mod forest;
 mod losses;
 mod search;
 mod training;
@@ -22,7 +23,7 @@ use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
 use itemlm::backend::Training;
-use itemlm::batch::{Batch, Candidates, Example, Target};
+use itemlm::batch::{Batch, Candidates, Example, Forest, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
@@ -222,15 +223,12 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             root: false,
         });
         let batch = Batch {
-            tokens: Vec::new(),
-            batch: 0,
-            seq: 0,
+            forest: Forest::new(&[], 0).0,
             predictions: predictions.collect(),
             rows: None,
             target_tokens: 7,
             branching_tokens: 0,
-            run_tokens: 0,
-            first: 0,
+            plain_tokens: 0,
         };
         let loss = cross_entropy(logits.select(0, at), &batch, 1.0).div_scalar(7.0);
         near("loss", loss.clone().into_scalar().elem(), f64::from(expected.floats("loss")[0]));

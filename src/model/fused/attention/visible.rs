@@ -70,7 +70,7 @@ impl Visible {
     }
 
     /// The keys that query `query` of `row` sees.
-    pub(super) fn of(&self, row: usize, query: usize) -> &[bool] {
+    pub fn of(&self, row: usize, query: usize) -> &[bool] {
         let at = self.at(row, query) * self.keys;
         &self.seen[at..at + self.keys]
     }
