@@ -3,10 +3,18 @@
 //! Modules are generic over `B: Backend`; [`burn::Dispatch`] is the one concrete backend they are built for, whose device says
 //! where the work runs.
 
+mod adapters;
+#[cfg(all(feature = "cuda", unix))]
+mod cuda_driver;
+
+use std::fmt::Display;
 use std::panic::catch_unwind;
 
 use burn::prelude::*;
 use burn::{Dispatch, DispatchDevice};
+use serde::Serialize;
+
+pub use adapters::Adapter;
 
 use crate::{Error, Result};
 
@@ -18,7 +26,8 @@ pub type Concrete = Dispatch;
 pub type Training = burn::backend::Autodiff<Concrete>;
 
 /// Where to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendName {
     /// burn-flex, on all cores.
     Cpu,
@@ -29,6 +38,18 @@ pub enum BackendName {
 }
 
 impl BackendName {
+    /// All, the one that others are checked against first.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Wgpu, Self::Cuda];
+
+    /// Whether this build has it.
+    pub fn is_compiled(self) -> bool {
+        match self {
+            Self::Cpu => cfg!(feature = "cpu"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+            Self::Cuda => cfg!(feature = "cuda"),
+        }
+    }
+
     /// The first device of this backend, tried out.
     ///
     /// # Errors
@@ -40,7 +61,11 @@ impl BackendName {
             #[cfg(feature = "wgpu")]
             Self::Wgpu => DispatchDevice::Wgpu(Default::default()),
             #[cfg(feature = "cuda")]
-            Self::Cuda => DispatchDevice::Cuda(Default::default()),
+            Self::Cuda => {
+                // cudarc panics without the driver, and says less.
+                self.adapters()?;
+                DispatchDevice::Cuda(Default::default())
+            }
             #[allow(unreachable_patterns)]
             absent => return Err(absent.missing()),
         };
@@ -52,11 +77,12 @@ impl BackendName {
         match sum {
             Ok(64.0) => Ok(device),
             Ok(other) => Err(Error::usage(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
-            Err(_) => {
-                let why = crate::train::take_recorded_panic().unwrap_or_default();
-                Err(Error::usage(format!("--backend {self}: no usable device ({why}); {}", self.advice())))
-            }
+            Err(_) => Err(self.no_device(crate::train::take_recorded_panic().unwrap_or_default())),
         }
+    }
+
+    fn no_device(self, why: impl Display) -> Error {
+        Error::usage(format!("--backend {self}: no usable device ({why}); {}", self.advice()))
     }
 
     fn missing(self) -> Error {
@@ -74,7 +100,7 @@ impl BackendName {
     }
 }
 
-impl std::fmt::Display for BackendName {
+impl Display for BackendName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Cpu => "cpu",

@@ -1,5 +1,6 @@
 //! The command line: parses, calls a recipe, prints what it returns.
 
+mod doctor;
 mod inspect;
 mod prepare;
 
@@ -159,6 +160,12 @@ enum Command {
         /// Where to train bpr and sasrec
         #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
         backend: BackendName,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
+    Doctor {
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -382,6 +389,15 @@ impl Command {
                     report.loss,
                     number(report.valid_ndcg_at_10)
                 ))
+            }
+            Self::Doctor { json } => {
+                let report = recipes::doctor()?;
+                if json {
+                    print_json(&report)?
+                } else {
+                    print(&doctor::text(&report))?
+                }
+                report.verdict()
             }
             Self::Baseline { name, corpus, split, limit, set, backend, json } => {
                 let options = BaselineOptions { split, limit, set, backend };

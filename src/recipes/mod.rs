@@ -5,6 +5,7 @@ mod align_data;
 mod aligned;
 mod baseline;
 mod cf;
+mod doctor;
 mod entities;
 mod evaluate;
 mod inspect;
@@ -21,6 +22,7 @@ pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
+pub use doctor::{BackendReport, Check, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,
