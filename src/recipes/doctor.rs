@@ -163,6 +163,8 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
                 report.status = Status::NoDevice;
             }
             report.reason = Some(why.into());
+            // A listed GPU may still lack what runs work on it.
+            report.adapters.iter_mut().for_each(|adapter| adapter.used = false);
             return report;
         }
     };

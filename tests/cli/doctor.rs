@@ -1,20 +1,23 @@
 //! `doctor`: every backend is reported, those of this build are checked, and nothing is written where it runs.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::lab::{document, snapshot, succeeded};
 
-fn doctor(line: &str, dir: &std::path::Path) -> std::process::Output {
+/// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where that is not set.
+fn command(dir: &Path, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-    succeeded(line, command.args(line.split_whitespace()).current_dir(dir).output().unwrap())
+    command.args(line.split_whitespace()).current_dir(dir).env("XDG_RUNTIME_DIR", dir);
+    command
 }
 
 #[test]
 fn every_backend_is_reported_and_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let report = document(&doctor("doctor --json", dir.path()));
+    let report = document(&succeeded("doctor --json", command(dir.path(), "doctor --json").output().unwrap()));
     assert_eq!((&report["passed"], &report["itemlm"]), (&json!(true), &json!(env!("CARGO_PKG_VERSION"))));
     assert!(report["burn"].as_str().unwrap().starts_with("0."), "{report}");
     let host = &report["host"];
@@ -58,10 +61,10 @@ fn checked(name: &str, backend: &Value) {
 #[test]
 fn as_text_without_any_adapter() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+    let mut command = command(dir.path(), "doctor");
     // Vulkan's loader finds no driver there.
     let missing = dir.path().join("none.json");
-    command.arg("doctor").envs(["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|name| (name, &missing)));
+    command.envs(["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].map(|name| (name, &missing)));
     let text = String::from_utf8(succeeded("doctor", command.output().unwrap()).stdout).unwrap();
     assert!(text.contains("\ncpu  ok\n") && text.contains("GFLOP/s") && text.contains("decoding"), "{text}");
     let expected = if cfg!(feature = "wgpu") { "\nwgpu  no device: " } else { "\nwgpu  not compiled: " };

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::backend::{Concrete, Training};
+use crate::backend::Concrete;
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, Scoring};
 use crate::decode::search;
@@ -142,43 +142,44 @@ impl SelfCheck {
 
     /// Everything on one device.
     pub(super) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
-        let model = self.model(device)?;
+        let recommender = self.recommender(device)?;
         let examples: Vec<Example> =
             self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| self.example(prompt.clone(), item)).collect();
         let batches = vec![Batch::new(&examples, &self.catalogue, Candidates::Children)];
-        let output = TrainStep::step(&model, Step { batches, temperature: AdaptiveTemperature::default(), seed: SEED });
+        let output = TrainStep::step(&recommender, Step { batches, temperature: AdaptiveTemperature::default(), seed: SEED });
         let mut gradient = Vec::new();
-        for linear in model.model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
+        for linear in recommender.model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
             let Some(lora) = &linear.lora else { continue };
             for part in [&lora.a, &lora.b] {
                 let part = output.grads.get::<Concrete, 2>(part.id);
                 gradient.extend(host(part.ok_or_else(|| Error::failed("a gradient is missing"))?));
             }
         }
-        let model = model.valid().model;
+        let model = recommender.valid().model;
         Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device) })
     }
 
     /// The search, which keeps keys and values, beside a whole forward pass for every item.
     pub(super) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
-        let uncached = self.uncached(&self.model(device)?.valid());
+        let uncached = self.uncached(&self.recommender(device)?.valid());
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached)])
     }
 
-    fn example(&self, prompt: Vec<u32>, item: usize) -> Example {
-        Example { prompt, target: Target::Item(item as u32), gains: Vec::new() }
+    fn example(&self, prompt: Vec<u32>, item: u32) -> Example {
+        Example { prompt, target: Target::Item(item), gains: Vec::new() }
     }
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
-    fn model(&self, device: &DispatchDevice) -> Result<Recommender<Training>> {
+    fn recommender(&self, device: &DispatchDevice) -> Result<Recommender<Concrete>> {
+        let device = DispatchDevice::autodiff(device.clone());
         let weights = Weights::open(self.dir.path(), &self.config)?;
-        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), device)?;
+        let mut llm = Llama::<Concrete>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), &device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
             let Some(lora) = &mut linear.lora else { continue };
             let shape = lora.b.dims();
             let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();
-            let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
+            let b = Tensor::from_data(TensorData::new(values, shape), &device).require_grad();
             lora.b = Param::initialized(lora.b.id, b);
         }
         let root_children = self.catalogue.trie.valid_tokens(ROOT).len();
@@ -210,12 +211,12 @@ impl SelfCheck {
     }
 
     /// As [`Self::decoded`], from the logits of prompt and target in one pass.
-    fn uncached(&self, model: &Recommender<Concrete>) -> Vec<f64> {
+    fn uncached(&self, recommender: &Recommender<Concrete>) -> Vec<f64> {
         let trie = &self.catalogue.trie;
         let mut log_probs = [Vec::new(), Vec::new()];
         for prompt in &self.prompts {
-            let examples: Vec<Example> = (0..ITEMS).map(|item| self.example(prompt.clone(), item)).collect();
-            let logits = host(model.logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
+            let examples: Vec<Example> = (0..ITEMS as u32).map(|item| self.example(prompt.clone(), item)).collect();
+            let logits = host(recommender.logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
             let mut predictions = logits.chunks(self.config.vocab_size);
             for item in 0..ITEMS as u32 {
                 let (mut masked, mut full) = (0.0, 0.0);
