@@ -21,7 +21,10 @@ use crate::config::{AlignConfig, RankerName, RunConfig, Scoring};
 use crate::data::Split;
 use crate::evaluate::{Group, Summary};
 use crate::log::log;
-use crate::recipes::{self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{
+    self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TaskChoice, TrainOptions,
+};
+use crate::text::PromptChoice;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -72,6 +75,8 @@ enum Command {
         /// Divide an item's log-probability by its tokens to this power
         #[arg(long)]
         length_penalty: Option<f64>,
+        #[command(flatten)]
+        choice: TaskArgs,
         /// Weight of the prior; of several, the best on --split valid is kept for the run
         #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
         prior_weight: Vec<f64>,
@@ -92,6 +97,8 @@ enum Command {
         /// A user of the corpus, for a run whose prompt has {user}
         #[arg(long, value_name = "ID")]
         user: Option<String>,
+        #[command(flatten)]
+        choice: TaskArgs,
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
@@ -222,6 +229,23 @@ struct RunArgs {
     json: bool,
 }
 
+/// What ranks of a run with tasks.
+#[derive(Args)]
+struct TaskArgs {
+    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen of all
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Its prompt: one it was trained with, from seen:0, or unseen
+    #[arg(long, value_name = "seen:N|unseen")]
+    prompt: Option<PromptChoice>,
+}
+
+impl From<TaskArgs> for TaskChoice {
+    fn from(arguments: TaskArgs) -> Self {
+        Self { task: arguments.task, prompt: arguments.prompt }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum UiName {
     Tui,
@@ -336,29 +360,30 @@ impl Command {
                     report.peak_memory_bytes >> 20
                 ))
             }
-            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, prior_weight, backend, json } => {
+            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, choice, prior_weight, backend, json } => {
                 let scoring = scoring.map(|name| match name {
                     ScoringName::Masked => Scoring::Masked,
                     ScoringName::Full => Scoring::Full,
                 });
                 let progress = std::io::stderr().is_terminal();
                 let prior_weights = prior_weight;
+                let choice = choice.into();
                 let options =
-                    EvaluateOptions { split, beams, limit, scoring, length_penalty, prior_weights, backend, progress };
+                    EvaluateOptions { split, beams, limit, scoring, length_penalty, choice, prior_weights, backend, progress };
                 let evaluation = recipes::evaluate(&run, &options)?;
                 if json {
                     return print_json(&evaluation);
                 }
-                let name = run.display().to_string();
-                print(&format!(
-                    "{}{}\n{:.2} users/s\n",
-                    table(&[(name.as_str(), &evaluation.summary)]),
-                    prior_text(&evaluation),
-                    evaluation.users_per_second
-                ))
+                let mut rows = vec![(run.display().to_string(), &evaluation.summary)];
+                if let (Some(task), Some(prompt)) = (&evaluation.task, evaluation.prompt) {
+                    rows[0].0 = format!("{task}, {prompt}");
+                }
+                rows.extend(evaluation.tasks.iter().skip(1).map(|t| (format!("{}, {}", t.task, t.prompt), &t.summary)));
+                let rows: Vec<(&str, &Summary)> = rows.iter().map(|(name, summary)| (name.as_str(), *summary)).collect();
+                print(&format!("{}{}\n{:.2} users/s\n", table(&rows), prior_text(&evaluation), evaluation.users_per_second))
             }
-            Self::Recommend { run, history, user, k, backend, json } => {
-                let items = recipes::recommend(&run, &history, user.as_deref(), k, backend)?;
+            Self::Recommend { run, history, user, choice, k, backend, json } => {
+                let items = recipes::recommend(&run, &history, user.as_deref(), &choice.into(), k, backend)?;
                 if json {
                     return print_json(&json!({ "items": items }));
                 }

@@ -48,7 +48,7 @@ fn seed() -> u64 {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
@@ -56,9 +56,33 @@ pub struct DataConfig {
     /// An embedded prompt template or a file with `{history}`; by default the one of the corpus's name, or `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
+    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window; [`DataConfig::PROMPTS_PER_WINDOW`] by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts_per_window: Option<usize>,
     /// Train on a seeded sample of this many windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
+}
+
+impl DataConfig {
+    /// OpenP5's, where it samples.
+    pub const PROMPTS_PER_WINDOW: usize = 3;
+
+    fn validate(&self) -> Result<()> {
+        if self.prompts_per_window.is_some() && self.tasks.is_empty() {
+            return Err(Error::usage("data.prompts_per_window is only for data.tasks"));
+        }
+        if self.prompt.is_some() && !self.tasks.is_empty() {
+            return Err(Error::usage("data.prompt and data.tasks exclude each other: tasks have prompts of their own"));
+        }
+        match self.tasks.iter().enumerate().find(|(n, task)| self.tasks[..*n].contains(task)) {
+            Some((_, task)) => Err(Error::usage(format!("data.tasks: {task:?} is there twice"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// `[llm]`
@@ -380,6 +404,7 @@ impl RunConfig {
             ("train.checkpoint_steps", self.train.checkpoint_steps),
             ("decode.beams", self.decode.beams),
             ("data.train_samples", self.data.train_samples.unwrap_or(1)),
+            ("data.prompts_per_window", self.data.prompts_per_window.unwrap_or(1)),
         ];
         for (key, value) in positive {
             if value == 0 || value > 1 << 30 {
@@ -416,6 +441,7 @@ impl RunConfig {
                 ));
             }
         }
+        self.data.validate()?;
         self.items.validate()?;
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
             return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
@@ -496,6 +522,10 @@ mod tests {
             ("items.vectors=v", "items.vectors"),
             ("items.beside_text=false", "beside_text"),
             ("llm.tune=frozen", "nothing would train"),
+            ("data={ corpus = \"c\", prompts_per_window = 2 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompt = \"items\" }", "data.tasks"),
+            ("data={ corpus = \"c\", tasks = [\"a\", \"b\", \"a\"] }", "twice"),
             ("prior.ranker=lda", "lda"),
             ("prior.ranker=als", "itemlm cf als"),
             ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
+use super::tasks::{Asked, TaskChoice};
 use crate::backend::{BackendName, Concrete};
 use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
@@ -20,6 +21,7 @@ use crate::files::write_atomic;
 use crate::log::log;
 use crate::model::ItemLanguageModel;
 use crate::prior::{Prior, UserPrior};
+use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
 /// Prompt tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
@@ -37,6 +39,8 @@ pub struct EvaluateOptions {
     pub scoring: Option<Scoring>,
     /// In place of the run file's.
     pub length_penalty: Option<f64>,
+    /// Of a run with tasks.
+    pub choice: TaskChoice,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation windows best becomes the run's.
     pub prior_weights: Vec<f64>,
     /// Where to run.
@@ -50,9 +54,18 @@ pub struct EvaluateOptions {
 pub struct Evaluation {
     /// Which windows.
     pub split: Split,
+    /// The task that ranked, of a run with tasks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Its prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptChoice>,
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
+    /// All that ranked of a run with tasks, where none was chosen; the first is the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEvaluation>,
     /// Ranked windows a second.
     pub users_per_second: f64,
     /// Which tokens shared the probability.
@@ -73,10 +86,24 @@ pub struct Evaluation {
     pub peak_memory_bytes: u64,
 }
 
-/// Ranks a split with a trained run; writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
+/// A prompt of a task, and how it ranked.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskEvaluation {
+    /// The task.
+    pub task: String,
+    /// Its prompt.
+    pub prompt: PromptChoice,
+    /// The metrics of all, cold and warm targets.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// Ranks a split with a trained run, of several tasks by one prompt after the other; of several weights of the prior the first prompt
+/// chooses. Writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let device = options.backend.device()?;
     let mut run = open_run(dir, &device)?;
+    let asked = options.choice.all(&run.tasks)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -105,11 +132,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if windows.is_empty() {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
-    let started = Instant::now();
-    let mut tried: Vec<TriedWeight> = Vec::new();
-    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
-    for &weight in &weights {
-        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    let rank = |run: &OpenRun| {
         let outcomes = rank_windows(&run.model, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
             if options.progress {
                 progress_line("ranking", done, total);
@@ -118,7 +141,17 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         })
         .context(dir.display())?
         .unwrap_or_default();
-        let summary = summarise(&outcomes, run.config.seed);
+        Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
+    };
+    let started = Instant::now();
+    if let Some(first) = asked.first() {
+        run.ranking.prompt = first.template.clone();
+    }
+    let mut tried: Vec<TriedWeight> = Vec::new();
+    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
+    for &weight in &weights {
+        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        let (summary, outcomes) = rank(&run)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         // Of equally good weights the first.
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
@@ -126,8 +159,21 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         }
         tried.push(TriedWeight { weight, ndcg_at_10 });
     }
+    let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    let mut tasks = Vec::new();
+    for Asked { task, prompt, template } in &asked {
+        let mut summary = summary.clone();
+        if !tasks.is_empty() {
+            run.ranking.prompt = template.clone();
+            let (found, more) = rank(&run)?;
+            summary = found;
+            outcomes.extend(more);
+        }
+        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
+    }
     let seconds = started.elapsed().as_secs_f64();
-    let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
     let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
     match prior.clone() {
         Some(prior) if tried.len() > 1 => {
@@ -137,10 +183,17 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         _ => tried.clear(),
     }
 
+    let split = options.split;
+    let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
+    let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
+    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
     let evaluation = Evaluation {
-        split: options.split,
+        split,
+        task: asked.first().map(|first| first.task.clone()),
+        prompt: asked.first().map(|first| first.prompt),
         summary,
-        users_per_second: (weights.len() * windows.len()) as f64 / seconds,
+        tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
+        users_per_second: rankings as f64 / seconds,
         scoring: decode.scoring,
         beams: decode.beams,
         length_penalty: decode.length_penalty,
@@ -149,8 +202,6 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         step: run.step,
         peak_memory_bytes: super::peak_memory_bytes(),
     };
-    let split = options.split;
-    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &run.ranking.corpus)?;
     let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
     write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
     Ok(evaluation)

@@ -14,7 +14,9 @@ mod quickstart;
 mod ranking;
 mod recommend;
 mod run_dir;
+mod samples;
 mod score;
+mod tasks;
 mod train;
 
 pub use align::{AlignReport, align};
@@ -23,7 +25,7 @@ pub use aligned::{AlignedConfig, open_aligned};
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
 pub use doctor::{BackendReport, Check, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
-pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
+pub use evaluate::{EvaluateOptions, Evaluation, TaskEvaluation, evaluate, rank_windows};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,
     Unseen, inspect,
@@ -33,6 +35,7 @@ pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
+pub use tasks::TaskChoice;
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};

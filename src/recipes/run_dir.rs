@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
+use super::tasks::{TaskChoice, open_tasks};
 use crate::backend::Concrete;
 use crate::cf::Distribution;
 use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
@@ -20,7 +21,7 @@ use crate::files::{sha256, write_atomic};
 use crate::log::log;
 use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, open_llm};
 use crate::prior::{Prior, fit};
-use crate::text::{Catalogue, Prompt, Tokenizer};
+use crate::text::{Catalogue, Prompt, PromptSet, Tokenizer};
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
 
@@ -35,7 +36,7 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// SHA-256 of the prompt template.
+    /// SHA-256 of the prompt template; of all of them, where there are tasks.
     pub prompt: String,
     /// Of the vectors and the encoder of items and users, where the prompt has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +47,8 @@ pub struct Identity {
 pub struct Material {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: Ranking,
+    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
+    pub tasks: Vec<PromptSet>,
     /// The base model's sizes.
     pub llama: LlamaConfig,
     /// The base model's weights.
@@ -64,13 +67,11 @@ impl Material {
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
-        let template = config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name));
-        let prompt = Prompt::open(template)?;
-        if prompt.items() > 0 {
-            return Err(Error::usage(format!(
-                "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
-            )));
-        }
+        let tasks = open_tasks(&config.data)?;
+        let prompt = match TaskChoice::default().one(&tasks)? {
+            Some(asked) => asked.template,
+            None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
+        };
         let names = names(&corpus, config.items.attribute())?;
         let titles = (0..corpus.items.len()).map(|item| match &names {
             Some(names) => names[item].as_str(),
@@ -82,7 +83,13 @@ impl Material {
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
-            prompt: sha256(Ranking::template(&prompt).as_bytes()),
+            prompt: match tasks.as_slice() {
+                [] => sha256(Ranking::template(&prompt).as_bytes()),
+                tasks => {
+                    let templates = tasks.iter().flat_map(PromptSet::prompts).map(Ranking::template);
+                    sha256(templates.collect::<Vec<_>>().join("\0").as_bytes())
+                }
+            },
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
@@ -98,7 +105,17 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, llama: llm.config, weights: llm.weights, entities, identity })
+        Ok(Self { ranking, tasks, llama: llm.config, weights: llm.weights, entities, identity })
+    }
+}
+
+fn open_prompt(template: &str) -> Result<Prompt> {
+    let prompt = Prompt::open(template)?;
+    match prompt.items() {
+        0 => Ok(prompt),
+        _ => Err(Error::usage(format!(
+            "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
+        ))),
     }
 }
 
@@ -129,6 +146,8 @@ pub struct OpenRun {
     pub config: RunConfig,
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: Ranking,
+    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
+    pub tasks: Vec<PromptSet>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -347,5 +366,5 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, model, step, prior_vectors, chosen })
+    Ok(OpenRun { config, ranking, tasks: material.tasks, model, step, prior_vectors, chosen })
 }

@@ -12,18 +12,17 @@ use rand::seq::index;
 use serde::Serialize;
 
 use super::evaluate::{progress_line, rank_windows};
-use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
+use super::samples::{check_lengths, example, samples};
 use crate::backend::{BackendName, Concrete, Training};
-use crate::batch::{Example, Target};
-use crate::config::{LossKind, RunConfig, Targets, Temperature, TuneKind};
+use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
-use crate::text::{ROOT, Segment};
-use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, adamw};
+use crate::text::ROOT;
+use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -92,7 +91,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
+    let Material { ranking, tasks, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
 
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
@@ -104,9 +103,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     let ranking = Arc::new(ranking);
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
-    let valid_examples = valid.iter().map(|(_, window)| example(&ranking, Split::Valid, window, in_loss));
+    let valid_examples = valid.iter().map(|(_, window)| example(&ranking, &ranking.prompt, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(&ranking, &windows)?;
+    check_lengths(&ranking, &tasks, &windows)?;
 
     let tune = match config.llm.tune {
         TuneKind::Full => Tune::Full,
@@ -138,7 +137,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
-        model = model.with_prefix(&example(&ranking, Split::Train, &windows[0].1, false)?.prompt);
+        model = model.with_prefix(&example(&ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt);
     }
     let _lock = match held {
         Some(lock) => lock,
@@ -164,6 +163,10 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     if options.ui == Ui::Plain {
         log(format_args!("{} windows to train on; {validation}", windows.len()));
+        if let Some(first) = tasks.first() {
+            let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
+            log(format_args!("tasks in turn: {}; {} seen:0 validates", names.join(", "), first.task));
+        }
     }
     let (catalogue, sources) = (Arc::new(ranking.catalogue.clone()), ranking.clone());
     let validate = (!valid.is_empty()).then(|| {
@@ -183,16 +186,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         Box::new(validate) as crate::train::Validate<Concrete>
     });
 
-    let (count, shuffle, targets) = (windows.len(), config.train.shuffle, config.train.targets);
-    let train = Samples::new(count, config.train.batch_size, shuffle, config.seed, move |sample| {
-        let of = |window: &Window| example(&sources, Split::Train, window, in_loss);
-        let window = windows[sample].1;
-        match targets {
-            Targets::Last => Ok(vec![of(&window)?]),
-            // All of them precede the window's own target, so they lie in the training period.
-            Targets::Every => (2..=window.len).map(|len| of(&Window { len, ..window })).collect(),
-        }
-    });
+    let train = samples(config, sources, &tasks, windows, in_loss);
     let outcome = crate::train::run(Run {
         recommender: Recommender { model, loss, fixed_temperature, root_children },
         optimizer,
@@ -255,30 +249,6 @@ fn sample(windows: &[Window], limit: Option<usize>, seed: u64, stream: u64) -> R
     let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
     chosen.sort_unstable();
     Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
-}
-
-/// What the model reads and predicts of a split's window; with the prior's gains on the way to the target, if asked for.
-pub(super) fn example(ranking: &Ranking, split: Split, window: &Window, with_prior: bool) -> Result<Example> {
-    let item = ranking.corpus.target(window);
-    let gains = match ranking.prior.as_ref().filter(|_| with_prior) {
-        Some(prior) => prior.of_window(&ranking.corpus, split, window).gains_to(&ranking.catalogue.trie, item),
-        None => Vec::new(),
-    };
-    Ok(Example { prompt: ranking.window_tokens(window)?, target: Target::Item(item), gains })
-}
-
-/// # Errors
-/// A window whose prompt leaves no room for the longest title, before training begins. A token is a byte at least, so only long prompts
-/// need be tokenised.
-fn check_lengths(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<()> {
-    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
-    let bytes = |segment: Segment| match segment {
-        Segment::Text(text) => text.len(),
-        Segment::Vectors(vectors) => vectors.len(),
-    };
-    let long = |window: &Window| ranking.prompt.render(&ranking.filling(window)).into_iter().map(bytes).sum::<usize>() > room;
-    let mut long = windows.iter().filter(|(_, window)| long(window));
-    long.try_for_each(|(_, window)| ranking.window_tokens(window).map(|_| ()))
 }
 
 /// Copies the selected checkpoint's weights to where people look for them.

@@ -10,3 +10,4 @@ mod pipeline;
 mod prior;
 mod refusals;
 mod resume;
+mod tasks;

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use crate::backend::Concrete;
+use crate::backend::{Concrete, Training};
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, Scoring};
 use crate::decode::search;
@@ -170,16 +170,15 @@ impl SelfCheck {
     }
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
-    fn recommender(&self, device: &DispatchDevice) -> Result<Recommender<Concrete>> {
-        let device = DispatchDevice::autodiff(device.clone());
+    fn recommender(&self, device: &DispatchDevice) -> Result<Recommender<Training>> {
         let weights = Weights::open(self.dir.path(), &self.config)?;
-        let mut llm = Llama::<Concrete>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), &device)?;
+        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
             let Some(lora) = &mut linear.lora else { continue };
             let shape = lora.b.dims();
             let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();
-            let b = Tensor::from_data(TensorData::new(values, shape), &device).require_grad();
+            let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
             lora.b = Param::initialized(lora.b.id, b);
         }
         let root_children = self.catalogue.trie.valid_tokens(ROOT).len();
