@@ -1,7 +1,7 @@
 //! `itemlm evaluate RUN_DIR`
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::DispatchDevice;
@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::open_run;
 use super::ranking::Ranking;
-use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
+use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
+use super::tasks::check_ranks;
 use crate::backend::{BackendName, Concrete};
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
@@ -21,8 +22,8 @@ use crate::model::ItemLanguageModel;
 use crate::prior::{Prior, UserPrior};
 use crate::{Context, Error, Result};
 
-/// Prompt tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
-const TOKEN_BUDGET: usize = 4096;
+/// Tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
+pub(super) const TOKEN_BUDGET: usize = 4096;
 
 /// What the command line decides.
 pub struct EvaluateOptions {
@@ -30,7 +31,7 @@ pub struct EvaluateOptions {
     pub split: Split,
     /// In place of the run file's.
     pub beams: Option<usize>,
-    /// The first so many windows.
+    /// The first so many windows; of rows so many, the tasks taking turns.
     pub limit: Option<usize>,
     /// In place of the run file's.
     pub scoring: Option<Scoring>,
@@ -38,6 +39,8 @@ pub struct EvaluateOptions {
     pub length_penalty: Option<f64>,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation windows best becomes the run's.
     pub prior_weights: Vec<f64>,
+    /// For texts: a directory of a BERT that encodes sentences.
+    pub sentence_encoder: Option<PathBuf>,
     /// Where to run.
     pub backend: BackendName,
     /// Show progress on stderr.
@@ -74,6 +77,10 @@ pub struct Evaluation {
 
 /// Ranks a split with a trained run; writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
+    check_ranks(dir, &read_config(dir)?)?;
+    if options.sentence_encoder.is_some() {
+        return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
+    }
     let device = options.backend.device()?;
     let mut run = open_run(dir, &device)?;
     let weights = weights(&run, options)?;
@@ -226,7 +233,7 @@ pub fn rank_windows(
 }
 
 /// The tokens that all `prompts` begin with, short of a whole one.
-fn common_beginning(prompts: &[Vec<u32>]) -> Vec<u32> {
+pub(super) fn common_beginning(prompts: &[Vec<u32>]) -> Vec<u32> {
     let Some(first) = prompts.first() else { return Vec::new() };
     let common = |prompt: &Vec<u32>| {
         let equal = prompt.iter().zip(first).take_while(|(a, b)| a == b).count();

@@ -14,6 +14,7 @@ mod ranking;
 mod recommend;
 mod run_dir;
 mod score;
+mod tasks;
 mod train;
 
 pub use align::{AlignReport, align};
@@ -31,6 +32,7 @@ pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
+pub use tasks::{Tasks, TextEvaluation, evaluate_texts, writes_texts};
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};

@@ -191,7 +191,7 @@ fn fresh_directory(dir: &Path) -> Result<()> {
 fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     RunConfig {
         seed: SEED,
-        data: DataConfig { corpus: corpus.display().to_string(), prompt: Some(PROMPT.into()), train_samples: None },
+        data: DataConfig { corpus: corpus.display().to_string(), prompt: Some(PROMPT.into()), ..DataConfig::default() },
         llm: LlmConfig { path: llm.display().to_string(), tune: TuneKind::Full, lora: LoraConfig::default(), adapter: None },
         items: Default::default(),
         loss,

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open_run;
+use super::run_dir::{open_run, read_config};
+use super::tasks::check_ranks;
 use crate::backend::BackendName;
 use crate::decode::search;
 use crate::text::{Filling, Shown};
@@ -36,6 +37,7 @@ pub fn recommend(
     if k == 0 {
         return Err(Error::usage("recommend needs a -k of at least 1"));
     }
+    check_ranks(dir, &read_config(dir)?)?;
     let device = backend.device()?;
     let run = open_run(dir, &device)?;
     let mut decode = run.config.decode.clone();

@@ -8,3 +8,4 @@ mod pipeline;
 mod prior;
 mod refusals;
 mod resume;
+mod tasks;
