@@ -77,11 +77,11 @@ pub struct Evaluation {
 
 /// Ranks a split with a trained run; writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
-    check_ranks(dir, &read_config(dir)?)?;
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
     let device = options.backend.device()?;
+    check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();

@@ -37,8 +37,8 @@ pub fn recommend(
     if k == 0 {
         return Err(Error::usage("recommend needs a -k of at least 1"));
     }
-    check_ranks(dir, &read_config(dir)?)?;
     let device = backend.device()?;
+    check_ranks(dir, &read_config(dir)?)?;
     let run = open_run(dir, &device)?;
     let mut decode = run.config.decode.clone();
     decode.beams = decode.beams.max(k);

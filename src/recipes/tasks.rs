@@ -11,6 +11,7 @@ use serde_json::json;
 use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, common_beginning, progress_line};
 use super::open_run;
 use super::ranking::Ranking;
+use super::run_dir::{is_run, read_config};
 use super::train::{Lessons, sample};
 use crate::backend::Concrete;
 use crate::batch::{Example, Target};
@@ -199,12 +200,12 @@ pub struct TextEvaluation {
     pub peak_memory_bytes: u64,
 }
 
-/// Whether the run in `dir` learns rows of tasks: [`evaluate_texts`] then takes the place of [`super::evaluate`].
+/// Whether `dir` is a run that learns rows of tasks: [`evaluate_texts`] then takes the place of [`super::evaluate`].
 ///
 /// # Errors
-/// Not a run.
+/// A damaged run file.
 pub fn writes_texts(dir: &Path) -> Result<bool> {
-    Ok(super::run_dir::read_config(dir)?.data.rows.is_some())
+    Ok(is_run(dir) && read_config(dir)?.data.rows.is_some())
 }
 
 /// # Errors
