@@ -19,7 +19,7 @@ use crate::backend::BackendName;
 use crate::cf::Method;
 use crate::config::{AlignConfig, RankerName, RunConfig, Scoring};
 use crate::data::Split;
-use crate::evaluate::{Group, Summary};
+use crate::evaluate::{Group, Summary, TextQuality};
 use crate::log::log;
 use crate::recipes::{
     self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TaskChoice, TrainOptions,
@@ -56,7 +56,7 @@ enum Command {
     Train(RunArgs),
     /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
     Align(RunArgs),
-    /// Rank a split with a trained run
+    /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
     Evaluate {
         /// The run directory
         run: PathBuf,
@@ -66,7 +66,7 @@ enum Command {
         /// Beams, and items returned
         #[arg(long, value_parser = positive)]
         beams: Option<usize>,
-        /// The first so many windows
+        /// The first so many windows; of rows so many, the tasks taking turns
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
         /// masked: softmax over the trie's children; full: over the vocabulary, then masked
@@ -80,6 +80,9 @@ enum Command {
         /// Weight of the prior; of several, the best on --split valid is kept for the run
         #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
         prior_weight: Vec<f64>,
+        /// For texts: a BERT directory that compares them; models/minilm-l6 by default
+        #[arg(long, value_name = "DIR")]
+        sentence_encoder: Option<PathBuf>,
         /// Where to run
         #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
         backend: BackendName,
@@ -320,7 +323,7 @@ impl Command {
                     return print_json(&report);
                 }
                 print(&format!(
-                    "{}: {} of {} steps, {} windows, loss {} → {}, temperature {:.3}, {:.2} windows/s, {} MiB at most\n",
+                    "{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
                     report.run.display(),
                     report.steps,
                     report.total_steps,
@@ -360,16 +363,40 @@ impl Command {
                     report.peak_memory_bytes >> 20
                 ))
             }
-            Self::Evaluate { run, split, beams, limit, scoring, length_penalty, choice, prior_weight, backend, json } => {
+            Self::Evaluate {
+                run,
+                split,
+                beams,
+                limit,
+                scoring,
+                length_penalty,
+                choice,
+                prior_weight,
+                sentence_encoder,
+                backend,
+                json,
+            } => {
                 let scoring = scoring.map(|name| match name {
                     ScoringName::Masked => Scoring::Masked,
                     ScoringName::Full => Scoring::Full,
                 });
                 let progress = std::io::stderr().is_terminal();
-                let prior_weights = prior_weight;
-                let choice = choice.into();
-                let options =
-                    EvaluateOptions { split, beams, limit, scoring, length_penalty, choice, prior_weights, backend, progress };
+                let options = EvaluateOptions {
+                    split,
+                    beams,
+                    limit,
+                    scoring,
+                    length_penalty,
+                    choice: choice.into(),
+                    prior_weights: prior_weight,
+                    sentence_encoder,
+                    backend,
+                    progress,
+                };
+                if recipes::writes_texts(&run)? {
+                    let evaluation = recipes::evaluate_texts(&run, &options)?;
+                    return if json { print_json(&evaluation) } else { print(&texts_table(&evaluation)) };
+                }
                 let evaluation = recipes::evaluate(&run, &options)?;
                 if json {
                     return print_json(&evaluation);
@@ -493,6 +520,18 @@ fn prior_text(evaluation: &recipes::Evaluation) -> String {
         text += &format!(", kept for the run: NDCG@10 on valid is {}", tried.join(", "));
     }
     text + "\n"
+}
+
+/// Log-perplexity and semantic consistency, task by task.
+fn texts_table(evaluation: &recipes::TextEvaluation) -> String {
+    let (tasks, mean) = (&evaluation.summary.tasks, &evaluation.summary.mean);
+    let rows = tasks.iter().map(|(name, quality)| (name.as_str(), quality)).chain(mean.iter().map(|mean| ("mean", mean)));
+    let line = |(name, quality): (&str, &TextQuality)| {
+        let (rows, perplexity) = (quality.rows, quality.log_perplexity);
+        format!("{name:25}  {rows:>6}  {perplexity:>14.4}  {:>20}\n", number(quality.semantic_consistency))
+    };
+    let header = format!("{:25}  {:>6}  {:>14}  {:>20}\n", "task", "rows", "log-perplexity", "semantic consistency");
+    format!("{header}{}{:.2} rows/s\n", rows.map(line).collect::<String>(), evaluation.rows_per_second)
 }
 
 /// NDCG and HR with 95 % intervals; cold and warm NDCG@10 beside.

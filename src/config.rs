@@ -62,7 +62,13 @@ pub struct DataConfig {
     /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window; [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
-    /// Train on a seeded sample of this many windows.
+    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it: the model learns their texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
+    /// How often the rows' tasks come: alpha of [`crate::train::mix`], 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixing: Option<f64>,
+    /// Train on a seeded sample of this many windows or rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
 }
@@ -314,6 +320,7 @@ pub struct TrainConfig {
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
     /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
+    /// Of rows as many, and the lowest loss on them.
     pub valid_windows: usize,
 }
 
@@ -442,11 +449,38 @@ impl RunConfig {
             }
         }
         self.data.validate()?;
+        self.validate_rows()?;
         self.items.validate()?;
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
             return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
         }
         self.llm.lora.validate()
+    }
+
+    fn validate_rows(&self) -> Result<()> {
+        let refuse = |what: &str| Err(Error::usage(what));
+        let data = &self.data;
+        match data.mixing {
+            Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
+                return refuse(&format!("data.mixing is {alpha}, it must be between 0 and 1"));
+            }
+            Some(_) if data.rows.is_none() => return refuse("data.mixing is for data.rows: windows are of one task"),
+            _ if data.rows.is_none() => return Ok(()),
+            _ => {}
+        }
+        if data.prompt.is_some() {
+            return refuse("data.rows and data.prompt exclude each other: rows are asked by their tasks' templates");
+        }
+        if self.loss.kind != LossKind::Lml {
+            return refuse("data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free");
+        }
+        if self.prior.is_some() {
+            return refuse("[prior] is for ranking: a run with data.rows writes texts");
+        }
+        match self.train.shuffle {
+            true => Ok(()),
+            false => refuse("train.shuffle = false is not for data.rows: the mixing rule orders them"),
+        }
     }
 }
 
@@ -534,6 +568,11 @@ mod tests {
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
             ("prior={ ranker = \"markov\", smoothing = 0 }", "prior.smoothing"),
+            ("data={ corpus = \"c\", rows = \"r\" }", "loss.kind = \"lml\""),
+            ("data={ corpus = \"c\", rows = \"r\", prompt = \"p\" }", "data.prompt"),
+            ("data={ corpus = \"c\", rows = \"r\", mixing = 1.5 }", "data.mixing"),
+            ("data.mixing=nan", "data.mixing"),
+            ("data.mixing=0.5", "data.rows"),
             ("decode", "="),
             ("seed.x=1", "seed"),
         ];
@@ -555,6 +594,18 @@ mod tests {
         let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);
         assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains("prior.in_loss"));
         assert!(RunConfig::parse(MINIMAL, &set[..1], "run.toml").is_ok());
+    }
+
+    #[test]
+    fn rows_of_tasks() {
+        let set = ["data.rows=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
+        let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
+        assert_eq!((config.data.rows.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+        for (more, named) in [("train.shuffle=false", "train.shuffle"), ("prior.ranker=markov", "[prior]")] {
+            let set = [&set[..], &[more.to_string()]].concat();
+            assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains(named));
+        }
     }
 
     /// Random bytes and mutations of a good file never panic.

@@ -38,6 +38,8 @@ pub struct TaskEntities {
 /// A row of a task file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskRow {
+    /// Its line in the file, from 1.
+    pub line: u64,
     /// The task: its place in the list given to [`read_tasks`].
     pub task: usize,
     /// Dense item indices.
@@ -98,7 +100,7 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
     let places: HashMap<&str, usize> = tasks.iter().map(|task| task.name.as_str()).zip(0..).collect();
     let splits: Vec<Split> = corpus.items.iter().map(|item| split_of(&item.id)).collect();
 
-    let parse = |line: &str| -> std::result::Result<(TaskRow, bool), String> {
+    let parse = |number: u64, line: &str| -> std::result::Result<(TaskRow, bool), String> {
         let line: Line = serde_json::from_str(line).map_err(|error| {
             let text = error.to_string();
             format!("not a row of a task: {}", text.split(" at line ").next().unwrap_or_default())
@@ -128,7 +130,7 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
             let has = |split| items.iter().any(|&item| splits[item as usize] == split);
             [Split::Test, Split::Valid].into_iter().find(|&split| has(split)).unwrap_or(Split::Train)
         });
-        Ok((TaskRow { task, items, user, text: line.text, split }, given))
+        Ok((TaskRow { line: number, task, items, user, text: line.text, split }, given))
     };
 
     let mut job = Job::new(0, fs::metadata(path).context(path.display())?.len());
@@ -139,15 +141,14 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
         Encoding::Utf8,
         0,
         &mut job,
-        |number, line, block: &mut Vec<(u64, TaskRow, bool)>| {
-            let (row, given) = parse(line)?;
-            block.push((number, row, given));
+        |number, line, block: &mut Vec<(TaskRow, bool)>| {
+            block.push(parse(number, line)?);
             Ok(())
         },
         |job, block| {
-            for (number, row, given) in block {
+            for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
-                    job.bad(path, number, "some rows have a split and some have none: give it to all of them, or to none")?;
+                    job.bad(path, row.line, "some rows have a split and some have none: give it to all of them, or to none")?;
                 }
                 rows.push(row);
             }
@@ -194,8 +195,8 @@ mod tests {
                     {\"text\": \" c\", \"items\": [\"i0\", \"i9\"], \"user\": \"b\", \"task\": \"pair\", \"split\": \"train\"}";
         let file = read(text).unwrap();
         let expected = [
-            TaskRow { task: 0, items: vec![3], user: None, text: "a\nb".into(), split: Split::Valid },
-            TaskRow { task: 1, items: vec![0, 9], user: Some(1), text: " c".into(), split: Split::Train },
+            TaskRow { line: 1, task: 0, items: vec![3], user: None, text: "a\nb".into(), split: Split::Valid },
+            TaskRow { line: 3, task: 1, items: vec![0, 9], user: Some(1), text: " c".into(), split: Split::Train },
         ];
         assert_eq!(file.rows, expected);
         assert_eq!((file.digest.bytes, file.digest.sha256.len()), (text.len() as u64, 64));

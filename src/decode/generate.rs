@@ -5,9 +5,9 @@ use burn::tensor::TensorData;
 
 use super::beam::select;
 use super::ints;
-use crate::model::{Llama, MASKED, causal_mask};
+use crate::model::{ItemLanguageModel, MASKED, Output};
 
-/// What the LLM writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
+/// What the model writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
 ///
 /// Prompts run together, padded on the right to the longest; each step then runs one token a prompt over the cache. A text that has ended
 /// runs on, unread, until all have.
@@ -15,25 +15,24 @@ use crate::model::{Llama, MASKED, causal_mask};
 /// # Panics
 /// On an empty prompt.
 pub fn generate<B: Backend>(
-    llm: &Llama<B>,
+    model: &ItemLanguageModel<B>,
     prompts: &[Vec<u32>],
     max_tokens: usize,
     eos: u32,
     device: &B::Device,
 ) -> Vec<Vec<u32>> {
-    let embed = |tokens: &[u32], batch, seq| llm.embed(ints(tokens.iter().map(|&t| t as usize), batch, seq, device));
     let (batch, width) = (prompts.len(), longest(prompts));
     let mut texts = vec![Vec::new(); batch];
     if batch == 0 || max_tokens == 0 {
         return texts;
     }
-    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
-    let tokens = padded(prompts, width);
-    let mut output = llm.forward(embed(&tokens, batch, width), &positions, causal_mask(width, device), None);
-    let mut last: Vec<usize> = prompts.iter().enumerate().map(|(row, prompt)| row * width + prompt.len() - 1).collect();
+    let run = model.forward(&padded(prompts, width), batch, first_needed(prompts));
+    let place = |(row, prompt): (usize, &Vec<u32>)| row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
+    let mut last: Vec<usize> = prompts.iter().enumerate().map(place).collect();
+    let mut output = Output { hidden: run.output.hidden.clone(), key_values: model.whole_cache(run) };
     let mut ended = vec![false; batch];
     loop {
-        let likeliest = llm.logits(select(output.hidden, last, device), None).argmax(1);
+        let likeliest = model.llm.logits(select(output.hidden, last, device), None).argmax(1);
         let tokens: Vec<u32> = likeliest.into_data().convert::<u32>().to_vec().expect("converted to u32 above");
         for ((text, ended), &token) in texts.iter_mut().zip(&mut ended).zip(&tokens) {
             *ended |= token == eos;
@@ -52,7 +51,7 @@ pub fn generate<B: Backend>(
             .flat_map(|prompt| (0..total).map(|at| if (prompt.len()..width).contains(&at) { MASKED } else { 0.0 }));
         let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [batch, 1, 1, total]), device);
         let positions: Vec<u32> = prompts.iter().map(|prompt| (prompt.len() + step - 1) as u32).collect();
-        output = llm.forward(embed(&tokens, batch, 1), &positions, mask, Some(&output.key_values));
+        output = model.llm.forward(model.embed(&tokens, batch, 1), &positions, mask, Some(&output.key_values));
         last = (0..batch).collect();
     }
 }
@@ -62,9 +61,13 @@ pub fn generate<B: Backend>(
 ///
 /// # Panics
 /// On an empty prompt, or another number of targets than of prompts.
-pub fn log_likelihoods<B: Backend>(llm: &Llama<B>, prompts: &[Vec<u32>], targets: &[Vec<u32>], device: &B::Device) -> Vec<f64> {
+pub fn log_likelihoods<B: Backend>(
+    model: &ItemLanguageModel<B>,
+    prompts: &[Vec<u32>],
+    targets: &[Vec<u32>],
+    device: &B::Device,
+) -> Vec<f64> {
     assert_eq!(prompts.len(), targets.len(), "a target a prompt");
-    let embed = |tokens: &[u32], batch, seq| llm.embed(ints(tokens.iter().map(|&t| t as usize), batch, seq, device));
     // The last token of a target is predicted and never run.
     let run =
         |(prompt, target): (&Vec<u32>, &Vec<u32>)| [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat();
@@ -73,17 +76,16 @@ pub fn log_likelihoods<B: Backend>(llm: &Llama<B>, prompts: &[Vec<u32>], targets
     if batch == 0 {
         return Vec::new();
     }
-    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
-    let tokens = padded(&sequences, width);
-    let hidden = llm.forward(embed(&tokens, batch, width), &positions, causal_mask(width, device), None).hidden;
+    let run = model.forward(&padded(&sequences, width), batch, first_needed(prompts));
+    let hidden = run.output.hidden;
     let rows = prompts.iter().zip(targets).enumerate();
     rows.map(|(row, (prompt, target))| {
         if target.is_empty() {
             return 0.0;
         }
         // One text's logits over the vocabulary at a time.
-        let first = row * width + prompt.len() - 1;
-        let logits = llm.logits(select(hidden.clone(), (first..first + target.len()).collect(), device), None);
+        let first = row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
+        let logits = model.llm.logits(select(hidden.clone(), (first..first + target.len()).collect(), device), None);
         let labels = ints::<B>(target.iter().map(|&token| token as usize), target.len(), 1, device);
         let max = logits.clone().max_dim(1);
         let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
@@ -95,6 +97,11 @@ pub fn log_likelihoods<B: Backend>(llm: &Llama<B>, prompts: &[Vec<u32>], targets
 
 fn longest(sequences: &[Vec<u32>]) -> usize {
     sequences.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// The first position of any prompt whose hidden state is asked for: the shortest prompt's last.
+fn first_needed(prompts: &[Vec<u32>]) -> usize {
+    prompts.iter().map(|prompt| prompt.len() - 1).min().unwrap_or(0)
 }
 
 /// `[sequences · width]`, 0 where padded.

@@ -213,13 +213,14 @@ fn next_token(model: &Llama<Dispatch>, sequence: &[u32], device: &DispatchDevice
 #[test]
 fn generating_equals_running_the_whole_sequence_each_time() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let llm = llama(&device);
+    let model = ItemLanguageModel::from(llm.clone());
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(8);
     let prompts = prompts(&mut rng);
     let alone = |prompt: &Vec<u32>, eos: u32| {
         let mut sequence = prompt.clone();
         while sequence.len() < prompt.len() + 12 {
-            let log_probs = next_token(&model, &sequence, &device);
+            let log_probs = next_token(&llm, &sequence, &device);
             let best = (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap() as u32;
             if best == eos {
                 break;
@@ -238,19 +239,30 @@ fn generating_equals_running_the_whole_sequence_each_time() {
     assert_eq!(generate(&model, &prompts, 3, u32::MAX, &device), free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>());
     assert_eq!(generate(&model, &prompts, 0, eos, &device), vec![Vec::<u32>::new(); 4]);
     assert!(generate(&model, &[], 3, eos, &device).is_empty());
+
+    // Behind a beginning that all share, run once.
+    let shared = [11, 5, 40];
+    let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&shared[..], prompt].concat()).collect();
+    let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
+    let model = model.with_prefix(&shared);
+    assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
+    let found = log_likelihoods(&model, &prompts, &free, &device);
+    let expected = log_likelihoods(&llm.into(), &prompts, &free, &device);
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} instead of {expected:?}");
 }
 
 #[test]
 fn likelihoods_are_those_of_the_tokens_one_by_one() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let llm = llama(&device);
+    let model = ItemLanguageModel::from(llm.clone());
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
     let prompts = prompts(&mut rng);
     let targets: Vec<Vec<u32>> = [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
     for ((prompt, target), found) in prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device)) {
         let steps = (0..target.len()).map(|t| {
             let before = [prompt.as_slice(), &target[..t]].concat();
-            next_token(&model, &before, &device)[target[t] as usize]
+            next_token(&llm, &before, &device)[target[t] as usize]
         });
         let expected: f64 = steps.sum();
         assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");

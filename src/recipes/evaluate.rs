@@ -1,7 +1,7 @@
 //! `itemlm evaluate RUN_DIR`
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::DispatchDevice;
@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::open_run;
 use super::ranking::Ranking;
-use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
+use super::rows::check_ranks;
+use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
 use super::tasks::{Asked, TaskChoice};
 use crate::backend::{BackendName, Concrete};
 use crate::batch::shared_beginning;
@@ -24,8 +25,8 @@ use crate::prior::{Prior, UserPrior};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
-/// Prompt tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
-const TOKEN_BUDGET: usize = 4096;
+/// Tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
+pub(super) const TOKEN_BUDGET: usize = 4096;
 
 /// What the command line decides.
 pub struct EvaluateOptions {
@@ -33,7 +34,7 @@ pub struct EvaluateOptions {
     pub split: Split,
     /// In place of the run file's.
     pub beams: Option<usize>,
-    /// The first so many windows.
+    /// The first so many windows; of rows so many, the tasks taking turns.
     pub limit: Option<usize>,
     /// In place of the run file's.
     pub scoring: Option<Scoring>,
@@ -43,6 +44,8 @@ pub struct EvaluateOptions {
     pub choice: TaskChoice,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation windows best becomes the run's.
     pub prior_weights: Vec<f64>,
+    /// For texts: a directory of a BERT that encodes sentences.
+    pub sentence_encoder: Option<PathBuf>,
     /// Where to run.
     pub backend: BackendName,
     /// Show progress on stderr.
@@ -101,7 +104,11 @@ pub struct TaskEvaluation {
 /// Ranks a split with a trained run, of several tasks by one prompt after the other; of several weights of the prior the first prompt
 /// chooses. Writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
+    if options.sentence_encoder.is_some() {
+        return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
+    }
     let device = options.backend.device()?;
+    check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
     let asked = options.choice.all(&run.tasks)?;
     let weights = weights(&run, options)?;

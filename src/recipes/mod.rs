@@ -13,6 +13,7 @@ mod merge;
 mod quickstart;
 mod ranking;
 mod recommend;
+mod rows;
 mod run_dir;
 mod samples;
 mod score;
@@ -33,6 +34,7 @@ pub use inspect::{
 pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
+pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use tasks::TaskChoice;

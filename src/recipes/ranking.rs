@@ -86,11 +86,21 @@ impl Ranking {
         Some(text).filter(|_| self.beside_text)
     }
 
-    /// The tokens of a prompt: each text between vectors is tokenised as one.
+    /// The tokens of a prompt that an item follows: [`Ranking::render`].
     ///
     /// # Errors
     /// An empty prompt, or one that leaves no room for the longest title.
     pub fn tokens(&self, prompt: &Prompt, filling: &Filling) -> Result<Vec<u32>> {
+        let tokens = self.render(prompt, filling)?;
+        check_context(tokens.len(), &self.catalogue, self.context)?;
+        Ok(tokens)
+    }
+
+    /// The tokens of a prompt, of any length: each text between vectors is tokenised as one.
+    ///
+    /// # Errors
+    /// An empty prompt.
+    pub fn render(&self, prompt: &Prompt, filling: &Filling) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
         for segment in prompt.render(filling) {
             match segment {
@@ -101,7 +111,6 @@ impl Ranking {
         if tokens.is_empty() {
             return Err(Error::usage("the prompt template gives no token at all"));
         }
-        check_context(tokens.len(), &self.catalogue, self.context)?;
         Ok(tokens)
     }
 

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::open_run;
+use super::rows::check_ranks;
+use super::run_dir::{open_run, read_config};
 use super::tasks::TaskChoice;
 use crate::backend::BackendName;
 use crate::decode::search;
@@ -40,6 +41,7 @@ pub fn recommend(
         return Err(Error::usage("recommend needs a -k of at least 1"));
     }
     let device = backend.device()?;
+    check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
     if let Some(asked) = choice.one(&run.tasks)? {
         run.ranking.prompt = asked.template;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
+use super::rows::Rows;
 use super::tasks::{TaskChoice, open_tasks};
 use crate::backend::Concrete;
 use crate::cf::Distribution;
@@ -36,8 +37,11 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// SHA-256 of the prompt template; of all of them, where there are tasks.
+    /// SHA-256 of the prompt template, of all of them where there are tasks, or of those of the rows' tasks.
     pub prompt: String,
+    /// SHA-256 of the file of rows, where the run learns such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
     /// Of the vectors and the encoder of items and users, where the prompt has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entities: Option<EntitiesIdentity>,
@@ -55,7 +59,9 @@ pub struct Material {
     pub weights: Weights,
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
-    /// Of model, corpus, prompt and vectors.
+    /// Rows of tasks, where the run learns such in place of windows.
+    pub rows: Option<Rows>,
+    /// Of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
 
@@ -80,16 +86,17 @@ impl Material {
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
         let started = started.and_then(|identity| identity.entities.as_ref());
         let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
+        let rows = config.data.rows.as_ref().map(|rows| Rows::open(Path::new(rows), &corpus)).transpose()?;
+        let templates = match (&rows, tasks.as_slice()) {
+            (Some(rows), _) => rows.templates(),
+            (None, []) => Ranking::template(&prompt),
+            (None, tasks) => tasks.iter().flat_map(PromptSet::prompts).map(Ranking::template).collect::<Vec<_>>().join("\0"),
+        };
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
-            prompt: match tasks.as_slice() {
-                [] => sha256(Ranking::template(&prompt).as_bytes()),
-                tasks => {
-                    let templates = tasks.iter().flat_map(PromptSet::prompts).map(Ranking::template);
-                    sha256(templates.collect::<Vec<_>>().join("\0").as_bytes())
-                }
-            },
+            prompt: sha256(templates.as_bytes()),
+            rows: rows.as_ref().map(|rows| rows.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
@@ -105,7 +112,7 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, tasks, llama: llm.config, weights: llm.weights, entities, identity })
+        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, entities, identity })
     }
 }
 
@@ -148,6 +155,8 @@ pub struct OpenRun {
     pub ranking: Ranking,
     /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
     pub tasks: Vec<PromptSet>,
+    /// The rows of tasks that it learnt, where it did.
+    pub rows: Option<Rows>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -239,12 +248,15 @@ pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
 }
 
 /// # Errors
-/// Another model, corpus, prompt or vectors than the run in `dir` was trained on.
+/// Another model, corpus, prompt, rows or vectors than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
     check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
     let trained: Identity = read_identity(dir)?;
     if trained.corpus != found.corpus {
         return Err(differs(dir, "corpus", &config.data.corpus));
+    }
+    if trained.rows != found.rows {
+        return Err(differs(dir, "file of rows", config.data.rows.as_deref().unwrap_or("its run file")));
     }
     if trained.prompt != found.prompt {
         return Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm")));
@@ -366,5 +378,5 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, tasks: material.tasks, model, step, prior_vectors, chosen })
+    Ok(OpenRun { config, ranking, tasks: material.tasks, rows: material.rows, model, step, prior_vectors, chosen })
 }

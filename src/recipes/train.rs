@@ -12,17 +12,19 @@ use rand::seq::index;
 use serde::Serialize;
 
 use super::evaluate::{progress_line, rank_windows};
+use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use super::samples::{check_lengths, example, samples};
 use crate::backend::{BackendName, Concrete, Training};
+use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
-use crate::data::{Split, Window};
+use crate::data::Split;
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
-use crate::text::ROOT;
-use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
+use crate::text::{PromptSet, ROOT};
+use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, Validate, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -91,21 +93,13 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, tasks, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
-
-    let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
-    let valid = match config.train.valid_windows {
-        0 => Vec::new(),
-        limit => sample(ranking.corpus.windows(Split::Valid), Some(limit), config.seed, 1)?,
-    };
-    if windows.is_empty() {
-        return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
-    }
+    let Material { ranking, llama, weights, entities, tasks, rows, identity } =
+        Material::open(config, started.as_ref(), &device)?;
     let ranking = Arc::new(ranking);
-    let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
-    let valid_examples = valid.iter().map(|(_, window)| example(&ranking, &ranking.prompt, Split::Valid, window, in_loss));
-    let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(&ranking, &tasks, &windows)?;
+    let lessons = match rows {
+        Some(rows) => rows.lessons(config, &ranking)?,
+        None => lessons(config, &ranking, &tasks, &options, &device)?,
+    };
 
     let tune = match config.llm.tune {
         TuneKind::Full => Tune::Full,
@@ -137,7 +131,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
-        model = model.with_prefix(&example(&ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt);
+        model = model.with_prefix(&lessons.beginning);
     }
     let _lock = match held {
         Some(lock) => lock,
@@ -150,7 +144,6 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
     };
     let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
-    let validation = ranking.corpus.validation.clone();
     let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
         let start = AdaptiveTemperature::default().value;
         format!(
@@ -162,41 +155,18 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         log(format_args!("note: {notice}"));
     }
     if options.ui == Ui::Plain {
-        log(format_args!("{} windows to train on; {validation}", windows.len()));
-        if let Some(first) = tasks.first() {
-            let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
-            log(format_args!("tasks in turn: {}; {} seen:0 validates", names.join(", "), first.task));
-        }
+        log(format_args!("{}; {}", lessons.shown, lessons.validation));
     }
-    let (catalogue, sources) = (Arc::new(ranking.catalogue.clone()), ranking.clone());
-    let validate = (!valid.is_empty()).then(|| {
-        let interrupter = options.interrupter.clone();
-        let (decode, seed, show) =
-            (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
-        let validate = move |recommender: &Recommender<Concrete>| {
-            let ranked =
-                rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
-                    if show {
-                        progress_line("validating", done, total);
-                    }
-                    !interrupter.should_stop()
-                })?;
-            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
-        };
-        Box::new(validate) as crate::train::Validate<Concrete>
-    });
-
-    let train = samples(config, sources, &tasks, windows, in_loss);
     let outcome = crate::train::run(Run {
         recommender: Recommender { model, loss, fixed_temperature, root_children },
         optimizer,
         progress,
         config: config.train.clone(),
         seed: config.seed,
-        train,
-        valid: valid_examples,
-        catalogue,
-        validate,
+        train: lessons.train,
+        valid: lessons.valid,
+        catalogue: Arc::new(ranking.catalogue.clone()),
+        validate: lessons.validate,
         trained,
         dir: dir.to_path_buf(),
         ui: options.ui,
@@ -217,10 +187,76 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         peak_memory_bytes: super::peak_memory_bytes(),
         loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
         temperature: outcome.progress.temperature.value,
-        valid_ndcg_at_10: outcome.progress.best.map(|best| best.ndcg_at_10),
-        validation,
+        valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.ndcg_at_10),
+        validation: lessons.validation,
         notice,
     })
+}
+
+/// What a run learns from, and what chooses its best epoch.
+pub(super) struct Lessons {
+    /// What is trained on.
+    pub train: Samples,
+    /// What the validation loss is of.
+    pub valid: Vec<Example>,
+    /// Ranks the validation windows; `None` where the loss alone chooses.
+    pub validate: Option<Validate<Concrete>>,
+    /// What prompts begin with.
+    pub beginning: Vec<u32>,
+    /// How much there is to train on, in words.
+    pub shown: String,
+    /// What validates, in words.
+    pub validation: String,
+}
+
+/// Of the corpus's windows.
+fn lessons(
+    config: &RunConfig,
+    ranking: &Arc<Ranking>,
+    tasks: &[PromptSet],
+    options: &TrainOptions,
+    device: &DispatchDevice,
+) -> Result<Lessons> {
+    let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
+    let valid = match config.train.valid_windows {
+        0 => Vec::new(),
+        limit => sample(ranking.corpus.windows(Split::Valid), Some(limit), config.seed, 1)?,
+    };
+    if windows.is_empty() {
+        return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
+    }
+    let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
+    let valid_examples = valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
+    let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
+    check_lengths(ranking, tasks, &windows)?;
+    let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
+    let mut shown = format!("{} windows to train on", windows.len());
+    if let Some(first) = tasks.first() {
+        let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
+        shown += &format!(", by the tasks {} in turn; {} seen:0 validates", names.join(", "), first.task);
+    }
+    let validation = ranking.corpus.validation.clone();
+
+    let validate = (!valid.is_empty()).then(|| {
+        let interrupter = options.interrupter.clone();
+        let (decode, seed, show) =
+            (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
+        let (ranking, device) = (ranking.clone(), device.clone());
+        let validate = move |recommender: &Recommender<Concrete>| {
+            let ranked =
+                rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
+                    if show {
+                        progress_line("validating", done, total);
+                    }
+                    !interrupter.should_stop()
+                })?;
+            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
+        };
+        Box::new(validate) as Validate<Concrete>
+    });
+
+    let train = samples(config, ranking.clone(), tasks, windows, in_loss);
+    Ok(Lessons { train, valid: valid_examples, validate, beginning, shown, validation })
 }
 
 fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Training>, device: &DispatchDevice) -> Result<Llama<Training>> {
@@ -239,8 +275,8 @@ fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Training>, device: 
     load_adapter(adapter, llm, device)
 }
 
-/// A seeded sample of `windows`, in their order; all of them for `None`.
-fn sample(windows: &[Window], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, Window)>> {
+/// A seeded sample of `windows` (or rows) and their places, in their order; all of them for `None`.
+pub(super) fn sample<T: Copy>(windows: &[T], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, T)>> {
     let all = || windows.iter().copied().enumerate().map(|(i, w)| (i as u32, w));
     let Some(limit) = limit.filter(|&limit| limit < windows.len()) else { return Ok(all().collect()) };
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);

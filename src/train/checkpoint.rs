@@ -46,9 +46,10 @@ pub struct Progress {
 pub struct Best {
     /// The optimiser step.
     pub step: usize,
-    /// NDCG@10 on the validation windows.
-    pub ndcg_at_10: f64,
-    /// The loss on them: it decides where NDCG@10 is equal.
+    /// NDCG@10 on the validation windows, where they are ranked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ndcg_at_10: Option<f64>,
+    /// The loss on what validates: it decides where NDCG@10 is equal or there is none.
     pub loss: f64,
 }
 

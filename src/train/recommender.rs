@@ -56,8 +56,8 @@ pub struct StepOutput {
     pub grad_norm: f64,
     /// Of a training step.
     pub tokens_per_second: f64,
-    /// Of a validation.
-    pub ndcg_at_10: f64,
+    /// Of a validation that ranks.
+    pub ndcg_at_10: Option<f64>,
 }
 
 impl ItemLazy for StepOutput {

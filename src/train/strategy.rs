@@ -51,11 +51,11 @@ pub struct Run<B: AutodiffBackend> {
     pub seed: u64,
     /// What is trained on.
     pub train: Samples,
-    /// Validation windows, for the validation loss.
+    /// What validates after each epoch: its loss, and the ranking. Nothing where it is empty.
     pub valid: Vec<Example>,
     /// The catalogue they point into.
     pub catalogue: Arc<Catalogue>,
-    /// Ranks the validation windows; `None` where there are none.
+    /// Ranks the validation windows; `None` where the validation loss alone chooses the epoch.
     pub validate: Option<Validate<B::InnerBackend>>,
     /// What trains.
     pub trained: Trained,
@@ -102,6 +102,7 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
 
     let learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
     let (dir, interrupter, ui, epochs) = (run.dir.clone(), run.interrupter.clone(), run.ui, run.config.epochs);
+    let ranks = run.validate.is_some();
     let result = Arc::new(Mutex::new(Ok(Outcome::default())));
     let strategy = Strategy { run, total_steps, result: result.clone() };
     type Value = fn(&StepOutput) -> f64;
@@ -118,8 +119,10 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
         .with_interrupter(interrupter.clone())
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(strategy)))
         .metric_train_numeric(LearningRateMetric::new())
-        .metric_valid_numeric(Curve::new("Loss", false, |o| o.loss))
-        .metric_valid_numeric(Curve::new("NDCG@10", true, |o| o.ndcg_at_10));
+        .metric_valid_numeric(Curve::new("Loss", false, |o| o.loss));
+    if ranks {
+        training = training.metric_valid_numeric(Curve::new("NDCG@10", true, |o| o.ndcg_at_10.unwrap_or_default()));
+    }
     for (name, higher, value) in curves {
         training = training.metric_train_numeric(Curve::new(name, higher, value));
     }
@@ -187,11 +190,17 @@ impl<B: AutodiffBackend> Strategy<B> {
             }
             events.process_train(LearnerEvent::EndEpoch(epoch + 1));
 
-            if let Some(validate) = &run.validate {
+            if !run.valid.is_empty() {
                 let model = learner.model().valid();
-                let Some(ndcg_at_10) = validate(&model)? else {
-                    save(learner, &outcome.progress)?;
-                    return Ok(outcome);
+                let ndcg_at_10 = match &run.validate {
+                    None => None,
+                    Some(validate) => {
+                        let Some(ndcg_at_10) = validate(&model)? else {
+                            save(learner, &outcome.progress)?;
+                            return Ok(outcome);
+                        };
+                        Some(ndcg_at_10)
+                    }
                 };
                 let step = Step {
                     batches: self.batches(run.valid.iter().map(|example| vec![example.clone()]).collect()),
@@ -290,7 +299,8 @@ impl<B: AutodiffBackend> Strategy<B> {
             progress.best = Some(Best { step: progress.step, ndcg_at_10: item.ndcg_at_10, loss: item.loss });
         }
         if self.run.ui == Ui::Plain {
-            log(format_args!("epoch {epoch}  validation loss {:.4}  NDCG@10 {:.4}", item.loss, item.ndcg_at_10));
+            let ranking = item.ndcg_at_10.map(|ndcg| format!("  NDCG@10 {ndcg:.4}")).unwrap_or_default();
+            log(format_args!("epoch {epoch}  validation loss {:.4}{ranking}", item.loss));
         }
         let windows = dataloader::Progress::new(self.run.valid.len(), self.run.valid.len());
         let epochs = dataloader::Progress::new(epoch, self.run.config.epochs);

@@ -10,4 +10,5 @@ mod pipeline;
 mod prior;
 mod refusals;
 mod resume;
+mod rows;
 mod tasks;
