@@ -7,10 +7,10 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use super::asked::{Asked, TaskChoice};
 use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
-use super::tasks::{Asked, TaskChoice};
 use crate::backend::{BackendName, Concrete};
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
@@ -102,7 +102,7 @@ pub struct TaskEvaluation {
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let device = options.backend.device()?;
     let mut run = open_run(dir, &device)?;
-    let asked = options.choice.all(&run.tasks)?;
+    let asked = options.choice.all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);

@@ -3,6 +3,7 @@
 mod align;
 mod align_data;
 mod aligned;
+mod asked;
 mod baseline;
 mod cf;
 mod entities;
@@ -15,12 +16,13 @@ mod recommend;
 mod run_dir;
 mod samples;
 mod score;
-mod tasks;
+
 mod train;
 
 pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
+pub use asked::TaskChoice;
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
 pub use evaluate::{EvaluateOptions, Evaluation, TaskEvaluation, evaluate, rank_windows};
@@ -33,7 +35,7 @@ pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-pub use tasks::TaskChoice;
+
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};

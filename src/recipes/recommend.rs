@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::asked::TaskChoice;
 use super::open_run;
-use super::tasks::TaskChoice;
 use crate::backend::BackendName;
 use crate::decode::search;
 use crate::text::{Filling, Shown};
@@ -41,7 +41,7 @@ pub fn recommend(
     }
     let device = backend.device()?;
     let mut run = open_run(dir, &device)?;
-    if let Some(asked) = choice.one(&run.tasks)? {
+    if let Some(asked) = choice.one(&run.prompt_sets)? {
         run.ranking.prompt = asked.template;
     }
     let mut decode = run.config.decode.clone();

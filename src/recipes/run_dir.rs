@@ -10,9 +10,9 @@ use burn::DispatchDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::asked::{TaskChoice, open_prompt_sets};
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
-use super::tasks::{TaskChoice, open_tasks};
 use crate::backend::Concrete;
 use crate::cf::Distribution;
 use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
@@ -48,7 +48,7 @@ pub struct Material {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: Ranking,
     /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
-    pub tasks: Vec<PromptSet>,
+    pub prompt_sets: Vec<PromptSet>,
     /// The base model's sizes.
     pub llama: LlamaConfig,
     /// The base model's weights.
@@ -67,8 +67,8 @@ impl Material {
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
-        let tasks = open_tasks(&config.data)?;
-        let prompt = match TaskChoice::default().one(&tasks)? {
+        let prompt_sets = open_prompt_sets(&config.data)?;
+        let prompt = match TaskChoice::default().one(&prompt_sets)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };
@@ -83,10 +83,10 @@ impl Material {
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
-            prompt: match tasks.as_slice() {
+            prompt: match prompt_sets.as_slice() {
                 [] => sha256(Ranking::template(&prompt).as_bytes()),
-                tasks => {
-                    let templates = tasks.iter().flat_map(PromptSet::prompts).map(Ranking::template);
+                sets => {
+                    let templates = sets.iter().flat_map(PromptSet::prompts).map(Ranking::template);
                     sha256(templates.collect::<Vec<_>>().join("\0").as_bytes())
                 }
             },
@@ -105,7 +105,7 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, tasks, llama: llm.config, weights: llm.weights, entities, identity })
+        Ok(Self { ranking, prompt_sets, llama: llm.config, weights: llm.weights, entities, identity })
     }
 }
 
@@ -147,7 +147,7 @@ pub struct OpenRun {
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: Ranking,
     /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
-    pub tasks: Vec<PromptSet>,
+    pub prompt_sets: Vec<PromptSet>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -366,5 +366,5 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, tasks: material.tasks, model, step, prior_vectors, chosen })
+    Ok(OpenRun { config, ranking, prompt_sets: material.prompt_sets, model, step, prior_vectors, chosen })
 }

@@ -91,7 +91,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, tasks, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
+    let Material { ranking, prompt_sets, llama, weights, entities, identity } =
+        Material::open(config, started.as_ref(), &device)?;
 
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
@@ -105,7 +106,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
     let valid_examples = valid.iter().map(|(_, window)| example(&ranking, &ranking.prompt, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(&ranking, &tasks, &windows)?;
+    check_lengths(&ranking, &prompt_sets, &windows)?;
 
     let tune = match config.llm.tune {
         TuneKind::Full => Tune::Full,
@@ -164,8 +165,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     if options.ui == Ui::Plain {
         log(format_args!("{} windows to train on; {validation}", windows.len()));
-        if let Some(first) = tasks.first() {
-            let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
+        if let Some(first) = prompt_sets.first() {
+            let names: Vec<&str> = prompt_sets.iter().map(|set| set.task.as_str()).collect();
             log(format_args!("tasks in turn: {}; {} seen:0 validates", names.join(", "), first.task));
         }
     }
@@ -187,7 +188,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         Box::new(validate) as crate::train::Validate<Concrete>
     });
 
-    let train = samples(config, sources, &tasks, windows, in_loss);
+    let train = samples(config, sources, &prompt_sets, windows, in_loss);
     let outcome = crate::train::run(Run {
         recommender: Recommender { model, loss, fixed_temperature, root_children },
         optimizer,
