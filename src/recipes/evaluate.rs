@@ -7,11 +7,11 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use super::asked::{Asked, TaskChoice};
 use super::open_run;
 use super::ranking::Ranking;
 use super::rows::check_ranks;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
-use super::tasks::{Asked, TaskChoice};
 use crate::backend::{BackendName, Concrete};
 use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};

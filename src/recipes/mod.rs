@@ -3,6 +3,7 @@
 mod align;
 mod align_data;
 mod aligned;
+mod asked;
 mod baseline;
 mod cf;
 mod doctor;
@@ -17,12 +18,12 @@ mod rows;
 mod run_dir;
 mod samples;
 mod score;
-mod tasks;
 mod train;
 
 pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
+pub use asked::TaskChoice;
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
 pub use doctor::{BackendReport, Check, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
@@ -37,7 +38,7 @@ pub use recommend::{Recommendation, recommend};
 pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-pub use tasks::TaskChoice;
+
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::asked::TaskChoice;
 use super::rows::check_ranks;
 use super::run_dir::{open_run, read_config};
-use super::tasks::TaskChoice;
 use crate::backend::BackendName;
 use crate::decode::search;
 use crate::text::{Filling, Shown};

@@ -10,10 +10,10 @@ use burn::DispatchDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::asked::{TaskChoice, open_tasks};
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
 use super::rows::Rows;
-use super::tasks::{TaskChoice, open_tasks};
 use crate::backend::Concrete;
 use crate::cf::Distribution;
 use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};

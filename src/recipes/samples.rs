@@ -6,8 +6,8 @@ use rand::SeedableRng;
 use rand::seq::{SliceRandom, index};
 use rand_chacha::ChaCha8Rng;
 
+use super::asked::prompts_per_window;
 use super::ranking::Ranking;
-use super::tasks::prompts_per_window;
 use crate::Result;
 use crate::batch::{Example, Target};
 use crate::config::{RunConfig, Targets};

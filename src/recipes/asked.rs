@@ -22,7 +22,7 @@ pub(super) struct Asked {
 }
 
 /// The prompts that `data.tasks` names; none for a run of one prompt.
-pub(super) fn open_tasks(data: &DataConfig) -> Result<Vec<PromptSet>> {
+pub(super) fn open_prompt_sets(data: &DataConfig) -> Result<Vec<PromptSet>> {
     let tasks = data.tasks.iter().map(|task| PromptSet::open(task)).collect::<Result<Vec<_>>>()?;
     let asked = prompts_per_window(data);
     match tasks.iter().find(|set| set.seen.len() < asked) {
@@ -108,8 +108,8 @@ mod tests {
     fn more_prompts_than_there_are() {
         let data =
             |prompts_per_window| DataConfig { tasks: vec!["sequential".into()], prompts_per_window, ..Default::default() };
-        assert_eq!(open_tasks(&data(Some(10))).unwrap().len(), 1);
-        assert!(open_tasks(&data(Some(11))).unwrap_err().to_string().contains("10 seen"));
-        assert!(open_tasks(&DataConfig::default()).unwrap().is_empty());
+        assert_eq!(open_prompt_sets(&data(Some(10))).unwrap().len(), 1);
+        assert!(open_prompt_sets(&data(Some(11))).unwrap_err().to_string().contains("10 seen"));
+        assert!(open_prompt_sets(&DataConfig::default()).unwrap().is_empty());
     }
 }
