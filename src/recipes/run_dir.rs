@@ -10,7 +10,7 @@ use burn::DispatchDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::asked::{TaskChoice, open_tasks};
+use super::asked::{TaskChoice, open_prompt_sets};
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
 use super::rows::Rows;
@@ -73,7 +73,7 @@ impl Material {
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
-        let tasks = open_tasks(&config.data)?;
+        let tasks = open_prompt_sets(&config.data)?;
         let prompt = match TaskChoice::default().one(&tasks)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
