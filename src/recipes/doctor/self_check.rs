@@ -144,7 +144,7 @@ impl SelfCheck {
     pub(super) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
         let recommender = self.recommender(device)?;
         let examples: Vec<Example> =
-            self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| self.example(prompt.clone(), item)).collect();
+            self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| example(prompt.clone(), item)).collect();
         let batches = vec![Batch::new(&examples, &self.catalogue, Candidates::Children)];
         let output = TrainStep::step(&recommender, Step { batches, temperature: AdaptiveTemperature::default(), seed: SEED });
         let mut gradient = Vec::new();
@@ -163,10 +163,6 @@ impl SelfCheck {
     pub(super) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
         let uncached = self.uncached(&self.recommender(device)?.valid());
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached)])
-    }
-
-    fn example(&self, prompt: Vec<u32>, item: u32) -> Example {
-        Example { prompt, target: Target::Item(item), gains: Vec::new() }
     }
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
@@ -214,7 +210,7 @@ impl SelfCheck {
         let trie = &self.catalogue.trie;
         let mut log_probs = [Vec::new(), Vec::new()];
         for prompt in &self.prompts {
-            let examples: Vec<Example> = (0..ITEMS as u32).map(|item| self.example(prompt.clone(), item)).collect();
+            let examples: Vec<Example> = (0..ITEMS as u32).map(|item| example(prompt.clone(), item)).collect();
             let logits = host(recommender.logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
             let mut predictions = logits.chunks(self.config.vocab_size);
             for item in 0..ITEMS as u32 {
@@ -234,6 +230,10 @@ impl SelfCheck {
         }
         log_probs.concat()
     }
+}
+
+fn example(prompt: Vec<u32>, item: u32) -> Example {
+    Example { prompt, target: Target::Item(item), gains: Vec::new() }
 }
 
 /// The logits of this model are small: no shift is needed.
