@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -127,7 +127,7 @@ impl Rows {
     ///
     /// # Errors
     /// No row to train on; a row that is too long.
-    pub(super) fn lessons(self, config: &RunConfig, ranking: &Arc<Ranking>) -> Result<Lessons> {
+    pub(super) fn lessons(self, config: &RunConfig, ranking: &Rc<Ranking>) -> Result<Lessons> {
         let chosen = |split, limit, stream| {
             let rows = sample(&self.of(split), limit, config.seed, stream)?;
             Ok::<_, Error>(rows.into_iter().map(|(_, row)| row).collect::<Vec<usize>>())

@@ -1,6 +1,6 @@
 //! What a run learns from its windows: each one once an epoch or, with tasks, asked by some of every task's prompts.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use rand::SeedableRng;
 use rand::seq::{SliceRandom, index};
@@ -54,7 +54,7 @@ pub(super) fn check_lengths(ranking: &Ranking, tasks: &[PromptSet], windows: &[(
 /// The training windows as samples: in a new seeded order each epoch or, of tasks, as [`TaskOrder`] has them.
 pub(super) fn samples(
     config: &RunConfig,
-    ranking: Arc<Ranking>,
+    ranking: Rc<Ranking>,
     tasks: &[PromptSet],
     windows: Vec<(u32, Window)>,
     with_prior: bool,

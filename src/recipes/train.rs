@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use burn::DispatchDevice;
@@ -95,7 +96,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
     let Material { ranking, llama, weights, entities, tasks, rows, identity } =
         Material::open(config, started.as_ref(), &device)?;
-    let ranking = Arc::new(ranking);
+    let ranking = Rc::new(ranking);
     let lessons = match rows {
         Some(rows) => rows.lessons(config, &ranking)?,
         None => lessons(config, &ranking, &tasks, &options, &device)?,
@@ -212,7 +213,7 @@ pub(super) struct Lessons {
 /// Of the corpus's windows.
 fn lessons(
     config: &RunConfig,
-    ranking: &Arc<Ranking>,
+    ranking: &Rc<Ranking>,
     tasks: &[PromptSet],
     options: &TrainOptions,
     device: &DispatchDevice,

@@ -55,7 +55,7 @@ fn plain(
             Candidates::Vocabulary => (0..vocabulary as i32).collect(),
         };
         let valid = Tensor::<Training, 1, Int>::from_data(TensorData::new(valid.clone(), [valid.len()]), device);
-        let chosen = row.clone().slice([token as usize..token as usize + 1]);
+        let chosen = row.clone().narrow(0, token as usize, 1);
         sum = sum + row.select(0, valid).exp().sum().log() - chosen;
         node = catalogue.trie.child(node, token).unwrap();
     }

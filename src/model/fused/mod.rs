@@ -1,4 +1,4 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], [`Rotary`], [`attention`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.

@@ -46,7 +46,7 @@ fn causal_rows() {
 fn trees_that_differ_from_row_to_row() {
     let chain = |n: usize| (0..n).map(|t| t.checked_sub(1)).collect();
     let branches = vec![None, Some(0), Some(1), Some(1), Some(3), Some(0), Some(5), None, Some(7)];
-    check(3, 60, 60, &Visible::trees(&[chain(60), branches, (0..50).map(|t: usize| (t > 0).then(|| t / 2)).collect()]));
+    check(3, 60, 60, &Visible::trees(&[chain(60), branches, (0..50).map(|t: usize| (t > 0).then_some(t / 2)).collect()]));
 }
 
 /// As a beam search asks: a few new tokens, and keys of a row's own past.
