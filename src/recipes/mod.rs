@@ -16,7 +16,6 @@ mod recommend;
 mod run_dir;
 mod samples;
 mod score;
-
 mod train;
 
 pub use align::{AlignReport, align};
@@ -35,7 +34,6 @@ pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};
