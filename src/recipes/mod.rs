@@ -38,7 +38,6 @@ pub use recommend::{Recommendation, recommend};
 pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};
