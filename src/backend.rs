@@ -31,7 +31,7 @@ pub type Training = burn::backend::Autodiff<Concrete>;
 pub enum BackendName {
     /// burn-flex, on all cores.
     Cpu,
-    /// Any GPU with Vulkan, Metal or DirectX 12.
+    /// Any GPU with Vulkan or Metal.
     Wgpu,
     /// NVIDIA GPUs.
     Cuda,
@@ -93,7 +93,7 @@ impl BackendName {
         match self {
             Self::Cpu => "this is a defect, please report it",
             Self::Wgpu => {
-                "install a Vulkan, Metal or DirectX 12 driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)"
+                "install a Vulkan or Metal driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)"
             }
             Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use --backend wgpu",
         }

@@ -468,8 +468,11 @@ impl RunConfig {
             _ if data.rows.is_none() => return Ok(()),
             _ => {}
         }
-        if data.prompt.is_some() {
-            return refuse("data.rows and data.prompt exclude each other: rows are asked by their tasks' templates");
+        if data.prompt.is_some() || !data.tasks.is_empty() {
+            return refuse("data.rows excludes data.prompt and data.tasks: rows are asked by their own tasks' templates");
+        }
+        if self.train.targets == Targets::Every {
+            return refuse("train.targets = \"every\" is for windows: a row has one text");
         }
         if self.loss.kind != LossKind::Lml {
             return refuse("data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free");
