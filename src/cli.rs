@@ -6,7 +6,6 @@ mod prepare;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use burn::train::Interrupter;
 use clap::error::ErrorKind;
@@ -17,12 +16,11 @@ use serde_json::json;
 use self::prepare::PrepareArgs;
 use crate::backend::BackendName;
 use crate::cf::Method;
-use crate::config::{AlignConfig, RunConfig, Scoring};
-use crate::data::{Corpus, Split};
-use crate::evaluate::{Group, Summary, evaluate_baseline, summarise};
+use crate::config::{AlignConfig, RankerName, RunConfig, Scoring};
+use crate::data::Split;
+use crate::evaluate::{Group, Summary};
 use crate::log::log;
-use crate::prior::{Baseline, fit};
-use crate::recipes::{self, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -88,8 +86,11 @@ enum Command {
         /// The run directory
         run: PathBuf,
         /// A title, oldest first; repeat it
-        #[arg(long, required = true, value_name = "TITLE")]
+        #[arg(long, value_name = "TITLE")]
         history: Vec<String>,
+        /// A user of the corpus, for a run whose prompt has {user}
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
@@ -212,20 +213,6 @@ struct RunArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy)]
-enum RankerName {
-    Counting(Baseline),
-    Collaborative(Method),
-}
-
-impl FromStr for RankerName {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        text.parse().map(Self::Collaborative).or_else(|_| text.parse().map(Self::Counting))
-    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -363,8 +350,8 @@ impl Command {
                     evaluation.users_per_second
                 ))
             }
-            Self::Recommend { run, history, k, backend, json } => {
-                let items = recipes::recommend(&run, &history, k, backend)?;
+            Self::Recommend { run, history, user, k, backend, json } => {
+                let items = recipes::recommend(&run, &history, user.as_deref(), k, backend)?;
                 if json {
                     return print_json(&json!({ "items": items }));
                 }
@@ -396,24 +383,10 @@ impl Command {
                     number(report.valid_ndcg_at_10)
                 ))
             }
-            Self::Baseline { name: RankerName::Counting(name), corpus, split, limit, set, json, .. } => {
-                if let Some(assignment) = set.first() {
-                    return Err(Error::usage(format!("--set {assignment}: {name} has no settings")));
-                }
-                let place = corpus;
-                let corpus = Corpus::open(&place)?;
-                let started = std::time::Instant::now();
-                let outcomes = evaluate_baseline(&fit(name, &corpus), &corpus, split, limit);
-                if outcomes.is_empty() {
-                    return Err(Error::failed(format!("{}: the {split} split has no window", place.display())));
-                }
-                let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
-                print_baseline(&name.to_string(), &summarise(&outcomes, 0), split, users_per_second, json)
-            }
-            Self::Baseline { name: RankerName::Collaborative(method), corpus, split, limit, set, backend, json } => {
-                let options = CfOptions { method, set, backend };
-                let report = recipes::collaborative_baseline(&corpus, split, limit, &options, &mut |line| log(line))?;
-                print_baseline(&method.to_string(), &report.summary, split, report.users_per_second, json)
+            Self::Baseline { name, corpus, split, limit, set, backend, json } => {
+                let options = BaselineOptions { split, limit, set, backend };
+                let report = recipes::baseline(&corpus, name, &options, &mut |line| log(line))?;
+                if json { print_json(&report) } else { print(&table(&[(name.to_string().as_str(), &report.summary)])) }
             }
         }
     }
@@ -441,18 +414,6 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     })
     .context("signal handler")?;
     Ok(interrupter)
-}
-
-fn print_baseline(name: &str, summary: &Summary, split: Split, users_per_second: f64, json: bool) -> Result<()> {
-    if !json {
-        return print(&table(&[(name, summary)]));
-    }
-    let mut value = serde_json::to_value(summary).context("baseline")?;
-    value["split"] = json!(split);
-    value["users_per_second"] = json!(users_per_second);
-    value["scoring"] = json!(name);
-    value["beams"] = serde_json::Value::Null;
-    print_json(&value)
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

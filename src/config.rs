@@ -7,11 +7,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod align;
+mod prior;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
+pub use prior::{PriorConfig, RankerName};
 
 use crate::model::LoraConfig;
-use crate::prior::Baseline;
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
@@ -37,7 +38,7 @@ pub struct RunConfig {
     /// How items are ranked.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// What counts say beside the LLM.
+    /// What a ranker without text says beside the LLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
@@ -91,21 +92,115 @@ pub enum TuneKind {
 }
 
 /// `[items]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsConfig {
-    /// What encodes an item beside its title.
+    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus such as `random_id`.
+    #[serde(default = "title", skip_serializing_if = "is_title")]
+    pub text: String,
+    /// What encodes items and users beside their text.
     #[serde(default)]
     pub encoder: Encoder,
+    /// Their collaborative vectors, as `cf` writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
+    /// Whether their text stands before their vectors, or the vectors alone.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub beside_text: bool,
+    /// Vectors that an item or user becomes, of the linear encoder and the MLP; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<usize>,
+    /// The run directory of `align` whose Q-Former to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aligned: Option<String>,
+    /// Or a Q-Former that saw no phase 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qformer: Option<QFormerSettings>,
 }
 
-/// `items.encoder`. The Q-Former and the MLP of ILM are not built yet.
+impl Default for ItemsConfig {
+    fn default() -> Self {
+        let (text, encoder) = (title(), Encoder::None);
+        Self { text, encoder, vectors: None, beside_text: true, queries: None, aligned: None, qformer: None }
+    }
+}
+
+const TITLE: &str = "title";
+
+fn title() -> String {
+    TITLE.into()
+}
+
+fn is_title(text: &str) -> bool {
+    text == TITLE
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl ItemsConfig {
+    /// The attribute that names an item; `None` for its title.
+    pub fn attribute(&self) -> Option<&str> {
+        Some(self.text.as_str()).filter(|text| *text != TITLE)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let needs = |key: &str, given: bool, wanted: bool| match (given, wanted) {
+            (false, true) => {
+                Err(Error::usage(format!("items.{key} is missing: items.encoder = {:?} needs it", self.encoder.name())))
+            }
+            (true, false) => Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name()))),
+            _ => Ok(()),
+        };
+        let qformer = self.encoder == Encoder::Qformer;
+        needs("vectors", self.vectors.is_some(), self.encoder != Encoder::None)?;
+        if !matches!(self.encoder, Encoder::Linear | Encoder::Mlp) {
+            needs("queries", self.queries.is_some(), false)?;
+        }
+        if self.encoder == Encoder::None && !self.beside_text {
+            return Err(Error::usage("items.beside_text = false is for an items.encoder: without one there is only text"));
+        }
+        if self.aligned.is_some() && self.qformer.is_some() {
+            return Err(Error::usage(
+                "items.aligned and items.qformer exclude each other: a Q-Former of phase 1, or one without",
+            ));
+        }
+        needs("aligned", self.aligned.is_some() || self.qformer.is_some(), qformer)?;
+        match self.queries {
+            Some(queries) if queries == 0 || queries > 1 << 10 => {
+                Err(Error::usage(format!("items.queries is {queries}, it must be between 1 and 1024")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `items.encoder`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoder {
-    /// Titles alone.
+    /// Text alone.
     #[default]
     None,
+    /// LLaRA's: one matrix.
+    Linear,
+    /// CoLLM's: two layers.
+    Mlp,
+    /// ILM's.
+    Qformer,
+}
+
+impl Encoder {
+    /// As the run file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Mlp => "mlp",
+            Self::Qformer => "qformer",
+        }
+    }
 }
 
 /// `[loss]`
@@ -242,43 +337,6 @@ pub enum Scoring {
     Full,
 }
 
-/// `[prior]`, as [`crate::prior`] defines it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PriorConfig {
-    /// Whose distribution over the items.
-    pub ranker: Baseline,
-    /// What the logarithm of a token's share is multiplied by; `evaluate --split valid --prior-weight A,B,…` chooses another.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// The part of the probability that is spread evenly over the items.
-    #[serde(default = "smoothing")]
-    pub smoothing: f64,
-    /// Train with it as well, so that the LLM learns what the ranker does not know.
-    #[serde(default)]
-    pub in_loss: bool,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and clothing (.9).
-fn smoothing() -> f64 {
-    0.5
-}
-
-impl PriorConfig {
-    /// # Errors
-    /// A weight that no logits could stand.
-    pub fn check_weight(weight: f64, key: &str) -> Result<()> {
-        match (0.0..=1000.0).contains(&weight) {
-            true => Ok(()),
-            false => Err(Error::usage(format!("{key} is {weight}, it must be between 0 and 1000"))),
-        }
-    }
-}
-
 impl RunConfig {
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
@@ -338,15 +396,16 @@ impl RunConfig {
             return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
         }
         if let Some(prior) = &self.prior {
-            PriorConfig::check_weight(prior.weight, "prior.weight")?;
-            if !(1e-6..=1.0).contains(&prior.smoothing) {
-                return Err(Error::usage(format!("prior.smoothing is {}, it must be between 1e-6 and 1", prior.smoothing)));
-            }
+            prior.validate()?;
             if prior.in_loss && self.loss.kind == LossKind::Lml {
                 return Err(Error::usage(
                     "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which no ranker knows",
                 ));
             }
+        }
+        self.items.validate()?;
+        if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
+            return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
         }
         self.llm.lora.validate()
     }
@@ -384,6 +443,7 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prior::Baseline;
 
     const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
 
@@ -416,8 +476,17 @@ mod tests {
             ("loss.kind=mse", "mse"),
             ("llm.lora.rank=0", "rank"),
             ("llm.lora.targets=[\"z\"]", "z"),
-            ("items.encoder=qformer", "qformer"),
-            ("prior.ranker=als", "als"),
+            ("items.encoder=bert", "bert"),
+            ("items.encoder=qformer", "items.vectors"),
+            ("items={ encoder = \"qformer\", vectors = \"v\" }", "items.aligned"),
+            ("items={ encoder = \"mlp\", vectors = \"v\", queries = 0 }", "items.queries"),
+            ("items.vectors=v", "items.vectors"),
+            ("items.beside_text=false", "beside_text"),
+            ("llm.tune=frozen", "nothing would train"),
+            ("prior.ranker=lda", "lda"),
+            ("prior.ranker=als", "itemlm cf als"),
+            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
+            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
             ("prior.weight=1", "ranker"),
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
@@ -436,7 +505,8 @@ mod tests {
     fn a_prior() {
         let set = ["prior.ranker=cooccurrence".to_string()];
         let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
-        let expected = PriorConfig { ranker: Baseline::Cooccurrence, weight: 1.0, smoothing: 0.5, in_loss: false };
+        let ranker = RankerName::Counting(Baseline::Cooccurrence);
+        let expected = PriorConfig { ranker, vectors: None, weight: 1.0, smoothing: 0.5, in_loss: false };
         assert_eq!(config.prior, Some(expected));
         assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
         let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);

@@ -34,7 +34,7 @@ fn shipped_run_files() {
         names.push(name);
     }
     names.sort();
-    let known = ["books", "clothing", "ilm-it", "ilm-it-ii", "ilm-it-ui", "office", "toys"];
+    let known = ["books", "clothing", "ilm-it", "ilm-it-ii", "ilm-it-ui", "office", "office-ilm", "toys"];
     let mut known: Vec<String> = known.iter().flat_map(|name| [name.to_string(), format!("{name}-smoke")]).collect();
     known.sort();
     assert_eq!(names, known);

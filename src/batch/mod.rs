@@ -10,16 +10,25 @@ pub use text::TextBatch;
 
 use crate::text::{Catalogue, ROOT};
 
-/// A prompt and the item to predict after it.
+/// A prompt and what to predict after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The prompt's tokens, at least one.
+    /// The prompt's tokens, at least one; [`crate::text::EntityTokens`] among them.
     pub prompt: Vec<u32>,
-    /// The target item.
-    pub item: u32,
+    /// What comes after it.
+    pub target: Target,
     /// What a collaborative prior adds to the logits: [`crate::prior::UserPrior::gains_to`] the item; empty without a prior in the
     /// loss.
     pub gains: Vec<f32>,
+}
+
+/// What an LLM is to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// An item of the catalogue.
+    Item(u32),
+    /// Any text, its EOS included; [`Candidates::Vocabulary`] alone can learn it.
+    Text(Vec<u32>),
 }
 
 /// Which tokens compete in the loss.
@@ -67,13 +76,16 @@ pub struct Batch {
     pub branching_tokens: usize,
     /// Tokens run, padding not counted.
     pub run_tokens: usize,
+    /// The first position of a row that predicts something.
+    pub first: usize,
 }
 
 impl Batch {
     /// Lays out `examples`.
     ///
     /// # Panics
-    /// On an empty prompt, an item outside the catalogue or gains for another: all are made by the program, never read.
+    /// On an empty prompt, an item outside the catalogue, gains for another item, or a text among [`Candidates::Children`]: all are made by
+    /// the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
@@ -83,9 +95,19 @@ impl Batch {
         let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(examples.len());
         for (row, example) in examples.iter().enumerate() {
             assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
-            let target = &catalogue.targets[example.item as usize];
             let mut last = None;
             let mut node = ROOT;
+            let target = match &example.target {
+                Target::Item(item) => &catalogue.targets[*item as usize],
+                Target::Text(text) => {
+                    assert!(candidates == Candidates::Vocabulary, "a text has no place in the trie");
+                    found.extend((0..text.len()).map(|t| (row, example.prompt.len() - 1 + t, text[t], ROOT)));
+                    target_tokens += text.len();
+                    let run = &text[..text.len().saturating_sub(1)];
+                    sequences.push([example.prompt.as_slice(), run].concat());
+                    continue;
+                }
+            };
             for (t, &token) in target.iter().enumerate() {
                 let branches = trie.valid_tokens(node).len() > 1;
                 branching_tokens += usize::from(branches);
@@ -138,12 +160,13 @@ impl Batch {
                 root: trie.valid_tokens(node).len() == root_children,
             })
             .collect();
+        let first = examples.iter().map(|example| example.prompt.len() - 1).min().unwrap_or(0);
         let run_tokens = sequences.iter().map(Vec::len).sum();
         let mut tokens = vec![0; sequences.len() * seq];
         for (row, sequence) in sequences.iter().enumerate() {
             tokens[row * seq..row * seq + sequence.len()].copy_from_slice(sequence);
         }
-        Self { tokens, batch: sequences.len(), seq, predictions, rows, target_tokens, branching_tokens, run_tokens }
+        Self { tokens, batch: sequences.len(), seq, predictions, rows, target_tokens, branching_tokens, run_tokens, first }
     }
 }
 
@@ -162,8 +185,8 @@ mod tests {
     fn examples() -> Vec<Example> {
         // Item 0 branches twice, item 2 once.
         vec![
-            Example { prompt: vec![7, 8], item: 0, gains: vec![-1.0, -2.0, -3.0, -4.0] },
-            Example { prompt: vec![7], item: 2, gains: vec![] },
+            Example { prompt: vec![7, 8], target: Target::Item(0), gains: vec![-1.0, -2.0, -3.0, -4.0] },
+            Example { prompt: vec![7], target: Target::Item(2), gains: vec![] },
         ]
     }
 

@@ -52,6 +52,13 @@ pub struct Als {
 }
 
 impl Als {
+    /// Of vectors that were learnt with `config`: `[known items, dim]` and `[users, dim]`.
+    pub(super) fn of_vectors(config: &AlsConfig, items: &[f32], users: &[f32]) -> Self {
+        let [items, users] = [items, users].map(|values| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
+        let normal_matrix = normal_matrix(&items, config);
+        Self { dim: config.dim, items, users, normal_matrix, alpha: config.alpha }
+    }
+
     /// `known` histories → `[histories, known items]`: the user's vector is solved for as in training, the history its interactions.
     pub(super) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         let count = self.items.len() / self.dim;

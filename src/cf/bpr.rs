@@ -145,7 +145,8 @@ pub(super) fn train<B: AutodiffBackend>(
         let factors = Factors { dim: config.dim, items: host(valid.items.val()), users: host(valid.users.val()) };
         Ok((factors, sum / triples.len().max(1) as f64))
     };
-    keep_best(config.epochs, config.patience, epoch, validate, say)
+    let finite = |factors: &Factors| factors.items.iter().chain(&factors.users).all(|v| v.is_finite());
+    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
 }
 
 /// An item that is not among `taken` (ascending), evenly; none where the user has all of them.

@@ -2,6 +2,7 @@
 //! middle of a long sequence up to ten times.
 
 use crate::data::{Corpus, Split};
+use crate::files::sha256;
 use crate::{Error, Result};
 
 /// The training interactions. Items are numbered by their place in `items`, so that a model holds no row for an item it cannot know.
@@ -79,6 +80,17 @@ impl Interactions {
     /// How often training has an item of the catalogue.
     pub fn count(&self, item: u32) -> u32 {
         self.place(item).map_or(0, |place| self.counts[place as usize])
+    }
+
+    /// SHA-256 of who took what in which order, by dense indices.
+    pub fn digest(&self) -> String {
+        let mut bytes = Vec::new();
+        for run in &self.runs {
+            bytes.extend(run.user.to_le_bytes());
+            bytes.extend((run.items.len() as u32).to_le_bytes());
+            bytes.extend(run.items.iter().flat_map(|&place| self.items[place as usize].to_le_bytes()));
+        }
+        sha256(&bytes)
     }
 
     /// The places in `items` of a history's known items, in its order.

@@ -6,6 +6,7 @@
 
 pub mod als;
 pub mod bpr;
+mod distribution;
 mod interactions;
 pub mod sasrec;
 mod settings;
@@ -20,6 +21,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 
+pub use distribution::Distribution;
 pub use interactions::{Interactions, Run};
 pub use settings::Settings;
 pub use vectors::Vectors;
@@ -192,6 +194,7 @@ fn keep_best<M>(
     epochs: usize,
     patience: usize,
     mut train_epoch: impl FnMut(usize) -> Result<(M, f64)>,
+    finite: impl Fn(&M) -> bool,
     validate: &mut dyn FnMut(&M) -> Result<Option<f64>>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Kept<M>> {
@@ -202,10 +205,10 @@ fn keep_best<M>(
         if let Some(panic) = crate::train::recorded_panic() {
             return Err(Error::failed(format!("epoch {epoch}: a thread of the device died ({panic})")));
         }
-        if !loss.is_finite() {
-            return Err(Error::failed(format!(
-                "epoch {epoch}: the loss is {loss}; try a lower learning_rate (--set learning_rate=…)"
-            )));
+        // The loss is of the batches before the last step: that one may have spoilt the model yet.
+        if !loss.is_finite() || !finite(&model) {
+            let what = if loss.is_finite() { "a vector is not finite".to_string() } else { format!("the loss is {loss}") };
+            return Err(Error::failed(format!("epoch {epoch}: {what}; try a lower learning_rate (--set learning_rate=…)")));
         }
         let found = validate(&model).context(format_args!("epoch {epoch}"))?;
         let metric = found.map_or(String::new(), |ndcg| format!("  valid NDCG@10 {ndcg:.4}"));

@@ -143,6 +143,14 @@ pub struct Sequences {
 }
 
 impl SasRecConfig {
+    /// Names and shapes of the parameters that hold every size of the model.
+    pub(super) fn sizes(&self, items: usize) -> Vec<(String, Vec<usize>)> {
+        let mut sizes =
+            vec![("items".to_string(), vec![items, self.dim]), ("positions".to_string(), vec![self.max_len, self.dim])];
+        sizes.extend((0..self.blocks).map(|block| (format!("blocks.{block}.query.weight"), vec![self.dim, self.dim])));
+        sizes
+    }
+
     /// Matrices by Glorot's normal initialisation, biases 0, norms 1.
     pub fn init<B: Backend>(&self, items: usize, device: &B::Device) -> SasRec<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -327,7 +335,13 @@ pub(super) fn train<B: AutodiffBackend>(
         }
         Ok((model.valid(), sum / count.max(1) as f64))
     };
-    keep_best(config.epochs, config.patience, epoch, validate, say)
+    // A state depends on every parameter but the vectors of other items.
+    let longest: Vec<u32> = vec![0; config.max_len];
+    let finite = |model: &SasRec<B::InnerBackend>| {
+        let states = model.states(std::slice::from_ref(&longest));
+        model.item_vectors().iter().chain(&states).all(|v| v.is_finite())
+    };
+    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
 }
 
 /// Every run in rows of 2 to `max_len + 1` items, each of which begins with the last item of the row before, so that all items but a

@@ -1,6 +1,7 @@
 //! The hyper-parameters of each method, set by `key=value`.
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Method;
 use super::als::AlsConfig;
@@ -9,7 +10,8 @@ use super::sasrec::SasRecConfig;
 use crate::{Error, Result, config};
 
 /// A method with its hyper-parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Settings {
     /// Alternating least squares.
     Als(AlsConfig),
@@ -34,7 +36,7 @@ impl Settings {
             Method::Bpr => Self::Bpr(read(method, table)?),
             Method::Sasrec => Self::Sasrec(read(method, table)?),
         };
-        settings.validate()?;
+        settings.check()?;
         Ok(settings)
     }
 
@@ -47,7 +49,16 @@ impl Settings {
         }
     }
 
-    fn validate(&self) -> Result<()> {
+    /// Length of a vector.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Als(config) => config.dim,
+            Self::Bpr(config) => config.dim,
+            Self::Sasrec(config) => config.dim,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
         match self {
             Self::Als(c) => {
                 whole("dim", c.dim, 4096)?;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `FILE` | safetensors: `item` `[items, dim]` and `user` `[users, dim]`, f32 |
 //! | `FILE.items.parquet`, `FILE.users.parquet` | `row` (of the tensor, an integer) and `id` (the source's) of every item and user |
+//! | `FILE.network.safetensors` | SASRec by `itemlm cf`: the network; see [`super::Distribution`] |
 //!
 //! The rows may come in any order; in memory they are in the corpus's.
 
@@ -17,15 +18,26 @@ use std::path::{Path, PathBuf};
 use polars::prelude::{Column, DataType, ParquetReader, SerReader};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::distribution::Ranks;
 use crate::data::{Corpus, parquet_bytes};
 use crate::files::{sha256, write_atomic};
 use crate::{Context, Error, Result};
 
-/// The key of our own safetensors metadata: a JSON object with `settings` and `ids`, the SHA-256 of the two Parquet files.
+/// The key of our own safetensors metadata: [`About`] as JSON.
 const ABOUT: &str = "itemlm";
+
+/// How vectors of ours came about.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct About {
+    pub(super) settings: Settings,
+    /// SHA-256 of the two Parquet files.
+    pub(super) ids: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ranks: Option<Ranks>,
+}
 
 /// Vectors of all items and users of a corpus, in its order.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +76,22 @@ impl Vectors {
     /// Writes `path` and, before it, the ids beside it; returns the SHA-256 of `path`. Equal vectors and settings give equal bytes.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// A vector that is not finite; a file that cannot be written.
     pub fn save(&self, path: &Path, corpus: &Corpus, settings: &Settings) -> Result<String> {
+        self.write(path, corpus, settings, None)
+    }
+
+    pub(super) fn write(&self, path: &Path, corpus: &Corpus, settings: &Settings, ranks: Option<Ranks>) -> Result<String> {
+        for (name, values) in [("item", &self.items), ("user", &self.users)] {
+            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::failed(format!(
+                    "{}: the vector of {name} {} holds {}, it must be finite; nothing is written",
+                    path.display(),
+                    at / self.dim,
+                    values[at]
+                )));
+            }
+        }
         let mut both = Vec::new();
         for (_, kind) in KINDS {
             let ids = ids(corpus, kind);
@@ -74,12 +100,8 @@ impl Vectors {
             write_atomic(&ids_file(path, kind), &bytes)?;
             both.extend(bytes);
         }
-        let settings = match settings {
-            Settings::Als(config) => json!({ "als": config }),
-            Settings::Bpr(config) => json!({ "bpr": config }),
-            Settings::Sasrec(config) => json!({ "sasrec": config }),
-        };
-        let about = json!({ "settings": settings, "ids": sha256(&both) }).to_string();
+        let about = About { settings: settings.clone(), ids: sha256(&both), ranks };
+        let about = serde_json::to_string(&about).context(path.display())?;
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let (items, users) = (bytes(&self.items), bytes(&self.users));
         let view =
@@ -97,6 +119,11 @@ impl Vectors {
     /// A missing or damaged file; a tensor that is missing, not f32, not a matrix or not finite; an id that the corpus does not have, or
     /// has and the file lacks; ids of another run of ours.
     pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
+        Ok(Self::read(path, corpus)?.0)
+    }
+
+    /// With what ours say of themselves.
+    pub(super) fn read(path: &Path, corpus: &Corpus) -> Result<(Self, Option<About>)> {
         let place = path.display();
         let bytes = fs::read(path).context(&place)?;
         let tensors = SafeTensors::deserialize(&bytes).context(format_args!("{place}: not a whole safetensors file"))?;
@@ -114,18 +141,32 @@ impl Vectors {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).context(&place)?;
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT));
         let known: Option<serde_json::Value> = about.and_then(|about| serde_json::from_str(about).ok());
-        if known.is_some_and(|known| known["ids"] != sha256(&both)) {
+        if known.as_ref().is_some_and(|known| known["ids"] != sha256(&both)) {
             return Err(Error::failed(format!(
                 "{place}: the Parquet files beside it are not those it was written with; write the vectors again"
             )));
         }
+        let about = known.and_then(|known| serde_json::from_value(known).ok());
         match <[_; 2]>::try_from(matrices) {
-            Ok([(dim, items), (same, users)]) if dim == same => Ok(Self { dim, items, users }),
+            Ok([(dim, items), (same, users)]) if dim == same => Ok((Self { dim, items, users }, about)),
             Ok([(item, _), (user, _)]) => Err(Error::failed(format!(
                 "{place}: tensor item has vectors of {item} numbers and user of {user}; they must agree"
             ))),
             Err(_) => Err(Error::failed(format!("{place}: not two tensors"))),
         }
+    }
+
+    /// SHA-256 of the two files of ids beside `path`.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn ids_digest(path: &Path) -> Result<String> {
+        let mut both = Vec::new();
+        for (_, kind) in KINDS {
+            let file = ids_file(path, kind);
+            both.extend(fs::read(&file).context(file.display())?);
+        }
+        Ok(sha256(&both))
     }
 
     /// An item's vector, `[dim]`.

@@ -52,6 +52,9 @@ pub(super) struct PrepareArgs {
     /// table: a column with more text on the item
     #[arg(long, value_name = "COLUMN")]
     text: Option<String>,
+    /// movielens, openp5: also write rows of ELM's tasks made of titles, genres, tags and plots, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    tasks: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -59,14 +62,15 @@ pub(super) struct PrepareArgs {
 
 impl PrepareArgs {
     pub(super) fn run(self) -> Result<()> {
-        let Self { source, input, out, config, format, skip_bad, memory, user, item, time, title, rating, text, json } = self;
+        let Self { source, input, out, config, format, skip_bad, memory, user, item, time, title, rating, text, tasks, json } =
+            self;
         let columns = Columns { user, item, time, title, rating, text };
         if source != Source::Table && columns != Columns::default() {
             return Err(Error::usage(format!("columns are named for the source table only, not for {source}")));
         }
         // Once is enough: the work stops at the next block of rows, and its temporary folders go.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
-        let options = PrepareOptions { source, inputs: input, out, config, format, skip_bad, memory, columns };
+        let options = PrepareOptions { source, inputs: input, out, config, format, skip_bad, memory, columns, tasks };
         let report = prepare(&options)?;
         if json { print_json(&report) } else { print(&prepare_text(&options.out, &report)) }
     }
@@ -113,6 +117,10 @@ fn prepare_text(out: &Path, report: &Report) -> String {
         "{} of {} test targets are cold (in no training window); {} of {} test users are new.\n",
         r.cold_test_targets, w.test, r.new_test_users, r.test_users
     );
+    if !r.tasks.is_empty() {
+        let tasks: Vec<String> = r.tasks.iter().map(|(task, rows)| format!("{task} {rows}")).collect();
+        text += &format!("Rows of tasks: {}\n", tasks.join(", "));
+    }
     for warning in &r.warnings {
         text += &format!("warning: {}\n", escaped(warning));
     }

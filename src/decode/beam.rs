@@ -14,7 +14,7 @@ use burn::tensor::TensorData;
 
 use super::{NodeLogits, ints};
 use crate::config::{DecodeConfig, Scoring};
-use crate::model::{KeyValues, Llama, MASKED, causal_mask};
+use crate::model::{ItemLanguageModel, KeyValues, Llama, MASKED};
 use crate::prior::UserPrior;
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
@@ -56,7 +56,7 @@ struct User<'a> {
 ///
 /// * `priors`: one a prompt, or none at all.
 pub fn search<B: Backend>(
-    llm: &Llama<B>,
+    model: &ItemLanguageModel<B>,
     catalogue: &Catalogue,
     prompts: &[Vec<u32>],
     priors: &[UserPrior],
@@ -70,10 +70,10 @@ pub fn search<B: Backend>(
         return users.into_iter().map(|user| user.found).collect();
     }
     let width = users.iter().map(|user| user.prompt.len()).max().unwrap_or(0);
-    let (mut hidden, mut cache) = run_prompts(llm, &users, width, device);
+    let (mut hidden, mut cache) = run_prompts(model, &users, width, device);
     loop {
         let nodes: Vec<Node> = users.iter().flat_map(|user| user.live.iter().map(|beam| beam.node)).collect();
-        let logits = NodeLogits::new(llm, hidden, trie, &nodes, decode.scoring == Scoring::Full);
+        let logits = NodeLogits::new(&model.llm, hidden, trie, &nodes, decode.scoring == Scoring::Full);
         let mut first = 0;
         for user in &mut users {
             let beams = user.live.len();
@@ -83,7 +83,7 @@ pub fn search<B: Backend>(
         if users.iter().all(|user| user.live.is_empty()) {
             return users.into_iter().map(|user| user.found).collect();
         }
-        (hidden, cache) = run_pending(llm, &mut users, cache, device);
+        (hidden, cache) = run_pending(&model.llm, &mut users, cache, device);
     }
 }
 
@@ -146,14 +146,19 @@ impl<'a> User<'a> {
 }
 
 /// Runs all prompts; the hidden state `[users with beams, hidden]` of each one's last token, and the cache.
-fn run_prompts<B: Backend>(llm: &Llama<B>, users: &[User], width: usize, device: &B::Device) -> (Tensor<B, 2>, KeyValues<B>) {
-    let batch = users.len();
-    let tokens = users.iter().flat_map(|u| (0..width).map(|t| u.prompt.get(t).map_or(0, |&token| token as usize)));
-    let tokens = ints::<B>(tokens, batch, width, device);
-    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
-    let output = llm.forward(llm.embed(tokens), &positions, causal_mask(width, device), None);
-    let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty()).map(|(n, u)| n * width + u.prompt.len() - 1);
-    (select(output.hidden, last.collect(), device), output.key_values)
+fn run_prompts<B: Backend>(
+    model: &ItemLanguageModel<B>,
+    users: &[User],
+    width: usize,
+    device: &B::Device,
+) -> (Tensor<B, 2>, KeyValues<B>) {
+    let tokens = users.iter().flat_map(|u| (0..width).map(|t| u.prompt.get(t).copied().unwrap_or(0)));
+    let needed = users.iter().map(|u| u.prompt.len() - 1).min().unwrap_or(0);
+    let run = model.forward(&tokens.collect::<Vec<u32>>(), users.len(), needed);
+    let own = width - run.skipped;
+    let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty());
+    let last = last.map(|(n, u)| n * own + u.prompt.len() - 1 - run.skipped).collect();
+    (select(run.output.hidden, last, device), run.output.key_values)
 }
 
 /// Runs every live beam's pending tokens; the hidden state `[beams, hidden]` of each one's last, and the longer cache.
@@ -195,7 +200,7 @@ fn run_pending<B: Backend>(
 }
 
 /// Rows of `[batch, seq, hidden]`, flattened.
-fn select<B: Backend>(hidden: Tensor<B, 3>, at: Vec<usize>, device: &B::Device) -> Tensor<B, 2> {
+pub(super) fn select<B: Backend>(hidden: Tensor<B, 3>, at: Vec<usize>, device: &B::Device) -> Tensor<B, 2> {
     let [batch, seq, width] = hidden.dims();
     let index: Vec<i32> = at.iter().map(|&a| a as i32).collect();
     let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [at.len()]), device);

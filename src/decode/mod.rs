@@ -1,9 +1,11 @@
-//! Ranking: log-probabilities of items, and beam search over the trie.
+//! Ranking: log-probabilities of items, and beam search over the trie. And free text.
 
 mod beam;
+mod generate;
 mod score;
 
 pub use beam::{Ranked, search};
+pub use generate::{generate, log_likelihoods};
 pub use score::{ItemScore, score};
 
 use burn::prelude::*;

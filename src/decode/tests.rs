@@ -9,10 +9,12 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::backend::BackendName;
+use crate::cf::{Distribution, Method, Settings, train};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
-use crate::model::{LlamaConfig, Tune, Weights};
-use crate::prior::{Baseline, Prior, UserPrior, fit};
+use crate::evaluate::rank_collaborative;
+use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weights};
+use crate::prior::{Baseline, ItemScores, Prior, UserPrior, fit};
 use crate::text::{Catalogue, ROOT};
 
 fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
@@ -23,11 +25,11 @@ fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
 }
 
 /// All logits are 0.
-fn constant_llama(device: &DispatchDevice) -> Llama<Dispatch> {
+fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     let mut model = llama(device);
     let head = model.lm_head.as_mut().unwrap();
     head.weight = head.weight.clone().map(|weight| weight.zeros_like());
-    model
+    model.into()
 }
 
 /// The synthetic corpus, with a token a word.
@@ -45,16 +47,47 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
+fn linked(ranker: &dyn ItemScores, history: &[u32]) -> usize {
+    ranker.scores(history).iter().filter(|&&score| score > 0.0).count()
+}
+
+/// A short training on the corpus.
+fn distribution(method: Method, corpus: &Corpus) -> Distribution<Dispatch> {
+    let sets: &[&str] = match method {
+        Method::Als => &["dim=8"],
+        Method::Bpr => &["dim=8", "epochs=2", "learning_rate=0.05"],
+        Method::Sasrec => &["dim=8", "epochs=2", "max_len=6"],
+    };
+    let settings = Settings::parse(method, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap();
+    let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
+    let trained = train::<Dispatch>(&settings, corpus, &device, &mut |_| Ok(None), &mut |_| {}).unwrap();
+    Distribution::new(trained.model, corpus)
+}
+
 #[test]
 fn with_a_constant_llm_the_ranking_is_the_rankers() {
     let device = BackendName::Cpu.device().unwrap();
     let model = constant_llama(&device);
     let (corpus, catalogue) = corpus();
     let items = corpus.items.len();
+    let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
+    // The prior, and for each history how many items the ranker knows of and its ranking.
+    let mut rankers: Vec<(String, Prior, Vec<usize>, Vec<Vec<u32>>)> = Vec::new();
     for baseline in [Baseline::Cooccurrence, Baseline::Markov, Baseline::Popularity] {
         let ranker = fit(baseline, &corpus);
-        let prior = Prior::new(ranker.clone(), &catalogue.trie, 1.0, 0.2);
-        let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
+        let rankings = histories.iter().map(|history| ranker.rank(history, items)).collect();
+        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
+        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        rankers.push((baseline.to_string(), prior, linked, rankings));
+    }
+    for method in [Method::Als, Method::Bpr, Method::Sasrec] {
+        let ranker = distribution(method, &corpus);
+        let rankings = rank_collaborative(ranker.model(), &corpus, &histories, items);
+        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
+        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        rankers.push((method.to_string(), prior, linked, rankings));
+    }
+    for (name, prior, linked, rankings) in rankers {
         let priors: Vec<UserPrior> = histories.iter().map(|history| prior.after(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
@@ -67,36 +100,38 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             assert_eq!(few.len(), 10);
         }
         let mut compared = 0;
-        for ((found, user), history) in ranked.iter().zip(&priors).zip(&histories) {
+        for (n, (found, user)) in ranked.iter().zip(&priors).enumerate() {
             assert_eq!(found.len(), items);
             for ranked in found {
                 assert!((ranked.log_prob - user.mass(ranked.leaf).ln()).abs() < 1e-6, "the log-probability is the ranker's");
             }
             // The ranker breaks ties by popularity, the search by the trie: equal up to ties.
-            let linked = ranker.scores(history).iter().filter(|&&score| score > 0.0).count();
-            compared += linked;
-            for (ranked, item) in found.iter().zip(ranker.rank(history, linked)) {
+            compared += linked[n];
+            for (ranked, &item) in found.iter().zip(&rankings[n]).take(linked[n]) {
                 let (found, expected) = (user.mass(ranked.leaf), user.mass(catalogue.trie.leaf(item)));
-                assert!((found - expected).abs() < 1e-9, "{baseline}: {found} instead of {expected}");
+                assert!((found - expected).abs() < 1e-9, "{name}: {found} instead of {expected}");
             }
         }
-        assert!(compared > 0, "{baseline}: nothing was linked");
+        assert!(compared > 0, "{name}: nothing was linked");
     }
 }
 
 #[test]
 fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let model = ItemLanguageModel::from(llama(&device));
     let (corpus, catalogue) = corpus();
-    let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
+    let counts = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
+    let vectors = Prior::new(distribution(Method::Bpr, &corpus), &catalogue.trie, 0.0, 0.1);
     let windows = &corpus.windows(Split::Test)[..4];
-    let priors: Vec<UserPrior> = windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
     let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![7 + n, 50, 3 + n]).collect();
     for scoring in [Scoring::Masked, Scoring::Full] {
         let decode = DecodeConfig { beams: 10, scoring, length_penalty: 0.5 };
         let alone = search(&model, &catalogue, &prompts, &[], &decode, &device);
-        assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
+        for prior in [&counts, &vectors] {
+            let priors: Vec<UserPrior> = windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
+            assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
+        }
     }
 }
 
@@ -125,7 +160,7 @@ fn enumerated(catalogue: &Catalogue, alone: &[ItemScore], user: &UserPrior, weig
 #[test]
 fn the_search_with_a_prior_equals_enumeration() {
     let device = BackendName::Cpu.device().unwrap();
-    let model = llama(&device);
+    let model = ItemLanguageModel::from(llama(&device));
     let (corpus, _) = corpus();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
     for _ in 0..6 {
@@ -137,7 +172,7 @@ fn the_search_with_a_prior_equals_enumeration() {
         let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
-        let alone = score(&model, &catalogue, &prompt, &items, &device);
+        let alone = score(&model.llm, &catalogue, &prompt, &items, &device);
         for scoring in [Scoring::Masked, Scoring::Full] {
             let decode = DecodeConfig { beams: items.len(), scoring, length_penalty: 0.0 };
             let priors = std::slice::from_ref(&user);
@@ -155,5 +190,69 @@ fn the_search_with_a_prior_equals_enumeration() {
                 assert!((total - 1.0).abs() < 1e-6, "{total}");
             }
         }
+    }
+}
+
+/// Prompts of several lengths.
+fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
+    [4, 1, 7, 2].map(|length| (0..length).map(|_| rng.random_range(3..96)).collect()).to_vec()
+}
+
+/// Log-probabilities of the tokens after `sequence`, run by itself.
+fn next_token(model: &Llama<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
+    let seq = sequence.len();
+    let positions: Vec<u32> = (0..seq as u32).collect();
+    let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
+    let hidden = model.forward(model.embed(tokens), &positions, crate::model::causal_mask(seq, device), None).hidden;
+    let [_, _, width] = hidden.dims();
+    let logits = host(model.logits(hidden.narrow(1, seq - 1, 1).reshape([1, width]), None));
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+}
+
+#[test]
+fn generating_equals_running_the_whole_sequence_each_time() {
+    let device = BackendName::Cpu.device().unwrap();
+    let model = llama(&device);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(8);
+    let prompts = prompts(&mut rng);
+    let alone = |prompt: &Vec<u32>, eos: u32| {
+        let mut sequence = prompt.clone();
+        while sequence.len() < prompt.len() + 12 {
+            let log_probs = next_token(&model, &sequence, &device);
+            let best = (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap() as u32;
+            if best == eos {
+                break;
+            }
+            sequence.push(best);
+        }
+        sequence.split_off(prompt.len())
+    };
+    // No end, and an end that the second text meets on its way.
+    let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
+    assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
+    let eos = free[1][5];
+    let texts = generate(&model, &prompts, 12, eos, &device);
+    assert_eq!(texts, prompts.iter().map(|prompt| alone(prompt, eos)).collect::<Vec<_>>());
+    assert!(texts[1].len() <= 5 && texts.iter().all(|text| !text.contains(&eos)));
+    assert_eq!(generate(&model, &prompts, 3, u32::MAX, &device), free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>());
+    assert_eq!(generate(&model, &prompts, 0, eos, &device), vec![Vec::<u32>::new(); 4]);
+    assert!(generate(&model, &[], 3, eos, &device).is_empty());
+}
+
+#[test]
+fn likelihoods_are_those_of_the_tokens_one_by_one() {
+    let device = BackendName::Cpu.device().unwrap();
+    let model = llama(&device);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
+    let prompts = prompts(&mut rng);
+    let targets: Vec<Vec<u32>> = [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
+    for ((prompt, target), found) in prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device)) {
+        let steps = (0..target.len()).map(|t| {
+            let before = [prompt.as_slice(), &target[..t]].concat();
+            next_token(&model, &before, &device)[target[t] as usize]
+        });
+        let expected: f64 = steps.sum();
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
     }
 }

@@ -6,19 +6,25 @@ use crate::prior::Ranker;
 
 /// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
 pub fn evaluate_baseline(ranker: &Ranker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
+    evaluate_rankings(corpus, split, limit, |histories, k| histories.iter().map(|history| ranker.rank(history, k)).collect())
+}
+
+/// As [`evaluate_baseline`] by `rank`, which is given the histories and how many items to return for each, the best first.
+pub(super) fn evaluate_rankings(
+    corpus: &Corpus,
+    split: Split,
+    limit: Option<usize>,
+    rank: impl FnOnce(&[&[u32]], usize) -> Vec<Vec<u32>>,
+) -> Vec<Outcome> {
     let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
     let cold = corpus.cold_items(split);
-    let windows = corpus.windows(split).iter().take(limit.unwrap_or(usize::MAX));
-    let outcomes = windows.zip(0..).map(|(window, index)| {
+    let windows = corpus.windows(split);
+    let windows = &windows[..windows.len().min(limit.unwrap_or(usize::MAX))];
+    let histories: Vec<&[u32]> = windows.iter().map(|window| corpus.history(window)).collect();
+    let outcomes = windows.iter().zip(rank(&histories, depth)).zip(0..).map(|((window, ranking), index)| {
         let target = corpus.target(window);
-        let ranking = ranker.rank(corpus.history(window), depth);
-        Outcome {
-            window: index,
-            user: window.user,
-            target,
-            cold: cold[target as usize],
-            rank: rank_of(corpus, target, &ranking),
-        }
+        let rank = rank_of(corpus, target, &ranking);
+        Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
     });
     outcomes.collect()
 }

@@ -7,7 +7,8 @@ use std::cmp::Reverse;
 
 use burn::prelude::Backend;
 
-use super::metrics::{CUTOFFS, Outcome, rank_of};
+use super::baseline::evaluate_rankings;
+use super::metrics::Outcome;
 use crate::cf::Model;
 use crate::data::{Corpus, Split};
 use crate::prior::twins;
@@ -61,23 +62,12 @@ fn best<B: Backend>(model: &Model<B>, twins: &[u32], history: &[u32], scores: &[
     Vec::new()
 }
 
-/// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
+/// Ranks the first `limit` windows of a split (all without one), to the largest of [`super::CUTOFFS`].
 pub fn evaluate_collaborative<B: Backend>(
     model: &Model<B>,
     corpus: &Corpus,
     split: Split,
     limit: Option<usize>,
 ) -> Vec<Outcome> {
-    let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
-    let cold = corpus.cold_items(split);
-    let windows = corpus.windows(split);
-    let windows = &windows[..windows.len().min(limit.unwrap_or(usize::MAX))];
-    let histories: Vec<&[u32]> = windows.iter().map(|window| corpus.history(window)).collect();
-    let rankings = rank_collaborative(model, corpus, &histories, depth);
-    let outcomes = windows.iter().zip(rankings).zip(0..).map(|((window, ranking), index)| {
-        let target = corpus.target(window);
-        let rank = rank_of(corpus, target, &ranking);
-        Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
-    });
-    outcomes.collect()
+    evaluate_rankings(corpus, split, limit, |histories, k| rank_collaborative(model, corpus, histories, k))
 }

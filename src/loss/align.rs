@@ -54,10 +54,15 @@ pub struct Negatives {
 }
 
 /// Draws hard negatives: with probability in proportion to the exponential of the similarity (`[n, n]`, items by texts, divided by the
-/// temperature; n of at least 2), never an entity's own.
-pub fn hard_negatives(similarity: &[f32], n: usize, rng: &mut impl Rng) -> Negatives {
+/// temperature; n of at least 2), never an entity's own, nor (unlike LAVIS) one whose text equals its own, as of items of one title: that
+/// is no negative. Where all are equal, any other.
+///
+/// * `texts`: the n texts.
+pub fn hard_negatives<T: PartialEq>(similarity: &[f32], texts: &[T], rng: &mut impl Rng) -> Negatives {
+    let n = texts.len();
     let mut draw = |own: usize, at: &dyn Fn(usize) -> f32| {
-        let others = || (0..n).filter(|&j| j != own);
+        let alone = texts.iter().all(|text| *text == texts[own]);
+        let others = || (0..n).filter(|&j| j != own && (alone || texts[j] != texts[own]));
         let max = others().map(at).fold(f32::NEG_INFINITY, f32::max);
         let weight = |j: usize| f64::from((at(j) - max).exp());
         let mut left = rng.random::<f64>() * others().map(weight).sum::<f64>();
@@ -87,13 +92,18 @@ mod tests {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let mut third = 0;
         for _ in 0..4000 {
-            let negatives = hard_negatives(&similarity, n, &mut rng);
+            let negatives = hard_negatives(&similarity, &["a", "b", "c"], &mut rng);
             assert!((0..n).all(|i| negatives.items[i] != i && negatives.texts[i] != i && negatives.items[i] < n));
             assert_eq!(negatives.texts[1], 0, "text 2 has no chance against text 0");
             third += usize::from(negatives.items[0] == 2);
         }
         assert!((2880..3120).contains(&third), "{third} of 4000 instead of 3000");
-        let nan = hard_negatives(&[f32::NAN; 4], 2, &mut rng);
+        // Of equal texts only the third is a negative, however similar the other.
+        let equal = hard_negatives(&similarity, &["a", "b", "a"], &mut rng);
+        assert_eq!((equal.items[0], equal.texts[0], equal.items[2], equal.texts[2]), (1, 1, 1, 1));
+        let alike = hard_negatives(&similarity, &["a"; 3], &mut rng);
+        assert!((0..n).all(|i| alike.items[i] != i && alike.texts[i] != i));
+        let nan = hard_negatives(&[f32::NAN; 4], &["a", "b"], &mut rng);
         assert_eq!((nan.items, nan.texts), (vec![1, 0], vec![1, 0]));
     }
 }

@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::backend::BackendName;
-    use crate::batch::{Candidates, Example};
+    use crate::batch::{Candidates, Example, Target};
     use crate::data::{Split, synthetic};
     use crate::prior::{Baseline, Prior, fit};
     use crate::text::{Catalogue, Trie};
@@ -118,10 +118,10 @@ mod tests {
         let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
         let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
-        let example = |gains| Example { prompt: vec![1, 2], item: 0, gains };
+        let example = |gains| Example { prompt: vec![1, 2], target: Target::Item(0), gains };
         let examples = windows.iter().zip(&priors).map(|(window, user)| {
             let item = corpus.target(window);
-            Example { item, ..example(user.gains_to(&catalogue.trie, item)) }
+            Example { target: Target::Item(item), ..example(user.gains_to(&catalogue.trie, item)) }
         });
         // The last one has no prior.
         let examples: Vec<Example> = examples.chain([example(vec![])]).collect();
@@ -134,7 +134,8 @@ mod tests {
             let mut gradient = vec![0f64; predictions * rows];
             let mut p = 0;
             for (n, example) in examples.iter().enumerate() {
-                let path = catalogue.trie.path(catalogue.trie.leaf(example.item));
+                let Target::Item(item) = example.target else { unreachable!("all are items") };
+                let path = catalogue.trie.path(catalogue.trie.leaf(item));
                 let nodes = std::iter::once(crate::text::ROOT).chain(path.iter().copied());
                 for (node, &label) in nodes.zip(&path).filter(|(node, _)| catalogue.trie.children(*node).len() > 1) {
                     let row = |token| p * rows + batch.rows.as_ref().unwrap().binary_search(&token).unwrap();

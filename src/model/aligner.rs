@@ -6,13 +6,14 @@ use std::path::Path;
 
 use burn::module::Param;
 use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
 
 use super::bert::{Dense, unit_length};
 use super::parameters::{BertTensors, Parameters, Start};
 use super::{QFormer, QFormerConfig};
 use crate::Result;
 
-/// The learned temperatures act within these (ALBEF's bounds; LAVIS has none, and could come to divide by zero).
+/// The learned temperatures stay within these (ALBEF's bounds; LAVIS has none, and could come to divide by zero).
 const TEMPERATURES: (f64, f64) = (0.001, 0.5);
 
 /// A Q-Former with what phase 1 alone needs.
@@ -33,6 +34,27 @@ pub struct Aligner<B: Backend> {
 }
 
 impl<B: Backend> Aligner<B> {
+    /// Names and shapes of the parameters that hold every size of an aligner.
+    pub fn sizes(config: &QFormerConfig, width: usize) -> Vec<(String, Vec<usize>)> {
+        let (text, hidden) = (&config.text, config.text.hidden_size);
+        let mut sizes = vec![
+            ("qformer.query_tokens".to_string(), vec![1, config.queries, hidden]),
+            ("qformer.vector_norm.gamma".to_string(), vec![config.vector_width]),
+            ("qformer.embeddings.words".to_string(), vec![text.vocab_size + 1, hidden]),
+            ("qformer.embeddings.positions".to_string(), vec![text.max_position_embeddings, hidden]),
+            ("query_projection.weight".to_string(), vec![width, hidden]),
+        ];
+        for layer in 0..text.num_hidden_layers {
+            let name = |part: &str| format!("qformer.layers.{layer}.{part}.weight");
+            sizes.push((name("attention.query"), vec![hidden, hidden]));
+            sizes.push((name("text_feed_forward.intermediate"), vec![text.intermediate_size, hidden]));
+            if layer.is_multiple_of(config.cross_attention_every) {
+                sizes.push((name("cross_attention.key"), vec![hidden, config.vector_width]));
+            }
+        }
+        sizes
+    }
+
     /// As [`QFormer::new`]; the heads start as torch's linear layers: uniform in ±1/√hidden. `width` is that of the space of contrast.
     ///
     /// # Errors
@@ -80,6 +102,66 @@ impl<B: Backend> Aligner<B> {
 
     /// Similarities over the learned temperature.
     pub fn over_temperature(similarity: Tensor<B, 2>, temperature: &Param<Tensor<B, 1>>) -> Tensor<B, 2> {
-        similarity / temperature.val().clamp(TEMPERATURES.0, TEMPERATURES.1).unsqueeze()
+        similarity / temperature.val().unsqueeze()
+    }
+}
+
+impl<B: AutodiffBackend> Aligner<B> {
+    /// Puts the learned temperatures back between 0.001 and 0.5; to be called after each optimiser step.
+    ///
+    /// As CLIP does with its `logit_scale` (ALBEF likewise): a clamp in the forward pass has no gradient beyond its bounds, so a temperature
+    /// that a step takes there would never come back.
+    pub fn clamp_temperatures(mut self) -> Self {
+        let clamped = |param: Param<Tensor<B, 1>>| {
+            param.map(|tensor| {
+                let trains = tensor.is_require_grad();
+                Tensor::from_inner(tensor.inner().clamp(TEMPERATURES.0, TEMPERATURES.1)).set_require_grad(trains)
+            })
+        };
+        (self.temperature, self.pair_temperature) = (clamped(self.temperature), clamped(self.pair_temperature));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::{GradientsParams, Optimizer};
+    use burn::tensor::TensorData;
+    use burn::{Dispatch, DispatchDevice};
+
+    use super::super::BertConfig;
+    use super::*;
+    use crate::backend::BackendName;
+    use crate::train::{AUTODIFF, adamw};
+
+    /// A step past a bound ends at it, and the next one may leave it again.
+    #[test]
+    fn temperatures_come_back_from_their_bounds() {
+        let _one_graph = AUTODIFF.lock().unwrap();
+        let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
+        let text = BertConfig {
+            vocab_size: 5,
+            hidden_size: 4,
+            num_hidden_layers: 1,
+            num_attention_heads: 1,
+            intermediate_size: 4,
+            max_position_embeddings: 4,
+            ..BertConfig::default()
+        };
+        let config = QFormerConfig { queries: 1, vector_width: 2, cross_attention_every: 1, text };
+        let mut aligner = Aligner::<Dispatch>::new(&config, 2, 0.49, None, 1, &device).unwrap();
+        let mut optimizer = adamw::<Aligner<Dispatch>, Dispatch>(0.0);
+        let mut values = Vec::new();
+        // The loss falls with the temperature, then rises with it: Adam's first moment takes some steps to turn.
+        for sign in [1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0] {
+            let one = Tensor::<Dispatch, 2>::from_data(TensorData::new(vec![sign], [1, 1]), &device);
+            let loss = Aligner::over_temperature(one, &aligner.temperature).sum();
+            let grads = GradientsParams::from_grads(loss.backward(), &aligner);
+            aligner = optimizer.step(0.05, aligner, grads).clamp_temperatures();
+            values.push(aligner.temperature.val().into_scalar().elem::<f64>());
+        }
+        assert!(values[..2].iter().all(|value| (value - 0.5).abs() < 1e-6), "{values:?}");
+        assert!(values[7] < 0.49, "{values:?}");
+        assert!(aligner.temperature.val().is_require_grad());
     }
 }

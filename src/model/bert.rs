@@ -279,10 +279,13 @@ impl<B: Backend> Embeddings<B> {
     /// The directory's, with `added` more tokens drawn from N(0, 0.02).
     pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
+        // Read first: the file is as large as the configuration says before anything is allocated by that.
+        let read = match from.weights.is_some() {
+            true => from.read_values("embeddings.word_embeddings.weight", &[rows, width], DEVIATION)?,
+            false => Vec::new(),
+        };
         let mut words = from.values((rows + added) * width, DEVIATION);
-        if from.weights.is_some() {
-            words.splice(..rows * width, from.read_values("embeddings.word_embeddings.weight", &[rows, width], DEVIATION)?);
-        }
+        words.splice(..read.len(), read);
         let words = from.of(words, [rows + added, width]);
         let shape = [config.max_position_embeddings, width];
         let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, DEVIATION)?;

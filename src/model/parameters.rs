@@ -135,11 +135,45 @@ pub fn save_module<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name.
 pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M> {
-    let mut reader = Reader { path: Vec::new(), weights: safetensors::open_file(path)?, error: None };
+    read_module(safetensors::open_file(path)?, module)
+}
+
+/// As [`load_module`] into what `make` makes, once the file has tensors of these names and shapes: a module whose sizes a file decides
+/// is not to be allocated before the weights are known to be that large.
+///
+/// # Errors
+/// Those of [`load_module`] and of `make`.
+pub fn load_module_of<B: Backend, M: Module<B>>(
+    path: &Path,
+    sizes: &[(String, Vec<usize>)],
+    make: impl FnOnce() -> Result<M>,
+) -> Result<M> {
+    let weights = safetensors::open_file(path)?;
+    sizes.iter().try_for_each(|(name, shape)| weights.find(name, shape).map(|_| ()))?;
+    read_module(weights, make()?)
+}
+
+fn read_module<B: Backend, M: Module<B>>(weights: Weights, module: M) -> Result<M> {
+    let mut reader = Reader { path: Vec::new(), weights, error: None };
     let module = module.map(&mut reader);
     match reader.error {
         Some(error) => Err(error),
         None => reader.weights.finish().map(|()| module),
+    }
+}
+
+/// The same values under ids from `first` upward, so that modules made apart can train together.
+pub(super) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
+    module.map(&mut Renumber(first))
+}
+
+struct Renumber(u64);
+
+impl<B: Backend> ModuleMapper<B> for Renumber {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let id = self.0;
+        self.0 += 1;
+        Param::initialized(id.into(), param.val())
     }
 }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::bert::{Attention, BertConfig, DEVIATION, Dense, Embeddings, FeedForward, gelu, norm};
 use super::llama::MASKED;
 use super::parameters::{BertTensors, Parameters, Start};
+use super::query_encoder::QueryEncoder;
 use crate::batch::TextBatch;
 use crate::{Error, Result};
 
@@ -168,8 +169,7 @@ impl<B: Backend> QFormer<B> {
 
     /// An entity's vectors `[batch, n, vector_width]` → `[batch, K, hidden]`: the queries alone.
     pub fn encode(&self, vectors: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = self.embeddings.normalise(self.queries(vectors.dims()[0]));
-        self.run(x, self.config.queries, Some(vectors), None)
+        QueryEncoder::new(self).forward(vectors)
     }
 
     /// A text alone, `[batch, seq, hidden]`: BERT itself.
@@ -224,9 +224,6 @@ impl<B: Backend> QFormerLayer<B> {
         };
         if queries == 0 {
             return self.text_feed_forward.forward(attended);
-        }
-        if queries == total {
-            return of_queries(attended);
         }
         let text = self.text_feed_forward.forward(attended.clone().narrow(1, queries, total - queries));
         Tensor::cat(vec![of_queries(attended.narrow(1, 0, queries)), text], 1)

@@ -172,7 +172,7 @@ impl Weights {
         self.files.get(file).map_or(&self.source, |(path, _)| path)
     }
 
-    fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
+    pub(super) fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
         let Some(tensor) = self.tensors.get(name) else {
             let source = self.source.display();
             return Err(Error::failed(format!("{source}: no tensor {name}; the model needs it with shape {shape:?}")));

@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use super::ItemScores;
 use crate::data::{Corpus, Split, Window};
 use crate::{Error, Result};
 
@@ -28,8 +27,7 @@ const DEGREE_POWER: f64 = 0.4;
 const RESIDUE: f64 = 1e-6;
 
 /// A ranker without a language model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Baseline {
     /// The items with the most training interactions, whatever the history.
     Popularity,
@@ -164,24 +162,23 @@ pub(crate) fn twins(corpus: &Corpus) -> Vec<u32> {
     twin.collect()
 }
 
-impl Ranker {
-    /// Items of the catalogue.
-    pub fn items(&self) -> usize {
+impl ItemScores for Ranker {
+    fn items(&self) -> usize {
         self.counts.len()
     }
 
-    /// The score of each item of the catalogue after a history (oldest first), at least 0: training interactions, or as
-    /// [`Baseline`] says. Items of the history score 0 where the baseline excludes them; so does what it knows nothing of.
-    pub fn scores(&self, history: &[u32]) -> Vec<f64> {
+    /// Training interactions, or as [`Baseline`] says. Items of the history score 0 where the baseline excludes them; so does what
+    /// it knows nothing of.
+    fn scores(&self, history: &[u32]) -> Vec<f64> {
         self.scores_without(history, &Part::default())
     }
 
-    /// As [`Ranker::scores`] of a training window's history, by the counts of a log in which the user's interactions from the
-    /// window's target on are missing. The counts of the whole log know the target: its pairs with the history are in them. This is
-    /// what is known of a window that is ranked, whose target and all that follows no count has seen.
+    /// By the counts of a log in which the user's interactions from the window's target on are missing. The counts of the whole log
+    /// know the target: its pairs with the history are in them. This is what is known of a window that is ranked, whose target and
+    /// all that follows no count has seen.
     ///
     /// Its work grows with the user's interactions after the target.
-    pub fn scores_before_target(&self, corpus: &Corpus, window: &Window) -> Vec<f64> {
+    fn scores_before_target(&self, corpus: &Corpus, window: &Window) -> Vec<f64> {
         let (log, history) = (&corpus.interactions, corpus.history(window));
         let end = self.ends.get(window.user as usize).map_or(0, |&end| end as usize);
         let mut known = Part::default();
@@ -197,7 +194,9 @@ impl Ranker {
         }
         self.scores_without(history, &known)
     }
+}
 
+impl Ranker {
     fn scores_without(&self, history: &[u32], without: &Part) -> Vec<f64> {
         let used = match self.baseline {
             Baseline::Popularity => {

@@ -1,6 +1,6 @@
 //! A collaborative prior on the trie: what a ranker that knows no text says of the next token.
 //!
-//! A ranker gives each item a score of at least 0 after a history, and so a distribution over the items,
+//! A ranker ([`ItemScores`]) gives each item a score of at least 0 after a history, and so a distribution over the items,
 //!
 //! p(item) = (1 - smoothing) · score(item) / Σ score + smoothing / items,
 //!
@@ -16,13 +16,30 @@
 
 mod counts;
 
+use std::fmt::Debug;
 use std::ops::Range;
+use std::rc::Rc;
 
 pub(crate) use counts::twins;
 pub use counts::{Baseline, Ranker, fit};
 
 use crate::data::{Corpus, Split, Window};
 use crate::text::{Node, ROOT, Trie};
+
+/// A ranker that knows no text, as a prior needs it.
+pub trait ItemScores: Debug {
+    /// Items of the catalogue.
+    fn items(&self) -> usize;
+
+    /// The score of each item of the catalogue after a history (oldest first), at least 0.
+    fn scores(&self, history: &[u32]) -> Vec<f64>;
+
+    /// As [`ItemScores::scores`] of a training window's history, without what the ranker knows of the window's target; of rankers that
+    /// cannot tell, with it.
+    fn scores_before_target(&self, corpus: &Corpus, window: &Window) -> Vec<f64> {
+        self.scores(corpus.history(window))
+    }
+}
 
 /// A ranker's prior on a trie.
 #[derive(Clone, Debug)]
@@ -31,7 +48,7 @@ pub struct Prior {
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items; above 0, at most 1.
     pub smoothing: f64,
-    ranker: Ranker,
+    ranker: Rc<dyn ItemScores>,
     places: Places,
 }
 
@@ -83,9 +100,9 @@ impl Places {
 
 impl Prior {
     /// The prior of `ranker` on the trie of the same catalogue.
-    pub fn new(ranker: Ranker, trie: &Trie, weight: f64, smoothing: f64) -> Self {
+    pub fn new(ranker: impl ItemScores + 'static, trie: &Trie, weight: f64, smoothing: f64) -> Self {
         let places = Places::new(trie, ranker.items() as u32);
-        Self { weight, smoothing, ranker, places }
+        Self { weight, smoothing, ranker: Rc::new(ranker), places }
     }
 
     /// After any history of items, oldest first.
@@ -93,7 +110,7 @@ impl Prior {
         self.of_scores(&self.ranker.scores(history))
     }
 
-    /// After the history of one of a split's windows; a training window's by [`Ranker::scores_before_target`].
+    /// After the history of one of a split's windows; a training window's by [`ItemScores::scores_before_target`].
     pub fn of_window(&self, corpus: &Corpus, split: Split, window: &Window) -> UserPrior<'_> {
         match split {
             Split::Train => self.of_scores(&self.ranker.scores_before_target(corpus, window)),

@@ -274,7 +274,8 @@ impl Step<'_> {
                     matching: loss.item_text_matching,
                 };
                 let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-                let negatives = |similarity: &[f32]| hard_negatives(similarity, texts.len(), &mut rng);
+                let tokens: Vec<&[u32]> = texts.iter().map(|text| text.tokens.as_slice()).collect();
+                let negatives = |similarity: &[f32]| hard_negatives(similarity, &tokens, &mut rng);
                 item_text_losses(&aligner, vectors, &text, &weights, loss.label_smoothing, negatives)
             }
             Work::Pairs { items, users } => {
@@ -298,7 +299,7 @@ impl Step<'_> {
         let grad_norm = clip_grad_norm(&aligner, &mut grads, config.train.max_grad_norm);
         self.finite("gradient norm", grad_norm)?;
         let aligner = WeightDecay::apply(aligner, &grads, self.lr * config.train.weight_decay);
-        let aligner = optimizer.step(self.lr, aligner, grads);
+        let aligner = optimizer.step(self.lr, aligner, grads).clamp_temperatures();
         healthy(self.number)?;
         Ok((aligner, Done { loss, parts, grad_norm, samples, tokens }))
     }
@@ -371,7 +372,9 @@ fn check_identity(dir: &Path, found: &AlignIdentity, config: &AlignConfig) -> Re
     for (what, was, is, place) in [
         ("corpus", &trained.corpus, &found.corpus, &config.data.corpus),
         ("set of vectors", &trained.vectors, &found.vectors, &config.data.vectors),
+        ("set of ids", &trained.ids, &found.ids, &config.data.vectors),
         ("tokenizer", &trained.tokenizer, &found.tokenizer, &config.qformer.text),
+        ("Q-Former", &trained.qformer, &found.qformer, &config.qformer.text),
     ] {
         if was != is {
             return Err(run_dir::differs(dir, what, place));

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::cf::{Interactions, Vectors};
-use crate::config::{AlignConfig, Init};
+use crate::config::{AlignConfig, Init, QFormerSettings};
 use crate::data::Corpus;
 use crate::files::sha256;
 use crate::model::{BertConfig, QFormerConfig};
@@ -24,8 +24,12 @@ pub struct AlignIdentity {
     pub corpus: String,
     /// Of the vectors' safetensors file.
     pub vectors: String,
+    /// Of the files that say whose they are.
+    pub ids: String,
     /// Of the text branch's tokenizer.
     pub tokenizer: String,
+    /// Of the Q-Former's configuration, as TOML.
+    pub qformer: String,
 }
 
 /// An item and its text.
@@ -80,12 +84,22 @@ impl AlignData {
         let vectors = Vectors::open(path, &corpus)?;
         let text_dir = Path::new(&config.qformer.text);
         let tokenizer = BertTokenizer::from_dir(text_dir)?;
-        let qformer = qformer_config(config, text_dir, &tokenizer, vectors.dim)?;
+        let qformer = qformer_config(&config.qformer, text_dir, &tokenizer, vectors.dim)?;
+        if config.qformer.max_text_tokens > qformer.text.max_position_embeddings {
+            return Err(Error::usage(format!(
+                "qformer.max_text_tokens is {}, but {} has {} positions",
+                config.qformer.max_text_tokens,
+                text_dir.display(),
+                qformer.text.max_position_embeddings
+            )));
+        }
         let digest = |path: &Path| Ok::<_, Error>(sha256(&fs::read(path).context(path.display())?));
         let identity = AlignIdentity {
             corpus: digest(&corpus_dir.join("corpus.toml"))?,
             vectors: digest(path)?,
+            ids: Vectors::ids_digest(path)?,
             tokenizer: sha256(tokenizer.to_json().as_bytes()),
+            qformer: sha256(toml::to_string(&qformer).context("[qformer]")?.as_bytes()),
         };
 
         let interactions = Interactions::of_training(&corpus).context(corpus_dir.display())?;
@@ -159,8 +173,13 @@ fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>>
     (0..count).map(|_| batch()).collect()
 }
 
-fn qformer_config(config: &AlignConfig, dir: &Path, tokenizer: &BertTokenizer, width: usize) -> Result<QFormerConfig> {
-    let settings = &config.qformer;
+/// The sizes of a Q-Former that reads vectors of `width`; `dir` is `settings.text`.
+pub(super) fn qformer_config(
+    settings: &QFormerSettings,
+    dir: &Path,
+    tokenizer: &BertTokenizer,
+    width: usize,
+) -> Result<QFormerConfig> {
     let mut text = BertConfig::from_dir(dir)?;
     let layers = settings.layers.unwrap_or(text.num_hidden_layers);
     if settings.init == Init::Pretrained {
@@ -184,14 +203,6 @@ fn qformer_config(config: &AlignConfig, dir: &Path, tokenizer: &BertTokenizer, w
             dir.display(),
             tokenizer.largest_id(),
             text.vocab_size
-        )));
-    }
-    if settings.max_text_tokens > text.max_position_embeddings {
-        return Err(Error::usage(format!(
-            "qformer.max_text_tokens is {}, but {} has {} positions",
-            settings.max_text_tokens,
-            dir.display(),
-            text.max_position_embeddings
         )));
     }
     let (queries, cross_attention_every) = (settings.queries, settings.cross_attention_every);

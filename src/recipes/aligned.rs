@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors and tokenizer; `[qformer]`: sizes |
+//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
 //! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields; phase 2 needs those that begin with `qformer.` |
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::align_data::AlignIdentity;
 use crate::files::write_atomic;
-use crate::model::{Aligner, QFormerConfig, load_module};
+use crate::model::{Aligner, QFormerConfig, load_module_of};
 use crate::{Context, Error, Result};
 
 /// The weights' file, in a checkpoint as well.
@@ -47,13 +47,12 @@ impl AlignedConfig {
     }
 }
 
-/// Opens what phase 1 left in the run directory `run`.
+/// The sizes of what phase 1 left in the run directory `run`, and what it learnt from.
 ///
 /// # Errors
 /// A run that has not ended, a layout of another version, damaged files.
-pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
-    let dir = run.join(DIRECTORY);
-    let path = dir.join(CONFIG);
+pub fn read_config(run: &Path) -> Result<AlignedConfig> {
+    let path = run.join(DIRECTORY).join(CONFIG);
     let place = path.display();
     let text = fs::read_to_string(&path)
         .map_err(|e| Error::failed(format!("{place}: {e}; is {} a finished run of `align`?", run.display())))?;
@@ -65,6 +64,17 @@ pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(Align
     if config.projection == 0 || config.projection > 1 << 16 {
         return Err(Error::failed(format!("{place}: projection is {}, it must be between 1 and 2^16", config.projection)));
     }
-    let aligner = Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device)?;
-    Ok((config, load_module(&dir.join(WEIGHTS), aligner)?))
+    Ok(config)
+}
+
+/// Opens what phase 1 left in the run directory `run`.
+///
+/// # Errors
+/// Those of [`read_config`]; damaged weights.
+pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
+    let config = read_config(run)?;
+    let sizes = Aligner::<B>::sizes(&config.qformer, config.projection);
+    let make = || Aligner::new(&config.qformer, config.projection, 0.07, None, 0, device);
+    let aligner = load_module_of(&run.join(DIRECTORY).join(WEIGHTS), &sizes, make)?;
+    Ok((config, aligner))
 }

@@ -1,4 +1,4 @@
-//! `itemlm cf NAME CORPUS --out FILE`, and the collaborative names of `itemlm baseline`.
+//! `itemlm cf NAME CORPUS --out FILE`
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -7,9 +7,9 @@ use burn::DispatchDevice;
 use serde::Serialize;
 
 use crate::backend::{BackendName, Concrete};
-use crate::cf::{Method, Model, Settings, Trained, train};
+use crate::cf::{Distribution, Method, Model, Settings, Trained, train};
 use crate::data::{Corpus, Split};
-use crate::evaluate::{Summary, evaluate_collaborative, summarise};
+use crate::evaluate::{evaluate_collaborative, summarise};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -42,20 +42,13 @@ pub struct CfReport {
     pub seconds: f64,
     /// ALS: the objective; else the mean loss of the epoch kept.
     pub loss: f64,
+    /// As a prior: what scores are divided by, chosen on the validation windows.
+    pub temperature: f64,
     /// Of the file.
     pub sha256: String,
     /// On the validation windows, where there are any.
     #[serde(rename = "valid_ndcg@10")]
     pub valid_ndcg_at_10: Option<f64>,
-}
-
-/// How a baseline ranked.
-#[derive(Debug, Clone)]
-pub struct BaselineReport {
-    /// All, cold and warm targets.
-    pub summary: Summary,
-    /// Ranked windows a second, training not counted.
-    pub users_per_second: f64,
 }
 
 /// Trains on a corpus's training windows and writes the vectors of its items and users to `out`.
@@ -70,46 +63,25 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
     let trained = fit(&settings, &corpus, corpus_dir, options.backend, say)?;
     let valid_ndcg_at_10 = valid_ndcg(&trained.model, &corpus);
     let seconds = started.elapsed().as_secs_f64();
-    let vectors = trained.model.vectors();
-    let sha256 = vectors.save(out, &corpus, &settings)?;
+    let ranker = Distribution::new(trained.model, &corpus);
+    let sha256 = ranker.save(out, &corpus, &settings)?;
     Ok(CfReport {
         name: options.method.to_string(),
         out: out.to_path_buf(),
         users: corpus.users(),
         items: corpus.items.len(),
-        dim: vectors.dim,
+        dim: settings.dim(),
         epoch: trained.epoch,
         seconds,
         loss: trained.loss,
+        temperature: ranker.temperature(),
         sha256,
         valid_ndcg_at_10,
     })
 }
 
-/// Trains on a corpus's training windows and ranks the first `limit` windows of a split.
-///
-/// # Errors
-/// As [`cf`]; a split without windows.
-pub fn collaborative_baseline(
-    corpus_dir: &Path,
-    split: Split,
-    limit: Option<usize>,
-    options: &CfOptions,
-    say: &mut dyn FnMut(&str),
-) -> Result<BaselineReport> {
-    let settings = Settings::parse(options.method, &options.set)?;
-    let corpus = Corpus::open(corpus_dir)?;
-    if corpus.windows(split).is_empty() {
-        return Err(Error::failed(format!("{}: the {split} split has no window", corpus_dir.display())));
-    }
-    let trained = fit(&settings, &corpus, corpus_dir, options.backend, say)?;
-    let started = Instant::now();
-    let outcomes = evaluate_collaborative(&trained.model, &corpus, split, limit);
-    let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
-    Ok(BaselineReport { summary: summarise(&outcomes, 0), users_per_second })
-}
-
-fn fit(
+/// Trains with a corpus's validation windows.
+pub(super) fn fit(
     settings: &Settings,
     corpus: &Corpus,
     corpus_dir: &Path,

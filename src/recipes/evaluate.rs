@@ -8,14 +8,16 @@ use burn::DispatchDevice;
 use serde::Serialize;
 
 use super::open_run;
-use super::run_dir::{ChosenPrior, OpenRun, Ranking, TriedWeight};
+use super::ranking::Ranking;
+use super::run_dir::{ChosenPrior, OpenRun, TriedWeight};
 use crate::backend::{BackendName, Concrete};
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
 use crate::decode::search;
-use crate::evaluate::{Outcome, Summary, rank_of, summarise, write_ranks};
+use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::files::write_atomic;
-use crate::model::Llama;
+use crate::log::log;
+use crate::model::ItemLanguageModel;
 use crate::prior::{Prior, UserPrior};
 use crate::{Context, Error, Result};
 
@@ -83,6 +85,19 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
 
+    if let Some(chosen) = run.chosen.as_ref().filter(|chosen| options.prior_weights.is_empty() && chosen.decode != decode) {
+        let told = |decode: &DecodeConfig| {
+            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
+            format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
+        };
+        log(format_args!(
+            "note: the prior's weight {} was chosen with {}; this ranks with {}",
+            chosen.prior.weight,
+            told(&chosen.decode),
+            told(&decode)
+        ));
+    }
+
     let windows = run.ranking.corpus.windows(options.split);
     let limit = options.limit.unwrap_or(usize::MAX);
     let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
@@ -94,7 +109,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
     for &weight in &weights {
         run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let outcomes = rank_windows(&run.llm, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
+        let outcomes = rank_windows(&run.model, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
             if options.progress {
                 progress_line("ranking", done, total);
             }
@@ -112,10 +127,11 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
-    let prior = run.config.prior.map(|prior| PriorConfig { weight, ..prior });
-    match prior {
+    let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
+    match prior.clone() {
         Some(prior) if tried.len() > 1 => {
-            ChosenPrior { prior, step: run.step, windows: windows.len(), tried: tried.clone() }.write(dir)?;
+            let (vectors, tried) = (run.prior_vectors, tried.clone());
+            ChosenPrior { prior, vectors, step: run.step, decode: decode.clone(), windows: windows.len(), tried }.write(dir)?;
         }
         _ => tried.clear(),
     }
@@ -163,7 +179,7 @@ fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
 /// Windows run together by token budget, ordered by length; the outcomes come in the order given. The ranking's prior, if it has one,
 /// takes part.
 pub fn rank_windows(
-    llm: &Llama<Concrete>,
+    model: &ItemLanguageModel<Concrete>,
     ranking: &Ranking,
     split: Split,
     windows: &[(u32, Window)],
@@ -173,10 +189,8 @@ pub fn rank_windows(
 ) -> Result<Option<Vec<Outcome>>> {
     let corpus = &ranking.corpus;
     let cold = corpus.cold_items(split);
-    let prompts = windows
-        .iter()
-        .map(|(_, window)| ranking.prompt_tokens(corpus.history(window).iter().map(|&item| corpus.title(item))))
-        .collect::<Result<Vec<_>>>()?;
+    let prompts = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
+    let model = model.clone().with_prefix(&common_beginning(&prompts));
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(prompts[w].len()));
 
@@ -191,7 +205,7 @@ pub fn rank_windows(
         let batch: Vec<Vec<u32>> = together.iter().map(|&w| prompts[w].clone()).collect();
         let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, split, &windows[w].1));
         let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
-        let found = search(llm, &ranking.catalogue, &batch, &priors, decode, device);
+        let found = search(&model, &ranking.catalogue, &batch, &priors, decode, device);
         super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
         for (&w, ranked) in together.iter().zip(found) {
             let (index, window) = windows[w];
@@ -202,13 +216,23 @@ pub fn rank_windows(
                 user: window.user,
                 target,
                 cold: cold[target as usize],
-                rank: rank_of(corpus, target, &items),
+                rank: ranking.rank_of(target, &items),
             });
         }
         done += together.len();
     }
     go_on(done, order.len());
     Ok(Some(outcomes.into_iter().flatten().collect()))
+}
+
+/// The tokens that all `prompts` begin with, short of a whole one.
+fn common_beginning(prompts: &[Vec<u32>]) -> Vec<u32> {
+    let Some(first) = prompts.first() else { return Vec::new() };
+    let common = |prompt: &Vec<u32>| {
+        let equal = prompt.iter().zip(first).take_while(|(a, b)| a == b).count();
+        equal.min(prompt.len().saturating_sub(1))
+    };
+    first[..prompts.iter().map(common).min().unwrap_or(0)].to_vec()
 }
 
 /// One line on stderr that overwrites itself.

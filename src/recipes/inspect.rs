@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::run_dir::Ranking;
-use super::train::examples;
+use super::ranking::Ranking;
+use super::train::example;
 use crate::batch::{Batch, Candidates, Example};
 use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
@@ -222,11 +222,21 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
         let catalogue = Catalogue::new(&llm.tokenizer, corpus.items.iter().map(|item| item.title.as_str()));
         let catalogue = catalogue.context(dir.display())?;
         let context = llm.config.max_position_embeddings;
-        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context, prior: None };
+        let ranking = Ranking {
+            corpus,
+            names: None,
+            prompt,
+            tokenizer: llm.tokenizer,
+            catalogue,
+            context,
+            prior: None,
+            entities: None,
+            beside_text: true,
+        };
         for (shown, window) in inspection.examples.iter_mut().zip(&shown) {
-            let example = examples(&ranking, std::slice::from_ref(window));
+            let example = example(&ranking, Split::Test, &window.1, false);
             let example = example.context(format!("{}: test window {}", dir.display(), window.0))?;
-            shown.tokens = example.first().map(|example| tokens(&ranking, example)).transpose()?;
+            shown.tokens = Some(tokens(&ranking, &example, ranking.corpus.target(&window.1))?);
         }
     }
     Ok(inspection)
@@ -332,7 +342,7 @@ fn example_window(corpus: &Corpus, prompt: &Prompt, number: u32, window: &Window
     ExampleWindow {
         window: number as usize,
         user: corpus.user_id(window.user).to_string(),
-        prompt: prompt.render(history.iter().map(String::as_str)),
+        prompt: prompt.render_titles(history.iter().map(String::as_str)),
         label: Catalogue::target_text(&target),
         history,
         target,
@@ -341,7 +351,7 @@ fn example_window(corpus: &Corpus, prompt: &Prompt, number: u32, window: &Window
 }
 
 /// An example's tokens, with the labels and the loss that [`Batch`] gives it under MSL.
-fn tokens(ranking: &Ranking, example: &Example) -> Result<Vec<LabelledToken>> {
+fn tokens(ranking: &Ranking, example: &Example, target: u32) -> Result<Vec<LabelledToken>> {
     let catalogue = &ranking.catalogue;
     let batch = Batch::new(std::slice::from_ref(example), catalogue, Candidates::Children);
     let spell =
@@ -351,7 +361,7 @@ fn tokens(ranking: &Ranking, example: &Example) -> Result<Vec<LabelledToken>> {
         tokens.push(LabelledToken { token: spell(id)?, id, label: MASKED, children: None, loss: false });
     }
     let mut node = Some(ROOT);
-    for &id in &catalogue.targets[example.item as usize] {
+    for &id in &catalogue.targets[target as usize] {
         let children = node.map(|node| catalogue.trie.valid_tokens(node).len());
         tokens.push(LabelledToken { token: spell(id)?, id, label: i64::from(id), children, loss: false });
         node = node.and_then(|node| catalogue.trie.child(node, id));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::open_run;
 use crate::backend::BackendName;
+use crate::config::TuneKind;
 use crate::model::export_merged;
 use crate::{Error, Result};
 
@@ -16,7 +17,10 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
         return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
     }
     let run = open_run(dir, &BackendName::Cpu.device()?)?;
-    let written = export_merged(out, &run.llm, &run.ranking.tokenizer);
+    if run.config.llm.tune == TuneKind::Frozen {
+        return Err(Error::usage(format!("{}: its LLM is as it was: llm.tune = \"frozen\"", dir.display())));
+    }
+    let written = export_merged(out, &run.model.llm, &run.ranking.tokenizer);
     if written.is_err() {
         // Made a moment ago: nobody's but ours.
         let _ = std::fs::remove_dir_all(out);

@@ -3,11 +3,14 @@
 mod align;
 mod align_data;
 mod aligned;
+mod baseline;
 mod cf;
+mod entities;
 mod evaluate;
 mod inspect;
 mod merge;
 mod quickstart;
+mod ranking;
 mod recommend;
 mod run_dir;
 mod score;
@@ -16,7 +19,8 @@ mod train;
 pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
-pub use cf::{BaselineReport, CfOptions, CfReport, cf, collaborative_baseline};
+pub use baseline::{BaselineOptions, BaselineReport, baseline};
+pub use cf::{CfOptions, CfReport, cf};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,

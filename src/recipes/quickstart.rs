@@ -137,7 +137,7 @@ pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -
         ));
         let trained = super::open_run(&out, &device)?;
         let outcomes =
-            rank_windows(&trained.llm, &trained.ranking, Split::Test, &windows, &config.decode, &device, &mut |_, _| true)?;
+            rank_windows(&trained.model, &trained.ranking, Split::Test, &windows, &config.decode, &device, &mut |_, _| true)?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
         if run == "msl-ats" {
             examples = example_users(&trained, &windows, &device)?;
@@ -213,7 +213,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
 /// A Llama small enough to train from nothing in a minute, with a tokenizer of the catalogue's own words.
 fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     let prompt = Prompt::open(PROMPT)?;
-    let texts = corpus.items.iter().map(|item| prompt.render([item.title.as_str(), item.title.as_str()].into_iter()));
+    let texts = corpus.items.iter().map(|item| prompt.render_titles([item.title.as_str(), item.title.as_str()].into_iter()));
     let tokenizer = Tokenizer::train_bpe(texts, 512)?;
     let config = LlamaConfig {
         vocab_size: tokenizer.vocab_size(),
@@ -244,9 +244,9 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
-    let Material { ranking, llama, weights, .. } = run_dir::Material::open(config)?;
+    let Material { ranking, llama, weights, .. } = run_dir::Material::open(config, None, device)?;
     let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, device)?;
-    let outcomes = rank_windows(&llm, &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
+    let outcomes = rank_windows(&llm.into(), &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }
 
@@ -257,9 +257,10 @@ fn example_users(run: &super::OpenRun, windows: &[(u32, Window)], device: &Dispa
     chosen
         .map(|(_, window)| {
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
-            let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
-            let found =
-                search(&run.llm, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device).pop().unwrap_or_default();
+            let prompt = run.ranking.window_tokens(window)?;
+            let found = search(&run.model, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device)
+                .pop()
+                .unwrap_or_default();
             super::trustworthy(found.iter().map(|ranked| ranked.log_prob))?;
             let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::open_run;
 use crate::backend::BackendName;
 use crate::decode::search;
+use crate::text::{Filling, Shown};
 use crate::{Context, Error, Result};
 
 /// One recommended item.
@@ -20,24 +21,49 @@ pub struct Recommendation {
     pub log_prob: f64,
 }
 
-/// The `k` best items after a history of titles, oldest first. Titles need not be in the catalogue; the prior
-/// passes over those that are not.
-pub fn recommend(dir: &Path, history: &[String], k: usize, backend: BackendName) -> Result<Vec<Recommendation>> {
-    if history.is_empty() || k == 0 {
-        return Err(Error::usage("recommend needs at least one --history TITLE and -k of at least 1"));
+/// The `k` best items after a history of titles, oldest first. Titles need not be in the catalogue, unless the run's prompts show items by
+/// vectors alone; the prior passes over those that are not. `user` is one of the corpus, by the source's id, for prompts that show them.
+///
+/// # Errors
+/// A user that is missing, not asked for or unknown; those of [`open_run`].
+pub fn recommend(
+    dir: &Path,
+    history: &[String],
+    user: Option<&str>,
+    k: usize,
+    backend: BackendName,
+) -> Result<Vec<Recommendation>> {
+    if k == 0 {
+        return Err(Error::usage("recommend needs a -k of at least 1"));
     }
     let device = backend.device()?;
     let run = open_run(dir, &device)?;
     let mut decode = run.config.decode.clone();
     decode.beams = decode.beams.max(k);
-    let prompt = run.ranking.prompt_tokens(history.iter().map(String::as_str))?;
-    let items = run.ranking.items_of(history);
+    let ranking = &run.ranking;
+    if history.is_empty() && ranking.prompt.has_history() {
+        return Err(Error::usage("recommend needs at least one --history TITLE"));
+    }
+    let user = match (user, ranking.prompt.has_user()) {
+        (None, false) => Shown::default(),
+        (Some(id), true) => {
+            let mut users = 0..ranking.corpus.users() as u32;
+            let user = users.find(|&user| ranking.corpus.user_id(user) == id);
+            ranking.user(user.ok_or_else(|| Error::failed(format!("--user {id}: the corpus has no such user")))?)
+        }
+        (None, true) => return Err(Error::usage("this run's prompt shows the user: add --user ID")),
+        (Some(_), false) => return Err(Error::usage("--user: this run's prompt shows no user")),
+    };
+    let shown = ranking.history(history.iter().map(String::as_str))?;
+    let filling = Filling { history: shown, items: Vec::new(), user, dataset: &ranking.corpus.name };
+    let prompt = ranking.tokens(&ranking.prompt, &filling)?;
+    let items: Vec<u32> = history.iter().filter_map(|name| ranking.item_of(name)).collect();
     let priors: Vec<_> = run.ranking.prior.iter().map(|prior| prior.after(&items)).collect();
-    let ranked = search(&run.llm, &run.ranking.catalogue, &[prompt], &priors, &decode, &device).pop().unwrap_or_default();
+    let ranked = search(&run.model, &run.ranking.catalogue, &[prompt], &priors, &decode, &device).pop().unwrap_or_default();
     super::trustworthy(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
     let recommendation = |(place, found): (usize, crate::decode::Ranked)| {
         let item = run.ranking.catalogue.trie.items(found.leaf).next()?;
-        let title = run.ranking.corpus.title(item).to_string();
+        let title = run.ranking.name(item).to_string();
         Some(Recommendation { rank: place + 1, title, log_prob: found.log_prob })
     };
     Ok(ranked.into_iter().take(k).enumerate().filter_map(recommendation).collect())

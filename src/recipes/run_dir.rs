@@ -1,7 +1,7 @@
 //! What a run directory holds, and opening one to rank with.
 //!
 //! `run.toml` (the resolved run file), `identity.json` (of the model and the corpus), `metrics.jsonl`, `checkpoints/`, once
-//! trained, `adapter/` (PEFT) or `model/` (Hugging Face), and, once chosen, `prior.json` (the prior's weight).
+//! trained, `adapter/` (PEFT), `model/` (Hugging Face) or `encoder/`, and, once chosen, `prior.json` (the prior's weight).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,15 @@ use burn::DispatchDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::entities::{EntitiesIdentity, EntityMaterial};
+use super::ranking::{Ranking, names};
 use crate::backend::Concrete;
-use crate::config::{PriorConfig, RunConfig, TuneKind};
+use crate::cf::Distribution;
+use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
 use crate::log::log;
-use crate::model::{Llama, LlamaConfig, Tune, Weights, open_llm};
+use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, open_llm};
 use crate::prior::{Prior, fit};
 use crate::text::{Catalogue, Prompt, Tokenizer};
 use crate::train::{Checkpoints, Trained};
@@ -24,11 +27,9 @@ use crate::{Context, Error, Result};
 pub(super) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
 const PRIOR: &str = "prior.json";
-/// Stands for any history in the template's digest.
-const HISTORY: &str = "history";
 
 /// Which model and corpus a run was trained on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// Of the base model: see [`crate::model::Llm::fingerprint`].
     pub llm: String,
@@ -36,54 +37,9 @@ pub struct Identity {
     pub corpus: String,
     /// SHA-256 of the prompt template.
     pub prompt: String,
-}
-
-/// What turns a window into a prompt and a leaf into an item.
-#[derive(Clone)]
-pub struct Ranking {
-    /// The corpus.
-    pub corpus: Corpus,
-    /// The prompt template.
-    pub prompt: Prompt,
-    /// The base model's tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Target tokens and trie.
-    pub catalogue: Catalogue,
-    /// Tokens that the model was made for.
-    pub context: usize,
-    /// The run file's, fitted on the corpus's training windows; with the run file's weight.
-    pub prior: Option<Prior>,
-}
-
-/// # Errors
-/// A prompt that leaves no room for the longest title.
-pub fn check_context(prompt: usize, catalogue: &Catalogue, context: usize) -> Result<()> {
-    let needed = prompt + catalogue.trie.depth();
-    match needed <= context {
-        true => Ok(()),
-        false => Err(Error::failed(format!(
-            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is {context}; shorten the history"
-        ))),
-    }
-}
-
-impl Ranking {
-    /// The prompt's tokens for a history of titles, oldest first.
-    pub fn prompt_tokens<'a>(&self, history: impl Iterator<Item = &'a str>) -> Result<Vec<u32>> {
-        let tokens = self.tokenizer.encode(&self.prompt.render(history))?;
-        if tokens.is_empty() {
-            return Err(Error::usage("the prompt template gives no token at all"));
-        }
-        check_context(tokens.len(), &self.catalogue, self.context)?;
-        Ok(tokens)
-    }
-
-    /// The items of the titles that are in the catalogue, the first of those of equal title.
-    pub fn items_of(&self, titles: &[String]) -> Vec<u32> {
-        let items = &self.corpus.items;
-        let find = |title: &String| items.iter().position(|item| item.title == *title).map(|item| item as u32);
-        titles.iter().filter_map(find).collect()
-    }
+    /// Of the vectors and the encoder of items and users, where the prompt has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entities: Option<EntitiesIdentity>,
 }
 
 /// What a run file names, opened; the weights still on disk.
@@ -94,39 +50,76 @@ pub struct Material {
     pub llama: LlamaConfig,
     /// The base model's weights.
     pub weights: Weights,
-    /// Of model and corpus.
+    /// Vectors and encoder of items and users.
+    pub entities: Option<EntityMaterial>,
+    /// Of model, corpus, prompt and vectors.
     pub identity: Identity,
 }
 
 impl Material {
-    /// Opens what `config` names.
-    pub fn open(config: &RunConfig) -> Result<Self> {
+    /// Opens what `config` names; `started` is what a run in being was started with. A prior's network ranks on `device`.
+    pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
-        let prompt = Prompt::open(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?;
-        let titles = corpus.items.iter().map(|item| item.title.as_str());
+        let template = config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name));
+        let prompt = Prompt::open(template)?;
+        if prompt.items() > 0 {
+            return Err(Error::usage(format!(
+                "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
+            )));
+        }
+        let names = names(&corpus, config.items.attribute())?;
+        let titles = (0..corpus.items.len()).map(|item| match &names {
+            Some(names) => names[item].as_str(),
+            None => corpus.items[item].title.as_str(),
+        });
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
+        let started = started.and_then(|identity| identity.entities.as_ref());
+        let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
-            prompt: sha256(prompt.render([HISTORY].into_iter()).as_bytes()),
+            prompt: sha256(Ranking::template(&prompt).as_bytes()),
+            entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
-        let prior =
-            config.prior.map(|prior| Prior::new(fit(prior.ranker, &corpus), &catalogue.trie, prior.weight, prior.smoothing));
-        let ranking = Ranking { corpus, prompt, tokenizer: llm.tokenizer, catalogue, context, prior };
-        Ok(Self { ranking, llama: llm.config, weights: llm.weights, identity })
+        let prior = config.prior.as_ref().map(|prior| open_prior(prior, &corpus, &catalogue, device)).transpose()?;
+        let ranking = Ranking {
+            corpus,
+            names,
+            prompt,
+            tokenizer: llm.tokenizer,
+            catalogue,
+            context,
+            prior,
+            entities: entities.as_ref().map(|entities| entities.tokens),
+            beside_text: config.items.beside_text,
+        };
+        Ok(Self { ranking, llama: llm.config, weights: llm.weights, entities, identity })
     }
 }
 
-/// What a checkpoint of `config`'s run holds.
+fn open_prior(config: &PriorConfig, corpus: &Corpus, catalogue: &Catalogue, device: &DispatchDevice) -> Result<Prior> {
+    let (trie, weight, smoothing) = (&catalogue.trie, config.weight, config.smoothing);
+    Ok(match config.ranker {
+        RankerName::Counting(baseline) => Prior::new(fit(baseline, corpus), trie, weight, smoothing),
+        RankerName::Collaborative(method) => {
+            let path = Path::new(config.vectors.as_deref().unwrap_or_default());
+            let ranker = Distribution::<Concrete>::open(path, method, corpus, device).context("prior.vectors")?;
+            Prior::new(ranker, trie, weight, smoothing)
+        }
+    })
+}
+
+/// What a checkpoint of `config`'s run holds of the LLM.
 pub fn trained(config: &RunConfig, tokenizer: &Tokenizer) -> Trained {
     match config.llm.tune {
         TuneKind::Full => Trained::Weights(Box::new(tokenizer.clone())),
-        TuneKind::Lora | TuneKind::Frozen => Trained::Adapter(config.llm.lora.clone(), config.llm.path.clone()),
+        TuneKind::Lora => Trained::Adapter(config.llm.lora.clone(), config.llm.path.clone()),
+        TuneKind::Frozen => Trained::Encoder,
     }
 }
 
@@ -137,9 +130,13 @@ pub struct OpenRun {
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: Ranking,
     /// The tuned model.
-    pub llm: Llama<Concrete>,
+    pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
     pub step: usize,
+    /// SHA-256 of its prior's vectors, if it has any.
+    pub prior_vectors: Option<String>,
+    /// How its prior's weight was chosen, if it was.
+    pub chosen: Option<ChosenPrior>,
 }
 
 /// Writes `run.toml` and `identity.json` of a new run.
@@ -223,16 +220,19 @@ pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
 }
 
 /// # Errors
-/// Another model or corpus than the run in `dir` was trained on.
+/// Another model, corpus, prompt or vectors than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
     check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
     let trained: Identity = read_identity(dir)?;
     if trained.corpus != found.corpus {
         return Err(differs(dir, "corpus", &config.data.corpus));
     }
-    match trained.prompt == found.prompt {
+    if trained.prompt != found.prompt {
+        return Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm")));
+    }
+    match trained.entities == found.entities {
         true => Ok(()),
-        false => Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm"))),
+        false => Err(differs(dir, "file of vectors", config.items.vectors.as_deref().unwrap_or("its run file"))),
     }
 }
 
@@ -250,7 +250,11 @@ pub fn differs(dir: &Path, what: &str, place: &str) -> Error {
 
 /// Where the finished run's weights are.
 pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
-    dir.join(if tune == TuneKind::Full { "model" } else { "adapter" })
+    dir.join(match tune {
+        TuneKind::Full => "model",
+        TuneKind::Lora => "adapter",
+        TuneKind::Frozen => "encoder",
+    })
 }
 
 /// `prior.json`: the prior's weight that ranked the validation windows best.
@@ -258,8 +262,13 @@ pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
 pub struct ChosenPrior {
     /// The run file's, with the chosen weight.
     pub prior: PriorConfig,
+    /// SHA-256 of its vectors, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
+    /// How they ranked.
+    pub decode: DecodeConfig,
     /// Windows ranked.
     pub windows: usize,
     /// All weights that were tried.
@@ -284,7 +293,7 @@ impl ChosenPrior {
     }
 
     /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it was chosen for.
-    fn read(dir: &Path, prior: PriorConfig, step: usize) -> Result<Option<Self>> {
+    fn read(dir: &Path, prior: &PriorConfig, vectors: &Option<String>, step: usize) -> Result<Option<Self>> {
         let path = dir.join(PRIOR);
         if !path.is_file() {
             return Ok(None);
@@ -292,11 +301,12 @@ impl ChosenPrior {
         let text = fs::read_to_string(&path).context(path.display())?;
         let chosen: Self = serde_json::from_str(&text).context(path.display())?;
         PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
-        if chosen.step == step && (PriorConfig { weight: prior.weight, ..chosen.prior }) == prior {
+        let same = chosen.step == step && chosen.vectors == *vectors;
+        if same && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
             return Ok(Some(chosen));
         }
         log(format_args!(
-            "note: {} was chosen for another prior or step than the run's; its weight {} is not used but run.toml's, {}",
+            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is not used but run.toml's, {}",
             path.display(),
             chosen.prior.weight,
             prior.weight
@@ -312,7 +322,8 @@ impl ChosenPrior {
 /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's paths now hold.
 pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
     let config = read_config(dir)?;
-    let material = Material::open(&config)?;
+    let started: Identity = read_identity(dir)?;
+    let material = Material::open(&config, Some(&started), device)?;
     check_identity(dir, &material.identity, &config)?;
     let trained = trained(&config, &material.ranking.tokenizer);
     let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
@@ -323,12 +334,18 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         TuneKind::Full | TuneKind::Frozen => Tune::Frozen,
     };
     let llm = Llama::load(&material.llama, material.weights, tune, device)?;
-    let llm = trained.load(&weights, llm, device)?;
+    let model = match material.entities {
+        Some(entities) => entities.blank(llm, device)?,
+        None => llm.into(),
+    };
+    let model = trained.load(&weights, model, device)?;
     let mut ranking = material.ranking;
-    if let (Some(config), Some(prior)) = (config.prior, &mut ranking.prior)
-        && let Some(chosen) = ChosenPrior::read(dir, config, step)?
-    {
-        prior.weight = chosen.prior.weight;
+    let path = config.prior.as_ref().and_then(|prior| prior.vectors.as_deref());
+    let prior_vectors = path.map(|path| Ok::<_, Error>(sha256(&fs::read(path).context(path)?))).transpose()?;
+    let mut chosen = None;
+    if let (Some(config), Some(prior)) = (&config.prior, &mut ranking.prior) {
+        chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
+        prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, llm, step })
+    Ok(OpenRun { config, ranking, model, step, prior_vectors, chosen })
 }

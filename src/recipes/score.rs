@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::run_dir;
+use super::{ranking, run_dir};
 use crate::backend::{BackendName, Concrete};
-use crate::config::TuneKind;
+use crate::config::{Encoder, TuneKind};
 use crate::decode;
 use crate::model::{Llama, Tune, open_llm};
 use crate::text::Catalogue;
@@ -57,6 +57,12 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let items: HashMap<&str, u32> = titles.iter().zip(0..).map(|(title, item)| (*title, item)).collect();
 
     let run = options.adapter.as_ref().map(|dir| Ok((dir, run_dir::read_config(dir)?))).transpose()?;
+    if let Some((dir, _)) = run.as_ref().filter(|(_, config)| config.items.encoder != Encoder::None) {
+        return Err(Error::usage(format!(
+            "--adapter {}: its prompts hold vectors, a prompt of text alone does not",
+            dir.display()
+        )));
+    }
     let tune = match &run {
         Some((_, config)) if config.llm.tune == TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
         _ => Tune::Frozen,
@@ -68,7 +74,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {
             return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
         };
-        llm = run_dir::trained(config, &opened.tokenizer).load(&weights, llm, &device)?;
+        llm = run_dir::trained(config, &opened.tokenizer).load_llm(&weights, llm, &device)?;
     }
 
     let file = File::open(&options.input).context(options.input.display())?;
@@ -84,7 +90,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::failed(format!("{place}: the prompt is empty")));
         }
-        run_dir::check_context(prompt.len(), &catalogue, context).context(&place)?;
+        ranking::check_context(prompt.len(), &catalogue, context).context(&place)?;
         let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device);
         super::trustworthy(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
         let (full, masked) = scores.iter().map(|s| (s.full, s.masked)).unzip();

@@ -12,18 +12,18 @@ use rand::seq::index;
 use serde::Serialize;
 
 use super::evaluate::{progress_line, rank_windows};
-use super::run_dir::{self, Material, Ranking};
+use super::ranking::Ranking;
+use super::run_dir::{self, Identity, Material};
 use crate::backend::{BackendName, Concrete};
-use crate::batch::Example;
+use crate::batch::{Example, Target};
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
-use crate::prior::Prior;
-use crate::text::ROOT;
-use crate::train::{Checkpoints, Progress, Recommender, Run, Ui, adamw};
+use crate::text::{ROOT, Segment};
+use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -90,34 +90,32 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
-    if config.llm.tune == TuneKind::Frozen {
-        return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
-    }
     let device = options.backend.device()?;
-    let Material { ranking, llama, weights, identity } = Material::open(config)?;
+    let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
+    let Material { ranking, llama, weights, entities, identity } = Material::open(config, started.as_ref(), &device)?;
 
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
         0 => Vec::new(),
         limit => sample(ranking.corpus.windows(Split::Valid), Some(limit), config.seed, 1)?,
     };
-    let mut train = examples(&ranking, &windows)?;
-    let mut valid_examples = examples(&ranking, &valid)?;
-    if let (Some(prior), Some(true)) = (&ranking.prior, config.prior.map(|prior| prior.in_loss)) {
-        add_prior(prior, &ranking, Split::Train, &windows, &mut train);
-        add_prior(prior, &ranking, Split::Valid, &valid, &mut valid_examples);
-    }
-    if train.is_empty() {
+    if windows.is_empty() {
         return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
     }
+    let ranking = Arc::new(ranking);
+    let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
+    let valid_examples = valid.iter().map(|(_, window)| example(&ranking, Split::Valid, window, in_loss));
+    let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
+    check_lengths(&ranking, &windows)?;
 
     let tune = match config.llm.tune {
         TuneKind::Full => Tune::Full,
-        _ => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Frozen => Tune::Frozen,
     };
     let autodiff = DispatchDevice::autodiff(device.clone());
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let mut llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
+    let llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut checkpoint = None;
@@ -127,12 +125,21 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
+    let mut model = match (entities, &checkpoint) {
+        (Some(entities), Some(_)) => entities.blank(llm, &autodiff)?,
+        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &autodiff)?,
+        (None, _) => llm.into(),
+    };
     if let Some((checkpoint, found)) = checkpoint {
-        llm = trained.load(&checkpoint, llm, &autodiff)?;
+        model = trained.load(&checkpoint, model, &autodiff)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
     } else if let Some(adapter) = &config.llm.adapter {
-        llm = start_from(Path::new(adapter), config, llm, &autodiff)?;
+        model.llm = start_from(Path::new(adapter), config, model.llm, &autodiff)?;
+    }
+    if config.llm.tune == TuneKind::Frozen {
+        // What precedes the first vector depends on nothing that trains.
+        model = model.with_prefix(&example(&ranking, Split::Train, &windows[0].1, false)?.prompt);
     }
     let _lock = match held {
         Some(lock) => lock,
@@ -157,16 +164,16 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         log(format_args!("note: {notice}"));
     }
     if options.ui == Ui::Plain {
-        log(format_args!("{} windows to train on; {validation}", train.len()));
+        log(format_args!("{} windows to train on; {validation}", windows.len()));
     }
-    let catalogue = Arc::new(ranking.catalogue.clone());
+    let (catalogue, sources) = (Arc::new(ranking.catalogue.clone()), ranking.clone());
     let validate = (!valid.is_empty()).then(|| {
         let interrupter = options.interrupter.clone();
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
         let validate = move |recommender: &Recommender<Concrete>| {
             let ranked =
-                rank_windows(&recommender.llm, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
+                rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
                     if show {
                         progress_line("validating", done, total);
                     }
@@ -177,8 +184,12 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         Box::new(validate) as crate::train::Validate<Concrete>
     });
 
+    let (count, shuffle) = (windows.len(), config.train.shuffle);
+    let train = Samples::new(count, config.train.batch_size, shuffle, config.seed, move |sample| {
+        example(&sources, Split::Train, &windows[sample].1, in_loss)
+    });
     let outcome = crate::train::run(Run {
-        recommender: Recommender { llm, loss, fixed_temperature, root_children },
+        recommender: Recommender { model, loss, fixed_temperature, root_children },
         optimizer,
         progress,
         config: config.train.clone(),
@@ -241,21 +252,28 @@ fn sample(windows: &[Window], limit: Option<usize>, seed: u64, stream: u64) -> R
     Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
 }
 
-/// What the model reads and predicts of `windows`.
-pub(super) fn examples(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<Vec<Example>> {
-    let corpus = &ranking.corpus;
-    let example = |(_, window): &(u32, Window)| {
-        let history = corpus.history(window).iter().map(|&item| corpus.title(item));
-        Ok(Example { prompt: ranking.prompt_tokens(history)?, item: corpus.target(window), gains: Vec::new() })
+/// What the model reads and predicts of a split's window; with the prior's gains on the way to the target, if asked for.
+pub(super) fn example(ranking: &Ranking, split: Split, window: &Window, with_prior: bool) -> Result<Example> {
+    let item = ranking.corpus.target(window);
+    let gains = match ranking.prior.as_ref().filter(|_| with_prior) {
+        Some(prior) => prior.of_window(&ranking.corpus, split, window).gains_to(&ranking.catalogue.trie, item),
+        None => Vec::new(),
     };
-    windows.iter().map(example).collect()
+    Ok(Example { prompt: ranking.window_tokens(window)?, target: Target::Item(item), gains })
 }
 
-/// Gives each example of a split's `windows` the prior's gains on the way to its target: 4 bytes a valid token of that way, for good.
-fn add_prior(prior: &Prior, ranking: &Ranking, split: Split, windows: &[(u32, Window)], examples: &mut [Example]) {
-    for ((_, window), example) in windows.iter().zip(examples) {
-        example.gains = prior.of_window(&ranking.corpus, split, window).gains_to(&ranking.catalogue.trie, example.item);
-    }
+/// # Errors
+/// A window whose prompt leaves no room for the longest title, before training begins. A token is a byte at least, so only long prompts
+/// need be tokenised.
+fn check_lengths(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<()> {
+    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
+    let bytes = |segment: Segment| match segment {
+        Segment::Text(text) => text.len(),
+        Segment::Vectors(vectors) => vectors.len(),
+    };
+    let long = |window: &Window| ranking.prompt.render(&ranking.filling(window)).into_iter().map(bytes).sum::<usize>() > room;
+    let mut long = windows.iter().filter(|(_, window)| long(window));
+    long.try_for_each(|(_, window)| ranking.window_tokens(window).map(|_| ()))
 }
 
 /// Copies the selected checkpoint's weights to where people look for them.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::AdamW;
 use crate::files::{sha256, write_atomic};
 use crate::loss::AdaptiveTemperature;
-use crate::model::{Llama, LoraConfig, export_merged, load_adapter, save_adapter};
+use crate::model::{ItemLanguageModel, Llama, LoraConfig, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -52,30 +52,57 @@ pub struct Best {
     pub loss: f64,
 }
 
-/// What trains, and so what a checkpoint holds.
+/// What trains, and so what a checkpoint holds: of the LLM this; beside it the encoder of items and users, if there is one, in
+/// [`ENCODER`].
 #[derive(Debug, Clone)]
 pub enum Trained {
+    /// Nothing.
+    Encoder,
     /// An adapter, in PEFT's format; with the base model's path.
     Adapter(LoraConfig, String),
     /// Every weight, as a Hugging Face directory.
     Weights(Box<Tokenizer>),
 }
 
+/// The encoder's file: every parameter of [`crate::model::EntityEncoder`], f32, named by its fields.
+pub const ENCODER: &str = "entity_encoder.safetensors";
+
 impl Trained {
     /// Writes it to `dir`.
-    pub fn save<B: Backend>(&self, dir: &Path, llm: &Llama<B>) -> Result<()> {
+    pub fn save<B: Backend>(&self, dir: &Path, model: &ItemLanguageModel<B>) -> Result<()> {
         match self {
-            Self::Adapter(config, base) => save_adapter(dir, llm, config, base),
+            Self::Encoder => {}
+            Self::Adapter(config, base) => save_adapter(dir, &model.llm, config, base)?,
             Self::Weights(tokenizer) => {
                 fs::create_dir_all(dir).context(dir.display())?;
-                export_merged(dir, llm, tokenizer)
+                export_merged(dir, &model.llm, tokenizer)?;
             }
+        }
+        match &model.entities {
+            Some(entities) => save_module(&dir.join(ENCODER), &entities.encoder),
+            None => Ok(()),
         }
     }
 
     /// Reads it from `dir` into a model of the same shape.
-    pub fn load<B: Backend>(&self, dir: &Path, llm: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+    pub fn load<B: Backend>(
+        &self,
+        dir: &Path,
+        model: ItemLanguageModel<B>,
+        device: &B::Device,
+    ) -> Result<ItemLanguageModel<B>> {
+        let llm = self.load_llm(dir, model.llm, device)?;
+        let entities = match model.entities {
+            Some(entities) => Some(entities.load_encoder(&dir.join(ENCODER))?),
+            None => None,
+        };
+        Ok(ItemLanguageModel::new(llm, entities))
+    }
+
+    /// Reads the LLM's part alone.
+    pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
         match self {
+            Self::Encoder => Ok(llm),
             Self::Adapter(..) => load_adapter(dir, llm, device),
             Self::Weights(_) => {
                 let opened = crate::model::open_llm(dir)?;

@@ -5,18 +5,22 @@ mod checkpoint;
 mod clip;
 mod dashboard;
 mod decay;
+mod mixing;
 mod optimizer;
 mod recommender;
+mod samples;
 mod schedule;
 mod strategy;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
-pub use checkpoint::{Best, Checkpoints, Progress, Trained};
+pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, Trained};
 pub use clip::clip_grad_norm;
 pub use dashboard::{Ui, restore_terminal};
 pub use decay::WeightDecay;
+pub use mixing::mix;
 pub use optimizer::{AdamW, adamw};
 pub use recommender::{AUTODIFF, Recommender, Step, StepOutput};
+pub use samples::Samples;
 pub use schedule::{CosineSchedule, LinearSchedule};
 pub use strategy::{Outcome, Run, Validate, healthy, run, truncate_metrics};
 

@@ -11,13 +11,13 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;
 use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy, with_prior};
-use crate::model::{Llama, causal_mask};
+use crate::model::ItemLanguageModel;
 
 /// An LLM that trains on a loss.
 #[derive(Module, Debug)]
 pub struct Recommender<B: Backend> {
-    /// The language model.
-    pub llm: Llama<B>,
+    /// The language model, items and users included.
+    pub model: ItemLanguageModel<B>,
     /// What it minimises.
     #[module(skip)]
     pub loss: Loss,
@@ -71,23 +71,19 @@ impl ItemLazy for StepOutput {
 impl<B: Backend> Recommender<B> {
     /// Logits `[predictions, rows]` of a batch that predicts something, its prior added.
     pub fn logits(&self, batch: &Batch) -> Tensor<B, 2> {
-        let device = self.llm.embed_tokens.val().device();
-        let (rows, seq) = (batch.batch, batch.seq);
+        let device = self.model.device();
         let ints = |values: Vec<i32>, shape| TensorData::new(values, Shape::from(shape));
-        let tokens = batch.tokens.iter().map(|&t| t as i32).collect();
-        let tokens = Tensor::<B, 2, Int>::from_data(ints(tokens, vec![rows, seq]), &device);
-        let positions: Vec<u32> = (0..rows).flat_map(|_| 0..seq as u32).collect();
-
-        let output = self.llm.forward(self.llm.embed(tokens), &positions, causal_mask(seq, &device), None);
-        let [_, _, width] = output.hidden.dims();
-        let at: Vec<i32> = batch.predictions.iter().map(|p| p.at as i32).collect();
+        let run = self.model.forward(&batch.tokens, batch.batch, batch.first);
+        let [rows, seq, width] = run.output.hidden.dims();
+        let place = |at: usize| (at / batch.seq * seq + at % batch.seq - run.skipped) as i32;
+        let at: Vec<i32> = batch.predictions.iter().map(|p| place(p.at)).collect();
         let at = Tensor::<B, 1, Int>::from_data(ints(at, vec![batch.predictions.len()]), &device);
-        let hidden = output.hidden.reshape([rows * seq, width]).select(0, at);
+        let hidden = run.output.hidden.reshape([rows * seq, width]).select(0, at);
         let scored = batch.rows.as_ref().map(|rows| {
             let values = rows.iter().map(|&t| t as i32).collect();
             Tensor::<B, 1, Int>::from_data(ints(values, vec![rows.len()]), &device)
         });
-        with_prior(self.llm.logits(hidden, scored), batch)
+        with_prior(self.model.llm.logits(hidden, scored), batch)
     }
 
     fn root_statistics(&self, logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
@@ -113,7 +109,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     fn step(&self, step: Step) -> TrainOutput<StepOutput> {
         let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
         let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
-        let device = self.llm.embed_tokens.val().device();
+        let device = self.model.device();
         let forward = |index: usize, batch: &Batch| {
             B::seed(&device, step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(index as u64));
             self.logits(batch)

@@ -20,12 +20,12 @@ use burn::train::{
     SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
     TrainingItem, TrainingStrategy, ValidLoader,
 };
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use serde_json::json;
 
 use super::dashboard::{Curve, Silent, keyboard_signals};
-use super::{AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Step, StepOutput, Trained, Ui, clip_grad_norm};
+use super::{
+    AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Samples, Step, StepOutput, Trained, Ui, clip_grad_norm,
+};
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::TrainConfig;
 use crate::files::write_atomic;
@@ -47,10 +47,10 @@ pub struct Run<B: AutodiffBackend> {
     pub progress: Progress,
     /// Hyper-parameters.
     pub config: TrainConfig,
-    /// Of the order and of dropout.
+    /// Of dropout.
     pub seed: u64,
-    /// Training windows in the corpus's order.
-    pub train: Vec<Example>,
+    /// What is trained on.
+    pub train: Samples,
     /// Validation windows, for the validation loss.
     pub valid: Vec<Example>,
     /// The catalogue they point into.
@@ -91,8 +91,7 @@ type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>,
 /// # Errors
 /// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The last good checkpoint stays.
 pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
-    let steps_per_epoch = run.train.len().div_ceil(run.config.batch_size);
-    let total_steps = steps_per_epoch * run.config.epochs;
+    let total_steps = run.train.steps_per_epoch * run.config.epochs;
     let schedule = LinearSchedule {
         peak: run.config.learning_rate,
         warmup: run.config.warmup_steps,
@@ -104,7 +103,7 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
     let learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
     let (dir, interrupter, ui, epochs) = (run.dir.clone(), run.interrupter.clone(), run.ui, run.config.epochs);
     let result = Arc::new(Mutex::new(Ok(Outcome::default())));
-    let strategy = Strategy { run, steps_per_epoch, total_steps, result: result.clone() };
+    let strategy = Strategy { run, total_steps, result: result.clone() };
     type Value = fn(&StepOutput) -> f64;
     let curves: [(&str, bool, Value); 4] = [
         ("Loss", false, |o| o.loss),
@@ -134,7 +133,6 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
 
 struct Strategy<B: AutodiffBackend> {
     run: Run<B>,
-    steps_per_epoch: usize,
     total_steps: usize,
     result: Arc<Mutex<Result<Outcome>>>,
 }
@@ -165,7 +163,7 @@ impl<B: AutodiffBackend> Strategy<B> {
         let checkpoints = Checkpoints::open(&run.dir)?;
         let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
-            let weights = |dir: &Path| run.trained.save(dir, &learner.model().llm);
+            let weights = |dir: &Path| run.trained.save(dir, &learner.model().model);
             checkpoints.save(progress.step, progress, &run.optimizer, weights)
         };
         if run.ui == Ui::Tui {
@@ -177,13 +175,12 @@ impl<B: AutodiffBackend> Strategy<B> {
 
         while outcome.progress.epoch < run.config.epochs {
             let epoch = outcome.progress.epoch;
-            let order = self.order(epoch);
-            for chunk in order.chunks(run.config.batch_size).skip(outcome.progress.position) {
+            for samples in (run.train.epoch)(epoch).into_iter().skip(outcome.progress.position) {
                 if outcome.progress.step >= stop_at || run.interrupter.should_stop() {
                     save(learner, &outcome.progress)?;
                     return Ok(outcome);
                 }
-                self.step(learner, events, chunk, &mut outcome)?;
+                self.step(learner, events, &samples, &mut outcome)?;
                 if outcome.progress.step.is_multiple_of(run.config.checkpoint_steps) {
                     save(learner, &outcome.progress)?;
                 }
@@ -212,12 +209,12 @@ impl<B: AutodiffBackend> Strategy<B> {
         &self,
         learner: &mut Learner<Components<B>>,
         events: &mut SupervisedTrainingEventProcessor<Components<B>>,
-        chunk: &[usize],
+        samples: &[usize],
         outcome: &mut Outcome,
     ) -> Result<()> {
         let (run, progress) = (&self.run, &mut outcome.progress);
         let started = Instant::now();
-        let examples: Vec<Example> = chunk.iter().map(|&w| run.train[w].clone()).collect();
+        let examples = samples.iter().map(|&sample| (run.train.example)(sample)).collect::<Result<Vec<Example>>>()?;
         let step = Step {
             batches: self.batches(&examples),
             temperature: progress.temperature,
@@ -239,14 +236,14 @@ impl<B: AutodiffBackend> Strategy<B> {
         progress.position += 1;
         progress.temperature = item.temperature;
         progress.first_loss.get_or_insert(item.loss);
-        progress.samples += chunk.len();
+        progress.samples += samples.len();
         progress.seconds += seconds;
         outcome.last_loss = Some(item.loss);
-        outcome.samples += chunk.len();
+        outcome.samples += samples.len();
         outcome.seconds += seconds;
         let (progress, lr) = (&outcome.progress, learner.lr_current());
         self.report(&item, progress, lr, seconds)?;
-        let items = dataloader::Progress::new(progress.position, self.steps_per_epoch);
+        let items = dataloader::Progress::new(progress.position, run.train.steps_per_epoch);
         let epochs = dataloader::Progress::new(progress.epoch + 1, run.config.epochs);
         let event = TrainingItem::new(item, items, epochs, Some(number), Some(lr));
         events.process_train(LearnerEvent::ProcessedItem(event));
@@ -304,17 +301,6 @@ impl<B: AutodiffBackend> Strategy<B> {
         };
         let size = self.run.config.micro_batch_size;
         examples.chunks(size).map(|micro| Batch::new(micro, &self.run.catalogue, candidates)).collect()
-    }
-
-    /// The epoch's order: a function of the seed and the epoch alone.
-    fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.run.train.len()).collect();
-        if self.run.config.shuffle {
-            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.run.seed);
-            rng.set_stream(epoch as u64 + 1);
-            order.shuffle(&mut rng);
-        }
-        order
     }
 }
 

@@ -33,7 +33,7 @@ learning_rate = 3e-3
 warmup_steps = 2
 "#;
 
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("bert")).unwrap();
     for file in ["config.json", "model.safetensors", "vocab.txt"] {
@@ -85,6 +85,17 @@ fn trains_resumes_and_opens() {
     assert_eq!(config.step as u64, report["best_step"].as_u64().unwrap());
     assert_eq!((config.qformer.queries, config.qformer.vector_width, config.qformer.text.num_hidden_layers), (2, 6, 2));
     assert_eq!(aligner.qformer.config(), &config.qformer);
+
+    // A configuration that asks for more than the weights hold is refused before it is allocated.
+    let good = String::from_utf8(lab.read("whole/qformer/config.toml")).unwrap();
+    let sizes =
+        [("vocab_size", 1 << 24), ("hidden_size", 1 << 16), ("intermediate_size", 1 << 18), ("num_hidden_layers", 1 << 10)];
+    for (key, size) in sizes {
+        let line = good.lines().find(|line| line.starts_with(key)).unwrap();
+        lab.write("whole/qformer/config.toml", good.replacen(line, &format!("{key} = {size}"), 1));
+        let error = open_aligned::<burn::Dispatch>(&lab.path("whole"), &device).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors") && error.contains("tensor"), "{key}: {error}");
+    }
 }
 
 #[test]
@@ -183,6 +194,10 @@ fn refusals() {
     lab.refused("align align.toml --out new --set qformer.max_text_tokens=25", 2, &["max_text_tokens", "24"]);
     let odd = "--set qformer.init=random --set qformer.hidden_size=30";
     lab.refused(&format!("align align.toml --out new {odd}"), 2, &["hidden_size 30"]);
+    let config = lab.read("bert/config.json");
+    lab.edit("bert/config.json", "\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": 1e-11");
+    lab.refused("align align.toml --out run --resume", 1, &["Q-Former", "bert"]);
+    lab.write("bert/config.json", config);
     lab.ok("cf als corpus --out als.safetensors --set dim=5");
     lab.refused("align align.toml --out run --resume", 1, &["als.safetensors"]);
     assert!(open_aligned::<burn::Dispatch>(&lab.path("run"), &BackendName::Cpu.device().unwrap()).is_err());

@@ -2,6 +2,7 @@
 
 mod align;
 mod disk;
+mod ilm;
 mod inspect;
 mod lab;
 mod pipeline;

@@ -35,6 +35,55 @@ fn at_ranking_and_in_the_loss() {
     assert_ne!(recommend("run"), recommend("alone"));
 }
 
+/// ALS, BPR and SASRec rank beside the LLM, from the files that `cf` wrote.
+#[test]
+fn of_vectors() {
+    let lab = Lab::new();
+    for (method, set) in [("als", "dim=4"), ("bpr", "epochs=2"), ("sasrec", "epochs=2")] {
+        lab.ok(&format!("cf {method} corpus --out {method}.safetensors --set {set}"));
+    }
+    lab.ok("train run.toml --out run --set train.valid_windows=0 --max-steps 2");
+    let alone = {
+        lab.ok("evaluate run");
+        lab.read("run/ranks-test.parquet")
+    };
+    let recommend = || {
+        let mut command = lab.command("recommend run --json -k 5");
+        command.args(["--history", "Red Pen 0", "--history", "never seen"]);
+        document(&succeeded("run", command.output().unwrap()))
+    };
+    let recommended = recommend();
+    let run = String::from_utf8(lab.read("run/run.toml")).unwrap();
+    for method in ["als", "bpr", "sasrec"] {
+        let prior =
+            format!("[prior]\nranker = \"{method}\"\nvectors = \"{method}.safetensors\"\nweight = 3.0\nsmoothing = 0.1\n");
+        lab.write("run/run.toml", format!("{run}\n{prior}"));
+        let found = lab.json("evaluate run");
+        assert_eq!((&found["prior"]["ranker"], &found["prior"]["weight"]), (&json!(method), &json!(3.0)));
+        assert!(lab.read("run/ranks-test.parquet") != alone, "{method}");
+        assert_ne!(recommend(), recommended, "{method}");
+        lab.ok("evaluate run --prior-weight 0");
+        assert!(lab.read("run/ranks-test.parquet") == alone, "{method}: with weight 0 the LLM ranks alone");
+    }
+    let prior = "--set prior.ranker=sasrec --set prior.vectors=sasrec.safetensors";
+    lab.ok(&format!("train run.toml --out with {prior}"));
+    lab.refused(&format!("train run.toml --out new {prior} --set prior.in_loss=true"), 2, &["prior.in_loss", "sasrec"]);
+    lab.refused("train run.toml --out new --set prior.ranker=sasrec", 2, &["prior.vectors", "itemlm cf sasrec"]);
+    lab.refused(
+        &format!("train run.toml --out new {prior} --set prior.ranker=als"),
+        1,
+        &["prior.vectors", "sasrec.safetensors"],
+    );
+    lab.refused(&format!("train run.toml --out new {prior} --set prior.vectors=none"), 1, &["prior.vectors", "none"]);
+
+    lab.ok("evaluate with --split valid --prior-weight 1,2");
+    lab.ok("cf sasrec corpus --out sasrec.safetensors --set epochs=1");
+    let output = lab.ok("evaluate with --json");
+    assert_eq!(document(&output)["prior"]["weight"], 1.0);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("prior.json"), "a weight chosen with other vectors is not used: {stderr}");
+}
+
 #[test]
 fn its_weight_is_chosen_on_valid() {
     let lab = Lab::new();
@@ -60,6 +109,12 @@ fn its_weight_is_chosen_on_valid() {
     assert_eq!(lab.json("evaluate run")["prior"]["weight"], *weight);
     assert_eq!(lab.json("evaluate run --prior-weight 0.3")["prior"]["weight"], 0.3);
     assert_eq!(lab.json("evaluate run")["prior"]["weight"], *weight, "one weight chooses nothing");
+
+    let note = |line: &str| String::from_utf8_lossy(&lab.ok(line).stderr).into_owned();
+    let stderr = note("evaluate run --beams 3");
+    assert!(stderr.contains("5 beams") && stderr.contains("3 beams"), "{stderr}");
+    assert!(!note("evaluate run").contains("chosen with"));
+    assert!(!note("evaluate run --beams 3 --prior-weight 1").contains("chosen with"));
 
     let written = lab.read("run/prior.json");
     lab.edit("run/prior.json", "\"step\": 10", "\"step\": 9");

@@ -277,6 +277,19 @@ fn phase_1_losses_and_gradients() {
         let _turn = AUTODIFF.lock().unwrap();
         let device = DispatchDevice::autodiff(device);
         let aligner = aligner(&device);
+        // Each pair, each text with another item, each item with another text.
+        let rows = |rows: &[usize]| {
+            Tensor::<Dispatch, 1, Int>::from_data(
+                TensorData::from(rows.iter().map(|&r| r as i32).collect::<Vec<_>>().as_slice()),
+                &device,
+            )
+        };
+        let ((text, _), vectors) = (texts(&expected), expected.tensor::<3>("vectors", &device));
+        let n = text.lengths.len();
+        let pairs = Tensor::cat(vec![vectors.clone(), vectors.clone().select(0, rows(&negatives.items)), vectors], 0);
+        let text = text.select((0..n).chain(0..n).chain(negatives.texts.iter().copied()));
+        let logits = aligner.match_logits(aligner.qformer.forward(pairs, &text, Mask::Bidirectional).0);
+        close("match logits", &host(logits), &expected.floats("match_logits"));
         for name in ["itc", "itg", "itm", "pair"] {
             // Each with a graph of its own.
             let loss = match name {

@@ -28,7 +28,7 @@ fn losses_gradients_and_temperatures() {
             for (s, step) in value["steps"].as_array().unwrap().iter().enumerate() {
                 let examples: Vec<Example> = numbers(&step["samples"])
                     .into_iter()
-                    .map(|item| Example { prompt: vec![1], item, gains: vec![] })
+                    .map(|item| Example { prompt: vec![1], target: Target::Item(item), gains: vec![] })
                     .collect();
                 let children: Vec<usize> = numbers(&step["children"]).into_iter().map(|c| c as usize).collect();
                 let positions = children.len();
@@ -68,7 +68,8 @@ fn losses_gradients_and_temperatures() {
                         Loss::Lml => grad,
                         _ => {
                             let paths = examples.iter().flat_map(|e| {
-                                let path = catalogue.trie.path(catalogue.trie.leaf(e.item));
+                                let Target::Item(item) = e.target else { unreachable!("all are items") };
+                                let path = catalogue.trie.path(catalogue.trie.leaf(item));
                                 std::iter::once(ROOT).chain(path[..path.len() - 1].to_vec()).collect::<Vec<_>>()
                             });
                             let row = |(p, node)| {

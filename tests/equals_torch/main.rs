@@ -6,6 +6,7 @@
 
 mod alignment;
 mod cf;
+mod entities;
 mod losses;
 mod search;
 mod training;
@@ -20,11 +21,13 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
-use itemlm::batch::{Batch, Candidates, Example};
+use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
-use itemlm::model::{Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter};
+use itemlm::model::{
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+};
 use itemlm::text::{Catalogue, ROOT, Trie};
 use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
 use safetensors::SafeTensors;
@@ -226,6 +229,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             target_tokens: 7,
             branching_tokens: 0,
             run_tokens: 0,
+            first: 0,
         };
         let loss = cross_entropy(logits.select(0, at), &batch, 1.0).div_scalar(7.0);
         near("loss", loss.clone().into_scalar().elem(), f64::from(expected.floats("loss")[0]));

@@ -10,12 +10,12 @@ fn search_equals_enumeration_and_transformers() {
     let catalogue = catalogue(&reference["catalogue"]);
     let trie = &catalogue.trie;
     for device in devices() {
-        let model = llama("llama-untied", Tune::Frozen, &device);
+        let model = ItemLanguageModel::from(llama("llama-untied", Tune::Frozen, &device));
         let cases = reference["prompts"].as_array().unwrap();
         let prompts: Vec<Vec<u32>> = cases.iter().map(|c| numbers(&c["prompt"])).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
         for (case, prompt) in cases.iter().zip(&prompts) {
-            let scores = score(&model, &catalogue, prompt, &items, &device);
+            let scores = score(&model.llm, &catalogue, prompt, &items, &device);
             let (full, masked): (Vec<f64>, Vec<f64>) = scores.iter().map(|s| (s.full, s.masked)).unzip();
             full.iter().zip(floats(&case["full"])).for_each(|(a, b)| near("full", *a, b));
             masked.iter().zip(floats(&case["masked"])).for_each(|(a, b)| near("masked", *a, b));
@@ -68,7 +68,7 @@ fn search_equals_enumeration_and_transformers() {
 fn search_equals_enumeration_on_random_catalogues() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     for device in devices() {
-        let model = llama("llama-untied", Tune::Frozen, &device);
+        let model = ItemLanguageModel::from(llama("llama-untied", Tune::Frozen, &device));
         for _ in 0..12 {
             let mut title = || {
                 let mut tokens: Vec<u32> = (0..rng.random_range(1..6)).map(|_| rng.random_range(3..7)).collect();
@@ -79,7 +79,7 @@ fn search_equals_enumeration_on_random_catalogues() {
             let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
             let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
             let items: Vec<u32> = (0..9).collect();
-            let scores = score(&model, &catalogue, &prompt, &items, &device);
+            let scores = score(&model.llm, &catalogue, &prompt, &items, &device);
             for (scoring, penalty) in
                 [(Scoring::Full, 0.0), (Scoring::Masked, 0.0), (Scoring::Full, 1.0), (Scoring::Masked, 0.7)]
             {

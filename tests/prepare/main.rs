@@ -7,6 +7,7 @@ mod random;
 mod real;
 mod reference;
 mod refusals;
+mod tasks;
 
 use std::fmt::Write;
 use std::fs;
@@ -29,6 +30,7 @@ pub fn options(format: Format, inputs: Vec<PathBuf>, out: &Path) -> PrepareOptio
         skip_bad: 0,
         memory: None,
         columns: format.columns(),
+        tasks: None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::generator::Format;
 use crate::options;
 use crate::reference::{Event, Log};
 
-fn data(name: &str) -> Option<PathBuf> {
+pub fn data(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("ITEMLM_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     let dir = root.join(name);
@@ -26,7 +26,7 @@ fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> 
     let config = config.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data").join(name));
     let (inputs, out) = (vec![dir], out.to_path_buf());
     let columns = Columns::default();
-    let options = PrepareOptions { source, inputs, out, config, format: None, skip_bad: 0, memory: None, columns };
+    let options = PrepareOptions { source, inputs, out, config, format: None, skip_bad: 0, memory: None, columns, tasks: None };
     prepare(&options).unwrap_or_else(|e| panic!("{e}"))
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod clean;
 mod config;
 mod split;
+mod tasks;
 mod write;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct PrepareOptions {
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
+    /// Where rows of tasks made of the items' texts go, outside the corpus folder; see [`super::read_tasks`].
+    pub tasks: Option<PathBuf>,
 }
 
 /// What `prepare --json` prints.
@@ -70,6 +73,9 @@ pub struct Report {
     pub new_test_users: usize,
     /// Training windows whose target is later than the earliest test target.
     pub late_train_targets: usize,
+    /// Rows of the task file, by task; empty if none was asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, usize>,
     /// What a reader of results should know.
     pub warnings: Vec<String>,
 }
@@ -80,6 +86,14 @@ pub struct Report {
 /// input (files as given, then rows). The same input gives the same bytes, whatever the threads and the memory.
 pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     let place = Place::check(&options.out)?;
+    if let Some(path) = &options.tasks {
+        let parent = folder(path);
+        let parent = fs::canonicalize(parent).context(parent.display())?;
+        if fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
+            let what = "a corpus folder holds the corpus alone: choose another place for the tasks";
+            return Err(Error::usage(format!("{}: {what}", path.display())));
+        }
+    }
     let config = match &options.config {
         Some(path) => PrepareConfig::open(path)?,
         None => PrepareConfig::of(options.source),
@@ -143,15 +157,25 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         Provenance { source: raw.format.clone(), inputs, steps: steps.clone() },
         validation.clone(),
         0,
-        Counts { users: written.users, items: written.items, interactions: written.interactions, train, valid, test },
+        Counts {
+            users: written.users,
+            items: written.item_order.len(),
+            interactions: written.interactions,
+            train,
+            valid,
+            test,
+        },
         written.files,
     );
     manifest.write(finished.path())?;
 
     let mut warnings = Vec::new();
     if written.untitled > 0 {
-        warnings
-            .push(format!("{} of {} items have no title: add the step `titled` to drop them", written.untitled, written.items));
+        warnings.push(format!(
+            "{} of {} items have no title: add the step `titled` to drop them",
+            written.untitled,
+            written.item_order.len()
+        ));
     }
     if test == 0 {
         warnings.push("no window is left to test".into());
@@ -167,7 +191,10 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     for step in manifest.steps.iter().filter(|step| step.before > step.after) {
         *dropped.entry(step.name.clone()).or_default() += step.before - step.after;
     }
-    let report = report(finished.path(), &manifest, raw.format, dropped, warnings)?;
+    let mut report = report(finished.path(), &manifest, raw.format.clone(), dropped, warnings)?;
+    if let Some(path) = &options.tasks {
+        report.tasks = tasks::write_tasks(&raw, &written.item_order, path)?;
+    }
     place.replace(finished)?;
     Ok(report)
 }
@@ -177,9 +204,9 @@ fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
     };
-    if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 {
+    if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 || options.tasks.is_some() {
         return Err(Error::usage(
-            "prepare msl keeps the released windows: --config, --format and --skip-bad do not apply to it",
+            "prepare msl keeps the released windows: --config, --format, --skip-bad and --tasks do not apply to it",
         ));
     }
     let (corpus, provenance) = sources::read_msl(dir)?;
@@ -222,6 +249,7 @@ fn report(
         test_users: audit.test_users,
         new_test_users: audit.new_test_users,
         late_train_targets: audit.late_train_targets,
+        tasks: BTreeMap::new(),
         warnings,
     })
 }
@@ -239,6 +267,11 @@ impl Protocol {
             ),
         }
     }
+}
+
+/// The folder that a file is to be in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn folder_name(path: &Path) -> String {

@@ -85,7 +85,8 @@ pub(super) struct Written {
     /// In the order items, interactions, train, valid, test.
     pub(super) files: Vec<FileDigest>,
     pub(super) users: usize,
-    pub(super) items: usize,
+    /// The old number of each item, in the order of the new ones.
+    pub(super) item_order: Vec<u32>,
     pub(super) interactions: usize,
     /// Windows that train, validate, test.
     pub(super) windows: [usize; 3],
@@ -167,7 +168,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
         *count = rows;
         files.push(digest);
     }
-    Ok(Written { files, users: user_order.len(), items: item_order.len(), interactions: rows, windows, untitled })
+    Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled })
 }
 
 fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut Shards) -> Result<()> {

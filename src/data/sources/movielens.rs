@@ -333,8 +333,13 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
     Movie::new(line, field(0), field(1), genres.join("|"))
 }
 
+/// Is it a file of plots?
+pub(super) fn holds_plots(path: &Path) -> bool {
+    Role::of(path) == Some(Role::Plots)
+}
+
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot may hold `::`.
-fn read_plots(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
+pub(super) fn read_plots(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
     const FIELDS: usize = 11;
     read_numbered_lines(
         path,

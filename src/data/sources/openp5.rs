@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `user_sequence.txt` | user, then items, oldest first, divided by spaces |
 //! | `asin_title.tsv` or MovieLens `movies.dat` | titles |
+//! | `*plots*.dat` | plots, directors and actors of MovieLens' movies |
 //! | `item_random_indexing.txt`, `item_sequential_indexing_original.txt`, `item_collaborative_indexing_*.txt` | item, index |
 
 use std::collections::HashSet;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::fields::present;
 use super::input::read_numbered_lines;
-use super::movielens::{read_movies_dat, stored_name, wrong_fields};
+use super::movielens::{holds_plots, read_movies_dat, read_plots, stored_name, wrong_fields};
 use super::{Catalogue, Encoding, Job, Raw, ReadOptions, at_most};
 use crate::data::events::{EventLog, Events};
 use crate::data::ids::{Ids, Texts};
@@ -51,6 +52,10 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
         let encoding = read_movies_dat(path, &log.items, &mut catalogue, job)?;
         format.push_str(", titles of MovieLens in ");
         format.push_str(if encoding == Encoding::Utf8 { "UTF-8" } else { "ISO 8859-1" });
+    }
+    for path in files.iter().filter(|path| holds_plots(path)) {
+        read_plots(path, &log.items, &mut catalogue, job)?;
+        format.push_str(", with plots");
     }
     for (attribute, start, end) in [
         ("random_id", "item_random_indexing", ".txt"),

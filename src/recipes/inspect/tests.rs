@@ -64,7 +64,7 @@ fn counts_by_hand() {
     assert_eq!((example.window, example.user.as_str(), example.target.as_str()), (0, "a", "Pen"));
     assert_eq!(example.history, ["Pen", "Pen"]);
     assert_eq!(found.prompt, "items");
-    assert_eq!(example.prompt, Prompt::open("items").unwrap().render(["Pen", "Pen"].into_iter()));
+    assert_eq!(example.prompt, Prompt::open("items").unwrap().render_titles(["Pen", "Pen"].into_iter()));
     assert_eq!((example.label.as_str(), &example.tokens), ("\"Pen\"", &None));
 }
 

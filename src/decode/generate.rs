@@ -1,0 +1,103 @@
+//! Free text: the likeliest continuation token by token, and the likelihood of given ones.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use super::beam::select;
+use super::ints;
+use crate::model::{Llama, MASKED, causal_mask};
+
+/// What the LLM writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
+///
+/// Prompts run together, padded on the right to the longest; each step then runs one token a prompt over the cache. A text that has ended
+/// runs on, unread, until all have.
+///
+/// # Panics
+/// On an empty prompt.
+pub fn generate<B: Backend>(
+    llm: &Llama<B>,
+    prompts: &[Vec<u32>],
+    max_tokens: usize,
+    eos: u32,
+    device: &B::Device,
+) -> Vec<Vec<u32>> {
+    let embed = |tokens: &[u32], batch, seq| llm.embed(ints(tokens.iter().map(|&t| t as usize), batch, seq, device));
+    let (batch, width) = (prompts.len(), longest(prompts));
+    let mut texts = vec![Vec::new(); batch];
+    if batch == 0 || max_tokens == 0 {
+        return texts;
+    }
+    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
+    let tokens = padded(prompts, width);
+    let mut output = llm.forward(embed(&tokens, batch, width), &positions, causal_mask(width, device), None);
+    let mut last: Vec<usize> = prompts.iter().enumerate().map(|(row, prompt)| row * width + prompt.len() - 1).collect();
+    let mut ended = vec![false; batch];
+    loop {
+        let likeliest = llm.logits(select(output.hidden, last, device), None).argmax(1);
+        let tokens: Vec<u32> = likeliest.into_data().convert::<u32>().to_vec().expect("converted to u32 above");
+        for ((text, ended), &token) in texts.iter_mut().zip(&mut ended).zip(&tokens) {
+            *ended |= token == eos;
+            if !*ended {
+                text.push(token);
+            }
+        }
+        // The tokens of this step stand after the prompts' padding in the cache, and right after each prompt for the model.
+        let step = texts.iter().map(Vec::len).max().unwrap_or(0);
+        if step == max_tokens || ended.iter().all(|&ended| ended) {
+            return texts;
+        }
+        let total = width + step;
+        let mask = prompts
+            .iter()
+            .flat_map(|prompt| (0..total).map(|at| if (prompt.len()..width).contains(&at) { MASKED } else { 0.0 }));
+        let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [batch, 1, 1, total]), device);
+        let positions: Vec<u32> = prompts.iter().map(|prompt| (prompt.len() + step - 1) as u32).collect();
+        output = llm.forward(embed(&tokens, batch, 1), &positions, mask, Some(&output.key_values));
+        last = (0..batch).collect();
+    }
+}
+
+/// For each prompt the log-probability of its `target` after it, summed over the target's tokens, by softmax over the whole vocabulary.
+/// An EOS that should count is part of the target. Prompts and targets run together, padded on the right.
+///
+/// # Panics
+/// On an empty prompt, or another number of targets than of prompts.
+pub fn log_likelihoods<B: Backend>(llm: &Llama<B>, prompts: &[Vec<u32>], targets: &[Vec<u32>], device: &B::Device) -> Vec<f64> {
+    assert_eq!(prompts.len(), targets.len(), "a target a prompt");
+    let embed = |tokens: &[u32], batch, seq| llm.embed(ints(tokens.iter().map(|&t| t as usize), batch, seq, device));
+    // The last token of a target is predicted and never run.
+    let run =
+        |(prompt, target): (&Vec<u32>, &Vec<u32>)| [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat();
+    let sequences: Vec<Vec<u32>> = prompts.iter().zip(targets).map(run).collect();
+    let (batch, width) = (sequences.len(), longest(&sequences));
+    if batch == 0 {
+        return Vec::new();
+    }
+    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..width as u32).collect();
+    let tokens = padded(&sequences, width);
+    let hidden = llm.forward(embed(&tokens, batch, width), &positions, causal_mask(width, device), None).hidden;
+    let rows = prompts.iter().zip(targets).enumerate();
+    rows.map(|(row, (prompt, target))| {
+        if target.is_empty() {
+            return 0.0;
+        }
+        // One text's logits over the vocabulary at a time.
+        let first = row * width + prompt.len() - 1;
+        let logits = llm.logits(select(hidden.clone(), (first..first + target.len()).collect(), device), None);
+        let labels = ints::<B>(target.iter().map(|&token| token as usize), target.len(), 1, device);
+        let max = logits.clone().max_dim(1);
+        let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
+        let log_probs = (logits.gather(1, labels) - log_sum).into_data().convert::<f64>();
+        log_probs.to_vec::<f64>().expect("converted to f64 above").iter().sum()
+    })
+    .collect()
+}
+
+fn longest(sequences: &[Vec<u32>]) -> usize {
+    sequences.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// `[sequences · width]`, 0 where padded.
+fn padded(sequences: &[Vec<u32>], width: usize) -> Vec<u32> {
+    sequences.iter().flat_map(|s| (0..width).map(|t| s.get(t).copied().unwrap_or(0))).collect()
+}

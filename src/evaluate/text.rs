@@ -1,0 +1,203 @@
+//! How good free text is, as ELM and ILM measure it: log-perplexity and semantic consistency, task by task.
+//!
+//! With R rows of a task, y_r the tokens of row r's answer (its EOS included where it is learnt) and x_r its prompt:
+//!
+//! ```text
+//! log-perplexity       = - Σ_r Σ_t ln p(y_rt | x_r, y_r1 … y_r(t-1)) / Σ_r |y_r|
+//! semantic consistency = 1/R Σ_r cos(s(decoded text of r), s(answer of r))
+//! ```
+//!
+//! Log-perplexity is the mean negative log-likelihood a token, in nats: 0 or more, the lower the better, and exp of it is the perplexity. Figures quoted for ILM
+//! below 0 (such as -1.7) are its opposite, the higher the better. It compares only models of the same tokenizer.
+//!
+//! s is a sentence encoder's vector of length 1, so semantic consistency is between -1 and 1 (the papers print percent). ELM and ILM encode with
+//! Sentence-T5-11B; cosines of another encoder are on another scale and compare only with one another.
+//!
+//! The mean over tasks is of the tasks' figures, each counting the same, whatever its rows: so ILM's mean over the 24.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::TextBatch;
+use crate::model::{Bert, BertConfig};
+use crate::text::BertTokenizer;
+use crate::{Error, Result};
+
+/// Tokens of a text that the encoder reads: as sentence-transformers' all-MiniLM-L6-v2.
+const LONGEST: usize = 256;
+
+/// Texts encoded together.
+const TOGETHER: usize = 32;
+
+/// A BERT-family encoder of sentences: the mean of its last hidden states, of length 1 ([`Bert::sentence_vectors`]).
+#[derive(Debug)]
+pub struct SentenceEncoder<B: Backend> {
+    bert: Bert<B>,
+    tokenizer: BertTokenizer,
+    longest: usize,
+}
+
+impl<B: Backend> SentenceEncoder<B> {
+    /// Reads a Hugging Face directory, such as MiniLM's.
+    ///
+    /// # Errors
+    /// Damaged or missing files, another architecture, a tokenizer with more tokens than the model.
+    pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
+        let (config, tokenizer) = (BertConfig::from_dir(dir)?, BertTokenizer::from_dir(dir)?);
+        if tokenizer.largest_id() as usize >= config.vocab_size {
+            let (id, rows) = (tokenizer.largest_id(), config.vocab_size);
+            return Err(Error::failed(format!("{}: the tokenizer has an id {id}, the model {rows} tokens", dir.display())));
+        }
+        let longest = config.max_position_embeddings.min(LONGEST);
+        Ok(Self { bert: Bert::load(dir, &config, device)?, tokenizer, longest })
+    }
+
+    /// The cosine of each pair of texts. Of a long text the first 256 tokens count, or as many as the encoder takes.
+    ///
+    /// # Errors
+    /// The tokenizer refuses a text.
+    pub fn cosines(&self, pairs: &[(&str, &str)]) -> Result<Vec<f64>> {
+        let mut cosines = Vec::with_capacity(pairs.len());
+        for pairs in pairs.chunks(TOGETHER) {
+            let decoded = self.vectors(pairs.iter().map(|(decoded, _)| *decoded))?;
+            let original = self.vectors(pairs.iter().map(|(_, original)| *original))?;
+            let products = (decoded * original).sum_dim(1).into_data().convert::<f64>();
+            cosines.extend(products.to_vec::<f64>().expect("converted to f64 above"));
+        }
+        Ok(cosines)
+    }
+
+    /// `[texts, hidden]`.
+    fn vectors<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<Tensor<B, 2>> {
+        let tokens = texts.map(|text| self.tokenizer.encode(text, self.longest)).collect::<Result<Vec<_>>>()?;
+        Ok(self.bert.sentence_vectors(&TextBatch::new(tokens.iter().map(Vec::as_slice))))
+    }
+}
+
+/// What became of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextOutcome {
+    /// The task's place among the names.
+    pub task: usize,
+    /// Tokens of the answer.
+    pub tokens: usize,
+    /// The answer's log-probability, summed over its tokens, in nats ([`crate::decode::log_likelihoods`]).
+    pub log_likelihood: f64,
+    /// The cosine of the decoded and the original text; none if none was decoded.
+    pub cosine: Option<f64>,
+}
+
+/// The measures of some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextQuality {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of their answers.
+    pub tokens: usize,
+    /// Mean negative log-likelihood a token, in nats.
+    pub log_perplexity: f64,
+    /// Rows whose text was decoded.
+    pub decoded: usize,
+    /// Mean cosine of the decoded rows; none without any.
+    pub semantic_consistency: Option<f64>,
+}
+
+/// The measures of each task, and their mean over the tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextSummary {
+    /// By the task's name; tasks without rows are left out.
+    pub tasks: BTreeMap<String, TextQuality>,
+    /// Every task counts the same; rows and tokens are summed. None without tasks.
+    pub mean: Option<TextQuality>,
+}
+
+/// Summarises rows of the tasks `names`.
+pub fn summarise_texts(names: &[&str], outcomes: &[TextOutcome]) -> TextSummary {
+    let mut tasks = BTreeMap::new();
+    for (task, name) in names.iter().enumerate() {
+        let rows: Vec<&TextOutcome> = outcomes.iter().filter(|outcome| outcome.task == task).collect();
+        let tokens: usize = rows.iter().map(|row| row.tokens).sum();
+        if tokens > 0 {
+            let log_perplexity = -rows.iter().map(|row| row.log_likelihood).sum::<f64>() / tokens as f64;
+            let cosines: Vec<f64> = rows.iter().filter_map(|row| row.cosine).collect();
+            let (decoded, semantic_consistency) = (cosines.len(), mean(&cosines));
+            let quality = TextQuality { rows: rows.len(), tokens, log_perplexity, decoded, semantic_consistency };
+            tasks.insert((*name).to_string(), quality);
+        }
+    }
+    let all: Vec<&TextQuality> = tasks.values().collect();
+    let log_perplexities: Vec<f64> = all.iter().map(|task| task.log_perplexity).collect();
+    let consistencies: Vec<f64> = all.iter().filter_map(|task| task.semantic_consistency).collect();
+    let mean = mean(&log_perplexities).map(|log_perplexity| TextQuality {
+        rows: all.iter().map(|task| task.rows).sum(),
+        tokens: all.iter().map(|task| task.tokens).sum(),
+        log_perplexity,
+        decoded: all.iter().map(|task| task.decoded).sum(),
+        semantic_consistency: mean(&consistencies),
+    });
+    TextSummary { tasks, mean }
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::Dispatch;
+
+    use super::*;
+    use crate::backend::BackendName;
+
+    fn row(task: usize, probabilities: &[f64], cosine: Option<f64>) -> TextOutcome {
+        let log_likelihood = probabilities.iter().map(|p| p.ln()).sum();
+        TextOutcome { task, tokens: probabilities.len(), log_likelihood, cosine }
+    }
+
+    #[test]
+    fn equals_the_hand_worked_means() {
+        let outcomes = [
+            row(2, &[0.5, 0.25], Some(0.9)),
+            row(0, &[0.125], None),
+            row(2, &[1.0, 0.125, 0.25], Some(0.5)),
+            row(2, &[0.5], None),
+        ];
+        let summary = summarise_texts(&["pitch", "sadder", "summary"], &outcomes);
+        assert_eq!(summary.tasks.keys().collect::<Vec<_>>(), ["pitch", "summary"]);
+        let ln2 = std::f64::consts::LN_2;
+        let (pitch, plot, mean) = (summary.tasks["pitch"], summary.tasks["summary"], summary.mean.unwrap());
+        // 1/8 is 3 bits in one token; 1/2 · 1/4 · 1 · 1/8 · 1/4 · 1/2 are 9 bits in six.
+        assert!((pitch.log_perplexity - 3.0 * ln2).abs() < 1e-12 && (plot.log_perplexity - 1.5 * ln2).abs() < 1e-12);
+        assert!((mean.log_perplexity - 2.25 * ln2).abs() < 1e-12);
+        assert_eq!((pitch.rows, pitch.tokens, pitch.decoded, pitch.semantic_consistency), (1, 1, 0, None));
+        assert_eq!((plot.rows, plot.tokens, plot.decoded), (3, 6, 2));
+        assert!((plot.semantic_consistency.unwrap() - 0.7).abs() < 1e-12);
+        assert_eq!((mean.rows, mean.tokens, mean.semantic_consistency), (4, 7, plot.semantic_consistency));
+        assert_eq!(summarise_texts(&["a"], &[]), TextSummary { tasks: BTreeMap::new(), mean: None });
+    }
+
+    /// The tiny encoder of the fixtures: cosines are products of its sentence vectors, whatever is encoded beside them.
+    #[test]
+    fn cosines_of_texts() {
+        let device = BackendName::Cpu.device().unwrap();
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/bert");
+        let encoder = SentenceEncoder::<Dispatch>::open(&dir, &device).unwrap();
+        let (long, short) = ("a red pen of many words ".repeat(200), "blue ink");
+        let pairs = [(short, short), (long.as_str(), short), (short, &long), ("", short), (long.as_str(), &long)];
+        let cosines = encoder.cosines(&pairs).unwrap();
+        for (&pair, &cosine) in pairs.iter().zip(&cosines) {
+            let alone = encoder.cosines(&[pair]).unwrap();
+            assert!(
+                (alone[0] - cosine).abs() < 1e-5 && (-1.001..1.001).contains(&cosine),
+                "{cosine} beside others, {alone:?} alone"
+            );
+        }
+        assert!((cosines[0] - 1.0).abs() < 1e-5 && (cosines[4] - 1.0).abs() < 1e-5);
+        assert!((cosines[1] - cosines[2]).abs() < 1e-5 && cosines[1] < 0.999);
+        assert!(encoder.cosines(&[]).unwrap().is_empty());
+        assert!(SentenceEncoder::<Dispatch>::open(Path::new("/nowhere"), &device).is_err());
+    }
+}

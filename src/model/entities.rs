@@ -1,0 +1,337 @@
+//! The item-language model: an LLM whose prompt holds vectors of items and users between ordinary tokens.
+//!
+//! Paper: ILM, arXiv 2406.02844: an entity's collaborative vector passes a Q-Former and a linear adapter, and its K vectors take the places
+//! of a placeholder. Beside it two plainer encoders: CoLLM's MLP (arXiv 2310.19488; zyang1580/CoLLM,
+//! minigpt4/models/minigpt4rec_v2.py, `llama_proj`) and LLaRA's projection (arXiv 2312.02445).
+//!
+//! Where this differs: the vectors are scaled together to a root mean square of 1, and the last layer starts so that what it gives has
+//! the root mean square of the LLM's own embeddings (all three start it as torch does, whatever the scale of the vectors).
+
+use std::path::Path;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::relu;
+use serde::{Deserialize, Serialize};
+
+use super::bert::Dense;
+use super::llama::{KeyValues, Llama, MASKED, Output};
+use super::parameters::{Parameters, Start, load_module, renumber};
+use super::{QFormer, QFormerConfig, QueryEncoder};
+use crate::text::EntityTokens;
+use crate::{Error, Result};
+
+/// Parameter ids of the encoder begin here, far above the LLM's.
+const FIRST_ID: u64 = 1 << 40;
+/// The MLP's inner layer is so many times as wide as a vector (CoLLM's `proj_mid_times`).
+const MLP_WIDENING: usize = 10;
+
+/// An encoder's kind and sizes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum EncoderConfig {
+    /// One matrix.
+    Linear {
+        /// K.
+        queries: usize,
+        /// Width of a vector.
+        vector_width: usize,
+    },
+    /// Two layers with a ReLU between.
+    Mlp {
+        /// K.
+        queries: usize,
+        /// Width of a vector.
+        vector_width: usize,
+    },
+    /// A Q-Former and one matrix.
+    QFormer(QFormerConfig),
+}
+
+impl EncoderConfig {
+    /// K: vectors of an entity.
+    pub fn queries(&self) -> usize {
+        match self {
+            Self::Linear { queries, .. } | Self::Mlp { queries, .. } => *queries,
+            Self::QFormer(config) => config.queries,
+        }
+    }
+
+    /// Width of a collaborative vector.
+    pub fn vector_width(&self) -> usize {
+        match self {
+            Self::Linear { vector_width, .. } | Self::Mlp { vector_width, .. } => *vector_width,
+            Self::QFormer(config) => config.vector_width,
+        }
+    }
+
+    /// # Errors
+    /// A size out of range, by name.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::QFormer(config) => config.check(),
+            Self::Linear { queries, vector_width } | Self::Mlp { queries, vector_width } => {
+                let sizes = [("queries", *queries, 1 << 10), ("vector_width", *vector_width, 1 << 16)];
+                match sizes.into_iter().find(|&(_, size, most)| size == 0 || size > most) {
+                    Some((key, size, most)) => Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}"))),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// From collaborative vectors to the LLM's embedding space.
+#[derive(Module, Debug)]
+pub struct EntityEncoder<B: Backend> {
+    /// Of the Q-Former, where it is one.
+    pub qformer: Option<QueryEncoder<B>>,
+    /// The MLP's first layer, where it is one.
+    pub inner: Option<Dense<B>>,
+    /// `[hidden, width]` behind a Q-Former, else `[K · hidden, width]`.
+    pub projection: Dense<B>,
+    /// K.
+    pub queries: usize,
+}
+
+impl<B: Backend> EntityEncoder<B> {
+    /// An encoder to train.
+    ///
+    /// * `qformer`: where the queries start, for a Q-Former (`config` has its sizes).
+    /// * `seed` draws the rest; `scale` is the root mean square of what it gives at first; `hidden` the LLM's width.
+    ///
+    /// # Errors
+    /// Sizes out of range.
+    pub fn new(
+        config: &EncoderConfig,
+        qformer: Option<&QFormer<B>>,
+        hidden: usize,
+        scale: f64,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Self> {
+        config.check()?;
+        let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
+        let last = |from: &mut Parameters<B>, out, width: usize| {
+            Dense::drawn(from, out, width, Start::Normal((scale / (width as f64).sqrt()) as f32))
+        };
+        let queries = config.queries();
+        Ok(match config {
+            EncoderConfig::Linear { vector_width, .. } => {
+                Self { qformer: None, inner: None, projection: last(&mut from, queries * hidden, *vector_width), queries }
+            }
+            EncoderConfig::Mlp { vector_width, .. } => {
+                let wide = MLP_WIDENING * vector_width;
+                let inner = Dense::drawn(&mut from, wide, *vector_width, Start::Uniform(1.0 / (*vector_width as f32).sqrt()));
+                Self { qformer: None, inner: Some(inner), projection: last(&mut from, queries * hidden, wide), queries }
+            }
+            EncoderConfig::QFormer(config) => {
+                let drawn = match qformer {
+                    Some(_) => None,
+                    None => Some(QFormer::new(config, None, seed, device)?),
+                };
+                let encoder = qformer.or(drawn.as_ref()).map(QueryEncoder::new);
+                let projection = last(&mut from, hidden, config.text.hidden_size);
+                // The projection has the first id.
+                let encoder = encoder.map(|encoder| renumber(encoder, FIRST_ID + 1000));
+                Self { qformer: encoder, inner: None, projection, queries }
+            }
+        })
+    }
+
+    /// `[n, vector_width]` → `[n · K, hidden]`.
+    pub fn forward(&self, vectors: Tensor<B, 2>) -> Tensor<B, 2> {
+        let [n, width] = vectors.dims();
+        let x = match (&self.qformer, &self.inner) {
+            (Some(qformer), _) => {
+                let encoded = qformer.forward(vectors.reshape([n, 1, width]));
+                let width = encoded.dims()[2];
+                encoded.reshape([n * self.queries, width])
+            }
+            (None, Some(inner)) => relu(inner.forward(vectors)),
+            (None, None) => vectors,
+        };
+        let projected = self.projection.forward(x);
+        let numbers: usize = projected.dims().iter().product();
+        projected.reshape([n * self.queries, numbers / (n * self.queries)])
+    }
+}
+
+/// The items and users that a prompt may hold.
+#[derive(Module, Debug)]
+pub struct Entities<B: Backend> {
+    /// What trains.
+    pub encoder: EntityEncoder<B>,
+    /// `[items + users, vector_width]`; they do not train.
+    vectors: Tensor<B, 2>,
+    #[module(skip)]
+    tokens: EntityTokens,
+}
+
+impl<B: Backend> Entities<B> {
+    /// * `vectors`: `[items + users, width]`, the users after the items, in the corpus's order.
+    pub fn new(
+        encoder: EntityEncoder<B>,
+        mut vectors: Vec<f32>,
+        width: usize,
+        tokens: EntityTokens,
+        device: &B::Device,
+    ) -> Self {
+        let squares: f64 = vectors.iter().map(|v| f64::from(*v).powi(2)).sum();
+        let scale = (squares / vectors.len().max(1) as f64).sqrt();
+        if scale > 0.0 {
+            vectors.iter_mut().for_each(|v| *v = (f64::from(*v) / scale) as f32);
+        }
+        let shape = [vectors.len() / width, width];
+        Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }
+    }
+}
+
+impl<B: Backend> Entities<B> {
+    /// Reads the encoder's parameters from a file that [`super::save_module`] wrote.
+    ///
+    /// # Errors
+    /// Missing, unexpected and misshapen tensors, by name.
+    pub fn load_encoder(self, path: &Path) -> Result<Self> {
+        Ok(Self { encoder: load_module(path, self.encoder)?, ..self })
+    }
+}
+
+/// The beginning that prompts share, run once: its keys and values.
+#[derive(Module, Debug)]
+pub struct Prefix<B: Backend> {
+    keys: Vec<Tensor<B, 4>>,
+    values: Vec<Tensor<B, 4>>,
+    #[module(skip)]
+    tokens: Vec<u32>,
+}
+
+/// An LLM, and what encodes items and users for it.
+#[derive(Module, Debug)]
+pub struct ItemLanguageModel<B: Backend> {
+    /// The language model.
+    pub llm: Llama<B>,
+    /// `None` for prompts of text alone.
+    pub entities: Option<Entities<B>>,
+    prefix: Option<Prefix<B>>,
+}
+
+/// What [`ItemLanguageModel::forward`] returns.
+#[derive(Debug, Clone)]
+pub struct Rows<B: Backend> {
+    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`; keys and values are of all.
+    pub output: Output<B>,
+    /// Tokens of every row that the prefix's cache stood for.
+    pub skipped: usize,
+}
+
+impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
+    fn from(llm: Llama<B>) -> Self {
+        Self { llm, entities: None, prefix: None }
+    }
+}
+
+impl<B: Backend> ItemLanguageModel<B> {
+    /// An LLM with items and users.
+    pub fn new(llm: Llama<B>, entities: Option<Entities<B>>) -> Self {
+        Self { llm, entities, prefix: None }
+    }
+
+    /// The device of its weights.
+    pub fn device(&self) -> B::Device {
+        self.llm.embed_tokens.val().device()
+    }
+
+    /// The root mean square of the LLM's embeddings.
+    pub fn embedding_scale(llm: &Llama<B>) -> f64 {
+        let table = llm.embed_tokens.val().detach();
+        table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
+    }
+
+    /// Runs the beginning that `tokens` is once, for rows that begin with it or with a part of it. It holds while no weight of the LLM changes;
+    /// entities among the tokens end it.
+    pub fn with_prefix(mut self, tokens: &[u32]) -> Self {
+        self.prefix = None;
+        let ordinary = tokens.iter().take_while(|&&token| self.place(token).is_none()).count();
+        if ordinary == 0 {
+            return self;
+        }
+        let run = self.forward(&tokens[..ordinary], 1, 0);
+        let (keys, values) = run.output.key_values.0.into_iter().map(|(k, v)| (k.detach(), v.detach())).unzip();
+        self.prefix = Some(Prefix { keys, values, tokens: tokens[..ordinary].to_vec() });
+        self
+    }
+
+    fn place(&self, token: u32) -> Option<(u32, u32)> {
+        self.entities.as_ref().and_then(|entities| entities.tokens.place(token))
+    }
+
+    /// `[batch · seq]` tokens, ordinary ones and [`EntityTokens`], → `[batch, seq, hidden]`. Each entity is encoded once.
+    pub fn embed(&self, tokens: &[u32], batch: usize, seq: usize) -> Tensor<B, 3> {
+        let device = self.device();
+        let ints = |values: Vec<i32>| {
+            let count = values.len();
+            Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &device)
+        };
+        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
+        present.sort_unstable();
+        present.dedup();
+        let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
+            return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
+        };
+        // The ordinary tokens' rows come first, then K rows an entity.
+        let mut ordinary = Vec::new();
+        let mut at = Vec::with_capacity(tokens.len());
+        for &token in tokens {
+            match entities.tokens.place(token) {
+                None => {
+                    at.push(ordinary.len());
+                    ordinary.push(token as i32);
+                }
+                Some(_) => at.push(usize::MAX),
+            }
+        }
+        let per_entity = entities.tokens.per_entity() as usize;
+        let first = ordinary.len();
+        for (at, &token) in at.iter_mut().zip(tokens) {
+            if let Some((entity, n)) = entities.tokens.place(token) {
+                *at = first + present.partition_point(|&other| other < entity) * per_entity + n as usize;
+            }
+        }
+        let vectors = entities.vectors.clone().select(0, ints(present.iter().map(|&e| e as i32).collect()));
+        let encoded = entities.encoder.forward(vectors);
+        let width = encoded.dims()[1];
+        let rows = match first {
+            0 => encoded,
+            _ => Tensor::cat(vec![self.llm.embed(ints(ordinary).reshape([1, first])).reshape([first, width]), encoded], 0),
+        };
+        rows.select(0, ints(at.into_iter().map(|a| a as i32).collect())).reshape([batch, seq, width])
+    }
+
+    /// Runs rows of tokens, padded on the right, from their beginning.
+    ///
+    /// * `tokens`: `[rows · seq]`.
+    /// * `needed`: the first position of a row whose hidden state is asked for.
+    pub fn forward(&self, tokens: &[u32], rows: usize, needed: usize) -> Rows<B> {
+        let (seq, device) = (tokens.len() / rows, self.device());
+        let shared = |prefix: &Prefix<B>| {
+            let common = tokens.chunks(seq).map(|row| row.iter().zip(&prefix.tokens).take_while(|(a, b)| a == b).count());
+            common.min().unwrap_or(0).min(needed)
+        };
+        let skipped = self.prefix.as_ref().map_or(0, shared);
+        let past = self.prefix.as_ref().filter(|_| skipped > 0).map(|prefix| {
+            let cut = |t: &Tensor<B, 4>| {
+                let [_, heads, _, dim] = t.dims();
+                t.clone().narrow(2, 0, skipped).expand([rows, heads, skipped, dim])
+            };
+            KeyValues(prefix.keys.iter().map(cut).zip(prefix.values.iter().map(cut)).collect())
+        });
+        let own: Vec<u32> = tokens.chunks(seq).flat_map(|row| &row[skipped..]).copied().collect();
+        let positions: Vec<u32> = (0..rows).flat_map(|_| skipped as u32..seq as u32).collect();
+        let mask = (skipped..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED }));
+        let mask = TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, seq - skipped, seq]);
+        let mask = Tensor::from_data(mask, &device);
+        let output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
+        Rows { output, skipped }
+    }
+}

@@ -1,0 +1,39 @@
+//! What a run trains on: samples by number, made when a step needs them.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+
+use crate::Result;
+use crate::batch::Example;
+
+/// Samples of a run. Both functions must depend on their argument alone: a resumed run asks again.
+pub struct Samples {
+    /// Optimiser steps of every epoch.
+    pub steps_per_epoch: usize,
+    /// The samples of each optimiser step of an epoch (from 0), `steps_per_epoch` lists.
+    pub epoch: Box<dyn Fn(usize) -> Vec<Vec<usize>>>,
+    /// What the model reads and predicts of a sample.
+    pub example: Box<dyn Fn(usize) -> Result<Example>>,
+}
+
+impl Samples {
+    /// `count` samples, `batch_size` an optimiser step, in a new seeded order each epoch or always in theirs.
+    pub fn new(
+        count: usize,
+        batch_size: usize,
+        shuffle: bool,
+        seed: u64,
+        example: impl Fn(usize) -> Result<Example> + 'static,
+    ) -> Self {
+        let epoch = move |epoch: usize| {
+            let mut order: Vec<usize> = (0..count).collect();
+            if shuffle {
+                let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream(epoch as u64 + 1);
+                order.shuffle(&mut rng);
+            }
+            order.chunks(batch_size).map(<[usize]>::to_vec).collect()
+        };
+        Self { steps_per_epoch: count.div_ceil(batch_size), epoch: Box::new(epoch), example: Box::new(example) }
+    }
+}

@@ -1,0 +1,172 @@
+//! Vectors in a prompt: spliced as by hand, with a shared beginning run once, and trained with the LLM frozen.
+
+use burn::module::AutodiffModule;
+use itemlm::model::{BertConfig, EncoderConfig, Entities, EntityEncoder, QFormerConfig};
+use itemlm::text::EntityTokens;
+
+use super::*;
+
+const ITEMS: usize = 5;
+const USERS: usize = 3;
+const WIDTH: usize = 6;
+
+fn encoders() -> [EncoderConfig; 3] {
+    let text = BertConfig {
+        vocab_size: 20,
+        hidden_size: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 24,
+        max_position_embeddings: 8,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        hidden_dropout_prob: 0.1,
+        attention_probs_dropout_prob: 0.1,
+    };
+    [
+        EncoderConfig::Linear { queries: 1, vector_width: WIDTH },
+        EncoderConfig::Mlp { queries: 2, vector_width: WIDTH },
+        EncoderConfig::QFormer(QFormerConfig { queries: 3, vector_width: WIDTH, cross_attention_every: 2, text }),
+    ]
+}
+
+fn vectors() -> Vec<f32> {
+    (0..(ITEMS + USERS) * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect()
+}
+
+fn tokens(llm: &Llama<Dispatch>, config: &EncoderConfig) -> EntityTokens {
+    EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS, USERS).unwrap()
+}
+
+fn model(config: &EncoderConfig, device: &DispatchDevice) -> (ItemLanguageModel<Dispatch>, EntityTokens) {
+    let llm = llama("llama-untied", Tune::Frozen, device);
+    let tokens = tokens(&llm, config);
+    let scale = ItemLanguageModel::embedding_scale(&llm);
+    let encoder = EntityEncoder::new(config, None, llm.config().hidden_size, scale, 3, device).unwrap();
+    let entities = Entities::new(encoder, vectors(), WIDTH, tokens, device);
+    (ItemLanguageModel::new(llm, Some(entities)), tokens)
+}
+
+/// `x Wᵀ + b` of one row, by hand.
+fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let row = |(w, b): (&[f32], &f32)| w.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + b;
+    weight.chunks(x.len()).zip(bias).map(row).collect()
+}
+
+/// What an entity's tokens become, `[K, hidden]`, from the parameters by hand; a Q-Former's queries by its own forward pass, which
+/// `alignment` holds to torch's.
+fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
+    let all = vectors();
+    let scale = (all.iter().map(|v| v * v).sum::<f32>() / all.len() as f32).sqrt();
+    let vector: Vec<f32> = all[entity * WIDTH..][..WIDTH].iter().map(|v| v / scale).collect();
+    let encoder = &model.entities.as_ref().unwrap().encoder;
+    let (weight, bias) = (host(encoder.projection.weight.val()), host(encoder.projection.bias.val()));
+    if let Some(qformer) = &encoder.qformer {
+        let queries = qformer.forward(Tensor::from_data(TensorData::new(vector, [1, 1, WIDTH]), device));
+        let width = queries.dims()[2];
+        return host(queries).chunks(width).flat_map(|query| dense(query, &weight, &bias)).collect();
+    }
+    match &encoder.inner {
+        None => dense(&vector, &weight, &bias),
+        Some(inner) => {
+            let hidden = dense(&vector, &host(inner.weight.val()), &host(inner.bias.val()));
+            dense(&hidden.iter().map(|h| h.max(0.0)).collect::<Vec<_>>(), &weight, &bias)
+        }
+    }
+}
+
+#[test]
+fn vectors_are_spliced_as_by_hand() {
+    for device in devices() {
+        for config in encoders() {
+            let (model, numbers) = model(&config, &device);
+            let (hidden, k) = (model.llm.config().hidden_size, config.queries());
+            // Two rows with an item, a user, and one item twice.
+            let row = |item, user| -> Vec<u32> {
+                [vec![4, 9], numbers.item(item).collect(), vec![7], numbers.user(user).collect(), numbers.item(2).collect()]
+                    .concat()
+            };
+            let rows = [row(2, 1), row(4, 0)].concat();
+            let found = host(model.embed(&rows, 2, rows.len() / 2));
+            let table = host(model.llm.embed_tokens.val());
+            let mut expected = Vec::new();
+            for (item, user) in [(2, 1), (4, 0)] {
+                let ordinary = |token: usize| table[token * hidden..][..hidden].to_vec();
+                expected.extend([ordinary(4), ordinary(9), encoded(&model, item, &device), ordinary(7)].concat());
+                expected.extend([encoded(&model, ITEMS + user, &device), encoded(&model, 2, &device)].concat());
+            }
+            assert_eq!(found.len(), 2 * (3 + 3 * k) * hidden);
+            close(&format!("{config:?}"), &found, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_beginning_run_once_changes_nothing() {
+    for device in devices() {
+        let (model, numbers) = model(&encoders()[1], &device);
+        let begun = model.clone().with_prefix(&[5, 6, 7, 8]);
+        let vector: Vec<u32> = numbers.item(1).collect();
+        // Rows that share all of it, and rows that share two tokens.
+        for (last, shared) in [(7, 3), (9, 2)] {
+            let rows = [vec![5, 6, 7, 20, vector[0], vector[1], 30], vec![5, 6, last, 21, 22, vector[0], vector[1]]].concat();
+            let (plain, cached) = (model.forward(&rows, 2, 3), begun.forward(&rows, 2, 3));
+            assert_eq!((plain.skipped, cached.skipped), (0, shared));
+            close("hidden states", &host(cached.output.hidden), &host(plain.output.hidden.slice([0..2, shared..7])));
+            for (a, b) in cached.output.key_values.0.into_iter().zip(plain.output.key_values.0) {
+                close("keys", &host(a.0), &host(b.0));
+                close("values", &host(a.1), &host(b.1));
+            }
+        }
+        assert_eq!(begun.forward(&[5, 6, 7, 8, 9], 1, 1).skipped, 1, "what is needed is run");
+    }
+}
+
+/// One step moves every parameter of the encoder and no bit of the LLM; with its beginning run once the gradients are the same.
+#[test]
+fn the_encoder_trains_and_frozen_means_frozen() {
+    let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
+    let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+    for device in devices() {
+        let autodiff = DispatchDevice::autodiff(device);
+        for config in encoders() {
+            let (model, numbers) = model(&config, &autodiff);
+            let prompt = |item: u32| [vec![5, 6, 7], numbers.item(item).collect(), vec![8]].concat();
+            let example = |item: u32| Example { prompt: prompt(item), target: Target::Item(item), gains: vec![] };
+            let batch = || vec![Batch::new(&[example(0), example(1), example(2)], &catalogue, Candidates::Children)];
+            let step = || Step { batches: batch(), temperature: AdaptiveTemperature::default(), seed: 9 };
+            let recommender = |model| Recommender { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
+            let plain = recommender(model.clone());
+            let begun = recommender(model.clone().with_prefix(&[5, 6, 7, 8]));
+            let (mut one, mut other) = (plain.step(step()), begun.step(step()));
+            near("loss", other.item.loss, one.item.loss);
+            let norm = clip_grad_norm(&plain, &mut one.grads, 1e9);
+            assert!(norm > 0.0);
+            near("gradient norm", clip_grad_norm(&begun, &mut other.grads, 1e9), norm);
+            let width = |linear: &burn::module::Param<Tensor<Dispatch, 2>>, grads: &GradientsParams| {
+                host(grads.get::<Dispatch, 2>(linear.id).unwrap())
+            };
+            let projection = &model.entities.as_ref().unwrap().encoder.projection.weight;
+            close("projection's gradient", &width(projection, &other.grads), &width(projection, &one.grads));
+
+            let mut optimizer = adamw::<Recommender<Dispatch>, Dispatch>(0.01);
+            let trained = burn::optim::Optimizer::step(&mut optimizer, 0.1, plain, one.grads).valid().model;
+            let (before, after) = (model.valid(), trained);
+            let llm = |m: &ItemLanguageModel<Dispatch>| {
+                let layer = &m.llm.layers[0];
+                let head = m.llm.lm_head.as_ref().unwrap().weight.val();
+                [m.llm.embed_tokens.val(), layer.q_proj.weight.val(), layer.down_proj.weight.val(), head].map(host)
+            };
+            assert_eq!(llm(&before), llm(&after), "frozen means frozen");
+            let moved = |m: &ItemLanguageModel<Dispatch>| {
+                let encoder = &m.entities.as_ref().unwrap().encoder;
+                let queries = encoder.qformer.as_ref().map(|qformer| host(qformer.query_tokens.val()));
+                (host(encoder.projection.weight.val()), encoder.inner.as_ref().map(|inner| host(inner.weight.val())), queries)
+            };
+            let ((p, i, q), (new_p, new_i, new_q)) = (moved(&before), moved(&after));
+            assert_ne!(p, new_p);
+            assert!(i.is_none() || i != new_i);
+            assert!(q.is_none() || q != new_q);
+        }
+    }
+}
