@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::evaluate::{progress_line, rank_windows};
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
-use crate::backend::{BackendName, Concrete};
+use crate::backend::{BackendName, Concrete, Training};
 use crate::batch::{Example, Target};
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::{Split, Window};
@@ -113,9 +113,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
         TuneKind::Frozen => Tune::Frozen,
     };
-    let autodiff = DispatchDevice::autodiff(device.clone());
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
+    let llm = Llama::<Training>::load(&llama, weights, tune, &device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut checkpoint = None;
@@ -126,16 +125,16 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoint = checkpoints.latest()?;
     }
     let mut model = match (entities, &checkpoint) {
-        (Some(entities), Some(_)) => entities.blank(llm, &autodiff)?,
-        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &autodiff)?,
+        (Some(entities), Some(_)) => entities.blank(llm, &device)?,
+        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &device)?,
         (None, _) => llm.into(),
     };
     if let Some((checkpoint, found)) = checkpoint {
-        model = trained.load(&checkpoint, model, &autodiff)?;
+        model = trained.load(&checkpoint, model, &device)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
     } else if let Some(adapter) = &config.llm.adapter {
-        model.llm = start_from(Path::new(adapter), config, model.llm, &autodiff)?;
+        model.llm = start_from(Path::new(adapter), config, model.llm, &device)?;
     }
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
@@ -224,7 +223,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     })
 }
 
-fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Concrete>, device: &DispatchDevice) -> Result<Llama<Concrete>> {
+fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Training>, device: &DispatchDevice) -> Result<Llama<Training>> {
     let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
     let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
     let same = (found.rank, found.alpha) == (asked.rank, asked.alpha) && sorted(&found.targets) == sorted(&asked.targets);

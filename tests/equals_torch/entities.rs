@@ -34,11 +34,11 @@ fn vectors() -> Vec<f32> {
     (0..(ITEMS + USERS) * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect()
 }
 
-fn tokens(llm: &Llama<Dispatch>, config: &EncoderConfig) -> EntityTokens {
+fn tokens<B: Backend>(llm: &Llama<B>, config: &EncoderConfig) -> EntityTokens {
     EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS, USERS).unwrap()
 }
 
-fn model(config: &EncoderConfig, device: &DispatchDevice) -> (ItemLanguageModel<Dispatch>, EntityTokens) {
+fn model<B: Backend>(config: &EncoderConfig, device: &B::Device) -> (ItemLanguageModel<B>, EntityTokens) {
     let llm = llama("llama-untied", Tune::Frozen, device);
     let tokens = tokens(&llm, config);
     let scale = ItemLanguageModel::embedding_scale(&llm);
@@ -79,7 +79,7 @@ fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &Dispatch
 fn vectors_are_spliced_as_by_hand() {
     for device in devices() {
         for config in encoders() {
-            let (model, numbers) = model(&config, &device);
+            let (model, numbers) = model::<Dispatch>(&config, &device);
             let (hidden, k) = (model.llm.config().hidden_size, config.queries());
             // Two rows with an item, a user, and one item twice.
             let row = |item, user| -> Vec<u32> {
@@ -104,7 +104,7 @@ fn vectors_are_spliced_as_by_hand() {
 #[test]
 fn a_beginning_run_once_changes_nothing() {
     for device in devices() {
-        let (model, numbers) = model(&encoders()[1], &device);
+        let (model, numbers) = model::<Dispatch>(&encoders()[1], &device);
         let begun = model.clone().with_prefix(&[5, 6, 7, 8]);
         let vector: Vec<u32> = numbers.item(1).collect();
         // Rows that share all of it, and rows that share two tokens.
@@ -128,9 +128,8 @@ fn the_encoder_trains_and_frozen_means_frozen() {
     let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
     let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
     for device in devices() {
-        let autodiff = DispatchDevice::autodiff(device);
         for config in encoders() {
-            let (model, numbers) = model(&config, &autodiff);
+            let (model, numbers) = model::<Training>(&config, &device);
             let prompt = |item: u32| [vec![5, 6, 7], numbers.item(item).collect(), vec![8]].concat();
             let example = |item: u32| Example { prompt: prompt(item), target: Target::Item(item), gains: vec![] };
             let batch = || vec![Batch::new(&[example(0), example(1), example(2)], &catalogue, Candidates::Children)];
@@ -143,13 +142,13 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let norm = clip_grad_norm(&plain, &mut one.grads, 1e9);
             assert!(norm > 0.0);
             near("gradient norm", clip_grad_norm(&begun, &mut other.grads, 1e9), norm);
-            let width = |linear: &burn::module::Param<Tensor<Dispatch, 2>>, grads: &GradientsParams| {
+            let width = |linear: &burn::module::Param<Tensor<Training, 2>>, grads: &GradientsParams| {
                 host(grads.get::<Dispatch, 2>(linear.id).unwrap())
             };
             let projection = &model.entities.as_ref().unwrap().encoder.projection.weight;
             close("projection's gradient", &width(projection, &other.grads), &width(projection, &one.grads));
 
-            let mut optimizer = adamw::<Recommender<Dispatch>, Dispatch>(0.01);
+            let mut optimizer = adamw::<Recommender<Training>, Training>(0.01);
             let trained = burn::optim::Optimizer::step(&mut optimizer, 0.1, plain, one.grads).valid().model;
             let (before, after) = (model.valid(), trained);
             let llm = |m: &ItemLanguageModel<Dispatch>| {

@@ -21,6 +21,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
+use itemlm::backend::Training;
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
@@ -118,21 +119,21 @@ fn near(what: &str, found: f64, expected: f64) {
     assert!((found - expected).abs() <= TOLERANCE * expected.abs().max(1e-3), "{what}: {found} instead of {expected}");
 }
 
-fn host<const D: usize>(tensor: Tensor<Dispatch, D>) -> Vec<f32> {
+fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec().unwrap()
 }
 
-fn ids(values: &[usize], shape: [usize; 2], device: &DispatchDevice) -> Tensor<Dispatch, 2, Int> {
+fn ids<B: Backend>(values: &[usize], shape: [usize; 2], device: &B::Device) -> Tensor<B, 2, Int> {
     let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn mask(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &DispatchDevice) -> Tensor<Dispatch, 4> {
+fn mask<B: Backend>(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     let values: Vec<f32> = rows.into_iter().flatten().map(|seen| if seen { 0.0 } else { MASKED }).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn llama(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<Dispatch> {
+fn llama<B: Backend>(name: &str, tune: Tune, device: &B::Device) -> Llama<B> {
     let path = fixture(name).join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
     Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, device).unwrap()
@@ -153,7 +154,7 @@ fn llama_logits_hidden_states_and_cached_continuation() {
     for device in devices() {
         for name in ["llama-tied", "llama-untied", "llama-scaled"] {
             let expected = Tensors::open(&format!("{name}/expected.safetensors"));
-            let model = llama(name, Tune::Frozen, &device);
+            let model = llama::<Dispatch>(name, Tune::Frozen, &device);
             let (batch, seq) = (2, 12);
             let attention = expected.ints("attention_mask");
             let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
@@ -198,8 +199,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let config = lora_config();
         assert_eq!((config.rank, config.alpha, config.targets.clone()), (4, 8.0, vec!["q_proj".into(), "v_proj".into()]));
         let _turn = AUTODIFF.lock().unwrap();
-        let device = DispatchDevice::autodiff(device);
-        let model = llama("llama-untied", Tune::Lora(&config, 1), &device);
+        let model = llama::<Training>("llama-untied", Tune::Lora(&config, 1), &device);
         let model = load_adapter(&fixture("lora"), model, &device).unwrap();
         let (batch, seq) = (2, 12);
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
@@ -212,7 +212,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         // The plain cross-entropy of seven tokens, as LML's: every row of the vocabulary competes.
         let positions = expected.ints("label_positions");
         let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
-        let at = Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(at, [7]), &device);
+        let at = Tensor::<Training, 1, Int>::from_data(TensorData::new(at, [7]), &device);
         let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
             at: 0,
             label,
@@ -260,7 +260,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
     }
 }
 
-fn for_each_adapter(model: &Llama<Dispatch>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<Dispatch, 2>>)) {
+fn for_each_adapter(model: &Llama<Training>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<Training, 2>>)) {
     for (l, layer) in model.layers.iter().enumerate() {
         for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
             let lora = linear.lora.as_ref().unwrap();
