@@ -39,10 +39,10 @@ fn plain(
     let target = &catalogue.targets[item as usize];
     let sequence = [example.prompt.as_slice(), target].concat();
     let (seq, first) = (sequence.len(), example.prompt.len() - 1);
-    let causal = mask(vec![causal(seq).concat()], [1, 1, seq, seq], device).into_data();
+    let causal = mask(vec![causal(seq).concat()], [1, 1, seq, seq], device);
     let positions: Vec<u32> = (0..seq as u32).collect();
     let embeddings = model.embed(&sequence, 1, seq);
-    let hidden = model.llm.forward(embeddings, &positions, Tensor::from_data(causal, device), None).hidden;
+    let hidden = model.llm.forward(embeddings, &positions, causal, None).hidden;
     let width = hidden.dims()[2];
     let logits = model.llm.logits(hidden.reshape([seq, width]), None);
     let vocabulary = logits.dims()[1];

@@ -1,4 +1,4 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
@@ -10,6 +10,7 @@
 //! be tied to is a private field. [`Training`], autodiff around the dispatch, can.
 
 mod attention;
+mod dropout;
 mod host;
 mod rms_norm;
 mod rotary;
@@ -17,6 +18,7 @@ mod simd;
 mod swiglu;
 
 pub use attention::{Keys, Mask, Visible, attention};
+pub use dropout::dropout;
 pub use rms_norm::rms_norm;
 pub(super) use rotary::{Rotary, half_turn};
 pub use swiglu::swiglu;

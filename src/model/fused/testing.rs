@@ -49,7 +49,7 @@ fn differentiate<const N: usize, const D: usize>(
 ) -> Vec<Vec<f32>> {
     let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
     let device = BackendName::Cpu.device().unwrap();
-    let input = |n: usize| Tensor::from_data(inputs[n].clone(), &device).set_require_grad(tracked >> n & 1 == 1);
+    let input = |n: usize| Tensor::from_data(inputs[n].clone(), &device).set_require_grad((tracked >> n) & 1 == 1);
     let inputs: [Tensor<Training, D>; N] = std::array::from_fn(input);
     let output = of(&inputs);
     let mut found = vec![output.to_data().to_vec().unwrap()];
