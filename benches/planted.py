@@ -3,7 +3,7 @@
   python3 benches/planted.py --itemlm target/release/itemlm --work DIR [--seeds 3] [--first-seed 1] [--threads 1] [--report]
 
 Needs nothing but Python and the binary. Each seed has one catalogue, 20 book series of 5 volumes ("Silent Orbit Three"), and one tiny Llama that
-has read about them: trained in full (LML) on 3000 windows, half of whose targets are the volume after the history's last one, the others any title.
+has read about them: trained in full (LML) on 4000 windows, half of whose targets are the volume after the history's last one, the others any title.
 So it writes every title and knows what a series is, and knows nobody's taste. Then two worlds of 1000 training windows (4 items, then the target), a tenth of the choices at random:
 
   covisits  items lie on 10 hidden shelves of 10, drawn across series: a reader stays on a shelf. Only who read what tells.
@@ -27,7 +27,7 @@ os.environ["RAYON_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(a.threa
 ADJECTIVES = "Silent Crimson Hollow Golden Broken Distant Winter Hidden".split()
 NOUNS = "Alibi Manor Cipher Comet Orbit Nebula Orchid Meadow Willow Kettle".split()
 VOLUMES = "One Two Three Four Five".split()
-SERIES, SHELVES, HISTORY, TRAIN, TEST, READ = 20, 10, 4, 1000, 200, 3000
+SERIES, SHELVES, HISTORY, TRAIN, TEST, READ = 20, 10, 4, 1000, 200, 4000
 NOISE = 0.1  # of a world's choices, made at random
 HIDDEN, INNER, LAYERS, HEADS, HEAD = 64, 128, 2, 4, 16
 

@@ -4,8 +4,9 @@
 //! of a placeholder. Beside it two plainer encoders: CoLLM's MLP (arXiv 2310.19488; zyang1580/CoLLM,
 //! minigpt4/models/minigpt4rec_v2.py, `llama_proj`) and LLaRA's projection (arXiv 2312.02445).
 //!
-//! Where this differs: the vectors are scaled together to a root mean square of 1, and the last layer starts so that what it gives has
-//! the root mean square of the LLM's own embeddings (all three start it as torch does, whatever the scale of the vectors).
+//! Where this differs: the vectors of items, and those of users, are scaled together to a root mean square of 1 (those that are zero left
+//! out), and the last layer starts so that what it gives has about the root mean square of the LLM's own embeddings (all three start it as
+//! torch does, whatever the scale of the vectors).
 
 use std::path::Path;
 
@@ -114,18 +115,21 @@ impl<B: Backend> EntityEncoder<B> {
     ) -> Result<Self> {
         config.check()?;
         let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
-        let last = |from: &mut Parameters<B>, out, width: usize| {
-            Dense::drawn(from, out, width, Start::Normal((scale / (width as f64).sqrt()) as f32))
+        // Of inputs with this root mean square.
+        let last = |from: &mut Parameters<B>, out, width: usize, inputs: f64| {
+            Dense::drawn(from, out, width, Start::Normal((scale / inputs / (width as f64).sqrt()) as f32))
         };
         let queries = config.queries();
         Ok(match config {
             EncoderConfig::Linear { vector_width, .. } => {
-                Self { qformer: None, inner: None, projection: last(&mut from, queries * hidden, *vector_width), queries }
+                Self { qformer: None, inner: None, projection: last(&mut from, queries * hidden, *vector_width, 1.0), queries }
             }
             EncoderConfig::Mlp { vector_width, .. } => {
                 let wide = MLP_WIDENING * vector_width;
                 let inner = Dense::drawn(&mut from, wide, *vector_width, Start::Uniform(1.0 / (*vector_width as f32).sqrt()));
-                Self { qformer: None, inner: Some(inner), projection: last(&mut from, queries * hidden, wide), queries }
+                // Uniform weights give a third of the inputs' mean square, the ReLU leaves half of that.
+                let projection = last(&mut from, queries * hidden, wide, (1.0f64 / 6.0).sqrt());
+                Self { qformer: None, inner: Some(inner), projection, queries }
             }
             EncoderConfig::QFormer(config) => {
                 let drawn = match qformer {
@@ -133,7 +137,7 @@ impl<B: Backend> EntityEncoder<B> {
                     None => Some(QFormer::new(config, None, seed, device)?),
                 };
                 let encoder = qformer.or(drawn.as_ref()).map(QueryEncoder::new);
-                let projection = last(&mut from, hidden, config.text.hidden_size);
+                let projection = last(&mut from, hidden, config.text.hidden_size, 1.0);
                 // The projection has the first id.
                 let encoder = encoder.map(|encoder| renumber(encoder, FIRST_ID + 1000));
                 Self { qformer: encoder, inner: None, projection, queries }
@@ -179,10 +183,12 @@ impl<B: Backend> Entities<B> {
         tokens: EntityTokens,
         device: &B::Device,
     ) -> Self {
-        let squares: f64 = vectors.iter().map(|v| f64::from(*v).powi(2)).sum();
-        let scale = (squares / vectors.len().max(1) as f64).sqrt();
-        if scale > 0.0 {
-            vectors.iter_mut().for_each(|v| *v = (f64::from(*v) / scale) as f32);
+        let (items, users) = vectors.split_at_mut(tokens.items() * width);
+        for kind in [items, users] {
+            let known = kind.chunks(width).filter(|vector| vector.iter().any(|v| *v != 0.0));
+            let (count, squares) = known.flatten().fold((0, 0.0), |(n, sum), v| (n + 1, sum + f64::from(*v).powi(2)));
+            let scale = if count > 0 { (squares / f64::from(count)).sqrt() } else { 1.0 };
+            kind.iter_mut().for_each(|v| *v = (f64::from(*v) / scale) as f32);
         }
         let shape = [vectors.len() / width, width];
         Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }

@@ -5,7 +5,8 @@
 //!
 //! Where this differs: the first token type's vector is added to the positions (LAVIS drops it, so that a pretrained BERT no longer
 //! computes what it was trained to); text generation runs queries and text together under the causal mask (LAVIS runs
-//! the queries first and keeps their keys and values, which gives the same numbers).
+//! the queries first and keeps their keys and values, which gives the same numbers); values and outputs of cross-attention start from
+//! N(0, 1 / inputs), where N(0, 0.02) would let an entity decide 0.1 % of what the queries are at widths of 64, 2 % at MiniLM's.
 
 use std::path::Path;
 
@@ -254,11 +255,12 @@ impl<B: Backend> LanguageHead<B> {
 
 fn cross_attention<B: Backend>(from: &mut Parameters<B>, config: &QFormerConfig) -> Result<Attention<B>> {
     let (sizes, h, width) = (&config.text, config.text.hidden_size, config.vector_width);
+    let kept = |inputs: usize| Start::Normal(1.0 / (inputs as f32).sqrt());
     Ok(Attention {
         query: Dense::drawn(from, h, h, DEVIATION),
         key: Dense::drawn(from, h, width, DEVIATION),
-        value: Dense::drawn(from, h, width, DEVIATION),
-        output: Dense::drawn(from, h, h, DEVIATION),
+        value: Dense::drawn(from, h, width, kept(width)),
+        output: Dense::drawn(from, h, h, kept(h)),
         norm: norm(from, None, h, sizes.layer_norm_eps)?,
         attention_dropout: DropoutConfig { prob: sizes.attention_probs_dropout_prob }.init(),
         dropout: DropoutConfig { prob: sizes.hidden_dropout_prob }.init(),

@@ -41,6 +41,11 @@ impl EntityTokens {
         self.per_entity
     }
 
+    /// How many items there are; users come after them.
+    pub fn items(&self) -> usize {
+        self.items as usize
+    }
+
     /// The tokens of an item.
     pub fn item(&self, item: u32) -> Range<u32> {
         self.entity(item)

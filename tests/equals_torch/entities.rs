@@ -60,7 +60,8 @@ fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
 /// `alignment` holds to torch's.
 fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
     let all = vectors();
-    let scale = (all.iter().map(|v| v * v).sum::<f32>() / all.len() as f32).sqrt();
+    let kind = if entity < ITEMS { &all[..ITEMS * WIDTH] } else { &all[ITEMS * WIDTH..] };
+    let scale = (kind.iter().map(|v| v * v).sum::<f32>() / kind.len() as f32).sqrt();
     let vector: Vec<f32> = all[entity * WIDTH..][..WIDTH].iter().map(|v| v / scale).collect();
     let encoder = &model.entities.as_ref().unwrap().encoder;
     let (weight, bias) = (host(encoder.projection.weight.val()), host(encoder.projection.bias.val()));
