@@ -21,7 +21,7 @@ fn usage() {
         ("evaluate corpus --limit 0", "--limit"),
         ("evaluate corpus --beams 0", "--beams"),
         ("evaluate corpus --scoring best", "best"),
-        ("recommend corpus", "--history"),
+        ("recommend corpus", "run.toml"),
         ("recommend corpus --history x -k 0", "-k"),
         ("prepare netflix toy --out other", "netflix"),
         ("prepare msl toy", "--out"),
