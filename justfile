@@ -97,7 +97,7 @@ prepare NAME DIR:
 train-cpu RUN *ARGS:
     {{ itemlm }} train "$@" --backend cpu
 
-# The same on a GPU with Vulkan, Metal or DirectX 12
+# The same on a GPU with Vulkan or Metal
 train-wgpu RUN *ARGS:
     cargo run --release --features {{ features }},wgpu -- train "$@" --backend wgpu
 

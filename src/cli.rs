@@ -1,5 +1,6 @@
 //! The command line: parses, calls a recipe, prints what it returns.
 
+mod doctor;
 mod inspect;
 mod prepare;
 
@@ -20,7 +21,10 @@ use crate::config::{AlignConfig, RankerName, RunConfig, Scoring};
 use crate::data::Split;
 use crate::evaluate::{Group, Summary, TextQuality};
 use crate::log::log;
-use crate::recipes::{self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::recipes::{
+    self, BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TaskChoice, TrainOptions,
+};
+use crate::text::PromptChoice;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -71,6 +75,8 @@ enum Command {
         /// Divide an item's log-probability by its tokens to this power
         #[arg(long)]
         length_penalty: Option<f64>,
+        #[command(flatten)]
+        choice: TaskArgs,
         /// Weight of the prior; of several, the best on --split valid is kept for the run
         #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
         prior_weight: Vec<f64>,
@@ -94,6 +100,8 @@ enum Command {
         /// A user of the corpus, for a run whose prompt has {user}
         #[arg(long, value_name = "ID")]
         user: Option<String>,
+        #[command(flatten)]
+        choice: TaskArgs,
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
@@ -166,6 +174,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
+    Doctor {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
         /// popularity, markov, cooccurrence, als, bpr or sasrec
@@ -216,6 +230,23 @@ struct RunArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// What ranks of a run with tasks.
+#[derive(Args)]
+struct TaskArgs {
+    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen of all
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Its prompt: one it was trained with, from seen:0, or unseen
+    #[arg(long, value_name = "seen:N|unseen")]
+    prompt: Option<PromptChoice>,
+}
+
+impl From<TaskArgs> for TaskChoice {
+    fn from(arguments: TaskArgs) -> Self {
+        Self { task: arguments.task, prompt: arguments.prompt }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -339,6 +370,7 @@ impl Command {
                 limit,
                 scoring,
                 length_penalty,
+                choice,
                 prior_weight,
                 sentence_encoder,
                 backend,
@@ -355,6 +387,7 @@ impl Command {
                     limit,
                     scoring,
                     length_penalty,
+                    choice: choice.into(),
                     prior_weights: prior_weight,
                     sentence_encoder,
                     backend,
@@ -368,16 +401,16 @@ impl Command {
                 if json {
                     return print_json(&evaluation);
                 }
-                let name = run.display().to_string();
-                print(&format!(
-                    "{}{}\n{:.2} users/s\n",
-                    table(&[(name.as_str(), &evaluation.summary)]),
-                    prior_text(&evaluation),
-                    evaluation.users_per_second
-                ))
+                let mut rows = vec![(run.display().to_string(), &evaluation.summary)];
+                if let (Some(task), Some(prompt)) = (&evaluation.task, evaluation.prompt) {
+                    rows[0].0 = format!("{task}, {prompt}");
+                }
+                rows.extend(evaluation.tasks.iter().skip(1).map(|t| (format!("{}, {}", t.task, t.prompt), &t.summary)));
+                let rows: Vec<(&str, &Summary)> = rows.iter().map(|(name, summary)| (name.as_str(), *summary)).collect();
+                print(&format!("{}{}\n{:.2} users/s\n", table(&rows), prior_text(&evaluation), evaluation.users_per_second))
             }
-            Self::Recommend { run, history, user, k, backend, json } => {
-                let items = recipes::recommend(&run, &history, user.as_deref(), k, backend)?;
+            Self::Recommend { run, history, user, choice, k, backend, json } => {
+                let items = recipes::recommend(&run, &history, user.as_deref(), &choice.into(), k, backend)?;
                 if json {
                     return print_json(&json!({ "items": items }));
                 }
@@ -408,6 +441,15 @@ impl Command {
                     report.loss,
                     number(report.valid_ndcg_at_10)
                 ))
+            }
+            Self::Doctor { json } => {
+                let report = recipes::doctor()?;
+                if json {
+                    print_json(&report)?
+                } else {
+                    print(&doctor::text(&report))?
+                }
+                report.verdict()
             }
             Self::Baseline { name, corpus, split, limit, set, backend, json } => {
                 let options = BaselineOptions { split, limit, set, backend };

@@ -48,7 +48,7 @@ fn seed() -> u64 {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
@@ -56,6 +56,12 @@ pub struct DataConfig {
     /// An embedded prompt template or a file with `{history}`; by default the one of the corpus's name, or `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
+    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window; [`DataConfig::PROMPTS_PER_WINDOW`] by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts_per_window: Option<usize>,
     /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it: the model learns their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
@@ -65,6 +71,24 @@ pub struct DataConfig {
     /// Train on a seeded sample of this many windows or rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
+}
+
+impl DataConfig {
+    /// OpenP5's, where it samples.
+    pub const PROMPTS_PER_WINDOW: usize = 3;
+
+    fn validate(&self) -> Result<()> {
+        if self.prompts_per_window.is_some() && self.tasks.is_empty() {
+            return Err(Error::usage("data.prompts_per_window is only for data.tasks"));
+        }
+        if self.prompt.is_some() && !self.tasks.is_empty() {
+            return Err(Error::usage("data.prompt and data.tasks exclude each other: tasks have prompts of their own"));
+        }
+        match self.tasks.iter().enumerate().find(|(n, task)| self.tasks[..*n].contains(task)) {
+            Some((_, task)) => Err(Error::usage(format!("data.tasks: {task:?} is there twice"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// `[llm]`
@@ -291,6 +315,8 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// A new seeded order each epoch; false keeps the corpus's.
     pub shuffle: bool,
+    /// Which items of a window are asked for.
+    pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
     /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
@@ -310,10 +336,21 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             shuffle: true,
+            targets: Targets::Last,
             checkpoint_steps: 20,
             valid_windows: 200,
         }
     }
+}
+
+/// `train.targets`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Targets {
+    /// The last one, as the papers do.
+    Last,
+    /// Each one after the first, from those before it: branches of one token tree. Each counts as much.
+    Every,
 }
 
 /// `[decode]`
@@ -374,6 +411,7 @@ impl RunConfig {
             ("train.checkpoint_steps", self.train.checkpoint_steps),
             ("decode.beams", self.decode.beams),
             ("data.train_samples", self.data.train_samples.unwrap_or(1)),
+            ("data.prompts_per_window", self.data.prompts_per_window.unwrap_or(1)),
         ];
         for (key, value) in positive {
             if value == 0 || value > 1 << 30 {
@@ -410,6 +448,7 @@ impl RunConfig {
                 ));
             }
         }
+        self.data.validate()?;
         self.validate_rows()?;
         self.items.validate()?;
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
@@ -429,8 +468,11 @@ impl RunConfig {
             _ if data.rows.is_none() => return Ok(()),
             _ => {}
         }
-        if data.prompt.is_some() {
-            return refuse("data.rows and data.prompt exclude each other: rows are asked by their tasks' templates");
+        if data.prompt.is_some() || !data.tasks.is_empty() {
+            return refuse("data.rows excludes data.prompt and data.tasks: rows are asked by their own tasks' templates");
+        }
+        if self.train.targets == Targets::Every {
+            return refuse("train.targets = \"every\" is for windows: a row has one text");
         }
         if self.loss.kind != LossKind::Lml {
             return refuse("data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free");
@@ -517,6 +559,10 @@ mod tests {
             ("items.vectors=v", "items.vectors"),
             ("items.beside_text=false", "beside_text"),
             ("llm.tune=frozen", "nothing would train"),
+            ("data={ corpus = \"c\", prompts_per_window = 2 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompt = \"items\" }", "data.tasks"),
+            ("data={ corpus = \"c\", tasks = [\"a\", \"b\", \"a\"] }", "twice"),
             ("prior.ranker=lda", "lda"),
             ("prior.ranker=als", "itemlm cf als"),
             ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),

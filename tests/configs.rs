@@ -5,9 +5,9 @@ use std::path::Path;
 
 use itemlm::config::{AlignConfig, RunConfig};
 use itemlm::data::{Cleaning, PrepareConfig, Protocol, Source};
-use itemlm::text::Prompt;
+use itemlm::text::{Prompt, PromptSet};
 
-/// Each one parses and has a comment on every line; one that trains an LLM names a prompt template that exists, or rows of tasks.
+/// Each one parses and has a comment on every line; one that trains an LLM names a prompt template or tasks that exist, or rows of tasks.
 #[test]
 fn shipped_run_files() {
     let mut names = Vec::new();
@@ -25,7 +25,11 @@ fn shipped_run_files() {
             assert!(config.loss.item_text_contrastive > 0.0, "{place}");
         } else {
             let config = RunConfig::open(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-            if config.data.rows.is_none() {
+            for task in &config.data.tasks {
+                let set = PromptSet::open(task).unwrap_or_else(|e| panic!("{place}: {e}"));
+                assert!(config.data.prompts_per_window.is_some_and(|count| count <= set.seen.len()), "{place}");
+            }
+            if config.data.tasks.is_empty() && config.data.rows.is_none() {
                 let prompt = config.data.prompt.unwrap_or_else(|| panic!("{place}: no data.prompt"));
                 Prompt::open(&prompt).unwrap_or_else(|e| panic!("{place}: {e}"));
             }
@@ -36,7 +40,8 @@ fn shipped_run_files() {
         names.push(name);
     }
     names.sort();
-    let known = ["books", "clothing", "elm24", "ilm-it", "ilm-it-ii", "ilm-it-ui", "office", "toys"];
+    let known =
+        ["books", "clothing", "elm24", "ilm-it", "ilm-it-ii", "ilm-it-ui", "office", "office-ilm", "openp5-ml-1m", "toys"];
     let mut known: Vec<String> = known.iter().flat_map(|name| [name.to_string(), format!("{name}-smoke")]).collect();
     known.sort();
     assert_eq!(names, known);

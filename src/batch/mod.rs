@@ -4,8 +4,10 @@
 //! token with a single valid child has P_valid = 1: it adds nothing to the loss, so it is not predicted, and tokens after
 //! a target's last branching are not run at all.
 
+mod forest;
 mod text;
 
+pub use forest::{Forest, shared_beginning};
 pub use text::TextBatch;
 
 use crate::text::{Catalogue, ROOT};
@@ -43,7 +45,7 @@ pub enum Candidates {
 /// One token to predict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// Where its logits come from: an index into the flattened `[batch · seq]` hidden states.
+    /// Where its logits come from: a node, as an index into [`Forest::tokens`].
     pub at: usize,
     /// The token's place in [`Batch::rows`].
     pub label: usize,
@@ -56,16 +58,11 @@ pub struct Prediction {
     pub root: bool,
 }
 
-/// Prompts and targets of some examples, padded on the right.
+/// Prompts and targets of some examples, as token trees.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// `[batch · seq]` token ids, 0 where padded. A padded token comes after all real ones of its row, so that the causal
-    /// mask alone hides it.
-    pub tokens: Vec<u32>,
-    /// Rows.
-    pub batch: usize,
-    /// Tokens of the longest row.
-    pub seq: usize,
+    /// What is run.
+    pub forest: Forest,
     /// The positions that carry loss.
     pub predictions: Vec<Prediction>,
     /// Ascending vocabulary ids that are scored; `None` is the whole vocabulary.
@@ -74,10 +71,8 @@ pub struct Batch {
     pub target_tokens: usize,
     /// Target tokens with more than one valid child: the denominator of MSL with ATS.
     pub branching_tokens: usize,
-    /// Tokens run, padding not counted.
-    pub run_tokens: usize,
-    /// The first position of a row that predicts something.
-    pub first: usize,
+    /// Tokens that the same examples would be side by side and whole, as a plain batch runs them; padding not counted.
+    pub plain_tokens: usize,
 }
 
 impl Batch {
@@ -89,7 +84,7 @@ impl Batch {
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
-        let (mut target_tokens, mut branching_tokens) = (0, 0);
+        let (mut target_tokens, mut branching_tokens, mut plain_tokens) = (0, 0, 0);
         // Row, place in the row, token and node before it, of each prediction.
         let mut found: Vec<(usize, usize, u32, u32)> = Vec::new();
         let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(examples.len());
@@ -103,6 +98,7 @@ impl Batch {
                     assert!(candidates == Candidates::Vocabulary, "a text has no place in the trie");
                     found.extend((0..text.len()).map(|t| (row, example.prompt.len() - 1 + t, text[t], ROOT)));
                     target_tokens += text.len();
+                    plain_tokens += example.prompt.len() + text.len();
                     let run = &text[..text.len().saturating_sub(1)];
                     sequences.push([example.prompt.as_slice(), run].concat());
                     continue;
@@ -118,6 +114,7 @@ impl Batch {
                 node = trie.child(node, token).expect("the trie holds every target");
             }
             target_tokens += target.len();
+            plain_tokens += example.prompt.len() + target.len();
             // The token before the last predicted one is the last to run.
             let mut sequence = example.prompt.clone();
             sequence.extend(&target[..last.unwrap_or(0)]);
@@ -134,7 +131,8 @@ impl Batch {
             Some(rows) => rows.binary_search(&token).expect("rows hold every valid token"),
             None => token as usize,
         };
-        let seq = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let shared = shared_beginning(examples.iter().map(|example| example.prompt.as_slice()));
+        let (forest, places) = Forest::new(&sequences, shared);
         let mut gains: Vec<&[f32]> = examples.iter().map(|example| example.gains.as_slice()).collect();
         let mut next_gains = |row: usize, node| match gains[row] {
             [] => Vec::new(),
@@ -147,7 +145,7 @@ impl Batch {
         let predictions = found
             .into_iter()
             .map(|(row, at, token, node)| Prediction {
-                at: row * seq + at,
+                at: places[row][at - shared],
                 label: place(token),
                 valid: match candidates {
                     Candidates::Vocabulary => Vec::new(),
@@ -160,13 +158,7 @@ impl Batch {
                 root: trie.valid_tokens(node).len() == root_children,
             })
             .collect();
-        let first = examples.iter().map(|example| example.prompt.len() - 1).min().unwrap_or(0);
-        let run_tokens = sequences.iter().map(Vec::len).sum();
-        let mut tokens = vec![0; sequences.len() * seq];
-        for (row, sequence) in sequences.iter().enumerate() {
-            tokens[row * seq..row * seq + sequence.len()].copy_from_slice(sequence);
-        }
-        Self { tokens, batch: sequences.len(), seq, predictions, rows, target_tokens, branching_tokens, run_tokens, first }
+        Self { forest, predictions, rows, target_tokens, branching_tokens, plain_tokens }
     }
 }
 
@@ -186,7 +178,7 @@ mod tests {
         // Item 0 branches twice, item 2 once.
         vec![
             Example { prompt: vec![7, 8], target: Target::Item(0), gains: vec![-1.0, -2.0, -3.0, -4.0] },
-            Example { prompt: vec![7], target: Target::Item(2), gains: vec![] },
+            Example { prompt: vec![3], target: Target::Item(2), gains: vec![] },
         ]
     }
 
@@ -194,8 +186,8 @@ mod tests {
     fn children_stop_at_the_last_branching() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
         // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and stops there.
-        assert_eq!((batch.batch, batch.seq), (2, 3));
-        assert_eq!(batch.tokens, [7, 8, 1, 7, 0, 0]);
+        assert_eq!((batch.forest.rows(), batch.forest.seq), (2, 3));
+        assert_eq!(batch.forest.tokens, [7, 8, 1, 3, 0, 0]);
         assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
         let expected = [
             Prediction { at: 1, label: 0, valid: vec![0, 3], gains: vec![-1.0, -2.0], root: true },
@@ -203,13 +195,13 @@ mod tests {
             Prediction { at: 3, label: 3, valid: vec![0, 3], gains: vec![], root: true },
         ];
         assert_eq!(batch.predictions, expected);
-        assert_eq!((batch.target_tokens, batch.branching_tokens, batch.run_tokens), (7, 3, 4));
+        assert_eq!((batch.target_tokens, batch.branching_tokens, batch.forest.run_tokens(), batch.plain_tokens), (7, 3, 4, 10));
     }
 
     #[test]
     fn vocabulary_predicts_every_target_token() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Vocabulary);
-        assert_eq!(batch.tokens, [7, 8, 1, 2, 3, 7, 5, 6, 0, 0]);
+        assert_eq!(batch.forest.tokens, [7, 8, 1, 2, 3, 3, 5, 6, 0, 0]);
         assert_eq!(batch.predictions.len(), batch.target_tokens);
         assert!(batch.rows.is_none());
         let labels: Vec<usize> = batch.predictions.iter().map(|p| p.label).collect();

@@ -158,7 +158,7 @@ fn run_prompts<B: Backend>(
     let own = width - run.skipped;
     let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty());
     let last = last.map(|(n, u)| n * own + u.prompt.len() - 1 - run.skipped).collect();
-    (select(run.output.hidden, last, device), run.output.key_values)
+    (select(run.output.hidden.clone(), last, device), model.whole_cache(run))
 }
 
 /// Runs every live beam's pending tokens; the hidden state `[beams, hidden]` of each one's last, and the longer cache.

@@ -5,7 +5,7 @@ use burn::tensor::TensorData;
 
 use super::beam::select;
 use super::ints;
-use crate::model::{ItemLanguageModel, MASKED};
+use crate::model::{ItemLanguageModel, MASKED, Output};
 
 /// What the model writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
 ///
@@ -29,7 +29,7 @@ pub fn generate<B: Backend>(
     let run = model.forward(&padded(prompts, width), batch, first_needed(prompts));
     let place = |(row, prompt): (usize, &Vec<u32>)| row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
     let mut last: Vec<usize> = prompts.iter().enumerate().map(place).collect();
-    let mut output = run.output;
+    let mut output = Output { hidden: run.output.hidden.clone(), key_values: model.whole_cache(run) };
     let mut ended = vec![false; batch];
     loop {
         let likeliest = model.llm.logits(select(output.hidden, last, device), None).argmax(1);

@@ -72,7 +72,8 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
     let items = corpus.items.len();
     let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
     // The prior, and for each history how many items the ranker knows of and its ranking.
-    let mut rankers: Vec<(String, Prior, Vec<usize>, Vec<Vec<u32>>)> = Vec::new();
+    type Case = (String, Prior, Vec<usize>, Vec<Vec<u32>>);
+    let mut rankers: Vec<Case> = Vec::new();
     for baseline in [Baseline::Cooccurrence, Baseline::Markov, Baseline::Popularity] {
         let ranker = fit(baseline, &corpus);
         let rankings = histories.iter().map(|history| ranker.rank(history, items)).collect();

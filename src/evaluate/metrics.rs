@@ -168,21 +168,26 @@ fn percentile(sorted: &[f64], p: f64) -> f64 {
 }
 
 /// Writes one row a window, in the outcomes' order, as Parquet: `window` u32, `user_id`, `target` (its
-/// title), `cold`, `rank` (u32 from 0, null if not returned).
-pub fn write_ranks(path: &Path, outcomes: &[Outcome], corpus: &Corpus) -> Result<()> {
+/// title), `cold`, `rank` (u32 from 0, null if not returned); `task` and `prompt` as well where `by` has them for each outcome.
+pub fn write_ranks(path: &Path, outcomes: &[Outcome], by: &[(String, String)], corpus: &Corpus) -> Result<()> {
     let windows: Vec<u32> = outcomes.iter().map(|o| o.window).collect();
     let users: Vec<&str> = outcomes.iter().map(|o| corpus.user_id(o.user)).collect();
     let targets: Vec<&str> = outcomes.iter().map(|o| corpus.title(o.target)).collect();
     let cold: Vec<bool> = outcomes.iter().map(|o| o.cold).collect();
     let ranks: Vec<Option<u32>> = outcomes.iter().map(|o| o.rank).collect();
-    let bytes = parquet_bytes(vec![
+    let mut columns = vec![
         Column::new("window".into(), windows),
         Column::new("user_id".into(), users),
         Column::new("target".into(), targets),
         Column::new("cold".into(), cold),
         Column::new("rank".into(), ranks),
-    ])?;
-    files::write_atomic(path, &bytes)
+    ];
+    if !by.is_empty() {
+        let (tasks, prompts): (Vec<&str>, Vec<&str>) = by.iter().map(|(task, prompt)| (task.as_str(), prompt.as_str())).unzip();
+        columns.push(Column::new("task".into(), tasks));
+        columns.push(Column::new("prompt".into(), prompts));
+    }
+    files::write_atomic(path, &parquet_bytes(columns)?)
 }
 
 #[cfg(test)]
@@ -251,11 +256,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ranks.parquet");
         let outcomes = [outcome(2, true, Some(3)), outcome(1, false, None)];
-        write_ranks(&path, &outcomes, &corpus).unwrap();
+        let by = ["seen:0", "unseen"].map(|prompt| ("sequential".to_string(), prompt.to_string()));
+        write_ranks(&path, &outcomes, &by, &corpus).unwrap();
         let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
         let ranks: Vec<Option<u32>> = frame.column("rank").unwrap().u32().unwrap().iter().collect();
         assert_eq!(ranks, [Some(3), None]);
         let users = frame.column("user_id").unwrap();
         assert_eq!(users.str().unwrap().get(0), Some(corpus.user_id(2)));
+        assert_eq!(frame.column("prompt").unwrap().str().unwrap().get(1), Some("unseen"));
+        write_ranks(&path, &outcomes, &[], &corpus).unwrap();
+        let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
+        assert!(frame.column("task").is_err());
     }
 }

@@ -15,9 +15,11 @@ use burn::tensor::activation::relu;
 use serde::{Deserialize, Serialize};
 
 use super::bert::Dense;
+use super::fused::{Mask, Visible};
 use super::llama::{KeyValues, Llama, MASKED, Output};
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
+use crate::batch::Forest;
 use crate::text::EntityTokens;
 use crate::{Error, Result};
 
@@ -206,6 +208,14 @@ pub struct Prefix<B: Backend> {
     tokens: Vec<u32>,
 }
 
+impl<B: Backend> Prefix<B> {
+    /// Keys and values of its first `tokens` tokens, `[1, kv_heads, tokens, head_dim]`.
+    fn beginning(&self, tokens: usize) -> KeyValues<B> {
+        let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, 0, tokens);
+        KeyValues(self.keys.iter().map(cut).zip(self.values.iter().map(cut)).collect())
+    }
+}
+
 /// An LLM, and what encodes items and users for it.
 #[derive(Module, Debug)]
 pub struct ItemLanguageModel<B: Backend> {
@@ -219,7 +229,7 @@ pub struct ItemLanguageModel<B: Backend> {
 /// What [`ItemLanguageModel::forward`] returns.
 #[derive(Debug, Clone)]
 pub struct Rows<B: Backend> {
-    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`; keys and values are of all.
+    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`.
     pub output: Output<B>,
     /// Tokens of every row that the prefix's cache stood for.
     pub skipped: usize,
@@ -319,19 +329,62 @@ impl<B: Backend> ItemLanguageModel<B> {
             common.min().unwrap_or(0).min(needed)
         };
         let skipped = self.prefix.as_ref().map_or(0, shared);
-        let past = self.prefix.as_ref().filter(|_| skipped > 0).map(|prefix| {
-            let cut = |t: &Tensor<B, 4>| {
-                let [_, heads, _, dim] = t.dims();
-                t.clone().narrow(2, 0, skipped).expand([rows, heads, skipped, dim])
-            };
-            KeyValues(prefix.keys.iter().map(cut).zip(prefix.values.iter().map(cut)).collect())
-        });
+        let past = self.prefix.as_ref().filter(|_| skipped > 0).map(|prefix| prefix.beginning(skipped));
         let own: Vec<u32> = tokens.chunks(seq).flat_map(|row| &row[skipped..]).copied().collect();
         let positions: Vec<u32> = (0..rows).flat_map(|_| skipped as u32..seq as u32).collect();
         let mask = (skipped..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED }));
         let mask = TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, seq - skipped, seq]);
         let mask = Tensor::from_data(mask, &device);
-        let output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
+        let mut output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
+        if rows == 1 {
+            // Keys and values of a single row's past are its own to the LLM.
+            let own = |t: Tensor<B, 4>| t.narrow(2, skipped, seq - skipped);
+            output.key_values.0 = output.key_values.0.into_iter().map(|(k, v)| (own(k), own(v))).collect();
+        }
         Rows { output, skipped }
+    }
+
+    /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then the trees below it. The hidden
+    /// states of the trees' nodes, `[rows · seq, hidden]`.
+    pub fn forward_forest(&self, forest: &Forest) -> Tensor<B, 2> {
+        let chain = &forest.shared;
+        let known = self.prefix.as_ref().map_or(0, |p| p.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count());
+        let past = self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known));
+        let past = match chain.len() - known {
+            0 => past,
+            rest => {
+                let positions: Vec<u32> = (known as u32..chain.len() as u32).collect();
+                let embeddings = self.embed(&chain[known..], 1, rest);
+                let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
+                let mask = Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device());
+                Some(self.llm.forward_masked(embeddings, &positions, &mask, past.as_ref()).key_values)
+            }
+        };
+        let (rows, seq, before) = (forest.rows(), forest.seq, chain.len());
+        let trees = Visible::trees(&forest.parents);
+        let mask = match rows {
+            // Keys and values of a single row's past are its own to the LLM.
+            1 => {
+                let seen = (0..seq).flat_map(|q| std::iter::repeat_n(true, before).chain(trees.of(0, q).iter().copied()));
+                Mask::new(Visible::new(1, seq, before + seq, seen.collect()), 0, &self.device())
+            }
+            _ => Mask::new(trees, before, &self.device()),
+        };
+        let embeddings = self.embed(&forest.tokens, rows, seq);
+        let output = self.llm.forward_masked(embeddings, &forest.positions, &mask, past.as_ref());
+        let width = output.hidden.dims()[2];
+        output.hidden.reshape([rows * seq, width])
+    }
+
+    /// Keys and values of all tokens of the rows that [`ItemLanguageModel::forward`] ran, the skipped ones included.
+    pub fn whole_cache(&self, run: Rows<B>) -> KeyValues<B> {
+        let own = run.output.key_values;
+        let Some(prefix) = self.prefix.as_ref().filter(|_| run.skipped > 0) else { return own };
+        let join = |shared: &Tensor<B, 4>, own: Tensor<B, 4>| {
+            let [rows, heads, _, dim] = own.dims();
+            Tensor::cat(vec![shared.clone().narrow(2, 0, run.skipped).expand([rows, heads, run.skipped, dim]), own], 2)
+        };
+        let layers = prefix.keys.iter().zip(&prefix.values).zip(own.0);
+        KeyValues(layers.map(|((keys, values), (k, v))| (join(keys, k), join(values, v))).collect())
     }
 }

@@ -6,6 +6,8 @@ use burn::module::Param;
 use burn::nn::Dropout;
 use burn::prelude::*;
 
+use super::fused::dropout;
+
 /// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
@@ -50,7 +52,7 @@ impl<B: Backend> Linear<B> {
 
 impl<B: Backend> Lora<B> {
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let down = self.dropout.forward(x).matmul(self.a.val().transpose());
-        down.matmul(self.b.val().transpose()).mul_scalar(self.scale)
+        let down = dropout(&self.dropout, x).matmul(self.a.val().transpose()).mul_scalar(self.scale);
+        down.matmul(self.b.val().transpose())
     }
 }

@@ -11,9 +11,9 @@ use burn::module::Param;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use burn::tensor::activation::{silu, softmax};
 
 use super::adapter::{LoraConfig, lora};
+use super::fused::{Keys, Mask, Rotary, attention, half_turn, rms_norm, swiglu};
 use super::linear::Linear;
 use super::{LlamaConfig, Weights};
 use crate::Result;
@@ -73,7 +73,23 @@ pub struct Layer<B: Backend> {
 
 /// Keys (rotated) and values of each layer, `[batch, kv_heads, seq, head_dim]`.
 #[derive(Debug, Clone)]
-pub struct KeyValues<B: Backend>(pub Vec<(Tensor<B, 4>, Tensor<B, 4>)>);
+pub struct KeyValues<B: Backend>(pub Vec<Keys<B>>);
+
+impl<B: Backend> KeyValues<B> {
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.0.first().map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn rows(&self) -> usize {
+        self.0.first().map_or(0, |(keys, _)| keys.dims()[0])
+    }
+}
 
 /// What a forward pass returns.
 #[derive(Debug, Clone)]
@@ -146,7 +162,8 @@ impl<B: Backend> Llama<B> {
     /// * `embeddings`: `[batch, seq, hidden]`.
     /// * `positions`: `[batch · seq]`, row after row.
     /// * `mask`: `[batch or 1, 1, seq, past + seq]`, added to the scores: 0 where a token may attend, [`MASKED`] where not.
-    /// * `past`: keys and values of earlier tokens, `[batch, kv_heads, past, head_dim]`.
+    /// * `past`: keys and values of earlier tokens, `[batch, kv_heads, past, head_dim]`; or `[1, ...]`, shared by all rows, and
+    ///   then not in the output's.
     pub fn forward(
         &self,
         embeddings: Tensor<B, 3>,
@@ -154,17 +171,31 @@ impl<B: Backend> Llama<B> {
         mask: Tensor<B, 4>,
         past: Option<&KeyValues<B>>,
     ) -> Output<B> {
-        let [batch, seq, _] = embeddings.dims();
-        let rotary = self.rotary(positions, batch, seq);
+        let batch = embeddings.dims()[0];
+        let shared = past.map_or(0, |past| if past.rows() < batch { past.len() } else { 0 });
+        self.forward_masked(embeddings, positions, &Mask::from_additive(mask, shared), past)
+    }
+
+    /// Runs the decoder, with who sees whom as a [`Mask`]. A past shared by all rows is seen by all of their tokens.
+    pub fn forward_masked(
+        &self,
+        embeddings: Tensor<B, 3>,
+        positions: &[u32],
+        mask: &Mask<B>,
+        past: Option<&KeyValues<B>>,
+    ) -> Output<B> {
+        let [_, seq, _] = embeddings.dims();
+        let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
+        let rotary = Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn);
         let mut x = embeddings;
         let mut key_values = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             let past = past.map(|p| p.0[l].clone());
-            let (next, kv) = layer.forward(x, &rotary, mask.clone(), past, &self.config);
+            let (next, kv) = layer.forward(x, &rotary, mask, past, &self.config);
             key_values.push(kv);
             x = next;
         }
-        Output { hidden: self.norm.forward(x), key_values: KeyValues(key_values) }
+        Output { hidden: rms_norm(&self.norm, x), key_values: KeyValues(key_values) }
     }
 
     /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
@@ -179,57 +210,6 @@ impl<B: Backend> Llama<B> {
         };
         hidden.matmul(head.transpose())
     }
-
-    /// The rotation of tokens at `positions`, for queries and for keys.
-    fn rotary(&self, positions: &[u32], batch: usize, seq: usize) -> Rotary<B> {
-        let device = self.half_turn.device();
-        // Rows at the same positions share one table.
-        let rows = if positions.chunks(seq).all(|row| row == &positions[..seq]) { 1 } else { batch };
-        let angles = |&p: &u32| self.inverse_frequencies.iter().map(move |f| p as f32 * f);
-        let table = |heads: usize, of: fn(f32) -> f32| {
-            let mut values = Vec::with_capacity(rows * seq * heads * self.config.head_dim);
-            for position in &positions[..rows * seq] {
-                let half: Vec<f32> = angles(position).map(of).collect();
-                (0..2 * heads).for_each(|_| values.extend_from_slice(&half));
-            }
-            Tensor::from_data(TensorData::new(values, [rows, seq * heads * self.config.head_dim]), &device)
-        };
-        let of = |heads| (table(heads, f32::cos), table(heads, f32::sin));
-        let half_turn = self.half_turn.clone();
-        Rotary { queries: of(self.config.num_attention_heads), keys: of(self.config.num_key_value_heads), half_turn }
-    }
-}
-
-/// Rotary position embedding, as `x cos + (x H) sin`: H swaps the two halves of each head and negates the first (Hugging
-/// Face's `rotate_half`, not interleaved pairs). As a product, over flat rows, every operand is contiguous; slicing and joining
-/// the halves took a seventh of a training step on the CPU.
-struct Rotary<B: Backend> {
-    /// cos and sin, `[batch or 1, seq · heads · head_dim]`.
-    queries: (Tensor<B, 2>, Tensor<B, 2>),
-    /// cos and sin, `[batch or 1, seq · kv_heads · head_dim]`.
-    keys: (Tensor<B, 2>, Tensor<B, 2>),
-    /// H, `[head_dim, head_dim]`.
-    half_turn: Tensor<B, 2>,
-}
-
-impl<B: Backend> Rotary<B> {
-    /// `[batch · seq, heads · head_dim]` → the same numbers rotated, `[batch, seq · heads · head_dim]`.
-    fn rotate(&self, x: Tensor<B, 2>, batch: usize, (cos, sin): &(Tensor<B, 2>, Tensor<B, 2>)) -> Tensor<B, 2> {
-        let [rows, width] = x.dims();
-        let (dim, flat) = (self.half_turn.dims()[0], [batch, rows / batch * width]);
-        let turned = x.clone().reshape([rows * width / dim, dim]).matmul(self.half_turn.clone());
-        x.reshape(flat) * cos.clone() + turned.reshape(flat) * sin.clone()
-    }
-}
-
-/// H of [`Rotary`]: `(x H)[j] = -x[j + half]` in the first half, `x[j - half]` in the second.
-fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B, 2> {
-    let mut values = vec![0.0; dim * dim];
-    for j in 0..dim / 2 {
-        values[(j + dim / 2) * dim + j] = -1.0;
-        values[j * dim + j + dim / 2] = 1.0;
-    }
-    Tensor::from_data(TensorData::new(values, [dim, dim]), device)
 }
 
 /// The additive mask's "may not attend": finite, so that a row without any choice is uniform and not NaN.
@@ -242,45 +222,34 @@ pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
 }
 
 impl<B: Backend> Layer<B> {
-    #[allow(clippy::type_complexity)]
     fn forward(
         &self,
         x: Tensor<B, 3>,
         rotary: &Rotary<B>,
-        mask: Tensor<B, 4>,
-        past: Option<(Tensor<B, 4>, Tensor<B, 4>)>,
+        mask: &Mask<B>,
+        past: Option<Keys<B>>,
         config: &LlamaConfig,
-    ) -> (Tensor<B, 3>, (Tensor<B, 4>, Tensor<B, 4>)) {
+    ) -> (Tensor<B, 3>, Keys<B>) {
         let [batch, seq, hidden] = x.dims();
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let split = |t: Tensor<B, 2>, heads| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
 
-        let normed = self.input_layernorm.forward(x.clone()).reshape([batch * seq, hidden]);
-        let q = split(rotary.rotate(self.q_proj.forward(normed.clone()), batch, &rotary.queries), heads);
-        let k = split(rotary.rotate(self.k_proj.forward(normed.clone()), batch, &rotary.keys), kv_heads);
+        let normed = rms_norm(&self.input_layernorm, x.clone()).reshape([batch * seq, hidden]);
+        let q = split(rotary.queries(self.q_proj.forward(normed.clone())), heads);
+        let k = split(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads);
         let v = split(self.v_proj.forward(normed), kv_heads);
-        let (k, v) = match past {
-            None => (k, v),
-            Some((pk, pv)) => (Tensor::cat(vec![pk, k], 2), Tensor::cat(vec![pv, v], 2)),
+        let (shared, k, v) = match past {
+            Some((past_k, past_v)) if past_k.dims()[0] == batch => {
+                (None, Tensor::cat(vec![past_k, k], 2), Tensor::cat(vec![past_v, v], 2))
+            }
+            shared => (shared, k, v),
         };
         let key_values = (k.clone(), v.clone());
-
-        // The query heads that share a key/value head stand together, so one product serves the group.
-        let group = heads / kv_heads;
-        let total = k.dims()[2];
-        let q = q.mul_scalar(1.0 / (dim as f64).sqrt()).reshape([batch, kv_heads, group * seq, dim]);
-        let scores = q.matmul(k.transpose());
-        let scores = match mask.dims()[0] {
-            // One mask for all rows: over flat ones the CPU backend adds it at full speed.
-            1 => scores.reshape([batch * heads, seq * total]) + mask.reshape([1, seq * total]),
-            _ => (scores.reshape([batch, heads, seq, total]) + mask).reshape([batch * heads, seq * total]),
-        };
-        let weights = softmax(scores.reshape([batch, kv_heads, group * seq, total]), 3);
-        let attended = weights.matmul(v).reshape([batch, heads, seq, dim]).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
+        let attended = attention(q, (k, v), shared, mask).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
         let x = x + self.o_proj.forward(attended).reshape([batch, seq, hidden]);
 
-        let normed = self.post_attention_layernorm.forward(x.clone()).reshape([batch * seq, hidden]);
-        let inner = silu(self.gate_proj.forward(normed.clone())) * self.up_proj.forward(normed);
+        let normed = rms_norm(&self.post_attention_layernorm, x.clone()).reshape([batch * seq, hidden]);
+        let inner = swiglu(self.gate_proj.forward(normed.clone()), self.up_proj.forward(normed));
         (x + self.down_proj.forward(inner).reshape([batch, seq, hidden]), key_values)
     }
 }

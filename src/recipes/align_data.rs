@@ -85,6 +85,14 @@ impl AlignData {
         let text_dir = Path::new(&config.qformer.text);
         let tokenizer = BertTokenizer::from_dir(text_dir)?;
         let qformer = qformer_config(&config.qformer, text_dir, &tokenizer, vectors.dim)?;
+        if config.qformer.max_text_tokens > qformer.text.max_position_embeddings {
+            return Err(Error::usage(format!(
+                "qformer.max_text_tokens is {}, but {} has {} positions",
+                config.qformer.max_text_tokens,
+                text_dir.display(),
+                qformer.text.max_position_embeddings
+            )));
+        }
         let digest = |path: &Path| Ok::<_, Error>(sha256(&fs::read(path).context(path.display())?));
         let identity = AlignIdentity {
             corpus: digest(&corpus_dir.join("corpus.toml"))?,
@@ -195,14 +203,6 @@ pub(super) fn qformer_config(
             dir.display(),
             tokenizer.largest_id(),
             text.vocab_size
-        )));
-    }
-    if settings.max_text_tokens > text.max_position_embeddings {
-        return Err(Error::usage(format!(
-            "qformer.max_text_tokens is {}, but {} has {} positions",
-            settings.max_text_tokens,
-            dir.display(),
-            text.max_position_embeddings
         )));
     }
     let (queries, cross_attention_every) = (settings.queries, settings.cross_attention_every);

@@ -70,7 +70,7 @@ pub fn read_config(run: &Path) -> Result<AlignedConfig> {
 /// Opens what phase 1 left in the run directory `run`.
 ///
 /// # Errors
-/// Those of [`read_config`]; damaged weights.
+/// A run that has not ended, a layout of another version, damaged files.
 pub fn open_aligned<B: Backend>(run: &Path, device: &B::Device) -> Result<(AlignedConfig, Aligner<B>)> {
     let config = read_config(run)?;
     let sizes = Aligner::<B>::sizes(&config.qformer, config.projection);

@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use burn::DispatchDevice;
+use burn::prelude::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::align_data::qformer_config;
 use super::aligned::open_aligned;
-use crate::backend::Concrete;
 use crate::cf::Vectors;
 use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
 use crate::data::Corpus;
@@ -97,13 +96,13 @@ impl EntityMaterial {
     ///
     /// # Errors
     /// Files of phase 1 or of BERT that cannot be read.
-    pub fn start(
+    pub fn start<B: Backend>(
         self,
-        llm: Llama<Concrete>,
+        llm: Llama<B>,
         items: &ItemsConfig,
         seed: u64,
-        device: &DispatchDevice,
-    ) -> Result<ItemLanguageModel<Concrete>> {
+        device: &B::Device,
+    ) -> Result<ItemLanguageModel<B>> {
         let qformer = match (&self.identity.encoder, &items.aligned, &items.qformer) {
             (EncoderConfig::QFormer(_), Some(run), _) => Some(open_aligned(Path::new(run), device)?.1.qformer),
             (EncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
@@ -118,17 +117,17 @@ impl EntityMaterial {
     ///
     /// # Errors
     /// Sizes out of range.
-    pub fn blank(self, llm: Llama<Concrete>, device: &DispatchDevice) -> Result<ItemLanguageModel<Concrete>> {
+    pub fn blank<B: Backend>(self, llm: Llama<B>, device: &B::Device) -> Result<ItemLanguageModel<B>> {
         self.model(llm, None, 0, device)
     }
 
-    fn model(
+    fn model<B: Backend>(
         self,
-        llm: Llama<Concrete>,
-        qformer: Option<&QFormer<Concrete>>,
+        llm: Llama<B>,
+        qformer: Option<&QFormer<B>>,
         seed: u64,
-        device: &DispatchDevice,
-    ) -> Result<ItemLanguageModel<Concrete>> {
+        device: &B::Device,
+    ) -> Result<ItemLanguageModel<B>> {
         let (config, hidden) = (&self.identity.encoder, llm.config().hidden_size);
         let scale = ItemLanguageModel::embedding_scale(&llm);
         let encoder = EntityEncoder::new(config, qformer, hidden, scale, seed, device)?;

@@ -7,11 +7,13 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use super::asked::{Asked, TaskChoice};
 use super::open_run;
 use super::ranking::Ranking;
+use super::rows::check_ranks;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
-use super::tasks::check_ranks;
 use crate::backend::{BackendName, Concrete};
+use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
 use crate::decode::search;
@@ -20,6 +22,7 @@ use crate::files::write_atomic;
 use crate::log::log;
 use crate::model::ItemLanguageModel;
 use crate::prior::{Prior, UserPrior};
+use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
 /// Tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
@@ -37,6 +40,8 @@ pub struct EvaluateOptions {
     pub scoring: Option<Scoring>,
     /// In place of the run file's.
     pub length_penalty: Option<f64>,
+    /// Of a run with tasks.
+    pub choice: TaskChoice,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation windows best becomes the run's.
     pub prior_weights: Vec<f64>,
     /// For texts: a directory of a BERT that encodes sentences.
@@ -52,9 +57,18 @@ pub struct EvaluateOptions {
 pub struct Evaluation {
     /// Which windows.
     pub split: Split,
+    /// The task that ranked, of a run with tasks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Its prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptChoice>,
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
+    /// All that ranked of a run with tasks, where none was chosen; the first is the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEvaluation>,
     /// Ranked windows a second.
     pub users_per_second: f64,
     /// Which tokens shared the probability.
@@ -75,7 +89,20 @@ pub struct Evaluation {
     pub peak_memory_bytes: u64,
 }
 
-/// Ranks a split with a trained run; writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
+/// A prompt of a task, and how it ranked.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskEvaluation {
+    /// The task.
+    pub task: String,
+    /// Its prompt.
+    pub prompt: PromptChoice,
+    /// The metrics of all, cold and warm targets.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// Ranks a split with a trained run, of several tasks by one prompt after the other; of several weights of the prior the first prompt
+/// chooses. Writes `evaluation-<split>.json` and `ranks-<split>.parquet` into it.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
@@ -83,6 +110,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let device = options.backend.device()?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
+    let asked = options.choice.all(&run.tasks)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -111,11 +139,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if windows.is_empty() {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
-    let started = Instant::now();
-    let mut tried: Vec<TriedWeight> = Vec::new();
-    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
-    for &weight in &weights {
-        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    let rank = |run: &OpenRun| {
         let outcomes = rank_windows(&run.model, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
             if options.progress {
                 progress_line("ranking", done, total);
@@ -124,7 +148,17 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         })
         .context(dir.display())?
         .unwrap_or_default();
-        let summary = summarise(&outcomes, run.config.seed);
+        Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
+    };
+    let started = Instant::now();
+    if let Some(first) = asked.first() {
+        run.ranking.prompt = first.template.clone();
+    }
+    let mut tried: Vec<TriedWeight> = Vec::new();
+    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
+    for &weight in &weights {
+        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        let (summary, outcomes) = rank(&run)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         // Of equally good weights the first.
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
@@ -132,8 +166,21 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         }
         tried.push(TriedWeight { weight, ndcg_at_10 });
     }
+    let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    let mut tasks = Vec::new();
+    for Asked { task, prompt, template } in &asked {
+        let mut summary = summary.clone();
+        if !tasks.is_empty() {
+            run.ranking.prompt = template.clone();
+            let (found, more) = rank(&run)?;
+            summary = found;
+            outcomes.extend(more);
+        }
+        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
+    }
     let seconds = started.elapsed().as_secs_f64();
-    let Some((summary, outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
     let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
     match prior.clone() {
         Some(prior) if tried.len() > 1 => {
@@ -143,10 +190,17 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         _ => tried.clear(),
     }
 
+    let split = options.split;
+    let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
+    let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
+    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
     let evaluation = Evaluation {
-        split: options.split,
+        split,
+        task: asked.first().map(|first| first.task.clone()),
+        prompt: asked.first().map(|first| first.prompt),
         summary,
-        users_per_second: (weights.len() * windows.len()) as f64 / seconds,
+        tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
+        users_per_second: rankings as f64 / seconds,
         scoring: decode.scoring,
         beams: decode.beams,
         length_penalty: decode.length_penalty,
@@ -155,8 +209,6 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         step: run.step,
         peak_memory_bytes: super::peak_memory_bytes(),
     };
-    let split = options.split;
-    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &run.ranking.corpus)?;
     let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
     write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
     Ok(evaluation)
@@ -197,7 +249,8 @@ pub fn rank_windows(
     let corpus = &ranking.corpus;
     let cold = corpus.cold_items(split);
     let prompts = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-    let model = model.clone().with_prefix(&common_beginning(&prompts));
+    let shared = shared_beginning(prompts.iter().map(Vec::as_slice));
+    let model = model.clone().with_prefix(prompts.first().map_or(&[], |prompt| &prompt[..shared]));
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(prompts[w].len()));
 
@@ -230,16 +283,6 @@ pub fn rank_windows(
     }
     go_on(done, order.len());
     Ok(Some(outcomes.into_iter().flatten().collect()))
-}
-
-/// The tokens that all `prompts` begin with, short of a whole one.
-pub(super) fn common_beginning(prompts: &[Vec<u32>]) -> Vec<u32> {
-    let Some(first) = prompts.first() else { return Vec::new() };
-    let common = |prompt: &Vec<u32>| {
-        let equal = prompt.iter().zip(first).take_while(|(a, b)| a == b).count();
-        equal.min(prompt.len().saturating_sub(1))
-    };
-    first[..prompts.iter().map(common).min().unwrap_or(0)].to_vec()
 }
 
 /// One line on stderr that overwrites itself.

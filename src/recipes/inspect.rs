@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ranking::Ranking;
-use super::train::example;
+use super::samples::example;
 use crate::batch::{Batch, Candidates, Example};
 use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
@@ -234,7 +234,7 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
             beside_text: true,
         };
         for (shown, window) in inspection.examples.iter_mut().zip(&shown) {
-            let example = example(&ranking, Split::Test, &window.1, false);
+            let example = example(&ranking, &ranking.prompt, Split::Test, &window.1, false);
             let example = example.context(format!("{}: test window {}", dir.display(), window.0))?;
             shown.tokens = Some(tokens(&ranking, &example, ranking.corpus.target(&window.1))?);
         }
@@ -368,7 +368,7 @@ fn tokens(ranking: &Ranking, example: &Example, target: u32) -> Result<Vec<Label
     }
     for prediction in &batch.predictions {
         // The logits at a position predict the token after it.
-        tokens[prediction.at + 1].loss = true;
+        tokens[batch.forest.shared.len() + prediction.at + 1].loss = true;
     }
     Ok(tokens)
 }

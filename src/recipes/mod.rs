@@ -3,8 +3,10 @@
 mod align;
 mod align_data;
 mod aligned;
+mod asked;
 mod baseline;
 mod cf;
+mod doctor;
 mod entities;
 mod evaluate;
 mod inspect;
@@ -12,17 +14,20 @@ mod merge;
 mod quickstart;
 mod ranking;
 mod recommend;
+mod rows;
 mod run_dir;
+mod samples;
 mod score;
-mod tasks;
 mod train;
 
 pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
 pub use aligned::{AlignedConfig, open_aligned};
+pub use asked::TaskChoice;
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
-pub use evaluate::{EvaluateOptions, Evaluation, evaluate, rank_windows};
+pub use doctor::{BackendReport, Check, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
+pub use evaluate::{EvaluateOptions, Evaluation, TaskEvaluation, evaluate, rank_windows};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles, TopShare,
     Unseen, inspect,
@@ -30,9 +35,9 @@ pub use inspect::{
 pub use merge::merge;
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
+pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-pub use tasks::{Tasks, TextEvaluation, evaluate_texts, writes_texts};
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::{Error, Result};

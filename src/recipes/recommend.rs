@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::asked::TaskChoice;
+use super::rows::check_ranks;
 use super::run_dir::{open_run, read_config};
-use super::tasks::check_ranks;
 use crate::backend::BackendName;
 use crate::decode::search;
 use crate::text::{Filling, Shown};
@@ -24,13 +25,15 @@ pub struct Recommendation {
 
 /// The `k` best items after a history of titles, oldest first. Titles need not be in the catalogue, unless the run's prompts show items by
 /// vectors alone; the prior passes over those that are not. `user` is one of the corpus, by the source's id, for prompts that show them.
+/// `choice` is of a run with tasks.
 ///
 /// # Errors
-/// A user that is missing, not asked for or unknown; those of [`open_run`].
+/// A user that is missing, not asked for or unknown; a history that nothing reads; those of [`open_run`].
 pub fn recommend(
     dir: &Path,
     history: &[String],
     user: Option<&str>,
+    choice: &TaskChoice,
     k: usize,
     backend: BackendName,
 ) -> Result<Vec<Recommendation>> {
@@ -39,12 +42,18 @@ pub fn recommend(
     }
     let device = backend.device()?;
     check_ranks(dir, &read_config(dir)?)?;
-    let run = open_run(dir, &device)?;
+    let mut run = open_run(dir, &device)?;
+    if let Some(asked) = choice.one(&run.tasks)? {
+        run.ranking.prompt = asked.template;
+    }
     let mut decode = run.config.decode.clone();
     decode.beams = decode.beams.max(k);
     let ranking = &run.ranking;
     if history.is_empty() && ranking.prompt.has_history() {
         return Err(Error::usage("recommend needs at least one --history TITLE"));
+    }
+    if !history.is_empty() && !ranking.prompt.has_history() && ranking.prior.is_none() {
+        return Err(Error::usage("--history: this prompt shows no history, and the run has no prior that reads one"));
     }
     let user = match (user, ranking.prompt.has_user()) {
         (None, false) => Shown::default(),

@@ -10,9 +10,10 @@ use burn::DispatchDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::asked::{TaskChoice, open_prompt_sets};
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::ranking::{Ranking, names};
-use super::tasks::Tasks;
+use super::rows::Rows;
 use crate::backend::Concrete;
 use crate::cf::Distribution;
 use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
@@ -21,7 +22,7 @@ use crate::files::{sha256, write_atomic};
 use crate::log::log;
 use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, open_llm};
 use crate::prior::{Prior, fit};
-use crate::text::{Catalogue, Prompt, Tokenizer};
+use crate::text::{Catalogue, Prompt, PromptSet, Tokenizer};
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
 
@@ -36,7 +37,7 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// SHA-256 of the prompt template, or of those of the rows' tasks.
+    /// SHA-256 of the prompt template, of all of them where there are tasks, or of those of the rows' tasks.
     pub prompt: String,
     /// SHA-256 of the file of rows, where the run learns such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,6 +51,8 @@ pub struct Identity {
 pub struct Material {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: Ranking,
+    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
+    pub tasks: Vec<PromptSet>,
     /// The base model's sizes.
     pub llama: LlamaConfig,
     /// The base model's weights.
@@ -57,7 +60,7 @@ pub struct Material {
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
     /// Rows of tasks, where the run learns such in place of windows.
-    pub tasks: Option<Tasks>,
+    pub rows: Option<Rows>,
     /// Of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
@@ -70,13 +73,11 @@ impl Material {
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let llm = open_llm(Path::new(&config.llm.path))?;
-        let template = config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name));
-        let prompt = Prompt::open(template)?;
-        if prompt.items() > 0 {
-            return Err(Error::usage(format!(
-                "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
-            )));
-        }
+        let tasks = open_prompt_sets(&config.data)?;
+        let prompt = match TaskChoice::default().one(&tasks)? {
+            Some(asked) => asked.template,
+            None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
+        };
         let names = names(&corpus, config.items.attribute())?;
         let titles = (0..corpus.items.len()).map(|item| match &names {
             Some(names) => names[item].as_str(),
@@ -85,13 +86,17 @@ impl Material {
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
         let started = started.and_then(|identity| identity.entities.as_ref());
         let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
-        let tasks = config.data.rows.as_ref().map(|rows| Tasks::open(Path::new(rows), &corpus)).transpose()?;
-        let asked = tasks.as_ref().map_or_else(|| Ranking::template(&prompt), Tasks::templates);
+        let rows = config.data.rows.as_ref().map(|rows| Rows::open(Path::new(rows), &corpus)).transpose()?;
+        let templates = match (&rows, tasks.as_slice()) {
+            (Some(rows), _) => rows.templates(),
+            (None, []) => Ranking::template(&prompt),
+            (None, tasks) => tasks.iter().flat_map(PromptSet::prompts).map(Ranking::template).collect::<Vec<_>>().join("\0"),
+        };
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
-            prompt: sha256(asked.as_bytes()),
-            rows: tasks.as_ref().map(|tasks| tasks.digest.clone()),
+            prompt: sha256(templates.as_bytes()),
+            rows: rows.as_ref().map(|rows| rows.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
@@ -107,7 +112,17 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, llama: llm.config, weights: llm.weights, entities, tasks, identity })
+        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, entities, identity })
+    }
+}
+
+fn open_prompt(template: &str) -> Result<Prompt> {
+    let prompt = Prompt::open(template)?;
+    match prompt.items() {
+        0 => Ok(prompt),
+        _ => Err(Error::usage(format!(
+            "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
+        ))),
     }
 }
 
@@ -138,8 +153,10 @@ pub struct OpenRun {
     pub config: RunConfig,
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: Ranking,
+    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's first.
+    pub tasks: Vec<PromptSet>,
     /// The rows of tasks that it learnt, where it did.
-    pub tasks: Option<Tasks>,
+    pub rows: Option<Rows>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -361,5 +378,5 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, tasks: material.tasks, model, step, prior_vectors, chosen })
+    Ok(OpenRun { config, ranking, tasks: material.tasks, rows: material.rows, model, step, prior_vectors, chosen })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use burn::DispatchDevice;
@@ -14,15 +15,16 @@ use serde::Serialize;
 use super::evaluate::{progress_line, rank_windows};
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
-use crate::backend::{BackendName, Concrete};
-use crate::batch::{Example, Target};
+use super::samples::{check_lengths, example, samples};
+use crate::backend::{BackendName, Concrete, Training};
+use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
-use crate::data::{Split, Window};
+use crate::data::Split;
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
 use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
-use crate::text::{ROOT, Segment};
+use crate::text::{PromptSet, ROOT};
 use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, Validate, adamw};
 use crate::{Error, Result};
 
@@ -92,11 +94,12 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
     let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, llama, weights, entities, tasks, identity } = Material::open(config, started.as_ref(), &device)?;
-    let ranking = Arc::new(ranking);
-    let lessons = match tasks {
-        Some(tasks) => tasks.lessons(config, &ranking)?,
-        None => lessons(config, &ranking, &options, &device)?,
+    let Material { ranking, llama, weights, entities, tasks, rows, identity } =
+        Material::open(config, started.as_ref(), &device)?;
+    let ranking = Rc::new(ranking);
+    let lessons = match rows {
+        Some(rows) => rows.lessons(config, &ranking)?,
+        None => lessons(config, &ranking, &tasks, &options, &device)?,
     };
 
     let tune = match config.llm.tune {
@@ -104,9 +107,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
         TuneKind::Frozen => Tune::Frozen,
     };
-    let autodiff = DispatchDevice::autodiff(device.clone());
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Concrete>::load(&llama, weights, tune, &autodiff)?;
+    let llm = Llama::<Training>::load(&llama, weights, tune, &device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut checkpoint = None;
@@ -117,16 +119,16 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoint = checkpoints.latest()?;
     }
     let mut model = match (entities, &checkpoint) {
-        (Some(entities), Some(_)) => entities.blank(llm, &autodiff)?,
-        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &autodiff)?,
+        (Some(entities), Some(_)) => entities.blank(llm, &device)?,
+        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &device)?,
         (None, _) => llm.into(),
     };
     if let Some((checkpoint, found)) = checkpoint {
-        model = trained.load(&checkpoint, model, &autodiff)?;
+        model = trained.load(&checkpoint, model, &device)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
     } else if let Some(adapter) = &config.llm.adapter {
-        model.llm = start_from(Path::new(adapter), config, model.llm, &autodiff)?;
+        model.llm = start_from(Path::new(adapter), config, model.llm, &device)?;
     }
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
@@ -209,7 +211,13 @@ pub(super) struct Lessons {
 }
 
 /// Of the corpus's windows.
-fn lessons(config: &RunConfig, ranking: &Arc<Ranking>, options: &TrainOptions, device: &DispatchDevice) -> Result<Lessons> {
+fn lessons(
+    config: &RunConfig,
+    ranking: &Rc<Ranking>,
+    tasks: &[PromptSet],
+    options: &TrainOptions,
+    device: &DispatchDevice,
+) -> Result<Lessons> {
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
         0 => Vec::new(),
@@ -219,11 +227,15 @@ fn lessons(config: &RunConfig, ranking: &Arc<Ranking>, options: &TrainOptions, d
         return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
     }
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
-    let valid_examples = valid.iter().map(|(_, window)| example(ranking, Split::Valid, window, in_loss));
+    let valid_examples = valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(ranking, &windows)?;
-    let beginning = example(ranking, Split::Train, &windows[0].1, false)?.prompt;
-    let shown = format!("{} windows to train on", windows.len());
+    check_lengths(ranking, tasks, &windows)?;
+    let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
+    let mut shown = format!("{} windows to train on", windows.len());
+    if let Some(first) = tasks.first() {
+        let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
+        shown += &format!(", by the tasks {} in turn; {} seen:0 validates", names.join(", "), first.task);
+    }
     let validation = ranking.corpus.validation.clone();
 
     let validate = (!valid.is_empty()).then(|| {
@@ -244,14 +256,11 @@ fn lessons(config: &RunConfig, ranking: &Arc<Ranking>, options: &TrainOptions, d
         Box::new(validate) as Validate<Concrete>
     });
 
-    let (count, shuffle, sources) = (windows.len(), config.train.shuffle, ranking.clone());
-    let train = Samples::new(count, config.train.batch_size, shuffle, config.seed, move |sample| {
-        example(&sources, Split::Train, &windows[sample].1, in_loss)
-    });
+    let train = samples(config, ranking.clone(), tasks, windows, in_loss);
     Ok(Lessons { train, valid: valid_examples, validate, beginning, shown, validation })
 }
 
-fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Concrete>, device: &DispatchDevice) -> Result<Llama<Concrete>> {
+fn start_from(adapter: &Path, config: &RunConfig, llm: Llama<Training>, device: &DispatchDevice) -> Result<Llama<Training>> {
     let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
     let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
     let same = (found.rank, found.alpha) == (asked.rank, asked.alpha) && sorted(&found.targets) == sorted(&asked.targets);
@@ -277,30 +286,6 @@ pub(super) fn sample<T: Copy>(windows: &[T], limit: Option<usize>, seed: u64, st
     let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
     chosen.sort_unstable();
     Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
-}
-
-/// What the model reads and predicts of a split's window; with the prior's gains on the way to the target, if asked for.
-pub(super) fn example(ranking: &Ranking, split: Split, window: &Window, with_prior: bool) -> Result<Example> {
-    let item = ranking.corpus.target(window);
-    let gains = match ranking.prior.as_ref().filter(|_| with_prior) {
-        Some(prior) => prior.of_window(&ranking.corpus, split, window).gains_to(&ranking.catalogue.trie, item),
-        None => Vec::new(),
-    };
-    Ok(Example { prompt: ranking.window_tokens(window)?, target: Target::Item(item), gains })
-}
-
-/// # Errors
-/// A window whose prompt leaves no room for the longest title, before training begins. A token is a byte at least, so only long prompts
-/// need be tokenised.
-fn check_lengths(ranking: &Ranking, windows: &[(u32, Window)]) -> Result<()> {
-    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
-    let bytes = |segment: Segment| match segment {
-        Segment::Text(text) => text.len(),
-        Segment::Vectors(vectors) => vectors.len(),
-    };
-    let long = |window: &Window| ranking.prompt.render(&ranking.filling(window)).into_iter().map(bytes).sum::<usize>() > room;
-    let mut long = windows.iter().filter(|(_, window)| long(window));
-    long.try_for_each(|(_, window)| ranking.window_tokens(window).map(|_| ()))
 }
 
 /// Copies the selected checkpoint's weights to where people look for them.

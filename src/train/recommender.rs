@@ -73,12 +73,9 @@ impl<B: Backend> Recommender<B> {
     pub fn logits(&self, batch: &Batch) -> Tensor<B, 2> {
         let device = self.model.device();
         let ints = |values: Vec<i32>, shape| TensorData::new(values, Shape::from(shape));
-        let run = self.model.forward(&batch.tokens, batch.batch, batch.first);
-        let [rows, seq, width] = run.output.hidden.dims();
-        let place = |at: usize| (at / batch.seq * seq + at % batch.seq - run.skipped) as i32;
-        let at: Vec<i32> = batch.predictions.iter().map(|p| place(p.at)).collect();
+        let at: Vec<i32> = batch.predictions.iter().map(|p| p.at as i32).collect();
         let at = Tensor::<B, 1, Int>::from_data(ints(at, vec![batch.predictions.len()]), &device);
-        let hidden = run.output.hidden.reshape([rows * seq, width]).select(0, at);
+        let hidden = self.model.forward_forest(&batch.forest).select(0, at);
         let scored = batch.rows.as_ref().map(|rows| {
             let values = rows.iter().map(|&t| t as i32).collect();
             Tensor::<B, 1, Int>::from_data(ints(values, vec![rows.len()]), &device)
@@ -143,7 +140,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         if !adaptive {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };
         }
-        let tokens = step.batches.iter().map(|b| b.run_tokens).sum();
+        let tokens = step.batches.iter().map(|b| b.forest.run_tokens()).sum();
         let item = StepOutput { loss, temperature, tokens, ..StepOutput::default() };
         TrainOutput { grads: accumulator.grads(), item }
     }
@@ -159,7 +156,7 @@ impl<B: Backend> InferenceStep for Recommender<B> {
         let denominator = self.loss.denominator(&step.batches).max(1) as f64;
         let batches = step.batches.iter().filter(|b| !b.predictions.is_empty());
         let sum: f64 = batches.map(|b| cross_entropy(self.logits(b), b, tau).into_scalar().elem::<f64>()).sum();
-        let tokens = step.batches.iter().map(|b| b.run_tokens).sum();
+        let tokens = step.batches.iter().map(|b| b.forest.run_tokens()).sum();
         let loss = sum * self.loss.factor(tau) / denominator;
         StepOutput { loss, temperature: AdaptiveTemperature { value: tau }, tokens, ..StepOutput::default() }
     }

@@ -12,8 +12,8 @@ pub struct Samples {
     pub steps_per_epoch: usize,
     /// The samples of each optimiser step of an epoch (from 0), `steps_per_epoch` lists.
     pub epoch: Box<dyn Fn(usize) -> Vec<Vec<usize>>>,
-    /// What the model reads and predicts of a sample.
-    pub example: Box<dyn Fn(usize) -> Result<Example>>,
+    /// What the model reads and predicts of a sample: examples whose prompts begin alike run as one tree.
+    pub examples: Box<dyn Fn(usize) -> Result<Vec<Example>>>,
 }
 
 impl Samples {
@@ -23,7 +23,7 @@ impl Samples {
         batch_size: usize,
         shuffle: bool,
         seed: u64,
-        example: impl Fn(usize) -> Result<Example> + 'static,
+        examples: impl Fn(usize) -> Result<Vec<Example>> + 'static,
     ) -> Self {
         let epoch = move |epoch: usize| {
             let mut order: Vec<usize> = (0..count).collect();
@@ -34,6 +34,6 @@ impl Samples {
             }
             order.chunks(batch_size).map(<[usize]>::to_vec).collect()
         };
-        Self { steps_per_epoch: count.div_ceil(batch_size), epoch: Box::new(epoch), example: Box::new(example) }
+        Self { steps_per_epoch: count.div_ceil(batch_size), epoch: Box::new(epoch), examples: Box::new(examples) }
     }
 }

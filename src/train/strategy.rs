@@ -202,7 +202,11 @@ impl<B: AutodiffBackend> Strategy<B> {
                         Some(ndcg_at_10)
                     }
                 };
-                let step = Step { batches: self.batches(&run.valid), temperature: outcome.progress.temperature, seed: 0 };
+                let step = Step {
+                    batches: self.batches(run.valid.iter().map(|example| vec![example.clone()]).collect()),
+                    temperature: outcome.progress.temperature,
+                    seed: 0,
+                };
                 let loss = InferenceStep::step(&model, step);
                 healthy(outcome.progress.step)?;
                 self.validated(events, StepOutput { ndcg_at_10, ..loss }, &mut outcome.progress);
@@ -223,9 +227,9 @@ impl<B: AutodiffBackend> Strategy<B> {
     ) -> Result<()> {
         let (run, progress) = (&self.run, &mut outcome.progress);
         let started = Instant::now();
-        let examples = samples.iter().map(|&sample| (run.train.example)(sample)).collect::<Result<Vec<Example>>>()?;
+        let examples = samples.iter().map(|&sample| (run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
         let step = Step {
-            batches: self.batches(&examples),
+            batches: self.batches(examples),
             temperature: progress.temperature,
             seed: run.seed.wrapping_add((progress.step as u64) << 20),
         };
@@ -304,13 +308,15 @@ impl<B: AutodiffBackend> Strategy<B> {
         events.process_valid(LearnerEvent::EndEpoch(epoch));
     }
 
-    fn batches(&self, examples: &[Example]) -> Vec<Batch> {
+    /// Micro-batches of samples of like length, so that little is padding.
+    fn batches(&self, mut samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let candidates = match self.run.recommender.loss {
             Loss::Lml => Candidates::Vocabulary,
             Loss::Msl | Loss::MslAts => Candidates::Children,
         };
-        let size = self.run.config.micro_batch_size;
-        examples.chunks(size).map(|micro| Batch::new(micro, &self.run.catalogue, candidates)).collect()
+        samples.sort_by_key(|examples| std::cmp::Reverse(examples.iter().map(|e| e.prompt.len()).max()));
+        let micro = samples.chunks(self.run.config.micro_batch_size).map(|samples| samples.concat());
+        micro.map(|examples| Batch::new(&examples, &self.run.catalogue, candidates)).collect()
     }
 }
 

@@ -33,7 +33,7 @@ learning_rate = 3e-3
 warmup_steps = 2
 "#;
 
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("bert")).unwrap();
     for file in ["config.json", "model.safetensors", "vocab.txt"] {

@@ -2,10 +2,13 @@
 
 mod align;
 mod disk;
+mod doctor;
+mod ilm;
 mod inspect;
 mod lab;
+mod openp5;
 mod pipeline;
 mod prior;
 mod refusals;
 mod resume;
-mod tasks;
+mod rows;

@@ -7,6 +7,7 @@
 mod alignment;
 mod cf;
 mod entities;
+mod forest;
 mod losses;
 mod search;
 mod training;
@@ -21,12 +22,14 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
-use itemlm::batch::{Batch, Candidates, Example, Target};
+use itemlm::backend::Training;
+use itemlm::batch::{Batch, Candidates, Example, Forest, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+    ItemLanguageModel, KeyValues, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config,
+    save_adapter,
 };
 use itemlm::text::{Catalogue, ROOT, Trie};
 use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
@@ -118,21 +121,21 @@ fn near(what: &str, found: f64, expected: f64) {
     assert!((found - expected).abs() <= TOLERANCE * expected.abs().max(1e-3), "{what}: {found} instead of {expected}");
 }
 
-fn host<const D: usize>(tensor: Tensor<Dispatch, D>) -> Vec<f32> {
+fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec().unwrap()
 }
 
-fn ids(values: &[usize], shape: [usize; 2], device: &DispatchDevice) -> Tensor<Dispatch, 2, Int> {
+fn ids<B: Backend>(values: &[usize], shape: [usize; 2], device: &B::Device) -> Tensor<B, 2, Int> {
     let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn mask(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &DispatchDevice) -> Tensor<Dispatch, 4> {
+fn mask<B: Backend>(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     let values: Vec<f32> = rows.into_iter().flatten().map(|seen| if seen { 0.0 } else { MASKED }).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn llama(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<Dispatch> {
+fn llama<B: Backend<Device = DispatchDevice>>(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<B> {
     let path = fixture(name).join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
     Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, device).unwrap()
@@ -153,7 +156,7 @@ fn llama_logits_hidden_states_and_cached_continuation() {
     for device in devices() {
         for name in ["llama-tied", "llama-untied", "llama-scaled"] {
             let expected = Tensors::open(&format!("{name}/expected.safetensors"));
-            let model = llama(name, Tune::Frozen, &device);
+            let model = llama::<Dispatch>(name, Tune::Frozen, &device);
             let (batch, seq) = (2, 12);
             let attention = expected.ints("attention_mask");
             let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
@@ -187,6 +190,29 @@ fn llama_logits_hidden_states_and_cached_continuation() {
     }
 }
 
+/// Rows that share their past, against rows that each have a copy of it.
+#[test]
+fn a_past_of_one_row_serves_all() {
+    for device in devices() {
+        let model = llama::<Dispatch>("llama-untied", Tune::Frozen, &device);
+        let (past, batch, seq) = (5, 3, 4);
+        let tokens = |count: usize| (0..count).map(|t| 7 * t % 90 + 3).collect::<Vec<_>>();
+        let all = mask(causal(past), [1, 1, past, past], &device);
+        let begun = model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).key_values;
+        let copied = |t: &Tensor<Dispatch, 4>| t.clone().repeat_dim(0, batch);
+        let copies = KeyValues(begun.0.iter().map(|(k, v)| (copied(k), copied(v))).collect());
+        let input = || model.embed(ids(&tokens(batch * seq), [batch, seq], &device));
+        let positions: Vec<u32> = (0..batch).flat_map(|_| past as u32..(past + seq) as u32).collect();
+        let seen = (0..seq).map(|q| (0..past + seq).map(|k| k <= past + q).collect()).collect();
+        let mask = mask(seen, [1, 1, seq, past + seq], &device);
+        let shared = model.forward(input(), &positions, mask.clone(), Some(&begun));
+        let separate = model.forward(input(), &positions, mask, Some(&copies));
+        close("hidden states", &host(shared.hidden), &host(separate.hidden));
+        let own = separate.key_values.0[1].0.clone().narrow(2, past, seq);
+        close("keys", &host(shared.key_values.0[1].0.clone()), &host(own));
+    }
+}
+
 fn lora_config() -> LoraConfig {
     read_adapter_config(&fixture("lora")).unwrap()
 }
@@ -198,8 +224,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let config = lora_config();
         assert_eq!((config.rank, config.alpha, config.targets.clone()), (4, 8.0, vec!["q_proj".into(), "v_proj".into()]));
         let _turn = AUTODIFF.lock().unwrap();
-        let device = DispatchDevice::autodiff(device);
-        let model = llama("llama-untied", Tune::Lora(&config, 1), &device);
+        let model = llama::<Training>("llama-untied", Tune::Lora(&config, 1), &device);
         let model = load_adapter(&fixture("lora"), model, &device).unwrap();
         let (batch, seq) = (2, 12);
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
@@ -212,7 +237,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         // The plain cross-entropy of seven tokens, as LML's: every row of the vocabulary competes.
         let positions = expected.ints("label_positions");
         let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
-        let at = Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(at, [7]), &device);
+        let at = Tensor::<Training, 1, Int>::from_data(TensorData::new(at, [7]), &device);
         let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
             at: 0,
             label,
@@ -221,15 +246,12 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             root: false,
         });
         let batch = Batch {
-            tokens: Vec::new(),
-            batch: 0,
-            seq: 0,
+            forest: Forest::new(&[], 0).0,
             predictions: predictions.collect(),
             rows: None,
             target_tokens: 7,
             branching_tokens: 0,
-            run_tokens: 0,
-            first: 0,
+            plain_tokens: 0,
         };
         let loss = cross_entropy(logits.select(0, at), &batch, 1.0).div_scalar(7.0);
         near("loss", loss.clone().into_scalar().elem(), f64::from(expected.floats("loss")[0]));
@@ -260,7 +282,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
     }
 }
 
-fn for_each_adapter(model: &Llama<Dispatch>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<Dispatch, 2>>)) {
+fn for_each_adapter<B: Backend>(model: &Llama<B>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<B, 2>>)) {
     for (l, layer) in model.layers.iter().enumerate() {
         for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
             let lora = linear.lora.as_ref().unwrap();

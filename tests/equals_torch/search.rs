@@ -10,7 +10,7 @@ fn search_equals_enumeration_and_transformers() {
     let catalogue = catalogue(&reference["catalogue"]);
     let trie = &catalogue.trie;
     for device in devices() {
-        let model = ItemLanguageModel::from(llama("llama-untied", Tune::Frozen, &device));
+        let model = ItemLanguageModel::<Dispatch>::from(llama("llama-untied", Tune::Frozen, &device));
         let cases = reference["prompts"].as_array().unwrap();
         let prompts: Vec<Vec<u32>> = cases.iter().map(|c| numbers(&c["prompt"])).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
@@ -68,7 +68,7 @@ fn search_equals_enumeration_and_transformers() {
 fn search_equals_enumeration_on_random_catalogues() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     for device in devices() {
-        let model = ItemLanguageModel::from(llama("llama-untied", Tune::Frozen, &device));
+        let model = ItemLanguageModel::<Dispatch>::from(llama("llama-untied", Tune::Frozen, &device));
         for _ in 0..12 {
             let mut title = || {
                 let mut tokens: Vec<u32> = (0..rng.random_range(1..6)).map(|_| rng.random_range(3..7)).collect();

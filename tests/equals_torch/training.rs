@@ -28,11 +28,10 @@ fn four_steps_of_training_in_every_split() {
     for device in devices() {
         // Software Vulkan takes seconds a step: one split shows it there.
         let splits: &[usize] = if format!("{device:?}").contains("Flex") { &[8, 4, 2, 1] } else { &[8, 2] };
-        let autodiff = DispatchDevice::autodiff(device);
         for (kind, loss, candidates, fixed_temperature) in kinds {
             let expected = Tensors::open(&format!("training/{kind}.safetensors"));
             for &micro in splits {
-                let mut llm = llama("llama-tied", Tune::Lora(&config, 1), &autodiff);
+                let mut llm: Llama<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 for (l, layer) in llm.layers.iter_mut().enumerate() {
                     for (projection, linear) in [("q_proj", &mut layer.q_proj), ("v_proj", &mut layer.v_proj)] {
                         let lora = linear.lora.as_mut().unwrap();
@@ -40,14 +39,14 @@ fn four_steps_of_training_in_every_split() {
                             let part = format!("layers.{l}.self_attn.{projection}.lora_{matrix}");
                             let name = start.names().into_iter().find(|n| n.contains(&part)).unwrap();
                             let data = TensorData::new(start.floats(&name), param.dims());
-                            let tensor = Tensor::from_data(data, &autodiff).require_grad();
+                            let tensor = Tensor::from_data(data, &device).require_grad();
                             *param = burn::module::Param::initialized(param.id, tensor);
                         }
                     }
                 }
                 let root_children = catalogue.trie.valid_tokens(ROOT).len();
                 let mut model = Recommender { model: llm.into(), loss, fixed_temperature, root_children };
-                let mut optimizer = adamw::<Recommender<Dispatch>, Dispatch>(0.01);
+                let mut optimizer = adamw::<Recommender<Training>, Training>(0.01);
                 let schedule = LinearSchedule { peak: 0.01, warmup: 2, total: 8, next: 0 };
                 let mut temperature = AdaptiveTemperature::default();
                 for (s, step) in reference["runs"][kind].as_array().unwrap().iter().enumerate() {
@@ -81,7 +80,7 @@ fn four_steps_of_training_in_every_split() {
                     // After AdamW the reference's own f32 error is 3e-6 of weights of 2e-2: hence not 1e-4.
                     close_to(5e-4, &format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
                 });
-                let frozen = llama("llama-tied", Tune::Lora(&config, 1), &autodiff);
+                let frozen: Llama<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 assert_eq!(host(model.model.llm.embed_tokens.val()), host(frozen.embed_tokens.val()), "frozen means frozen");
                 assert_eq!(host(model.model.llm.layers[0].k_proj.weight.val()), host(frozen.layers[0].k_proj.weight.val()));
                 assert_eq!(model.num_params(), frozen.num_params());

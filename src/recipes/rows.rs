@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
 
-use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, common_beginning, progress_line};
+use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, progress_line};
 use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{is_run, read_config};
 use super::train::{Lessons, sample};
 use crate::backend::Concrete;
-use crate::batch::{Example, Target};
+use crate::batch::{Example, Target, shared_beginning};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Split, TaskEntities, TaskRow, read_tasks};
 use crate::decode::{generate, log_likelihoods};
@@ -32,7 +32,7 @@ const SENTENCE_ENCODER: &str = "models/minilm-l6";
 const LONGEST_TEXT: usize = 256;
 
 /// The rows that a run learns from, and how they are asked.
-pub struct Tasks {
+pub struct Rows {
     tasks: Vec<Task>,
     rows: Vec<TaskRow>,
     path: PathBuf,
@@ -40,7 +40,7 @@ pub struct Tasks {
     pub digest: String,
 }
 
-impl Tasks {
+impl Rows {
     /// Reads the file of rows at `path`.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Tasks {
     ///
     /// # Errors
     /// No row to train on; a row that is too long.
-    pub(super) fn lessons(self, config: &RunConfig, ranking: &Arc<Ranking>) -> Result<Lessons> {
+    pub(super) fn lessons(self, config: &RunConfig, ranking: &Rc<Ranking>) -> Result<Lessons> {
         let chosen = |split, limit, stream| {
             let rows = sample(&self.of(split), limit, config.seed, stream)?;
             Ok::<_, Error>(rows.into_iter().map(|(_, row)| row).collect::<Vec<usize>>())
@@ -160,9 +160,9 @@ impl Tasks {
         let train = Samples {
             steps_per_epoch: train.len().div_ceil(batch_size),
             epoch: Box::new(epoch),
-            example: Box::new(move |row| self.example(&ranking, row)),
+            examples: Box::new(move |row| Ok(vec![self.example(&ranking, row)?])),
         };
-        Ok(Lessons { train, valid, validate: None, beginning: common_beginning(&prompts), shown, validation })
+        Ok(Lessons { train, valid, validate: None, beginning: shared(&prompts), shown, validation })
     }
 
     /// The rows of `split` in the file's order: all, or `limit` of them, the tasks taking turns.
@@ -180,6 +180,12 @@ impl Tasks {
         rows.sort_unstable();
         rows
     }
+}
+
+/// What all `prompts` begin with.
+fn shared(prompts: &[Vec<u32>]) -> Vec<u32> {
+    let tokens = shared_beginning(prompts.iter().map(Vec::as_slice));
+    prompts.first().map_or(Vec::new(), |prompt| prompt[..tokens].to_vec())
 }
 
 /// What `evaluate --json` prints of a run that writes texts.
@@ -234,7 +240,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     }
     let device = options.backend.device()?;
     let run = open_run(dir, &device)?;
-    let Some(tasks) = run.tasks else {
+    let Some(tasks) = run.rows else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
     };
     let sentence_encoder = match &options.sentence_encoder {
@@ -262,7 +268,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
         }
         let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix(&common_beginning(&prompts));
+        let model = run.model.clone().with_prefix(&shared(&prompts));
         of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
         let mut left = of_task.as_slice();
         while let Some((_, (prompt, text))) = left.first() {
@@ -323,7 +329,7 @@ struct Written {
 }
 
 impl Written {
-    fn line(&self, tasks: &Tasks, corpus: &Corpus) -> serde_json::Value {
+    fn line(&self, tasks: &Rows, corpus: &Corpus) -> serde_json::Value {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
         let mut line = json!({

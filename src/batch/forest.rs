@@ -1,0 +1,181 @@
+//! A batch as a forest of token trees.
+//!
+//! A node is a token with a parent; it attends to its ancestors and to itself, and its position is its depth. Sequences that begin
+//! alike, as tokens, share those nodes, so that what each of them computes is what it would compute alone:
+//!
+//! ```text
+//!   shared by all rows, run once        a row: one tree, one or more sequences
+//!   ┌───────────────────────────┐      ┌─ "A" ─┬─ end ─ target B
+//!   │ instruction ─ … ─ before: │ ─────┤       └─ , "B" ─┬─ end ─ target C
+//!   └───────────────────────────┘      │                 └─ , "C" ─ end ─ target D
+//!                                      ├─ "E" ─ , "F" ─ end ─ target G
+//!                                      └─ …
+//! ```
+//!
+//! Trees stand side by side as rows, padded to the longest with nodes that nobody attends to.
+
+use std::collections::HashMap;
+
+/// Token trees below one shared chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forest {
+    /// What every sequence begins with: positions 0, 1, …
+    pub shared: Vec<u32>,
+    /// `[rows · seq]`: the trees' tokens, a parent before its children; 0 where padded.
+    pub tokens: Vec<u32>,
+    /// `[rows · seq]`: each token's depth below the whole tree's root, the shared chain counted.
+    pub positions: Vec<u32>,
+    /// Each tree's nodes' parents among the tree's nodes; `None` below the shared chain. Without padding.
+    pub parents: Vec<Vec<Option<usize>>>,
+    /// Nodes of the largest tree.
+    pub seq: usize,
+}
+
+/// A sequence joins the tree before it if at least this part of it is there already: else its own row wastes less.
+const JOINS: f64 = 0.3;
+
+impl Forest {
+    /// Merges `sequences`, of which the first `shared` tokens are the same in all. Also returns, for each sequence, the nodes (as indices
+    /// into [`Forest::tokens`]) of its tokens after those.
+    pub fn new(sequences: &[Vec<u32>], shared: usize) -> (Self, Vec<Vec<usize>>) {
+        let mut trees: Vec<Tree> = Vec::new();
+        let mut places: Vec<(usize, Vec<usize>)> = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let own = &sequence[shared..];
+            let joins = trees.last().is_some_and(|tree| tree.common(own) as f64 >= JOINS * own.len() as f64);
+            if !joins {
+                trees.push(Tree::default());
+            }
+            let row = trees.len() - 1;
+            let nodes = trees.last_mut().map(|tree| tree.insert(own)).unwrap_or_default();
+            places.push((row, nodes));
+        }
+        let seq = trees.iter().map(|tree| tree.tokens.len()).max().unwrap_or(0);
+        let mut tokens = vec![0; trees.len() * seq];
+        let mut positions = vec![shared as u32; trees.len() * seq];
+        for (row, tree) in trees.iter().enumerate() {
+            tokens[row * seq..][..tree.tokens.len()].copy_from_slice(&tree.tokens);
+            for (node, parent) in tree.parents.iter().enumerate() {
+                positions[row * seq + node] = parent.map_or(shared as u32, |parent| positions[row * seq + parent] + 1);
+            }
+        }
+        let places = places.into_iter().map(|(row, nodes)| nodes.into_iter().map(|n| row * seq + n).collect()).collect();
+        let shared = sequences.first().map_or(&[][..], |sequence| &sequence[..shared]).to_vec();
+        (Self { shared, tokens, positions, parents: trees.into_iter().map(|tree| tree.parents).collect(), seq }, places)
+    }
+
+    /// Trees.
+    pub fn rows(&self) -> usize {
+        self.parents.len()
+    }
+
+    /// Tokens that are run, padding not counted.
+    pub fn run_tokens(&self) -> usize {
+        self.shared.len() + self.parents.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// The beginning that all of `prompts` share, the last token of each excepted: it has something to predict.
+pub fn shared_beginning<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> usize {
+    let Some(first) = prompts.next() else { return 0 };
+    let most = first.len().saturating_sub(1);
+    prompts.fold(most, |most, prompt| {
+        let equal = prompt.iter().zip(&first[..most]).take_while(|(a, b)| a == b).count();
+        equal.min(prompt.len().saturating_sub(1))
+    })
+}
+
+#[derive(Default)]
+struct Tree {
+    tokens: Vec<u32>,
+    parents: Vec<Option<usize>>,
+    children: HashMap<(Option<usize>, u32), usize>,
+}
+
+impl Tree {
+    /// How many of the first tokens are there already.
+    fn common(&self, sequence: &[u32]) -> usize {
+        let mut at = None;
+        let there = |token: &&u32| match self.children.get(&(at, **token)) {
+            Some(&node) => {
+                at = Some(node);
+                true
+            }
+            None => false,
+        };
+        sequence.iter().take_while(there).count()
+    }
+
+    /// The sequence's nodes.
+    fn insert(&mut self, sequence: &[u32]) -> Vec<usize> {
+        let mut at = None;
+        let mut nodes = Vec::with_capacity(sequence.len());
+        for &token in sequence {
+            let next = self.tokens.len();
+            let node = *self.children.entry((at, token)).or_insert(next);
+            if node == next {
+                self.tokens.push(token);
+                self.parents.push(at);
+            }
+            at = Some(node);
+            nodes.push(node);
+        }
+        nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn a_user_with_two_targets_is_one_tree() {
+        let sequences = [vec![1, 2, 10, 11, 30, 31], vec![1, 2, 10, 11, 12, 30], vec![1, 2, 20, 21, 30]];
+        let (forest, places) = Forest::new(&sequences, 2);
+        assert_eq!((forest.shared.as_slice(), forest.rows(), forest.seq), (&[1, 2][..], 2, 6));
+        assert_eq!(forest.tokens, [10, 11, 30, 31, 12, 30, 20, 21, 30, 0, 0, 0]);
+        assert_eq!(forest.parents[0], [None, Some(0), Some(1), Some(2), Some(1), Some(4)]);
+        assert_eq!(forest.positions[..9], [2, 3, 4, 5, 4, 5, 2, 3, 4]);
+        assert_eq!(places, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8]]);
+        assert_eq!(forest.run_tokens(), 2 + 6 + 3);
+    }
+
+    /// Walking up from a sequence's last node spells it, whatever the sequences.
+    #[test]
+    fn every_sequence_can_be_read_back() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+        for _ in 0..200 {
+            let count = rng.random_range(1..12);
+            let mut sequences: Vec<Vec<u32>> = Vec::new();
+            for n in 0..count {
+                let mut sequence = vec![1];
+                if n > 0 && rng.random_bool(0.6) {
+                    let other = &sequences[rng.random_range(0..n)];
+                    sequence = other[..rng.random_range(1..=other.len())].to_vec();
+                }
+                sequence.extend((0..rng.random_range(1..6)).map(|_| rng.random_range(1..4u32)));
+                sequences.push(sequence);
+            }
+            let shared = shared_beginning(sequences.iter().map(Vec::as_slice));
+            assert!(shared >= 1 && sequences.iter().all(|s| s.len() > shared && s[..shared] == sequences[0][..shared]));
+            let (forest, places) = Forest::new(&sequences, shared);
+            for (sequence, nodes) in sequences.iter().zip(&places) {
+                let row = nodes[0] / forest.seq;
+                let mut read = Vec::new();
+                let mut at = nodes.last().map(|node| node % forest.seq);
+                while let Some(node) = at {
+                    assert_eq!(forest.positions[row * forest.seq + node] as usize, sequence.len() - 1 - read.len());
+                    read.push(forest.tokens[row * forest.seq + node]);
+                    at = forest.parents[row][node];
+                }
+                read.reverse();
+                assert_eq!([&forest.shared[..], &read].concat(), *sequence);
+            }
+            for parents in &forest.parents {
+                assert!(parents.iter().enumerate().all(|(node, parent)| parent.is_none_or(|parent| parent < node)));
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The doctor's report as text.
+//!
+//! Names come from drivers: none may move the cursor, so control characters are shown escaped.
+
+use super::inspect::escaped;
+use crate::backend::Adapter;
+use crate::recipes::{BackendReport, Check, DoctorReport, Status};
+
+/// The whole report.
+pub(super) fn text(report: &DoctorReport) -> String {
+    let host = &report.host;
+    let mut text = format!("itemlm {}, burn {}\n", report.itemlm, report.burn);
+    let limit = host.limit_bytes.map_or(String::new(), |bytes| format!(", limited to {}", size(Some(bytes))));
+    text += &format!(
+        "{}, {} threads, memory {}, {} available{limit}\n",
+        host.system,
+        host.threads,
+        size(host.memory_bytes),
+        size(host.available_bytes)
+    );
+    report.backends.iter().for_each(|report| text += &backend(report));
+    text
+}
+
+fn backend(report: &BackendReport) -> String {
+    let status = match report.status {
+        Status::NotCompiled => "not compiled",
+        Status::NoDevice => "no device",
+        Status::Passed => "ok",
+        Status::Failed => "FAILED",
+    };
+    let reason = report.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escaped(reason)));
+    let mut text = format!("\n{}  {status}{reason}\n", report.name);
+    report.adapters.iter().for_each(|found| text += &adapter(found));
+    if let Some(rate) = report.matmul {
+        text += &format!("  matrix product {:>10.1} GFLOP/s  {} × {1}, f32\n", rate.gflops, rate.rows);
+    }
+    if let Some(rate) = report.copy {
+        text += &format!("  copy           {:>10.1} GB/s     {} MiB, read and written\n", rate.gb_per_second, rate.bytes >> 20);
+    }
+    if let Some(Check { tolerance, .. }) = report.checks.first() {
+        text +=
+            &format!("  self-check, the largest difference as a share of the largest value (at most {tolerance:e} passes)\n");
+    }
+    for Check { name, against, max_relative_difference, passed, .. } in &report.checks {
+        let verdict = if *passed { "ok" } else { "FAILED" };
+        text += &format!("    {name:<9} {max_relative_difference:>10.1e}  {verdict}, against {against}\n");
+    }
+    text
+}
+
+fn adapter(found: &Adapter) -> String {
+    let Adapter { index, id, name, kind, api, driver, memory_bytes, largest_buffer_bytes, used } = found;
+    let kind = if kind == "software" { "software, runs on the CPU" } else { kind };
+    let memory = memory_bytes.map_or(String::new(), |bytes| format!(", memory {}", size(Some(bytes))));
+    let largest = largest_buffer_bytes.map_or(String::new(), |bytes| format!(", tensors up to {}", size(Some(bytes))));
+    let used = if *used { "  <- in use" } else { "" };
+    let (name, driver) = (escaped(name), escaped(driver));
+    format!("  {index}: {name} ({kind}; {api}, {driver}{memory}{largest}; {id}){used}\n")
+}
+
+fn size(bytes: Option<u64>) -> String {
+    match bytes {
+        None => "unknown".into(),
+        Some(bytes) if bytes < 1 << 30 => format!("{} MiB", bytes >> 20),
+        Some(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::BackendName;
+    use crate::recipes::{CopyRate, Host, MatmulRate};
+
+    #[test]
+    fn drivers_cannot_move_the_cursor() {
+        let check = |name, passed| Check {
+            name,
+            against: "the CPU",
+            max_difference: 0.5,
+            max_relative_difference: if passed { 2e-6 } else { f64::INFINITY },
+            tolerance: 1e-4,
+            passed,
+        };
+        let adapter = Adapter {
+            index: 0,
+            id: "Cpu".into(),
+            name: "llvm\u{1b}[2Jpipe".into(),
+            kind: "software".into(),
+            api: "Vulkan".into(),
+            driver: "Mesa\r\n".into(),
+            memory_bytes: None,
+            largest_buffer_bytes: Some(128 << 20),
+            used: true,
+        };
+        let report = DoctorReport {
+            itemlm: "1".into(),
+            burn: "2".into(),
+            host: Host {
+                system: "linux".into(),
+                threads: 2,
+                memory_bytes: Some(3 << 30),
+                available_bytes: None,
+                limit_bytes: Some(2 << 30),
+            },
+            backends: vec![BackendReport {
+                name: BackendName::Wgpu,
+                status: Status::Failed,
+                reason: Some("gone\u{7}".into()),
+                adapters: vec![adapter],
+                matmul: Some(MatmulRate { rows: 256, gflops: 1.25 }),
+                copy: Some(CopyRate { bytes: 64 << 20, gb_per_second: 10.0 }),
+                checks: vec![check("forward", true), check("gradient", false)],
+            }],
+            passed: false,
+        };
+        let text = text(&report);
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        for shown in [
+            "memory 3.0 GiB, unknown available, limited to 2.0 GiB\n",
+            "\nwgpu  FAILED: gone\\u{7}\n",
+            "  0: llvm\\u{1b}[2Jpipe (software, runs on the CPU; Vulkan, Mesa\\r\\n, tensors up to 128 MiB; Cpu)  <- in use\n",
+            "       1.2 GFLOP/s  256 × 256, f32\n",
+            "forward       2.0e-6  ok, against the CPU\n",
+            "gradient         inf  FAILED, against the CPU\n",
+        ] {
+            assert!(text.contains(shown), "{shown:?} is not in {text}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `itemlm doctor`: what this build and this machine offer, how fast, and whether it computes what the CPU computes.
+
+mod self_check;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use burn::DispatchDevice;
+use burn::prelude::*;
+use serde::Serialize;
+
+pub use self_check::Check;
+
+use self_check::{Numbers, SelfCheck};
+
+use crate::backend::{Adapter, BackendName, Concrete};
+use crate::train::{recorded_panic, take_recorded_panic};
+use crate::{Context, Error, Result};
+
+/// As Cargo.toml pins it; burn does not tell its version.
+const BURN: &str = "0.21.0";
+/// A product, a copy: the median of so many.
+const REPETITIONS: usize = 5;
+/// Rows of the matrices multiplied: doubled from the smallest while a product takes less than [`LONG_ENOUGH`].
+const ROWS: [usize; 5] = [256, 512, 1024, 2048, 4096];
+/// Seconds, by far more than it takes to start work on a device.
+const LONG_ENOUGH: f64 = 0.05;
+/// Numbers copied, 64 MiB: more than a CPU's cache.
+const COPIED: usize = 16 << 20;
+/// Copies that are timed together.
+const COPIES: usize = 4;
+
+/// What `doctor --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct DoctorReport {
+    /// itemlm's version.
+    pub itemlm: String,
+    /// burn's version.
+    pub burn: String,
+    /// The machine.
+    pub host: Host,
+    /// One a backend, compiled in or not.
+    pub backends: Vec<BackendReport>,
+    /// No backend's self-check failed.
+    pub passed: bool,
+}
+
+/// The machine, as far as the system tells.
+#[derive(Debug, Clone, Serialize)]
+pub struct Host {
+    /// Operating system and processor family.
+    pub system: String,
+    /// Threads that the CPU backend and the data readers use (RAYON_NUM_THREADS).
+    pub threads: usize,
+    /// Of all.
+    pub memory_bytes: Option<u64>,
+    /// That programs could get.
+    pub available_bytes: Option<u64>,
+    /// The limit on this process's container.
+    pub limit_bytes: Option<u64>,
+}
+
+/// What became of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// This build lacks it.
+    NotCompiled,
+    /// It finds no device that works.
+    NoDevice,
+    /// It computes what the CPU computes.
+    Passed,
+    /// It does not.
+    Failed,
+}
+
+/// A backend, its devices, and how the one in use does.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackendReport {
+    /// cpu, wgpu or cuda.
+    pub name: BackendName,
+    /// What became of it.
+    pub status: Status,
+    /// Why it is not [`Status::Passed`].
+    pub reason: Option<String>,
+    /// Its devices.
+    pub adapters: Vec<Adapter>,
+    /// Null where it did not run.
+    pub matmul: Option<MatmulRate>,
+    /// Null where it did not run.
+    pub copy: Option<CopyRate>,
+    /// The self-check, part by part.
+    pub checks: Vec<Check>,
+}
+
+/// A product of two square f32 matrices.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MatmulRate {
+    /// Rows and columns.
+    pub rows: usize,
+    /// 10⁹ additions and multiplications a second.
+    pub gflops: f64,
+}
+
+/// A pass over f32 numbers within the device's memory that writes them, doubled, elsewhere.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CopyRate {
+    /// Read by a pass, and as many written.
+    pub bytes: usize,
+    /// 10⁹ bytes a second, read and written together.
+    pub gb_per_second: f64,
+}
+
+/// Looks at the machine and tries every backend of the build.
+///
+/// # Errors
+/// The self-check's model cannot be written to the temporary directory. A self-check that fails is no error here: see
+/// [`DoctorReport::verdict`].
+pub fn doctor() -> Result<DoctorReport> {
+    let self_check = SelfCheck::new()?;
+    let mut reference = None;
+    let backends: Vec<BackendReport> =
+        BackendName::ALL.into_iter().map(|name| examine(name, &self_check, &mut reference)).collect();
+    Ok(DoctorReport {
+        itemlm: env!("CARGO_PKG_VERSION").into(),
+        burn: BURN.into(),
+        host: host(),
+        passed: backends.iter().all(|backend| backend.status != Status::Failed),
+        backends,
+    })
+}
+
+impl DoctorReport {
+    /// # Errors
+    /// The first backend whose self-check failed. A backend that is not compiled in or has no device is none.
+    pub fn verdict(&self) -> Result<()> {
+        let Some(bad) = self.backends.iter().find(|backend| backend.status == Status::Failed) else { return Ok(()) };
+        let (name, why) = (bad.name, bad.reason.as_deref().unwrap_or_default());
+        Err(Error::failed(format!("self-check of {name}: {why}; do not use --backend {name} here, or update its driver")))
+    }
+}
+
+/// * `reference`: the CPU's numbers, kept when the CPU is examined and compared with afterwards.
+fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Numbers>) -> BackendReport {
+    let mut report = BackendReport {
+        name,
+        status: Status::NotCompiled,
+        reason: None,
+        adapters: Vec::new(),
+        matmul: None,
+        copy: None,
+        checks: Vec::new(),
+    };
+    let device = match name.adapters().and_then(|adapters| {
+        report.adapters = adapters;
+        name.device()
+    }) {
+        Ok(device) => device,
+        Err(why) => {
+            let why = why.to_string();
+            let why = why.strip_prefix(&format!("--backend {name}: ")).unwrap_or(&why);
+            if name.is_compiled() {
+                report.status = Status::NoDevice;
+            }
+            report.reason = Some(why.into());
+            // A listed GPU may still lack what runs work on it.
+            report.adapters.iter_mut().for_each(|adapter| adapter.used = false);
+            return report;
+        }
+    };
+    let tried = unless_it_panics(|| {
+        report.matmul = Some(matmul_rate(&device)?);
+        report.copy = Some(copy_rate(&device)?);
+        let numbers = self_check.run(&device)?;
+        report.checks = match reference {
+            _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
+            Some(cpu) => numbers.checks(cpu),
+            None => return Err(Error::failed("this build has no CPU backend to compare with; build with the feature cpu")),
+        };
+        Ok(numbers)
+    });
+    report.reason = match tried {
+        Err(why) => Some(why.to_string()),
+        Ok(numbers) => {
+            if name == BackendName::Cpu {
+                *reference = Some(numbers);
+            }
+            report.checks.iter().find(|check| !check.passed).map(Check::failure)
+        }
+    };
+    report.status = if report.reason.is_none() { Status::Passed } else { Status::Failed };
+    report
+}
+
+/// A device that dies, on this thread or on its own, is a failed self-check.
+fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    match (done, recorded_panic()) {
+        (Ok(result), None) => result,
+        _ => Err(Error::failed(format!("the device died ({})", take_recorded_panic().unwrap_or_default()))),
+    }
+}
+
+fn matmul_rate(device: &DispatchDevice) -> Result<MatmulRate> {
+    let mut rate = MatmulRate { rows: 0, gflops: 0.0 };
+    for rows in ROWS {
+        let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device);
+        let seconds = median_seconds(device, || drop(matrix.clone().matmul(matrix.clone())))?;
+        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9 };
+        if seconds > LONG_ENOUGH {
+            break;
+        }
+    }
+    Ok(rate)
+}
+
+fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
+    let numbers = Tensor::<Concrete, 1>::ones([COPIED], device);
+    let bytes = COPIED * size_of::<f32>();
+    let copy = || (0..COPIES).for_each(|_| drop(numbers.clone().mul_scalar(2.0)));
+    let seconds = median_seconds(device, copy)? / COPIES as f64;
+    Ok(CopyRate { bytes, gb_per_second: 2.0 * bytes as f64 / seconds / 1e9 })
+}
+
+/// Of [`REPETITIONS`], after one more that compiles the kernels.
+fn median_seconds(device: &DispatchDevice, work: impl Fn()) -> Result<f64> {
+    let mut seconds = Vec::with_capacity(REPETITIONS);
+    for repetition in 0..=REPETITIONS {
+        let started = Instant::now();
+        work();
+        Concrete::sync(device).map_err(|e| format!("{e:?}")).context("the device fails")?;
+        if repetition > 0 {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds.get(REPETITIONS / 2).copied().unwrap_or(f64::NAN))
+}
+
+fn host() -> Host {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let meminfo = read("/proc/meminfo");
+    let kilobytes =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB")?.trim().parse().ok());
+    Host {
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        threads: rayon::current_num_threads(),
+        memory_bytes: memory_bytes(),
+        available_bytes: kilobytes.map(|kilobytes: u64| kilobytes << 10),
+        limit_bytes: read("/sys/fs/cgroup/memory.max").trim().parse().ok(),
+    }
+}
+
+fn memory_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        // SAFETY: sysconf only reads.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        Some(u64::try_from(pages).ok()? * u64::try_from(size).ok()?)
+    }
+    #[cfg(not(unix))]
+    {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burn_is_the_pinned_one() {
+        assert!(include_str!("../../Cargo.toml").contains(&format!("\nburn = {{ version = \"={BURN}\"")));
+    }
+
+    #[test]
+    fn a_failed_check_is_one_line_and_exit_code_1() {
+        let backend = |name, status, reason: Option<&str>| BackendReport {
+            name,
+            status,
+            reason: reason.map(String::from),
+            adapters: Vec::new(),
+            matmul: None,
+            copy: None,
+            checks: Vec::new(),
+        };
+        let mut report = DoctorReport {
+            itemlm: String::new(),
+            burn: BURN.into(),
+            host: host(),
+            backends: vec![
+                backend(BackendName::Cpu, Status::Passed, None),
+                backend(BackendName::Wgpu, Status::NotCompiled, Some("this build lacks it")),
+                backend(BackendName::Cuda, Status::NoDevice, Some("no NVIDIA driver")),
+            ],
+            passed: true,
+        };
+        assert!(report.verdict().is_ok(), "what is not there cannot fail");
+        report.backends[1] = backend(BackendName::Wgpu, Status::Failed, Some("the device died (lost)"));
+        let error = report.verdict().unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let expected = "self-check of wgpu: the device died (lost); do not use --backend wgpu here, or update its driver";
+        assert_eq!(error.to_string(), expected);
+    }
+}

@@ -1,0 +1,122 @@
+//! A forest of token trees computes what its sequences compute one by one, side by side and whole: loss and every gradient, with LoRA
+//! and with vectors of items.
+
+use itemlm::model::{EncoderConfig, Entities, EntityEncoder};
+use itemlm::text::EntityTokens;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+const WIDTH: usize = 4;
+
+fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens) {
+    let config = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
+    let mut llm: Llama<Training> = llama("llama-untied", Tune::Lora(&config, 1), device);
+    // B starts at zero, which would leave A without a gradient.
+    for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+        let lora = linear.lora.as_mut().unwrap();
+        let shape = lora.b.dims();
+        let values: Vec<f32> = (0..shape[0] * shape[1]).map(|n| (n as f32).sin() * 0.2).collect();
+        let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
+        lora.b = burn::module::Param::initialized(lora.b.id, b);
+    }
+    let encoder = EncoderConfig::Linear { queries: 2, vector_width: WIDTH };
+    let tokens = EntityTokens::new(llm.config().vocab_size, 2, 4, 1).unwrap();
+    let vectors = (0..5 * WIDTH).map(|n| (n as f32 * 1.3).cos()).collect();
+    let encoder = EntityEncoder::new(&encoder, None, llm.config().hidden_size, 0.5, 2, device).unwrap();
+    (ItemLanguageModel::new(llm, Some(Entities::new(encoder, vectors, WIDTH, tokens, device))), tokens)
+}
+
+/// The loss of an example, run alone and whole under a plain causal mask.
+fn plain(
+    model: &ItemLanguageModel<Training>,
+    example: &Example,
+    catalogue: &Catalogue,
+    candidates: Candidates,
+    device: &DispatchDevice,
+) -> Tensor<Training, 1> {
+    let Target::Item(item) = example.target else { unreachable!("all are items") };
+    let target = &catalogue.targets[item as usize];
+    let sequence = [example.prompt.as_slice(), target].concat();
+    let (seq, first) = (sequence.len(), example.prompt.len() - 1);
+    let causal = mask(vec![causal(seq).concat()], [1, 1, seq, seq], device);
+    let positions: Vec<u32> = (0..seq as u32).collect();
+    let embeddings = model.embed(&sequence, 1, seq);
+    let hidden = model.llm.forward(embeddings, &positions, causal, None).hidden;
+    let width = hidden.dims()[2];
+    let logits = model.llm.logits(hidden.reshape([seq, width]), None);
+    let vocabulary = logits.dims()[1];
+    let mut node = ROOT;
+    let mut sum = Tensor::zeros([1], device);
+    for (t, &token) in target.iter().enumerate() {
+        let row = logits.clone().slice([first + t..first + t + 1, 0..vocabulary]).reshape([vocabulary]);
+        let valid: Vec<i32> = match candidates {
+            Candidates::Children => catalogue.trie.valid_tokens(node).iter().map(|&t| t as i32).collect(),
+            Candidates::Vocabulary => (0..vocabulary as i32).collect(),
+        };
+        let valid = Tensor::<Training, 1, Int>::from_data(TensorData::new(valid.clone(), [valid.len()]), device);
+        let chosen = row.clone().narrow(0, token as usize, 1);
+        sum = sum + row.select(0, valid).exp().sum().log() - chosen;
+        node = catalogue.trie.child(node, token).unwrap();
+    }
+    sum
+}
+
+#[test]
+fn forests_equal_plain_sequences() {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(6);
+    for device in devices() {
+        let host_device = format!("{device:?}").contains("Flex");
+        let (model, numbers) = model(&device);
+        let sizes: &[usize] = if host_device { &[1, 2, 3, 5, 8, 20, 64] } else { &[1, 6] };
+        for (round, &count) in sizes.iter().enumerate() {
+            let targets: Vec<Vec<u32>> =
+                (0..6).map(|_| (0..rng.random_range(1..4)).map(|_| rng.random_range(10..13)).chain([2]).collect()).collect();
+            let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+            let mut examples: Vec<Example> = Vec::new();
+            for n in 0..count {
+                // A common beginning, then a new prompt or a branch of the one before.
+                let mut prompt = vec![5, 6, 7];
+                if n > 0 && rng.random_bool(0.6) {
+                    let before = &examples[n - 1].prompt;
+                    prompt = before[..rng.random_range(3..=before.len())].to_vec();
+                }
+                for _ in 0..rng.random_range(1..5) {
+                    match rng.random_bool(0.3) {
+                        true => prompt.extend(numbers.item(rng.random_range(0..4))),
+                        false => prompt.push(rng.random_range(20..60)),
+                    }
+                }
+                examples.push(Example { prompt, target: Target::Item(rng.random_range(0..6)), gains: vec![] });
+            }
+            let candidates = if round % 2 == 0 { Candidates::Children } else { Candidates::Vocabulary };
+            let batch = Batch::new(&examples, &catalogue, candidates);
+            if batch.predictions.is_empty() {
+                continue;
+            }
+            if count > 10 {
+                assert!(batch.forest.run_tokens() < batch.plain_tokens, "something is shared");
+                assert!(batch.forest.rows() < count, "some trees branch");
+            }
+            let _turn = AUTODIFF.lock().unwrap();
+            let recommender = Recommender { model: model.clone(), loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
+            let found = cross_entropy(recommender.logits(&batch), &batch, 1.0);
+            let losses = examples.iter().map(|example| plain(&model, example, &catalogue, candidates, &device));
+            let expected = losses.reduce(|a, b| a + b).unwrap();
+            let value = |loss: &Tensor<Training, 1>| loss.clone().into_scalar().elem::<f64>();
+            near(&format!("{count} sequences"), value(&found), value(&expected));
+            let found = GradientsParams::from_grads(found.backward(), &recommender);
+            let expected = GradientsParams::from_grads(expected.backward(), &recommender);
+            for_each_adapter(&model.llm, |name, param| {
+                let of = |grads: &GradientsParams| host(grads.get::<Dispatch, 2>(param.id).unwrap());
+                close(&format!("{count} sequences, {name}"), &of(&found), &of(&expected));
+            });
+            let projection = &model.entities.as_ref().unwrap().encoder.projection.weight;
+            let of = |grads: &GradientsParams| grads.get::<Dispatch, 2>(projection.id).map(host);
+            match (of(&found), of(&expected)) {
+                (Some(found), Some(expected)) => close("projection", &found, &expected),
+                (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
+            }
+        }
+    }
+}
