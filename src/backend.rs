@@ -1,7 +1,7 @@
 //! The backends of one binary, chosen at run time.
 //!
-//! Modules are generic over `B: Backend`; [`burn::Dispatch`] is the one concrete backend they are built for, whose device says
-//! where the work runs.
+//! Modules are generic over `B: Backend` and built for [`Concrete`] and, with gradients, [`Training`]; the device says where the
+//! work runs.
 
 mod adapters;
 #[cfg(all(feature = "cuda", unix))]
@@ -76,7 +76,7 @@ impl BackendName {
         });
         match sum {
             Ok(64.0) => Ok(device),
-            Ok(other) => Err(Error::usage(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
+            Ok(other) => Err(Error::failed(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
             Err(_) => Err(self.no_device(crate::train::take_recorded_panic().unwrap_or_default())),
         }
     }

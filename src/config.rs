@@ -53,7 +53,7 @@ fn seed() -> u64 {
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
     pub corpus: String,
-    /// An embedded prompt template or a file with `{history}`; by default the one of the corpus's name, or `items`.
+    /// An embedded prompt template or a file with `{history}` or `{user}`; by default the one of the corpus's name, or `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].

@@ -152,6 +152,9 @@ impl<B: Backend> ItemScores for Distribution<B> {
             }
         }
         let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if best == f32::NEG_INFINITY {
+            return vec![0.0; scores.len()];
+        }
         scores.into_iter().map(|score| (f64::from(score - best) / self.temperature).exp()).collect()
     }
 }

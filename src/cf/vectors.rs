@@ -217,14 +217,22 @@ fn list(tensors: &SafeTensors) -> String {
 /// For each of the corpus's `ids` the row of its vector.
 fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<usize>> {
     // polars panics on some damaged files.
-    let frame = catch_unwind(|| ParquetReader::new(Cursor::new(parquet)).finish());
+    let frame = catch_unwind(|| {
+        let mut reader = ParquetReader::new(Cursor::new(parquet));
+        // Before anything of the file's own sizes is allocated.
+        let found = reader.num_rows().context("not a readable Parquet file")?;
+        if found != rows {
+            return Err(Error::failed(format!("it has {found} ids, but the tensor has {rows} rows")));
+        }
+        reader.finish().context("not a readable Parquet file")
+    });
     let frame = frame.map_err(|_| {
         Error::failed(match crate::train::take_recorded_panic() {
             Some(why) => format!("not a readable Parquet file ({why})"),
             None => "not a readable Parquet file".into(),
         })
     })?;
-    let frame = frame.context("not a readable Parquet file")?;
+    let frame = frame?;
     let column = |name: &str, kind: &DataType| {
         let column = frame.column(name).context("columns `row` and `id` are needed")?;
         column.strict_cast(kind).context(format_args!("column {name}"))

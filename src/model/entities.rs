@@ -114,6 +114,16 @@ impl<B: Backend> EntityEncoder<B> {
         device: &B::Device,
     ) -> Result<Self> {
         config.check()?;
+        let (inputs, outputs) = match config {
+            EncoderConfig::Linear { queries, vector_width } => (*vector_width, queries * hidden),
+            EncoderConfig::Mlp { queries, vector_width } => (MLP_WIDENING * vector_width, queries * hidden),
+            EncoderConfig::QFormer(config) => (config.text.hidden_size, config.text.vocab_size.max(hidden)),
+        };
+        if inputs.saturating_mul(outputs) > 1 << 30 {
+            return Err(Error::failed(format!(
+                "an encoder from {inputs} to {outputs} numbers is too large; take fewer queries"
+            )));
+        }
         let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
         // Of inputs with this root mean square.
         let last = |from: &mut Parameters<B>, out, width: usize, inputs: f64| {
@@ -186,8 +196,8 @@ impl<B: Backend> Entities<B> {
         let (items, users) = vectors.split_at_mut(tokens.items() * width);
         for kind in [items, users] {
             let known = kind.chunks(width).filter(|vector| vector.iter().any(|v| *v != 0.0));
-            let (count, squares) = known.flatten().fold((0, 0.0), |(n, sum), v| (n + 1, sum + f64::from(*v).powi(2)));
-            let scale = if count > 0 { (squares / f64::from(count)).sqrt() } else { 1.0 };
+            let (count, squares) = known.flatten().fold((0.0, 0.0), |(n, sum), v| (n + 1.0, sum + f64::from(*v).powi(2)));
+            let scale: f64 = if count > 0.0 { f64::sqrt(squares / count) } else { 1.0 };
             kind.iter_mut().for_each(|v| *v = (f64::from(*v) / scale) as f32);
         }
         let shape = [vectors.len() / width, width];

@@ -176,7 +176,8 @@ impl<B: Backend> Llama<B> {
         self.forward_masked(embeddings, positions, &Mask::from_additive(mask, shared), past)
     }
 
-    /// Runs the decoder, with who sees whom as a [`Mask`]. A past shared by all rows is seen by all of their tokens.
+    /// Runs the decoder, with who sees whom as a [`Mask`]. A past of one row is shared by all rows of a batch and seen by all of their
+    /// tokens; to a batch of one row it is among its own keys, which the mask must cover.
     pub fn forward_masked(
         &self,
         embeddings: Tensor<B, 3>,
@@ -184,7 +185,8 @@ impl<B: Backend> Llama<B> {
         mask: &Mask<B>,
         past: Option<&KeyValues<B>>,
     ) -> Output<B> {
-        let [_, seq, _] = embeddings.dims();
+        let [batch, seq, _] = embeddings.dims();
+        assert_eq!(positions.len(), batch * seq, "a position a token");
         let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
         let rotary = Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn);
         let mut x = embeddings;

@@ -157,10 +157,12 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
     }) {
         Ok(device) => device,
         Err(why) => {
+            // A device that is there and computes wrongly is no usage error.
+            let wrong = why.exit_code() == 1;
             let why = why.to_string();
             let why = why.strip_prefix(&format!("--backend {name}: ")).unwrap_or(&why);
             if name.is_compiled() {
-                report.status = Status::NoDevice;
+                report.status = if wrong { Status::Failed } else { Status::NoDevice };
             }
             report.reason = Some(why.into());
             // A listed GPU may still lack what runs work on it.

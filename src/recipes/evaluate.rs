@@ -120,7 +120,13 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
 
-    if let Some(chosen) = run.chosen.as_ref().filter(|chosen| options.prior_weights.is_empty() && chosen.decode != decode) {
+    let first = asked.first().map(|first| format!("{} {}", first.task, first.prompt));
+    let used = run.chosen.as_ref().filter(|_| options.prior_weights.is_empty());
+    if let Some(chosen) = used.filter(|chosen| chosen.asked != first) {
+        let (by, now) = (chosen.asked.as_deref().unwrap_or_default(), first.as_deref().unwrap_or_default());
+        log(format_args!("note: the prior's weight {} was chosen by {by}; this ranks by {now}", chosen.prior.weight));
+    }
+    if let Some(chosen) = used.filter(|chosen| chosen.decode != decode) {
         let told = |decode: &DecodeConfig| {
             let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
             format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
@@ -185,7 +191,8 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     match prior.clone() {
         Some(prior) if tried.len() > 1 => {
             let (vectors, tried) = (run.prior_vectors, tried.clone());
-            ChosenPrior { prior, vectors, step: run.step, decode: decode.clone(), windows: windows.len(), tried }.write(dir)?;
+            let (decode, windows) = (decode.clone(), windows.len());
+            ChosenPrior { prior, vectors, step: run.step, decode, asked: first, windows, tried }.write(dir)?;
         }
         _ => tried.clear(),
     }

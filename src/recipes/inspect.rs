@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ranking::Ranking;
+use super::run_dir::open_prompt;
 use super::samples::example;
 use crate::batch::{Batch, Candidates, Example};
 use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
-use crate::text::{Catalogue, Prompt, ROOT};
+use crate::text::{Catalogue, Filling, Prompt, ROOT, Shown};
 use crate::{Context, Error, Result};
 
 /// Bins of a histogram of sequence lengths, at most.
@@ -192,7 +193,7 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
     let manifest = Manifest::read(dir)?;
     let corpus = Corpus::open(dir)?;
     let template = options.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)).to_string();
-    let prompt = Prompt::open(&template)?;
+    let prompt = open_prompt(&template)?;
 
     let lengths: Vec<usize> = (0..corpus.users() as u32).map(|user| corpus.user_interactions(user).len()).collect();
     let Counts { users, items, interactions, train, valid, test } = manifest.counts;
@@ -339,10 +340,17 @@ fn octave_bins(values: &[usize]) -> Vec<Bin> {
 fn example_window(corpus: &Corpus, prompt: &Prompt, number: u32, window: &Window) -> ExampleWindow {
     let history: Vec<String> = corpus.history(window).iter().map(|item| corpus.title(*item).to_string()).collect();
     let target = corpus.title(corpus.target(window)).to_string();
+    let shown = |text: String| Shown { text: Some(text), vectors: None };
+    let filling = Filling {
+        history: history.iter().map(|title| shown(Catalogue::target_text(title))).collect(),
+        items: Vec::new(),
+        user: shown(corpus.user_id(window.user).to_string()),
+        dataset: &corpus.name,
+    };
     ExampleWindow {
         window: number as usize,
         user: corpus.user_id(window.user).to_string(),
-        prompt: prompt.render_titles(history.iter().map(String::as_str)),
+        prompt: prompt.text(&filling),
         label: Catalogue::target_text(&target),
         history,
         target,

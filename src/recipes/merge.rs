@@ -20,6 +20,12 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
     if run.config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage(format!("{}: its LLM is as it was: llm.tune = \"frozen\"", dir.display())));
     }
+    if run.model.entities.is_some() {
+        return Err(Error::usage(format!(
+            "{}: its LLM reads vectors of items, and a Hugging Face directory has no place for their encoder",
+            dir.display()
+        )));
+    }
     let written = export_merged(out, &run.model.llm, &run.ranking.tokenizer);
     if written.is_err() {
         // Made a moment ago: nobody's but ours.

@@ -105,13 +105,14 @@ impl Rows {
     /// A row longer than the model was made for, before training begins. A token is a byte at least, so only long rows need be tokenised.
     fn check_lengths(&self, ranking: &Ranking, rows: &[usize]) -> Result<()> {
         let bytes = |segment: Segment| match segment {
-            Segment::Text(text) => text.len(),
+            // Some tokenizers put a space before each text.
+            Segment::Text(text) => text.len() + 1,
             Segment::Vectors(vectors) => vectors.len(),
         };
         rows.iter().map(|&row| &self.rows[row]).try_for_each(|row| {
             let template = self.tasks[row.task].template(row.user.is_some());
             let prompt: usize = template.render(&self.filling(ranking, row)).into_iter().map(bytes).sum();
-            match prompt + row.text.len() < ranking.context {
+            match prompt + row.text.len() + 1 < ranking.context {
                 true => Ok(()),
                 false => self.tokens(ranking, row).map(|_| ()),
             }
@@ -232,9 +233,10 @@ pub(super) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
 /// Options that are for ranking; a split without rows.
 pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
-    if ranks || !options.prior_weights.is_empty() {
+    let asks = options.choice.task.is_some() || options.choice.prompt.is_some();
+    if ranks || asks || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty and --prior-weight are for ranking; the run in {} writes texts",
+            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
             dir.display()
         )));
     }

@@ -116,7 +116,9 @@ impl Material {
     }
 }
 
-fn open_prompt(template: &str) -> Result<Prompt> {
+/// # Errors
+/// Those of [`Prompt::open`]; a template with `{item}`.
+pub fn open_prompt(template: &str) -> Result<Prompt> {
     let prompt = Prompt::open(template)?;
     match prompt.items() {
         0 => Ok(prompt),
@@ -300,6 +302,9 @@ pub struct ChosenPrior {
     pub step: usize,
     /// How they ranked.
     pub decode: DecodeConfig,
+    /// By which task and prompt, of a run with tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// Windows ranked.
     pub windows: usize,
     /// All weights that were tried.

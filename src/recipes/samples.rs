@@ -31,7 +31,8 @@ pub(super) fn example(ranking: &Ranking, prompt: &Prompt, split: Split, window: 
 pub(super) fn check_lengths(ranking: &Ranking, tasks: &[PromptSet], windows: &[(u32, Window)]) -> Result<()> {
     let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
     let bytes = |segment: Segment| match segment {
-        Segment::Text(text) => text.len(),
+        // Some tokenizers put a space before each text.
+        Segment::Text(text) => text.len() + 1,
         Segment::Vectors(vectors) => vectors.len(),
     };
     let length =

@@ -93,7 +93,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
-    let started = if options.resume { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
+    // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
+    let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
+    let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
     let Material { ranking, llama, weights, entities, tasks, rows, identity } =
         Material::open(config, started.as_ref(), &device)?;
     let ranking = Rc::new(ranking);

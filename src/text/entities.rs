@@ -31,11 +31,6 @@ impl EntityTokens {
         }
     }
 
-    /// Rows of the LLM's embedding.
-    pub fn vocabulary(&self) -> u32 {
-        self.vocabulary
-    }
-
     /// K.
     pub fn per_entity(&self) -> u32 {
         self.per_entity

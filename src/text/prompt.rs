@@ -137,12 +137,16 @@ impl Prompt {
     /// The prompt for a history of titles, as text.
     pub fn render_titles<'a>(&self, titles: impl Iterator<Item = &'a str>) -> String {
         let shown = |title| Shown { text: Some(Catalogue::target_text(title)), vectors: None };
-        let segments = self.render(&Filling { history: titles.map(shown).collect(), ..Filling::default() });
+        self.text(&Filling { history: titles.map(shown).collect(), ..Filling::default() })
+    }
+
+    /// The prompt without vectors.
+    pub fn text(&self, filling: &Filling) -> String {
         let text = |segment| match segment {
             Segment::Text(text) => text,
             Segment::Vectors(_) => String::new(),
         };
-        segments.into_iter().map(text).collect()
+        self.render(filling).into_iter().map(text).collect()
     }
 
     /// Whether the user is in it.

@@ -52,6 +52,8 @@ pub struct StepOutput {
     pub temperature: AdaptiveTemperature,
     /// Tokens run, padding not counted.
     pub tokens: usize,
+    /// Tokens that the same examples are side by side and whole.
+    pub plain_tokens: usize,
     /// Before clipping; of a training step.
     pub grad_norm: f64,
     /// Of a training step.
@@ -141,7 +143,8 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };
         }
         let tokens = step.batches.iter().map(|b| b.forest.run_tokens()).sum();
-        let item = StepOutput { loss, temperature, tokens, ..StepOutput::default() };
+        let plain_tokens = step.batches.iter().map(|b| b.plain_tokens).sum();
+        let item = StepOutput { loss, temperature, tokens, plain_tokens, ..StepOutput::default() };
         TrainOutput { grads: accumulator.grads(), item }
     }
 }

@@ -209,6 +209,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                 };
                 let loss = InferenceStep::step(&model, step);
                 healthy(outcome.progress.step)?;
+                finite(outcome.progress.step, "validation loss", loss.loss)?;
                 self.validated(events, StepOutput { ndcg_at_10, ..loss }, &mut outcome.progress);
             }
             outcome.progress.epoch += 1;
@@ -266,7 +267,7 @@ impl<B: AutodiffBackend> Strategy<B> {
     fn report(&self, item: &StepOutput, progress: &Progress, lr: f64, seconds: f64) -> Result<()> {
         let line = json!({
             "step": progress.step, "epoch": progress.epoch + 1, "loss": item.loss, "lr": lr,
-            "temperature": item.temperature.value, "grad_norm": item.grad_norm, "tokens": item.tokens, "seconds": seconds,
+            "temperature": item.temperature.value, "grad_norm": item.grad_norm, "tokens": item.tokens, "plain_tokens": item.plain_tokens, "seconds": seconds,
         });
         let path = self.run.dir.join("metrics.jsonl");
         let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -326,7 +327,8 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
     }
     Err(Error::failed(format!(
         "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; \
-         start a new one with a lower train.learning_rate (llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)"
+         start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without vectors, llm.adapter = \
+         \"RUN_DIR/checkpoints/step-N\" keeps the adapter)"
     )))
 }
 

@@ -65,6 +65,7 @@ fn every_encoder_trains_resumes_and_ranks() {
     // Vectors alone cannot show what has none.
     lab.refused("recommend mlp --history never", 1, &["never", "beside_text"]);
     lab.refused("merge linear --out merged", 2, &["frozen"]);
+    lab.refused("merge adapted --out merged", 2, &["adapted", "encoder"]);
     lab.write("titles.txt", "Red Pen 0\n");
     lab.write("in.jsonl", "{\"prompt\":\"x\",\"items\":[\"Red Pen 0\"]}\n");
     lab.refused("score --llm llm --adapter linear --catalogue titles.txt --input in.jsonl", 2, &["linear", "vectors"]);

@@ -10,6 +10,7 @@ use super::simd::{exp, wide};
 
 /// `silu(gate) · up`, elementwise.
 pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    assert_eq!(gate.dims(), up.dims(), "gate and up are of one shape");
     match on_host(&gate) {
         true => run(SwiGlu, [primitive(gate), primitive(up)]),
         false => silu(gate) * up,

@@ -31,11 +31,12 @@ pub type Keys<B> = (Tensor<B, 4>, Tensor<B, 4>);
 /// On the CPU it is fastest for tensors that are `[rows, tokens, heads, head_dim]` in memory, as the projections make them.
 /// A query that sees nothing gets 0 there, and the mean of the values elsewhere.
 pub fn attention<B: Backend>(q: Tensor<B, 4>, own: Keys<B>, past: Option<Keys<B>>, mask: &Mask<B>) -> Tensor<B, 4> {
-    let [_, heads, _, dim] = q.dims();
+    let [batch, heads, seq, dim] = q.dims();
     let visible = match mask {
         Mask::Visible(visible) if on_host(&q) => visible.clone(),
         _ => return plain(q, own, past, mask),
     };
+    visible.check(batch, seq, own.0.dims()[2]);
     let operation = host::Attention { heads, kv_heads: own.0.dims()[1], dim, visible };
     let by_token = |tensor: Tensor<B, 4>| primitive(tensor.swap_dims(1, 2));
     let (q, k, v) = (by_token(q), by_token(own.0), by_token(own.1));

@@ -69,6 +69,13 @@ impl Visible {
         (known && sees_past).then(|| Self::new(rows, queries, total - past, own()))
     }
 
+    /// # Panics
+    /// If it is of other queries and keys than these.
+    pub(super) fn check(&self, batch: usize, queries: usize, keys: usize) {
+        assert!(self.rows == 1 || self.rows == batch, "the mask's rows are the batch's");
+        assert_eq!((self.queries, self.keys), (queries, keys), "the mask is of these queries and keys");
+    }
+
     /// The keys that query `query` of `row` sees.
     pub fn of(&self, row: usize, query: usize) -> &[bool] {
         let at = self.at(row, query) * self.keys;
