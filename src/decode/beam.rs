@@ -12,7 +12,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::{NodeLogits, ints};
+use super::{NodeLogits, first_needed, ints, padded};
 use crate::config::{DecodeConfig, Scoring};
 use crate::model::{ItemLanguageModel, KeyValues, Llama, MASKED};
 use crate::prior::UserPrior;
@@ -152,9 +152,8 @@ fn run_prompts<B: Backend>(
     width: usize,
     device: &B::Device,
 ) -> (Tensor<B, 2>, KeyValues<B>) {
-    let tokens = users.iter().flat_map(|u| (0..width).map(|t| u.prompt.get(t).copied().unwrap_or(0)));
-    let needed = users.iter().map(|u| u.prompt.len() - 1).min().unwrap_or(0);
-    let run = model.forward(&tokens.collect::<Vec<u32>>(), users.len(), needed);
+    let prompts = || users.iter().map(|user| user.prompt.as_slice());
+    let run = model.forward(&padded(prompts(), width), users.len(), first_needed(prompts()));
     let own = width - run.skipped;
     let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty());
     let last = last.map(|(n, u)| n * own + u.prompt.len() - 1 - run.skipped).collect();

@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::beam::select;
-use super::ints;
+use super::{first_needed, ints, log_sum_exp, padded};
 use crate::model::{ItemLanguageModel, MASKED, Output};
 
 /// What the model writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
@@ -26,7 +26,7 @@ pub fn generate<B: Backend>(
     if batch == 0 || max_tokens == 0 {
         return texts;
     }
-    let run = model.forward(&padded(prompts, width), batch, first_needed(prompts));
+    let run = model.forward(&padded(slices(prompts), width), batch, first_needed(slices(prompts)));
     let place = |(row, prompt): (usize, &Vec<u32>)| row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
     let mut last: Vec<usize> = prompts.iter().enumerate().map(place).collect();
     let mut output = Output { hidden: run.output.hidden.clone(), key_values: model.whole_cache(run) };
@@ -76,7 +76,7 @@ pub fn log_likelihoods<B: Backend>(
     if batch == 0 {
         return Vec::new();
     }
-    let run = model.forward(&padded(&sequences, width), batch, first_needed(prompts));
+    let run = model.forward(&padded(slices(&sequences), width), batch, first_needed(slices(prompts)));
     let hidden = run.output.hidden;
     let rows = prompts.iter().zip(targets).enumerate();
     rows.map(|(row, (prompt, target))| {
@@ -87,9 +87,7 @@ pub fn log_likelihoods<B: Backend>(
         let first = row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
         let logits = model.llm.logits(select(hidden.clone(), (first..first + target.len()).collect(), device), None);
         let labels = ints::<B>(target.iter().map(|&token| token as usize), target.len(), 1, device);
-        let max = logits.clone().max_dim(1);
-        let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
-        let log_probs = (logits.gather(1, labels) - log_sum).into_data().convert::<f64>();
+        let log_probs = (logits.clone().gather(1, labels) - log_sum_exp(logits)).into_data().convert::<f64>();
         log_probs.to_vec::<f64>().expect("converted to f64 above").iter().sum()
     })
     .collect()
@@ -99,12 +97,6 @@ fn longest(sequences: &[Vec<u32>]) -> usize {
     sequences.iter().map(Vec::len).max().unwrap_or(0)
 }
 
-/// The first position of any prompt whose hidden state is asked for: the shortest prompt's last.
-fn first_needed(prompts: &[Vec<u32>]) -> usize {
-    prompts.iter().map(|prompt| prompt.len() - 1).min().unwrap_or(0)
-}
-
-/// `[sequences · width]`, 0 where padded.
-fn padded(sequences: &[Vec<u32>], width: usize) -> Vec<u32> {
-    sequences.iter().flat_map(|s| (0..width).map(|t| s.get(t).copied().unwrap_or(0))).collect()
+fn slices(sequences: &[Vec<u32>]) -> impl Iterator<Item = &[u32]> {
+    sequences.iter().map(Vec::as_slice)
 }

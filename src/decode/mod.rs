@@ -31,11 +31,7 @@ impl NodeLogits {
         let mut rows: Vec<u32> = nodes.iter().flat_map(|&node| trie.valid_tokens(node)).copied().collect();
         rows.sort_unstable();
         rows.dedup();
-        let log_sum_vocabulary = vocabulary.then(|| {
-            let logits = llm.logits(hidden.clone(), None);
-            let max = logits.clone().max_dim(1);
-            host((logits - max.clone()).exp().sum_dim(1).log() + max)
-        });
+        let log_sum_vocabulary = vocabulary.then(|| host(log_sum_exp(llm.logits(hidden.clone(), None))));
         let index = TensorData::new(rows.iter().map(|&t| t as i32).collect::<Vec<i32>>(), [rows.len()]);
         let index = Tensor::<B, 1, Int>::from_data(index, &hidden.device());
         let logits = host(llm.logits(hidden, Some(index)));
@@ -66,6 +62,22 @@ impl NodeLogits {
         let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max;
         (logits.iter().map(|l| l - log_sum).collect(), full)
     }
+}
+
+/// `[n, vocab]` → `[n, 1]`: log Σ exp of each row.
+fn log_sum_exp<B: Backend>(logits: Tensor<B, 2>) -> Tensor<B, 2> {
+    let max = logits.clone().max_dim(1);
+    (logits - max.clone()).exp().sum_dim(1).log() + max
+}
+
+/// The first position of any prompt whose hidden state is asked for: the shortest prompt's last.
+fn first_needed<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> usize {
+    prompts.map(|prompt| prompt.len() - 1).min().unwrap_or(0)
+}
+
+/// `[sequences · width]`, 0 where padded.
+fn padded<'a>(sequences: impl Iterator<Item = &'a [u32]>, width: usize) -> Vec<u32> {
+    sequences.flat_map(|s| (0..width).map(|t| s.get(t).copied().unwrap_or(0))).collect()
 }
 
 fn host<B: Backend>(tensor: Tensor<B, 2>) -> Vec<f32> {

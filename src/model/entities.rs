@@ -203,9 +203,7 @@ impl<B: Backend> Entities<B> {
         let shape = [vectors.len() / width, width];
         Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }
     }
-}
 
-impl<B: Backend> Entities<B> {
     /// Reads the encoder's parameters from a file that [`super::save_module`] wrote.
     ///
     /// # Errors
@@ -306,24 +304,18 @@ impl<B: Backend> ItemLanguageModel<B> {
             return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
         };
         // The ordinary tokens' rows come first, then K rows an entity.
-        let mut ordinary = Vec::new();
-        let mut at = Vec::with_capacity(tokens.len());
-        for &token in tokens {
-            match entities.tokens.place(token) {
-                None => {
-                    at.push(ordinary.len());
-                    ordinary.push(token as i32);
-                }
-                Some(_) => at.push(usize::MAX),
+        let is_ordinary = |token: &&u32| self.place(**token).is_none();
+        let ordinary: Vec<i32> = tokens.iter().filter(is_ordinary).map(|&t| t as i32).collect();
+        let (first, per_entity) = (ordinary.len(), entities.tokens.per_entity() as usize);
+        let mut next = 0..first as i32;
+        let row = |&token: &u32| match self.place(token) {
+            None => next.next().unwrap_or_default(),
+            Some((entity, n)) => {
+                let before = present.partition_point(|&other| other < entity);
+                (first + before * per_entity + n as usize) as i32
             }
-        }
-        let per_entity = entities.tokens.per_entity() as usize;
-        let first = ordinary.len();
-        for (at, &token) in at.iter_mut().zip(tokens) {
-            if let Some((entity, n)) = entities.tokens.place(token) {
-                *at = first + present.partition_point(|&other| other < entity) * per_entity + n as usize;
-            }
-        }
+        };
+        let at: Vec<i32> = tokens.iter().map(row).collect();
         let vectors = entities.vectors.clone().select(0, ints(present.iter().map(|&e| e as i32).collect()));
         let encoded = entities.encoder.forward(vectors);
         let width = encoded.dims()[1];
@@ -331,7 +323,7 @@ impl<B: Backend> ItemLanguageModel<B> {
             0 => encoded,
             _ => Tensor::cat(vec![self.llm.embed(ints(ordinary).reshape([1, first])).reshape([first, width]), encoded], 0),
         };
-        rows.select(0, ints(at.into_iter().map(|a| a as i32).collect())).reshape([batch, seq, width])
+        rows.select(0, ints(at)).reshape([batch, seq, width])
     }
 
     /// Runs rows of tokens, padded on the right, from their beginning.

@@ -256,8 +256,7 @@ pub fn rank_windows(
     let corpus = &ranking.corpus;
     let cold = corpus.cold_items(split);
     let prompts = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-    let shared = shared_beginning(prompts.iter().map(Vec::as_slice));
-    let model = model.clone().with_prefix(prompts.first().map_or(&[], |prompt| &prompt[..shared]));
+    let model = model.clone().with_prefix(common_beginning(&prompts));
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&w| std::cmp::Reverse(prompts[w].len()));
 
@@ -290,6 +289,12 @@ pub fn rank_windows(
     }
     go_on(done, order.len());
     Ok(Some(outcomes.into_iter().flatten().collect()))
+}
+
+/// What all `prompts` begin with.
+pub(super) fn common_beginning(prompts: &[Vec<u32>]) -> &[u32] {
+    let tokens = shared_beginning(prompts.iter().map(Vec::as_slice));
+    prompts.first().map_or(&[], |prompt| &prompt[..tokens])
 }
 
 /// One line on stderr that overwrites itself.

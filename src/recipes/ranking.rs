@@ -1,7 +1,5 @@
 //! What turns windows into prompts, and leaves of the trie into items.
 
-use std::borrow::Cow;
-
 use crate::data::{Corpus, Window};
 use crate::prior::Prior;
 use crate::text::{Catalogue, EntityTokens, Filling, Prompt, Segment, Shown, Tokenizer};
@@ -114,6 +112,16 @@ impl Ranking {
         Ok(tokens)
     }
 
+    /// No fewer than the prompt's tokens, without tokenising: a token is a byte at least.
+    pub fn most_tokens(&self, prompt: &Prompt, filling: &Filling) -> usize {
+        let bytes = |segment: Segment| match segment {
+            // Some tokenizers put a space before each text.
+            Segment::Text(text) => text.len() + 1,
+            Segment::Vectors(vectors) => vectors.len(),
+        };
+        prompt.render(filling).into_iter().map(bytes).sum()
+    }
+
     /// What stands in a window's prompt.
     pub fn filling(&self, window: &Window) -> Filling<'_> {
         let history = self.corpus.history(window).iter().map(|&item| self.item(item)).collect();
@@ -165,10 +173,6 @@ impl Ranking {
             user: shown("{user}"),
             dataset: "{dataset}",
         };
-        let texts = prompt.render(&filling).into_iter().map(|segment| match segment {
-            Segment::Text(text) => Cow::from(text),
-            Segment::Vectors(_) => Cow::from(""),
-        });
-        texts.collect()
+        prompt.text(&filling)
     }
 }

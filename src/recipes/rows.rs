@@ -8,20 +8,20 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, progress_line};
+use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, common_beginning, progress_line};
 use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{is_run, read_config};
 use super::train::{Lessons, sample};
 use crate::backend::Concrete;
-use crate::batch::{Example, Target, shared_beginning};
+use crate::batch::{Example, Target};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Split, TaskEntities, TaskRow, read_tasks};
 use crate::decode::{generate, log_likelihoods};
 use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
 use crate::files::write_atomic;
 use crate::log::log;
-use crate::text::{Filling, Segment, Shown, Task, elm24};
+use crate::text::{Filling, Shown, Task, elm24};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
@@ -102,16 +102,11 @@ impl Rows {
     }
 
     /// # Errors
-    /// A row longer than the model was made for, before training begins. A token is a byte at least, so only long rows need be tokenised.
+    /// A row longer than the model was made for, before training begins. Only long rows need be tokenised.
     fn check_lengths(&self, ranking: &Ranking, rows: &[usize]) -> Result<()> {
-        let bytes = |segment: Segment| match segment {
-            // Some tokenizers put a space before each text.
-            Segment::Text(text) => text.len() + 1,
-            Segment::Vectors(vectors) => vectors.len(),
-        };
         rows.iter().map(|&row| &self.rows[row]).try_for_each(|row| {
             let template = self.tasks[row.task].template(row.user.is_some());
-            let prompt: usize = template.render(&self.filling(ranking, row)).into_iter().map(bytes).sum();
+            let prompt = ranking.most_tokens(template, &self.filling(ranking, row));
             match prompt + row.text.len() + 1 < ranking.context {
                 true => Ok(()),
                 false => self.tokens(ranking, row).map(|_| ()),
@@ -163,7 +158,7 @@ impl Rows {
             epoch: Box::new(epoch),
             examples: Box::new(move |row| Ok(vec![self.example(&ranking, row)?])),
         };
-        Ok(Lessons { train, valid, validate: None, beginning: shared(&prompts), shown, validation })
+        Ok(Lessons { train, valid, validate: None, beginning: common_beginning(&prompts).to_vec(), shown, validation })
     }
 
     /// The rows of `split` in the file's order: all, or `limit` of them, the tasks taking turns.
@@ -181,12 +176,6 @@ impl Rows {
         rows.sort_unstable();
         rows
     }
-}
-
-/// What all `prompts` begin with.
-fn shared(prompts: &[Vec<u32>]) -> Vec<u32> {
-    let tokens = shared_beginning(prompts.iter().map(Vec::as_slice));
-    prompts.first().map_or(Vec::new(), |prompt| prompt[..tokens].to_vec())
 }
 
 /// What `evaluate --json` prints of a run that writes texts.
@@ -270,7 +259,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
         }
         let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix(&shared(&prompts));
+        let model = run.model.clone().with_prefix(common_beginning(&prompts));
         of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
         let mut left = of_task.as_slice();
         while let Some((_, (prompt, text))) = left.first() {

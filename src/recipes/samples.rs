@@ -12,7 +12,7 @@ use crate::Result;
 use crate::batch::{Example, Target};
 use crate::config::{RunConfig, Targets};
 use crate::data::{Split, Window};
-use crate::text::{Prompt, PromptSet, Segment};
+use crate::text::{Prompt, PromptSet};
 use crate::train::Samples;
 
 /// What the model reads and predicts of a split's window; with the prior's gains on the way to the target, if asked for.
@@ -26,17 +26,10 @@ pub(super) fn example(ranking: &Ranking, prompt: &Prompt, split: Split, window: 
 }
 
 /// # Errors
-/// A window whose prompt leaves no room for the longest title, before training begins. A token is a byte at least, so only long prompts
-/// need be tokenised.
+/// A window whose prompt leaves no room for the longest title, before training begins. Only long prompts need be tokenised.
 pub(super) fn check_lengths(ranking: &Ranking, tasks: &[PromptSet], windows: &[(u32, Window)]) -> Result<()> {
     let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
-    let bytes = |segment: Segment| match segment {
-        // Some tokenizers put a space before each text.
-        Segment::Text(text) => text.len() + 1,
-        Segment::Vectors(vectors) => vectors.len(),
-    };
-    let length =
-        |prompt: &Prompt, window: &Window| prompt.render(&ranking.filling(window)).into_iter().map(bytes).sum::<usize>();
+    let length = |prompt: &Prompt, window: &Window| ranking.most_tokens(prompt, &ranking.filling(window));
     let groups: Vec<Vec<&Prompt>> = match tasks {
         [] => vec![vec![&ranking.prompt]],
         tasks => tasks.iter().map(|set| set.prompts().collect()).collect(),
