@@ -12,6 +12,7 @@ mod prior;
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use prior::{PriorConfig, RankerName};
 
+use crate::batch::MicroBatch;
 use crate::model::LoraConfig;
 use crate::{Context, Error, Result};
 
@@ -303,8 +304,13 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Windows an optimiser step.
     pub batch_size: usize,
-    /// Windows a forward pass.
-    pub micro_batch_size: usize,
+    /// Windows a forward pass; in place of `micro_batch_tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Or as many windows as make so many tokens, padding counted: what a forward pass needs of memory. By default
+    /// [`TrainConfig::MICRO_BATCH_TOKENS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// AdamW's, after warm-up.
     pub learning_rate: f64,
     /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
@@ -330,7 +336,8 @@ impl Default for TrainConfig {
         Self {
             epochs: 10,
             batch_size: 128,
-            micro_batch_size: 16,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
             learning_rate: 1e-4,
             warmup_steps: 20,
             weight_decay: 0.0,
@@ -339,6 +346,19 @@ impl Default for TrainConfig {
             targets: Targets::Last,
             checkpoint_steps: 20,
             valid_windows: 200,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights; more makes a CPU no faster.
+    pub const MICRO_BATCH_TOKENS: usize = 2048;
+
+    /// What one forward pass takes.
+    pub fn micro_batch(&self) -> MicroBatch {
+        match self.micro_batch_size {
+            Some(samples) => MicroBatch::Samples(samples),
+            None => MicroBatch::Tokens(self.micro_batch_tokens.unwrap_or(Self::MICRO_BATCH_TOKENS)),
         }
     }
 }
@@ -393,8 +413,11 @@ impl RunConfig {
 
     /// As [`RunConfig::open`], from text; `place` names it in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        let config: Self = from_toml(text, overrides, place)?;
+        let mut config: Self = from_toml(text, overrides, place)?;
         config.validate().map_err(|e| Error::usage(format!("{place}: {e}")))?;
+        if config.train.micro_batch_size.is_none() {
+            config.train.micro_batch_tokens.get_or_insert(TrainConfig::MICRO_BATCH_TOKENS);
+        }
         Ok(config)
     }
 
@@ -407,7 +430,8 @@ impl RunConfig {
         let positive = [
             ("train.epochs", self.train.epochs),
             ("train.batch_size", self.train.batch_size),
-            ("train.micro_batch_size", self.train.micro_batch_size),
+            ("train.micro_batch_size", self.train.micro_batch_size.unwrap_or(1)),
+            ("train.micro_batch_tokens", self.train.micro_batch_tokens.unwrap_or(1)),
             ("train.checkpoint_steps", self.train.checkpoint_steps),
             ("decode.beams", self.decode.beams),
             ("data.train_samples", self.data.train_samples.unwrap_or(1)),
@@ -436,6 +460,11 @@ impl RunConfig {
             if !value.is_finite() || value <= 0.0 {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
             }
+        }
+        if self.train.micro_batch_size.is_some() && self.train.micro_batch_tokens.is_some() {
+            return Err(Error::usage(
+                "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
+            ));
         }
         if self.llm.adapter.is_some() && self.llm.tune != TuneKind::Lora {
             return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
@@ -529,8 +558,12 @@ mod tests {
         assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
         assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
         assert_eq!(config.llm.lora, LoraConfig::default());
+        assert_eq!((config.train.micro_batch_size, config.train.micro_batch_tokens), (None, Some(2048)));
         let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
         assert_eq!(again, config);
+        let windows = RunConfig::parse(MINIMAL, &["train.micro_batch_size=4".to_string()], "run.toml").unwrap();
+        assert_eq!(windows.train.micro_batch(), MicroBatch::Samples(4));
+        assert_eq!(RunConfig::parse(&windows.to_toml().unwrap(), &[], "again").unwrap(), windows);
     }
 
     #[test]
@@ -546,6 +579,8 @@ mod tests {
         let cases = [
             ("train.epoch=1", "epoch"),
             ("train.batch_size=0", "train.batch_size"),
+            ("train.micro_batch_tokens=0", "train.micro_batch_tokens"),
+            ("train={ micro_batch_tokens = 512, micro_batch_size = 4 }", "exclude each other"),
             ("train.learning_rate=-1", "train.learning_rate"),
             ("loss.temperature=0", "loss.temperature"),
             ("loss.temperature=warm", "adaptive"),

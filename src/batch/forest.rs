@@ -38,19 +38,9 @@ impl Forest {
     /// Merges `sequences`, of which the first `shared` tokens are the same in all. Also returns, for each sequence, the nodes (as indices
     /// into [`Forest::tokens`]) of its tokens after those.
     pub fn new(sequences: &[Vec<u32>], shared: usize) -> (Self, Vec<Vec<usize>>) {
-        let mut trees: Vec<Tree> = Vec::new();
-        let mut places: Vec<(usize, Vec<usize>)> = Vec::with_capacity(sequences.len());
-        for sequence in sequences {
-            let own = &sequence[shared..];
-            let joins = trees.last().is_some_and(|tree| tree.common(own) as f64 >= JOINS * own.len() as f64);
-            if !joins {
-                trees.push(Tree::default());
-            }
-            let row = trees.len() - 1;
-            let nodes = trees.last_mut().map(|tree| tree.insert(own)).unwrap_or_default();
-            places.push((row, nodes));
-        }
-        let seq = trees.iter().map(|tree| tree.tokens.len()).max().unwrap_or(0);
+        let mut trees = Trees::default();
+        let places: Vec<(usize, Vec<usize>)> = sequences.iter().map(|sequence| trees.add(&sequence[shared..])).collect();
+        let Trees { trees, longest: seq } = trees;
         let mut tokens = vec![0; trees.len() * seq];
         let mut positions = vec![shared as u32; trees.len() * seq];
         for (row, tree) in trees.iter().enumerate() {
@@ -69,9 +59,39 @@ impl Forest {
         self.parents.len()
     }
 
+    /// Tokens that are run, padding counted.
+    pub fn padded_tokens(&self) -> usize {
+        self.shared.len() + self.tokens.len()
+    }
+
     /// Tokens that are run, padding not counted.
     pub fn run_tokens(&self) -> usize {
         self.shared.len() + self.parents.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// Trees side by side, in the making.
+#[derive(Default)]
+pub(super) struct Trees {
+    trees: Vec<Tree>,
+    /// Nodes of the largest one.
+    longest: usize,
+}
+
+impl Trees {
+    /// The sequence's tree and its nodes there.
+    pub(super) fn add(&mut self, sequence: &[u32]) -> (usize, Vec<usize>) {
+        let joins = |tree: &Tree| tree.common(sequence) as f64 >= JOINS * sequence.len() as f64;
+        let mut tree = self.trees.pop_if(|tree| joins(tree)).unwrap_or_default();
+        let nodes = tree.insert(sequence);
+        self.longest = self.longest.max(tree.tokens.len());
+        self.trees.push(tree);
+        (self.trees.len() - 1, nodes)
+    }
+
+    /// Tokens, padding counted.
+    pub(super) fn padded(&self) -> usize {
+        self.trees.len() * self.longest
     }
 }
 

@@ -5,9 +5,11 @@
 //! a target's last branching are not run at all.
 
 mod forest;
+mod micro;
 mod text;
 
 pub use forest::{Forest, shared_beginning};
+pub use micro::MicroBatch;
 pub use text::TextBatch;
 
 use crate::text::{Catalogue, ROOT};
@@ -82,44 +84,23 @@ impl Batch {
     /// On an empty prompt, an item outside the catalogue, gains for another item, or a text among [`Candidates::Children`]: all are made by
     /// the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
+        Self::below(shared_beginning(examples.iter().map(|example| example.prompt.as_slice())), examples, catalogue, candidates)
+    }
+
+    /// As [`Batch::new`], below the first `shared` tokens, which all prompts begin with.
+    fn below(shared: usize, examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
-        let (mut target_tokens, mut branching_tokens, mut plain_tokens) = (0, 0, 0);
+        let mut paths: Vec<Path> = examples.iter().map(|example| Path::of(example, catalogue, candidates)).collect();
+        let sum = |count: fn(&Path) -> usize| -> usize { paths.iter().map(count).sum() };
+        let (target_tokens, branching_tokens) = (sum(|path| path.target_tokens), sum(|path| path.branching_tokens));
+        let plain_tokens = examples.iter().map(|example| example.prompt.len()).sum::<usize>() + target_tokens;
+        let sequences: Vec<Vec<u32>> = paths.iter_mut().map(|path| std::mem::take(&mut path.tokens)).collect();
         // Row, place in the row, token and node before it, of each prediction.
-        let mut found: Vec<(usize, usize, u32, u32)> = Vec::new();
-        let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(examples.len());
-        for (row, example) in examples.iter().enumerate() {
-            assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
-            let mut last = None;
-            let mut node = ROOT;
-            let target = match &example.target {
-                Target::Item(item) => &catalogue.targets[*item as usize],
-                Target::Text(text) => {
-                    assert!(candidates == Candidates::Vocabulary, "a text has no place in the trie");
-                    found.extend((0..text.len()).map(|t| (row, example.prompt.len() - 1 + t, text[t], ROOT)));
-                    target_tokens += text.len();
-                    plain_tokens += example.prompt.len() + text.len();
-                    let run = &text[..text.len().saturating_sub(1)];
-                    sequences.push([example.prompt.as_slice(), run].concat());
-                    continue;
-                }
-            };
-            for (t, &token) in target.iter().enumerate() {
-                let branches = trie.valid_tokens(node).len() > 1;
-                branching_tokens += usize::from(branches);
-                if branches || candidates == Candidates::Vocabulary {
-                    found.push((row, example.prompt.len() - 1 + t, token, node));
-                    last = Some(t);
-                }
-                node = trie.child(node, token).expect("the trie holds every target");
-            }
-            target_tokens += target.len();
-            plain_tokens += example.prompt.len() + target.len();
-            // The token before the last predicted one is the last to run.
-            let mut sequence = example.prompt.clone();
-            sequence.extend(&target[..last.unwrap_or(0)]);
-            sequences.push(sequence);
-        }
+        let of_row = |(row, path): (usize, &Path)| {
+            path.predicted.iter().map(move |&(at, token, node)| (row, at, token, node)).collect::<Vec<_>>()
+        };
+        let found: Vec<(usize, usize, u32, u32)> = paths.iter().enumerate().flat_map(of_row).collect();
 
         let rows = (candidates == Candidates::Children).then(|| {
             let mut rows: Vec<u32> = found.iter().flat_map(|&(_, _, _, node)| trie.valid_tokens(node)).copied().collect();
@@ -131,7 +112,6 @@ impl Batch {
             Some(rows) => rows.binary_search(&token).expect("rows hold every valid token"),
             None => token as usize,
         };
-        let shared = shared_beginning(examples.iter().map(|example| example.prompt.as_slice()));
         let (forest, places) = Forest::new(&sequences, shared);
         let mut gains: Vec<&[f32]> = examples.iter().map(|example| example.gains.as_slice()).collect();
         let mut next_gains = |row: usize, node| match gains[row] {
@@ -159,6 +139,48 @@ impl Batch {
             })
             .collect();
         Self { forest, predictions, rows, target_tokens, branching_tokens, plain_tokens }
+    }
+}
+
+/// An example as one sequence.
+struct Path {
+    /// What of it is run: the token before the last predicted one is the last.
+    tokens: Vec<u32>,
+    /// Of each prediction: the place of the token before it, the token, and the trie's node before it.
+    predicted: Vec<(usize, u32, u32)>,
+    target_tokens: usize,
+    branching_tokens: usize,
+}
+
+impl Path {
+    fn of(example: &Example, catalogue: &Catalogue, candidates: Candidates) -> Self {
+        assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
+        let before = example.prompt.len() - 1;
+        let run = |target: &[u32], last: usize| [example.prompt.as_slice(), &target[..last]].concat();
+        let item = match &example.target {
+            Target::Item(item) => *item,
+            Target::Text(text) => {
+                assert!(candidates == Candidates::Vocabulary, "a text has no place in the trie");
+                return Self {
+                    tokens: run(text, text.len().saturating_sub(1)),
+                    predicted: text.iter().enumerate().map(|(t, &token)| (before + t, token, ROOT)).collect(),
+                    target_tokens: text.len(),
+                    branching_tokens: 0,
+                };
+            }
+        };
+        let (trie, target) = (&catalogue.trie, &catalogue.targets[item as usize]);
+        let (mut predicted, mut branching_tokens, mut node) = (Vec::new(), 0, ROOT);
+        for (t, &token) in target.iter().enumerate() {
+            let branches = trie.valid_tokens(node).len() > 1;
+            branching_tokens += usize::from(branches);
+            if branches || candidates == Candidates::Vocabulary {
+                predicted.push((before + t, token, node));
+            }
+            node = trie.child(node, token).expect("the trie holds every target");
+        }
+        let last = predicted.last().map_or(0, |(at, _, _)| at - before);
+        Self { tokens: run(target, last), predicted, target_tokens: target.len(), branching_tokens }
     }
 }
 

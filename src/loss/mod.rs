@@ -3,16 +3,18 @@
 //! Source: arXiv 2504.04178, Eq. 1–12, and its released code where the two differ; each difference is said where it is.
 
 mod align;
+mod linear;
 mod temperature;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Prediction};
 
 pub use align::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
 };
+pub use linear::{linear_cross_entropy, linear_cross_entropy_value};
 pub use temperature::{AdaptiveTemperature, RootStatistics};
 
 /// Kind of loss, with its reduction over an optimiser step as released.
@@ -50,43 +52,53 @@ impl Loss {
 ///
 /// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it is what ranks.
 pub fn with_prior<B: Backend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-    if batch.predictions.iter().all(|prediction| prediction.gains.is_empty()) {
+    with_gains(logits, &batch.predictions)
+}
+
+fn with_gains<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
+    if predictions.iter().all(|prediction| prediction.gains.is_empty()) {
         return logits;
     }
-    let [predictions, rows] = logits.dims();
-    let mut gains = vec![0f32; predictions * rows];
-    for (row, prediction) in gains.chunks_exact_mut(rows).zip(&batch.predictions) {
+    let shape = logits.dims();
+    let mut gains = vec![0f32; shape[0] * shape[1]];
+    for (row, prediction) in gains.chunks_exact_mut(shape[1]).zip(predictions) {
         prediction.valid.iter().zip(&prediction.gains).for_each(|(&place, &gain)| row[place] = gain);
     }
-    let gains = Tensor::<B, 2>::from_data(TensorData::new(gains, [predictions, rows]), &logits.device());
+    let gains = Tensor::<B, 2>::from_data(TensorData::new(gains, shape), &logits.device());
     logits + gains
+}
+
+/// `logits` with those that do not compete far below the others.
+fn among_valid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
+    if predictions.iter().all(|prediction| prediction.valid.is_empty()) {
+        return logits;
+    }
+    let shape = logits.dims();
+    let mut invalid = vec![true; shape[0] * shape[1]];
+    for (row, prediction) in invalid.chunks_exact_mut(shape[1]).zip(predictions) {
+        prediction.valid.iter().for_each(|&place| row[place] = false);
+    }
+    let invalid = Tensor::<B, 2, Bool>::from_data(TensorData::new(invalid, shape), &logits.device());
+    logits.mask_fill(invalid, f32::MIN / 2.0)
+}
+
+/// `[predictions]`: the labels' places among the rows.
+fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<B, 1, Int> {
+    let labels: Vec<i32> = predictions.iter().map(|prediction| prediction.label as i32).collect();
+    Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)
 }
 
 /// `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid tokens; `[1]`, in f32.
 ///
 /// * `logits`: `[predictions, rows]`, the columns in the order of [`Batch::rows`].
 ///
-/// The maximum is subtracted before exponentiating (the released code does not, and overflows).
+/// The maximum is subtracted before exponentiating (the released code does not, and overflows). Autodiff keeps several tensors of the
+/// logits' shape; [`linear_cross_entropy`] never has them all.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
-    let device = logits.device();
-    let [predictions, rows] = logits.dims();
     let logits = logits.div_scalar(temperature);
-    let labels: Vec<i32> = batch.predictions.iter().map(|p| p.label as i32).collect();
-    let labels = Tensor::<B, 2, Int>::from_data(TensorData::new(labels, [predictions, 1]), &device);
+    let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);
     let label_logits = logits.clone().gather(1, labels);
-    let valid = match batch.rows {
-        None => logits,
-        Some(_) => {
-            let mut invalid = vec![true; predictions * rows];
-            for (p, prediction) in batch.predictions.iter().enumerate() {
-                for &place in &prediction.valid {
-                    invalid[p * rows + place] = false;
-                }
-            }
-            let invalid = Tensor::<B, 2, Bool>::from_data(TensorData::new(invalid, [predictions, rows]), &device);
-            logits.mask_fill(invalid, f32::MIN / 2.0)
-        }
-    };
+    let valid = among_valid(logits, &batch.predictions);
     let max = valid.clone().detach().max_dim(1);
     let log_sum = (valid - max.clone()).exp().sum_dim(1).log() + max;
     (log_sum - label_logits).sum()

@@ -216,10 +216,10 @@ impl<B: Backend> Entities<B> {
 /// The beginning that prompts share, run once: its keys and values.
 #[derive(Module, Debug)]
 pub struct Prefix<B: Backend> {
-    keys: Vec<Tensor<B, 4>>,
-    values: Vec<Tensor<B, 4>>,
+    pub(super) keys: Vec<Tensor<B, 4>>,
+    pub(super) values: Vec<Tensor<B, 4>>,
     #[module(skip)]
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
 }
 
 impl<B: Backend> Prefix<B> {
@@ -237,7 +237,7 @@ pub struct ItemLanguageModel<B: Backend> {
     pub llm: Llama<B>,
     /// `None` for prompts of text alone.
     pub entities: Option<Entities<B>>,
-    prefix: Option<Prefix<B>>,
+    pub(super) prefix: Option<Prefix<B>>,
 }
 
 /// What [`ItemLanguageModel::forward`] returns.
@@ -355,20 +355,8 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then the trees below it. The hidden
     /// states of the trees' nodes, `[rows · seq, hidden]`.
     pub fn forward_forest(&self, forest: &Forest) -> Tensor<B, 2> {
-        let chain = &forest.shared;
-        let known = self.prefix.as_ref().map_or(0, |p| p.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count());
-        let past = self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known));
-        let past = match chain.len() - known {
-            0 => past,
-            rest => {
-                let positions: Vec<u32> = (known as u32..chain.len() as u32).collect();
-                let embeddings = self.embed(&chain[known..], 1, rest);
-                let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
-                let mask = Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device());
-                Some(self.llm.forward_masked(embeddings, &positions, &mask, past.as_ref()).key_values)
-            }
-        };
-        let (rows, seq, before) = (forest.rows(), forest.seq, chain.len());
+        let past = self.chain(&forest.shared);
+        let (rows, seq, before) = (forest.rows(), forest.seq, forest.shared.len());
         let trees = Visible::trees(&forest.parents);
         let mask = match rows {
             // Keys and values of a single row's past are its own to the LLM.
@@ -382,6 +370,27 @@ impl<B: Backend> ItemLanguageModel<B> {
         let output = self.llm.forward_masked(embeddings, &forest.positions, &mask, past.as_ref());
         let width = output.hidden.dims()[2];
         output.hidden.reshape([rows * seq, width])
+    }
+
+    /// How much of `chain` the prefix stands for.
+    pub(super) fn known(&self, chain: &[u32]) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count())
+    }
+
+    /// Keys and values of a chain of tokens, run as far as the prefix does not stand for it; `None` of an empty one.
+    pub(super) fn chain(&self, chain: &[u32]) -> Option<KeyValues<B>> {
+        let known = self.known(chain);
+        let past = self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known));
+        match chain.len() - known {
+            0 => past,
+            rest => {
+                let positions: Vec<u32> = (known as u32..chain.len() as u32).collect();
+                let embeddings = self.embed(&chain[known..], 1, rest);
+                let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
+                let mask = Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device());
+                Some(self.llm.forward_masked(embeddings, &positions, &mask, past.as_ref()).key_values)
+            }
+        }
     }
 
     /// Keys and values of all tokens of the rows that [`ItemLanguageModel::forward`] ran, the skipped ones included.

@@ -202,15 +202,20 @@ impl<B: Backend> Llama<B> {
 
     /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
     pub fn logits(&self, hidden: Tensor<B, 2>, rows: Option<Tensor<B, 1, Int>>) -> Tensor<B, 2> {
-        let head = match &self.lm_head {
-            Some(head) => head.weight.val(),
-            None => self.embed_tokens.val(),
-        };
+        let head = self.head();
         let head = match rows {
             Some(rows) => head.select(0, rows),
             None => head,
         };
         hidden.matmul(head.transpose())
+    }
+
+    /// `[vocab, hidden]`: the output projection's weight.
+    pub fn head(&self) -> Tensor<B, 2> {
+        match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.embed_tokens.val(),
+        }
     }
 }
 

@@ -198,7 +198,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
         train: TrainConfig {
             epochs: 5,
             batch_size: 16,
-            micro_batch_size: 16,
+            micro_batch_size: Some(16),
             learning_rate: 3e-3,
             warmup_steps: 100,
             checkpoint_steps: 1000,

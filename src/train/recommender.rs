@@ -10,7 +10,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;
-use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy, with_prior};
+use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, linear_cross_entropy, linear_cross_entropy_value, with_prior};
 use crate::model::ItemLanguageModel;
 
 /// An LLM that trains on a loss.
@@ -73,25 +73,51 @@ impl ItemLazy for StepOutput {
 impl<B: Backend> Recommender<B> {
     /// Logits `[predictions, rows]` of a batch that predicts something, its prior added.
     pub fn logits(&self, batch: &Batch) -> Tensor<B, 2> {
-        let device = self.model.device();
-        let ints = |values: Vec<i32>, shape| TensorData::new(values, Shape::from(shape));
-        let at: Vec<i32> = batch.predictions.iter().map(|p| p.at as i32).collect();
-        let at = Tensor::<B, 1, Int>::from_data(ints(at, vec![batch.predictions.len()]), &device);
-        let hidden = self.model.forward_forest(&batch.forest).select(0, at);
-        let scored = batch.rows.as_ref().map(|rows| {
-            let values = rows.iter().map(|&t| t as i32).collect();
-            Tensor::<B, 1, Int>::from_data(ints(values, vec![rows.len()]), &device)
-        });
-        with_prior(self.model.llm.logits(hidden, scored), batch)
+        with_prior(self.hidden(batch).matmul(self.head(batch).transpose()), batch)
     }
 
-    fn root_statistics(&self, logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
-        if AdaptiveTemperature::adapts(self.root_children) {
-            let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-            if values.len() == batch.predictions.len() * batch.rows.as_ref().map_or(0, Vec::len) {
-                statistics.add(&values, batch);
-            }
+    /// `[predictions, hidden]`: the states that a batch predicts from.
+    fn hidden(&self, batch: &Batch) -> Tensor<B, 2> {
+        let at = batch.predictions.iter().map(|p| p.at as i32).collect();
+        self.model.forward_forest(&batch.forest).select(0, self.indices(at))
+    }
+
+    /// `[rows, hidden]`: the rows of the output projection that a batch scores.
+    fn head(&self, batch: &Batch) -> Tensor<B, 2> {
+        let head = self.model.llm.head();
+        match &batch.rows {
+            None => head,
+            Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
         }
+    }
+
+    fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), &self.model.device())
+    }
+
+    fn with_model(&self, model: ItemLanguageModel<B>) -> Self {
+        Self { model, ..*self }
+    }
+}
+
+/// The beginning that the chains of all `batches` share.
+fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
+    let Some(first) = batches.first() else { return &[] };
+    let first = first.forest.shared.as_slice();
+    let common = |chain: &[u32]| chain.iter().zip(first).take_while(|(a, b)| a == b).count();
+    &first[..batches.iter().map(|batch| common(&batch.forest.shared)).min().unwrap_or(0)]
+}
+
+/// Tokens run, the common `chain` once; padding not counted.
+fn run_tokens(batches: &[&Batch], chain: &[u32]) -> usize {
+    batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + chain.len()
+}
+
+fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
+    let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+    if values.len() == batch.predictions.len() * batch.rows.as_ref().map_or(0, Vec::len) {
+        statistics.add(&values, batch);
     }
 }
 
@@ -100,7 +126,8 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     type Output = StepOutput;
 
     /// Gradients of the loss of the whole step: each micro-batch's sum is divided by the whole step's denominator, so the split
-    /// makes no difference.
+    /// makes no difference. The chain that all micro-batches begin with is run once ([`ItemLanguageModel::with_root`]), and so draws
+    /// its dropout once.
     ///
     /// The adaptive temperature is one for the step (papers.md A2) and is needed before the first gradient. With one
     /// micro-batch its statistics come from the same forward pass; with several, from a forward pass over all of them first,
@@ -108,19 +135,19 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     fn step(&self, step: Step) -> TrainOutput<StepOutput> {
         let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
         let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
+        let chain = common_chain(&batches);
         let device = self.model.device();
-        let forward = |index: usize, batch: &Batch| {
-            B::seed(&device, step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(index as u64));
-            self.logits(batch)
-        };
+        let seed = |part: usize| B::seed(&device, step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64));
 
         let mut statistics = RootStatistics::default();
         let mut temperature = step.temperature;
         let adaptive = self.loss == Loss::MslAts;
-        if adaptive && batches.len() > 1 && AdaptiveTemperature::adapts(self.root_children) {
-            let model = self.valid();
+        let adapts = adaptive && AdaptiveTemperature::adapts(self.root_children);
+        if adapts && batches.len() > 1 {
+            let plain = self.valid();
+            let plain = plain.with_model(plain.model.clone().with_prefix(chain));
             for batch in &batches {
-                model.root_statistics(model.logits(batch), batch, &mut statistics);
+                root_statistics(plain.logits(batch), batch, &mut statistics);
             }
             temperature.step(&statistics, self.root_children);
         }
@@ -128,21 +155,33 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let denominator = self.loss.denominator(&step.batches).max(1) as f64;
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
+        seed(0);
+        let (model, mut root) = self.model.with_root(chain);
+        let rooted = self.with_model(model);
+        let head_trains = self.model.llm.head().is_require_grad();
         for (index, batch) in batches.iter().enumerate() {
-            let logits = forward(index, batch);
-            if adaptive && batches.len() == 1 {
-                self.root_statistics(logits.clone(), batch, &mut statistics);
+            seed(index + 1);
+            let (hidden, head) = (rooted.hidden(batch), rooted.head(batch));
+            if adapts && batches.len() == 1 {
+                let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
+                root_statistics(with_prior(logits, batch), batch, &mut statistics);
                 temperature.step(&statistics, self.root_children);
             }
             let tau = if adaptive { temperature.value } else { self.fixed_temperature };
-            let batch_loss = cross_entropy(logits, batch, tau).mul_scalar(self.loss.factor(tau) / denominator);
+            let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
+            let batch_loss = batch_loss.mul_scalar(self.loss.factor(tau) / denominator);
             loss += batch_loss.clone().into_scalar().elem::<f64>();
-            accumulator.accumulate(self, GradientsParams::from_grads(batch_loss.backward(), self));
+            let mut grads = batch_loss.backward();
+            root.take(&mut grads);
+            accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
+        }
+        if let Some(grads) = root.backward() {
+            accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
         }
         if !adaptive {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };
         }
-        let tokens = step.batches.iter().map(|b| b.forest.run_tokens()).sum();
+        let tokens = run_tokens(&batches, chain);
         let plain_tokens = step.batches.iter().map(|b| b.plain_tokens).sum();
         let item = StepOutput { loss, temperature, tokens, plain_tokens, ..StepOutput::default() };
         TrainOutput { grads: accumulator.grads(), item }
@@ -157,9 +196,14 @@ impl<B: Backend> InferenceStep for Recommender<B> {
     fn step(&self, step: Step) -> StepOutput {
         let tau = if self.loss == Loss::MslAts { step.temperature.value } else { self.fixed_temperature };
         let denominator = self.loss.denominator(&step.batches).max(1) as f64;
-        let batches = step.batches.iter().filter(|b| !b.predictions.is_empty());
-        let sum: f64 = batches.map(|b| cross_entropy(self.logits(b), b, tau).into_scalar().elem::<f64>()).sum();
-        let tokens = step.batches.iter().map(|b| b.forest.run_tokens()).sum();
+        let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
+        let chain = common_chain(&batches);
+        let rooted = self.with_model(self.model.clone().with_prefix(chain));
+        let of_batch = |batch: &&Batch| {
+            linear_cross_entropy_value(rooted.hidden(batch), rooted.head(batch), batch, tau).into_scalar().elem::<f64>()
+        };
+        let sum: f64 = batches.iter().map(of_batch).sum();
+        let tokens = run_tokens(&batches, chain);
         let loss = sum * self.loss.factor(tau) / denominator;
         StepOutput { loss, temperature: AdaptiveTemperature { value: tau }, tokens, ..StepOutput::default() }
     }

@@ -309,15 +309,13 @@ impl<B: AutodiffBackend> Strategy<B> {
         events.process_valid(LearnerEvent::EndEpoch(epoch));
     }
 
-    /// Micro-batches of samples of like length, so that little is padding.
-    fn batches(&self, mut samples: Vec<Vec<Example>>) -> Vec<Batch> {
+    /// Micro-batches.
+    fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let candidates = match self.run.recommender.loss {
             Loss::Lml => Candidates::Vocabulary,
             Loss::Msl | Loss::MslAts => Candidates::Children,
         };
-        samples.sort_by_key(|examples| std::cmp::Reverse(examples.iter().map(|e| e.prompt.len()).max()));
-        let micro = samples.chunks(self.run.config.micro_batch_size).map(|samples| samples.concat());
-        micro.map(|examples| Batch::new(&examples, &self.run.catalogue, candidates)).collect()
+        self.run.config.micro_batch().batches(samples, &self.run.catalogue, candidates)
     }
 }
 

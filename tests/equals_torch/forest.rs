@@ -98,7 +98,7 @@ fn forests_equal_plain_sequences() {
                 assert!(batch.forest.run_tokens() < batch.plain_tokens, "something is shared");
                 assert!(batch.forest.rows() < count, "some trees branch");
             }
-            let _turn = AUTODIFF.lock().unwrap();
+            let turn = AUTODIFF.lock().unwrap();
             let recommender = Recommender { model: model.clone(), loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
             let found = cross_entropy(recommender.logits(&batch), &batch, 1.0);
             let losses = examples.iter().map(|example| plain(&model, example, &catalogue, candidates, &device));
@@ -106,6 +106,7 @@ fn forests_equal_plain_sequences() {
             let value = |loss: &Tensor<Training, 1>| loss.clone().into_scalar().elem::<f64>();
             near(&format!("{count} sequences"), value(&found), value(&expected));
             let found = GradientsParams::from_grads(found.backward(), &recommender);
+            let plain_loss = expected.clone();
             let expected = GradientsParams::from_grads(expected.backward(), &recommender);
             for_each_adapter(&model.llm, |name, param| {
                 let of = |grads: &GradientsParams| host(grads.get::<Dispatch, 2>(param.id).unwrap());
@@ -116,6 +117,26 @@ fn forests_equal_plain_sequences() {
             match (of(&found), of(&expected)) {
                 (Some(found), Some(expected)) => close("projection", &found, &expected),
                 (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
+            }
+
+            // The same in micro-batches below a chain that is run once.
+            drop(turn);
+            for micro in [MicroBatch::Samples(1), MicroBatch::Samples(3), MicroBatch::Tokens(40)] {
+                let samples = examples.iter().map(|example| vec![example.clone()]).collect();
+                let batches = micro.batches(samples, &catalogue, candidates);
+                let tokens = batch.target_tokens as f64;
+                let output = recommender.step(Step { batches, temperature: AdaptiveTemperature::default(), seed: 0 });
+                let what = format!("{count} sequences, {micro:?}");
+                near(&what, output.item.loss * tokens, value(&plain_loss));
+                for_each_adapter(&model.llm, |name, param| {
+                    let of = |grads: &GradientsParams| grads.get::<Dispatch, 2>(param.id).unwrap();
+                    close(&format!("{what}, {name}"), &host(of(&output.grads).mul_scalar(tokens)), &host(of(&expected)));
+                });
+                let found = output.grads.get::<Dispatch, 2>(projection.id).map(|grad| host(grad.mul_scalar(tokens)));
+                match (found, of(&expected)) {
+                    (Some(found), Some(expected)) => close(&format!("{what}, projection"), &found, &expected),
+                    (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
+                }
             }
         }
     }

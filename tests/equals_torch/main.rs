@@ -23,7 +23,7 @@ use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
 use itemlm::backend::Training;
-use itemlm::batch::{Batch, Candidates, Example, Forest, Target};
+use itemlm::batch::{Batch, Candidates, Example, Forest, MicroBatch, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};

@@ -27,7 +27,11 @@ fn four_steps_of_training_in_every_split() {
     ];
     for device in devices() {
         // Software Vulkan takes seconds a step: one split shows it there.
-        let splits: &[usize] = if format!("{device:?}").contains("Flex") { &[8, 4, 2, 1] } else { &[8, 2] };
+        use MicroBatch::{Samples, Tokens};
+        let splits: &[MicroBatch] = match format!("{device:?}").contains("Flex") {
+            true => &[Samples(8), Samples(4), Samples(2), Samples(1), Tokens(1000), Tokens(30), Tokens(1)],
+            false => &[Samples(8), Tokens(30)],
+        };
         for (kind, loss, candidates, fixed_temperature) in kinds {
             let expected = Tensors::open(&format!("training/{kind}.safetensors"));
             for &micro in splits {
@@ -50,10 +54,11 @@ fn four_steps_of_training_in_every_split() {
                 let schedule = LinearSchedule { peak: 0.01, warmup: 2, total: 8, next: 0 };
                 let mut temperature = AdaptiveTemperature::default();
                 for (s, step) in reference["runs"][kind].as_array().unwrap().iter().enumerate() {
-                    let what = format!("{kind}, micro-batches of {micro}, step {s}");
+                    let what = format!("{kind}, micro-batches of {micro:?}, step {s}");
                     let range = numbers(&step["windows"]);
                     let examples = &windows[range[0] as usize..range[1] as usize];
-                    let batches = examples.chunks(micro).map(|c| Batch::new(c, &catalogue, candidates)).collect();
+                    let samples = examples.iter().map(|example| vec![example.clone()]).collect();
+                    let batches = micro.batches(samples, &catalogue, candidates);
                     let mut output = model.step(Step { batches, temperature, seed: 0 });
                     temperature = output.item.temperature;
                     near(&what, output.item.loss, step["loss"].as_f64().unwrap());

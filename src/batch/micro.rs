@@ -1,0 +1,105 @@
+//! An optimiser step's samples, cut into what one forward pass takes.
+
+use std::cmp::Reverse;
+
+use super::forest::Trees;
+use super::{Batch, Candidates, Example, Path, shared_beginning};
+use crate::text::Catalogue;
+
+/// How much one forward pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// So many samples.
+    Samples(usize),
+    /// As many samples as make at most so many tokens: the shared chain, and as many as the longest tree has for each tree. A sample that is
+    /// larger runs alone.
+    Tokens(usize),
+}
+
+impl MicroBatch {
+    /// Batches of samples of like length, so that little is padding; a sample is one or more examples, which stay together. All
+    /// lie below the chain that every one of the samples begins with.
+    ///
+    /// # Panics
+    /// As [`Batch::new`].
+    pub fn batches(self, mut samples: Vec<Vec<Example>>, catalogue: &Catalogue, candidates: Candidates) -> Vec<Batch> {
+        samples.sort_by_key(|examples| Reverse(examples.iter().map(|example| example.prompt.len()).max()));
+        let shared = shared_beginning(samples.iter().flatten().map(|example| example.prompt.as_slice()));
+        let groups = match self {
+            Self::Samples(count) => samples.chunks(count).collect(),
+            Self::Tokens(budget) => {
+                let add = |trees: &mut Trees, sample: &[Example]| {
+                    for example in sample {
+                        trees.add(&Path::of(example, catalogue, candidates).tokens[shared..]);
+                    }
+                };
+                let (mut groups, mut first, mut trees) = (Vec::new(), 0, Trees::default());
+                for (n, sample) in samples.iter().enumerate() {
+                    add(&mut trees, sample);
+                    if n > first && shared + trees.padded() > budget {
+                        groups.push(&samples[first..n]);
+                        (first, trees) = (n, Trees::default());
+                        add(&mut trees, sample);
+                    }
+                }
+                groups.extend(samples.get(first..).filter(|rest| !rest.is_empty()));
+                groups
+            }
+        };
+        groups.into_iter().map(|samples| Batch::below(shared, &samples.concat(), catalogue, candidates)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::batch::Target;
+    use crate::text::Trie;
+
+    #[test]
+    fn budgets_are_kept_and_nothing_is_lost() {
+        let targets = vec![vec![1, 2, 3, 9], vec![1, 4, 9], vec![5, 6, 9]];
+        let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(8);
+        for round in 0..200 {
+            let candidates = if round % 2 == 0 { Candidates::Children } else { Candidates::Vocabulary };
+            let samples: Vec<Vec<Example>> = (0..rng.random_range(0..20))
+                .map(|_| {
+                    let prompt: Vec<u32> =
+                        [7, 8].into_iter().chain((0..rng.random_range(1..30)).map(|_| rng.random_range(1..4))).collect();
+                    // One sample is one prompt, or several that begin alike.
+                    let count = rng.random_range(1..4).min(prompt.len());
+                    let examples = (0..count).map(|n| {
+                        let (prompt, target) = (prompt[..prompt.len() - n].to_vec(), Target::Item(rng.random_range(0..3)));
+                        Example { prompt, target, gains: vec![] }
+                    });
+                    examples.collect()
+                })
+                .collect();
+            let budget = rng.random_range(1..200);
+            let batches = MicroBatch::Tokens(budget).batches(samples.clone(), &catalogue, candidates);
+            let one = MicroBatch::Samples(100).batches(samples.clone(), &catalogue, candidates);
+            let alone = |batch: &Batch| {
+                let plain = |sample: &Vec<Example>| {
+                    let one = MicroBatch::Samples(1).batches(vec![sample.clone()], &catalogue, candidates);
+                    one[0].plain_tokens
+                };
+                samples.iter().any(|sample| plain(sample) == batch.plain_tokens)
+            };
+            for batch in &batches {
+                assert_eq!(batch.forest.shared, one[0].forest.shared, "one chain a step");
+                assert!(batch.forest.padded_tokens() <= budget || alone(batch), "{} of {budget}", batch.forest.padded_tokens());
+            }
+            let sums = |batches: &[Batch]| {
+                let sum = |count: fn(&Batch) -> usize| batches.iter().map(count).sum::<usize>();
+                [sum(|b| b.predictions.len()), sum(|b| b.target_tokens), sum(|b| b.branching_tokens), sum(|b| b.plain_tokens)]
+            };
+            assert_eq!(sums(&batches), sums(&one));
+            if budget >= 180 {
+                assert!(batches.len() <= samples.len().div_ceil(2), "{} batches of {}", batches.len(), samples.len());
+            }
+        }
+    }
+}
