@@ -311,6 +311,9 @@ pub struct TrainConfig {
     /// [`TrainConfig::MICRO_BATCH_TOKENS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
+    /// Keeps each decoder block's input alone and runs the block again in the backward pass: less memory, more time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_checkpointing: bool,
     /// AdamW's, after warm-up.
     pub learning_rate: f64,
     /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
@@ -338,6 +341,7 @@ impl Default for TrainConfig {
             batch_size: 128,
             micro_batch_size: None,
             micro_batch_tokens: None,
+            gradient_checkpointing: false,
             learning_rate: 1e-4,
             warmup_steps: 20,
             weight_decay: 0.0,

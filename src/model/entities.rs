@@ -238,6 +238,16 @@ pub struct ItemLanguageModel<B: Backend> {
     /// `None` for prompts of text alone.
     pub entities: Option<Entities<B>>,
     pub(super) prefix: Option<Prefix<B>>,
+    /// Training keeps each decoder block's input alone and runs the block again in the backward pass: less memory, more time.
+    pub gradient_checkpointing: bool,
+}
+
+/// What the decoder is given: see [`Llama::forward_masked`].
+pub(super) struct Pass<B: Backend> {
+    pub embeddings: Tensor<B, 3>,
+    pub positions: Vec<u32>,
+    pub mask: Mask<B>,
+    pub past: Option<KeyValues<B>>,
 }
 
 /// What [`ItemLanguageModel::forward`] returns.
@@ -251,14 +261,14 @@ pub struct Rows<B: Backend> {
 
 impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
     fn from(llm: Llama<B>) -> Self {
-        Self { llm, entities: None, prefix: None }
+        Self::new(llm, None)
     }
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// An LLM with items and users.
     pub fn new(llm: Llama<B>, entities: Option<Entities<B>>) -> Self {
-        Self { llm, entities, prefix: None }
+        Self { llm, entities, prefix: None, gradient_checkpointing: false }
     }
 
     /// The device of its weights.
@@ -355,6 +365,17 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then the trees below it. The hidden
     /// states of the trees' nodes, `[rows · seq, hidden]`.
     pub fn forward_forest(&self, forest: &Forest) -> Tensor<B, 2> {
+        let hidden = self.run(self.trees_pass(forest)).hidden;
+        let [rows, seq, width] = hidden.dims();
+        hidden.reshape([rows * seq, width])
+    }
+
+    pub(super) fn run(&self, pass: Pass<B>) -> Output<B> {
+        self.llm.forward_masked(pass.embeddings, &pass.positions, &pass.mask, pass.past.as_ref())
+    }
+
+    /// Of the trees below their shared chain.
+    pub(super) fn trees_pass(&self, forest: &Forest) -> Pass<B> {
         let past = self.chain(&forest.shared);
         let (rows, seq, before) = (forest.rows(), forest.seq, forest.shared.len());
         let trees = Visible::trees(&forest.parents);
@@ -366,10 +387,7 @@ impl<B: Backend> ItemLanguageModel<B> {
             }
             _ => Mask::new(trees, before, &self.device()),
         };
-        let embeddings = self.embed(&forest.tokens, rows, seq);
-        let output = self.llm.forward_masked(embeddings, &forest.positions, &mask, past.as_ref());
-        let width = output.hidden.dims()[2];
-        output.hidden.reshape([rows * seq, width])
+        Pass { embeddings: self.embed(&forest.tokens, rows, seq), positions: forest.positions.clone(), mask, past }
     }
 
     /// How much of `chain` the prefix stands for.
@@ -378,18 +396,24 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Keys and values of a chain of tokens, run as far as the prefix does not stand for it; `None` of an empty one.
-    pub(super) fn chain(&self, chain: &[u32]) -> Option<KeyValues<B>> {
+    fn chain(&self, chain: &[u32]) -> Option<KeyValues<B>> {
         let known = self.known(chain);
-        let past = self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known));
-        match chain.len() - known {
-            0 => past,
-            rest => {
-                let positions: Vec<u32> = (known as u32..chain.len() as u32).collect();
-                let embeddings = self.embed(&chain[known..], 1, rest);
-                let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
-                let mask = Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device());
-                Some(self.llm.forward_masked(embeddings, &positions, &mask, past.as_ref()).key_values)
-            }
+        match known < chain.len() {
+            true => Some(self.run(self.chain_pass(chain)).key_values),
+            false => self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known)),
+        }
+    }
+
+    /// Of what of a chain the prefix does not stand for.
+    pub(super) fn chain_pass(&self, chain: &[u32]) -> Pass<B> {
+        let known = self.known(chain);
+        let rest = chain.len() - known;
+        let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
+        Pass {
+            embeddings: self.embed(&chain[known..], 1, rest),
+            positions: (known as u32..chain.len() as u32).collect(),
+            mask: Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device()),
+            past: self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known)),
         }
     }
 

@@ -187,8 +187,7 @@ impl<B: Backend> Llama<B> {
     ) -> Output<B> {
         let [batch, seq, _] = embeddings.dims();
         assert_eq!(positions.len(), batch * seq, "a position a token");
-        let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
-        let rotary = Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn);
+        let rotary = self.rotary(positions, seq);
         let mut x = embeddings;
         let mut key_values = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
@@ -198,6 +197,12 @@ impl<B: Backend> Llama<B> {
             x = next;
         }
         Output { hidden: rms_norm(&self.norm, x), key_values: KeyValues(key_values) }
+    }
+
+    /// The rotation of rows of `seq` tokens at `positions`.
+    pub(super) fn rotary(&self, positions: &[u32], seq: usize) -> Rotary<B> {
+        let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
+        Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn)
     }
 
     /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
@@ -229,7 +234,7 @@ pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn forward(
+    pub(super) fn forward(
         &self,
         x: Tensor<B, 3>,
         rotary: &Rotary<B>,

@@ -132,6 +132,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     } else if let Some(adapter) = &config.llm.adapter {
         model.llm = start_from(Path::new(adapter), config, model.llm, &device)?;
     }
+    model.gradient_checkpointing = config.train.gradient_checkpointing;
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
         model = model.with_prefix(&lessons.beginning);

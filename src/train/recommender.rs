@@ -78,8 +78,12 @@ impl<B: Backend> Recommender<B> {
 
     /// `[predictions, hidden]`: the states that a batch predicts from.
     fn hidden(&self, batch: &Batch) -> Tensor<B, 2> {
-        let at = batch.predictions.iter().map(|p| p.at as i32).collect();
-        self.model.forward_forest(&batch.forest).select(0, self.indices(at))
+        self.predicting(self.model.forward_forest(&batch.forest), batch)
+    }
+
+    /// Of the nodes' states, `[rows · seq, hidden]`, those that a batch predicts from.
+    fn predicting(&self, hidden: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
+        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.at as i32).collect()))
     }
 
     /// `[rows, hidden]`: the rows of the output projection that a batch scores.
@@ -136,8 +140,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
         let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
         let chain = common_chain(&batches);
-        let device = self.model.device();
-        let seed = |part: usize| B::seed(&device, step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64));
+        let seed = |part: usize| step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
 
         let mut statistics = RootStatistics::default();
         let mut temperature = step.temperature;
@@ -155,13 +158,12 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let denominator = self.loss.denominator(&step.batches).max(1) as f64;
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
-        seed(0);
-        let (model, mut root) = self.model.with_root(chain);
-        let rooted = self.with_model(model);
+        let mut sum = |grads: B::Gradients| accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
+        let (rooted, mut root) = self.model.with_root(chain, seed(0));
         let head_trains = self.model.llm.head().is_require_grad();
         for (index, batch) in batches.iter().enumerate() {
-            seed(index + 1);
-            let (hidden, head) = (rooted.hidden(batch), rooted.head(batch));
+            let trees = rooted.run_trees(&batch.forest, seed(index + 1));
+            let (hidden, head) = (self.predicting(trees.hidden.clone(), batch), self.head(batch));
             if adapts && batches.len() == 1 {
                 let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
                 root_statistics(with_prior(logits, batch), batch, &mut statistics);
@@ -171,13 +173,12 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
             let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
             let batch_loss = batch_loss.mul_scalar(self.loss.factor(tau) / denominator);
             loss += batch_loss.clone().into_scalar().elem::<f64>();
-            let mut grads = batch_loss.backward();
-            root.take(&mut grads);
-            accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
+            trees.backward(&rooted, batch_loss.backward(), &mut |mut grads| {
+                root.take(&mut grads);
+                sum(grads);
+            });
         }
-        if let Some(grads) = root.backward() {
-            accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
-        }
+        root.backward(&self.model, &mut sum);
         if !adaptive {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };
         }
