@@ -11,13 +11,14 @@
 //!   └──────────────────────────┘     └────────────────┘   └─ Emma ─ …
 //! ```
 //!
-//! A search step needs the log-probabilities of the tokens after each live beam. What has been computed of them is kept, and the step
-//! costs nothing where all are there. Under masked scoring a forced token has log-probability 0, so a beam jumps over forced chains and is
-//! complete at its last branching. Under full scoring every token counts; but those of a forced chain do not depend on how the search goes
-//! on, so where all of a user's beams have come to forced chains, each chain is run to its end at once, and the steps through it use what
-//! is kept. The beams compete, and are pruned, token by token as in the plain search: one that jumped to its chain's end would stay
-//! where the plain search drops it. While a beam may still branch it pushes others out, and running their chains ahead would be for
-//! nothing: it costs a third more tokens than the plain search's, this 6 % (books, 10 beams; 7 passes instead of 25). Users need not wait for each other: each is searched on until it lacks a number, and then all that is lacking runs.
+//! A search step needs the log-probabilities of the tokens after each live beam. What has been computed of them is kept, and a step
+//! for which all are there runs nothing. Under masked scoring a forced token has log-probability 0, so a beam jumps over forced chains
+//! and is complete at its last branching. Under full scoring every token counts; but those of a forced chain do not depend on how the
+//! search goes on: where all of a user's beams have come to forced chains, each chain runs to its end at once, and the steps through it
+//! take what is kept. The beams still compete, and are pruned, token by token: one that jumped to its chain's end would stay
+//! where the plain search drops it. While a beam may still branch it pushes others out, whose chains would have run for nothing:
+//! running all chains at once takes 35 % more tokens than the plain search, this 6 %, in 7 passes instead of 25 (books, 10 beams). Users
+//! do not wait for each other: each is searched on until it lacks a number, and then all that is lacking runs.
 //!
 //! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item that is complete leaves the
 //! beams and frees its place; and the search goes on while a live beam could still enter the best (as `early_stopping="never"`).
