@@ -1,20 +1,39 @@
 //! Beam search over the trie, for several users at once.
 //!
-//! A user's beams are the leaves of one tree of tokens that grows from the end of the prompt. The prompt runs once; each step runs
-//! only the tokens that the kept beams add, as one sequence whose mask lets a token see the prompt and its own ancestors. So the
-//! cache is appended to and never copied per beam or reordered.
+//! A user's beams are the leaves of one tree of tokens that grows from the end of the prompt. The prompt runs once; then only the
+//! tokens that the kept beams add run, as one sequence a user whose mask lets a token see the prompt and its own ancestors. So the cache
+//! is appended to and never copied per beam or reordered:
+//!
+//! ```text
+//!   instruction, one row for all      a user's prompt      the user's search
+//!   ┌──────────────────────────┐     ┌────────────────┐   ┌─ The ─┬─ Hob ─ bit ─ …
+//!   │ run once a run           │ ────│ run once       │───┤       └─ Two ─ Tow ─ ers ─ …
+//!   └──────────────────────────┘     └────────────────┘   └─ Emma ─ …
+//! ```
+//!
+//! A search step needs the log-probabilities of the tokens after each live beam. What has been computed of them is kept, and a step
+//! for which all are there runs nothing. Under masked scoring a forced token has log-probability 0, so a beam jumps over forced chains
+//! and is complete at its last branching. Under full scoring every token counts; but those of a forced chain do not depend on how the
+//! search goes on: where all of a user's beams have come to forced chains, each chain runs to its end at once, and the steps through it
+//! take what is kept. The beams still compete, and are pruned, token by token: one that jumped to its chain's end would stay
+//! where the plain search drops it. While a beam may still branch it pushes others out, whose chains would have run for nothing:
+//! running all chains at once takes 35 % more tokens than the plain search, this 6 %, in 7 passes instead of 25 (books, 10 beams). Users
+//! do not wait for each other: each is searched on until it lacks a number, and then all that is lacking runs.
 //!
 //! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item that is complete leaves the
-//! beams and frees its place; the search goes on while a live beam could still enter the best (as `early_stopping="never"`); and under
-//! masked scoring, where a forced token has log-probability 0, a beam jumps over forced chains and is complete at its last branching.
+//! beams and frees its place; and the search goes on while a live beam could still enter the best (as `early_stopping="never"`).
 //! With a prior, beams compete by their log-probability and what the prior will still take on the way to their best item.
 
-use burn::prelude::*;
-use burn::tensor::TensorData;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use super::{NodeLogits, first_needed, ints, padded};
+use burn::prelude::*;
+
+use super::{NodeLogits, first_needed, ints, select};
 use crate::config::{DecodeConfig, Scoring};
-use crate::model::{ItemLanguageModel, KeyValues, Llama, MASKED};
+use crate::model::fused::{Mask, Visible};
+use crate::model::{Cache, ItemLanguageModel, Packing};
 use crate::prior::UserPrior;
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
@@ -30,29 +49,38 @@ pub struct Ranked {
 }
 
 /// A prefix that is still growing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Beam {
     node: Node,
     log_prob: f64,
-    /// Places in the cache of the tokens between the prompt and `node`, those yet to run excepted.
-    slots: Vec<usize>,
-    /// Tokens of `node`'s path that have not run.
-    pending: Vec<u32>,
 }
 
 /// One user's search.
 struct User<'a> {
     prompt: Vec<u32>,
+    /// The node that the prompt ends at.
+    start: Node,
     prior: Option<&'a UserPrior<'a>>,
     /// The prior's, or empty.
     outlook: Vec<f64>,
     live: Vec<Beam>,
     found: Vec<Ranked>,
+    /// Places of the nodes that ran, among the keys of the user's search.
+    places: HashMap<Node, usize>,
+    /// Log-probabilities of the children of nodes that ran, in the trie's order.
+    known: HashMap<Node, Vec<f64>>,
+}
+
+/// What stays the same during a search.
+#[derive(Clone, Copy)]
+struct Search<'a> {
+    trie: &'a Trie,
+    decode: &'a DecodeConfig,
 }
 
 /// The `decode.beams` best items for each prompt, best first; always as many as there are beams where the catalogue has them.
 ///
-/// Prompts run together, padded to the longest.
+/// Prompts run together.
 ///
 /// * `priors`: one a prompt, or none at all.
 pub fn search<B: Backend>(
@@ -63,145 +91,176 @@ pub fn search<B: Backend>(
     decode: &DecodeConfig,
     device: &B::Device,
 ) -> Vec<Vec<Ranked>> {
-    let trie = &catalogue.trie;
-    let user = |(n, prompt): (usize, &Vec<u32>)| User::new(prompt, priors.get(n), trie, decode.scoring);
+    let search = Search { trie: &catalogue.trie, decode };
+    let user = |(n, prompt): (usize, &Vec<u32>)| User::new(prompt, priors.get(n), search);
     let mut users: Vec<User> = prompts.iter().enumerate().map(user).collect();
-    if users.iter().all(|user| user.live.is_empty()) {
-        return users.into_iter().map(|user| user.found).collect();
-    }
-    let width = users.iter().map(|user| user.prompt.len()).max().unwrap_or(0);
-    let (mut hidden, mut cache) = run_prompts(model, &users, width, device);
-    loop {
-        let nodes: Vec<Node> = users.iter().flat_map(|user| user.live.iter().map(|beam| beam.node)).collect();
-        let logits = NodeLogits::new(&model.llm, hidden, trie, &nodes, decode.scoring == Scoring::Full);
-        let mut first = 0;
-        for user in &mut users {
-            let beams = user.live.len();
-            user.expand(&logits, first, trie, decode);
-            first += beams;
+    if users.iter().any(|user| !user.live.is_empty()) {
+        let prompts: Vec<&[u32]> = users.iter().map(|user| user.prompt.as_slice()).collect();
+        let run = model.forward(&prompts, first_needed(&prompts));
+        let width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0) - run.skipped;
+        let mut asked: Vec<(usize, Node)> = users.iter().enumerate().map(|(u, user)| (u, user.start)).collect();
+        asked.retain(|&(u, _)| !users[u].live.is_empty());
+        let last = asked.iter().map(|&(u, _)| run.at(u, users[u].prompt.len() - 1)).collect();
+        let mut hidden = select(run.hidden, last);
+        let mut grown = Grown { cache: run.cache, skipped: run.skipped, width, places: 0 };
+        loop {
+            let nodes: Vec<Node> = asked.iter().map(|&(_, node)| node).collect();
+            let logits = NodeLogits::new(&model.llm, hidden, search.trie, &nodes, decode.scoring == Scoring::Full);
+            for (n, &(u, node)) in asked.iter().enumerate() {
+                let log_probs = logits.log_probs(n, node, search.trie, decode.scoring, users[u].prior);
+                users[u].known.insert(node, log_probs);
+            }
+            users.iter_mut().for_each(|user| user.advance(search));
+            let lacking: Vec<Vec<Node>> = users.iter_mut().map(|user| user.lacking(search, grown.places)).collect();
+            asked = lacking.iter().enumerate().flat_map(|(u, nodes)| nodes.iter().map(move |&node| (u, node))).collect();
+            if asked.is_empty() {
+                break;
+            }
+            hidden = grown.run(model, &users, &lacking, search.trie, device);
+            if decode.scoring == Scoring::Masked {
+                // What follows the inner tokens of a chain is certain.
+                let open = |n: &usize| search.trie.children(asked[*n].1).len() > 1;
+                let at: Vec<usize> = (0..asked.len()).filter(open).collect();
+                asked = at.iter().map(|&n| asked[n]).collect();
+                hidden = select(hidden, at);
+            }
         }
-        if users.iter().all(|user| user.live.is_empty()) {
-            return users.into_iter().map(|user| user.found).collect();
-        }
-        (hidden, cache) = run_pending(&model.llm, &mut users, cache, device);
     }
+    users.into_iter().map(|user| user.found).collect()
 }
 
 impl<'a> User<'a> {
-    fn new(prompt: &[u32], prior: Option<&'a UserPrior<'a>>, trie: &Trie, scoring: Scoring) -> Self {
+    fn new(prompt: &[u32], prior: Option<&'a UserPrior<'a>>, Search { trie, decode }: Search) -> Self {
         // A chain that every title begins with needs no search under masked scoring: it joins the prompt.
-        let node = if scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
-        let chain = trie.path(node);
+        let start = if decode.scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
+        let chain = trie.path(start);
         let prompt = prompt.iter().copied().chain(chain.iter().map(|&n| trie.token(n))).collect();
         let outlook = prior.map_or_else(Vec::new, |prior| prior.outlook(trie));
-        match trie.is_leaf(node) {
-            true => {
-                Self { prompt, prior, outlook, live: Vec::new(), found: vec![Ranked { leaf: node, log_prob: 0.0, score: 0.0 }] }
-            }
-            false => {
-                let beam = Beam { node, log_prob: 0.0, slots: Vec::new(), pending: Vec::new() };
-                Self { prompt, prior, outlook, live: vec![beam], found: Vec::new() }
-            }
+        let (live, found) = match trie.is_leaf(start) {
+            true => (Vec::new(), vec![Ranked { leaf: start, log_prob: 0.0, score: 0.0 }]),
+            false => (vec![Beam { node: start, log_prob: 0.0 }], Vec::new()),
+        };
+        Self { prompt, start, prior, outlook, live, found, places: HashMap::new(), known: HashMap::new() }
+    }
+
+    /// Searches on as far as what is known reaches.
+    fn advance(&mut self, search: Search) {
+        while !self.live.is_empty() && self.live.iter().all(|beam| self.known.contains_key(&beam.node)) {
+            self.step(search);
         }
     }
 
-    /// Replaces the live beams, the `first`-th and following rows of `logits`, by the best of their children.
-    fn expand(&mut self, logits: &NodeLogits, first: usize, trie: &Trie, decode: &DecodeConfig) {
-        let length = |node: Node| trie.path(node).len() as f64;
-        let longest = (trie.depth() as f64).powf(decode.length_penalty);
-        let mut next: Vec<(f64, Node, usize)> = Vec::new();
-        for (b, beam) in self.live.iter().enumerate() {
-            let (masked, full) = logits.log_probs(first + b, beam.node, trie, self.prior);
-            let step = if decode.scoring == Scoring::Masked { masked } else { full };
-            for (child, step) in trie.children(beam.node).zip(step) {
+    /// Replaces the live beams by the best of their children.
+    fn step(&mut self, Search { trie, decode }: Search) {
+        let mut next: Vec<(f64, Beam)> = Vec::new();
+        for beam in &self.live {
+            for (child, step) in trie.children(beam.node).zip(&self.known[&beam.node]) {
                 let log_prob = beam.log_prob + step;
                 let node = if decode.scoring == Scoring::Masked { trie.follow_forced(child) } else { child };
                 if trie.is_leaf(node) {
-                    let score = log_prob / length(node).powf(decode.length_penalty);
+                    let score = log_prob / (trie.depth_of(node) as f64).powf(decode.length_penalty);
                     self.found.push(Ranked { leaf: node, log_prob, score });
                 } else {
-                    next.push((log_prob, node, b));
+                    let promise = log_prob + self.outlook.get(node as usize).unwrap_or(&0.0);
+                    next.push((promise, Beam { node, log_prob }));
                 }
             }
         }
-        self.found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
-        self.found.truncate(decode.beams);
-        let promise = |(log_prob, node, _): &(f64, Node, usize)| log_prob + self.outlook.get(*node as usize).unwrap_or(&0.0);
-        next.sort_by(|a, b| promise(b).total_cmp(&promise(a)).then(a.1.cmp(&b.1)));
-        next.truncate(decode.beams);
+        best(&mut self.found, decode.beams, |a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
+        best(&mut next, decode.beams, |(a, x), (b, y)| b.total_cmp(a).then(x.node.cmp(&y.node)));
+        self.live = next.into_iter().map(|(_, beam)| beam).collect();
         // Log-probabilities only fall, and the longest title divides them most.
+        let longest = (trie.depth() as f64).powf(decode.length_penalty);
         if let Some(worst) = self.found.get(decode.beams - 1) {
-            next.retain(|(log_prob, _, _)| log_prob / longest > worst.score);
+            self.live.retain(|beam| beam.log_prob / longest > worst.score);
         }
-        self.live = next
-            .into_iter()
-            .map(|(log_prob, node, parent)| {
-                let parent = &self.live[parent];
-                let path = trie.path(node);
-                let pending = path[trie.path(parent.node).len()..].iter().map(|&n| trie.token(n)).collect();
-                Beam { node, log_prob, slots: parent.slots.clone(), pending }
-            })
-            .collect();
     }
-}
 
-/// Runs all prompts; the hidden state `[users with beams, hidden]` of each one's last token, and the cache.
-fn run_prompts<B: Backend>(
-    model: &ItemLanguageModel<B>,
-    users: &[User],
-    width: usize,
-    device: &B::Device,
-) -> (Tensor<B, 2>, KeyValues<B>) {
-    let prompts = || users.iter().map(|user| user.prompt.as_slice());
-    let run = model.forward(&padded(prompts(), width), users.len(), first_needed(prompts()));
-    let own = width - run.skipped;
-    let last = users.iter().enumerate().filter(|(_, u)| !u.live.is_empty());
-    let last = last.map(|(n, u)| n * own + u.prompt.len() - 1 - run.skipped).collect();
-    (select(run.output.hidden.clone(), last, device), model.whole_cache(run))
-}
-
-/// Runs every live beam's pending tokens; the hidden state `[beams, hidden]` of each one's last, and the longer cache.
-fn run_pending<B: Backend>(
-    llm: &Llama<B>,
-    users: &mut [User],
-    cache: KeyValues<B>,
-    device: &B::Device,
-) -> (Tensor<B, 2>, KeyValues<B>) {
-    let before = cache.0[0].0.dims()[2];
-    let new = users.iter().map(|u| u.live.iter().map(|b| b.pending.len()).sum()).max().unwrap_or(0);
-    let total = before + new;
-    let batch = users.len();
-    let mut tokens = vec![0; batch * new];
-    let mut positions = vec![0u32; batch * new];
-    let mut mask = vec![MASKED; batch * new * total];
-    let mut last = Vec::new();
-    for (u, user) in users.iter_mut().enumerate() {
-        let mut at = 0;
-        for beam in &mut user.live {
-            for &token in &beam.pending {
-                let row = u * new + at;
-                tokens[row] = token as usize;
-                positions[row] = (user.prompt.len() + beam.slots.len()) as u32;
-                beam.slots.push(before + at);
-                let seen = &mut mask[row * total..(row + 1) * total];
-                seen[..user.prompt.len()].fill(0.0);
-                beam.slots.iter().for_each(|&slot| seen[slot] = 0.0);
-                at += 1;
+    /// The nodes to run for the next step, each behind those before it; each gets its place, from `first` on.
+    fn lacking(&mut self, Search { trie, decode }: Search, first: usize) -> Vec<Node> {
+        let forced = |node: Node| trie.children(node).len() == 1;
+        let ahead = decode.scoring == Scoring::Full && self.live.iter().all(|beam| forced(beam.node));
+        let mut nodes = Vec::new();
+        for beam in &self.live {
+            let mut path = Vec::new();
+            let mut node = beam.node;
+            while node != self.start && !self.places.contains_key(&node) {
+                path.push(node);
+                node = trie.parent(node);
             }
-            beam.pending.clear();
-            last.push(u * new + at - 1);
+            path.reverse();
+            let mut node = beam.node;
+            while ahead && forced(node) && !trie.is_leaf(trie.children(node).start) {
+                node = trie.children(node).start;
+                path.push(node);
+            }
+            for node in path {
+                if let Entry::Vacant(place) = self.places.entry(node) {
+                    place.insert(first + nodes.len());
+                    nodes.push(node);
+                }
+            }
         }
+        nodes
     }
-    let tokens = ints::<B>(tokens.into_iter(), batch, new, device);
-    let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, new, total]), device);
-    let output = llm.forward(llm.embed(tokens), &positions, mask, Some(&cache));
-    (select(output.hidden, last, device), output.key_values)
 }
 
-/// Rows of `[batch, seq, hidden]`, flattened.
-pub(super) fn select<B: Backend>(hidden: Tensor<B, 3>, at: Vec<usize>, device: &B::Device) -> Tensor<B, 2> {
-    let [batch, seq, width] = hidden.dims();
-    let index: Vec<i32> = at.iter().map(|&a| a as i32).collect();
-    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [at.len()]), device);
-    hidden.reshape([batch * seq, width]).select(0, index)
+/// Leaves the first `count` of `values` by `order`, in order.
+fn best<T>(values: &mut Vec<T>, count: usize, mut order: impl FnMut(&T, &T) -> Ordering) {
+    if count < values.len() {
+        values.select_nth_unstable_by(count, &mut order);
+        values.truncate(count);
+    }
+    values.sort_unstable_by(order);
+}
+
+/// The cache of a search, and how it is laid out.
+struct Grown<B: Backend> {
+    cache: Cache<B>,
+    /// Tokens that all prompts share.
+    skipped: usize,
+    /// Places of a prompt's other tokens.
+    width: usize,
+    /// Places of the search's tokens.
+    places: usize,
+}
+
+impl<B: Backend> Grown<B> {
+    /// Runs nodes of each user; the hidden states `[nodes, hidden]`.
+    fn run(
+        &mut self,
+        model: &ItemLanguageModel<B>,
+        users: &[User],
+        nodes: &[Vec<Node>],
+        trie: &Trie,
+        device: &B::Device,
+    ) -> Tensor<B, 2> {
+        let lengths: Vec<usize> = nodes.iter().map(Vec::len).collect();
+        let packing = Packing::new(&lengths, device);
+        let (seq, keys) = (packing.seq(), self.width + self.places + packing.seq());
+        let mut seen = vec![false; users.len() * seq * keys];
+        let mut positions = Vec::new();
+        for ((u, user), nodes) in users.iter().enumerate().zip(nodes) {
+            for (n, &node) in nodes.iter().enumerate() {
+                let seen = &mut seen[(u * seq + n) * keys..][..keys];
+                seen[..user.prompt.len() - self.skipped].fill(true);
+                let mut ancestor = node;
+                while ancestor != user.start {
+                    seen[self.width + user.places[&ancestor]] = true;
+                    ancestor = trie.parent(ancestor);
+                }
+                positions.push((user.prompt.len() + trie.depth_of(node) - trie.depth_of(user.start) - 1) as u32);
+            }
+        }
+        let mask = Mask::new(Visible::new(users.len(), seq, keys, seen), self.skipped, device);
+        let tokens = nodes.iter().flatten().map(|&node| trie.token(node) as usize);
+        let embeddings = model.llm.embed(ints(tokens, 1, positions.len(), device));
+        let cache = std::mem::take(&mut self.cache);
+        let output = model.llm.forward_masked(embeddings, &positions, &mask, &packing, cache);
+        self.cache = output.cache;
+        self.cache.join_grown();
+        self.places += seq;
+        let [_, count, width] = output.hidden.dims();
+        output.hidden.reshape([count, width])
+    }
 }

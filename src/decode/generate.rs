@@ -1,11 +1,10 @@
 //! Free text: the likeliest continuation token by token, and the likelihood of given ones.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
-use super::beam::select;
-use super::{first_needed, ints, log_sum_exp, padded};
-use crate::model::{ItemLanguageModel, MASKED, Output};
+use super::{first_needed, host, ints, select, slices};
+use crate::model::fused::{Mask, Visible};
+use crate::model::{ItemLanguageModel, Packing};
 
 /// What the model writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
 ///
@@ -21,18 +20,18 @@ pub fn generate<B: Backend>(
     eos: u32,
     device: &B::Device,
 ) -> Vec<Vec<u32>> {
-    let (batch, width) = (prompts.len(), longest(prompts));
+    let batch = prompts.len();
     let mut texts = vec![Vec::new(); batch];
     if batch == 0 || max_tokens == 0 {
         return texts;
     }
-    let run = model.forward(&padded(slices(prompts), width), batch, first_needed(slices(prompts)));
-    let place = |(row, prompt): (usize, &Vec<u32>)| row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
-    let mut last: Vec<usize> = prompts.iter().enumerate().map(place).collect();
-    let mut output = Output { hidden: run.output.hidden.clone(), key_values: model.whole_cache(run) };
+    let run = model.forward(&slices(prompts), first_needed(&slices(prompts)));
+    let (skipped, width) = (run.skipped, longest(prompts) - run.skipped);
+    let last = prompts.iter().enumerate().map(|(row, prompt)| run.at(row, prompt.len() - 1)).collect();
+    let (mut hidden, mut cache) = (select(run.hidden, last), run.cache);
     let mut ended = vec![false; batch];
     loop {
-        let likeliest = model.llm.logits(select(output.hidden, last, device), None).argmax(1);
+        let likeliest = model.llm.logits(hidden, None).argmax(1);
         let tokens: Vec<u32> = likeliest.into_data().convert::<u32>().to_vec().expect("converted to u32 above");
         for ((text, ended), &token) in texts.iter_mut().zip(&mut ended).zip(&tokens) {
             *ended |= token == eos;
@@ -45,14 +44,17 @@ pub fn generate<B: Backend>(
         if step == max_tokens || ended.iter().all(|&ended| ended) {
             return texts;
         }
-        let total = width + step;
-        let mask = prompts
-            .iter()
-            .flat_map(|prompt| (0..total).map(|at| if (prompt.len()..width).contains(&at) { MASKED } else { 0.0 }));
-        let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [batch, 1, 1, total]), device);
+        let keys = width + step;
+        let padding = |prompt: &Vec<u32>| prompt.len() - skipped..width;
+        let seen = prompts.iter().flat_map(|prompt| (0..keys).map(|at| !padding(prompt).contains(&at))).collect();
+        let mask = Mask::new(Visible::new(batch, 1, keys, seen), skipped, device);
         let positions: Vec<u32> = prompts.iter().map(|prompt| (prompt.len() + step - 1) as u32).collect();
-        output = model.llm.forward(model.embed(&tokens, batch, 1), &positions, mask, Some(&output.key_values));
-        last = (0..batch).collect();
+        let embeddings = model.embed(&tokens, batch, 1);
+        let output = model.llm.forward_masked(embeddings, &positions, &mask, &Packing::even(batch, 1), cache);
+        let [_, _, hidden_size] = output.hidden.dims();
+        hidden = output.hidden.reshape([batch, hidden_size]);
+        cache = output.cache;
+        cache.join_grown();
     }
 }
 
@@ -72,31 +74,25 @@ pub fn log_likelihoods<B: Backend>(
     let run =
         |(prompt, target): (&Vec<u32>, &Vec<u32>)| [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat();
     let sequences: Vec<Vec<u32>> = prompts.iter().zip(targets).map(run).collect();
-    let (batch, width) = (sequences.len(), longest(&sequences));
-    if batch == 0 {
+    if sequences.is_empty() {
         return Vec::new();
     }
-    let run = model.forward(&padded(slices(&sequences), width), batch, first_needed(slices(prompts)));
-    let hidden = run.output.hidden;
+    let run = model.forward(&slices(&sequences), first_needed(&slices(prompts)));
     let rows = prompts.iter().zip(targets).enumerate();
     rows.map(|(row, (prompt, target))| {
         if target.is_empty() {
             return 0.0;
         }
-        // One text's logits over the vocabulary at a time.
-        let first = row * (width - run.skipped) + prompt.len() - 1 - run.skipped;
-        let logits = model.llm.logits(select(hidden.clone(), (first..first + target.len()).collect(), device), None);
-        let labels = ints::<B>(target.iter().map(|&token| token as usize), target.len(), 1, device);
-        let log_probs = (logits.clone().gather(1, labels) - log_sum_exp(logits)).into_data().convert::<f64>();
-        log_probs.to_vec::<f64>().expect("converted to f64 above").iter().sum()
+        let hidden = run.hidden.clone().narrow(0, run.at(row, prompt.len() - 1), target.len());
+        let log_sums = host(model.llm.log_sum_vocabulary(hidden.clone()));
+        let labels = ints::<B>(target.iter().map(|&token| token as usize), 1, target.len(), device);
+        let logits = host(model.llm.logits(hidden, Some(labels.reshape([target.len()]))));
+        let own = logits.into_iter().step_by(target.len() + 1);
+        own.zip(log_sums).map(|(logit, log_sum)| f64::from(logit) - f64::from(log_sum)).sum()
     })
     .collect()
 }
 
 fn longest(sequences: &[Vec<u32>]) -> usize {
     sequences.iter().map(Vec::len).max().unwrap_or(0)
-}
-
-fn slices(sequences: &[Vec<u32>]) -> impl Iterator<Item = &[u32]> {
-    sequences.iter().map(Vec::as_slice)
 }

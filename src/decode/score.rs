@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::{NodeLogits, ints};
+use crate::config::Scoring;
 use crate::model::{Llama, MASKED, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
@@ -69,7 +70,7 @@ fn score_together<B: Backend>(
         };
         let mask = run.iter().flat_map(|q| (0..total).map(move |k| if sees(q, k) { 0.0 } else { MASKED }));
         let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, run.len(), total]), device);
-        let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(&prompt.key_values));
+        let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(prompt.cache.clone()));
         hidden = Tensor::cat(vec![hidden, rest.hidden.reshape([run.len(), width])], 0);
     }
     // Row 0 is the prompt's last token; the targets' tokens follow.
@@ -84,17 +85,16 @@ fn score_together<B: Backend>(
     let paths: Vec<Vec<Node>> = items.iter().map(|&item| catalogue.trie.path(catalogue.trie.leaf(item))).collect();
     let before: Vec<Node> =
         paths.iter().flat_map(|path| std::iter::once(ROOT).chain(path[..path.len() - 1].iter().copied())).collect();
-    let logits = NodeLogits::new(llm, hidden.select(0, places), &catalogue.trie, &before, true);
+    let nodes = NodeLogits::new(llm, hidden.select(0, places), &catalogue.trie, &before, true);
 
     let mut n = 0;
     let mut scores = Vec::with_capacity(items.len());
     for path in &paths {
         let mut sum = ItemScore { full: 0.0, masked: 0.0 };
         for &node in path {
-            let (masked, full) = logits.log_probs(n, before[n], &catalogue.trie, None);
             let child = (node - catalogue.trie.children(before[n]).start) as usize;
-            sum.full += full[child];
-            sum.masked += masked[child];
+            sum.full += nodes.log_probs(n, before[n], &catalogue.trie, Scoring::Full, None)[child];
+            sum.masked += nodes.log_probs(n, before[n], &catalogue.trie, Scoring::Masked, None)[child];
             n += 1;
         }
         scores.push(sum);

@@ -269,3 +269,84 @@ fn likelihoods_are_those_of_the_tokens_one_by_one() {
         assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
     }
 }
+
+/// One user, one beam and one token at a time, each prefix run whole: what the search must equal.
+fn plain_search(
+    llm: &Llama<Dispatch>,
+    trie: &Trie,
+    prompt: &[u32],
+    decode: &DecodeConfig,
+    device: &DispatchDevice,
+) -> Vec<Ranked> {
+    let masked = decode.scoring == Scoring::Masked;
+    let end = |node: Node| if masked { trie.follow_forced(node) } else { node };
+    let (mut live, mut found) = (vec![(0.0, end(ROOT))], Vec::new());
+    while !live.is_empty() {
+        let mut next = Vec::new();
+        for (before, node) in live {
+            let path: Vec<u32> = trie.path(node).into_iter().map(|n| trie.token(n)).collect();
+            let log_probs = next_token(llm, &[prompt, &path].concat(), device);
+            let valid = trie.valid_tokens(node).iter().map(|&token| log_probs[token as usize]);
+            let shift = if masked { valid.clone().map(f64::exp).sum::<f64>().ln() } else { 0.0 };
+            for (log_prob, child) in valid.map(|l| before + l - shift).zip(trie.children(node)) {
+                match trie.is_leaf(end(child)) {
+                    true => {
+                        let tokens = trie.path(end(child)).len() as f64;
+                        let score = log_prob / tokens.powf(decode.length_penalty);
+                        found.push(Ranked { leaf: end(child), log_prob, score });
+                    }
+                    false => next.push((log_prob, end(child))),
+                }
+            }
+        }
+        found.sort_by(|a: &Ranked, b| b.score.total_cmp(&a.score));
+        found.truncate(decode.beams);
+        next.sort_by(|a, b| b.0.total_cmp(&a.0));
+        next.truncate(decode.beams);
+        let least = found.get(decode.beams - 1).map_or(f64::NEG_INFINITY, |worst| worst.score);
+        next.retain(|(log_prob, _)| log_prob / (trie.depth() as f64).powf(decode.length_penalty) > least);
+        live = next;
+    }
+    found
+}
+
+/// On tries with branchings and long chains, of which few beams drop most; all users at once, and each alone, whatever their lengths.
+#[test]
+fn the_search_equals_the_plain_one_whatever_the_batch() {
+    let device = BackendName::Cpu.device().unwrap();
+    let llm = llama(&device);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(12);
+    for round in 0..6 {
+        let shared: Vec<u32> = (0..3).map(|_| rng.random_range(3..96)).collect();
+        let prompts: Vec<Vec<u32>> = prompts(&mut rng).iter().map(|prompt| [&shared[..], prompt].concat()).collect();
+        let mut title = |_| -> Vec<u32> {
+            let mut token = |from, to| rng.random_range(from..to);
+            let (branches, chain) = (token(0, 3), token(0, 7));
+            let start: Vec<u32> = (0..branches).map(|_| token(3, 6)).collect();
+            [start, (0..chain).map(|_| token(6, 96)).collect(), vec![2]].concat()
+        };
+        let targets: Vec<Vec<u32>> = (0..40).map(&mut title).collect();
+        let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+        let model = match round % 2 {
+            0 => ItemLanguageModel::from(llm.clone()),
+            _ => ItemLanguageModel::from(llm.clone()).with_prefix(&shared),
+        };
+        for (scoring, beams, length_penalty) in
+            [(Scoring::Full, 2, 0.0), (Scoring::Full, 5, 1.0), (Scoring::Masked, 2, 0.0), (Scoring::Masked, 5, 0.5)]
+        {
+            let decode = DecodeConfig { beams, scoring, length_penalty };
+            let together = search(&model, &catalogue, &prompts, &[], &decode, &device);
+            for (prompt, found) in prompts.iter().zip(&together) {
+                let expected = plain_search(&llm, &catalogue.trie, prompt, &decode, &device);
+                let alone = search(&model, &catalogue, std::slice::from_ref(prompt), &[], &decode, &device).remove(0);
+                for found in [found, &alone] {
+                    assert_eq!(found.len(), expected.len());
+                    for (a, b) in found.iter().zip(&expected) {
+                        assert_eq!(a.leaf, b.leaf, "{scoring:?}, {beams} beams: {found:?} instead of {expected:?}");
+                        assert!((a.log_prob - b.log_prob).abs() < 1e-4 && (a.score - b.score).abs() < 1e-4);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -7,9 +7,10 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
+use super::cache::Cache;
 use super::entities::Pass;
-use super::fused::Rotary;
-use super::llama::{KeyValues, Llama};
+use super::fused::{Keys, LayerCache, Rotary};
+use super::llama::Llama;
 
 /// A forward pass that can be run backward.
 pub(super) struct Checkpoints<B: AutodiffBackend> {
@@ -21,24 +22,28 @@ pub(super) struct Checkpoints<B: AutodiffBackend> {
 }
 
 impl<B: AutodiffBackend> Checkpoints<B> {
-    /// Also returns the last block's output (before the last norm) and what [`Llama::forward_masked`] returns as keys and values; they are in no
+    /// Also returns the last block's output (before the last norm) and the cache that [`Llama::forward_masked`] returns; they are in no
     /// graph.
-    pub(super) fn forward(llm: &Llama<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KeyValues<B>) {
+    pub(super) fn forward(llm: &Llama<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, Cache<B>) {
         let (seq, device) = (pass.embeddings.dims()[1], pass.embeddings.device());
         let rotary = llm.rotary(&pass.positions, seq);
-        let untracked = |tensor: &Tensor<B, 4>| tensor.clone().set_require_grad(false);
+        let untracked = |pair: &Keys<B>| (pair.0.clone().set_require_grad(false), pair.1.clone().set_require_grad(false));
+        let untracked = |layer: &LayerCache<B>| LayerCache {
+            shared: layer.shared.as_ref().map(untracked),
+            own: layer.own.iter().map(untracked).collect(),
+        };
         let mut x = pass.embeddings.clone().set_require_grad(false);
-        let (mut inputs, mut key_values) = (Vec::new(), Vec::new());
+        let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         // On the backend that trains, so that dropout is drawn.
         for (l, layer) in llm.layers.clone().no_grad().iter().enumerate() {
             B::seed(&device, block_seed(seed, l));
-            let past = pass.past.as_ref().map(|past| (untracked(&past.0[l].0), untracked(&past.0[l].1)));
+            let past = pass.past.0.get(l).map(untracked).unwrap_or_default();
             inputs.push(x.clone());
-            let (next, kv) = layer.forward(x, &rotary, &pass.mask, past, llm.config());
-            key_values.push(kv);
+            let (next, cache) = layer.forward(x, &rotary, &pass.mask, &pass.packing, past, llm.config());
+            layers.push(cache);
             x = next;
         }
-        (Self { pass, rotary, inputs, seed }, x, KeyValues(key_values))
+        (Self { pass, rotary, inputs, seed }, x, Cache(layers))
     }
 
     /// Backward from the gradients of the last block's output and of each block's keys and values, where there are any. `each` is given
@@ -56,9 +61,14 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             let [for_keys, for_values] = key_values.pop().unwrap_or_default();
             B::seed(&device, block_seed(self.seed, l));
             let input = input.require_grad();
-            let past = self.pass.past.as_ref().map(|past| past.0[l].clone());
-            let (next, (keys, values)) = layer.forward(input.clone(), &self.rotary, &self.pass.mask, past, llm.config());
-            let terms = [weighted(next, gradient.take()), weighted(keys, for_keys), weighted(values, for_values)];
+            let past = self.pass.past.0.get(l).cloned().unwrap_or_default();
+            let (next, cache) =
+                layer.forward(input.clone(), &self.rotary, &self.pass.mask, &self.pass.packing, past, llm.config());
+            let mut terms = vec![weighted(next, gradient.take())];
+            if for_keys.is_some() || for_values.is_some() {
+                let (keys, values) = cache.into_whole();
+                terms.extend([weighted(keys, for_keys), weighted(values, for_values)]);
+            }
             let Some(sum) = terms.into_iter().flatten().reduce(|a, b| a + b) else { continue };
             let mut grads = sum.backward();
             gradient = input.grad_remove(&mut grads);

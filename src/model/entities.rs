@@ -16,8 +16,9 @@ use burn::tensor::activation::relu;
 use serde::{Deserialize, Serialize};
 
 use super::bert::Dense;
-use super::fused::{Mask, Visible};
-use super::llama::{KeyValues, Llama, MASKED, Output};
+use super::cache::{Cache, Packing};
+use super::fused::{LayerCache, Mask, Visible};
+use super::llama::Llama;
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
 use crate::batch::Forest;
@@ -223,10 +224,11 @@ pub struct Prefix<B: Backend> {
 }
 
 impl<B: Backend> Prefix<B> {
-    /// Keys and values of its first `tokens` tokens, `[1, kv_heads, tokens, head_dim]`.
-    fn beginning(&self, tokens: usize) -> KeyValues<B> {
+    /// Its first `tokens` tokens, shared by all rows.
+    fn beginning(&self, tokens: usize) -> Cache<B> {
         let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, 0, tokens);
-        KeyValues(self.keys.iter().map(cut).zip(self.values.iter().map(cut)).collect())
+        let layer = |(k, v)| LayerCache { shared: Some((cut(k), cut(v))), own: Vec::new() };
+        Cache(self.keys.iter().zip(&self.values).map(layer).collect())
     }
 }
 
@@ -247,16 +249,28 @@ pub(super) struct Pass<B: Backend> {
     pub embeddings: Tensor<B, 3>,
     pub positions: Vec<u32>,
     pub mask: Mask<B>,
-    pub past: Option<KeyValues<B>>,
+    pub packing: Packing<B>,
+    pub past: Cache<B>,
 }
 
 /// What [`ItemLanguageModel::forward`] returns.
 #[derive(Debug, Clone)]
 pub struct Rows<B: Backend> {
-    /// Of each row's tokens after the first `skipped`: `hidden` is `[rows, seq - skipped, hidden]`.
-    pub output: Output<B>,
+    /// `[tokens, hidden]`, of each row's tokens after the first `skipped`, row after row.
+    pub hidden: Tensor<B, 2>,
+    /// All rows' tokens: the skipped ones shared, the others padded on the right to the longest row.
+    pub cache: Cache<B>,
     /// Tokens of every row that the prefix's cache stood for.
     pub skipped: usize,
+    /// `[rows]`: where in `hidden` each row begins.
+    starts: Vec<usize>,
+}
+
+impl<B: Backend> Rows<B> {
+    /// Where in [`Rows::hidden`] the token at `position` of `row` stands.
+    pub fn at(&self, row: usize, position: usize) -> usize {
+        self.starts[row] + position - self.skipped
+    }
 }
 
 impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
@@ -290,8 +304,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         if ordinary == 0 {
             return self;
         }
-        let run = self.forward(&tokens[..ordinary], 1, 0);
-        let (keys, values) = run.output.key_values.0.into_iter().map(|(k, v)| (k.detach(), v.detach())).unzip();
+        let run = self.forward(&[&tokens[..ordinary]], 0);
+        let own = run.cache.0.into_iter().flat_map(|layer| layer.own);
+        let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
         self.prefix = Some(Prefix { keys, values, tokens: tokens[..ordinary].to_vec() });
         self
     }
@@ -336,30 +351,40 @@ impl<B: Backend> ItemLanguageModel<B> {
         rows.select(0, ints(at)).reshape([batch, seq, width])
     }
 
-    /// Runs rows of tokens, padded on the right, from their beginning.
+    /// Runs rows of tokens from their beginning, as far as the prefix does not stand for it.
     ///
-    /// * `tokens`: `[rows · seq]`.
     /// * `needed`: the first position of a row whose hidden state is asked for.
-    pub fn forward(&self, tokens: &[u32], rows: usize, needed: usize) -> Rows<B> {
-        let (seq, device) = (tokens.len() / rows, self.device());
-        let shared = |prefix: &Prefix<B>| {
-            let common = tokens.chunks(seq).map(|row| row.iter().zip(&prefix.tokens).take_while(|(a, b)| a == b).count());
-            common.min().unwrap_or(0).min(needed)
+    ///
+    /// # Panics
+    /// On an empty row.
+    pub fn forward(&self, rows: &[&[u32]], needed: usize) -> Rows<B> {
+        let device = self.device();
+        let skipped = rows.iter().map(|row| self.known(row)).min().unwrap_or(0).min(needed);
+        let own: Vec<u32> = rows.iter().flat_map(|row| &row[skipped..]).copied().collect();
+        let positions: Vec<u32> = rows.iter().flat_map(|row| skipped as u32..row.len() as u32).collect();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.len() - skipped).collect();
+        let packing = Packing::new(&lengths, &device);
+        let mask = Mask::new(Visible::causal(packing.seq()), skipped, &device);
+        let embeddings = self.embed(&own, 1, own.len());
+        let output = self.llm.forward_masked(embeddings, &positions, &mask, &packing, self.beginning(skipped));
+        let mut next = 0;
+        let start = |length: usize| {
+            next += length;
+            next - length
         };
-        let skipped = self.prefix.as_ref().map_or(0, shared);
-        let past = self.prefix.as_ref().filter(|_| skipped > 0).map(|prefix| prefix.beginning(skipped));
-        let own: Vec<u32> = tokens.chunks(seq).flat_map(|row| &row[skipped..]).copied().collect();
-        let positions: Vec<u32> = (0..rows).flat_map(|_| skipped as u32..seq as u32).collect();
-        let mask = (skipped..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED }));
-        let mask = TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, seq - skipped, seq]);
-        let mask = Tensor::from_data(mask, &device);
-        let mut output = self.llm.forward(self.embed(&own, rows, seq - skipped), &positions, mask, past.as_ref());
-        if rows == 1 {
-            // Keys and values of a single row's past are its own to the LLM.
-            let own = |t: Tensor<B, 4>| t.narrow(2, skipped, seq - skipped);
-            output.key_values.0 = output.key_values.0.into_iter().map(|(k, v)| (own(k), own(v))).collect();
-        }
-        Rows { output, skipped }
+        let starts = lengths.into_iter().map(start).collect();
+        let width = output.hidden.dims()[2];
+        Rows { hidden: output.hidden.reshape([own.len(), width]), cache: output.cache, skipped, starts }
+    }
+
+    /// How many of the first tokens the prefix stands for.
+    pub(super) fn known(&self, tokens: &[u32]) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count())
+    }
+
+    /// The cache of the prefix's first `tokens` tokens.
+    fn beginning(&self, tokens: usize) -> Cache<B> {
+        self.prefix.as_ref().filter(|_| tokens > 0).map_or_else(Cache::default, |prefix| prefix.beginning(tokens))
     }
 
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then the trees below it. The hidden
@@ -371,36 +396,23 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     pub(super) fn run(&self, pass: Pass<B>) -> Output<B> {
-        self.llm.forward_masked(pass.embeddings, &pass.positions, &pass.mask, pass.past.as_ref())
+        self.llm.forward_masked(pass.embeddings, &pass.positions, &pass.mask, &pass.packing, pass.past)
     }
 
     /// Of the trees below their shared chain.
     pub(super) fn trees_pass(&self, forest: &Forest) -> Pass<B> {
-        let past = self.chain(&forest.shared);
-        let (rows, seq, before) = (forest.rows(), forest.seq, forest.shared.len());
-        let trees = Visible::trees(&forest.parents);
-        let mask = match rows {
-            // Keys and values of a single row's past are its own to the LLM.
-            1 => {
-                let seen = (0..seq).flat_map(|q| std::iter::repeat_n(true, before).chain(trees.of(0, q).iter().copied()));
-                Mask::new(Visible::new(1, seq, before + seq, seen.collect()), 0, &self.device())
-            }
-            _ => Mask::new(trees, before, &self.device()),
-        };
-        Pass { embeddings: self.embed(&forest.tokens, rows, seq), positions: forest.positions.clone(), mask, past }
-    }
-
-    /// How much of `chain` the prefix stands for.
-    pub(super) fn known(&self, chain: &[u32]) -> usize {
-        self.prefix.as_ref().map_or(0, |prefix| prefix.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count())
-    }
-
-    /// Keys and values of a chain of tokens, run as far as the prefix does not stand for it; `None` of an empty one.
-    fn chain(&self, chain: &[u32]) -> Option<KeyValues<B>> {
+        let (chain, rows, seq) = (&forest.shared, forest.rows(), forest.seq);
         let known = self.known(chain);
-        match known < chain.len() {
-            true => Some(self.run(self.chain_pass(chain)).key_values),
-            false => self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known)),
+        let past = match known < chain.len() {
+            true => self.run(self.chain_pass(chain)).cache.into_shared(),
+            false => self.beginning(known),
+        };
+        Pass {
+            embeddings: self.embed(&forest.tokens, rows, seq),
+            positions: forest.positions.clone(),
+            mask: Mask::new(Visible::trees(&forest.parents), chain.len(), &self.device()),
+            packing: Packing::even(rows, seq),
+            past,
         }
     }
 
@@ -408,24 +420,12 @@ impl<B: Backend> ItemLanguageModel<B> {
     pub(super) fn chain_pass(&self, chain: &[u32]) -> Pass<B> {
         let known = self.known(chain);
         let rest = chain.len() - known;
-        let causal = (0..rest).flat_map(|q| (0..chain.len()).map(move |k| k <= known + q));
         Pass {
             embeddings: self.embed(&chain[known..], 1, rest),
             positions: (known as u32..chain.len() as u32).collect(),
-            mask: Mask::new(Visible::new(1, rest, chain.len(), causal.collect()), 0, &self.device()),
-            past: self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known)),
+            mask: Mask::new(Visible::causal(rest), known, &self.device()),
+            packing: Packing::even(1, rest),
+            past: self.beginning(known),
         }
-    }
-
-    /// Keys and values of all tokens of the rows that [`ItemLanguageModel::forward`] ran, the skipped ones included.
-    pub fn whole_cache(&self, run: Rows<B>) -> KeyValues<B> {
-        let own = run.output.key_values;
-        let Some(prefix) = self.prefix.as_ref().filter(|_| run.skipped > 0) else { return own };
-        let join = |shared: &Tensor<B, 4>, own: Tensor<B, 4>| {
-            let [rows, heads, _, dim] = own.dims();
-            Tensor::cat(vec![shared.clone().narrow(2, 0, run.skipped).expand([rows, heads, run.skipped, dim]), own], 2)
-        };
-        let layers = prefix.keys.iter().zip(&prefix.values).zip(own.0);
-        KeyValues(layers.map(|((keys, values), (k, v))| (join(keys, k), join(values, v))).collect())
     }
 }

@@ -4,8 +4,8 @@
 //! transformers/models/llama/modeling_llama.py (rotation of halves; norms in f32) and
 //! transformers/modeling_rope_utils.py (`_compute_llama3_parameters`).
 //!
-//! The forward pass takes ready embeddings, position ids, an additive mask and keys/values of tokens that ran before, so that
-//! item vectors in a prompt, trees of tokens and cached decoding are all the caller's choice of those four.
+//! The forward pass takes ready embeddings, position ids, a mask and a cache of tokens that ran before, so that item vectors in a
+//! prompt, trees of tokens and cached decoding are all the caller's choice of those four.
 
 use burn::module::Param;
 use burn::nn::{RmsNorm, RmsNormConfig};
@@ -13,7 +13,8 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::adapter::{LoraConfig, lora};
-use super::fused::{Keys, Mask, Rotary, attention, half_turn, rms_norm, swiglu};
+use super::cache::{Cache, Packing};
+use super::fused::{LayerCache, Mask, Rotary, attention, half_turn, log_sum_exp, rms_norm, swiglu};
 use super::linear::Linear;
 use super::{LlamaConfig, Weights};
 use crate::Result;
@@ -71,34 +72,18 @@ pub struct Layer<B: Backend> {
     pub down_proj: Linear<B>,
 }
 
-/// Keys (rotated) and values of each layer, `[batch, kv_heads, seq, head_dim]`.
-#[derive(Debug, Clone)]
-pub struct KeyValues<B: Backend>(pub Vec<Keys<B>>);
-
-impl<B: Backend> KeyValues<B> {
-    /// Tokens.
-    pub fn len(&self) -> usize {
-        self.0.first().map_or(0, |(keys, _)| keys.dims()[2])
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn rows(&self) -> usize {
-        self.0.first().map_or(0, |(keys, _)| keys.dims()[0])
-    }
-}
-
 /// What a forward pass returns.
 #[derive(Debug, Clone)]
 pub struct Output<B: Backend> {
-    /// `[batch, seq, hidden]`, after the last norm.
+    /// After the last norm, of the shape of the embeddings.
     pub hidden: Tensor<B, 3>,
-    /// Of the tokens given as `past` and of this pass's, in that order.
-    pub key_values: KeyValues<B>,
+    /// The cache that was given, and this pass's keys and values as a further own block.
+    pub cache: Cache<B>,
 }
+
+/// Columns of the vocabulary that are scored at once, where only the sum over all of them is wanted. Tests' vocabularies have two blocks
+/// and a part.
+const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
 impl<B: Backend> Llama<B> {
     /// Reads every weight onto `device`.
@@ -157,46 +142,50 @@ impl<B: Backend> Llama<B> {
         rows.reshape([batch, seq, self.config.hidden_size])
     }
 
-    /// Runs the decoder.
+    /// Runs the decoder on rows of equal length.
     ///
     /// * `embeddings`: `[batch, seq, hidden]`.
     /// * `positions`: `[batch · seq]`, row after row.
-    /// * `mask`: `[batch or 1, 1, seq, past + seq]`, added to the scores: 0 where a token may attend, [`MASKED`] where not.
-    /// * `past`: keys and values of earlier tokens, `[batch, kv_heads, past, head_dim]`; or `[1, ...]`, shared by all rows, and
-    ///   then not in the output's.
+    /// * `mask`: `[batch or 1, 1, seq, shared + own + seq]`, added to the scores: 0 where a token may attend, [`MASKED`] where not. Keys
+    ///   that rows share all tokens see.
+    /// * `past`: the cache of earlier tokens.
     pub fn forward(
         &self,
         embeddings: Tensor<B, 3>,
         positions: &[u32],
         mask: Tensor<B, 4>,
-        past: Option<&KeyValues<B>>,
+        past: Option<Cache<B>>,
     ) -> Output<B> {
-        let batch = embeddings.dims()[0];
-        let shared = past.map_or(0, |past| if past.rows() < batch { past.len() } else { 0 });
-        self.forward_masked(embeddings, positions, &Mask::from_additive(mask, shared), past)
+        let [batch, seq, _] = embeddings.dims();
+        let past = past.unwrap_or_default();
+        let mask = Mask::from_additive(mask, past.shared_tokens());
+        self.forward_masked(embeddings, positions, &mask, &Packing::even(batch, seq), past)
     }
 
-    /// Runs the decoder, with who sees whom as a [`Mask`]. A past of one row is shared by all rows of a batch and seen by all of their
-    /// tokens; to a batch of one row it is among its own keys, which the mask must cover.
+    /// Runs the decoder, with who sees whom as a [`Mask`], on rows of any lengths.
+    ///
+    /// * `embeddings`: `[.., .., hidden]`, the tokens that `packing` says.
+    /// * `positions`: one a token.
     pub fn forward_masked(
         &self,
         embeddings: Tensor<B, 3>,
         positions: &[u32],
         mask: &Mask<B>,
-        past: Option<&KeyValues<B>>,
+        packing: &Packing<B>,
+        past: Cache<B>,
     ) -> Output<B> {
         let [batch, seq, _] = embeddings.dims();
         assert_eq!(positions.len(), batch * seq, "a position a token");
         let rotary = self.rotary(positions, seq);
         let mut x = embeddings;
-        let mut key_values = Vec::with_capacity(self.layers.len());
-        for (l, layer) in self.layers.iter().enumerate() {
-            let past = past.map(|p| p.0[l].clone());
-            let (next, kv) = layer.forward(x, &rotary, mask, past, &self.config);
-            key_values.push(kv);
+        let mut past = past.0.into_iter();
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let (next, cache) = layer.forward(x, &rotary, mask, packing, past.next().unwrap_or_default(), &self.config);
+            layers.push(cache);
             x = next;
         }
-        Output { hidden: rms_norm(&self.norm, x), key_values: KeyValues(key_values) }
+        Output { hidden: rms_norm(&self.norm, x), cache: Cache(layers) }
     }
 
     /// The rotation of rows of `seq` tokens at `positions`.
@@ -207,12 +196,21 @@ impl<B: Backend> Llama<B> {
 
     /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
     pub fn logits(&self, hidden: Tensor<B, 2>, rows: Option<Tensor<B, 1, Int>>) -> Tensor<B, 2> {
-        let head = self.head();
         let head = match rows {
-            Some(rows) => head.select(0, rows),
-            None => head,
+            Some(rows) => self.head().select(0, rows),
+            None => self.head(),
         };
         hidden.matmul(head.transpose())
+    }
+
+    /// `[n, hidden]` → `[n, 1]`: log Σ exp of the logits of the whole vocabulary, of which only a block at a time is formed.
+    pub fn log_sum_vocabulary(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        let (head, vocabulary) = (self.head(), self.config.vocab_size);
+        let block = |first: usize| {
+            let rows = head.clone().narrow(0, first, VOCABULARY_BLOCK.min(vocabulary - first));
+            log_sum_exp(hidden.clone().matmul(rows.transpose()))
+        };
+        log_sum_exp(Tensor::cat((0..vocabulary).step_by(VOCABULARY_BLOCK).map(block).collect(), 1))
     }
 
     /// `[vocab, hidden]`: the output projection's weight.
@@ -239,30 +237,23 @@ impl<B: Backend> Layer<B> {
         x: Tensor<B, 3>,
         rotary: &Rotary<B>,
         mask: &Mask<B>,
-        past: Option<Keys<B>>,
+        packing: &Packing<B>,
+        mut cache: LayerCache<B>,
         config: &LlamaConfig,
-    ) -> (Tensor<B, 3>, Keys<B>) {
+    ) -> (Tensor<B, 3>, LayerCache<B>) {
         let [batch, seq, hidden] = x.dims();
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let split = |t: Tensor<B, 2>, heads| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
 
         let normed = rms_norm(&self.input_layernorm, x.clone()).reshape([batch * seq, hidden]);
-        let q = split(rotary.queries(self.q_proj.forward(normed.clone())), heads);
-        let k = split(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads);
-        let v = split(self.v_proj.forward(normed), kv_heads);
-        let (shared, k, v) = match past {
-            Some((past_k, past_v)) if past_k.dims()[0] == batch => {
-                (None, Tensor::cat(vec![past_k, k], 2), Tensor::cat(vec![past_v, v], 2))
-            }
-            shared => (shared, k, v),
-        };
-        let key_values = (k.clone(), v.clone());
-        let attended = attention(q, (k, v), shared, mask).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
-        let x = x + self.o_proj.forward(attended).reshape([batch, seq, hidden]);
+        let q = packing.rows(rotary.queries(self.q_proj.forward(normed.clone())), heads, dim);
+        let k = packing.rows(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads, dim);
+        cache.own.push((k, packing.rows(self.v_proj.forward(normed), kv_heads, dim)));
+        let (attended, cache) = attention(q, cache, mask);
+        let x = x + self.o_proj.forward(packing.tokens(attended)).reshape([batch, seq, hidden]);
 
         let normed = rms_norm(&self.post_attention_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let inner = swiglu(self.gate_proj.forward(normed.clone()), self.up_proj.forward(normed));
-        (x + self.down_proj.forward(inner).reshape([batch, seq, hidden]), key_values)
+        (x + self.down_proj.forward(inner).reshape([batch, seq, hidden]), cache)
     }
 }
 

@@ -11,6 +11,7 @@ use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::ItemLanguageModel;
+use super::cache::Cache;
 use super::checkpointing::{Checkpoints, backward_if_tracked, weighted};
 use super::entities::Prefix;
 use super::fused::rms_norm;
@@ -44,14 +45,17 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         // An encoder among the embeddings may draw as well.
         B::seed(&self.device(), seed);
         let pass = self.chain_pass(chain);
-        let pairs = |key_values: super::KeyValues<B>| key_values.0.into_iter().map(|(k, v)| [k, v]).collect::<Vec<_>>();
+        let pairs = |cache: Cache<B>| {
+            let layers = cache.into_shared().0.into_iter();
+            layers.filter_map(|layer| layer.shared.map(|(k, v)| [k, v])).collect::<Vec<_>>()
+        };
         let (run, seen) = match self.gradient_checkpointing {
             true => {
-                let (checkpoints, _, key_values) = Checkpoints::forward(&self.llm, pass, seed);
-                (Run::Checkpoints(checkpoints), pairs(key_values))
+                let (checkpoints, _, cache) = Checkpoints::forward(&self.llm, pass, seed);
+                (Run::Checkpoints(checkpoints), pairs(cache))
             }
             false => {
-                let run = pairs(self.run(pass).key_values);
+                let run = pairs(self.run(pass).cache);
                 (Run::Graph(run.clone()), run)
             }
         };

@@ -25,7 +25,7 @@ use crate::prior::{Prior, UserPrior};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
-/// Tokens that one forward pass takes at most, padding included (one user's prompt may exceed it).
+/// Tokens that one forward pass takes at most, padding included and what all prompts begin with left out (one user's prompt may exceed it).
 pub(super) const TOKEN_BUDGET: usize = 4096;
 
 /// What the command line decides.
@@ -145,26 +145,26 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if windows.is_empty() {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
-    let rank = |run: &OpenRun| {
-        let outcomes = rank_windows(&run.model, &run.ranking, options.split, &windows, &decode, &device, &mut |done, total| {
+    let rank = |run: &OpenRun, prompts: &Prompts| {
+        let mut go_on = |done, total| {
             if options.progress {
                 progress_line("ranking", done, total);
             }
             true
-        })
-        .context(dir.display())?
-        .unwrap_or_default();
+        };
+        let outcomes = prompts.rank(&run.ranking, &decode, &device, &mut go_on).context(dir.display())?.unwrap_or_default();
         Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
     };
     let started = Instant::now();
     if let Some(first) = asked.first() {
         run.ranking.prompt = first.template.clone();
     }
+    let prompts = Prompts::new(&run.model, &run.ranking, options.split, &windows).context(dir.display())?;
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
     for &weight in &weights {
         run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let (summary, outcomes) = rank(&run)?;
+        let (summary, outcomes) = rank(&run, &prompts)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         // Of equally good weights the first.
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
@@ -179,7 +179,8 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
             run.ranking.prompt = template.clone();
-            let (found, more) = rank(&run)?;
+            let prompts = Prompts::new(&run.model, &run.ranking, options.split, &windows).context(dir.display())?;
+            let (found, more) = rank(&run, &prompts)?;
             summary = found;
             outcomes.extend(more);
         }
@@ -240,10 +241,7 @@ fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
     }
 }
 
-/// Ranks `windows` of `split` (with their index in it); `None` if `go_on(done, total)` said to stop.
-///
-/// Windows run together by token budget, ordered by length; the outcomes come in the order given. The ranking's prior, if it has one,
-/// takes part.
+/// Ranks `windows` of `split` (with their index in it): [`Prompts::rank`] of new [`Prompts`].
 pub fn rank_windows(
     model: &ItemLanguageModel<Concrete>,
     ranking: &Ranking,
@@ -253,42 +251,79 @@ pub fn rank_windows(
     device: &DispatchDevice,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Option<Vec<Outcome>>> {
-    let corpus = &ranking.corpus;
-    let cold = corpus.cold_items(split);
-    let prompts = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-    let model = model.clone().with_prefix(common_beginning(&prompts));
-    let mut order: Vec<usize> = (0..windows.len()).collect();
-    order.sort_by_key(|&w| std::cmp::Reverse(prompts[w].len()));
+    Prompts::new(model, ranking, split, windows)?.rank(ranking, decode, device, go_on)
+}
 
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; windows.len()];
-    let mut done = 0;
-    while done < order.len() {
-        if !go_on(done, order.len()) {
-            return Ok(None);
-        }
-        let longest = prompts[order[done]].len();
-        let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
-        let batch: Vec<Vec<u32>> = together.iter().map(|&w| prompts[w].clone()).collect();
-        let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, split, &windows[w].1));
-        let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
-        let found = search(&model, &ranking.catalogue, &batch, &priors, decode, device);
-        super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
-        for (&w, ranked) in together.iter().zip(found) {
-            let (index, window) = windows[w];
-            let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
-            let target = corpus.target(&window);
-            outcomes[w] = Some(Outcome {
-                window: index,
-                user: window.user,
-                target,
-                cold: cold[target as usize],
-                rank: ranking.rank_of(target, &items),
-            });
-        }
-        done += together.len();
+/// Windows ready to rank, as often as wanted.
+struct Prompts<'a> {
+    split: Split,
+    /// With their index in the split.
+    windows: &'a [(u32, Window)],
+    /// The tokens of each window's prompt.
+    tokens: Vec<Vec<u32>>,
+    /// Tokens that all prompts begin with.
+    shared: usize,
+    /// Has run those.
+    model: ItemLanguageModel<Concrete>,
+}
+
+impl<'a> Prompts<'a> {
+    /// Tokenises the windows' prompts and runs what they all begin with.
+    fn new(model: &ItemLanguageModel<Concrete>, ranking: &Ranking, split: Split, windows: &'a [(u32, Window)]) -> Result<Self> {
+        let tokens = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
+        let beginning = common_beginning(&tokens);
+        let (shared, model) = (beginning.len(), model.clone().with_prefix(beginning));
+        Ok(Self { split, windows, tokens, shared, model })
     }
-    go_on(done, order.len());
-    Ok(Some(outcomes.into_iter().flatten().collect()))
+
+    /// Ranks the windows; `None` if `go_on(done, total)` said to stop.
+    ///
+    /// Windows run together by token budget, ordered by length; the outcomes come in the order given. The ranking's prior, if it has one,
+    /// takes part.
+    ///
+    /// * `ranking`: the one whose prompts these are, but for the prior's weight.
+    fn rank(
+        &self,
+        ranking: &Ranking,
+        decode: &DecodeConfig,
+        device: &DispatchDevice,
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<Vec<Outcome>>> {
+        let (corpus, windows) = (&ranking.corpus, self.windows);
+        let cold = corpus.cold_items(self.split);
+        let mut order: Vec<usize> = (0..windows.len()).collect();
+        order.sort_by_key(|&w| std::cmp::Reverse(self.tokens[w].len()));
+
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; windows.len()];
+        let mut done = 0;
+        while done < order.len() {
+            if !go_on(done, order.len()) {
+                return Ok(None);
+            }
+            let longest = (self.tokens[order[done]].len() - self.shared).max(1);
+            let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
+            let batch: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
+            let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, self.split, &windows[w].1));
+            let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
+            let found = search(&self.model, &ranking.catalogue, &batch, &priors, decode, device);
+            super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
+            for (&w, ranked) in together.iter().zip(found) {
+                let (index, window) = windows[w];
+                let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
+                let target = corpus.target(&window);
+                outcomes[w] = Some(Outcome {
+                    window: index,
+                    user: window.user,
+                    target,
+                    cold: cold[target as usize],
+                    rank: ranking.rank_of(target, &items),
+                });
+            }
+            done += together.len();
+        }
+        go_on(done, order.len());
+        Ok(Some(outcomes.into_iter().flatten().collect()))
+    }
 }
 
 /// What all `prompts` begin with.

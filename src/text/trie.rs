@@ -29,7 +29,8 @@ pub struct Trie {
     leaf: Vec<Node>,
     /// Items sorted by leaf, with the leaf: the items of a leaf are consecutive.
     by_leaf: Vec<(Node, u32)>,
-    depth: u32,
+    /// `[depth + 1]`: the first node at each depth.
+    levels: Vec<Node>,
 }
 
 impl Trie {
@@ -52,12 +53,12 @@ impl Trie {
             parent: vec![ROOT],
             leaf: vec![ROOT; sequences.len()],
             by_leaf: Vec::with_capacity(sequences.len()),
-            depth: 0,
+            levels: vec![ROOT],
         };
         // One level at a time; a node of the level is the range of sorted sequences that share its prefix.
         let mut level: Vec<(Node, Range<usize>)> = vec![(ROOT, 0..order.len())];
         while !level.is_empty() {
-            let depth = trie.depth as usize;
+            let depth = trie.levels.len() - 1;
             let mut next = Vec::new();
             for (node, range) in level {
                 trie.first_child.push(trie.token.len() as Node);
@@ -84,7 +85,7 @@ impl Trie {
                     start = end;
                 }
             }
-            trie.depth += u32::from(!next.is_empty());
+            trie.levels.extend(next.first().map(|(node, _)| *node));
             level = next;
         }
         trie.first_child.push(trie.token.len() as Node);
@@ -104,7 +105,17 @@ impl Trie {
 
     /// Tokens in the longest sequence.
     pub fn depth(&self) -> usize {
-        self.depth as usize
+        self.levels.len() - 1
+    }
+
+    /// Tokens on the path to `node`.
+    pub fn depth_of(&self, node: Node) -> usize {
+        self.levels.partition_point(|&first| first <= node) - 1
+    }
+
+    /// The node before `node`; the root's is itself.
+    pub fn parent(&self, node: Node) -> Node {
+        self.parent[node as usize]
     }
 
     /// The children of `node`, sorted by token.
@@ -231,6 +242,7 @@ mod tests {
             }
             for (item, s) in sequences.iter().enumerate() {
                 let path = trie.path(trie.leaf(item as u32));
+                assert!(path.iter().map(|&n| trie.depth_of(n)).eq(1..=s.len()) && trie.depth_of(ROOT) == 0);
                 assert!(path.iter().map(|&n| trie.token(n)).eq(s.iter().copied()));
                 assert!(trie.items(trie.leaf(item as u32)).all(|other| sequences[other as usize] == *s));
             }

@@ -1,7 +1,7 @@
 //! Vectors in a prompt: spliced as by hand, with a shared beginning run once, and trained with the LLM frozen.
 
 use burn::module::AutodiffModule;
-use itemlm::model::{BertConfig, EncoderConfig, Entities, EntityEncoder, QFormerConfig};
+use itemlm::model::{BertConfig, EncoderConfig, Entities, EntityEncoder, QFormerConfig, Rows};
 use itemlm::text::EntityTokens;
 
 use super::*;
@@ -113,17 +113,28 @@ fn a_beginning_run_once_changes_nothing() {
         let vector: Vec<u32> = numbers.item(1).collect();
         // Rows that share all of it, and rows that share two tokens.
         for (last, shared) in [(7, 3), (9, 2)] {
-            let rows = [vec![5, 6, 7, 20, vector[0], vector[1], 30], vec![5, 6, last, 21, 22, vector[0], vector[1]]].concat();
-            let (plain, cached) = (model.forward(&rows, 2, 3), begun.forward(&rows, 2, 3));
+            let first = [5, 6, 7, 20, vector[0], vector[1], 30];
+            let second = [5, 6, last, 21, 22, vector[0]];
+            let rows: [&[u32]; 2] = [&first, &second];
+            let (plain, cached) = (model.forward(&rows, 3), begun.forward(&rows, 3));
             assert_eq!((plain.skipped, cached.skipped), (0, shared));
-            close("hidden states", &host(cached.output.hidden.clone()), &host(plain.output.hidden.slice([0..2, shared..7])));
-            let caches = begun.whole_cache(cached).0.into_iter().zip(plain.output.key_values.0);
-            for (a, b) in caches {
-                close("keys", &host(a.0), &host(b.0));
-                close("values", &host(a.1), &host(b.1));
+            for (row, tokens) in rows.iter().enumerate() {
+                let hidden = |run: &Rows<Dispatch>, at: usize| host(run.hidden.clone().narrow(0, run.at(row, at), 1));
+                (shared..tokens.len()).for_each(|at| close("hidden states", &hidden(&cached, at), &hidden(&plain, at)));
+                for (mut cached, plain) in cached.cache.0.clone().into_iter().zip(&plain.cache.0) {
+                    let (own, (plain_k, plain_v)) = (cached.own.remove(0), plain.own[0].clone());
+                    let (shared_k, shared_v) = cached.shared.unwrap();
+                    let of_row = |t: Tensor<Dispatch, 4>| t.narrow(0, row, 1);
+                    let real = |t: Tensor<Dispatch, 4>| host(t.narrow(2, 0, tokens.len()));
+                    close("keys", &real(Tensor::cat(vec![shared_k, of_row(own.0)], 2)), &real(of_row(plain_k)));
+                    close("values", &real(Tensor::cat(vec![shared_v, of_row(own.1)], 2)), &real(of_row(plain_v)));
+                }
             }
         }
-        assert_eq!(begun.forward(&[5, 6, 7, 8, 9], 1, 1).skipped, 1, "what is needed is run");
+        assert_eq!(begun.forward(&[&[5, 6, 7, 8, 9]], 1).skipped, 1, "what is needed is run");
+        // A single row is one of a batch.
+        let (alone, among) = (begun.forward(&[&[5, 6, 7, 20, 21]], 3), begun.forward(&[&[5, 6, 7, 20, 21], &[5, 6, 7, 9]], 3));
+        close("alone", &host(alone.hidden.narrow(0, 1, 1)), &host(among.hidden.narrow(0, 1, 1)));
     }
 }
 

@@ -28,8 +28,7 @@ use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, KeyValues, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config,
-    save_adapter,
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
 };
 use itemlm::text::{Catalogue, ROOT, Trie};
 use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
@@ -183,33 +182,41 @@ fn llama_logits_hidden_states_and_cached_continuation() {
                 })
             });
             let mask = mask(rows.collect(), [batch, 1, 3, seq + 3], &device);
-            let more = model.forward(model.embed(next), &positions, mask, Some(&first.key_values));
+            let more = model.forward(model.embed(next), &positions, mask, Some(first.cache.clone()));
             let logits = host(model.logits(more.hidden.reshape([batch * 3, width]), None));
             close("continuation", &logits, &expected.floats("continuation_logits"));
         }
     }
 }
 
-/// Rows that share their past, against rows that each have a copy of it.
+/// Rows that share a past, against rows that each have a copy of it; in one block and in two.
 #[test]
 fn a_past_of_one_row_serves_all() {
     for device in devices() {
         let model = llama::<Dispatch>("llama-untied", Tune::Frozen, &device);
-        let (past, batch, seq) = (5, 3, 4);
+        let (past, seq) = (5, 4);
         let tokens = |count: usize| (0..count).map(|t| 7 * t % 90 + 3).collect::<Vec<_>>();
         let all = mask(causal(past), [1, 1, past, past], &device);
-        let begun = model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).key_values;
-        let copied = |t: &Tensor<Dispatch, 4>| t.clone().repeat_dim(0, batch);
-        let copies = KeyValues(begun.0.iter().map(|(k, v)| (copied(k), copied(v))).collect());
-        let input = || model.embed(ids(&tokens(batch * seq), [batch, seq], &device));
-        let positions: Vec<u32> = (0..batch).flat_map(|_| past as u32..(past + seq) as u32).collect();
-        let seen = (0..seq).map(|q| (0..past + seq).map(|k| k <= past + q).collect()).collect();
-        let mask = mask(seen, [1, 1, seq, past + seq], &device);
-        let shared = model.forward(input(), &positions, mask.clone(), Some(&begun));
-        let separate = model.forward(input(), &positions, mask, Some(&copies));
-        close("hidden states", &host(shared.hidden), &host(separate.hidden));
-        let own = separate.key_values.0[1].0.clone().narrow(2, past, seq);
-        close("keys", &host(shared.key_values.0[1].0.clone()), &host(own));
+        let begun = model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).cache;
+        for batch in [1, 3] {
+            let mut copies = begun.clone();
+            for layer in &mut copies.0 {
+                let copied = |t: &Tensor<Dispatch, 4>, at, count| t.clone().narrow(2, at, count).repeat_dim(0, batch);
+                let (k, v) = layer.own.remove(0);
+                layer.own = [(0, 2), (2, 3)].map(|(at, count)| (copied(&k, at, count), copied(&v, at, count))).to_vec();
+            }
+            let input = || model.embed(ids(&tokens(batch * seq), [batch, seq], &device));
+            let positions: Vec<u32> = (0..batch).flat_map(|_| past as u32..(past + seq) as u32).collect();
+            let seen = (0..seq).map(|q| (0..past + seq).map(|k| k <= past + q).collect()).collect();
+            let mask = mask(seen, [1, 1, seq, past + seq], &device);
+            let shared = model.forward(input(), &positions, mask.clone(), Some(begun.clone().into_shared()));
+            let mut separate = model.forward(input(), &positions, mask, Some(copies));
+            close("hidden states", &host(shared.hidden), &host(separate.hidden));
+            separate.cache.join_grown();
+            let (found, expected) = (&shared.cache.0[1].own, &separate.cache.0[1].own);
+            assert_eq!((found.len(), expected.len()), (1, 2));
+            close("keys", &host(found[0].0.clone()), &host(expected[1].0.clone().narrow(2, past - 2, seq)));
+        }
     }
 }
 

@@ -61,6 +61,23 @@ pub(super) fn run<B: Backend, O: HostOperation<N>, const N: usize, const D: usiz
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 
+/// Runs `work` on the numbers of untracked tensors that are [`on_host`], and gives the tensors back: nothing is copied of those that
+/// are contiguous and that nothing else holds.
+pub(super) fn lend<B: Backend, const D: usize>(
+    tensors: Vec<Tensor<B, D>>,
+    work: impl FnOnce(&[TensorData]) -> TensorData,
+) -> (Tensor<B, D>, Vec<Tensor<B, D>>) {
+    let device = tensors[0].device();
+    let numbers: Vec<TensorData> = tensors.into_iter().map(Tensor::into_data).collect();
+    let output = Tensor::from_data(work(&numbers), &device);
+    (output, numbers.into_iter().map(|data| Tensor::from_data(data, &device)).collect())
+}
+
+/// Whether tensors of this backend may be tracked by autodiff.
+pub(super) fn is_tracked<B: Backend>() -> bool {
+    is::<B, Training>()
+}
+
 /// As [`run`] takes them.
 pub(super) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()

@@ -1,4 +1,4 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`], [`log_sum_exp`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
@@ -12,13 +12,15 @@
 mod attention;
 mod dropout;
 mod host;
+mod log_sum_exp;
 mod rms_norm;
 mod rotary;
 mod simd;
 mod swiglu;
 
-pub use attention::{Keys, Mask, Visible, attention};
+pub use attention::{Keys, LayerCache, Mask, Visible, attention};
 pub use dropout::dropout;
+pub use log_sum_exp::log_sum_exp;
 pub use rms_norm::rms_norm;
 pub(super) use rotary::{Rotary, half_turn};
 pub use swiglu::swiglu;

@@ -16,6 +16,8 @@ pub(super) struct Attention {
     pub kv_heads: usize,
     pub dim: usize,
     pub visible: Visible,
+    /// Whether there are keys that all rows share.
+    pub shared: bool,
 }
 
 /// The inputs, and for each of a row's queries and heads the log of the sum of its exponentials.
@@ -31,25 +33,10 @@ const SCORES: usize = 128;
 impl<const N: usize> HostOperation<N> for Attention {
     type Saved = Saved<N>;
 
-    /// Inputs: q, own k, own v, and where there is a shared past its k and v.
+    /// Inputs: q, own k and v in one block, and where there are shared keys those and their values.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Saved<N>) {
-        let tensors = Tensors::new(self, &inputs);
-        let (heads, width) = (self.heads, self.heads * self.dim);
-        let mut output = vec![0.0; inputs[0].num_elements()];
-        let mut log_sums = vec![0.0; output.len() / self.dim];
-        let block = tensors.block();
-        let rows = output.par_chunks_mut(tensors.seq * width).zip(log_sums.par_chunks_mut(tensors.seq * heads)).enumerate();
-        rows.for_each(|(row, (output, log_sums))| {
-            let blocks = output.par_chunks_mut(block * width).zip(log_sums.par_chunks_mut(block * heads)).enumerate();
-            blocks.for_each(|(n, (output, log_sums))| {
-                let queries = n * block..n * block + output.len() / width;
-                let mut work = Block::new(&tensors, row, queries);
-                for kv in 0..self.kv_heads {
-                    work.forward(kv, output, log_sums);
-                }
-            });
-        });
-        (TensorData::new(output, inputs[0].shape.clone()), Saved { inputs, log_sums })
+        let (output, log_sums) = self.attend(&inputs);
+        (output, Saved { inputs, log_sums })
     }
 
     fn backward(&self, saved: &Saved<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
@@ -101,18 +88,70 @@ impl<const N: usize> HostOperation<N> for Attention {
     }
 }
 
+impl Attention {
+    /// The output, and for each of a row's queries and heads the log of the sum of its exponentials.
+    ///
+    /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if there are any.
+    pub(super) fn attend(&self, inputs: &[TensorData]) -> (TensorData, Vec<f32>) {
+        let tensors = Tensors::new(self, inputs);
+        let (heads, width) = (self.heads, self.heads * self.dim);
+        let mut output = vec![0.0; inputs[0].num_elements()];
+        let mut log_sums = vec![0.0; output.len() / self.dim];
+        let block = tensors.block();
+        let rows = output.par_chunks_mut(tensors.seq * width).zip(log_sums.par_chunks_mut(tensors.seq * heads)).enumerate();
+        rows.for_each(|(row, (output, log_sums))| {
+            let blocks = output.par_chunks_mut(block * width).zip(log_sums.par_chunks_mut(block * heads)).enumerate();
+            blocks.for_each(|(n, (output, log_sums))| {
+                let queries = n * block..n * block + output.len() / width;
+                let mut work = Block::new(&tensors, row, queries);
+                for kv in 0..self.kv_heads {
+                    work.forward(kv, output, log_sums);
+                }
+            });
+        });
+        (TensorData::new(output, inputs[0].shape.clone()), log_sums)
+    }
+}
+
 /// The operation with its inputs' numbers.
 struct Tensors<'a> {
     attention: &'a Attention,
     q: &'a [f32],
-    own: [&'a [f32]; 2],
-    shared: [&'a [f32]; 2],
+    own: Vec<Keys<'a>>,
+    shared: Option<Keys<'a>>,
     batch: usize,
     seq: usize,
     /// A row's own keys.
     keys: usize,
-    /// Keys of the shared past.
+    /// Shared keys.
     past: usize,
+}
+
+/// Keys (0) and values (1), `[rows, keys, kv_heads, head_dim]`.
+struct Keys<'a> {
+    numbers: [&'a [f32]; 2],
+    /// Where they stand among the row's own keys.
+    places: Range<usize>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(inputs: &'a [TensorData], first: usize) -> Self {
+        Self { numbers: [floats(&inputs[0]), floats(&inputs[1])], places: first..first + inputs[0].shape[1] }
+    }
+
+    /// Those of one row and key/value head that stand in `span`, and the place of the first; `None` where there are none.
+    fn within(
+        &self,
+        span: &Range<usize>,
+        which: usize,
+        row: usize,
+        [kv, kv_heads, dim]: [usize; 3],
+    ) -> Option<(usize, Matrix<'a>)> {
+        let (start, end) = (span.start.max(self.places.start), span.end.min(self.places.end));
+        let stride = kv_heads * dim;
+        let at = (row * self.places.len() + start - self.places.start) * stride + kv * dim;
+        (start < end).then(|| (start, Matrix::new(&self.numbers[which][at..], end - start, dim, stride)))
+    }
 }
 
 /// The gradients that one row and key/value head has a part in.
@@ -128,17 +167,24 @@ struct Part {
 }
 
 impl<'a> Tensors<'a> {
-    fn new<const N: usize>(attention: &'a Attention, inputs: &'a [TensorData; N]) -> Self {
-        let past = |n: usize| inputs.get(n).map_or(&[][..], floats);
+    fn new(attention: &'a Attention, inputs: &'a [TensorData]) -> Self {
+        let (own, shared) = inputs[1..].split_at(inputs.len() - 1 - 2 * usize::from(attention.shared));
+        let shared = attention.shared.then(|| Keys::new(shared, 0));
+        let mut keys = 0;
+        let block = |inputs: &'a [TensorData]| {
+            let block = Keys::new(inputs, keys);
+            keys = block.places.end;
+            block
+        };
         Self {
             attention,
             q: floats(&inputs[0]),
-            own: [floats(&inputs[1]), floats(&inputs[2])],
-            shared: [past(3), past(4)],
+            own: own.chunks(2).map(block).collect(),
             batch: inputs[0].shape[0],
             seq: inputs[0].shape[1],
-            keys: inputs[1].shape[1],
-            past: inputs.get(3).map_or(0, |past| past.shape[1]),
+            past: shared.as_ref().map_or(0, |shared| shared.places.end),
+            shared,
+            keys,
         }
     }
 
@@ -150,20 +196,6 @@ impl<'a> Tensors<'a> {
     /// Queries of a block.
     fn block(&self) -> usize {
         (SCORES / self.group()).max(1)
-    }
-
-    /// Own keys (0) or values (1) in `span` of a row and key/value head.
-    fn own(&self, which: usize, row: usize, kv: usize, span: &Range<usize>) -> Matrix<'a> {
-        let stride = self.attention.kv_heads * self.attention.dim;
-        let start = (row * self.keys + span.start) * stride + kv * self.attention.dim;
-        Matrix::new(self.own[which].get(start..).unwrap_or(&[]), span.len(), self.attention.dim, stride)
-    }
-
-    /// Keys (0) or values (1) of the shared past.
-    fn shared(&self, which: usize, kv: usize) -> Matrix<'a> {
-        let stride = self.attention.kv_heads * self.attention.dim;
-        let values = self.shared[which].get(kv * self.attention.dim..).unwrap_or(&[]);
-        Matrix::new(values, self.past, self.attention.dim, stride)
     }
 
     fn backward(&self, row: usize, kv: usize, grads: &[f32], log_sums: &[f32]) -> Part {
@@ -180,7 +212,8 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// A block of a row's queries and the keys that any of them sees: the past, then `span` of the row's own.
+/// A block of a row's queries and the keys that any of them sees: the shared ones, then `span` of the row's own. A block that sees none
+/// of its own is padding, and sees nothing.
 ///
 /// Its rows are (query, head of the group), since those share the keys.
 struct Block<'a> {
@@ -190,6 +223,8 @@ struct Block<'a> {
     span: Range<usize>,
     /// `[queries · group, head_dim]`.
     gathered: Vec<f32>,
+    /// Shared keys that are seen: all or none.
+    past: usize,
     /// `[queries · group, past + span]`.
     scores: Vec<f32>,
 }
@@ -198,8 +233,9 @@ impl<'a> Block<'a> {
     fn new(tensors: &'a Tensors<'a>, row: usize, queries: Range<usize>) -> Self {
         let span = tensors.attention.visible.span(row, queries.clone());
         let lines = queries.len() * tensors.group();
-        let scores = vec![0.0; lines * (tensors.past + span.len())];
-        Self { tensors, row, queries, span, gathered: vec![0.0; lines * tensors.attention.dim], scores }
+        let past = if span.is_empty() { 0 } else { tensors.past };
+        let scores = vec![0.0; lines * (past + span.len())];
+        Self { tensors, row, queries, span, gathered: vec![0.0; lines * tensors.attention.dim], past, scores }
     }
 
     fn lines(&self) -> usize {
@@ -208,7 +244,18 @@ impl<'a> Block<'a> {
 
     /// Keys that the block meets.
     fn width(&self) -> usize {
-        self.tensors.past + self.span.len()
+        self.past + self.span.len()
+    }
+
+    /// The block's keys (0) or values (1), each part with its column among the scores.
+    fn keys(&self, which: usize, kv: usize) -> impl Iterator<Item = (usize, Matrix<'a>)> {
+        let (tensors, row, past, span) = (self.tensors, self.row, self.past, self.span.clone());
+        let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
+        let shared = tensors.shared.iter().filter_map(move |keys| keys.within(&(0..past), which, 0, head));
+        let own = tensors.own.iter().filter_map(move |keys| {
+            keys.within(&span, which, row, head).map(|(first, keys)| (past + first - span.start, keys))
+        });
+        shared.chain(own)
     }
 
     /// Its lines of `tensor`, `[batch, seq, heads, head_dim]`, side by side.
@@ -224,35 +271,26 @@ impl<'a> Block<'a> {
 
     /// `scores = scale · lines · [past; own]ᵀ`, for keys (0) or values (1).
     fn score(&self, lines: &[f32], which: usize, kv: usize, scale: f32, scores: &mut [f32]) {
-        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.tensors.past);
+        let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
-        if past > 0 {
-            product(scores, width, lines, self.tensors.shared(which, kv).transposed(), scale, Then::Replace);
-        }
-        if !self.span.is_empty() {
-            let keys = self.tensors.own(which, self.row, kv, &self.span).transposed();
-            product(&mut scores[past..], width, lines, keys, scale, Then::Replace);
+        for (column, keys) in self.keys(which, kv) {
+            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, Then::Replace);
         }
     }
 
     /// `output = scale · weights · [past; own]`, for keys (0) or values (1).
     fn mix(&self, weights: &[f32], which: usize, kv: usize, scale: f32, output: &mut [f32]) {
-        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.tensors.past);
         let mut then = Then::Replace;
-        if past > 0 {
-            let weights = Matrix::new(weights, self.lines(), past, width);
-            product(output, dim, weights, self.tensors.shared(which, kv), scale, then);
+        for (column, keys) in self.keys(which, kv) {
+            let weights = Matrix::new(&weights[column..], self.lines(), keys.rows(), self.width());
+            product(output, self.tensors.attention.dim, weights, keys, scale, then);
             then = Then::Add;
-        }
-        if !self.span.is_empty() {
-            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width);
-            product(output, dim, weights, self.tensors.own(which, self.row, kv, &self.span), scale, then);
         }
     }
 
     /// `[past; own] += weightsᵀ · lines`.
     fn collect(&self, weights: &[f32], lines: &[f32], past_sum: &mut [f32], own_sum: &mut [f32]) {
-        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.tensors.past);
+        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past);
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
             let weights = Matrix::new(weights, self.lines(), past, width).transposed();
@@ -270,7 +308,7 @@ impl<'a> Block<'a> {
         self.gather(self.tensors.q, kv, &mut gathered);
         let scale = 1.0 / (self.tensors.attention.dim as f32).sqrt();
         self.score(&gathered, 0, kv, scale, &mut scores);
-        let past = self.tensors.past;
+        let past = self.past;
         for (line, scores) in scores.chunks_mut(self.width().max(1)).enumerate() {
             let query = self.queries.start + line / self.tensors.group();
             let seen = &self.tensors.attention.visible.of(self.row, query)[self.span.clone()];

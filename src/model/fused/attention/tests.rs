@@ -2,7 +2,7 @@ use burn::tensor::TensorData;
 
 use super::super::testing::{numbers, same};
 use super::*;
-use crate::backend::Training;
+use crate::backend::{Concrete, Training};
 
 /// Heads, key/value heads and their width.
 const SHAPE: [usize; 3] = [6, 2, 8];
@@ -17,22 +17,52 @@ fn shared(past: usize) -> [TensorData; 2] {
     [4, 5].map(|seed| numbers([1, SHAPE[1], past, SHAPE[2]], seed, 1.0))
 }
 
-/// Without a past, and with one that all rows share.
+fn cache(own: &[&Tensor<Training, 4>], shared: Option<[&Tensor<Training, 4>; 2]>) -> LayerCache<Training> {
+    let own = own.chunks(2).map(|block| (block[0].clone(), block[1].clone())).collect();
+    LayerCache { shared: shared.map(|[k, v]| (k.clone(), v.clone())), own }
+}
+
+/// Without shared keys, and with some; own keys in one block, and in two.
 fn check(batch: usize, queries: usize, keys: usize, visible: &Visible) {
     let mask = Mask::Visible(visible.clone());
-    same(
-        inputs(batch, queries, keys),
-        |[q, k, v]| plain(q.clone(), (k.clone(), v.clone()), None, &mask),
-        |[q, k, v]| attention(q.clone(), (k.clone(), v.clone()), None, &mask),
-    );
+    let both = |q: &Tensor<Training, 4>, cache: &LayerCache<Training>| {
+        let (found, back) = attention(q.clone(), cache.clone(), &mask);
+        assert_eq!((back.own_keys(), back.shared.is_some()), (keys, cache.shared.is_some()));
+        (plain(q.clone(), cache, &mask), found)
+    };
+    let one = |[q, k, v]: &[Tensor<Training, 4>; 3]| both(q, &cache(&[k, v], None));
+    same(inputs(batch, queries, keys), |x| one(x).0, |x| one(x).1);
     let [q, k, v] = inputs(batch, queries, keys);
     let [past_k, past_v] = shared(11);
-    let past = |k: &Tensor<Training, 4>, v: &Tensor<Training, 4>| Some((k.clone(), v.clone()));
-    same(
-        [q, k, v, past_k, past_v],
-        |[q, k, v, pk, pv]| plain(q.clone(), (k.clone(), v.clone()), past(pk, pv), &mask),
-        |[q, k, v, pk, pv]| attention(q.clone(), (k.clone(), v.clone()), past(pk, pv), &mask),
-    );
+    let inputs = [q.clone(), k.clone(), v.clone(), past_k, past_v];
+    let with_shared = |[q, k, v, pk, pv]: &[Tensor<Training, 4>; 5]| both(q, &cache(&[k, v], Some([pk, pv])));
+    same(inputs.clone(), |x| with_shared(x).0, |x| with_shared(x).1);
+    let split = |k: &Tensor<Training, 4>| [k.clone().narrow(2, 0, keys / 2), k.clone().narrow(2, keys / 2, keys - keys / 2)];
+    let blocks = |[q, k, v, pk, pv]: &[Tensor<Training, 4>; 5]| {
+        let ([k0, k1], [v0, v1]) = (split(k), split(v));
+        both(q, &cache(&[&k0, &v0, &k1, &v1], Some([pk, pv])))
+    };
+    if keys > 1 {
+        same(inputs.clone(), |x| with_shared(x).0, |x| blocks(x).1);
+        untracked(inputs, &mask, keys);
+    }
+}
+
+/// Of tensors that are lent: three blocks and shared keys against one tensor of all own keys.
+fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize) {
+    let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
+    let mask = Mask::<Concrete>::Visible(visible.clone());
+    let device = crate::backend::BackendName::Cpu.device().unwrap();
+    let [q, k, v, past_k, past_v] = inputs.map(|data| Tensor::<Concrete, 4>::from_data(data, &device));
+    let shared = Some((past_k, past_v));
+    let part = |t: &Tensor<Concrete, 4>, from: usize, to: usize| t.clone().narrow(2, from, to - from);
+    let cuts = [0, keys / 3, keys / 2, keys];
+    let own = cuts.windows(2).filter(|c| c[0] < c[1]).map(|c| (part(&k, c[0], c[1]), part(&v, c[0], c[1]))).collect();
+    let expected = plain(q.clone(), &LayerCache { shared: shared.clone(), own: vec![(k.clone(), v)] }, &mask);
+    let (found, mut cache) = attention(q, LayerCache { shared, own }, &mask);
+    assert!((found - expected).abs().max().into_scalar() < 1e-5);
+    cache.join(0);
+    assert_eq!(cache.own[0].0.to_data(), k.to_data(), "the cache comes back as it was");
 }
 
 #[test]
@@ -76,7 +106,7 @@ fn a_query_that_sees_nothing_gets_zeros_and_gives_none() {
     let [q, k, v] = inputs(1, 2, 2).map(|data| Tensor::<Training, 4>::from_data(data, &device).require_grad());
     let mask = Mask::Visible(Visible::new(1, 2, 2, vec![false, false, true, false]));
     let _turn = crate::train::AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let output = attention(q.clone(), (k.clone(), v.clone()), None, &mask);
+    let output = attention(q.clone(), cache(&[&k, &v], None), &mask).0;
     assert_eq!(output.clone().narrow(2, 0, 1).abs().max().into_scalar(), 0.0);
     let gradients = output.sum().backward();
     assert_eq!(v.grad(&gradients).unwrap().narrow(2, 1, 1).abs().max().into_scalar(), 0.0);

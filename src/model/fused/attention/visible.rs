@@ -98,7 +98,7 @@ impl Visible {
 /// Who sees whom in one forward pass, in the form that works best with its device.
 #[derive(Debug, Clone)]
 pub enum Mask<B: Backend> {
-    /// On the CPU, unless there are few queries for the keys, as in a search: copying the keys would take longest then.
+    /// On the CPU.
     Visible(Visible),
     /// `[batch or 1, 1, seq, past + keys]`, added to the scores: 0 for a key that is seen, [`MASKED`] for others.
     Additive(Tensor<B, 4>),
@@ -108,15 +108,14 @@ impl<B: Backend> Mask<B> {
     /// From an additive mask whose first `past` keys are shared by all rows.
     pub fn from_additive(mask: Tensor<B, 4>, past: usize) -> Self {
         let [rows, _, queries, total] = mask.dims();
-        let host = on_host(&mask) && pays(queries, total - past);
-        let host = host.then(|| mask.to_data().to_vec::<f32>().ok()).flatten();
+        let host = on_host(&mask).then(|| mask.to_data().to_vec::<f32>().ok()).flatten();
         let visible = host.and_then(|values| Visible::of_additive(&values, [rows, queries, total], past));
         visible.map_or(Self::Additive(mask), Self::Visible)
     }
 
     /// `past` keys are shared by all rows.
     pub fn new(visible: Visible, past: usize, device: &B::Device) -> Self {
-        match is_host::<B>(device) && pays(visible.queries, visible.keys) {
+        match is_host::<B>(device) {
             true => Self::Visible(visible),
             false => Self::Additive(Self::Visible(visible).additive(past, device)),
         }
@@ -135,9 +134,4 @@ impl<B: Backend> Mask<B> {
             }
         }
     }
-}
-
-/// Whether the native operation, which works on copies of keys that others hold as well, is the faster.
-fn pays(queries: usize, keys: usize) -> bool {
-    4 * queries >= keys
 }

@@ -1,0 +1,100 @@
+//! What a forward pass keeps of the tokens it ran, and how rows of different lengths run together.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+
+use super::fused::LayerCache;
+
+/// Keys and values of the tokens that ran, one [`LayerCache`] a layer; of none, empty.
+///
+/// A pass takes it and gives it back with a block more, so that nothing in it is copied.
+#[derive(Debug, Clone)]
+pub struct Cache<B: Backend>(pub Vec<LayerCache<B>>);
+
+impl<B: Backend> Default for Cache<B> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<B: Backend> Cache<B> {
+    /// Of a single row: shared by all rows of the passes to come.
+    pub fn into_shared(self) -> Self {
+        let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
+        Self(self.0.into_iter().map(layer).collect())
+    }
+
+    /// All own blocks behind the first as one: what grows token by token is copied, what it grows from is not.
+    pub fn join_grown(&mut self) {
+        self.0.iter_mut().for_each(|layer| layer.join(1));
+    }
+
+    /// Tokens that all rows share.
+    pub(super) fn shared_tokens(&self) -> usize {
+        self.0.first().and_then(|layer| layer.shared.as_ref()).map_or(0, |(keys, _)| keys.dims()[2])
+    }
+}
+
+/// Which tokens are which rows'.
+///
+/// Tokens stand one after the other, without padding, for everything but attention, where rows stand side by side, padded on the right to
+/// the longest.
+#[derive(Debug, Clone)]
+pub struct Packing<B: Backend> {
+    rows: usize,
+    seq: usize,
+    /// Where rows differ in length: `[rows · seq]`, the token at each place, and `[tokens]`, the place of each token.
+    ragged: Option<[Tensor<B, 1, Int>; 2]>,
+}
+
+impl<B: Backend> Packing<B> {
+    /// Rows of `seq` tokens each.
+    pub fn even(rows: usize, seq: usize) -> Self {
+        Self { rows, seq, ragged: None }
+    }
+
+    /// Rows of these lengths; some may be 0, not all.
+    pub fn new(lengths: &[usize], device: &B::Device) -> Self {
+        let (rows, seq) = (lengths.len(), lengths.iter().copied().max().unwrap_or(0));
+        if lengths.iter().all(|&length| length == seq) {
+            return Self::even(rows, seq);
+        }
+        let mut tokens = Vec::with_capacity(rows * seq);
+        let mut places: Vec<i32> = Vec::new();
+        for (row, &length) in lengths.iter().enumerate() {
+            let first = places.len();
+            // Padding is some token, which nobody sees.
+            tokens.extend((0..seq).map(|at| if at < length { (first + at) as i32 } else { 0 }));
+            places.extend((row * seq..row * seq + length).map(|place| place as i32));
+        }
+        let ints = |values: Vec<i32>| {
+            let count = values.len();
+            Tensor::from_data(TensorData::new(values, [count]), device)
+        };
+        Self { rows, seq, ragged: Some([ints(tokens), ints(places)]) }
+    }
+
+    /// Tokens of the longest row.
+    pub fn seq(&self) -> usize {
+        self.seq
+    }
+
+    /// `[tokens, heads · head_dim]` → `[rows, heads, seq, head_dim]`.
+    pub(super) fn rows(&self, x: Tensor<B, 2>, heads: usize, dim: usize) -> Tensor<B, 4> {
+        let x = match &self.ragged {
+            None => x,
+            Some([tokens, _]) => x.select(0, tokens.clone()),
+        };
+        x.reshape([self.rows, self.seq, heads, dim]).swap_dims(1, 2)
+    }
+
+    /// `[rows, heads, seq, head_dim]` → `[tokens, heads · head_dim]`.
+    pub(super) fn tokens(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
+        let [_, heads, _, dim] = x.dims();
+        let x = x.swap_dims(1, 2).reshape([self.rows * self.seq, heads * dim]);
+        match &self.ragged {
+            None => x,
+            Some([_, places]) => x.select(0, places.clone()),
+        }
+    }
+}
