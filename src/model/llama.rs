@@ -10,11 +10,11 @@
 use burn::module::Param;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{FloatDType, TensorData};
 
 use super::adapter::{LoraConfig, lora};
 use super::fused::{Keys, Mask, Rotary, attention, half_turn, rms_norm, swiglu};
-use super::linear::Linear;
+use super::linear::{Linear, Precision};
 use super::{LlamaConfig, Weights};
 use crate::Result;
 
@@ -101,14 +101,20 @@ pub struct Output<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Reads every weight onto `device`.
+    /// Reads every weight onto `device`: matrices that do not train in `precision`, all else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by id.
     ///
     /// # Errors
     /// Missing, misshapen and unexpected tensors, by file and name.
-    pub fn load(config: &LlamaConfig, mut weights: Weights, tune: Tune, device: &B::Device) -> Result<Self> {
-        let mut loader = Loader { config, weights: &mut weights, tune, device, next_id: 0 };
+    pub fn load(
+        config: &LlamaConfig,
+        mut weights: Weights,
+        tune: Tune,
+        precision: Precision,
+        device: &B::Device,
+    ) -> Result<Self> {
+        let mut loader = Loader { config, weights: &mut weights, tune, precision, device, next_id: 0 };
         let (h, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
 
@@ -131,7 +137,7 @@ impl<B: Backend> Llama<B> {
         let norm = loader.norm("model.norm")?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None }),
+            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None, precision }),
         };
         weights.finish()?;
         Ok(Self {
@@ -154,7 +160,7 @@ impl<B: Backend> Llama<B> {
     pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         let [batch, seq] = ids.dims();
         let rows = self.embed_tokens.val().select(0, ids.reshape([batch * seq]));
-        rows.reshape([batch, seq, self.config.hidden_size])
+        rows.cast(FloatDType::F32).reshape([batch, seq, self.config.hidden_size])
     }
 
     /// Runs the decoder.
@@ -210,7 +216,7 @@ impl<B: Backend> Llama<B> {
             Some(rows) => head.select(0, rows),
             None => head,
         };
-        hidden.matmul(head.transpose())
+        hidden.matmul(head.cast(FloatDType::F32).transpose())
     }
 }
 
@@ -272,6 +278,7 @@ struct Loader<'a, B: Backend> {
     config: &'a LlamaConfig,
     weights: &'a mut Weights,
     tune: Tune<'a>,
+    precision: Precision,
     device: &'a B::Device,
     next_id: u64,
 }
@@ -290,7 +297,11 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Param<Tensor<B, 2>>> {
-        self.param(name, [rows, columns])
+        let matrix = self.param(name, [rows, columns])?;
+        Ok(match self.tune {
+            Tune::Full => matrix,
+            _ => matrix.map(|weight| weight.cast(self.precision.dtype())),
+        })
     }
 
     fn norm(&mut self, name: &str) -> Result<RmsNorm<B>> {
@@ -309,6 +320,6 @@ impl<B: Backend> Loader<'_, B> {
             }
             _ => None,
         };
-        Ok(Linear { weight, lora })
+        Ok(Linear { weight, lora, precision: self.precision })
     }
 }
