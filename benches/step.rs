@@ -8,7 +8,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use itemlm::backend::{BackendName, Concrete, Training};
-use itemlm::model::{Llama, LoraConfig, Tune, causal_mask, open_llm};
+use itemlm::model::{Llama, LoraConfig, Precision, Tune, causal_mask, open_llm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,9 +51,9 @@ fn main() {
     let lora = LoraConfig::default();
     let open = || open_llm(Path::new(model)).unwrap();
     let plain = open();
-    let plain = Llama::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), &autodiff).unwrap();
+    let plain = Llama::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), Precision::F32, &autodiff).unwrap();
     let fused = open();
-    let fused = Llama::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), &device).unwrap();
+    let fused = Llama::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), Precision::F32, &device).unwrap();
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..=rounds {
         times[0].push(step(&plain, size, &autodiff));

@@ -9,6 +9,7 @@ mod cuda_driver;
 
 use std::fmt::Display;
 use std::panic::catch_unwind;
+use std::str::FromStr;
 
 use burn::prelude::*;
 use burn::{Dispatch, DispatchDevice};
@@ -26,7 +27,7 @@ pub type Concrete = Dispatch;
 pub type Training = burn::backend::Autodiff<Concrete>;
 
 /// Where to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendName {
     /// burn-flex, on all cores.
@@ -35,6 +36,68 @@ pub enum BackendName {
     Wgpu,
     /// NVIDIA GPUs.
     Cuda,
+}
+
+/// `--backend`: a backend, and which of its devices: `wgpu`, `cuda:1`, `wgpu:radeon`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendChoice {
+    /// The backend.
+    pub name: BackendName,
+    /// Its device's place in `itemlm doctor`'s list, or a part of its name in any case; `None` for the first of CUDA's and what wgpu
+    /// thinks the most powerful of its own.
+    pub adapter: Option<String>,
+}
+
+impl From<BackendName> for BackendChoice {
+    fn from(name: BackendName) -> Self {
+        Self { name, adapter: None }
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, adapter) = text.split_once(':').map_or((text, None), |(name, adapter)| (name, Some(adapter)));
+        let found = BackendName::ALL.into_iter().find(|backend| backend.to_string() == name);
+        match (found, adapter) {
+            (Some(name), None) => Ok(name.into()),
+            (Some(name), Some(adapter)) if name != BackendName::Cpu && !adapter.trim().is_empty() => {
+                Ok(Self { name, adapter: Some(adapter.trim().into()) })
+            }
+            _ => Err(Error::usage(
+                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its place or a part of its name",
+            )),
+        }
+    }
+}
+
+impl BackendChoice {
+    /// The device, tried out.
+    ///
+    /// # Errors
+    /// Those of [`BackendName::device`]; an adapter that is not there, or a name that several have.
+    pub fn device(&self) -> Result<DispatchDevice> {
+        let Some(wanted) = &self.adapter else { return self.name.device() };
+        let adapters = self.name.adapters()?;
+        self.name.tried(self.name.on(Some(adapter_of(self.name, &adapters, wanted)?))?)
+    }
+}
+
+fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
+    let named = |adapter: &&Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
+    let found: Vec<&Adapter> = match wanted.parse::<usize>() {
+        Ok(index) => adapters.iter().filter(|adapter| adapter.index == index).collect(),
+        Err(_) => adapters.iter().filter(named).collect(),
+    };
+    match found.as_slice() {
+        [one] => Ok(one),
+        _ => {
+            let list: Vec<String> = adapters.iter().map(|a| format!("{} ({})", a.index, a.name)).collect();
+            let how_many = if found.is_empty() { "no device is" } else { "several devices are" };
+            Err(Error::usage(format!("--backend {name}:{wanted}: {how_many} that; there are {}", list.join(", "))))
+        }
+    }
 }
 
 impl BackendName {
@@ -55,20 +118,31 @@ impl BackendName {
     /// # Errors
     /// A backend that this build lacks, or that finds no device: a usage error that says how to get one.
     pub fn device(self) -> Result<DispatchDevice> {
-        let device = match self {
+        self.tried(self.on(None)?)
+    }
+
+    /// burn's device, not tried out.
+    fn on(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
+        Ok(match self {
             #[cfg(feature = "cpu")]
             Self::Cpu => DispatchDevice::Flex(Default::default()),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => DispatchDevice::Wgpu(Default::default()),
+            Self::Wgpu => DispatchDevice::Wgpu(adapter.map_or_else(|| Ok(Default::default()), Adapter::wgpu)?),
             #[cfg(feature = "cuda")]
             Self::Cuda => {
                 // cudarc panics without the driver, and says less.
                 self.adapters()?;
-                DispatchDevice::Cuda(Default::default())
+                DispatchDevice::Cuda(burn::backend::cuda::CudaDevice::new(adapter.map_or(0, |adapter| adapter.index)))
             }
             #[allow(unreachable_patterns)]
-            absent => return Err(absent.missing()),
-        };
+            absent => {
+                let _ = adapter;
+                return Err(absent.missing());
+            }
+        })
+    }
+
+    fn tried(self, device: DispatchDevice) -> Result<DispatchDevice> {
         let probe = device.clone();
         let sum = catch_unwind(move || {
             let ones = Tensor::<Concrete, 2>::ones([4, 4], &probe);
@@ -107,5 +181,34 @@ impl Display for BackendName {
             Self::Wgpu => "wgpu",
             Self::Cuda => "cuda",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(index: usize, name: &str) -> Adapter {
+        let text = String::new;
+        let (id, kind, api, driver) = (text(), text(), text(), text());
+        let (memory_bytes, largest_buffer_bytes) = (None, None);
+        Adapter { index, id, name: name.into(), kind, api, driver, memory_bytes, largest_buffer_bytes, used: index == 0 }
+    }
+
+    #[test]
+    fn choices() {
+        let choice = |text: &str| text.parse::<BackendChoice>();
+        assert_eq!(choice("cpu").unwrap(), BackendName::Cpu.into());
+        assert_eq!(choice("cuda:1").unwrap(), BackendChoice { name: BackendName::Cuda, adapter: Some("1".into()) });
+        for wrong in ["", "gpu", "cpu:0", "wgpu:", "wgpu: ", ":1", "CPU"] {
+            assert!(choice(wrong).is_err(), "{wrong}");
+        }
+        let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
+        let found = |wanted| adapter_of(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
+        assert_eq!((found("2").unwrap(), found("radeon").unwrap()), (2, 1));
+        let several = found("nvidia").unwrap_err().to_string();
+        assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
+        assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
+        assert!(found("intel").is_err());
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::prepare::PrepareArgs;
-use crate::backend::BackendName;
+use crate::backend::BackendChoice;
 use crate::cf::Method;
 use crate::config::{AlignConfig, RankerName, RunConfig, Scoring};
 use crate::data::Split;
@@ -41,8 +41,8 @@ enum Command {
     /// The whole pipeline on synthetic data: no download, no GPU
     Quickstart {
         /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
         /// Where its corpus, model and runs go
         #[arg(long, default_value = "runs/quickstart")]
         out: PathBuf,
@@ -84,8 +84,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         sentence_encoder: Option<PathBuf>,
         /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -106,8 +106,8 @@ enum Command {
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
         /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -127,8 +127,8 @@ enum Command {
         #[arg(long)]
         input: PathBuf,
         /// Where to run
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
     },
     /// Write a trained run's model, its adapter merged, as a Hugging Face directory
     Merge {
@@ -168,8 +168,8 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
         /// Where to train bpr and sasrec
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -196,8 +196,8 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
         /// bpr, sasrec: where to train
-        #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-        backend: BackendName,
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -210,8 +210,8 @@ struct RunArgs {
     /// The run file
     run: PathBuf,
     /// Where to run
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    backend: BackendName,
+    #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+    backend: BackendChoice,
     /// The run directory; runs/<name of the run file> by default
     #[arg(long)]
     out: Option<PathBuf>,

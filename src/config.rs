@@ -13,7 +13,7 @@ pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig,
 pub use prior::{PriorConfig, RankerName};
 
 use crate::batch::MicroBatch;
-use crate::model::LoraConfig;
+use crate::model::{LoraConfig, Precision};
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
@@ -107,6 +107,9 @@ pub struct LlmConfig {
     /// A PEFT adapter directory to start from, of the same rank and targets, in place of a fresh one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// What its products are computed in, and its frozen weights kept in.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// `llm.tune`

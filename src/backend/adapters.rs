@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::BackendName;
+#[cfg(feature = "wgpu")]
+use crate::Error;
 use crate::Result;
 
 /// A device that a backend could run on, as its API describes it.
@@ -26,6 +28,30 @@ pub struct Adapter {
     pub largest_buffer_bytes: Option<u64>,
     /// Whether `--backend` runs on it.
     pub used: bool,
+}
+
+#[cfg(feature = "wgpu")]
+impl Adapter {
+    /// burn's device of an adapter of wgpu's.
+    pub(super) fn wgpu(&self) -> Result<burn::backend::wgpu::WgpuDevice> {
+        use burn::backend::wgpu::WgpuDevice;
+        let (kind, number) = self.id.trim_end_matches(')').split_once('(').unwrap_or((&self.id, "0"));
+        let number: usize = number.parse().unwrap_or_default();
+        Ok(match kind {
+            // It is set up already.
+            _ if self.used => WgpuDevice::DefaultDevice,
+            "DiscreteGpu" => WgpuDevice::DiscreteGpu(number),
+            "IntegratedGpu" => WgpuDevice::IntegratedGpu(number),
+            "VirtualGpu" => WgpuDevice::VirtualGpu(number),
+            "Cpu" => WgpuDevice::Cpu,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--backend wgpu:{}: burn cannot run on {}, a device of no known kind",
+                    self.index, self.name
+                )));
+            }
+        })
+    }
 }
 
 impl BackendName {

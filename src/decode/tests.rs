@@ -13,7 +13,7 @@ use crate::cf::{Distribution, Method, Settings, train};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::evaluate::rank_collaborative;
-use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weights};
+use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weights};
 use crate::prior::{Baseline, ItemScores, Prior, UserPrior, fit};
 use crate::text::{Catalogue, ROOT};
 
@@ -21,7 +21,7 @@ fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
     let path = dir.join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, device).unwrap()
+    Llama::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
 /// All logits are 0.

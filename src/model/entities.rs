@@ -11,8 +11,8 @@
 use std::path::Path;
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::activation::relu;
+use burn::tensor::{FloatDType, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::bert::Dense;
@@ -292,7 +292,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// The root mean square of the LLM's embeddings.
     pub fn embedding_scale(llm: &Llama<B>) -> f64 {
-        let table = llm.embed_tokens.val().detach();
+        let table = llm.embed_tokens.val().detach().cast(FloatDType::F32);
         table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
     }
 

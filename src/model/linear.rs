@@ -2,19 +2,66 @@
 //!
 //! LoRA: arXiv 2106.09685; semantics as PEFT's `LoraLayer` (peft/tuners/lora/layer.py, `Linear.forward`).
 
+use std::fmt::Display;
+
 use burn::module::Param;
 use burn::nn::Dropout;
 use burn::prelude::*;
+use burn::tensor::FloatDType;
+use serde::{Deserialize, Serialize};
 
 use super::fused::dropout;
 
 /// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
-    /// `[out, in]`.
+    /// `[out, in]`: in [`Linear::precision`] where it is frozen, in f32 where it trains.
     pub weight: Param<Tensor<B, 2>>,
-    /// The adapter, where this projection has one.
+    /// The adapter, where this projection has one; in f32.
     pub lora: Option<Lora<B>>,
+    /// What `x Wᵀ` is computed in.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+/// The numbers that an LLM's products are computed in, and its frozen weights kept in.
+///
+/// Mixed precision is spelled out in [`Linear::forward`]: the input is cast, the product's result cast back. All else is f32: whatever
+/// trains, the residual stream, rotation, norms, softmax, the output head and the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes a weight.
+    #[default]
+    F32,
+    /// 2 bytes: the range of f32, 8 bits of precision.
+    Bf16,
+    /// 2 bytes: 11 bits of precision up to 65,504; gradients below 6e-8 vanish, so nothing trains through it.
+    F16,
+}
+
+impl Precision {
+    /// All, the widest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// burn's name of it.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+impl Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
 }
 
 /// A low-rank update `scale · B A` of a weight `[out, in]`.
@@ -31,21 +78,24 @@ pub struct Lora<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// `[n, in]` → `[n, out]`. The adapter's two thin products run on their own: neither `B A` nor a gradient of the frozen
+    /// `[n, in]` → `[n, out]`, both f32. The adapter's two thin products run on their own: neither `B A` nor a gradient of the frozen
     /// weight's shape is ever formed.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let y = x.clone().matmul(self.weight.val().transpose());
+        let precision = self.precision.dtype();
+        let weight = self.weight.val().cast(precision);
+        let y = x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32);
         match &self.lora {
             None => y,
             Some(lora) => y + lora.forward(x),
         }
     }
 
-    /// `[out, in]`: the weight with the adapter merged into it.
+    /// `[out, in]`, f32: the weight with the adapter merged into it.
     pub fn merged(&self) -> Tensor<B, 2> {
+        let weight = self.weight.val().cast(FloatDType::F32);
         match &self.lora {
-            None => self.weight.val(),
-            Some(lora) => self.weight.val() + lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale),
+            None => weight,
+            Some(lora) => weight + lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale),
         }
     }
 }

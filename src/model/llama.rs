@@ -10,12 +10,12 @@
 use burn::module::Param;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{FloatDType, TensorData};
 
 use super::adapter::{LoraConfig, lora};
 use super::cache::{Cache, Packing};
 use super::fused::{LayerCache, Mask, Rotary, attention, half_turn, log_sum_exp, rms_norm, swiglu};
-use super::linear::Linear;
+use super::linear::{Linear, Precision};
 use super::{LlamaConfig, Weights};
 use crate::Result;
 
@@ -86,14 +86,20 @@ pub struct Output<B: Backend> {
 const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
 impl<B: Backend> Llama<B> {
-    /// Reads every weight onto `device`.
+    /// Reads every weight onto `device`: matrices that do not train in `precision`, all else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by id.
     ///
     /// # Errors
     /// Missing, misshapen and unexpected tensors, by file and name.
-    pub fn load(config: &LlamaConfig, mut weights: Weights, tune: Tune, device: &B::Device) -> Result<Self> {
-        let mut loader = Loader { config, weights: &mut weights, tune, device, next_id: 0 };
+    pub fn load(
+        config: &LlamaConfig,
+        mut weights: Weights,
+        tune: Tune,
+        precision: Precision,
+        device: &B::Device,
+    ) -> Result<Self> {
+        let mut loader = Loader { config, weights: &mut weights, tune, precision, device, next_id: 0 };
         let (h, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
 
@@ -116,7 +122,7 @@ impl<B: Backend> Llama<B> {
         let norm = loader.norm("model.norm")?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None }),
+            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None, precision }),
         };
         weights.finish()?;
         Ok(Self {
@@ -139,7 +145,7 @@ impl<B: Backend> Llama<B> {
     pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         let [batch, seq] = ids.dims();
         let rows = self.embed_tokens.val().select(0, ids.reshape([batch * seq]));
-        rows.reshape([batch, seq, self.config.hidden_size])
+        rows.cast(FloatDType::F32).reshape([batch, seq, self.config.hidden_size])
     }
 
     /// Runs the decoder on rows of equal length.
@@ -200,7 +206,7 @@ impl<B: Backend> Llama<B> {
             Some(rows) => self.head().select(0, rows),
             None => self.head(),
         };
-        hidden.matmul(head.transpose())
+        hidden.matmul(head.cast(FloatDType::F32).transpose())
     }
 
     /// `[n, hidden]` → `[n, 1]`: log Σ exp of the logits of the whole vocabulary, of which only a block at a time is formed.
@@ -208,7 +214,7 @@ impl<B: Backend> Llama<B> {
         let (head, vocabulary) = (self.head(), self.config.vocab_size);
         let block = |first: usize| {
             let rows = head.clone().narrow(0, first, VOCABULARY_BLOCK.min(vocabulary - first));
-            log_sum_exp(hidden.clone().matmul(rows.transpose()))
+            log_sum_exp(hidden.clone().matmul(rows.cast(FloatDType::F32).transpose()))
         };
         log_sum_exp(Tensor::cat((0..vocabulary).step_by(VOCABULARY_BLOCK).map(block).collect(), 1))
     }
@@ -273,6 +279,7 @@ struct Loader<'a, B: Backend> {
     config: &'a LlamaConfig,
     weights: &'a mut Weights,
     tune: Tune<'a>,
+    precision: Precision,
     device: &'a B::Device,
     next_id: u64,
 }
@@ -291,7 +298,11 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Param<Tensor<B, 2>>> {
-        self.param(name, [rows, columns])
+        let matrix = self.param(name, [rows, columns])?;
+        Ok(match self.tune {
+            Tune::Full => matrix,
+            _ => matrix.map(|weight| weight.cast(self.precision.dtype())),
+        })
     }
 
     fn norm(&mut self, name: &str) -> Result<RmsNorm<B>> {
@@ -310,6 +321,6 @@ impl<B: Backend> Loader<'_, B> {
             }
             _ => None,
         };
-        Ok(Linear { weight, lora })
+        Ok(Linear { weight, lora, precision: self.precision })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::cf;
-use crate::backend::BackendName;
+use crate::backend::BackendChoice;
 use crate::cf::Settings;
 use crate::config::RankerName;
 use crate::data::{Corpus, Split};
@@ -24,7 +24,7 @@ pub struct BaselineOptions {
     /// als, bpr, sasrec: `key=value`, over their defaults.
     pub set: Vec<String>,
     /// Where BPR and SASRec train.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
 }
 
 /// What `baseline --json` prints.
@@ -75,7 +75,7 @@ pub fn baseline(
         }
         RankerName::Collaborative(method) => {
             let settings = Settings::parse(method, &options.set)?;
-            let trained = cf::fit(&settings, &corpus, corpus_dir, options.backend, say)?;
+            let trained = cf::fit(&settings, &corpus, corpus_dir, &options.backend, say)?;
             started = Instant::now();
             evaluate_collaborative(&trained.model, &corpus, split, limit)
         }

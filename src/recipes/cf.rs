@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
-use crate::backend::{BackendName, Concrete};
+use crate::backend::{BackendChoice, Concrete};
 use crate::cf::{Distribution, Method, Model, Settings, Trained, train};
 use crate::data::{Corpus, Split};
 use crate::evaluate::{evaluate_collaborative, summarise};
@@ -20,7 +20,7 @@ pub struct CfOptions {
     /// `key=value`, over its defaults.
     pub set: Vec<String>,
     /// Where BPR and SASRec train; ALS runs on the CPU.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
 }
 
 /// What `cf --json` prints.
@@ -60,7 +60,7 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
     writable(out)?;
     let corpus = Corpus::open(corpus_dir)?;
     let started = Instant::now();
-    let trained = fit(&settings, &corpus, corpus_dir, options.backend, say)?;
+    let trained = fit(&settings, &corpus, corpus_dir, &options.backend, say)?;
     let valid_ndcg_at_10 = valid_ndcg(&trained.model, &corpus);
     let seconds = started.elapsed().as_secs_f64();
     let ranker = Distribution::new(trained.model, &corpus);
@@ -85,7 +85,7 @@ pub(super) fn fit(
     settings: &Settings,
     corpus: &Corpus,
     corpus_dir: &Path,
-    backend: BackendName,
+    backend: &BackendChoice,
     say: &mut dyn FnMut(&str),
 ) -> Result<Trained<Concrete>> {
     let device = DispatchDevice::autodiff(backend.device()?);

@@ -12,7 +12,7 @@ use super::open_run;
 use super::ranking::Ranking;
 use super::rows::check_ranks;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
-use crate::backend::{BackendName, Concrete};
+use crate::backend::{BackendChoice, Concrete};
 use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
@@ -47,7 +47,7 @@ pub struct EvaluateOptions {
     /// For texts: a directory of a BERT that encodes sentences.
     pub sentence_encoder: Option<PathBuf>,
     /// Where to run.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
     /// Show progress on stderr.
     pub progress: bool,
 }

@@ -40,7 +40,28 @@ pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
 
+use burn::DispatchDevice;
+use burn::prelude::Backend;
+
+use crate::backend::Concrete;
+use crate::model::Precision;
 use crate::{Error, Result};
+
+/// What the LLM's products are computed in, and what else the device could, in words.
+///
+/// # Errors
+/// A device that does not compute in what is asked for.
+fn precision(asked: Precision, device: &DispatchDevice) -> Result<String> {
+    let able = |precision: &Precision| Concrete::supports_dtype(device, precision.dtype().into());
+    let all: Vec<String> = Precision::ALL.iter().filter(|p| able(p)).map(Precision::to_string).collect();
+    match able(&asked) {
+        true => Ok(format!("the LLM computes in {asked}, by llm.precision; this device can {}", all.join(", "))),
+        false => Err(Error::usage(format!(
+            "llm.precision is \"{asked}\", in which this device cannot compute; it can {}",
+            all.join(", ")
+        ))),
+    }
+}
 
 /// # Errors
 /// A log-probability that is NaN, as of damaged weights; or a panic on a device's own thread, after which its numbers are garbage.

@@ -13,13 +13,13 @@ use serde::Serialize;
 use super::evaluate::rank_windows;
 use super::run_dir::{self, Material};
 use super::train::{TrainOptions, train};
-use crate::backend::{BackendName, Concrete};
+use crate::backend::{BackendChoice, Concrete};
 use crate::config::{DataConfig, DecodeConfig, LlmConfig, LossConfig, LossKind, RunConfig, Temperature, TrainConfig, TuneKind};
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::decode::search;
 use crate::evaluate::{Summary, evaluate_baseline, summarise};
 use crate::files::write_atomic;
-use crate::model::{Llama, LlamaConfig, LoraConfig, Tune, save_llm_dir};
+use crate::model::{Llama, LlamaConfig, LoraConfig, Precision, Tune, save_llm_dir};
 use crate::prior::{Baseline, fit};
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
@@ -76,7 +76,7 @@ pub struct ExampleUser {
 }
 
 /// Makes data, tokenizer and model; ranks with counts, with the untrained model, and after training with each loss.
-pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
+pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
     let device = backend.device()?;
     fresh_directory(dir)?;
@@ -123,7 +123,7 @@ pub fn quickstart(dir: &Path, backend: BackendName, say: &mut dyn FnMut(&str)) -
         let out = dir.join(run);
         let options = TrainOptions {
             out: out.clone(),
-            backend,
+            backend: backend.clone(),
             resume: false,
             max_steps: None,
             ui: Ui::None,
@@ -192,7 +192,13 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     RunConfig {
         seed: SEED,
         data: DataConfig { corpus: corpus.display().to_string(), prompt: Some(PROMPT.into()), ..DataConfig::default() },
-        llm: LlmConfig { path: llm.display().to_string(), tune: TuneKind::Full, lora: LoraConfig::default(), adapter: None },
+        llm: LlmConfig {
+            path: llm.display().to_string(),
+            tune: TuneKind::Full,
+            lora: LoraConfig::default(),
+            adapter: None,
+            precision: Precision::F32,
+        },
         items: Default::default(),
         loss,
         train: TrainConfig {
@@ -245,7 +251,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let Material { ranking, llama, weights, .. } = run_dir::Material::open(config, None, device)?;
-    let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, device)?;
+    let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
     let outcomes = rank_windows(&llm.into(), &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }

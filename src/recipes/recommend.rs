@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::asked::TaskChoice;
 use super::rows::check_ranks;
 use super::run_dir::{open_run, read_config};
-use crate::backend::BackendName;
+use crate::backend::BackendChoice;
 use crate::decode::search;
 use crate::text::{Filling, Shown};
 use crate::{Context, Error, Result};
@@ -35,7 +35,7 @@ pub fn recommend(
     user: Option<&str>,
     choice: &TaskChoice,
     k: usize,
-    backend: BackendName,
+    backend: BackendChoice,
 ) -> Result<Vec<Recommendation>> {
     if k == 0 {
         return Err(Error::usage("recommend needs a -k of at least 1"));

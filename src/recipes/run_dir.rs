@@ -369,7 +369,8 @@ pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
         TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
         TuneKind::Full | TuneKind::Frozen => Tune::Frozen,
     };
-    let llm = Llama::load(&material.llama, material.weights, tune, device)?;
+    super::precision(config.llm.precision, device)?;
+    let llm = Llama::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
     let model = match material.entities {
         Some(entities) => entities.blank(llm, device)?,
         None => llm.into(),

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{ranking, run_dir};
-use crate::backend::{BackendName, Concrete};
+use crate::backend::{BackendChoice, Concrete};
 use crate::config::{Encoder, TuneKind};
 use crate::decode;
-use crate::model::{Llama, Tune, open_llm};
+use crate::model::{Llama, Precision, Tune, open_llm};
 use crate::text::Catalogue;
 use crate::train::Checkpoints;
 use crate::{Context, Error, Result};
@@ -27,7 +27,7 @@ pub struct ScoreOptions {
     /// JSON lines of prompt and items.
     pub input: PathBuf,
     /// Where to run.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +68,9 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         _ => Tune::Frozen,
     };
     let context = opened.config.max_position_embeddings;
-    let mut llm = Llama::<Concrete>::load(&opened.config, opened.weights, tune, &device)?;
+    let precision = run.as_ref().map_or(Precision::F32, |(_, config)| config.llm.precision);
+    super::precision(precision, &device)?;
+    let mut llm = Llama::<Concrete>::load(&opened.config, opened.weights, tune, precision, &device)?;
     if let Some((dir, config)) = &run {
         run_dir::check_llm(dir, &opened.fingerprint, &options.llm)?;
         let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {

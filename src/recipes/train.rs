@@ -16,14 +16,14 @@ use super::evaluate::{progress_line, rank_windows};
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use super::samples::{check_lengths, example, samples};
-use crate::backend::{BackendName, Concrete, Training};
+use crate::backend::{BackendChoice, Concrete, Training};
 use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::data::Split;
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Llama, Tune, load_adapter, read_adapter_config};
+use crate::model::{Llama, Precision, Tune, load_adapter, read_adapter_config};
 use crate::text::{PromptSet, ROOT};
 use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, Validate, adamw};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ pub struct TrainOptions {
     /// The run directory.
     pub out: PathBuf,
     /// Where to run.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
     /// Go on from the last checkpoint.
     pub resume: bool,
     /// Stop after this many optimiser steps of the run.
@@ -93,6 +93,12 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
+    let precision = super::precision(config.llm.precision, &device)?;
+    if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
+        return Err(Error::usage(
+            "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
+        ));
+    }
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
     let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
@@ -110,7 +116,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         TuneKind::Frozen => Tune::Frozen,
     };
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Training>::load(&llama, weights, tune, &device)?;
+    let llm = Llama::<Training>::load(&llama, weights, tune, config.llm.precision, &device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut checkpoint = None;
@@ -159,6 +165,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         log(format_args!("note: {notice}"));
     }
     if options.ui == Ui::Plain {
+        log(format_args!("{precision}"));
         log(format_args!("{}; {}", lessons.shown, lessons.validation));
     }
     let outcome = crate::train::run(Run {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::AdamW;
 use crate::files::{sha256, write_atomic};
 use crate::loss::AdaptiveTemperature;
-use crate::model::{ItemLanguageModel, Llama, LoraConfig, export_merged, load_adapter, save_adapter, save_module};
+use crate::model::{ItemLanguageModel, Llama, LoraConfig, Precision, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -111,7 +111,8 @@ impl Trained {
                     true => crate::model::Tune::Full,
                     false => crate::model::Tune::Frozen,
                 };
-                Llama::load(&opened.config, opened.weights, tune, device)
+                let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
+                Llama::load(&opened.config, opened.weights, tune, precision, device)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
-use burn::tensor::TensorData;
+use burn::tensor::{FloatDType, TensorData};
 use burn::tensor::backend::AutodiffBackend;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
@@ -89,10 +89,11 @@ impl<B: Backend> Recommender<B> {
     /// `[rows, hidden]`: the rows of the output projection that a batch scores.
     fn head(&self, batch: &Batch) -> Tensor<B, 2> {
         let head = self.model.llm.head();
-        match &batch.rows {
+        let rows = match &batch.rows {
             None => head,
             Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
-        }
+        };
+        rows.cast(FloatDType::F32)
     }
 
     fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {

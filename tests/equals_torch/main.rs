@@ -9,6 +9,7 @@ mod cf;
 mod entities;
 mod forest;
 mod losses;
+mod precision;
 mod search;
 mod training;
 
@@ -28,7 +29,8 @@ use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Precision, Tune, Weights, load_adapter,
+    read_adapter_config, save_adapter,
 };
 use itemlm::text::{Catalogue, ROOT, Trie};
 use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
@@ -135,9 +137,18 @@ fn mask<B: Backend>(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &B::Device)
 }
 
 fn llama<B: Backend<Device = DispatchDevice>>(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<B> {
+    llama_in(name, tune, Precision::F32, device)
+}
+
+fn llama_in<B: Backend<Device = DispatchDevice>>(
+    name: &str,
+    tune: Tune,
+    precision: Precision,
+    device: &DispatchDevice,
+) -> Llama<B> {
     let path = fixture(name).join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, device).unwrap()
+    Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {

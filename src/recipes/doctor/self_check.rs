@@ -14,7 +14,7 @@ use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, Scoring};
 use crate::decode::search;
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Tune, Weights, causal_mask, save_llm_dir};
+use crate::model::{ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights, causal_mask, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
 use crate::train::{Recommender, Step};
 use crate::{Context, Error, Result};
@@ -168,7 +168,7 @@ impl SelfCheck {
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
     fn recommender(&self, device: &DispatchDevice) -> Result<Recommender<Training>> {
         let weights = Weights::open(self.dir.path(), &self.config)?;
-        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), device)?;
+        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), Precision::F32, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
             let Some(lora) = &mut linear.lora else { continue };

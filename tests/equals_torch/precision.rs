@@ -1,0 +1,81 @@
+//! Products in bf16 and f16, beside those in f32.
+
+use burn::tensor::{DType, FloatDType};
+
+use super::*;
+
+/// How far from f32, of the largest value: a few roundings of 8 and 11 bits in two blocks.
+const HALVES: [(Precision, f64); 2] = [(Precision::Bf16, 8e-2), (Precision::F16, 1e-2)];
+
+fn hidden<B: Backend<Device = DispatchDevice>>(model: &Llama<B>, device: &DispatchDevice) -> Tensor<B, 2> {
+    let input = ids(&(0..24).map(|t| 7 * t % 90 + 3).collect::<Vec<_>>(), [2, 12], device);
+    let positions: Vec<u32> = (0..2).flat_map(|_| 0..12).collect();
+    let output = model.forward(model.embed(input), &positions, mask(causal(12), [1, 1, 12, 12], device), None);
+    output.hidden.reshape([24, model.config().hidden_size])
+}
+
+#[test]
+fn half_precision_is_near_f32_and_leaves_f32_what_trains() {
+    let mut on_cpu: Vec<(Precision, Vec<f32>)> = Vec::new();
+    for device in devices() {
+        let exact = host(hidden(&llama::<Dispatch>("llama-untied", Tune::Frozen, &device), &device));
+        for (precision, tolerance) in HALVES {
+            if !Dispatch::supports_dtype(&device, precision.dtype().into()) {
+                continue;
+            }
+            let model = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &device);
+            for weight in [&model.layers[0].q_proj, &model.layers[1].down_proj, model.lm_head.as_ref().unwrap()] {
+                assert_eq!(FloatDType::from(weight.weight.val().dtype()), precision.dtype());
+            }
+            let states = hidden(&model, &device);
+            let logits = model.logits(states.clone(), None);
+            assert_eq!([states.dtype(), logits.dtype(), model.norm.gamma.val().dtype()], [DType::F32; 3]);
+            let found = host(states);
+            close_to(tolerance, &precision.to_string(), &found, &exact);
+            assert!(found != exact, "{precision} was rounded nowhere");
+            match on_cpu.iter().find(|(p, _)| *p == precision) {
+                Some((_, cpu)) => close_to(tolerance / 2.0, "beside the CPU", &found, cpu),
+                None => on_cpu.push((precision, found)),
+            }
+        }
+    }
+    if cfg!(feature = "cpu") {
+        assert_eq!(on_cpu.len(), 2, "the CPU computes in both");
+    }
+}
+
+#[test]
+fn gradients_through_bf16() {
+    for device in devices() {
+        if !Dispatch::supports_dtype(&device, DType::BF16) {
+            continue;
+        }
+        let _turn = AUTODIFF.lock().unwrap();
+        let config = lora_config();
+        // Every weight in turn as master and adapter: both train in f32.
+        let gradients = |precision, tune| {
+            let model = llama_in::<Training>("llama-untied", tune, precision, &device);
+            let model = match tune {
+                Tune::Lora(..) => load_adapter(&fixture("lora"), model, &device).unwrap(),
+                _ => model,
+            };
+            let found = hidden(&model, &device).square().mean().backward();
+            let layer = &model.layers[0];
+            let trained = match &layer.v_proj.lora {
+                Some(lora) => [lora.a.val(), lora.b.val()],
+                None => [layer.v_proj.weight.val(), layer.down_proj.weight.val()],
+            };
+            trained.map(|parameter| {
+                assert_eq!(parameter.dtype(), DType::F32);
+                host(parameter.grad(&found).unwrap())
+            })
+        };
+        for tune in [Tune::Lora(&config, 1), Tune::Full] {
+            let (exact, found) = (gradients(Precision::F32, tune), gradients(Precision::Bf16, tune));
+            for (found, exact) in found.iter().zip(&exact) {
+                close_to(6e-2, "gradient", found, exact);
+                assert!(found != exact, "bf16 was rounded nowhere");
+            }
+        }
+    }
+}
