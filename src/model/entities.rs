@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::bert::Dense;
 use super::cache::{Cache, Packing};
 use super::fused::{LayerCache, Mask, Visible};
-use super::llama::Llama;
+use super::llama::{Llama, Output};
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
 use crate::batch::Forest;

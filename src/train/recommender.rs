@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
-use burn::tensor::{FloatDType, TensorData};
 use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{FloatDType, TensorData};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;

@@ -29,8 +29,8 @@ use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Precision, Tune, Weights, load_adapter,
-    read_adapter_config, save_adapter,
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Precision, Tune, Weights, load_adapter, read_adapter_config,
+    save_adapter,
 };
 use itemlm::text::{Catalogue, ROOT, Trie};
 use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
