@@ -21,6 +21,7 @@ use super::llama::{KeyValues, Llama, MASKED, Output};
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
 use crate::batch::Forest;
+use crate::profile::{self, Part};
 use crate::text::EntityTokens;
 use crate::{Error, Result};
 
@@ -290,16 +291,28 @@ impl<B: Backend> ItemLanguageModel<B> {
         self.entities.as_ref().and_then(|entities| entities.tokens.place(token))
     }
 
+    /// The entities among `tokens`, ascending.
+    pub(super) fn present(&self, tokens: &[u32]) -> Vec<u32> {
+        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
+        present.sort_unstable();
+        present.dedup();
+        present
+    }
+
+    /// How many of `chain`'s first tokens the prefix's cache stands for.
+    pub(super) fn known(&self, chain: &[u32]) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count())
+    }
+
     /// `[batch · seq]` tokens, ordinary ones and [`EntityTokens`], → `[batch, seq, hidden]`. Each entity is encoded once.
     pub fn embed(&self, tokens: &[u32], batch: usize, seq: usize) -> Tensor<B, 3> {
+        profile::begin(Part::Embedding);
         let device = self.device();
         let ints = |values: Vec<i32>| {
             let count = values.len();
             Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &device)
         };
-        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
-        present.sort_unstable();
-        present.dedup();
+        let present = self.present(tokens);
         let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
             return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
         };
@@ -356,7 +369,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// states of the trees' nodes, `[rows · seq, hidden]`.
     pub fn forward_forest(&self, forest: &Forest) -> Tensor<B, 2> {
         let chain = &forest.shared;
-        let known = self.prefix.as_ref().map_or(0, |p| p.tokens.iter().zip(chain).take_while(|(a, b)| a == b).count());
+        let known = self.known(chain);
         let past = self.prefix.as_ref().filter(|_| known > 0).map(|prefix| prefix.beginning(known));
         let past = match chain.len() - known {
             0 => past,
@@ -368,6 +381,7 @@ impl<B: Backend> ItemLanguageModel<B> {
                 Some(self.llm.forward_masked(embeddings, &positions, &mask, past.as_ref()).key_values)
             }
         };
+        profile::begin(Part::Attention);
         let (rows, seq, before) = (forest.rows(), forest.seq, chain.len());
         let trees = Visible::trees(&forest.parents);
         let mask = match rows {

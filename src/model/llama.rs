@@ -13,10 +13,11 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::adapter::{LoraConfig, lora};
-use super::fused::{Keys, Mask, Rotary, attention, half_turn, rms_norm, swiglu};
+use super::fused::{Keys, Mask, Rotary, attention, half_turn, mark, rms_norm, swiglu};
 use super::linear::Linear;
 use super::{LlamaConfig, Weights};
 use crate::Result;
+use crate::profile::Part;
 
 /// What of the LLM trains.
 #[derive(Debug, Clone, Copy)]
@@ -187,9 +188,9 @@ impl<B: Backend> Llama<B> {
     ) -> Output<B> {
         let [batch, seq, _] = embeddings.dims();
         assert_eq!(positions.len(), batch * seq, "a position a token");
+        let mut x = mark(embeddings, Part::Attention);
         let heads = [self.config.num_attention_heads, self.config.num_key_value_heads];
         let rotary = Rotary::new(positions, seq, &self.inverse_frequencies, heads, &self.half_turn);
-        let mut x = embeddings;
         let mut key_values = Vec::with_capacity(self.layers.len());
         for (l, layer) in self.layers.iter().enumerate() {
             let past = past.map(|p| p.0[l].clone());
@@ -197,7 +198,7 @@ impl<B: Backend> Llama<B> {
             key_values.push(kv);
             x = next;
         }
-        Output { hidden: rms_norm(&self.norm, x), key_values: KeyValues(key_values) }
+        Output { hidden: rms_norm(&self.norm, mark(x, Part::Loss)), key_values: KeyValues(key_values) }
     }
 
     /// `[n, hidden]` → logits `[n, rows]` of the vocabulary's `rows`, or of all of it (`[n, vocab]`) for `None`.
@@ -236,6 +237,7 @@ impl<B: Backend> Layer<B> {
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let split = |t: Tensor<B, 2>, heads| t.reshape([batch, seq, heads, dim]).swap_dims(1, 2);
 
+        let x = mark(x, Part::Attention);
         let normed = rms_norm(&self.input_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let q = split(rotary.queries(self.q_proj.forward(normed.clone())), heads);
         let k = split(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads);
@@ -248,7 +250,7 @@ impl<B: Backend> Layer<B> {
         };
         let key_values = (k.clone(), v.clone());
         let attended = attention(q, (k, v), shared, mask).swap_dims(1, 2).reshape([batch * seq, heads * dim]);
-        let x = x + self.o_proj.forward(attended).reshape([batch, seq, hidden]);
+        let x = mark(x + self.o_proj.forward(attended).reshape([batch, seq, hidden]), Part::Mlp);
 
         let normed = rms_norm(&self.post_attention_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let inner = swiglu(self.gate_proj.forward(normed.clone()), self.up_proj.forward(normed));

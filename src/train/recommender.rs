@@ -12,6 +12,7 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use crate::batch::Batch;
 use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy, with_prior};
 use crate::model::ItemLanguageModel;
+use crate::profile::{self, Part, Pass};
 
 /// An LLM that trains on a loss.
 #[derive(Module, Debug)]
@@ -120,6 +121,9 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         if adaptive && batches.len() > 1 && AdaptiveTemperature::adapts(self.root_children) {
             let model = self.valid();
             for batch in &batches {
+                if profile::is_on() {
+                    profile::count(self.model.flops(batch).only(Pass::Forward));
+                }
                 model.root_statistics(model.logits(batch), batch, &mut statistics);
             }
             temperature.step(&statistics, self.root_children);
@@ -129,6 +133,9 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let mut accumulator = GradientsAccumulator::new();
         let mut loss = 0.0;
         for (index, batch) in batches.iter().enumerate() {
+            if profile::is_on() {
+                profile::count(self.model.flops(batch));
+            }
             let logits = forward(index, batch);
             if adaptive && batches.len() == 1 {
                 self.root_statistics(logits.clone(), batch, &mut statistics);
@@ -137,7 +144,9 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
             let tau = if adaptive { temperature.value } else { self.fixed_temperature };
             let batch_loss = cross_entropy(logits, batch, tau).mul_scalar(self.loss.factor(tau) / denominator);
             loss += batch_loss.clone().into_scalar().elem::<f64>();
-            accumulator.accumulate(self, GradientsParams::from_grads(batch_loss.backward(), self));
+            let gradients = profile::backward(|| batch_loss.backward());
+            profile::begin(Part::Rest);
+            accumulator.accumulate(self, GradientsParams::from_grads(gradients, self));
         }
         if !adaptive {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };

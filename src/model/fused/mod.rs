@@ -1,4 +1,4 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`]; and [`mark`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
@@ -12,6 +12,7 @@
 mod attention;
 mod dropout;
 mod host;
+mod mark;
 mod rms_norm;
 mod rotary;
 mod simd;
@@ -19,6 +20,7 @@ mod swiglu;
 
 pub use attention::{Keys, Mask, Visible, attention};
 pub use dropout::dropout;
+pub use mark::mark;
 pub use rms_norm::rms_norm;
 pub(super) use rotary::{Rotary, half_turn};
 pub use swiglu::swiglu;
