@@ -40,8 +40,10 @@ pub fn profile<B: AutodiffBackend>(run: Run<B>, warm_up: usize, steps: usize) ->
             break;
         }
         let device = device.clone();
-        // A device that fails is found by the step.
-        let sync = move || drop(B::sync(&device));
+        let sync = move || {
+            // A device that fails is found by the step.
+            let _ = B::sync(&device);
+        };
         let (output, recorded) = record(sync, || strategy.take(&mut learner, &samples, &mut outcome));
         taken.push(ProfiledStep { output: output?, samples: samples.len(), recorded });
     }
