@@ -105,6 +105,15 @@ train-wgpu RUN *ARGS:
 train-cuda RUN *ARGS:
     cargo run --release --features {{ features }},cuda -- train "$@" --backend cuda
 
+# Criterion's benches: growth with catalogue, batch, beams, history. Names filter: `just bench trie`
+bench *NAMES:
+    cargo bench --features {{ features }} --bench growth -- "$@"
+
+# Beside the Python stack, in turn, nothing else running: `just bench-peer books|office --rounds N --steps N --users N --python PYTHON`
+bench-peer *ARGS: llm
+    cargo build --release --features {{ features }}
+    python3 benches/peer.py "$@"
+
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf and safetensors
 reference PYTHON="python3":
     for s in llama lora loss training decode gguf cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

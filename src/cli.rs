@@ -3,6 +3,7 @@
 mod doctor;
 mod inspect;
 mod prepare;
+mod profile;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -53,7 +54,13 @@ enum Command {
     /// Raw data to a corpus
     Prepare(PrepareArgs),
     /// Train a run, or go on with it
-    Train(RunArgs),
+    Train {
+        #[command(flatten)]
+        run: RunArgs,
+        /// Take a few steps, save nothing, and print where their time goes
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui"])]
+        profile: bool,
+    },
     /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
     Align(RunArgs),
     /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
@@ -304,7 +311,12 @@ impl Command {
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
             Self::Prepare(arguments) => arguments.run(),
-            Self::Train(RunArgs { run, backend, out, set, resume, max_steps, ui, json }) => {
+            Self::Train { run: RunArgs { run, backend, set, json, .. }, profile: true } => {
+                let config = RunConfig::open(&run, &set)?;
+                let report = recipes::profile(&config, backend, stop_on_signal(Ui::None)?)?;
+                if json { print_json(&report) } else { print(&profile::text(&report)) }
+            }
+            Self::Train { run: RunArgs { run, backend, out, set, resume, max_steps, ui, json }, .. } => {
                 let config = RunConfig::open(&run, &set)?;
                 let out = out.unwrap_or_else(|| run_directory(&run));
                 let ui = match ui {

@@ -18,6 +18,7 @@ pub mod log;
 pub mod loss;
 pub mod model;
 pub mod prior;
+pub mod profile;
 pub mod recipes;
 pub mod text;
 pub mod train;

@@ -22,6 +22,7 @@ use super::llama::{Llama, Output};
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
 use crate::batch::Forest;
+use crate::profile::{self, Part};
 use crate::text::EntityTokens;
 use crate::{Error, Result};
 
@@ -315,16 +316,23 @@ impl<B: Backend> ItemLanguageModel<B> {
         self.entities.as_ref().and_then(|entities| entities.tokens.place(token))
     }
 
+    /// The entities among `tokens`, ascending.
+    pub(super) fn present(&self, tokens: &[u32]) -> Vec<u32> {
+        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
+        present.sort_unstable();
+        present.dedup();
+        present
+    }
+
     /// `[batch · seq]` tokens, ordinary ones and [`EntityTokens`], → `[batch, seq, hidden]`. Each entity is encoded once.
     pub fn embed(&self, tokens: &[u32], batch: usize, seq: usize) -> Tensor<B, 3> {
+        profile::begin(Part::Embedding);
         let device = self.device();
         let ints = |values: Vec<i32>| {
             let count = values.len();
             Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &device)
         };
-        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
-        present.sort_unstable();
-        present.dedup();
+        let present = self.present(tokens);
         let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
             return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
         };
@@ -407,10 +415,11 @@ impl<B: Backend> ItemLanguageModel<B> {
             true => self.run(self.chain_pass(chain)).cache.into_shared(),
             false => self.beginning(known),
         };
+        profile::begin(Part::Attention);
         Pass {
+            mask: Mask::new(Visible::trees(&forest.parents), chain.len(), &self.device()),
             embeddings: self.embed(&forest.tokens, rows, seq),
             positions: forest.positions.clone(),
-            mask: Mask::new(Visible::trees(&forest.parents), chain.len(), &self.device()),
             packing: Packing::even(rows, seq),
             past,
         }

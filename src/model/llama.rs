@@ -14,10 +14,11 @@ use burn::tensor::{FloatDType, TensorData};
 
 use super::adapter::{LoraConfig, lora};
 use super::cache::{Cache, Packing};
-use super::fused::{LayerCache, Mask, Rotary, attention, half_turn, log_sum_exp, rms_norm, swiglu};
+use super::fused::{LayerCache, Mask, Rotary, attention, half_turn, log_sum_exp, mark, rms_norm, swiglu};
 use super::linear::{Linear, Precision};
 use super::{LlamaConfig, Weights};
 use crate::Result;
+use crate::profile::Part;
 
 /// What of the LLM trains.
 #[derive(Debug, Clone, Copy)]
@@ -183,7 +184,7 @@ impl<B: Backend> Llama<B> {
         let [batch, seq, _] = embeddings.dims();
         assert_eq!(positions.len(), batch * seq, "a position a token");
         let rotary = self.rotary(positions, seq);
-        let mut x = embeddings;
+        let mut x = mark(embeddings, Part::Attention);
         let mut past = past.0.into_iter();
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
@@ -191,7 +192,7 @@ impl<B: Backend> Llama<B> {
             layers.push(cache);
             x = next;
         }
-        Output { hidden: rms_norm(&self.norm, x), cache: Cache(layers) }
+        Output { hidden: rms_norm(&self.norm, mark(x, Part::Loss)), cache: Cache(layers) }
     }
 
     /// The rotation of rows of `seq` tokens at `positions`.
@@ -250,12 +251,13 @@ impl<B: Backend> Layer<B> {
         let [batch, seq, hidden] = x.dims();
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
+        let x = mark(x, Part::Attention);
         let normed = rms_norm(&self.input_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let q = packing.rows(rotary.queries(self.q_proj.forward(normed.clone())), heads, dim);
         let k = packing.rows(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads, dim);
         cache.own.push((k, packing.rows(self.v_proj.forward(normed), kv_heads, dim)));
         let (attended, cache) = attention(q, cache, mask);
-        let x = x + self.o_proj.forward(packing.tokens(attended)).reshape([batch, seq, hidden]);
+        let x = mark(x + self.o_proj.forward(packing.tokens(attended)).reshape([batch, seq, hidden]), Part::Mlp);
 
         let normed = rms_norm(&self.post_attention_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let inner = swiglu(self.gate_proj.forward(normed.clone()), self.up_proj.forward(normed));

@@ -14,8 +14,9 @@ use super::ItemLanguageModel;
 use super::cache::Cache;
 use super::checkpointing::{Checkpoints, backward_if_tracked, weighted};
 use super::entities::Prefix;
-use super::fused::rms_norm;
+use super::fused::{mark, rms_norm};
 use crate::batch::Forest;
+use crate::profile::Part;
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
 
@@ -74,7 +75,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
             true => {
                 let (checkpoints, output, _) = Checkpoints::forward(&self.llm, pass, seed);
                 let output = output.require_grad();
-                (rms_norm(&self.llm.norm, output.clone()), Some((checkpoints, output)))
+                (rms_norm(&self.llm.norm, mark(output.clone(), Part::Loss)), Some((checkpoints, output)))
             }
             false => (self.run(pass).hidden, None),
         };

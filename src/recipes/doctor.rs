@@ -203,7 +203,8 @@ fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
-fn matmul_rate(device: &DispatchDevice) -> Result<MatmulRate> {
+/// Of the largest product that is [`LONG_ENOUGH`].
+pub(super) fn matmul_rate(device: &DispatchDevice) -> Result<MatmulRate> {
     let mut rate = MatmulRate { rows: 0, gflops: 0.0 };
     for rows in ROWS {
         let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device);

@@ -11,6 +11,7 @@ mod entities;
 mod evaluate;
 mod inspect;
 mod merge;
+mod profile;
 mod quickstart;
 mod ranking;
 mod recommend;
@@ -33,6 +34,7 @@ pub use inspect::{
     Unseen, inspect,
 };
 pub use merge::merge;
+pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};

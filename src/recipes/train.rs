@@ -102,23 +102,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
     let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let Material { ranking, llama, weights, entities, tasks, rows, identity } =
-        Material::open(config, started.as_ref(), &device)?;
-    let ranking = Rc::new(ranking);
-    let lessons = match rows {
-        Some(rows) => rows.lessons(config, &ranking)?,
-        None => lessons(config, &ranking, &tasks, &options, &device)?,
-    };
-
-    let tune = match config.llm.tune {
-        TuneKind::Full => Tune::Full,
-        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
-        TuneKind::Frozen => Tune::Frozen,
-    };
-    let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Training>::load(&llama, weights, tune, config.llm.precision, &device)?;
-    let mut optimizer = adamw(config.train.weight_decay);
-    let mut progress = Progress::default();
+    let material = Material::open(config, started.as_ref(), &device)?;
+    let identity = material.identity.clone();
     let mut checkpoint = None;
     if options.resume {
         run_dir::check_identity(dir, &identity, config)?;
@@ -126,64 +111,18 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let mut model = match (entities, &checkpoint) {
-        (Some(entities), Some(_)) => entities.blank(llm, &device)?,
-        (Some(entities), None) => entities.start(llm, &config.items, config.seed, &device)?,
-        (None, _) => llm.into(),
-    };
-    if let Some((checkpoint, found)) = checkpoint {
-        model = trained.load(&checkpoint, model, &device)?;
-        optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
-        progress = found;
-    } else if let Some(adapter) = &config.llm.adapter {
-        model.llm = start_from(Path::new(adapter), config, model.llm, &device)?;
-    }
-    model.gradient_checkpointing = config.train.gradient_checkpointing;
-    if config.llm.tune == TuneKind::Frozen {
-        // What precedes the first vector depends on nothing that trains.
-        model = model.with_prefix(&lessons.beginning);
-    }
+    let Started { run, notice, shown, validation } = start(config, &options, material, checkpoint, &device)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
     };
-
-    let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
-        (LossKind::Lml, _) => (Loss::Lml, 1.0),
-        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
-        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
-    };
-    let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
-    let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
-        let start = AdaptiveTemperature::default().value;
-        format!(
-            "the adaptive temperature stays at {start}: with this tokenizer the root of the titles' trie has {root_children} \
-             children, and ATS has an answer only above 4; set loss.temperature to a number to choose another"
-        )
-    });
     if let Some(notice) = notice.as_ref().filter(|_| options.ui == Ui::Plain) {
         log(format_args!("note: {notice}"));
     }
     if options.ui == Ui::Plain {
-        log(format_args!("{precision}"));
-        log(format_args!("{}; {}", lessons.shown, lessons.validation));
+        log(format_args!("{precision}; {shown}; {validation}"));
     }
-    let outcome = crate::train::run(Run {
-        recommender: Recommender { model, loss, fixed_temperature, root_children },
-        optimizer,
-        progress,
-        config: config.train.clone(),
-        seed: config.seed,
-        train: lessons.train,
-        valid: lessons.valid,
-        catalogue: Arc::new(ranking.catalogue.clone()),
-        validate: lessons.validate,
-        trained,
-        dir: dir.to_path_buf(),
-        ui: options.ui,
-        max_steps: options.max_steps,
-        interrupter: options.interrupter,
-    })?;
+    let outcome = crate::train::run(run)?;
 
     if outcome.progress.epoch == config.train.epochs {
         publish(dir, config.llm.tune)?;
@@ -199,9 +138,95 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
         temperature: outcome.progress.temperature.value,
         valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.ndcg_at_10),
-        validation: lessons.validation,
+        validation,
         notice,
     })
+}
+
+/// A run that can begin, or go on.
+pub(super) struct Started {
+    /// All that training needs.
+    pub run: Run<Training>,
+    /// What the run file asks for and this run cannot do.
+    pub notice: Option<String>,
+    /// How much there is to train on, in words.
+    pub shown: String,
+    /// What validates, in words.
+    pub validation: String,
+}
+
+/// Loads the model, at its start or as `checkpoint` has it, and what it learns from.
+pub(super) fn start(
+    config: &RunConfig,
+    options: &TrainOptions,
+    material: Material,
+    checkpoint: Option<(PathBuf, Progress)>,
+    device: &DispatchDevice,
+) -> Result<Started> {
+    let Material { ranking, llama, weights, entities, tasks, rows, .. } = material;
+    let ranking = Rc::new(ranking);
+    let lessons = match rows {
+        Some(rows) => rows.lessons(config, &ranking)?,
+        None => lessons(config, &ranking, &tasks, options, device)?,
+    };
+
+    let tune = match config.llm.tune {
+        TuneKind::Full => Tune::Full,
+        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Frozen => Tune::Frozen,
+    };
+    let trained = run_dir::trained(config, &ranking.tokenizer);
+    let llm = Llama::<Training>::load(&llama, weights, tune, config.llm.precision, device)?;
+    let mut optimizer = adamw(config.train.weight_decay);
+    let mut progress = Progress::default();
+    let mut model = match (entities, &checkpoint) {
+        (Some(entities), Some(_)) => entities.blank(llm, device)?,
+        (Some(entities), None) => entities.start(llm, &config.items, config.seed, device)?,
+        (None, _) => llm.into(),
+    };
+    if let Some((checkpoint, found)) = checkpoint {
+        model = trained.load(&checkpoint, model, device)?;
+        optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, device)?;
+        progress = found;
+    } else if let Some(adapter) = &config.llm.adapter {
+        model.llm = start_from(Path::new(adapter), config, model.llm, device)?;
+    }
+    model.gradient_checkpointing = config.train.gradient_checkpointing;
+    if config.llm.tune == TuneKind::Frozen {
+        // What precedes the first vector depends on nothing that trains.
+        model = model.with_prefix(&lessons.beginning);
+    }
+
+    let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
+        (LossKind::Lml, _) => (Loss::Lml, 1.0),
+        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
+        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
+    };
+    let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
+    let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
+        let start = AdaptiveTemperature::default().value;
+        format!(
+            "the adaptive temperature stays at {start}: with this tokenizer the root of the titles' trie has {root_children} \
+             children, and ATS has an answer only above 4; set loss.temperature to a number to choose another"
+        )
+    });
+    let run = Run {
+        recommender: Recommender { model, loss, fixed_temperature, root_children },
+        optimizer,
+        progress,
+        config: config.train.clone(),
+        seed: config.seed,
+        train: lessons.train,
+        valid: lessons.valid,
+        catalogue: Arc::new(ranking.catalogue.clone()),
+        validate: lessons.validate,
+        trained,
+        dir: options.out.clone(),
+        ui: options.ui,
+        max_steps: options.max_steps,
+        interrupter: options.interrupter.clone(),
+    };
+    Ok(Started { run, notice, shown: lessons.shown, validation: lessons.validation })
 }
 
 /// What a run learns from, and what chooses its best epoch.

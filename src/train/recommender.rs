@@ -12,6 +12,7 @@ use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use crate::batch::Batch;
 use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, linear_cross_entropy, linear_cross_entropy_value, with_prior};
 use crate::model::ItemLanguageModel;
+use crate::profile::{self, Part, Pass};
 
 /// An LLM that trains on a loss.
 #[derive(Module, Debug)]
@@ -150,7 +151,10 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         if adapts && batches.len() > 1 {
             let plain = self.valid();
             let plain = plain.with_model(plain.model.clone().with_prefix(chain));
-            for batch in &batches {
+            for (index, batch) in batches.iter().enumerate() {
+                if profile::is_on() {
+                    profile::count(self.model.flops(batch, index > 0).only(Pass::Forward));
+                }
                 root_statistics(plain.logits(batch), batch, &mut statistics);
             }
             temperature.step(&statistics, self.root_children);
@@ -163,6 +167,9 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let (rooted, mut root) = self.model.with_root(chain, seed(0));
         let head_trains = self.model.llm.head().is_require_grad();
         for (index, batch) in batches.iter().enumerate() {
+            if profile::is_on() {
+                profile::count(self.model.flops(batch, index > 0));
+            }
             let trees = rooted.run_trees(&batch.forest, seed(index + 1));
             let (hidden, head) = (self.predicting(trees.hidden.clone(), batch), self.head(batch));
             if adapts && batches.len() == 1 {
@@ -174,12 +181,16 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
             let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
             let batch_loss = batch_loss.mul_scalar(self.loss.factor(tau) / denominator);
             loss += batch_loss.clone().into_scalar().elem::<f64>();
-            trees.backward(&rooted, batch_loss.backward(), &mut |mut grads| {
-                root.take(&mut grads);
-                sum(grads);
+            profile::backward(|| {
+                trees.backward(&rooted, batch_loss.backward(), &mut |mut grads| {
+                    profile::begin(Part::Rest);
+                    root.take(&mut grads);
+                    sum(grads);
+                });
             });
         }
-        root.backward(&self.model, &mut sum);
+        profile::backward(|| root.backward(&self.model, &mut sum));
+        profile::begin(Part::Rest);
         if !adaptive {
             temperature = AdaptiveTemperature { value: self.fixed_temperature };
         }

@@ -31,6 +31,7 @@ use crate::config::TrainConfig;
 use crate::files::write_atomic;
 use crate::log::log;
 use crate::loss::Loss;
+use crate::profile::{self, Part};
 use crate::text::Catalogue;
 use crate::{Context, Error, Result};
 
@@ -69,6 +70,17 @@ pub struct Run<B: AutodiffBackend> {
     pub interrupter: Interrupter,
 }
 
+impl<B: AutodiffBackend> Run<B> {
+    pub(super) fn schedule(&self) -> LinearSchedule {
+        LinearSchedule {
+            peak: self.config.learning_rate,
+            warmup: self.config.warmup_steps,
+            total: self.train.steps_per_epoch * self.config.epochs,
+            next: self.progress.step,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outcome {
@@ -84,20 +96,15 @@ pub struct Outcome {
     pub samples: usize,
 }
 
-type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>, AdamW<Recommender<B>, B>>;
+pub(super) type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>, AdamW<Recommender<B>, B>>;
 
 /// Trains to the end, to `max_steps`, or to an interrupt; a checkpoint is written in every case.
 ///
 /// # Errors
 /// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The last good checkpoint stays.
 pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
-    let total_steps = run.train.steps_per_epoch * run.config.epochs;
-    let schedule = LinearSchedule {
-        peak: run.config.learning_rate,
-        warmup: run.config.warmup_steps,
-        total: total_steps,
-        next: run.progress.step,
-    };
+    let schedule = run.schedule();
+    let total_steps = schedule.total;
     truncate_metrics(&run.dir.join("metrics.jsonl"), run.progress.step)?;
 
     let learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
@@ -134,10 +141,10 @@ pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
     result.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-struct Strategy<B: AutodiffBackend> {
-    run: Run<B>,
-    total_steps: usize,
-    result: Arc<Mutex<Result<Outcome>>>,
+pub(super) struct Strategy<B: AutodiffBackend> {
+    pub(super) run: Run<B>,
+    pub(super) total_steps: usize,
+    pub(super) result: Arc<Mutex<Result<Outcome>>>,
 }
 
 impl<B: AutodiffBackend> SupervisedLearningStrategy<Components<B>> for Strategy<B> {
@@ -226,22 +233,44 @@ impl<B: AutodiffBackend> Strategy<B> {
         samples: &[usize],
         outcome: &mut Outcome,
     ) -> Result<()> {
+        let before = outcome.seconds;
+        let item = self.take(learner, samples, outcome)?;
+        let (progress, lr) = (&outcome.progress, learner.lr_current());
+        self.report(&item, progress, lr, outcome.seconds - before)?;
+        let items = dataloader::Progress::new(progress.position, self.run.train.steps_per_epoch);
+        let epochs = dataloader::Progress::new(progress.epoch + 1, self.run.config.epochs);
+        let event = TrainingItem::new(item, items, epochs, Some(progress.step), Some(lr));
+        events.process_train(LearnerEvent::ProcessedItem(event));
+        Ok(())
+    }
+
+    /// The step itself; `outcome` is brought up to date.
+    pub(super) fn take(
+        &self,
+        learner: &mut Learner<Components<B>>,
+        samples: &[usize],
+        outcome: &mut Outcome,
+    ) -> Result<StepOutput> {
         let (run, progress) = (&self.run, &mut outcome.progress);
         let started = Instant::now();
+        profile::begin(Part::Data);
         let examples = samples.iter().map(|&sample| (run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
         let step = Step {
             batches: self.batches(examples),
             temperature: progress.temperature,
             seed: run.seed.wrapping_add((progress.step as u64) << 20),
         };
+        profile::begin(Part::Rest);
         learner.lr_step();
         let mut trained = learner.train_step(step);
         let number = progress.step + 1;
         healthy(number)?;
         finite(number, "loss", trained.item.loss)?;
+        profile::begin(Part::Optimizer);
         let grad_norm = clip_grad_norm(&learner.model(), &mut trained.grads, run.config.max_grad_norm);
         finite(number, "gradient norm", grad_norm)?;
         learner.optimizer_step(trained.grads);
+        profile::begin(Part::Rest);
         healthy(number)?;
 
         let seconds = started.elapsed().as_secs_f64();
@@ -255,13 +284,7 @@ impl<B: AutodiffBackend> Strategy<B> {
         outcome.last_loss = Some(item.loss);
         outcome.samples += samples.len();
         outcome.seconds += seconds;
-        let (progress, lr) = (&outcome.progress, learner.lr_current());
-        self.report(&item, progress, lr, seconds)?;
-        let items = dataloader::Progress::new(progress.position, run.train.steps_per_epoch);
-        let epochs = dataloader::Progress::new(progress.epoch + 1, run.config.epochs);
-        let event = TrainingItem::new(item, items, epochs, Some(number), Some(lr));
-        events.process_train(LearnerEvent::ProcessedItem(event));
-        Ok(())
+        Ok(item)
     }
 
     fn report(&self, item: &StepOutput, progress: &Progress, lr: f64, seconds: f64) -> Result<()> {

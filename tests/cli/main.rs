@@ -9,6 +9,7 @@ mod lab;
 mod openp5;
 mod pipeline;
 mod prior;
+mod profile;
 mod refusals;
 mod resume;
 mod rows;

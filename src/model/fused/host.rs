@@ -130,12 +130,12 @@ pub(super) fn floats_mut(data: &mut TensorData) -> &mut [f32] {
     data.as_mut_slice().expect("f32, as on_host asked")
 }
 
-fn is<A: 'static, B: 'static>() -> bool {
+pub(super) fn is<A: 'static, B: 'static>() -> bool {
     TypeId::of::<A>() == TypeId::of::<B>()
 }
 
 /// `value` as what it is: `T` and `U` are the same type, which the compiler does not know.
-fn cast<T: 'static, U: 'static>(value: T) -> U {
+pub(super) fn cast<T: 'static, U: 'static>(value: T) -> U {
     let mut value = Some(value);
     let same: Option<&mut Option<U>> = (&mut value as &mut dyn Any).downcast_mut();
     same.and_then(Option::take).expect("the backend is the one compared with")

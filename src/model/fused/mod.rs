@@ -1,4 +1,4 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`], [`log_sum_exp`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`], [`log_sum_exp`]; and [`mark`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
@@ -13,6 +13,7 @@ mod attention;
 mod dropout;
 mod host;
 mod log_sum_exp;
+mod mark;
 mod rms_norm;
 mod rotary;
 mod simd;
@@ -21,6 +22,7 @@ mod swiglu;
 pub use attention::{Keys, LayerCache, Mask, Visible, attention};
 pub use dropout::dropout;
 pub use log_sum_exp::log_sum_exp;
+pub use mark::mark;
 pub use rms_norm::rms_norm;
 pub(super) use rotary::{Rotary, half_turn};
 pub use swiglu::swiglu;

@@ -1,0 +1,53 @@
+//! The identity, which tells the profile's clock that it was passed.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::prelude::*;
+use burn::tensor::TensorPrimitive;
+use burn::tensor::ops::FloatTensor;
+
+use super::host::{cast, is, primitive};
+use crate::backend::{Concrete, Training};
+use crate::profile::{self, Part};
+
+/// `x`. Where the [profile](crate::profile) is recorded, what follows belongs to `part`; backward, what follows (it came before `x`) to
+/// the part that ended here.
+///
+/// burn runs backward steps by their depth in the graph, the deepest first. So the marks must lie on every way through the graph, as they
+/// do on a decoder's residual stream. Of tensors that meet other ones of their own depth, such as a prefix's layers those of the trees
+/// after it, each layer's marks come together.
+pub fn mark<B: Backend, const D: usize>(x: Tensor<B, D>, part: Part) -> Tensor<B, D> {
+    match profile::begin(part) {
+        Some(ended) if is::<B, Training>() => {
+            let output: FloatTensor<B> = cast(tracked(cast(primitive(x)), ended));
+            Tensor::from_primitive(TensorPrimitive::Float(output))
+        }
+        _ => x,
+    }
+}
+
+fn tracked(x: FloatTensor<Training>, ended: Part) -> FloatTensor<Training> {
+    // A step's parents must live until it is registered.
+    let _alive = x.rc.clone();
+    match Mark.prepare::<NoCheckpointing>([x.node.clone()]).compute_bound().stateful() {
+        OpsKind::Tracked(step) => step.finish(ended, x.primitive),
+        OpsKind::UnTracked(step) => step.finish(x.primitive),
+    }
+}
+
+#[derive(Debug)]
+struct Mark;
+
+impl Backward<Concrete, 1> for Mark {
+    type State = Part;
+
+    fn backward(self, ops: Ops<Part, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let grad = gradients.consume::<Concrete>(&ops.node);
+        profile::begin(ops.state);
+        if let [Some(parent)] = ops.parents {
+            gradients.register::<Concrete>(parent.id, grad);
+        }
+    }
+}

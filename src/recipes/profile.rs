@@ -1,0 +1,122 @@
+//! `itemlm train RUN.toml --profile`: where a step's time goes.
+
+use burn::train::Interrupter;
+use serde::Serialize;
+
+use super::doctor::matmul_rate;
+use super::run_dir::Material;
+use super::train::start;
+use super::{MatmulRate, TrainOptions};
+use crate::Result;
+use crate::backend::BackendName;
+use crate::config::RunConfig;
+use crate::profile::{Part, Pass, Recorded};
+use crate::train::Ui;
+
+/// Steps before those that are measured: the first ones compile kernels and fill the allocator's pages.
+const WARM_UP: usize = 2;
+/// Steps that are measured.
+const STEPS: usize = 5;
+
+/// What `train --profile --json` prints. Seconds, operations and tokens are means over the measured steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProfileReport {
+    /// Where it ran.
+    pub backend: BackendName,
+    /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
+    pub threads: usize,
+    /// Steps that came before.
+    pub warm_up: usize,
+    /// Steps measured.
+    pub steps: usize,
+    /// Windows or rows a step.
+    pub samples_per_step: f64,
+    /// Of a step, the clock's waiting for the device included.
+    pub seconds_per_step: f64,
+    /// Tokens that a step ran, padding not counted.
+    pub tokens: f64,
+    /// Tokens that the same prompts and titles are side by side and whole, as a plain batch runs them.
+    pub plain_tokens: f64,
+    /// Operations of a step's matrix products: [`crate::model::ItemLanguageModel::flops`].
+    pub flops: f64,
+    /// The fastest matrix product found on this machine just now, as `doctor` measures it.
+    pub peak: MatmulRate,
+    /// Operations a second, as a share of the peak.
+    pub share_of_peak: f64,
+    /// In the order of a step.
+    pub parts: Vec<PartTime>,
+    /// Each step's loss, those before included.
+    pub losses: Vec<f64>,
+    /// Of this process.
+    pub peak_memory_bytes: u64,
+}
+
+/// A part of a step.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PartTime {
+    /// Which.
+    pub part: Part,
+    /// Null for a part that has no backward pass.
+    pub pass: Option<Pass>,
+    /// Of a step.
+    pub seconds: f64,
+    /// Of the step's seconds.
+    pub share: f64,
+    /// Of a step.
+    pub flops: f64,
+    /// Its operations a second, as a share of the peak; null where it has none.
+    pub share_of_peak: Option<f64>,
+}
+
+/// Takes the first steps of a run, as training would, and tells where their time goes. It makes no run directory and saves nothing.
+///
+/// # Errors
+/// All that [`super::train`] refuses of a run file; an interrupt before a step was measured.
+pub fn profile(config: &RunConfig, backend: BackendName, interrupter: Interrupter) -> Result<ProfileReport> {
+    let device = backend.device()?;
+    let options = TrainOptions { out: Default::default(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter };
+    let material = Material::open(config, None, &device)?;
+    let started = start(config, &options, material, None, &device)?;
+    let steps = crate::train::profile(started.run, WARM_UP, STEPS)?;
+    let peak = matmul_rate(&device)?;
+
+    let measured = &steps[WARM_UP..];
+    let mean = |sum: f64| sum / measured.len() as f64;
+    let mut sum = Recorded::default();
+    for step in measured {
+        sum.seconds += step.recorded.seconds;
+        sum.flops += step.recorded.flops;
+    }
+    let total = sum.seconds.total(Pass::Forward) + sum.seconds.total(Pass::Backward);
+    let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
+    let part = |(part, pass): (Part, Option<Pass>)| {
+        let of = |parts: &crate::profile::Parts| match pass {
+            Some(pass) => parts.of(part, pass),
+            None => parts.of(part, Pass::Forward) + parts.of(part, Pass::Backward),
+        };
+        let (seconds, flops) = (of(&sum.seconds), of(&sum.flops));
+        let share_of_peak = (flops > 0.0).then(|| rate(flops, seconds));
+        PartTime { part, pass, seconds: mean(seconds), share: seconds / total, flops: mean(flops), share_of_peak }
+    };
+    let passes = |part: Part| match part {
+        Part::Data | Part::Optimizer | Part::Rest => vec![(part, None)],
+        _ => vec![(part, Some(Pass::Forward)), (part, Some(Pass::Backward))],
+    };
+    let flops = sum.flops.total(Pass::Forward) + sum.flops.total(Pass::Backward);
+    Ok(ProfileReport {
+        backend,
+        threads: rayon::current_num_threads(),
+        warm_up: WARM_UP,
+        steps: measured.len(),
+        samples_per_step: mean(measured.iter().map(|step| step.samples as f64).sum()),
+        seconds_per_step: mean(total),
+        tokens: mean(measured.iter().map(|step| step.output.tokens as f64).sum()),
+        plain_tokens: mean(measured.iter().map(|step| step.output.plain_tokens as f64).sum()),
+        flops: mean(flops),
+        peak,
+        share_of_peak: rate(flops, total),
+        parts: Part::ALL.into_iter().flat_map(passes).map(part).collect(),
+        losses: steps.iter().map(|step| step.output.loss).collect(),
+        peak_memory_bytes: super::peak_memory_bytes(),
+    })
+}
