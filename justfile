@@ -105,8 +105,8 @@ train-wgpu RUN *ARGS:
 train-cuda RUN *ARGS:
     cargo run --release --features {{ features }},cuda -- train "$@" --backend cuda
 
-# Criterion's benches: growth with catalogue, batch, beams, history. Names filter: `just bench trie`
-bench *NAMES:
+# Criterion's benches: growth with catalogue, batch, beams, history; `just bench trie` runs those so named
+bench *ARGS:
     cargo bench --features {{ features }} --bench growth -- "$@"
 
 # Beside the Python stack, in turn, nothing else running: `just bench-peer books|office --rounds N --steps N --users N --python PYTHON`

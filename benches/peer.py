@@ -42,11 +42,11 @@ def last_json(*command):
 
 def python(work):
     """One that can run the peer."""
-    for candidate in [a.python] if a.python else [sys.executable]:
-        if subprocess.run([candidate, "-c", "import " + ", ".join(PACKAGES)], capture_output=True).returncode == 0:
-            return candidate
-        if a.python:
-            sys.exit(f"error: {a.python} lacks one of {', '.join(PACKAGES)}")
+    found = a.python or sys.executable
+    if subprocess.run([found, "-c", "import " + ", ".join(PACKAGES)], capture_output=True).returncode == 0:
+        return found
+    if a.python:
+        sys.exit(f"error: {a.python} lacks one of {', '.join(PACKAGES)}")
     run(sys.executable, "-m", "venv", f"{work}/python")
     run(f"{work}/python/bin/pip", "install", "--quiet", *PACKAGES)
     return f"{work}/python/bin/python"
