@@ -16,8 +16,8 @@ use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::search;
 use itemlm::loss::cross_entropy;
-use itemlm::model::fused::{Mask, Visible, attention};
-use itemlm::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, save_llm_dir};
+use itemlm::model::fused::{LayerCache, Mask, Visible, attention};
+use itemlm::model::{ItemLanguageModel, Llama, LlamaConfig, Precision, Tune, Weights, save_llm_dir};
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use itemlm::train::AUTODIFF;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -100,7 +100,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Llama<B> {
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
     let weights = Weights::open(dir.path(), &config).unwrap();
-    Llama::load(&config, weights, Tune::Frozen, &BackendName::Cpu.device().unwrap()).unwrap()
+    Llama::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 
 fn trie(c: &mut Criterion) {
@@ -185,7 +185,8 @@ fn tree_attention(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                attention(q.clone(), (k.clone(), v.clone()), Some(past.clone()), &mask).sum().backward()
+                let cache = LayerCache { shared: Some(past.clone()), own: vec![(k.clone(), v.clone())] };
+                attention(q.clone(), cache, &mask).0.sum().backward()
             })
         });
     };

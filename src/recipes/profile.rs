@@ -8,7 +8,7 @@ use super::run_dir::Material;
 use super::train::start;
 use super::{MatmulRate, TrainOptions};
 use crate::Result;
-use crate::backend::BackendName;
+use crate::backend::BackendChoice;
 use crate::config::RunConfig;
 use crate::profile::{Part, Pass, Recorded};
 use crate::train::Ui;
@@ -22,7 +22,7 @@ const STEPS: usize = 5;
 #[derive(Debug, Clone, Serialize)]
 pub struct ProfileReport {
     /// Where it ran.
-    pub backend: BackendName,
+    pub backend: BackendChoice,
     /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
     pub threads: usize,
     /// Steps that came before.
@@ -72,7 +72,7 @@ pub struct PartTime {
 ///
 /// # Errors
 /// All that [`super::train`] refuses of a run file; an interrupt before a step was measured.
-pub fn profile(config: &RunConfig, backend: BackendName, interrupter: Interrupter) -> Result<ProfileReport> {
+pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
     let device = backend.device()?;
     let options = TrainOptions { out: Default::default(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter };
     let material = Material::open(config, None, &device)?;
