@@ -8,7 +8,7 @@ use super::run_dir::Material;
 use super::train::start;
 use super::{MatmulRate, TrainOptions};
 use crate::Result;
-use crate::backend::BackendChoice;
+use crate::backend::{BackendChoice, BackendName};
 use crate::config::RunConfig;
 use crate::profile::{Part, Pass, Recorded};
 use crate::train::Ui;
@@ -22,7 +22,7 @@ const STEPS: usize = 5;
 #[derive(Debug, Clone, Serialize)]
 pub struct ProfileReport {
     /// Where it ran.
-    pub backend: BackendChoice,
+    pub backend: BackendName,
     /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
     pub threads: usize,
     /// Steps that came before.
@@ -73,7 +73,7 @@ pub struct PartTime {
 /// # Errors
 /// All that [`super::train`] refuses of a run file; an interrupt before a step was measured.
 pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
-    let device = backend.device()?;
+    let (name, device) = (backend.name, backend.device()?);
     let options = TrainOptions { out: Default::default(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter };
     let material = Material::open(config, None, &device)?;
     let started = start(config, &options, material, None, &device)?;
@@ -104,7 +104,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     };
     let flops = sum.flops.total(Pass::Forward) + sum.flops.total(Pass::Backward);
     Ok(ProfileReport {
-        backend,
+        backend: name,
         threads: rayon::current_num_threads(),
         warm_up: WARM_UP,
         steps: measured.len(),
