@@ -20,7 +20,7 @@ Said beforehand. Hyperparameters were chosen on seeds 11 to 13 (TUNED says how);
 a world, mean and 95 % t-interval over the seeds of an arm and of its difference to another, seed by seed; beside it each seed's own paired interval.
   covisits  ILM beats text only: the interval of the difference is above 0.
   titles    ILM ties with text only: that interval includes 0 and the mean is within 0.03 of it.
-  alone     phase 1 helps: the interval of ILM - ILM-rand is above 0. 200 windows, K = 4 is the test; the others are its circumstances.
+  alone     phase 1 helps: the interval of ILM - ILM-rand is above 0, of 50 and of 200 windows at K = 4; the other rows are its circumstances.
 Prints tables in Markdown; writes DIR/planted.json. What is done is not run again, so a run cut short goes on, and several with one seed each
 (--seeds 1 --first-seed N) may run side by side in DIR; --report prints the tables of what is there. About 6 minutes of one idle core a seed.
 """
@@ -43,22 +43,22 @@ WIDTH = 32  # of a collaborative vector
 
 # What the base reads: epochs of how many windows, at which rate, and how many meaningless vectors stand after each title.
 ROUNDS = [(2, READ, 3e-3, 0)] + [(1, READ // 4, rate, k) for rate in (2e-3, 2e-3, 1e-3, 4e-4) for k in (4, 8, 1, 0)]
-# Phase 2 of every arm: windows and epochs; 100 to 250 steps of 16.
-EPOCHS = {50: 32, 200: 8, TRAIN: 4}
-RATE = 3e-3
-TUNED = "TODO"
-ENCODERS = {"text only": "none", "MLP": "mlp", "ILM-rand": "rand", "ILM": "aligned", "ILM-II": "aligned"}
+# Phase 2: windows, epochs, rate, in steps of 16 windows.
+SCHEDULES = {"covisits": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "titles": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "alone": {50: (32, 1e-3), 200: (24, 3e-3), TRAIN: (6, 3e-3)}}
+# Phase 1's epochs, and the Q-Former's dropout in both phases.
+ALIGNED = {"covisits": (200, 0.0), "titles": (200, 0.0), "alone": (400, 0.1)}
+ENCODERS = {"text only": "none", "MLP": "mlp", "ILM-rand": "rand", "ILM": "aligned", "ILM-II": "aligned", "ILM-rand, no dropout": "rand"}
 
 def arms():
     """(experiment, windows, encoder, K, loss), the most telling first"""
     vectors = ("ILM-rand", "ILM", "MLP")
-    yield from (("alone", 200, encoder, 4, "msl") for encoder in vectors)
-    yield from (("titles", windows, encoder, 4, "msl") for windows in (200, TRAIN) for encoder in ("text only", *vectors))
-    yield from (("covisits", windows, encoder, 4, "msl") for windows in (200, TRAIN) for encoder in ("text only", *vectors))
-    yield from (("alone", windows, encoder, 4, "msl") for windows in (50, TRAIN) for encoder in vectors)
+    yield from ((experiment, 200, encoder, 4, "msl") for experiment in ("titles", "covisits") for encoder in ("text only", *vectors))
+    yield from (("alone", windows, encoder, 4, "msl") for windows in (200, 50) for encoder in vectors[:2])
+    yield from ((experiment, TRAIN, encoder, 4, "msl") for experiment in ("titles", "covisits") for encoder in ("text only", *vectors))
     yield from (("alone", 200, encoder, k, "msl") for k in (1, 8) for encoder in vectors[:2])
     yield from (("covisits", 200, encoder, k, "msl") for k in (1, 8) for encoder in vectors)
     yield from (("titles", 200, "ILM", k, "msl") for k in (1, 8))
+    yield from (("alone", windows, encoder, 4, "msl") for windows, encoder in ((200, "ILM-rand, no dropout"), (TRAIN, "ILM-rand"), (TRAIN, "ILM"), (50, "MLP"), (200, "MLP"), (TRAIN, "MLP")))
     yield from (("covisits", 200, encoder, 4, "lml") for encoder in ("text only", *vectors))
     yield from ((experiment, 200, "ILM-II", 4, "msl") for experiment in ("alone", "covisits"))
 
@@ -66,7 +66,7 @@ def world_of(experiment):
     return "titles" if experiment == "alone" else experiment
 
 def run_of(folder, experiment, windows, encoder, k, loss):
-    return f"{folder}/{experiment}-{windows}-{encoder.replace(' ', '-')}-{loss}" + (f"-k{k}" if encoder != "text only" else "")
+    return f"{folder}/" + f"{experiment}-{windows}-{encoder}-{loss}".replace(", ", "-").replace(" ", "-") + (f"-k{k}" if encoder != "text only" else "")
 
 def write(path, text):
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -222,7 +222,7 @@ def shared(folder, seed):
         if not os.path.exists(f"{run}/evaluation-test.json"):
             items = {"encoder": "mlp", "vectors": f"{folder}/titles-als.safetensors", "queries": k} if k else {"encoder": "none"}
             # One step, whose rate is 0, as warm-up begins.
-            train(run, run_file(f"{folder}/titles", base_of(folder), items, seed, 16, 1, RATE))
+            train(run, run_file(f"{folder}/titles", base_of(folder), items, seed, 16, 1, 3e-3))
             say(seed, f"untuned, {k} vectors an item", None, itemlm("evaluate", run))
 
 def arm(folder, seed, experiment, windows, encoder, k, loss):
@@ -231,20 +231,21 @@ def arm(folder, seed, experiment, windows, encoder, k, loss):
     if os.path.exists(f"{run}/evaluation-test.json"):
         return
     corpus = f"{folder}/{world_of(experiment)}"
-    vectors, aligned = f"{corpus}-als.safetensors", f"{corpus}-align{'-ii' if encoder == 'ILM-II' else ''}-k{k}"
-    qformer = {"text": f"{folder}/bert", "init": "random", "queries": k, "layers": 2, "cross_attention_every": 1, "projection": 32, "max_text_tokens": 8, "dropout": 0.0}
+    vectors, aligned = f"{corpus}-als.safetensors", f"{folder}/{experiment}-align{'-ii' if encoder == 'ILM-II' else ''}-k{k}"
+    epochs, dropout = ALIGNED[experiment]
+    qformer = {"text": f"{folder}/bert", "init": "random", "queries": k, "layers": 2, "cross_attention_every": 1, "projection": 32, "max_text_tokens": 8, "dropout": 0.0 if "no dropout" in encoder else dropout}
     if ENCODERS[encoder] == "aligned" and not os.path.exists(f"{aligned}/qformer/config.toml"):
         shutil.rmtree(aligned, ignore_errors=True)
         # Without matching: it costs more than the rest together.
         write(f"{aligned}.toml", toml({
             "seed": seed, "data": {"corpus": corpus, "vectors": vectors, "held_out": 0.0}, "qformer": qformer, "loss": {"item_text_matching": 0.0, "item_item": float(encoder == "ILM-II")},
-            "train": {"epochs": 200, "batch_size": 50, "learning_rate": RATE, "min_learning_rate": RATE / 10, "warmup_steps": 20}}))
+            "train": {"epochs": epochs, "batch_size": 50, "learning_rate": 3e-3, "min_learning_rate": 3e-4, "warmup_steps": 20}}))
         say(seed, f"phase 1: {aligned.split('/')[-1]}", itemlm("align", f"{aligned}.toml", "--out", aligned, "--ui", "none"))
     items = {"none": {"encoder": "none"}, "mlp": {"encoder": "mlp", "vectors": vectors, "queries": k}, "rand": {"encoder": "qformer", "vectors": vectors, "qformer": qformer},
              "aligned": {"encoder": "qformer", "vectors": vectors, "aligned": aligned}}[ENCODERS[encoder]]
     alone = experiment == "alone"
     items |= {"beside_text": False} if alone else {}
-    report = train(run, run_file(corpus, base_of(folder), items, seed, windows, EPOCHS[windows], RATE, "frozen" if alone else "lora", loss))
+    report = train(run, run_file(corpus, base_of(folder), items, seed, windows, *SCHEDULES[experiment][windows], "frozen" if alone else "lora", loss))
     say(seed, run.split("/")[-1], report, itemlm("evaluate", run))
 
 def say(seed, what, report, found=None):
@@ -304,8 +305,8 @@ def tables(seeds):
         for ranker in ("cooccurrence", "als"):
             cells = {n: over(f"{world_of(experiment)}.json", ranker, *keys) for n, keys in groups.items()}
             out[f"{experiment}/{ranker}"] = cells
-            print(f"| {ranker} | {TRAIN} | {' | '.join(map(shown, cells.values()))} | {'| ' * len(others)}")
-        for key in sorted((key for key in arms() if key[0] == experiment), key=lambda key: (key[1], key[4], key[3])):
+            print(f"| {ranker} | 1000 | {' | '.join(map(shown, cells.values()))} | {'| ' * len(others)}")
+        for key in sorted((key for key in arms() if key[0] == experiment), key=lambda key: (key[1], key[4] == "lml", key[3])):
             _, windows, encoder, k, loss = key
             cells = {n: over(f"{os.path.basename(run_of('', *key))}/evaluation-test.json", *keys) for n, keys in groups.items()}
             for other in others:
@@ -315,8 +316,10 @@ def tables(seeds):
     print("\n| said beforehand | windows, K | difference | each seed's own, paired | |\n|---|---|---|---|---|")
     above = lambda d: d["mean"] - d["half_width"] > 0
     tie = lambda d: abs(d["mean"]) <= min(0.03, d["half_width"])
-    for experiment, windows, other, what, holds in (("covisits", 200, "text only", "ILM beats text only", above), ("covisits", TRAIN, "text only", "ILM beats text only", above),
-            ("titles", 200, "text only", "ILM ties with text only", tie), ("titles", TRAIN, "text only", "ILM ties with text only", tie), ("alone", 200, "ILM-rand", "phase 1 helps", above)):
+    for experiment, windows, other, what, holds in (
+            *(("covisits", windows, "text only", "ILM beats text only", above) for windows in (200, TRAIN)),
+            *(("titles", windows, "text only", "ILM ties with text only", tie) for windows in (200, TRAIN)),
+            *(("alone", windows, "ILM-rand", "phase 1 helps", above) for windows in (50, 200))):
         d = out[os.path.basename(run_of("", experiment, windows, "ILM", 4, "msl"))][f"minus {other}"]
         if d and d["half_width"] is not None:
             print(f"| {experiment}: {what} | {windows}, 4 | {shown(d, '+')} | {', '.join(f'{m:+.3f} ± {h:.3f}' for m, h in d.get('paired', []))} | {'yes' if holds(d) else 'NOT SHOWN'} |")
