@@ -16,7 +16,7 @@ Collaborative vectors (`itemlm cf als`) and phase 1 (`itemlm align`: ITC and ITG
 (`itemlm train`) from some. Three experiments: covisits and titles with vectors beside the text and LoRA; and "alone", the titles world with
 vectors in the titles' place and the LLM frozen, as ILM's paper has it. All arms of the same experiment and windows have the same order, steps, rate and base.
 
-Said beforehand. Hyperparameters were chosen on seeds 11 to 13 (TUNED says how); seeds 1 to 3 were run once, for the report. NDCG@10 on 1000 test windows
+Said beforehand. Hyperparameters were chosen on seeds 11 to 13 (see below); seeds 1 to 3 were run once, for the report. NDCG@10 on 1000 test windows
 a world, mean and 95 % t-interval over the seeds of an arm and of its difference to another, seed by seed; beside it each seed's own paired interval.
   covisits  ILM beats text only: the interval of the difference is above 0.
   titles    ILM ties with text only: that interval includes 0 and the mean is within 0.03 of it.
@@ -41,11 +41,14 @@ NOISE = 0.1  # of a world's choices, made at random
 HIDDEN, INNER, LAYERS, HEADS, HEAD = 64, 128, 2, 4, 16
 WIDTH = 32  # of a collaborative vector
 
-# What the base reads: epochs of how many windows, at which rate, and how many meaningless vectors stand after each title.
+# Chosen on seeds 11 to 13, whose figures are no part of the report:
+# What the base reads: epochs of how many windows, at which rate, and how many meaningless vectors stand after each title. (Text alone, 4 epochs,
+# ranked the titles world of seed 11 at .77 without vectors and .33 to .49 with untrained ones; so it is .76 and .69 to .74.)
 ROUNDS = [(2, READ, 3e-3, 0)] + [(1, READ // 4, rate, k) for rate in (2e-3, 2e-3, 1e-3, 4e-4) for k in (4, 8, 1, 0)]
-# Phase 2: windows, epochs, rate, in steps of 16 windows.
+# Phase 2: epochs and rate by windows, in steps of 16 windows. Beside text 3e-3 was better for every arm than 1e-3; alone 1e-3, 3e-3, 1e-2 and 8 to 64 epochs were tried.
 SCHEDULES = {"covisits": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "titles": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "alone": {50: (32, 1e-3), 200: (24, 3e-3), TRAIN: (6, 3e-3)}}
-# Phase 1's epochs, and the Q-Former's dropout in both phases.
+# Phase 1's epochs, and the Q-Former's dropout in both phases. Without dropout phase 1 learns 100 titles by heart: the volume is then linear in what the
+# queries give for .52 of items that a ridge regression has not seen, with it for .73. II makes neighbours in a series alike, so it is an arm of its own.
 ALIGNED = {"covisits": (200, 0.0), "titles": (200, 0.0), "alone": (400, 0.1)}
 ENCODERS = {"text only": "none", "MLP": "mlp", "ILM-rand": "rand", "ILM": "aligned", "ILM-II": "aligned", "ILM-rand, no dropout": "rand"}
 
@@ -309,6 +312,8 @@ def tables(seeds):
         for key in sorted((key for key in arms() if key[0] == experiment), key=lambda key: (key[1], key[4] == "lml", key[3])):
             _, windows, encoder, k, loss = key
             cells = {n: over(f"{os.path.basename(run_of('', *key))}/evaluation-test.json", *keys) for n, keys in groups.items()}
+            if not cells["NDCG@10"]:
+                continue
             for other in others:
                 cells[f"minus {other}"] = None if encoder in (other, "text only") else difference(seeds, key, (experiment, windows, other, k, loss))
             out[os.path.basename(run_of("", *key))] = cells
@@ -320,7 +325,7 @@ def tables(seeds):
             *(("covisits", windows, "text only", "ILM beats text only", above) for windows in (200, TRAIN)),
             *(("titles", windows, "text only", "ILM ties with text only", tie) for windows in (200, TRAIN)),
             *(("alone", windows, "ILM-rand", "phase 1 helps", above) for windows in (50, 200))):
-        d = out[os.path.basename(run_of("", experiment, windows, "ILM", 4, "msl"))][f"minus {other}"]
+        d = out.get(os.path.basename(run_of("", experiment, windows, "ILM", 4, "msl")), {}).get(f"minus {other}")
         if d and d["half_width"] is not None:
             print(f"| {experiment}: {what} | {windows}, 4 | {shown(d, '+')} | {', '.join(f'{m:+.3f} ± {h:.3f}' for m, h in d.get('paired', []))} | {'yes' if holds(d) else 'NOT SHOWN'} |")
     write(f"{home}/planted.json", json.dumps({"seeds": list(seeds), "ndcg@10": out}, indent=1))
