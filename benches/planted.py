@@ -22,7 +22,7 @@ a world, mean and 95 % t-interval over the seeds of an arm and of its difference
   titles    ILM ties with text only: that interval includes 0 and the mean is within 0.03 of it.
   alone     phase 1 helps: the interval of ILM - ILM-rand is above 0, of 50 and of 200 windows at K = 4; the other rows are its circumstances.
 Prints tables in Markdown; writes DIR/planted.json. What is done is not run again, so a run cut short goes on, and several with one seed each
-(--seeds 1 --first-seed N) may run side by side in DIR; --report prints the tables of what is there. About 6 minutes of one idle core a seed.
+(--seeds 1 --first-seed N) may run side by side in DIR; --report prints the tables of what is there. Some 6 to 8 minutes of one idle core a seed.
 """
 import argparse, json, math, os, random, shutil, statistics, struct, subprocess, sys
 
@@ -42,13 +42,13 @@ HIDDEN, INNER, LAYERS, HEADS, HEAD = 64, 128, 2, 4, 16
 WIDTH = 32  # of a collaborative vector
 
 # Chosen on seeds 11 to 13, whose figures are no part of the report:
-# What the base reads: epochs of how many windows, at which rate, and how many meaningless vectors stand after each title. (Text alone, 4 epochs,
-# ranked the titles world of seed 11 at .77 without vectors and .33 to .49 with untrained ones; so it is .76 and .69 to .74.)
+# What the base reads: epochs of how many windows, at which rate, and how many meaningless vectors stand after each title. (The first
+# round alone ranked the titles world of seed 11 at .77 without vectors and .33 to .49 with untrained ones; all of them .76 and .69 to .74.)
 ROUNDS = [(2, READ, 3e-3, 0)] + [(1, READ // 4, rate, k) for rate in (2e-3, 2e-3, 1e-3, 4e-4) for k in (4, 8, 1, 0)]
 # Phase 2: epochs and rate by windows, in steps of 16 windows. Beside text 3e-3 was better for every arm than 1e-3; alone 1e-3, 3e-3, 1e-2 and 8 to 64 epochs were tried.
 SCHEDULES = {"covisits": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "titles": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "alone": {50: (32, 1e-3), 200: (24, 3e-3), TRAIN: (6, 3e-3)}}
-# Phase 1's epochs, and the Q-Former's dropout in both phases. Without dropout phase 1 learns 100 titles by heart: the volume is then linear in what the
-# queries give for .52 of items that a ridge regression has not seen, with it for .73. II makes neighbours in a series alike, so it is an arm of its own.
+# Phase 1's epochs, and the Q-Former's dropout in both phases. A ridge regression reads the volume of items it has
+# not seen from what the queries give for .73 of them; for .52 after 200 epochs without dropout. II makes neighbours in a series alike, so it is an arm of its own.
 ALIGNED = {"covisits": (200, 0.0), "titles": (200, 0.0), "alone": (400, 0.1)}
 ENCODERS = {"text only": "none", "MLP": "mlp", "ILM-rand": "rand", "ILM": "aligned", "ILM-II": "aligned", "ILM-rand, no dropout": "rand"}
 
