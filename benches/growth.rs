@@ -15,7 +15,7 @@ use itemlm::backend::{BackendName, Concrete, Training};
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::search;
-use itemlm::loss::cross_entropy;
+use itemlm::loss::linear_cross_entropy;
 use itemlm::model::fused::{LayerCache, Mask, Visible, attention};
 use itemlm::model::{ItemLanguageModel, Llama, LlamaConfig, Precision, Tune, Weights, save_llm_dir};
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
@@ -145,13 +145,14 @@ fn loss(c: &mut Criterion) {
         let batch = Batch::new(&examples, catalogue, Candidates::Children);
         let index = batch.rows.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
         let rows = Tensor::<Training, 1, Int>::from_data(TensorData::new(index.clone(), [index.len()]), &device);
+        let head = llm.head().select(0, rows);
         let shape = [batch.predictions.len(), llm.config().hidden_size];
         let hidden = Tensor::<Training, 2>::random(shape, Distribution::Default, &device).require_grad();
         group.throughput(Throughput::Elements(windows as u64));
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                cross_entropy(llm.logits(hidden.clone(), Some(rows.clone())), &batch, 1.0).backward()
+                linear_cross_entropy(hidden.clone(), head.clone(), false, &batch, 1.0).backward()
             })
         });
     };

@@ -86,16 +86,15 @@ impl BackendChoice {
 
 fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
     let named = |adapter: &&Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
-    let found: Vec<&Adapter> = match wanted.parse::<usize>() {
-        Ok(index) => adapters.iter().filter(|adapter| adapter.index == index).collect(),
-        Err(_) => adapters.iter().filter(named).collect(),
-    };
+    let at = wanted.parse::<usize>().ok().and_then(|index| adapters.iter().find(|adapter| adapter.index == index));
+    let found: Vec<&Adapter> = at.map_or_else(|| adapters.iter().filter(named).collect(), |adapter| vec![adapter]);
     match found.as_slice() {
         [one] => Ok(one),
         _ => {
             let list: Vec<String> = adapters.iter().map(|a| format!("{} ({})", a.index, a.name)).collect();
             let how_many = if found.is_empty() { "no device is" } else { "several devices are" };
-            Err(Error::usage(format!("--backend {name}:{wanted}: {how_many} that; there are {}", list.join(", "))))
+            let there = if list.is_empty() { "none can be listed".into() } else { format!("there are {}", list.join(", ")) };
+            Err(Error::usage(format!("--backend {name}:{wanted}: {how_many} that; {there}")))
         }
     }
 }
@@ -205,7 +204,7 @@ mod tests {
         }
         let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
         let found = |wanted| adapter_of(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
-        assert_eq!((found("2").unwrap(), found("radeon").unwrap()), (2, 1));
+        assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780").unwrap()), (2, 1, 1));
         let several = found("nvidia").unwrap_err().to_string();
         assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
         assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));

@@ -41,7 +41,7 @@ struct Cli {
 enum Command {
     /// The whole pipeline on synthetic data: no download, no GPU
     Quickstart {
-        /// Where to run
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
         /// Where its corpus, model and runs go
@@ -90,7 +90,7 @@ enum Command {
         /// For texts: a BERT directory that compares them; models/minilm-l6 by default
         #[arg(long, value_name = "DIR")]
         sentence_encoder: Option<PathBuf>,
-        /// Where to run
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
         /// Print one JSON document
@@ -112,7 +112,7 @@ enum Command {
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
-        /// Where to run
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
         /// Print one JSON document
@@ -133,7 +133,7 @@ enum Command {
         /// Lines of {"prompt": …, "items": […]}
         #[arg(long)]
         input: PathBuf,
-        /// Where to run
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
     },
@@ -216,7 +216,7 @@ enum Command {
 struct RunArgs {
     /// The run file
     run: PathBuf,
-    /// Where to run
+    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
     #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
     backend: BackendChoice,
     /// The run directory; runs/<name of the run file> by default

@@ -310,7 +310,7 @@ pub struct TrainConfig {
     /// Windows a forward pass; in place of `micro_batch_tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
-    /// Or as many windows as make so many tokens, padding counted: what a forward pass needs of memory. By default
+    /// Or as many windows as make so many tokens: what a forward pass needs of memory. By default
     /// [`TrainConfig::MICRO_BATCH_TOKENS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
@@ -548,6 +548,13 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
         let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         table = entry.as_table_mut().ok_or_else(|| bad("a part of the path is a value, not a table"))?;
     }
+    // Of two keys that say the same, the override's counts.
+    let replaced = match last {
+        "micro_batch_size" => Some("micro_batch_tokens"),
+        "micro_batch_tokens" => Some("micro_batch_size"),
+        _ => None,
+    };
+    replaced.map(|other| table.remove(other));
     table.insert(last.to_string(), value);
     Ok(())
 }

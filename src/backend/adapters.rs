@@ -93,9 +93,15 @@ fn cpu() -> Adapter {
     }
 }
 
-/// burn shows wgpu's instance and adapters in no other way than by setting its default device up.
+/// burn shows wgpu's instance and adapters in no other way than by setting its default device up, which it does once in a process.
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Result<Vec<Adapter>> {
+    static FOUND: std::sync::OnceLock<Result<Vec<Adapter>>> = std::sync::OnceLock::new();
+    FOUND.get_or_init(find_wgpu).clone()
+}
+
+#[cfg(feature = "wgpu")]
+fn find_wgpu() -> Result<Vec<Adapter>> {
     use burn::backend::wgpu::{WgpuDevice, graphics::AutoGraphicsApi, init_setup};
 
     let setup = std::panic::catch_unwind(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));

@@ -12,7 +12,7 @@
 //!                                      └─ …
 //! ```
 //!
-//! Trees stand side by side as rows, padded to the longest with nodes that nobody attends to.
+//! Trees stand one after the other.
 
 use std::collections::HashMap;
 
@@ -21,14 +21,12 @@ use std::collections::HashMap;
 pub struct Forest {
     /// What every sequence begins with: positions 0, 1, …
     pub shared: Vec<u32>,
-    /// `[rows · seq]`: the trees' tokens, a parent before its children; 0 where padded.
+    /// Tree after tree its tokens, a parent before its children.
     pub tokens: Vec<u32>,
-    /// `[rows · seq]`: each token's depth below the whole tree's root, the shared chain counted.
+    /// Each token's depth below the whole tree's root, the shared chain counted.
     pub positions: Vec<u32>,
-    /// Each tree's nodes' parents among the tree's nodes; `None` below the shared chain. Without padding.
+    /// Each tree's nodes' parents among the tree's nodes; `None` below the shared chain.
     pub parents: Vec<Vec<Option<usize>>>,
-    /// Nodes of the largest tree.
-    pub seq: usize,
 }
 
 /// A sequence joins the tree before it if at least this part of it is there already: else its own row wastes less.
@@ -40,18 +38,21 @@ impl Forest {
     pub fn new(sequences: &[Vec<u32>], shared: usize) -> (Self, Vec<Vec<usize>>) {
         let mut trees = Trees::default();
         let places: Vec<(usize, Vec<usize>)> = sequences.iter().map(|sequence| trees.add(&sequence[shared..])).collect();
-        let Trees { trees, longest: seq } = trees;
-        let mut tokens = vec![0; trees.len() * seq];
-        let mut positions = vec![shared as u32; trees.len() * seq];
-        for (row, tree) in trees.iter().enumerate() {
-            tokens[row * seq..][..tree.tokens.len()].copy_from_slice(&tree.tokens);
-            for (node, parent) in tree.parents.iter().enumerate() {
-                positions[row * seq + node] = parent.map_or(shared as u32, |parent| positions[row * seq + parent] + 1);
+        let Trees { trees, nodes } = trees;
+        let (mut tokens, mut positions) = (Vec::with_capacity(nodes), Vec::with_capacity(nodes));
+        let mut starts = Vec::with_capacity(trees.len());
+        for tree in &trees {
+            let start = tokens.len();
+            tokens.extend(&tree.tokens);
+            for parent in &tree.parents {
+                positions.push(parent.map_or(shared as u32, |parent| positions[start + parent] + 1));
             }
+            starts.push(start);
         }
-        let places = places.into_iter().map(|(row, nodes)| nodes.into_iter().map(|n| row * seq + n).collect()).collect();
+        let of_tree = |(tree, nodes): (usize, Vec<usize>)| nodes.into_iter().map(|node| starts[tree] + node).collect();
+        let places = places.into_iter().map(of_tree).collect();
         let shared = sequences.first().map_or(&[][..], |sequence| &sequence[..shared]).to_vec();
-        (Self { shared, tokens, positions, parents: trees.into_iter().map(|tree| tree.parents).collect(), seq }, places)
+        (Self { shared, tokens, positions, parents: trees.into_iter().map(|tree| tree.parents).collect() }, places)
     }
 
     /// Trees.
@@ -59,23 +60,18 @@ impl Forest {
         self.parents.len()
     }
 
-    /// Tokens that are run, padding counted.
-    pub fn padded_tokens(&self) -> usize {
-        self.shared.len() + self.tokens.len()
-    }
-
-    /// Tokens that are run, padding not counted.
+    /// Tokens that are run.
     pub fn run_tokens(&self) -> usize {
-        self.shared.len() + self.parents.iter().map(Vec::len).sum::<usize>()
+        self.shared.len() + self.tokens.len()
     }
 }
 
-/// Trees side by side, in the making.
+/// Trees in the making.
 #[derive(Default)]
 pub(super) struct Trees {
     trees: Vec<Tree>,
-    /// Nodes of the largest one.
-    longest: usize,
+    /// Of all of them.
+    pub nodes: usize,
 }
 
 impl Trees {
@@ -83,15 +79,11 @@ impl Trees {
     pub(super) fn add(&mut self, sequence: &[u32]) -> (usize, Vec<usize>) {
         let joins = |tree: &Tree| tree.common(sequence) as f64 >= JOINS * sequence.len() as f64;
         let mut tree = self.trees.pop_if(|tree| joins(tree)).unwrap_or_default();
+        let before = tree.tokens.len();
         let nodes = tree.insert(sequence);
-        self.longest = self.longest.max(tree.tokens.len());
+        self.nodes += tree.tokens.len() - before;
         self.trees.push(tree);
         (self.trees.len() - 1, nodes)
-    }
-
-    /// Tokens, padding counted.
-    pub(super) fn padded(&self) -> usize {
-        self.trees.len() * self.longest
     }
 }
 
@@ -154,10 +146,10 @@ mod tests {
     fn a_user_with_two_targets_is_one_tree() {
         let sequences = [vec![1, 2, 10, 11, 30, 31], vec![1, 2, 10, 11, 12, 30], vec![1, 2, 20, 21, 30]];
         let (forest, places) = Forest::new(&sequences, 2);
-        assert_eq!((forest.shared.as_slice(), forest.rows(), forest.seq), (&[1, 2][..], 2, 6));
-        assert_eq!(forest.tokens, [10, 11, 30, 31, 12, 30, 20, 21, 30, 0, 0, 0]);
+        assert_eq!((forest.shared.as_slice(), forest.rows()), (&[1, 2][..], 2));
+        assert_eq!(forest.tokens, [10, 11, 30, 31, 12, 30, 20, 21, 30]);
         assert_eq!(forest.parents[0], [None, Some(0), Some(1), Some(2), Some(1), Some(4)]);
-        assert_eq!(forest.positions[..9], [2, 3, 4, 5, 4, 5, 2, 3, 4]);
+        assert_eq!(forest.positions, [2, 3, 4, 5, 4, 5, 2, 3, 4]);
         assert_eq!(places, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8]]);
         assert_eq!(forest.run_tokens(), 2 + 6 + 3);
     }
@@ -182,12 +174,17 @@ mod tests {
             assert!(shared >= 1 && sequences.iter().all(|s| s.len() > shared && s[..shared] == sequences[0][..shared]));
             let (forest, places) = Forest::new(&sequences, shared);
             for (sequence, nodes) in sequences.iter().zip(&places) {
-                let row = nodes[0] / forest.seq;
+                let ends = forest.parents.iter().scan(0, |end, parents| {
+                    *end += parents.len();
+                    Some(*end)
+                });
+                let row = ends.take_while(|end| *end <= nodes[0]).count();
+                let start: usize = forest.parents[..row].iter().map(Vec::len).sum();
                 let mut read = Vec::new();
-                let mut at = nodes.last().map(|node| node % forest.seq);
+                let mut at = nodes.last().map(|node| node - start);
                 while let Some(node) = at {
-                    assert_eq!(forest.positions[row * forest.seq + node] as usize, sequence.len() - 1 - read.len());
-                    read.push(forest.tokens[row * forest.seq + node]);
+                    assert_eq!(forest.positions[start + node] as usize, sequence.len() - 1 - read.len());
+                    read.push(forest.tokens[start + node]);
                     at = forest.parents[row][node];
                 }
                 read.reverse();

@@ -208,8 +208,8 @@ mod tests {
     fn children_stop_at_the_last_branching() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
         // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and stops there.
-        assert_eq!((batch.forest.rows(), batch.forest.seq), (2, 3));
-        assert_eq!(batch.forest.tokens, [7, 8, 1, 3, 0, 0]);
+        assert_eq!(batch.forest.rows(), 2);
+        assert_eq!(batch.forest.tokens, [7, 8, 1, 3]);
         assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
         let expected = [
             Prediction { at: 1, label: 0, valid: vec![0, 3], gains: vec![-1.0, -2.0], root: true },
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn vocabulary_predicts_every_target_token() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Vocabulary);
-        assert_eq!(batch.forest.tokens, [7, 8, 1, 2, 3, 3, 5, 6, 0, 0]);
+        assert_eq!(batch.forest.tokens, [7, 8, 1, 2, 3, 3, 5, 6]);
         assert_eq!(batch.predictions.len(), batch.target_tokens);
         assert!(batch.rows.is_none());
         let labels: Vec<usize> = batch.predictions.iter().map(|p| p.label).collect();

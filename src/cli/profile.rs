@@ -42,13 +42,14 @@ pub(super) fn text(report: &ProfileReport) -> String {
     );
     let (peak, tokens, plain) = (report.peak, report.tokens, report.plain_tokens);
     text + &format!(
-        "peak: {:.1} GFLOP/s, a product of {} × {}, f32\n\
+        "peak: {:.1} GFLOP/s, a product of {} × {}, {}\n\
          tokens a step: {tokens:.0} run, {plain:.0} in a plain batch ({:.2} times as many)\n\
          memory: {} MiB at most\n",
         peak.gflops,
         peak.rows,
         peak.rows,
+        report.precision,
         plain / tokens,
         report.peak_memory_bytes >> 20
-    )
+    ) + &report.notice.as_ref().map_or_else(String::new, |notice| format!("note: {notice}\n"))
 }

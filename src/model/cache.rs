@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::fused::LayerCache;
+use super::fused::{LayerCache, Moves};
 
 /// Keys and values of the tokens that ran, one [`LayerCache`] a layer; of none, empty.
 ///
@@ -43,8 +43,18 @@ impl<B: Backend> Cache<B> {
 pub struct Packing<B: Backend> {
     rows: usize,
     seq: usize,
-    /// Where rows differ in length: `[rows · seq]`, the token at each place, and `[tokens]`, the place of each token.
-    ragged: Option<[Tensor<B, 1, Int>; 2]>,
+    /// Where rows differ in length.
+    ragged: Option<Ragged<B>>,
+}
+
+#[derive(Debug, Clone)]
+struct Ragged<B: Backend> {
+    /// `[rows · seq]`: the token at each place.
+    tokens: Tensor<B, 1, Int>,
+    /// `[tokens]`: the place of each token.
+    places: Tensor<B, 1, Int>,
+    /// From tokens to places, for the CPU.
+    moves: Moves,
 }
 
 impl<B: Backend> Packing<B> {
@@ -59,19 +69,21 @@ impl<B: Backend> Packing<B> {
         if lengths.iter().all(|&length| length == seq) {
             return Self::even(rows, seq);
         }
-        let mut tokens = Vec::with_capacity(rows * seq);
+        let mut tokens: Vec<Option<u32>> = Vec::with_capacity(rows * seq);
         let mut places: Vec<i32> = Vec::new();
         for (row, &length) in lengths.iter().enumerate() {
             let first = places.len();
-            // Padding is some token, which nobody sees.
-            tokens.extend((0..seq).map(|at| if at < length { (first + at) as i32 } else { 0 }));
+            tokens.extend((0..seq).map(|at| (at < length).then_some((first + at) as u32)));
             places.extend((row * seq..row * seq + length).map(|place| place as i32));
         }
         let ints = |values: Vec<i32>| {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), device)
         };
-        Self { rows, seq, ragged: Some([ints(tokens), ints(places)]) }
+        let moves = Moves::new(tokens.clone(), places.len());
+        // Padding is some token, which nobody sees.
+        let tokens = ints(tokens.into_iter().map(|token| token.unwrap_or(0) as i32).collect());
+        Self { rows, seq, ragged: Some(Ragged { tokens, places: ints(places), moves }) }
     }
 
     /// Tokens of the longest row.
@@ -83,7 +95,7 @@ impl<B: Backend> Packing<B> {
     pub(super) fn rows(&self, x: Tensor<B, 2>, heads: usize, dim: usize) -> Tensor<B, 4> {
         let x = match &self.ragged {
             None => x,
-            Some([tokens, _]) => x.select(0, tokens.clone()),
+            Some(ragged) => ragged.moves.apply(x).unwrap_or_else(|x| x.select(0, ragged.tokens.clone())),
         };
         x.reshape([self.rows, self.seq, heads, dim]).swap_dims(1, 2)
     }
@@ -94,7 +106,7 @@ impl<B: Backend> Packing<B> {
         let x = x.swap_dims(1, 2).reshape([self.rows * self.seq, heads * dim]);
         match &self.ragged {
             None => x,
-            Some([_, places]) => x.select(0, places.clone()),
+            Some(ragged) => ragged.moves.back().apply(x).unwrap_or_else(|x| x.select(0, ragged.places.clone())),
         }
     }
 }

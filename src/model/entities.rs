@@ -11,8 +11,8 @@
 use std::path::Path;
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::activation::relu;
-use burn::tensor::{FloatDType, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::bert::Dense;
@@ -293,7 +293,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// The root mean square of the LLM's embeddings.
     pub fn embedding_scale(llm: &Llama<B>) -> f64 {
-        let table = llm.embed_tokens.val().detach().cast(FloatDType::F32);
+        let table = llm.embed_tokens.val().detach();
         table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
     }
 
@@ -310,6 +310,14 @@ impl<B: Backend> ItemLanguageModel<B> {
         let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
         self.prefix = Some(Prefix { keys, values, tokens: tokens[..ordinary].to_vec() });
         self
+    }
+
+    /// [`ItemLanguageModel::with_prefix`], unless the prefix there is stands for all of `tokens`.
+    pub fn with_prefix_of(self, tokens: &[u32]) -> Self {
+        match self.known(tokens) < tokens.len() {
+            true => self.with_prefix(tokens),
+            false => self,
+        }
     }
 
     fn place(&self, token: u32) -> Option<(u32, u32)> {
@@ -396,11 +404,11 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then the trees below it. The hidden
-    /// states of the trees' nodes, `[rows · seq, hidden]`.
+    /// states of the trees' nodes, `[nodes, hidden]`.
     pub fn forward_forest(&self, forest: &Forest) -> Tensor<B, 2> {
         let hidden = self.run(self.trees_pass(forest)).hidden;
-        let [rows, seq, width] = hidden.dims();
-        hidden.reshape([rows * seq, width])
+        let [_, nodes, width] = hidden.dims();
+        hidden.reshape([nodes, width])
     }
 
     pub(super) fn run(&self, pass: Pass<B>) -> Output<B> {
@@ -409,7 +417,8 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// Of the trees below their shared chain.
     pub(super) fn trees_pass(&self, forest: &Forest) -> Pass<B> {
-        let (chain, rows, seq) = (&forest.shared, forest.rows(), forest.seq);
+        let chain = &forest.shared;
+        let lengths: Vec<usize> = forest.parents.iter().map(Vec::len).collect();
         let known = self.known(chain);
         let past = match known < chain.len() {
             true => self.run(self.chain_pass(chain)).cache.into_shared(),
@@ -418,9 +427,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         profile::begin(Part::Attention);
         Pass {
             mask: Mask::new(Visible::trees(&forest.parents), chain.len(), &self.device()),
-            embeddings: self.embed(&forest.tokens, rows, seq),
+            embeddings: self.embed(&forest.tokens, 1, forest.tokens.len()),
             positions: forest.positions.clone(),
-            packing: Packing::even(rows, seq),
+            packing: Packing::new(&lengths, &self.device()),
             past,
         }
     }

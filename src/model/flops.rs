@@ -24,16 +24,11 @@ impl<B: Backend> ItemLanguageModel<B> {
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
         let (mut counter, mut of_chain) = (counter(), counter());
 
-        let own = |(row, parents): (usize, &Vec<_>)| {
-            let positions = &forest.positions[row * forest.seq..][..parents.len()];
-            positions.iter().map(|position| f64::from(position - below + 1)).sum::<f64>()
-        };
         let chain = &forest.shared[known..];
         let mut shared =
             Run::new(chain.len(), (chain.len() * (chain.len() + 1) / 2) as f64, self.embedded(chain, &mut of_chain));
-        let nodes = forest.parents.iter().map(Vec::len).sum();
-        let own = forest.parents.iter().enumerate().map(own).sum();
-        let mut trees = Run::new(nodes, own, self.embedded(&forest.tokens, &mut counter));
+        let own = forest.positions.iter().map(|position| f64::from(position - below + 1)).sum();
+        let mut trees = Run::new(forest.tokens.len(), own, self.embedded(&forest.tokens, &mut counter));
 
         for (l, layer) in self.llm.layers.iter().enumerate() {
             let frozen = (known, [false; 2]);

@@ -27,7 +27,7 @@ pub struct Linear<B: Backend> {
 /// The numbers that an LLM's products are computed in, and its frozen weights kept in.
 ///
 /// Mixed precision is spelled out in [`Linear::forward`]: the input is cast, the product's result cast back. All else is f32: whatever
-/// trains, the residual stream, rotation, norms, softmax, the output head and the loss.
+/// trains, the embeddings, the residual stream, rotation, norms, softmax, the output head and the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -10,7 +10,7 @@
 use burn::module::Param;
 use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
-use burn::tensor::{FloatDType, TensorData};
+use burn::tensor::TensorData;
 
 use super::adapter::{LoraConfig, lora};
 use super::cache::{Cache, Packing};
@@ -87,7 +87,7 @@ pub struct Output<B: Backend> {
 const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
 impl<B: Backend> Llama<B> {
-    /// Reads every weight onto `device`: matrices that do not train in `precision`, all else in f32.
+    /// Reads every weight onto `device`: the projections of the blocks that do not train in `precision`, all else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by id.
     ///
@@ -104,7 +104,7 @@ impl<B: Backend> Llama<B> {
         let (h, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
 
-        let embed_tokens = loader.matrix("model.embed_tokens.weight", config.vocab_size, h)?;
+        let embed_tokens = loader.param("model.embed_tokens.weight", [config.vocab_size, h])?;
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
                 Ok(Layer {
@@ -123,7 +123,10 @@ impl<B: Backend> Llama<B> {
         let norm = loader.norm("model.norm")?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(Linear { weight: loader.matrix("lm_head.weight", config.vocab_size, h)?, lora: None, precision }),
+            false => {
+                let weight = loader.param("lm_head.weight", [config.vocab_size, h])?;
+                Some(Linear { weight, lora: None, precision: Precision::F32 })
+            }
         };
         weights.finish()?;
         Ok(Self {
@@ -146,7 +149,7 @@ impl<B: Backend> Llama<B> {
     pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         let [batch, seq] = ids.dims();
         let rows = self.embed_tokens.val().select(0, ids.reshape([batch * seq]));
-        rows.cast(FloatDType::F32).reshape([batch, seq, self.config.hidden_size])
+        rows.reshape([batch, seq, self.config.hidden_size])
     }
 
     /// Runs the decoder on rows of equal length.
@@ -207,7 +210,7 @@ impl<B: Backend> Llama<B> {
             Some(rows) => self.head().select(0, rows),
             None => self.head(),
         };
-        hidden.matmul(head.cast(FloatDType::F32).transpose())
+        hidden.matmul(head.transpose())
     }
 
     /// `[n, hidden]` → `[n, 1]`: log Σ exp of the logits of the whole vocabulary, of which only a block at a time is formed.
@@ -215,7 +218,7 @@ impl<B: Backend> Llama<B> {
         let (head, vocabulary) = (self.head(), self.config.vocab_size);
         let block = |first: usize| {
             let rows = head.clone().narrow(0, first, VOCABULARY_BLOCK.min(vocabulary - first));
-            log_sum_exp(hidden.clone().matmul(rows.cast(FloatDType::F32).transpose()))
+            log_sum_exp(hidden.clone().matmul(rows.transpose()))
         };
         log_sum_exp(Tensor::cat((0..vocabulary).step_by(VOCABULARY_BLOCK).map(block).collect(), 1))
     }

@@ -79,14 +79,14 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
             }
             false => (self.run(pass).hidden, None),
         };
-        let [rows, seq, width] = hidden.dims();
-        Trees { hidden: hidden.reshape([rows * seq, width]), checkpoints }
+        let [_, nodes, width] = hidden.dims();
+        Trees { hidden: hidden.reshape([nodes, width]), checkpoints }
     }
 }
 
 /// Token trees that were run, and can be run backward.
 pub struct Trees<B: AutodiffBackend> {
-    /// Of the trees' nodes, `[rows · seq, hidden]`.
+    /// Of the trees' nodes, `[nodes, hidden]`.
     pub hidden: Tensor<B, 2>,
     /// And the last block's output, a leaf.
     checkpoints: Option<(Checkpoints<B>, Tensor<B, 3>)>,

@@ -14,6 +14,7 @@ pub use self_check::Check;
 use self_check::{Numbers, SelfCheck};
 
 use crate::backend::{Adapter, BackendName, Concrete};
+use crate::model::Precision;
 use crate::train::{recorded_panic, take_recorded_panic};
 use crate::{Context, Error, Result};
 
@@ -171,7 +172,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
         }
     };
     let tried = unless_it_panics(|| {
-        report.matmul = Some(matmul_rate(&device)?);
+        report.matmul = Some(matmul_rate(&device, Precision::F32)?);
         report.copy = Some(copy_rate(&device)?);
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
@@ -204,10 +205,10 @@ fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Of the largest product that is [`LONG_ENOUGH`].
-pub(super) fn matmul_rate(device: &DispatchDevice) -> Result<MatmulRate> {
+pub(super) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Result<MatmulRate> {
     let mut rate = MatmulRate { rows: 0, gflops: 0.0 };
     for rows in ROWS {
-        let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device);
+        let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device).cast(precision.dtype());
         let seconds = median_seconds(device, || drop(matrix.clone().matmul(matrix.clone())))?;
         rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9 };
         if seconds > LONG_ENOUGH {

@@ -25,8 +25,10 @@ use crate::prior::{Prior, UserPrior};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
-/// Tokens that one forward pass takes at most, padding included and what all prompts begin with left out (one user's prompt may exceed it).
+/// Tokens of the prompts that one forward pass takes at most, what all of them begin with left out (one user's prompt may exceed it).
 pub(super) const TOKEN_BUDGET: usize = 4096;
+/// What a search runs beside the prompt, about: tokens a beam.
+const TOKENS_A_BEAM: usize = 8;
 
 /// What the command line decides.
 pub struct EvaluateOptions {
@@ -300,7 +302,7 @@ impl<'a> Prompts<'a> {
             if !go_on(done, order.len()) {
                 return Ok(None);
             }
-            let longest = (self.tokens[order[done]].len() - self.shared).max(1);
+            let longest = self.tokens[order[done]].len() - self.shared + TOKENS_A_BEAM * decode.beams;
             let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
             let batch: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
             let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, self.split, &windows[w].1));

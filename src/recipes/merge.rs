@@ -2,21 +2,24 @@
 
 use std::path::Path;
 
-use super::open_run;
+use super::run_dir::{open_run_as, read_config};
 use crate::backend::BackendName;
 use crate::config::TuneKind;
-use crate::model::export_merged;
+use crate::model::{Precision, export_merged};
 use crate::{Error, Result};
 
 /// Writes the run's model with its adapter merged into the weights: `config.json`, `model.safetensors` (f32), `tokenizer.json`.
 ///
 /// # Errors
-/// Those of [`open_run`]; an `out` that exists.
+/// Those of [`super::open_run`]; an `out` that exists.
 pub fn merge(dir: &Path, out: &Path) -> Result<()> {
     if out.exists() {
         return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
     }
-    let run = open_run(dir, &BackendName::Cpu.device()?)?;
+    let mut config = read_config(dir)?;
+    // Adapters and masters meet unrounded weights.
+    config.llm.precision = Precision::F32;
+    let run = open_run_as(dir, config, &BackendName::Cpu.device()?)?;
     if run.config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage(format!("{}: its LLM is as it was: llm.tune = \"frozen\"", dir.display())));
     }

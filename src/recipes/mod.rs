@@ -72,7 +72,9 @@ fn trustworthy(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
         return Err(Error::failed(format!("a thread of the device died ({panic}); its numbers cannot be trusted")));
     }
     match log_probs.any(f64::is_nan) {
-        true => Err(Error::failed("the model's log-probabilities are NaN; its weights are damaged")),
+        true => Err(Error::failed(
+            "the model's log-probabilities are NaN: its weights are damaged, or llm.precision = \"f16\" overflows",
+        )),
         false => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ use super::{MatmulRate, TrainOptions};
 use crate::Result;
 use crate::backend::{BackendChoice, BackendName};
 use crate::config::RunConfig;
+use crate::model::Precision;
 use crate::profile::{Part, Pass, Recorded};
 use crate::train::Ui;
 
@@ -23,6 +24,8 @@ const STEPS: usize = 5;
 pub struct ProfileReport {
     /// Where it ran.
     pub backend: BackendName,
+    /// What the LLM computes in.
+    pub precision: Precision,
     /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
     pub threads: usize,
     /// Steps that came before.
@@ -33,13 +36,13 @@ pub struct ProfileReport {
     pub samples_per_step: f64,
     /// Of a step, the clock's waiting for the device included.
     pub seconds_per_step: f64,
-    /// Tokens that a step ran, padding not counted.
+    /// Tokens that a step ran.
     pub tokens: f64,
     /// Tokens that the same prompts and titles are side by side and whole, as a plain batch runs them.
     pub plain_tokens: f64,
     /// Operations of a step's matrix products: [`crate::model::ItemLanguageModel::flops`].
     pub flops: f64,
-    /// The fastest matrix product found on this machine just now, as `doctor` measures it.
+    /// The fastest matrix product found on this machine just now, as `doctor` measures it but in this precision.
     pub peak: MatmulRate,
     /// Operations a second, as a share of the peak.
     pub share_of_peak: f64,
@@ -49,6 +52,9 @@ pub struct ProfileReport {
     pub losses: Vec<f64>,
     /// Of this process.
     pub peak_memory_bytes: u64,
+    /// What the run file asks for and this run cannot do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// A part of a step.
@@ -78,7 +84,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let material = Material::open(config, None, &device)?;
     let started = start(config, &options, material, None, &device)?;
     let steps = crate::train::profile(started.run, WARM_UP, STEPS)?;
-    let peak = matmul_rate(&device)?;
+    let peak = matmul_rate(&device, config.llm.precision)?;
 
     let measured = &steps[WARM_UP..];
     let mean = |sum: f64| sum / measured.len() as f64;
@@ -105,6 +111,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let flops = sum.flops.total(Pass::Forward) + sum.flops.total(Pass::Backward);
     Ok(ProfileReport {
         backend: name,
+        precision: config.llm.precision,
         threads: rayon::current_num_threads(),
         warm_up: WARM_UP,
         steps: measured.len(),
@@ -118,5 +125,6 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
         parts: Part::ALL.into_iter().flat_map(passes).map(part).collect(),
         losses: steps.iter().map(|step| step.output.loss).collect(),
         peak_memory_bytes: super::peak_memory_bytes(),
+        notice: started.notice,
     })
 }

@@ -357,7 +357,11 @@ impl ChosenPrior {
 /// # Errors
 /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's paths now hold.
 pub fn open_run(dir: &Path, device: &DispatchDevice) -> Result<OpenRun> {
-    let config = read_config(dir)?;
+    open_run_as(dir, read_config(dir)?, device)
+}
+
+/// As [`open_run`], by `config` in place of its run file.
+pub(super) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice) -> Result<OpenRun> {
     let started: Identity = read_identity(dir)?;
     let material = Material::open(&config, Some(&started), device)?;
     check_identity(dir, &material.identity, &config)?;

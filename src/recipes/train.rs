@@ -93,12 +93,6 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let device = options.backend.device()?;
-    let precision = super::precision(config.llm.precision, &device)?;
-    if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
-        return Err(Error::usage(
-            "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
-        ));
-    }
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
     let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
@@ -111,7 +105,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let Started { run, notice, shown, validation } = start(config, &options, material, checkpoint, &device)?;
+    let Started { run, precision, notice, shown, validation } = start(config, &options, material, checkpoint, &device)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
@@ -147,6 +141,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
 pub(super) struct Started {
     /// All that training needs.
     pub run: Run<Training>,
+    /// What the LLM computes in, in words.
+    pub precision: String,
     /// What the run file asks for and this run cannot do.
     pub notice: Option<String>,
     /// How much there is to train on, in words.
@@ -163,6 +159,12 @@ pub(super) fn start(
     checkpoint: Option<(PathBuf, Progress)>,
     device: &DispatchDevice,
 ) -> Result<Started> {
+    let precision = super::precision(config.llm.precision, device)?;
+    if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
+        return Err(Error::usage(
+            "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
+        ));
+    }
     let Material { ranking, llama, weights, entities, tasks, rows, .. } = material;
     let ranking = Rc::new(ranking);
     let lessons = match rows {
@@ -226,7 +228,7 @@ pub(super) fn start(
         max_steps: options.max_steps,
         interrupter: options.interrupter.clone(),
     };
-    Ok(Started { run, notice, shown: lessons.shown, validation: lessons.validation })
+    Ok(Started { run, precision, notice, shown: lessons.shown, validation: lessons.validation })
 }
 
 /// What a run learns from, and what chooses its best epoch.

@@ -49,6 +49,6 @@ pub fn profile<B: AutodiffBackend>(run: Run<B>, warm_up: usize, steps: usize) ->
     }
     match taken.len() > warm_up {
         true => Ok(taken),
-        false => Err(Error::failed(format!("interrupted after {} steps; a profile needs {}", taken.len(), warm_up + 1))),
+        false => Err(Error::failed(format!("only {} steps were taken; a profile needs {}", taken.len(), warm_up + 1))),
     }
 }

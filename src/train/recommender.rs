@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{FloatDType, TensorData};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batch::Batch;
@@ -51,7 +51,7 @@ pub struct StepOutput {
     pub loss: f64,
     /// The temperature it was computed at.
     pub temperature: AdaptiveTemperature,
-    /// Tokens run, padding not counted.
+    /// Tokens run.
     pub tokens: usize,
     /// Tokens that the same examples are side by side and whole.
     pub plain_tokens: usize,
@@ -82,7 +82,7 @@ impl<B: Backend> Recommender<B> {
         self.predicting(self.model.forward_forest(&batch.forest), batch)
     }
 
-    /// Of the nodes' states, `[rows · seq, hidden]`, those that a batch predicts from.
+    /// Of the nodes' states, `[nodes, hidden]`, those that a batch predicts from.
     fn predicting(&self, hidden: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
         hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.at as i32).collect()))
     }
@@ -90,11 +90,10 @@ impl<B: Backend> Recommender<B> {
     /// `[rows, hidden]`: the rows of the output projection that a batch scores.
     fn head(&self, batch: &Batch) -> Tensor<B, 2> {
         let head = self.model.llm.head();
-        let rows = match &batch.rows {
+        match &batch.rows {
             None => head,
             Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
-        };
-        rows.cast(FloatDType::F32)
+        }
     }
 
     fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
@@ -102,8 +101,9 @@ impl<B: Backend> Recommender<B> {
         Tensor::from_data(TensorData::new(values, [count]), &self.model.device())
     }
 
-    fn with_model(&self, model: ItemLanguageModel<B>) -> Self {
-        Self { model, ..*self }
+    /// With the chain run, as far as the model's prefix does not stand for it.
+    fn below(&self, chain: &[u32]) -> Self {
+        Self { model: self.model.clone().with_prefix_of(chain), ..*self }
     }
 }
 
@@ -115,7 +115,7 @@ fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     &first[..batches.iter().map(|batch| common(&batch.forest.shared)).min().unwrap_or(0)]
 }
 
-/// Tokens run, the common `chain` once; padding not counted.
+/// Tokens run, the common `chain` once.
 fn run_tokens(batches: &[&Batch], chain: &[u32]) -> usize {
     batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + chain.len()
 }
@@ -132,7 +132,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     type Output = StepOutput;
 
     /// Gradients of the loss of the whole step: each micro-batch's sum is divided by the whole step's denominator, so the split
-    /// makes no difference. The chain that all micro-batches begin with is run once ([`ItemLanguageModel::with_root`]), and so draws
+    /// makes no difference but in what dropout draws. The chain that all micro-batches begin with is run once ([`ItemLanguageModel::with_root`]), and so draws
     /// its dropout once.
     ///
     /// The adaptive temperature is one for the step (papers.md A2) and is needed before the first gradient. With one
@@ -150,7 +150,7 @@ impl<B: AutodiffBackend> TrainStep for Recommender<B> {
         let adapts = adaptive && AdaptiveTemperature::adapts(self.root_children);
         if adapts && batches.len() > 1 {
             let plain = self.valid();
-            let plain = plain.with_model(plain.model.clone().with_prefix(chain));
+            let plain = plain.below(chain);
             for (index, batch) in batches.iter().enumerate() {
                 if profile::is_on() {
                     profile::count(self.model.flops(batch, index > 0).only(Pass::Forward));
@@ -211,7 +211,7 @@ impl<B: Backend> InferenceStep for Recommender<B> {
         let denominator = self.loss.denominator(&step.batches).max(1) as f64;
         let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
         let chain = common_chain(&batches);
-        let rooted = self.with_model(self.model.clone().with_prefix(chain));
+        let rooted = self.below(chain);
         let of_batch = |batch: &&Batch| {
             linear_cross_entropy_value(rooted.hidden(batch), rooted.head(batch), batch, tau).into_scalar().elem::<f64>()
         };

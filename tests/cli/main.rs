@@ -8,6 +8,7 @@ mod inspect;
 mod lab;
 mod openp5;
 mod pipeline;
+mod precision;
 mod prior;
 mod profile;
 mod refusals;

@@ -145,6 +145,49 @@ fn forests_equal_plain_sequences() {
     }
 }
 
+/// With tied embeddings the table's gradient comes from the prompt's tokens, the targets' and the output projection, over several backward
+/// passes.
+#[test]
+fn full_tuning_of_tied_embeddings() {
+    let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
+    let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+    let prompts: [&[u32]; 4] = [&[5, 6, 7, 21, 22], &[5, 6, 7, 21, 22, 23], &[5, 6, 30], &[5, 6, 31, 10, 11]];
+    let example =
+        |(n, prompt): (usize, &&[u32])| Example { prompt: prompt.to_vec(), target: Target::Item(n as u32 % 3), gains: vec![] };
+    let examples: Vec<Example> = prompts.iter().enumerate().map(example).collect();
+    for device in devices() {
+        let model = ItemLanguageModel::from(llama::<Training>("llama-tied", Tune::Full, &device));
+        let of = |grads: &GradientsParams| {
+            let (llm, layer) = (&model.llm, &model.llm.layers[0]);
+            let matrices = [llm.embed_tokens.id, layer.v_proj.weight.id, layer.down_proj.weight.id];
+            let mut found = matrices.map(|id| host(grads.get::<Dispatch, 2>(id).unwrap())).to_vec();
+            found.push(host(grads.get::<Dispatch, 1>(llm.norm.gamma.id).unwrap()));
+            found
+        };
+        for candidates in [Candidates::Children, Candidates::Vocabulary] {
+            let turn = AUTODIFF.lock().unwrap();
+            let losses = examples.iter().map(|example| plain(&model, example, &catalogue, candidates, &device));
+            let expected = losses.reduce(|a, b| a + b).unwrap();
+            let expected = of(&GradientsParams::from_grads(expected.backward(), &model));
+            drop(turn);
+            for (size, checkpointing) in [(4, false), (4, true), (2, false), (2, true), (1, false)] {
+                let mut model = model.clone();
+                model.gradient_checkpointing = checkpointing;
+                let samples = examples.iter().map(|example| vec![example.clone()]).collect();
+                let batches = MicroBatch::Samples(size).batches(samples, &catalogue, candidates);
+                let tokens = batches.iter().map(|batch| batch.target_tokens).sum::<usize>() as f32;
+                let recommender = Recommender { model, loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
+                let step = Step { batches, temperature: AdaptiveTemperature::default(), seed: 0 };
+                let found = of(&recommender.step(step).grads);
+                for (found, expected) in found.iter().zip(&expected) {
+                    let found: Vec<f32> = found.iter().map(|g| g * tokens).collect();
+                    close(&format!("{candidates:?}, {size} at a time, checkpointing {checkpointing}"), &found, expected);
+                }
+            }
+        }
+    }
+}
+
 /// Run again, a block drops what it dropped before: only then is what comes out the gradient of the loss, as its slope shows.
 #[test]
 fn checkpointed_blocks_drop_alike() {
