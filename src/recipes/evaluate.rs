@@ -243,7 +243,7 @@ fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
     }
 }
 
-/// Ranks `windows` of `split` (with their index in it): [`Prompts::rank`] of new [`Prompts`].
+/// Ranks `windows` of `split` (with their index in it).
 pub fn rank_windows(
     model: &ItemLanguageModel<Concrete>,
     ranking: &Ranking,
