@@ -297,9 +297,12 @@ impl<B: Backend> ItemLanguageModel<B> {
         table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
     }
 
-    /// Runs the beginning that `tokens` is once, for rows that begin with it or with a part of it. It holds while no weight of the LLM changes;
+    /// Runs the beginning that `tokens` is once, unless the prefix there is stands for it, for rows that begin with it or with a part of it. It holds while no weight of the LLM changes;
     /// entities among the tokens end it.
     pub fn with_prefix(mut self, tokens: &[u32]) -> Self {
+        if self.known(tokens) == tokens.len() {
+            return self;
+        }
         self.prefix = None;
         let ordinary = tokens.iter().take_while(|&&token| self.place(token).is_none()).count();
         if ordinary == 0 {
@@ -310,14 +313,6 @@ impl<B: Backend> ItemLanguageModel<B> {
         let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
         self.prefix = Some(Prefix { keys, values, tokens: tokens[..ordinary].to_vec() });
         self
-    }
-
-    /// [`ItemLanguageModel::with_prefix`], unless the prefix there is stands for all of `tokens`.
-    pub fn with_prefix_of(self, tokens: &[u32]) -> Self {
-        match self.known(tokens) < tokens.len() {
-            true => self.with_prefix(tokens),
-            false => self,
-        }
     }
 
     fn place(&self, token: u32) -> Option<(u32, u32)> {

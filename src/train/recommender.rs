@@ -103,7 +103,7 @@ impl<B: Backend> Recommender<B> {
 
     /// With the chain run, as far as the model's prefix does not stand for it.
     fn below(&self, chain: &[u32]) -> Self {
-        Self { model: self.model.clone().with_prefix_of(chain), ..*self }
+        Self { model: self.model.clone().with_prefix(chain), ..*self }
     }
 }
 
