@@ -38,19 +38,26 @@ pub enum BackendName {
     Cuda,
 }
 
-/// `--backend`: a backend, and which of its devices: `wgpu`, `cuda:1`, `wgpu:radeon`.
+/// `--backend`: a backend, and which of its devices: `wgpu`, `cuda:1`, `wgpu:radeon`, `cuda:0,1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendChoice {
     /// The backend.
     pub name: BackendName,
-    /// Its device's place in `itemlm doctor`'s list, or a part of its name in any case; `None` for the first of CUDA's and what wgpu
-    /// thinks the most powerful of its own.
-    pub adapter: Option<String>,
+    /// Its devices: the place of each in `itemlm doctor`'s list, or a part of its name in any case. None named is the first of CUDA's and
+    /// what wgpu thinks the most powerful of its own.
+    pub adapters: Vec<String>,
 }
 
 impl From<BackendName> for BackendChoice {
     fn from(name: BackendName) -> Self {
-        Self { name, adapter: None }
+        Self { name, adapters: Vec::new() }
+    }
+}
+
+impl Display for BackendChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.adapters.is_empty() { "" } else { ":" };
+        write!(f, "{}{sign}{}", self.name, self.adapters.join(","))
     }
 }
 
@@ -58,29 +65,68 @@ impl FromStr for BackendChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (name, adapter) = text.split_once(':').map_or((text, None), |(name, adapter)| (name, Some(adapter)));
+        let (name, adapters) = text.split_once(':').map_or((text, None), |(name, adapters)| (name, Some(adapters)));
         let found = BackendName::ALL.into_iter().find(|backend| backend.to_string() == name);
-        match (found, adapter) {
-            (Some(name), None) => Ok(name.into()),
-            (Some(name), Some(adapter)) if name != BackendName::Cpu && !adapter.trim().is_empty() => {
-                Ok(Self { name, adapter: Some(adapter.trim().into()) })
-            }
-            _ => Err(Error::usage(
-                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its place or a part of its name",
-            )),
+        let adapters: Vec<String> = adapters.into_iter().flat_map(|list| list.split(',')).map(|a| a.trim().into()).collect();
+        let Some(name) = found.filter(|&name| {
+            adapters.is_empty() || name != BackendName::Cpu && adapters.iter().all(|adapter: &String| !adapter.is_empty())
+        }) else {
+            return Err(Error::usage(
+                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its place or a part of its name, \
+                 wgpu:DEVICE,DEVICE several",
+            ));
+        };
+        match adapters.iter().enumerate().find(|(n, adapter)| adapters[..*n].contains(adapter)) {
+            None => Ok(Self { name, adapters }),
+            Some((_, twice)) => Err(Error::usage(format!("the device {twice} is named twice"))),
         }
     }
 }
 
 impl BackendChoice {
-    /// The device, tried out.
+    /// The device of a command that runs on one, tried out.
     ///
     /// # Errors
-    /// Those of [`BackendName::device`]; an adapter that is not there, or a name that several have.
+    /// As [`BackendChoice::devices`]; several devices.
     pub fn device(&self) -> Result<DispatchDevice> {
-        let Some(wanted) = &self.adapter else { return self.name.device() };
-        let adapters = self.name.adapters()?;
-        self.name.tried(self.name.on(Some(adapter_of(self.name, &adapters, wanted)?))?)
+        let adapters = match self.adapters.as_slice() {
+            [] => return self.name.device(),
+            [_] => self.name.adapters()?,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--backend {self}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
+                )));
+            }
+        };
+        self.name.tried(self.name.on(self.found(&adapters)?.first().copied())?)
+    }
+
+    /// The devices, tried out, in the order named.
+    ///
+    /// # Errors
+    /// Those of [`BackendName::device`]; an adapter that is not there, a name that several have, an adapter that two names mean.
+    pub fn devices(&self) -> Result<Vec<DispatchDevice>> {
+        if self.adapters.is_empty() {
+            return Ok(vec![self.name.device()?]);
+        }
+        let known = self.name.adapters()?;
+        let found = self.found(&known)?;
+        found.into_iter().map(|adapter| self.name.tried(self.name.on(Some(adapter))?)).collect()
+    }
+
+    fn found<'a>(&self, known: &'a [Adapter]) -> Result<Vec<&'a Adapter>> {
+        let mut found: Vec<&Adapter> = Vec::with_capacity(self.adapters.len());
+        for wanted in &self.adapters {
+            let adapter = adapter_of(self.name, known, wanted)?;
+            if found.iter().any(|other| other.index == adapter.index) {
+                return Err(Error::usage(format!(
+                    "--backend {self}: the device {} ({}) is named twice",
+                    adapter.index, adapter.name
+                )));
+            }
+            found.push(adapter);
+        }
+        Ok(found)
     }
 }
 
@@ -198,8 +244,10 @@ mod tests {
     fn choices() {
         let choice = |text: &str| text.parse::<BackendChoice>();
         assert_eq!(choice("cpu").unwrap(), BackendName::Cpu.into());
-        assert_eq!(choice("cuda:1").unwrap(), BackendChoice { name: BackendName::Cuda, adapter: Some("1".into()) });
-        for wrong in ["", "gpu", "cpu:0", "wgpu:", "wgpu: ", ":1", "CPU"] {
+        assert_eq!(choice("cuda:1").unwrap(), BackendChoice { name: BackendName::Cuda, adapters: vec!["1".into()] });
+        let two = choice("wgpu:0, radeon").unwrap();
+        assert_eq!((two.adapters.len(), two.to_string().as_str()), (2, "wgpu:0,radeon"));
+        for wrong in ["", "gpu", "cpu:0", "cpu:0,1", "wgpu:", "wgpu: ", "wgpu:0,", "wgpu:0,1,0", ":1", "CPU"] {
             assert!(choice(wrong).is_err(), "{wrong}");
         }
         let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
@@ -209,5 +257,8 @@ mod tests {
         assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
         assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
         assert!(found("intel").is_err());
+        assert_eq!(two.found(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
+        let twice = choice("wgpu:1,radeon").unwrap().found(&adapters).unwrap_err().to_string();
+        assert!(twice.contains("wgpu:1,radeon: the device 1 (AMD Radeon 780M) is named twice"), "{twice}");
     }
 }

@@ -90,8 +90,8 @@ enum Command {
         /// For texts: a BERT directory that compares them; models/minilm-l6 by default
         #[arg(long, value_name = "DIR")]
         sentence_encoder: Option<PathBuf>,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
-        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list, cuda:0,1 to rank on two
+        #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
         backend: BackendChoice,
         /// Print one JSON document
         #[arg(long)]
@@ -216,8 +216,8 @@ enum Command {
 struct RunArgs {
     /// The run file
     run: PathBuf,
-    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
-    #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list; train: cuda:0,1 for two
+    #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
     backend: BackendChoice,
     /// The run directory; runs/<name of the run file> by default
     #[arg(long)]

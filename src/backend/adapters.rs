@@ -123,7 +123,8 @@ fn find_wgpu() -> Result<Vec<Adapter>> {
         found.push(Adapter {
             index,
             id: if kind == "software" { id.into() } else { format!("{id}({alike})") },
-            used: info == used,
+            // Two of the same kind may say the same of themselves.
+            used: info == used && !found.iter().any(|adapter| adapter.used),
             name: info.name,
             kind: kind.into(),
             api: format!("{:?}", info.backend),

@@ -47,6 +47,29 @@ impl MicroBatch {
         };
         groups.into_iter().map(|samples| Batch::below(shared, &samples.concat(), catalogue, candidates)).collect()
     }
+
+    /// As [`MicroBatch::batches`]; where those are fewer than `devices`, cut finer, so that each has one if there are samples enough.
+    pub fn batches_for(
+        self,
+        devices: usize,
+        samples: Vec<Vec<Example>>,
+        catalogue: &Catalogue,
+        candidates: Candidates,
+    ) -> Vec<Batch> {
+        if devices < 2 {
+            return self.batches(samples, catalogue, candidates);
+        }
+        let batches = self.batches(samples.clone(), catalogue, candidates);
+        if batches.len() >= devices.min(samples.len()) {
+            return batches;
+        }
+        let tokens: usize = batches.iter().map(|batch| batch.forest.tokens.len()).sum();
+        let finer = match self {
+            Self::Samples(_) => Self::Samples((samples.len() / devices).max(1)),
+            Self::Tokens(_) => Self::Tokens(tokens.div_ceil(devices)),
+        };
+        finer.batches(samples, catalogue, candidates)
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +114,23 @@ mod tests {
                 [sum(|b| b.predictions.len()), sum(|b| b.target_tokens), sum(|b| b.branching_tokens), sum(|b| b.plain_tokens)]
             };
             assert_eq!(sums(&batches), sums(&one));
+            for (devices, micro) in
+                [1, 2, 3].into_iter().flat_map(|n| [(n, MicroBatch::Tokens(budget)), (n, MicroBatch::Samples(9))])
+            {
+                let found = micro.batches_for(devices, samples.clone(), &catalogue, candidates);
+                assert_eq!(sums(&found), sums(&one));
+                let plain = micro.batches(samples.clone(), &catalogue, candidates);
+                assert!(
+                    found.len() >= plain.len() && (found == plain || plain.len() < devices),
+                    "{} of {micro:?}",
+                    found.len()
+                );
+                let largest = |batches: &[Batch]| batches.iter().map(|b| b.forest.tokens.len()).max().unwrap_or(0);
+                match micro {
+                    MicroBatch::Tokens(_) => assert!(largest(&found) <= largest(&plain)),
+                    MicroBatch::Samples(_) => assert!(found.len() >= devices.min(samples.len()), "{}", found.len()),
+                }
+            }
             if budget >= 180 {
                 assert!(batches.len() <= samples.len().div_ceil(2), "{} batches of {}", batches.len(), samples.len());
             }

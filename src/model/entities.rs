@@ -181,7 +181,7 @@ pub struct Entities<B: Backend> {
     /// What trains.
     pub encoder: EntityEncoder<B>,
     /// `[items + users, vector_width]`; they do not train.
-    vectors: Tensor<B, 2>,
+    pub(super) vectors: Tensor<B, 2>,
     #[module(skip)]
     tokens: EntityTokens,
 }

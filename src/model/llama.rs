@@ -42,7 +42,7 @@ pub struct Llama<B: Backend> {
     pub norm: RmsNorm<B>,
     /// The output projection; absent where the embedding serves as both.
     pub lm_head: Option<Linear<B>>,
-    half_turn: Tensor<B, 2>,
+    pub(super) half_turn: Tensor<B, 2>,
     /// `[head_dim / 2]`: the rotation's angle per position, Llama 3's scaling applied.
     #[module(skip)]
     inverse_frequencies: Vec<f32>,

@@ -18,7 +18,7 @@ mod counts;
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 pub(crate) use counts::twins;
 pub use counts::{Baseline, Ranker, fit};
@@ -26,8 +26,8 @@ pub use counts::{Baseline, Ranker, fit};
 use crate::data::{Corpus, Split, Window};
 use crate::text::{Node, ROOT, Trie};
 
-/// A ranker that knows no text, as a prior needs it.
-pub trait ItemScores: Debug {
+/// A ranker that knows no text, as a prior needs it; one prior serves the threads of several devices.
+pub trait ItemScores: Debug + Send + Sync {
     /// Items of the catalogue.
     fn items(&self) -> usize;
 
@@ -48,7 +48,7 @@ pub struct Prior {
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items; above 0, at most 1.
     pub smoothing: f64,
-    ranker: Rc<dyn ItemScores>,
+    ranker: Arc<dyn ItemScores>,
     places: Places,
 }
 
@@ -102,7 +102,7 @@ impl Prior {
     /// The prior of `ranker` on the trie of the same catalogue.
     pub fn new(ranker: impl ItemScores + 'static, trie: &Trie, weight: f64, smoothing: f64) -> Self {
         let places = Places::new(trie, ranker.items() as u32);
-        Self { weight, smoothing, ranker: Rc::new(ranker), places }
+        Self { weight, smoothing, ranker: Arc::new(ranker), places }
     }
 
     /// After any history of items, oldest first.

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use burn::DispatchDevice;
 use serde::Serialize;
 
 use super::asked::{Asked, TaskChoice};
@@ -16,7 +16,7 @@ use crate::backend::{BackendChoice, Concrete};
 use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::data::{Split, Window};
-use crate::decode::search;
+use crate::decode::{Ranked, search};
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::files::write_atomic;
 use crate::log::log;
@@ -48,7 +48,7 @@ pub struct EvaluateOptions {
     pub prior_weights: Vec<f64>,
     /// For texts: a directory of a BERT that encodes sentences.
     pub sentence_encoder: Option<PathBuf>,
-    /// Where to run.
+    /// Where to run; several devices share the windows, texts are written on one.
     pub backend: BackendChoice,
     /// Show progress on stderr.
     pub progress: bool,
@@ -109,9 +109,9 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
-    let device = options.backend.device()?;
+    let devices = options.backend.devices()?;
     check_ranks(dir, &read_config(dir)?)?;
-    let mut run = open_run(dir, &device)?;
+    let mut run = open_run(dir, &devices[0])?;
     let asked = options.choice.all(&run.tasks)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
@@ -147,6 +147,11 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if windows.is_empty() {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
+    for device in &devices[1..] {
+        super::precision(run.config.llm.precision, device)?;
+    }
+    let copies = devices[1..].iter().map(|device| run.model.copied_to(device));
+    let models: Vec<_> = std::iter::once(run.model.clone()).chain(copies).collect();
     let rank = |run: &OpenRun, prompts: &Prompts| {
         let mut go_on = |done, total| {
             if options.progress {
@@ -154,14 +159,14 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
             }
             true
         };
-        let outcomes = prompts.rank(&run.ranking, &decode, &device, &mut go_on).context(dir.display())?.unwrap_or_default();
+        let outcomes = prompts.rank(&run.ranking, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
         Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
     };
     let started = Instant::now();
     if let Some(first) = asked.first() {
         run.ranking.prompt = first.template.clone();
     }
-    let prompts = Prompts::new(&run.model, &run.ranking, options.split, &windows).context(dir.display())?;
+    let prompts = Prompts::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
     for &weight in &weights {
@@ -181,7 +186,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
             run.ranking.prompt = template.clone();
-            let prompts = Prompts::new(&run.model, &run.ranking, options.split, &windows).context(dir.display())?;
+            let prompts = Prompts::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
             let (found, more) = rank(&run, &prompts)?;
             summary = found;
             outcomes.extend(more);
@@ -243,17 +248,18 @@ fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
     }
 }
 
-/// Ranks `windows` of `split` (with their index in it).
+/// Ranks `windows` of `split` (with their index in it); `None` if `go_on(done, total)` said to stop.
+///
+/// * `models`: one, or copies of it on several devices, which share the windows ([`ItemLanguageModel::copied_to`]).
 pub fn rank_windows(
-    model: &ItemLanguageModel<Concrete>,
+    models: &[ItemLanguageModel<Concrete>],
     ranking: &Ranking,
     split: Split,
     windows: &[(u32, Window)],
     decode: &DecodeConfig,
-    device: &DispatchDevice,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Option<Vec<Outcome>>> {
-    Prompts::new(model, ranking, split, windows)?.rank(ranking, decode, device, go_on)
+    Prompts::new(models, ranking, split, windows)?.rank(ranking, decode, go_on)
 }
 
 /// Windows ready to rank, as often as wanted.
@@ -265,66 +271,113 @@ struct Prompts<'a> {
     tokens: Vec<Vec<u32>>,
     /// Tokens that all prompts begin with.
     shared: usize,
-    /// Has run those.
-    model: ItemLanguageModel<Concrete>,
+    /// Have run those.
+    models: Vec<ItemLanguageModel<Concrete>>,
 }
 
 impl<'a> Prompts<'a> {
     /// Tokenises the windows' prompts and runs what they all begin with.
-    fn new(model: &ItemLanguageModel<Concrete>, ranking: &Ranking, split: Split, windows: &'a [(u32, Window)]) -> Result<Self> {
+    fn new(
+        models: &[ItemLanguageModel<Concrete>],
+        ranking: &Ranking,
+        split: Split,
+        windows: &'a [(u32, Window)],
+    ) -> Result<Self> {
         let tokens = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
         let beginning = common_beginning(&tokens);
-        let (shared, model) = (beginning.len(), model.clone().with_prefix(beginning));
-        Ok(Self { split, windows, tokens, shared, model })
+        let models = models.iter().map(|model| model.clone().with_prefix(beginning)).collect();
+        let shared = beginning.len();
+        Ok(Self { split, windows, tokens, shared, models })
     }
 
     /// Ranks the windows; `None` if `go_on(done, total)` said to stop.
     ///
-    /// Windows run together by token budget, ordered by length; the outcomes come in the order given. The ranking's prior, if it has one,
-    /// takes part.
+    /// Windows run together by token budget, ordered by length, the same ones on one device as on several, each of which has a thread that
+    /// takes the next ones; the outcomes come in the order given. The ranking's prior, if it has one, takes part.
     ///
     /// * `ranking`: the one whose prompts these are, but for the prior's weight.
     fn rank(
         &self,
         ranking: &Ranking,
         decode: &DecodeConfig,
-        device: &DispatchDevice,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Vec<Outcome>>> {
-        let (corpus, windows) = (&ranking.corpus, self.windows);
-        let cold = corpus.cold_items(self.split);
-        let mut order: Vec<usize> = (0..windows.len()).collect();
-        order.sort_by_key(|&w| std::cmp::Reverse(self.tokens[w].len()));
-
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; windows.len()];
-        let mut done = 0;
-        while done < order.len() {
-            if !go_on(done, order.len()) {
-                return Ok(None);
+        let cold = ranking.corpus.cold_items(self.split);
+        let batches = self.batches(decode.beams);
+        let (total, next, done, stop) = (self.windows.len(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let work = |model: &ItemLanguageModel<Concrete>, go_on: &mut dyn FnMut(usize, usize) -> bool| {
+            let mut ranked = Vec::new();
+            while !stop.load(Relaxed)
+                && let Some(batch) = batches.get(next.fetch_add(1, Relaxed))
+            {
+                if !go_on(done.load(Relaxed), total) {
+                    stop.store(true, Relaxed);
+                    break;
+                }
+                let outcomes = self.rank_batch(model, ranking, &cold, decode, batch);
+                ranked.extend(outcomes.inspect_err(|_| stop.store(true, Relaxed))?);
+                done.fetch_add(batch.len(), Relaxed);
             }
-            let longest = self.tokens[order[done]].len() - self.shared + TOKENS_A_BEAM * decode.beams;
-            let together = &order[done..order.len().min(done + (TOKEN_BUDGET / longest).max(1))];
-            let batch: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
-            let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, self.split, &windows[w].1));
-            let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
-            let found = search(&self.model, &ranking.catalogue, &batch, &priors, decode, device);
-            super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
-            for (&w, ranked) in together.iter().zip(found) {
-                let (index, window) = windows[w];
-                let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
-                let target = corpus.target(&window);
-                outcomes[w] = Some(Outcome {
-                    window: index,
-                    user: window.user,
-                    target,
-                    cold: cold[target as usize],
-                    rank: ranking.rank_of(target, &items),
-                });
-            }
-            done += together.len();
+            Ok::<_, Error>(ranked)
+        };
+        let Some((first, others)) = self.models.split_first() else {
+            return Err(Error::usage("there is no model to rank with"));
+        };
+        let shares = std::thread::scope(|scope| {
+            let others = others.iter().map(|model| scope.spawn(|| work(model, &mut |_, _| true)));
+            let others: Vec<_> = others.collect();
+            let first = work(first, go_on);
+            let others =
+                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
+        })?;
+        if stop.load(Relaxed) {
+            return Ok(None);
         }
-        go_on(done, order.len());
-        Ok(Some(outcomes.into_iter().flatten().collect()))
+        go_on(total, total);
+        let mut ranked: Vec<(usize, Outcome)> = shares.into_iter().flatten().collect();
+        ranked.sort_by_key(|&(window, _)| window);
+        Ok(Some(ranked.into_iter().map(|(_, outcome)| outcome).collect()))
+    }
+
+    /// Places in the windows, those that run together.
+    fn batches(&self, beams: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.windows.len()).collect();
+        order.sort_by_key(|&w| std::cmp::Reverse(self.tokens[w].len()));
+        let mut batches = Vec::new();
+        let mut left = order.as_slice();
+        while let Some(&longest) = left.first() {
+            let longest = self.tokens[longest].len() - self.shared + TOKENS_A_BEAM * beams;
+            let (together, later) = left.split_at(left.len().min((TOKEN_BUDGET / longest).max(1)));
+            batches.push(together.to_vec());
+            left = later;
+        }
+        batches
+    }
+
+    /// The outcomes of the windows at `together`, with these places.
+    fn rank_batch(
+        &self,
+        model: &ItemLanguageModel<Concrete>,
+        ranking: &Ranking,
+        cold: &[bool],
+        decode: &DecodeConfig,
+        together: &[usize],
+    ) -> Result<Vec<(usize, Outcome)>> {
+        let (corpus, windows) = (&ranking.corpus, self.windows);
+        let prompts: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
+        let prior_of = |prior| together.iter().map(move |&w| Prior::of_window(prior, corpus, self.split, &windows[w].1));
+        let priors: Vec<UserPrior> = ranking.prior.iter().flat_map(prior_of).collect();
+        let found = search(model, &ranking.catalogue, &prompts, &priors, decode, &model.device());
+        super::trustworthy(found.iter().flatten().map(|ranked| ranked.log_prob))?;
+        let outcome = |(&w, ranked): (&usize, Vec<Ranked>)| {
+            let (index, window) = windows[w];
+            let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
+            let (target, user) = (corpus.target(&window), window.user);
+            let rank = ranking.rank_of(target, &items);
+            (w, Outcome { window: index, user, target, cold: cold[target as usize], rank })
+        };
+        Ok(together.iter().zip(found).map(outcome).collect())
     }
 }
 

@@ -82,7 +82,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let (name, device) = (backend.name, backend.device()?);
     let options = TrainOptions { out: Default::default(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter };
     let material = Material::open(config, None, &device)?;
-    let started = start(config, &options, material, None, &device)?;
+    let started = start(config, &options, material, None, std::slice::from_ref(&device))?;
     let steps = crate::train::profile(started.run, WARM_UP, STEPS)?;
     let peak = matmul_rate(&device, config.llm.precision)?;
 

@@ -137,7 +137,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         ));
         let trained = super::open_run(&out, &device)?;
         let outcomes =
-            rank_windows(&trained.model, &trained.ranking, Split::Test, &windows, &config.decode, &device, &mut |_, _| true)?;
+            rank_windows(&[trained.model.clone()], &trained.ranking, Split::Test, &windows, &config.decode, &mut |_, _| true)?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
         if run == "msl-ats" {
             examples = example_users(&trained, &windows, &device)?;
@@ -252,7 +252,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let Material { ranking, llama, weights, .. } = run_dir::Material::open(config, None, device)?;
     let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
-    let outcomes = rank_windows(&llm.into(), &ranking, Split::Test, windows, &config.decode, device, &mut |_, _| true)?;
+    let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }
 

@@ -32,7 +32,7 @@ use crate::{Error, Result};
 pub struct TrainOptions {
     /// The run directory.
     pub out: PathBuf,
-    /// Where to run.
+    /// Where to run; of several devices each takes a share of each step ([`align`](super::align()) runs on one).
     pub backend: BackendChoice,
     /// Go on from the last checkpoint.
     pub resume: bool,
@@ -92,11 +92,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
-    let device = options.backend.device()?;
+    let devices = options.backend.devices()?;
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
     let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
-    let material = Material::open(config, started.as_ref(), &device)?;
+    let material = Material::open(config, started.as_ref(), &devices[0])?;
     let identity = material.identity.clone();
     let mut checkpoint = None;
     if options.resume {
@@ -105,7 +105,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let Started { run, precision, notice, shown, validation } = start(config, &options, material, checkpoint, &device)?;
+    let Started { run, precision, notice, shown, validation } = start(config, &options, material, checkpoint, &devices)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
@@ -114,7 +114,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         log(format_args!("note: {notice}"));
     }
     if options.ui == Ui::Plain {
-        log(format_args!("{precision}; {shown}; {validation}"));
+        let shared = if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
+        log(format_args!("{shared}{precision}; {shown}; {validation}"));
     }
     let outcome = crate::train::run(run)?;
 
@@ -152,14 +153,17 @@ pub(super) struct Started {
 }
 
 /// Loads the model, at its start or as `checkpoint` has it, and what it learns from.
+///
+/// * `devices`: at least one; the model is loaded onto the first.
 pub(super) fn start(
     config: &RunConfig,
     options: &TrainOptions,
     material: Material,
     checkpoint: Option<(PathBuf, Progress)>,
-    device: &DispatchDevice,
+    devices: &[DispatchDevice],
 ) -> Result<Started> {
-    let precision = super::precision(config.llm.precision, device)?;
+    let able = devices.iter().map(|device| super::precision(config.llm.precision, device)).collect::<Result<Vec<_>>>()?;
+    let (device, precision) = (&devices[0], able[0].clone());
     if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
         return Err(Error::usage(
             "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
@@ -169,7 +173,7 @@ pub(super) fn start(
     let ranking = Rc::new(ranking);
     let lessons = match rows {
         Some(rows) => rows.lessons(config, &ranking)?,
-        None => lessons(config, &ranking, &tasks, options, device)?,
+        None => lessons(config, &ranking, &tasks, options)?,
     };
 
     let tune = match config.llm.tune {
@@ -214,6 +218,7 @@ pub(super) fn start(
     });
     let run = Run {
         recommender: Recommender { model, loss, fixed_temperature, root_children },
+        other_devices: devices[1..].to_vec(),
         optimizer,
         progress,
         config: config.train.clone(),
@@ -248,13 +253,7 @@ pub(super) struct Lessons {
 }
 
 /// Of the corpus's windows.
-fn lessons(
-    config: &RunConfig,
-    ranking: &Rc<Ranking>,
-    tasks: &[PromptSet],
-    options: &TrainOptions,
-    device: &DispatchDevice,
-) -> Result<Lessons> {
+fn lessons(config: &RunConfig, ranking: &Rc<Ranking>, tasks: &[PromptSet], options: &TrainOptions) -> Result<Lessons> {
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
         0 => Vec::new(),
@@ -279,15 +278,15 @@ fn lessons(
         let interrupter = options.interrupter.clone();
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
-        let (ranking, device) = (ranking.clone(), device.clone());
-        let validate = move |recommender: &Recommender<Concrete>| {
-            let ranked =
-                rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
-                    if show {
-                        progress_line("validating", done, total);
-                    }
-                    !interrupter.should_stop()
-                })?;
+        let ranking = ranking.clone();
+        let validate = move |recommenders: &[Recommender<Concrete>]| {
+            let models: Vec<_> = recommenders.iter().map(|recommender| recommender.model.clone()).collect();
+            let ranked = rank_windows(&models, &ranking, Split::Valid, &valid, &decode, &mut |done, total| {
+                if show {
+                    progress_line("validating", done, total);
+                }
+                !interrupter.should_stop()
+            })?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as Validate<Concrete>

@@ -33,6 +33,7 @@ pub fn profile<B: AutodiffBackend>(run: Run<B>, warm_up: usize, steps: usize) ->
     let strategy = Strategy { run, total_steps, result: Arc::new(Mutex::new(Ok(Outcome::default()))) };
 
     let device = strategy.run.recommender.model.device();
+    let mut models = strategy.run.models();
     let mut taken = Vec::with_capacity(warm_up + steps);
     let epochs = (0..warm_up + steps).flat_map(|epoch| (strategy.run.train.epoch)(epoch));
     for samples in epochs.take(warm_up + steps) {
@@ -44,7 +45,7 @@ pub fn profile<B: AutodiffBackend>(run: Run<B>, warm_up: usize, steps: usize) ->
             // A device that fails is found by the step.
             let _ = B::sync(&device);
         };
-        let (output, recorded) = record(sync, || strategy.take(&mut learner, &samples, &mut outcome));
+        let (output, recorded) = record(sync, || strategy.take(&mut learner, &mut models, &samples, &mut outcome));
         taken.push(ProfiledStep { output: output?, samples: samples.len(), recorded });
     }
     match taken.len() > warm_up {

@@ -1,5 +1,7 @@
-//! The model and its loss as burn-train's `TrainStep`: one call is one optimiser step, however many micro-batches it takes.
+//! The model and its loss as burn-train's `TrainStep`: one call is one optimiser step, however many micro-batches it takes, on however
+//! many devices.
 
+use std::slice;
 use std::sync::{Mutex, PoisonError};
 
 use burn::module::AutodiffModule;
@@ -9,9 +11,10 @@ use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
+use super::replicas::{deal, sum_up};
 use crate::batch::Batch;
 use crate::loss::{AdaptiveTemperature, Loss, RootStatistics, linear_cross_entropy, linear_cross_entropy_value, with_prior};
-use crate::model::ItemLanguageModel;
+use crate::model::{ItemLanguageModel, Root};
 use crate::profile::{self, Part, Pass};
 
 /// An LLM that trains on a loss.
@@ -115,9 +118,9 @@ fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     &first[..batches.iter().map(|batch| common(&batch.forest.shared)).min().unwrap_or(0)]
 }
 
-/// Tokens run, the common `chain` once.
-fn run_tokens(batches: &[&Batch], chain: &[u32]) -> usize {
-    batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + chain.len()
+/// Tokens run, the common `chain` once a device.
+fn run_tokens(batches: &[&Batch], chain: &[u32], devices: usize) -> usize {
+    batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
 }
 
 fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
@@ -127,77 +130,151 @@ fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: 
     }
 }
 
+/// What one device does of a step.
+struct Share<'a, B: AutodiffBackend> {
+    model: &'a Recommender<B>,
+    rooted: ItemLanguageModel<B>,
+    root: Root<B>,
+    grads: GradientsAccumulator<Recommender<B>>,
+}
+
+impl<B: AutodiffBackend> Share<'_, B> {
+    /// Its gradients, those through the chain included.
+    fn finish(self) -> GradientsParams {
+        let Self { model, root, mut grads, .. } = self;
+        root.backward(&model.model, &mut |more| grads.accumulate(model, GradientsParams::from_grads(more, model)));
+        grads.grads()
+    }
+}
+
+/// Gradients of the loss of the whole step, on the device of the first of `models`: each micro-batch's sum is divided by the whole step's
+/// denominator, so the split makes no difference but in what dropout draws. The chain that all micro-batches begin with is run once on each
+/// device ([`ItemLanguageModel::with_root`]), and draws the same dropout on all.
+///
+/// The adaptive temperature is one for the step (papers.md A2) and is needed before the first gradient. With one
+/// micro-batch its statistics come from the same forward pass; with several, from a forward pass over all of them first,
+/// without dropout and without a graph, which costs about a third of a step more.
+///
+/// This thread alone drives all devices ([`AUTODIFF`] says why; burn-train's own strategies run a thread a device). GPUs work on what is
+/// queued while it goes on to the next device, so nothing is read from a device before all have their work.
+///
+/// * `models`: one, or copies of it on several devices ([`ItemLanguageModel::copied_to`]); micro-batches are dealt to them by their tokens.
+///
+/// # Panics
+/// Without a model.
+pub fn train_step<B: AutodiffBackend>(models: &[Recommender<B>], step: Step) -> TrainOutput<StepOutput> {
+    let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
+    let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
+    let chain = common_chain(&batches);
+    let seed = |part: usize| step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
+    let Dealt { models, to } = dealt(models, &batches);
+    let Recommender { loss: kind, fixed_temperature, root_children, .. } = models[0];
+
+    let mut statistics = RootStatistics::default();
+    let mut temperature = step.temperature;
+    let adaptive = *kind == Loss::MslAts;
+    let adapts = adaptive && AdaptiveTemperature::adapts(*root_children);
+    if adapts && batches.len() > 1 {
+        let plain: Vec<_> = models.iter().map(|model| model.valid().below(chain)).collect();
+        let logits = |(index, (batch, &device)): (usize, (&&Batch, &usize))| {
+            if profile::is_on() {
+                profile::count(models[device].model.flops(batch, index > 0).only(Pass::Forward));
+            }
+            plain[device].logits(batch)
+        };
+        let logits: Vec<_> = batches.iter().zip(&to).enumerate().map(logits).collect();
+        logits.into_iter().zip(&batches).for_each(|(logits, batch)| root_statistics(logits, batch, &mut statistics));
+        temperature.step(&statistics, *root_children);
+    }
+
+    let denominator = kind.denominator(&step.batches).max(1) as f64;
+    let shares = models.iter().map(|&model| {
+        let (rooted, root) = model.model.with_root(chain, seed(0));
+        Share { model, rooted, root, grads: GradientsAccumulator::new() }
+    });
+    let mut shares: Vec<Share<B>> = shares.collect();
+    let mut losses = Vec::with_capacity(batches.len());
+    for (index, (batch, &device)) in batches.iter().zip(&to).enumerate() {
+        let Share { model, rooted, root, grads: accumulator } = &mut shares[device];
+        if profile::is_on() {
+            profile::count(model.model.flops(batch, index > 0));
+        }
+        let trees = rooted.run_trees(&batch.forest, seed(index + 1));
+        let (hidden, head) = (model.predicting(trees.hidden.clone(), batch), model.head(batch));
+        if adapts && batches.len() == 1 {
+            let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
+            root_statistics(with_prior(logits, batch), batch, &mut statistics);
+            temperature.step(&statistics, *root_children);
+        }
+        let tau = if adaptive { temperature.value } else { *fixed_temperature };
+        let head_trains = model.model.llm.head().is_require_grad();
+        let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
+        let batch_loss = batch_loss.mul_scalar(kind.factor(tau) / denominator);
+        losses.push(batch_loss.clone().inner());
+        profile::backward(|| {
+            trees.backward(rooted, batch_loss.backward(), &mut |mut grads| {
+                profile::begin(Part::Rest);
+                root.take(&mut grads);
+                accumulator.accumulate(*model, GradientsParams::from_grads(grads, *model));
+            });
+        });
+    }
+    let grads = profile::backward(|| shares.into_iter().map(Share::finish).collect());
+    profile::begin(Part::Rest);
+    let grads = sum_up(models[0], grads);
+    let loss = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
+    if !adaptive {
+        temperature = AdaptiveTemperature { value: *fixed_temperature };
+    }
+    let tokens = run_tokens(&batches, chain, models.len());
+    let plain_tokens = step.batches.iter().map(|b| b.plain_tokens).sum();
+    TrainOutput { grads, item: StepOutput { loss, temperature, tokens, plain_tokens, ..StepOutput::default() } }
+}
+
+/// The loss at the temperature in force, without dropout.
+///
+/// * `models`: as [`train_step`].
+///
+/// # Panics
+/// Without a model.
+pub fn validation_step<B: Backend>(models: &[Recommender<B>], step: Step) -> StepOutput {
+    let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
+    let chain = common_chain(&batches);
+    let Dealt { models, to } = dealt(models, &batches);
+    let Recommender { loss: kind, fixed_temperature, .. } = models[0];
+    let tau = if *kind == Loss::MslAts { step.temperature.value } else { *fixed_temperature };
+    let denominator = kind.denominator(&step.batches).max(1) as f64;
+    let rooted: Vec<_> = models.iter().map(|model| model.below(chain)).collect();
+    let of_batch = |(batch, &device): (&&Batch, &usize)| {
+        let model: &Recommender<B> = &rooted[device];
+        linear_cross_entropy_value(model.hidden(batch), model.head(batch), batch, tau)
+    };
+    let losses: Vec<_> = batches.iter().zip(&to).map(of_batch).collect();
+    let sum: f64 = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
+    let tokens = run_tokens(&batches, chain, models.len());
+    let loss = sum * kind.factor(tau) / denominator;
+    StepOutput { loss, temperature: AdaptiveTemperature { value: tau }, tokens, ..StepOutput::default() }
+}
+
+/// Those of some models that get a micro-batch (the first in any case), and which of them each micro-batch goes to.
+struct Dealt<'a, B: Backend> {
+    models: Vec<&'a Recommender<B>>,
+    to: Vec<usize>,
+}
+
+fn dealt<'a, B: Backend>(models: &'a [Recommender<B>], batches: &[&Batch]) -> Dealt<'a, B> {
+    let models: Vec<_> = models.iter().take(batches.len().max(1)).collect();
+    let tokens: Vec<usize> = batches.iter().map(|batch| batch.forest.tokens.len()).collect();
+    Dealt { to: deal(&tokens, models.len()), models }
+}
+
 impl<B: AutodiffBackend> TrainStep for Recommender<B> {
     type Input = Step;
     type Output = StepOutput;
 
-    /// Gradients of the loss of the whole step: each micro-batch's sum is divided by the whole step's denominator, so the split
-    /// makes no difference but in what dropout draws. The chain that all micro-batches begin with is run once ([`ItemLanguageModel::with_root`]), and so draws
-    /// its dropout once.
-    ///
-    /// The adaptive temperature is one for the step (papers.md A2) and is needed before the first gradient. With one
-    /// micro-batch its statistics come from the same forward pass; with several, from a forward pass over all of them first,
-    /// without dropout and without a graph, which costs about a third of a step more.
+    /// [`train_step`] on one device.
     fn step(&self, step: Step) -> TrainOutput<StepOutput> {
-        let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-        let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
-        let chain = common_chain(&batches);
-        let seed = |part: usize| step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
-
-        let mut statistics = RootStatistics::default();
-        let mut temperature = step.temperature;
-        let adaptive = self.loss == Loss::MslAts;
-        let adapts = adaptive && AdaptiveTemperature::adapts(self.root_children);
-        if adapts && batches.len() > 1 {
-            let plain = self.valid();
-            let plain = plain.below(chain);
-            for (index, batch) in batches.iter().enumerate() {
-                if profile::is_on() {
-                    profile::count(self.model.flops(batch, index > 0).only(Pass::Forward));
-                }
-                root_statistics(plain.logits(batch), batch, &mut statistics);
-            }
-            temperature.step(&statistics, self.root_children);
-        }
-
-        let denominator = self.loss.denominator(&step.batches).max(1) as f64;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut loss = 0.0;
-        let mut sum = |grads: B::Gradients| accumulator.accumulate(self, GradientsParams::from_grads(grads, self));
-        let (rooted, mut root) = self.model.with_root(chain, seed(0));
-        let head_trains = self.model.llm.head().is_require_grad();
-        for (index, batch) in batches.iter().enumerate() {
-            if profile::is_on() {
-                profile::count(self.model.flops(batch, index > 0));
-            }
-            let trees = rooted.run_trees(&batch.forest, seed(index + 1));
-            let (hidden, head) = (self.predicting(trees.hidden.clone(), batch), self.head(batch));
-            if adapts && batches.len() == 1 {
-                let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
-                root_statistics(with_prior(logits, batch), batch, &mut statistics);
-                temperature.step(&statistics, self.root_children);
-            }
-            let tau = if adaptive { temperature.value } else { self.fixed_temperature };
-            let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
-            let batch_loss = batch_loss.mul_scalar(self.loss.factor(tau) / denominator);
-            loss += batch_loss.clone().into_scalar().elem::<f64>();
-            profile::backward(|| {
-                trees.backward(&rooted, batch_loss.backward(), &mut |mut grads| {
-                    profile::begin(Part::Rest);
-                    root.take(&mut grads);
-                    sum(grads);
-                });
-            });
-        }
-        profile::backward(|| root.backward(&self.model, &mut sum));
-        profile::begin(Part::Rest);
-        if !adaptive {
-            temperature = AdaptiveTemperature { value: self.fixed_temperature };
-        }
-        let tokens = run_tokens(&batches, chain);
-        let plain_tokens = step.batches.iter().map(|b| b.plain_tokens).sum();
-        let item = StepOutput { loss, temperature, tokens, plain_tokens, ..StepOutput::default() };
-        TrainOutput { grads: accumulator.grads(), item }
+        train_step(slice::from_ref(self), step)
     }
 }
 
@@ -205,19 +282,8 @@ impl<B: Backend> InferenceStep for Recommender<B> {
     type Input = Step;
     type Output = StepOutput;
 
-    /// The loss at the temperature in force, without dropout.
+    /// [`validation_step`] on one device.
     fn step(&self, step: Step) -> StepOutput {
-        let tau = if self.loss == Loss::MslAts { step.temperature.value } else { self.fixed_temperature };
-        let denominator = self.loss.denominator(&step.batches).max(1) as f64;
-        let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
-        let chain = common_chain(&batches);
-        let rooted = self.below(chain);
-        let of_batch = |batch: &&Batch| {
-            linear_cross_entropy_value(rooted.hidden(batch), rooted.head(batch), batch, tau).into_scalar().elem::<f64>()
-        };
-        let sum: f64 = batches.iter().map(of_batch).sum();
-        let tokens = run_tokens(&batches, chain);
-        let loss = sum * self.loss.factor(tau) / denominator;
-        StepOutput { loss, temperature: AdaptiveTemperature { value: tau }, tokens, ..StepOutput::default() }
+        validation_step(slice::from_ref(self), step)
     }
 }

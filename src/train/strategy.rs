@@ -1,7 +1,7 @@
 //! The training loop as a learning strategy of burn-train's, which keeps its dashboard.
 //!
 //! burn's own strategies checkpoint whole epochs with the whole model; this one checkpoints steps with what trains, stops at a
-//! signal, and refuses to go on from numbers that are not finite.
+//! signal, and refuses to go on from numbers that are not finite. Several devices share each step ([`super::train_step`]).
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -11,20 +11,23 @@ use std::time::{Duration, Instant};
 
 use burn::data::dataloader::{self, DataLoader, DataLoaderIterator};
 use burn::module::AutodiffModule;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
 use burn::train::logger::InMemoryMetricLogger;
 use burn::train::metric::LearningRateMetric;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearningComponentsMarker,
-    SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
-    TrainingItem, TrainingStrategy, ValidLoader,
+    EventProcessorTraining, Interrupter, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy,
+    SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, TrainingStrategy,
+    ValidLoader,
 };
 use serde_json::json;
 
 use super::dashboard::{Curve, Silent, keyboard_signals};
+use super::replicas::bring_up_to_date;
 use super::{
     AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Samples, Step, StepOutput, Trained, Ui, clip_grad_norm,
+    train_step, validation_step,
 };
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::TrainConfig;
@@ -35,13 +38,15 @@ use crate::profile::{self, Part};
 use crate::text::Catalogue;
 use crate::{Context, Error, Result};
 
-/// Ranks the validation windows: NDCG@10, or `None` if interrupted.
-pub type Validate<B> = Box<dyn Fn(&Recommender<B>) -> Result<Option<f64>>>;
+/// Ranks the validation windows with a model and its copies on other devices: NDCG@10, or `None` if interrupted.
+pub type Validate<B> = Box<dyn Fn(&[Recommender<B>]) -> Result<Option<f64>>>;
 
 /// All that a training run needs.
 pub struct Run<B: AutodiffBackend> {
     /// The model, at the state to go on from.
     pub recommender: Recommender<B>,
+    /// Devices that share its work beside its own.
+    pub other_devices: Vec<B::Device>,
     /// The optimiser, likewise.
     pub optimizer: AdamW<Recommender<B>, B>,
     /// Where to go on from.
@@ -71,6 +76,12 @@ pub struct Run<B: AutodiffBackend> {
 }
 
 impl<B: AutodiffBackend> Run<B> {
+    /// The model, and a copy on each of the other devices.
+    pub(super) fn models(&self) -> Vec<Recommender<B>> {
+        let copy = |device| Recommender { model: self.recommender.model.copied_to(device), ..self.recommender };
+        std::iter::once(self.recommender.clone()).chain(self.other_devices.iter().map(copy)).collect()
+    }
+
     pub(super) fn schedule(&self) -> LinearSchedule {
         LinearSchedule {
             peak: self.config.learning_rate,
@@ -170,6 +181,7 @@ impl<B: AutodiffBackend> Strategy<B> {
         events: &mut SupervisedTrainingEventProcessor<Components<B>>,
     ) -> Result<Outcome> {
         let run = &self.run;
+        let mut models = run.models();
         let checkpoints = Checkpoints::open(&run.dir)?;
         let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
@@ -190,7 +202,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                     save(learner, &outcome.progress)?;
                     return Ok(outcome);
                 }
-                self.step(learner, events, &samples, &mut outcome)?;
+                self.step(learner, &mut models, events, &samples, &mut outcome)?;
                 if outcome.progress.step.is_multiple_of(run.config.checkpoint_steps) {
                     save(learner, &outcome.progress)?;
                 }
@@ -198,11 +210,11 @@ impl<B: AutodiffBackend> Strategy<B> {
             events.process_train(LearnerEvent::EndEpoch(epoch + 1));
 
             if !run.valid.is_empty() {
-                let model = learner.model().valid();
+                let models: Vec<_> = models.iter().map(Recommender::valid).collect();
                 let ndcg_at_10 = match &run.validate {
                     None => None,
                     Some(validate) => {
-                        let Some(ndcg_at_10) = validate(&model)? else {
+                        let Some(ndcg_at_10) = validate(&models)? else {
                             save(learner, &outcome.progress)?;
                             return Ok(outcome);
                         };
@@ -210,11 +222,11 @@ impl<B: AutodiffBackend> Strategy<B> {
                     }
                 };
                 let step = Step {
-                    batches: self.batches(run.valid.iter().map(|example| vec![example.clone()]).collect()),
+                    batches: self.batches(models.len(), run.valid.iter().map(|example| vec![example.clone()]).collect()),
                     temperature: outcome.progress.temperature,
                     seed: 0,
                 };
-                let loss = InferenceStep::step(&model, step);
+                let loss = validation_step(&models, step);
                 healthy(outcome.progress.step)?;
                 finite(outcome.progress.step, "validation loss", loss.loss)?;
                 self.validated(events, StepOutput { ndcg_at_10, ..loss }, &mut outcome.progress);
@@ -229,12 +241,13 @@ impl<B: AutodiffBackend> Strategy<B> {
     fn step(
         &self,
         learner: &mut Learner<Components<B>>,
+        models: &mut [Recommender<B>],
         events: &mut SupervisedTrainingEventProcessor<Components<B>>,
         samples: &[usize],
         outcome: &mut Outcome,
     ) -> Result<()> {
         let before = outcome.seconds;
-        let item = self.take(learner, samples, outcome)?;
+        let item = self.take(learner, models, samples, outcome)?;
         let (progress, lr) = (&outcome.progress, learner.lr_current());
         self.report(&item, progress, lr, outcome.seconds - before)?;
         let items = dataloader::Progress::new(progress.position, self.run.train.steps_per_epoch);
@@ -244,10 +257,11 @@ impl<B: AutodiffBackend> Strategy<B> {
         Ok(())
     }
 
-    /// The step itself; `outcome` is brought up to date.
+    /// The step itself; `outcome` and `models`, the first of which is the learner's, are brought up to date.
     pub(super) fn take(
         &self,
         learner: &mut Learner<Components<B>>,
+        models: &mut [Recommender<B>],
         samples: &[usize],
         outcome: &mut Outcome,
     ) -> Result<StepOutput> {
@@ -256,13 +270,13 @@ impl<B: AutodiffBackend> Strategy<B> {
         profile::begin(Part::Data);
         let examples = samples.iter().map(|&sample| (run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
         let step = Step {
-            batches: self.batches(examples),
+            batches: self.batches(models.len(), examples),
             temperature: progress.temperature,
             seed: run.seed.wrapping_add((progress.step as u64) << 20),
         };
         profile::begin(Part::Rest);
         learner.lr_step();
-        let mut trained = learner.train_step(step);
+        let mut trained = train_step(models, step);
         let number = progress.step + 1;
         healthy(number)?;
         finite(number, "loss", trained.item.loss)?;
@@ -270,6 +284,8 @@ impl<B: AutodiffBackend> Strategy<B> {
         let grad_norm = clip_grad_norm(&learner.model(), &mut trained.grads, run.config.max_grad_norm);
         finite(number, "gradient norm", grad_norm)?;
         learner.optimizer_step(trained.grads);
+        models[0] = learner.model();
+        bring_up_to_date(models);
         profile::begin(Part::Rest);
         healthy(number)?;
 
@@ -332,13 +348,13 @@ impl<B: AutodiffBackend> Strategy<B> {
         events.process_valid(LearnerEvent::EndEpoch(epoch));
     }
 
-    /// Micro-batches.
-    fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
+    /// Micro-batches, for so many devices.
+    fn batches(&self, devices: usize, samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let candidates = match self.run.recommender.loss {
             Loss::Lml => Candidates::Vocabulary,
             Loss::Msl | Loss::MslAts => Candidates::Children,
         };
-        self.run.config.micro_batch().batches(samples, &self.run.catalogue, candidates)
+        self.run.config.micro_batch().batches_for(devices, samples, &self.run.catalogue, candidates)
     }
 }
 

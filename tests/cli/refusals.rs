@@ -28,6 +28,9 @@ fn usage() {
         ("baseline best corpus", "best"),
         ("baseline markov corpus --limit 0", "--limit"),
         ("score --llm llm", "--catalogue"),
+        ("train run.toml --backend wgpu:0,0", "named twice"),
+        ("train run.toml --backend cpu:0,1", "it must be cpu"),
+        ("evaluate corpus --backend cuda:0,", "it must be cpu"),
         ("inspect", "<CORPUS>"),
         ("inspect corpus --examples -1", "-1"),
         ("inspect corpus --prompt nowhere.txt", "nowhere.txt"),
@@ -37,6 +40,7 @@ fn usage() {
     #[cfg(not(feature = "cuda"))]
     for line in ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x"] {
         lab.refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
+        lab.refused(&format!("{line} --backend cuda:0,1"), 2, &["cuda", "--features cuda"]);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod alignment;
 mod cf;
+mod devices;
 mod entities;
 mod forest;
 mod losses;
