@@ -1,6 +1,7 @@
 //! The real binary, on a small data set in MSL's layout and a tiny Llama that the tests make themselves.
 
 mod align;
+mod devices;
 mod disk;
 mod doctor;
 mod ilm;

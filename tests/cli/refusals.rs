@@ -40,6 +40,9 @@ fn usage() {
     #[cfg(not(feature = "cuda"))]
     for line in ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x"] {
         lab.refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
+    }
+    #[cfg(not(feature = "cuda"))]
+    for line in ["train run.toml --out run", "evaluate corpus"] {
         lab.refused(&format!("{line} --backend cuda:0,1"), 2, &["cuda", "--features cuda"]);
     }
 }

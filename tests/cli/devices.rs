@@ -1,0 +1,98 @@
+//! Several devices. Real ones are not needed: the CPU twice, or Mesa's software Vulkan listed twice.
+
+use burn::DispatchDevice;
+use itemlm::config::DecodeConfig;
+use itemlm::data::Split;
+use itemlm::recipes::{open_run, rank_windows};
+
+use crate::lab::Lab;
+
+/// Two devices of each backend.
+fn pairs() -> Vec<[DispatchDevice; 2]> {
+    vec![
+        #[cfg(feature = "cpu")]
+        [DispatchDevice::Flex(Default::default()), DispatchDevice::Flex(Default::default())],
+        #[cfg(feature = "wgpu")]
+        {
+            use burn::backend::wgpu::WgpuDevice;
+            let adapters = itemlm::backend::BackendName::Wgpu.adapters().unwrap();
+            let software = adapters.iter().any(|adapter| adapter.used && adapter.kind == "software");
+            let second = if software { WgpuDevice::Cpu } else { WgpuDevice::DefaultDevice };
+            [DispatchDevice::Wgpu(WgpuDevice::DefaultDevice), DispatchDevice::Wgpu(second)]
+        },
+    ]
+}
+
+#[test]
+fn two_devices_rank_as_one() {
+    let lab = Lab::new();
+    lab.ok("train run.toml --out run --ui none --max-steps 5 --set prior.ranker=markov --set prior.weight=0.3");
+    for [first, second] in pairs() {
+        let run = open_run(&lab.path("run"), &first).unwrap();
+        assert!(run.ranking.prior.is_some());
+        let windows: Vec<_> = (0..).zip(run.ranking.corpus.windows(Split::Test).iter().copied()).collect();
+        // So many beams that the users are several batches.
+        let decode = DecodeConfig { beams: 20, ..run.config.decode.clone() };
+        let rank = |models: &[_], stop_at: usize| {
+            let mut go_on = |done: usize, total: usize| done < stop_at || done == total;
+            rank_windows(models, &run.ranking, Split::Test, &windows, &decode, &mut go_on).unwrap()
+        };
+        let one = rank(&[run.model.clone()], usize::MAX).unwrap();
+        let two = rank(&[run.model.clone(), run.model.copied_to(&second)], usize::MAX).unwrap();
+        assert_eq!(one.len(), windows.len());
+        assert!(one.iter().zip(&windows).all(|(outcome, (window, _))| outcome.window == *window), "in the order given");
+        assert_eq!(one, two);
+        assert_eq!(rank(&[run.model.clone(), run.model.copied_to(&second)], 0), None, "told to stop");
+    }
+}
+
+#[test]
+fn commands_of_one_device() {
+    let lab = Lab::new();
+    for line in [
+        "train run.toml --profile",
+        "quickstart --out quick",
+        "recommend corpus --history x",
+        "score --llm llm --catalogue titles.txt --input in.jsonl",
+        "cf bpr corpus --out vectors.safetensors",
+        "baseline sasrec corpus",
+    ] {
+        lab.refused(&format!("{line} --backend wgpu:0,1"), 2, &["--backend wgpu:0,1", "one device", "`train`", "`evaluate`"]);
+    }
+}
+
+/// Trained on two devices as on one, on which it goes on; ranked by two as by one.
+#[cfg(feature = "wgpu")]
+#[test]
+fn two_devices_on_the_command_line() {
+    let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let software =
+        drivers.into_iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
+    let Some(software) = software else { return eprintln!("no software Vulkan of Mesa's: not tested") };
+    let lab = Lab::new();
+    let copies = ["a.json", "b.json"].map(|name| {
+        lab.write(name, std::fs::read(&software).unwrap());
+        lab.path(name).display().to_string()
+    });
+    let ok = |line: &str| {
+        let mut command = lab.command(line);
+        command.env("VK_DRIVER_FILES", copies.join(":")).env("XDG_RUNTIME_DIR", lab.path(""));
+        crate::lab::succeeded(line, command.output().unwrap())
+    };
+    // 5 steps an epoch: the second run validates on two devices and goes on, on one.
+    ok("train run.toml --out one --ui none --max-steps 6 --backend wgpu");
+    let output = ok("train run.toml --out two --ui plain --max-steps 5 --backend wgpu:0,1");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("2 devices share each step"));
+    ok("train run.toml --out two --ui none --max-steps 6 --resume --backend wgpu:1");
+    let (one, two) = (lab.losses("one"), lab.losses("two"));
+    assert_eq!((one.len(), two.len()), (6, 6));
+    one.iter().zip(&two).for_each(|(one, two)| assert!((one - two).abs() <= 1e-5, "{one} and {two}"));
+
+    let [one, two] = ["wgpu", "wgpu:1,0"].map(|backend| {
+        crate::lab::document(&ok(&format!("evaluate two --beams 20 --json --backend {backend}")))["metrics"].clone()
+    });
+    assert_eq!(one, two);
+    let mut command = lab.command("evaluate two --backend wgpu:0,llvmpipe");
+    command.env("VK_DRIVER_FILES", &copies[0]).env("XDG_RUNTIME_DIR", lab.path(""));
+    lab.refuses(&mut command, "evaluate --backend wgpu:0,llvmpipe", 2, &["named twice", "llvmpipe"]);
+}
