@@ -26,7 +26,12 @@ fn pairs() -> Vec<[DispatchDevice; 2]> {
 #[test]
 fn two_devices_rank_as_one() {
     let lab = Lab::new();
-    lab.ok("train run.toml --out run --ui none --max-steps 5 --set prior.ranker=markov --set prior.weight=0.3");
+    // This process is elsewhere.
+    let [corpus, llm] = ["corpus", "llm"].map(|name| lab.path(name).display().to_string());
+    let prior = "--set prior.ranker=markov --set prior.weight=0.3";
+    lab.ok(&format!(
+        "train run.toml --out run --ui none --max-steps 5 --set data.corpus={corpus} --set llm.path={llm} {prior}"
+    ));
     for [first, second] in pairs() {
         let run = open_run(&lab.path("run"), &first).unwrap();
         assert!(run.ranking.prior.is_some());

@@ -114,7 +114,9 @@ fn losses(
     model.gradient_checkpointing = checkpointing;
     let examples = examples(trains, &tokens);
     let root_children = catalogue.trie.valid_tokens(ROOT).len();
-    let mut config = TrainConfig { epochs: 5, batch_size: 16, learning_rate: 1e-2, warmup_steps: 2, ..TrainConfig::default() };
+    // A higher one makes much of the last bit, in which the order of a sum shows: tenfold a few steps.
+    let learning_rate = if matches!(trains, Trains::Lora(_)) { 1e-2 } else { 1e-3 };
+    let mut config = TrainConfig { epochs: 5, batch_size: 16, learning_rate, warmup_steps: 2, ..TrainConfig::default() };
     match micro {
         MicroBatch::Samples(samples) => config.micro_batch_size = Some(samples),
         MicroBatch::Tokens(tokens) => config.micro_batch_tokens = Some(tokens),
@@ -148,8 +150,10 @@ fn two_devices_learn_what_one_does() {
     use MicroBatch::{Samples, Tokens};
     let cases = [
         // The same cut: dropout is the same as well.
-        (Trains::Lora(0.1), Loss::Msl, Samples(4), false),
-        (Trains::Full, Loss::MslAts, Samples(3), false),
+        (Trains::Lora(0.1), Loss::Msl, Samples(8), false),
+        (Trains::Full, Loss::MslAts, Samples(8), false),
+        (Trains::Encoder, Loss::MslAts, Samples(8), false),
+        (Trains::Lora(0.1), Loss::MslAts, Samples(3), false),
         (Trains::Encoder, Loss::MslAts, Samples(4), false),
         // One micro-batch, of which two devices make two.
         (Trains::Lora(0.0), Loss::MslAts, Tokens(2048), true),
@@ -158,7 +162,7 @@ fn two_devices_learn_what_one_does() {
         (Trains::Encoder, Loss::Msl, Tokens(40), true),
     ];
     for devices in pairs() {
-        // Software Vulkan takes long.
+        // Software Vulkan takes seconds a step.
         let cases = if format!("{devices:?}").contains("Flex") { &cases[..] } else { &cases[..3] };
         for &(trains, loss, micro, checkpointing) in cases {
             let what = format!("{devices:?}, {trains:?}, {loss:?}, {micro:?}, checkpointing {checkpointing}");
