@@ -70,9 +70,8 @@ fn commands_of_one_device() {
 #[cfg(feature = "wgpu")]
 #[test]
 fn two_devices_on_the_command_line() {
-    let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten().map(|entry| entry.path());
-    let software =
-        drivers.into_iter().find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
+    let mut drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let software = drivers.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
     let Some(software) = software else { return eprintln!("no software Vulkan of Mesa's: not tested") };
     let lab = Lab::new();
     let copies = ["a.json", "b.json"].map(|name| {

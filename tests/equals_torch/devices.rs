@@ -19,9 +19,11 @@ const WIDTH: usize = 6;
 
 /// Two devices of each backend.
 fn pairs() -> Vec<[DispatchDevice; 2]> {
-    let mut pairs = Vec::new();
-    #[cfg(feature = "cpu")]
-    pairs.push([DispatchDevice::Flex(Default::default()), DispatchDevice::Flex(Default::default())]);
+    #[allow(unused_mut)]
+    let mut pairs = vec![
+        #[cfg(feature = "cpu")]
+        [DispatchDevice::Flex(Default::default()), DispatchDevice::Flex(Default::default())],
+    ];
     // Beside a real GPU the software one is another machine, with another f32 error.
     #[cfg(feature = "wgpu")]
     if itemlm::backend::BackendName::Wgpu.adapters().unwrap().iter().any(|adapter| adapter.used && adapter.kind == "software") {
