@@ -1,5 +1,5 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`], [`log_sum_exp`],
-//! [`frozen_product`]; and [`mark`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`],
+//! [`frozen_product`]; [`log_sum_exp`], which has none; and [`mark`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
