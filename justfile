@@ -33,6 +33,11 @@ test:
 test-wgpu:
     cargo test --release --features {{ features }},wgpu
 
+# The numbers of torch and of the CPU on this machine's GPU, by CUDA and by wgpu; a machine without NVIDIA's driver takes FEATURES=cpu,wgpu
+test-gpu FEATURES="cpu,wgpu,cuda":
+    cargo test --release --features "{{ FEATURES }}" --test equals_torch
+    cargo run --release --features "{{ FEATURES }}" -- doctor
+
 # The whole pipeline on synthetic data; --json prints one document
 quickstart *ARGS:
     {{ itemlm }} quickstart "$@"

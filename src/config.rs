@@ -110,6 +110,10 @@ pub struct LlmConfig {
     /// What its products are computed in, and its frozen weights kept in.
     #[serde(default)]
     pub precision: Precision,
+    /// Keeps the decoder's frozen matrices in the 4- and 8-bit blocks of the `.gguf` file and unpacks each where it is multiplied with:
+    /// the same numbers in less memory and more time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quantized: bool,
 }
 
 /// `llm.tune`
@@ -472,6 +476,9 @@ impl RunConfig {
             return Err(Error::usage(
                 "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
             ));
+        }
+        if self.llm.quantized && self.llm.tune == TuneKind::Full {
+            return Err(Error::usage("llm.quantized is for frozen matrices: with llm.tune = \"full\" all of them train"));
         }
         if self.llm.adapter.is_some() && self.llm.tune != TuneKind::Lora {
             return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use burn::module::Param;
 use burn::{Dispatch, DispatchDevice};
 use rand::{Rng, SeedableRng};
 
@@ -13,7 +14,7 @@ use crate::cf::{Distribution, Method, Settings, train};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::evaluate::rank_collaborative;
-use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weights};
+use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weight, Weights};
 use crate::prior::{Baseline, ItemScores, Prior, UserPrior, fit};
 use crate::text::{Catalogue, ROOT};
 
@@ -28,7 +29,7 @@ fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
 fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     let mut model = llama(device);
     let head = model.lm_head.as_mut().unwrap();
-    head.weight = head.weight.clone().map(|weight| weight.zeros_like());
+    head.weight = Weight::Plain(Param::from_tensor(head.weight.dense().zeros_like()));
     model.into()
 }
 

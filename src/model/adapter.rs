@@ -119,7 +119,7 @@ impl<B: Backend> Layer<B> {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
     }
 
-    fn projections_mut(&mut self) -> [&mut Linear<B>; 7] {
+    pub(super) fn projections_mut(&mut self) -> [&mut Linear<B>; 7] {
         [
             &mut self.q_proj,
             &mut self.k_proj,
@@ -285,7 +285,7 @@ pub fn export_merged<B: Backend>(dir: &Path, llama: &Llama<B>, tokenizer: &Token
             .map(move |(name, linear)| matrix(format!("model.layers.{l}.{name}.weight"), linear.merged()));
         norms.into_iter().chain(projections.collect::<Vec<_>>())
     });
-    let head = llama.lm_head.as_ref().map(|head| matrix("lm_head.weight".into(), head.weight.val()));
+    let head = llama.lm_head.as_ref().map(|head| matrix("lm_head.weight".into(), head.weight.dense()));
     let tensors = [
         matrix("model.embed_tokens.weight".into(), llama.embed_tokens.val()),
         vector("model.norm.weight".into(), llama.norm.gamma.val()),

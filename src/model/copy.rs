@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 
-use super::ItemLanguageModel;
+use super::{ItemLanguageModel, Layer, Weight};
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// A copy on `device`, which may be the model's own: the same parameters by id, the same ones train, with a graph of their own; and
@@ -15,6 +15,11 @@ impl<B: Backend> ItemLanguageModel<B> {
         let mut model = self.clone().map(&mut CopyTo { device });
         // What is no parameter.
         model.llm.half_turn = copied(model.llm.half_turn, device);
+        for linear in model.llm.layers.iter_mut().flat_map(Layer::projections_mut) {
+            if let Weight::Quantized(blocks) = &mut linear.weight {
+                *blocks = blocks.clone().copied_to(device);
+            }
+        }
         model.entities = model.entities.map(|mut entities| {
             entities.vectors = copied(entities.vectors, device);
             entities

@@ -37,10 +37,10 @@ impl<B: Backend> ItemLanguageModel<B> {
             counter.layer(layer, &mut trees, &[frozen, chains], false);
         }
 
-        let head = self.llm.lm_head.as_ref().map_or(&self.llm.embed_tokens, |head| &head.weight);
+        let head = self.llm.head();
         let rows = batch.rows.as_ref().map_or(config.vocab_size, Vec::len);
         let product = 2.0 * (batch.predictions.len() * rows * config.hidden_size) as f64;
-        counter.add(Part::Loss, product, count([trees.tracked, head.val().is_require_grad()]) * product);
+        counter.add(Part::Loss, product, count([trees.tracked, head.is_require_grad()]) * product);
         if !chain_ran {
             counter.flops += of_chain.flops;
         }
@@ -132,7 +132,7 @@ impl Counter {
     fn linear<B: Backend>(&mut self, part: Part, linear: &Linear<B>, run: &Run, tracked: bool) -> bool {
         let [out, width] = linear.weight.dims();
         let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;
-        let trains = linear.weight.val().is_require_grad();
+        let trains = linear.weight.is_require_grad();
         let dense = product(out, width);
         self.add(part, dense, count([tracked, trains]) * dense);
         if let Some(lora) = &linear.lora {

@@ -10,18 +10,51 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
-use super::fused::dropout;
+use super::fused::{dropout, frozen_product};
+use super::quantized::Quantized;
 
 /// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
 #[derive(Module, Debug)]
 pub struct Linear<B: Backend> {
-    /// `[out, in]`: in [`Linear::precision`] where it is frozen, in f32 where it trains.
-    pub weight: Param<Tensor<B, 2>>,
+    /// `[out, in]`.
+    pub weight: Weight<B>,
     /// The adapter, where this projection has one; in f32.
     pub lora: Option<Lora<B>>,
     /// What `x Wᵀ` is computed in.
     #[module(skip)]
     pub precision: Precision,
+}
+
+/// A linear layer's `[out, in]` matrix.
+#[derive(Module, Debug)]
+pub enum Weight<B: Backend> {
+    /// In [`Linear::precision`] where it is frozen, in f32 where it trains.
+    Plain(Param<Tensor<B, 2>>),
+    /// Frozen, in the blocks of its GGUF file.
+    Quantized(Quantized<B>),
+}
+
+impl<B: Backend> Weight<B> {
+    /// `[out, in]`, in whatever it is kept in; f32 for blocks.
+    pub fn dense(&self) -> Tensor<B, 2> {
+        match self {
+            Self::Plain(weight) => weight.val(),
+            Self::Quantized(blocks) => blocks.unpacked(),
+        }
+    }
+
+    /// `[out, in]`
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Plain(weight) => weight.dims(),
+            Self::Quantized(blocks) => blocks.dims(),
+        }
+    }
+
+    /// Whether it trains.
+    pub fn is_require_grad(&self) -> bool {
+        matches!(self, Self::Plain(weight) if weight.val().is_require_grad())
+    }
 }
 
 /// The numbers that an LLM's products are computed in, and its frozen weights kept in.
@@ -82,8 +115,16 @@ impl<B: Backend> Linear<B> {
     /// weight's shape is ever formed.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let precision = self.precision.dtype();
-        let weight = self.weight.val().cast(precision);
-        let y = x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32);
+        let y = match &self.weight {
+            Weight::Plain(weight) => {
+                let weight = weight.val().cast(precision);
+                x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32)
+            }
+            Weight::Quantized(blocks) => {
+                let blocks = blocks.clone().untracked();
+                frozen_product(x.clone(), move || blocks.unpacked().cast(precision))
+            }
+        };
         match &self.lora {
             None => y,
             Some(lora) => y + lora.forward(x),
@@ -92,7 +133,7 @@ impl<B: Backend> Linear<B> {
 
     /// `[out, in]`, f32: the weight with the adapter merged into it.
     pub fn merged(&self) -> Tensor<B, 2> {
-        let weight = self.weight.val().cast(FloatDType::F32);
+        let weight = self.weight.dense().cast(FloatDType::F32);
         match &self.lora {
             None => weight,
             Some(lora) => weight + lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale),

@@ -15,7 +15,8 @@ use burn::tensor::TensorData;
 use super::adapter::{LoraConfig, lora};
 use super::cache::{Cache, Packing};
 use super::fused::{LayerCache, Mask, Rotary, attention, half_turn, log_sum_exp, mark, rms_norm, swiglu};
-use super::linear::{Linear, Precision};
+use super::linear::{Linear, Precision, Weight};
+use super::quantized::Quantized;
 use super::{LlamaConfig, Weights};
 use crate::Result;
 use crate::profile::Part;
@@ -87,7 +88,8 @@ pub struct Output<B: Backend> {
 const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
 impl<B: Backend> Llama<B> {
-    /// Reads every weight onto `device`: the projections of the blocks that do not train in `precision`, all else in f32.
+    /// Reads every weight onto `device`: the projections of the blocks that do not train in `precision`, or as they
+    /// are on disk where [`Weights::keep_quantized`] says so, all else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by id.
     ///
@@ -124,7 +126,7 @@ impl<B: Backend> Llama<B> {
         let lm_head = match config.tie_word_embeddings {
             true => None,
             false => {
-                let weight = loader.param("lm_head.weight", [config.vocab_size, h])?;
+                let weight = Weight::Plain(loader.param("lm_head.weight", [config.vocab_size, h])?);
                 Some(Linear { weight, lora: None, precision: Precision::F32 })
             }
         };
@@ -226,7 +228,7 @@ impl<B: Backend> Llama<B> {
     /// `[vocab, hidden]`: the output projection's weight.
     pub fn head(&self) -> Tensor<B, 2> {
         match &self.lm_head {
-            Some(head) => head.weight.val(),
+            Some(head) => head.weight.dense(),
             None => self.embed_tokens.val(),
         }
     }
@@ -318,7 +320,15 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn linear(&mut self, layer: usize, name: &str, rows: usize, columns: usize) -> Result<Linear<B>> {
-        let weight = self.matrix(&format!("model.layers.{layer}.{name}.weight"), rows, columns)?;
+        let full_name = format!("model.layers.{layer}.{name}.weight");
+        let weight = match self.weights.take_blocks(&full_name, [rows, columns])? {
+            Some(blocks) => {
+                // As many ids as without, so that an optimiser's state fits either.
+                self.id();
+                Weight::Quantized(Quantized::new(blocks, [rows, columns], self.device))
+            }
+            None => Weight::Plain(self.matrix(&full_name, rows, columns)?),
+        };
         let (a_id, b_id) = (self.id(), self.id());
         let lora = match self.tune {
             Tune::Lora(config, seed) if config.adapts(name) => {

@@ -14,6 +14,7 @@ use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::config::LlamaConfig;
+use super::quantized::Blocks;
 use super::{gguf_llama, safetensors};
 use crate::files::{persist, write_atomic};
 use crate::text::Tokenizer;
@@ -132,6 +133,7 @@ pub struct Weights {
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Stored>,
     tied: bool,
+    quantized: bool,
 }
 
 impl Weights {
@@ -147,7 +149,7 @@ impl Weights {
     }
 
     pub(super) fn new(source: &Path) -> Self {
-        Self { source: source.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), tied: false }
+        Self { source: source.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), tied: false, quantized: false }
     }
 
     pub(super) fn add_mapped(&mut self, path: &Path, bytes: Mmap) -> usize {
@@ -204,6 +206,45 @@ impl Weights {
         Ok(decoded)
     }
 
+    /// Has the decoder's matrices stay in the blocks that they are in on disk, where a matrix is in such; the sizes are of those.
+    ///
+    /// # Errors
+    /// Weights without a block quantisation.
+    pub fn keep_quantized(&mut self) -> Result<QuantizedSize> {
+        let mut size = QuantizedSize::default();
+        for tensor in self.tensors.iter().filter(|(name, _)| name.starts_with("model.layers.")).map(|(_, tensor)| tensor) {
+            if let (Encoding::Blocks(format), values) = (tensor.encoding, tensor.shape.iter().product::<usize>()) {
+                size.matrices += 1;
+                size.bytes += values / 8 * Blocks::bits_a_number(format);
+                size.plain_bytes += values * 4;
+            }
+        }
+        self.quantized = true;
+        match size.matrices {
+            0 => Err(Error::usage(format!(
+                "llm.quantized: {}: no decoder matrix is in 4- or 8-bit blocks",
+                self.source.display()
+            ))),
+            _ => Ok(size),
+        }
+    }
+
+    /// Takes a matrix as it is on disk; `None` if it is not in blocks, or [`Self::keep_quantized`] was not asked for.
+    pub(super) fn take_blocks(&mut self, name: &str, shape: [usize; 2]) -> Result<Option<Blocks>> {
+        let tensor = self.find(name, &shape)?;
+        let (true, Encoding::Blocks(format)) = (self.quantized, tensor.encoding) else { return Ok(None) };
+        let place = || format!("{}: tensor {name}", self.path(tensor.file).display());
+        let bytes = self.bytes(tensor).ok_or_else(|| Error::failed(format!("{} lies outside the file", place())))?;
+        let blocks = Blocks::read(format, bytes).filter(|blocks| blocks.numbers() == shape[0] * shape[1]);
+        let mut blocks = blocks.ok_or_else(|| Error::failed(format!("{}: its bytes do not fit its shape", place())))?;
+        if let Some(heads) = tensor.interleaved_heads {
+            let rows: Vec<usize> = (0..shape[0]).collect();
+            blocks = blocks.with_rows(&half_rotation_rows(&rows, &[shape[0]], heads));
+        }
+        self.tensors.remove(name);
+        Ok(Some(blocks))
+    }
+
     fn bytes(&self, tensor: &Stored) -> Option<&[u8]> {
         self.files.get(tensor.file).and_then(|(_, bytes)| bytes.get(tensor.range.clone()))
     }
@@ -242,6 +283,17 @@ impl Weights {
     }
 }
 
+/// What of a model stays quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuantizedSize {
+    /// So many matrices.
+    pub matrices: usize,
+    /// What they take.
+    pub bytes: usize,
+    /// What they would take in f32.
+    pub plain_bytes: usize,
+}
+
 /// Buffers that old files hold and no model needs.
 pub(super) fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids")
@@ -249,7 +301,7 @@ pub(super) fn is_ignored(name: &str) -> bool {
 
 /// llama.cpp stores the rows of q and k for RoPE on neighbours; Hugging Face's turns halves. The same
 /// as `LlamaTensorProcessor._reverse_permute_weights` of transformers.
-fn half_rotation_rows(rows: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
+fn half_rotation_rows<T: Copy>(rows: &[T], shape: &[usize], heads: usize) -> Vec<T> {
     let width: usize = shape.iter().skip(1).product();
     let (Some(&height), true) = (shape.first(), heads > 0 && width > 0) else {
         return rows.to_vec();

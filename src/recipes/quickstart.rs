@@ -198,6 +198,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
             lora: LoraConfig::default(),
             adapter: None,
             precision: Precision::F32,
+            quantized: false,
         },
         items: Default::default(),
         loss,

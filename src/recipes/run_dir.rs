@@ -20,7 +20,7 @@ use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::data::Corpus;
 use crate::files::{sha256, write_atomic};
 use crate::log::log;
-use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, open_llm};
+use crate::model::{ItemLanguageModel, Llama, LlamaConfig, QuantizedSize, Tune, Weights, open_llm};
 use crate::prior::{Prior, fit};
 use crate::text::{Catalogue, Prompt, PromptSet, Tokenizer};
 use crate::train::{Checkpoints, Trained};
@@ -57,6 +57,8 @@ pub struct Material {
     pub llama: LlamaConfig,
     /// The base model's weights.
     pub weights: Weights,
+    /// What of them stays quantised, by llm.quantized.
+    pub quantized: Option<QuantizedSize>,
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
     /// Rows of tasks, where the run learns such in place of windows.
@@ -72,7 +74,8 @@ impl Material {
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
-        let llm = open_llm(Path::new(&config.llm.path))?;
+        let mut llm = open_llm(Path::new(&config.llm.path))?;
+        let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let tasks = open_prompt_sets(&config.data)?;
         let prompt = match TaskChoice::default().one(&tasks)? {
             Some(asked) => asked.template,
@@ -112,7 +115,7 @@ impl Material {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, entities, identity })
+        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, quantized, entities, identity })
     }
 }
 

@@ -49,7 +49,7 @@ struct Scores {
 /// Bad files, and items that are not in the catalogue, by file and line.
 pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let device = options.backend.device()?;
-    let opened = open_llm(&options.llm)?;
+    let mut opened = open_llm(&options.llm)?;
     let place = options.catalogue.display();
     let text = std::fs::read_to_string(&options.catalogue).context(&place)?;
     let titles: Vec<&str> = text.lines().collect();
@@ -70,6 +70,9 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let context = opened.config.max_position_embeddings;
     let precision = run.as_ref().map_or(Precision::F32, |(_, config)| config.llm.precision);
     super::precision(precision, &device)?;
+    if run.as_ref().is_some_and(|(_, config)| config.llm.quantized) {
+        opened.weights.keep_quantized()?;
+    }
     let mut llm = Llama::<Concrete>::load(&opened.config, opened.weights, tune, precision, &device)?;
     if let Some((dir, config)) = &run {
         run_dir::check_llm(dir, &opened.fingerprint, &options.llm)?;

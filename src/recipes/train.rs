@@ -23,7 +23,7 @@ use crate::data::Split;
 use crate::evaluate::summarise;
 use crate::log::log;
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Llama, Precision, Tune, load_adapter, read_adapter_config};
+use crate::model::{Llama, Precision, QuantizedSize, Tune, load_adapter, read_adapter_config};
 use crate::text::{PromptSet, ROOT};
 use crate::train::{Checkpoints, Progress, Recommender, Run, Samples, Ui, Validate, adamw};
 use crate::{Error, Result};
@@ -163,7 +163,11 @@ pub(super) fn start(
     devices: &[DispatchDevice],
 ) -> Result<Started> {
     let able = devices.iter().map(|device| super::precision(config.llm.precision, device)).collect::<Result<Vec<_>>>()?;
-    let (device, precision) = (&devices[0], able[0].clone());
+    let (device, mut precision) = (&devices[0], able[0].clone());
+    if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = material.quantized {
+        let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
+        precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
+    }
     if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
         return Err(Error::usage(
             "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",

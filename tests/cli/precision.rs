@@ -35,6 +35,28 @@ fn bf16_trains_f32_masters_and_f16_only_ranks() {
 }
 
 #[test]
+fn matrices_stay_quantised_and_nothing_else_changes() {
+    let lab = Lab::new();
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/tiny.gguf");
+    let sets = "--set train.epochs=1 --set train.valid_windows=0";
+    lab.refused(&format!("train run.toml {sets} --set llm.quantized=true"), 2, &["llm.quantized", "llm: ", "blocks"]);
+    let sets = format!("{sets} --set llm.path={tiny}");
+    let full = format!("train run.toml {sets} --set llm.quantized=true --set llm.tune=full");
+    lab.refused(&full, 2, &["llm.quantized", "full"]);
+    for (run, quantized) in [("plain", false), ("kept", true)] {
+        let shown = lab.ok(&format!("train run.toml --out {run} --ui plain {sets} --set llm.quantized={quantized}"));
+        let shown = String::from_utf8(shown.stderr).unwrap();
+        assert_eq!(shown.contains("12 matrices stay quantised"), quantized, "{shown}");
+        lab.ok(&format!("evaluate {run} --limit 4"));
+        lab.ok(&format!("merge {run} --out {run}-merged"));
+    }
+    for file in ["adapter/adapter_model.safetensors", "ranks-test.parquet"] {
+        assert!(lab.read(&format!("plain/{file}")) == lab.read(&format!("kept/{file}")), "{file}");
+    }
+    assert!(lab.read("plain-merged/model.safetensors") == lab.read("kept-merged/model.safetensors"));
+}
+
+#[test]
 fn an_override_replaces_the_other_key() {
     let lab = Lab::new();
     let run = lab.json("train run.toml --out tokens --ui none --max-steps 2 --set train.micro_batch_tokens=60");

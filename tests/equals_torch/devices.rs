@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
-use itemlm::model::{EncoderConfig, Entities, EntityEncoder, QFormerConfig};
+use itemlm::model::{EncoderConfig, Entities, EntityEncoder, Layer, QFormerConfig, open_llm};
 use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
@@ -204,11 +204,18 @@ fn a_copy_is_the_same_model() {
         for precision in [Precision::Bf16, Precision::F16] {
             if [&first, &second].iter().all(|device| Dispatch::supports_dtype(device, precision.dtype().into())) {
                 let llm = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &first);
-                let copy = ItemLanguageModel::from(llm.clone()).copied_to(&second).llm.layers[0].q_proj.weight.val();
-                let weight = llm.layers[0].q_proj.weight.val();
+                let copy = ItemLanguageModel::from(llm.clone()).copied_to(&second).llm.layers[0].q_proj.weight.dense();
+                let weight = llm.layers[0].q_proj.weight.dense();
                 assert_eq!((copy.dtype(), host(copy)), (weight.dtype(), host(weight)));
             }
         }
+        let mut opened = open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
+        opened.weights.keep_quantized().unwrap();
+        let llm = Llama::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
+        let copy = ItemLanguageModel::from(llm.clone()).copied_to(&second);
+        assert_eq!(copy.devices(), std::slice::from_ref(&second));
+        let numbers = |layer: &Layer<Dispatch>| host(layer.down_proj.weight.dense());
+        assert_eq!(numbers(&copy.llm.layers[0]), numbers(&llm.layers[0]));
     }
 }
 

@@ -169,8 +169,8 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let (before, after) = (model.valid(), trained);
             let llm = |m: &ItemLanguageModel<Dispatch>| {
                 let layer = &m.llm.layers[0];
-                let head = m.llm.lm_head.as_ref().unwrap().weight.val();
-                [m.llm.embed_tokens.val(), layer.q_proj.weight.val(), layer.down_proj.weight.val(), head].map(host)
+                let head = m.llm.lm_head.as_ref().unwrap().weight.dense();
+                [m.llm.embed_tokens.val(), layer.q_proj.weight.dense(), layer.down_proj.weight.dense(), head].map(host)
             };
             assert_eq!(llm(&before), llm(&after), "frozen means frozen");
             let moved = |m: &ItemLanguageModel<Dispatch>| {

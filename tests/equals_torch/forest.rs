@@ -1,7 +1,8 @@
 //! A forest of token trees computes what its sequences compute one by one, side by side and whole: loss and every gradient, with LoRA
 //! and with vectors of items.
 
-use itemlm::model::{EncoderConfig, Entities, EntityEncoder};
+use burn::module::list_param_ids;
+use itemlm::model::{EncoderConfig, Entities, EntityEncoder, Linear};
 use itemlm::text::EntityTokens;
 use rand::{Rng, SeedableRng};
 
@@ -159,7 +160,8 @@ fn full_tuning_of_tied_embeddings() {
         let model = ItemLanguageModel::from(llama::<Training>("llama-tied", Tune::Full, &device));
         let of = |grads: &GradientsParams| {
             let (llm, layer) = (&model.llm, &model.llm.layers[0]);
-            let matrices = [llm.embed_tokens.id, layer.v_proj.weight.id, layer.down_proj.weight.id];
+            let id = |linear: &Linear<Training>| list_param_ids(linear)[0];
+            let matrices = [llm.embed_tokens.id, id(&layer.v_proj), id(&layer.down_proj)];
             let mut found = matrices.map(|id| host(grads.get::<Dispatch, 2>(id).unwrap())).to_vec();
             found.push(host(grads.get::<Dispatch, 1>(llm.norm.gamma.id).unwrap()));
             found

@@ -1,6 +1,7 @@
 //! Products in bf16 and f16, beside those in f32.
 
 use burn::tensor::{DType, FloatDType};
+use itemlm::model::open_llm;
 
 use super::*;
 
@@ -25,10 +26,10 @@ fn half_precision_is_near_f32_and_leaves_f32_what_trains() {
             }
             let model = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &device);
             for linear in [&model.layers[0].q_proj, &model.layers[1].down_proj] {
-                assert_eq!(FloatDType::from(linear.weight.val().dtype()), precision.dtype());
+                assert_eq!(FloatDType::from(linear.weight.dense().dtype()), precision.dtype());
             }
-            for table in [&model.embed_tokens, &model.lm_head.as_ref().unwrap().weight] {
-                assert_eq!(table.val().dtype(), DType::F32);
+            for table in [model.embed_tokens.val(), model.head()] {
+                assert_eq!(table.dtype(), DType::F32);
             }
             let states = hidden(&model, &device);
             let logits = model.logits(states.clone(), None);
@@ -67,7 +68,7 @@ fn gradients_through_halves() {
             let layer = &model.layers[0];
             let trained = match &layer.v_proj.lora {
                 Some(lora) => [lora.a.val(), lora.b.val()],
-                None => [layer.v_proj.weight.val(), layer.down_proj.weight.val()],
+                None => [layer.v_proj.weight.dense(), layer.down_proj.weight.dense()],
             };
             trained.map(|parameter| {
                 assert_eq!(parameter.dtype(), DType::F32);
@@ -89,6 +90,57 @@ fn gradients_through_halves() {
                 let off = norm(&mut found.iter().zip(exact).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
                 assert!(off < tolerance, "{precision}: a gradient off by {off}");
                 assert!(found != exact, "{precision} was rounded nowhere");
+            }
+        }
+    }
+}
+
+/// Of every block format of GGUF one matrix or more, and two that are in none.
+#[test]
+fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf");
+    let config = LoraConfig { rank: 2, dropout: 0.0, ..lora_config() };
+    for device in devices() {
+        let _turn = AUTODIFF.lock().unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            if !Dispatch::supports_dtype(&device, precision.dtype().into()) {
+                continue;
+            }
+            let found = [false, true].map(|quantized| {
+                let mut llm = open_llm(&path).unwrap();
+                if quantized {
+                    let size = llm.weights.keep_quantized().unwrap();
+                    assert_eq!(size.matrices, 12);
+                    assert!(size.bytes * 3 < size.plain_bytes, "{size:?}");
+                }
+                let tune = Tune::Lora(&config, 1);
+                let mut model = Llama::<Training>::load(&llm.config, llm.weights, tune, precision, &device).unwrap();
+                // Adapters start where they change nothing and so have no gradient but B's.
+                for layer in &mut model.layers {
+                    for lora in [&mut layer.q_proj, &mut layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_mut()) {
+                        lora.b = lora.b.clone().map(|b| Tensor::full(b.shape(), 0.05, &device).require_grad());
+                    }
+                }
+                let ids = ids(&(0..16).map(|t| 5 * t % 32).collect::<Vec<_>>(), [1, 16], &device);
+                let positions: Vec<u32> = (0..16).collect();
+                let output = model.forward(model.embed(ids), &positions, mask(causal(16), [1, 1, 16, 16], &device), None);
+                let gradients = (output.hidden.clone() * 0.5).powi_scalar(3).sum().backward();
+                let mut numbers = vec![host(output.hidden)];
+                if precision == Precision::F32 {
+                    numbers.extend(model.layers.iter().map(|layer| host(layer.q_proj.merged())));
+                }
+                for layer in &model.layers {
+                    for lora in [&layer.q_proj, &layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_ref()) {
+                        numbers.extend([&lora.a, &lora.b].map(|matrix| host(matrix.val().grad(&gradients).unwrap())));
+                    }
+                }
+                numbers
+            });
+            let [plain, quantized] = found;
+            assert!(plain.len() > 6 && plain.iter().flatten().all(|number| number.is_finite()));
+            for (found, expected) in quantized.iter().zip(&plain) {
+                // The same products of the same numbers; a GPU may order a sum otherwise.
+                close_to(1e-6, &format!("quantised, {precision}"), found, expected);
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn on_host<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool
 }
 
 /// Whether tensors of this device are in the host's memory, and not of an autodiff that [`run`] cannot add to.
-pub(super) fn is_host<B: Backend>(device: &B::Device) -> bool {
+pub(in crate::model) fn is_host<B: Backend>(device: &B::Device) -> bool {
     (is::<B, Concrete>() || is::<B, Training>()) && (device as &dyn Any).downcast_ref().is_some_and(is_cpu)
 }
 
@@ -130,12 +130,12 @@ pub(super) fn floats_mut(data: &mut TensorData) -> &mut [f32] {
     data.as_mut_slice().expect("f32, as on_host asked")
 }
 
-pub(super) fn is<A: 'static, B: 'static>() -> bool {
+pub(in crate::model) fn is<A: 'static, B: 'static>() -> bool {
     TypeId::of::<A>() == TypeId::of::<B>()
 }
 
 /// `value` as what it is: `T` and `U` are the same type, which the compiler does not know.
-pub(super) fn cast<T: 'static, U: 'static>(value: T) -> U {
+pub(in crate::model) fn cast<T: 'static, U: 'static>(value: T) -> U {
     let mut value = Some(value);
     let same: Option<&mut Option<U>> = (&mut value as &mut dyn Any).downcast_mut();
     same.and_then(Option::take).expect("the backend is the one compared with")

@@ -1,4 +1,5 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`], [`log_sum_exp`]; and [`mark`].
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`], [`dropout`],
+//! [`frozen_product`]; [`log_sum_exp`], which has none; and [`mark`].
 //!
 //! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU mostly on one core, and autodiff keeps
 //! every intermediate result for the backward pass. Here each is one pass over memory on all cores, and keeps only its inputs.
@@ -11,6 +12,7 @@
 
 mod attention;
 mod dropout;
+mod frozen_product;
 mod host;
 mod log_sum_exp;
 mod mark;
@@ -22,6 +24,8 @@ mod swiglu;
 
 pub use attention::{Keys, LayerCache, Mask, Visible, attention};
 pub use dropout::dropout;
+pub use frozen_product::frozen_product;
+pub(super) use host::{cast, is, is_host};
 pub use log_sum_exp::log_sum_exp;
 pub use mark::mark;
 pub(super) use moves::Moves;
