@@ -46,7 +46,11 @@ fn devices() -> Vec<DispatchDevice> {
         #[cfg(feature = "cpu")]
         itemlm::backend::BackendName::Cpu.device().unwrap(),
         #[cfg(feature = "wgpu")]
-        itemlm::backend::BackendName::Wgpu.device().unwrap(),
+        {
+            // burn lists them only before it uses one.
+            itemlm::backend::BackendName::Wgpu.adapters().unwrap();
+            itemlm::backend::BackendName::Wgpu.device().unwrap()
+        },
         #[cfg(feature = "cuda")]
         itemlm::backend::BackendName::Cuda.device().unwrap(),
     ]
