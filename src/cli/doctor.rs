@@ -33,7 +33,12 @@ fn backend(report: &BackendReport) -> String {
     let mut text = format!("\n{}  {status}{reason}\n", report.name);
     report.adapters.iter().for_each(|found| text += &adapter(found));
     if let Some(rate) = report.matmul {
-        text += &format!("  matrix product {:>10.1} GFLOP/s  {} × {1}, f32\n", rate.gflops, rate.rows);
+        text += &format!(
+            "  matrix product {:>10.1} GFLOP/s  {} × {1}, {2}\n",
+            rate.gflops,
+            rate.rows,
+            if rate.tf32 { "TF32" } else { "f32" }
+        );
     }
     if let Some(rate) = report.copy {
         text += &format!("  copy           {:>10.1} GB/s     {} MiB, read and written\n", rate.gb_per_second, rate.bytes >> 20);
@@ -109,7 +114,7 @@ mod tests {
                 status: Status::Failed,
                 reason: Some("gone\u{7}".into()),
                 adapters: vec![adapter],
-                matmul: Some(MatmulRate { rows: 256, gflops: 1.25 }),
+                matmul: Some(MatmulRate { rows: 256, gflops: 1.25, tf32: false }),
                 copy: Some(CopyRate { bytes: 64 << 20, gb_per_second: 10.0 }),
                 checks: vec![check("forward", true), check("gradient", false)],
             }],

@@ -101,6 +101,9 @@ pub struct MatmulRate {
     pub rows: usize,
     /// 10⁹ additions and multiplications a second.
     pub gflops: f64,
+    /// Whether f32 inputs are rounded to the 11 bits of TF32, as burn's products on NVIDIA's tensor cores do (cubek-matmul 0.2,
+    /// `definition/blueprint.rs`, `adjust_dtypes`; PyTorch's `torch.backends.cuda.matmul.allow_tf32`). burn 0.21 has no switch for it.
+    pub tf32: bool,
 }
 
 /// A pass over f32 numbers within the device's memory that writes them, doubled, elsewhere.
@@ -172,12 +175,13 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
         }
     };
     let tried = unless_it_panics(|| {
-        report.matmul = Some(matmul_rate(&device, Precision::F32)?);
+        let rate = matmul_rate(&device, Precision::F32)?;
+        report.matmul = Some(rate);
         report.copy = Some(copy_rate(&device)?);
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
             _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
-            Some(cpu) => numbers.checks(cpu),
+            Some(cpu) => numbers.checks(cpu, rate.tf32),
             None => return Err(Error::failed("this build has no CPU backend to compare with; build with the feature cpu")),
         };
         Ok(numbers)
@@ -206,16 +210,25 @@ fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Of the largest product that is [`LONG_ENOUGH`].
 pub(super) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Result<MatmulRate> {
-    let mut rate = MatmulRate { rows: 0, gflops: 0.0 };
+    let tf32 = rounds_to_tf32(device);
+    let mut rate = MatmulRate { rows: 0, gflops: 0.0, tf32 };
     for rows in ROWS {
         let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device).cast(precision.dtype());
         let seconds = median_seconds(device, || drop(matrix.clone().matmul(matrix.clone())))?;
-        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9 };
+        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9, tf32 };
         if seconds > LONG_ENOUGH {
             break;
         }
     }
     Ok(rate)
+}
+
+/// A sum of numbers that f32 holds and TF32 does not, all of its partial sums exact in f32.
+fn rounds_to_tf32(device: &DispatchDevice) -> bool {
+    let (rows, above_one) = (ROWS[0], f32::EPSILON * 2048.0);
+    let numbers = Tensor::<Concrete, 2>::full([rows, rows], 1.0 + above_one, device);
+    let sums = numbers.clone().matmul(numbers.ones_like());
+    (sums.max().into_scalar().elem::<f32>() - rows as f32) < rows as f32 * above_one / 2.0
 }
 
 fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
@@ -275,6 +288,11 @@ mod tests {
     #[test]
     fn burn_is_the_pinned_one() {
         assert!(include_str!("../../Cargo.toml").contains(&format!("\nburn = {{ version = \"={BURN}\"")));
+    }
+
+    #[test]
+    fn the_cpu_rounds_no_input() {
+        assert!(!rounds_to_tf32(&BackendName::Cpu.device().unwrap()));
     }
 
     #[test]
