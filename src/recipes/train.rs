@@ -13,9 +13,11 @@ use rand::seq::index;
 use serde::Serialize;
 
 use super::evaluate::{progress_line, rank_windows};
+use super::plan::warning;
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use super::samples::{check_lengths, example, samples};
+use super::within_memory::{training, within_memory};
 use crate::backend::{BackendChoice, Concrete, Training};
 use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
@@ -105,7 +107,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let Started { run, precision, notice, shown, validation } = start(config, &options, material, checkpoint, &device)?;
+    let loading = || "while the model was loaded: take llm.precision = \"bf16\", a smaller model or another device".to_string();
+    let load = || start(config, &options, material, checkpoint, &device);
+    let Started { run, precision, notice, shown, validation } = within_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
@@ -116,7 +120,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     if options.ui == Ui::Plain {
         log(format_args!("{precision}; {shown}; {validation}"));
     }
-    let outcome = crate::train::run(run)?;
+    let outcome = within_memory(&options.backend, || training(config, &options), || crate::train::run(run))?;
 
     if outcome.progress.epoch == config.train.epochs {
         publish(dir, config.llm.tune)?;
@@ -171,14 +175,13 @@ pub(super) fn start(
         Some(rows) => rows.lessons(config, &ranking)?,
         None => lessons(config, &ranking, &tasks, options, device)?,
     };
+    let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
+    if let Some(warning) = warning(config, &llama, encoder, &ranking, &lessons, &options.backend)? {
+        log(format_args!("note: {warning}"));
+    }
 
-    let tune = match config.llm.tune {
-        TuneKind::Full => Tune::Full,
-        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
-        TuneKind::Frozen => Tune::Frozen,
-    };
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Training>::load(&llama, weights, tune, config.llm.precision, device)?;
+    let llm = Llama::<Training>::load(&llama, weights, tune(config), config.llm.precision, device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut model = match (entities, &checkpoint) {
@@ -247,8 +250,17 @@ pub(super) struct Lessons {
     pub validation: String,
 }
 
+/// What of the LLM trains.
+pub(super) fn tune(config: &RunConfig) -> Tune<'_> {
+    match config.llm.tune {
+        TuneKind::Full => Tune::Full,
+        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Frozen => Tune::Frozen,
+    }
+}
+
 /// Of the corpus's windows.
-fn lessons(
+pub(super) fn lessons(
     config: &RunConfig,
     ranking: &Rc<Ranking>,
     tasks: &[PromptSet],
@@ -279,15 +291,22 @@ fn lessons(
         let interrupter = options.interrupter.clone();
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
-        let (ranking, device) = (ranking.clone(), device.clone());
+        let (ranking, device, backend) = (ranking.clone(), device.clone(), options.backend.clone());
         let validate = move |recommender: &Recommender<Concrete>| {
-            let ranked =
-                rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut |done, total| {
-                    if show {
-                        progress_line("validating", done, total);
-                    }
-                    !interrupter.should_stop()
-                })?;
+            let beams = decode.beams;
+            let then = || {
+                format!(
+                    "while the validation windows were ranked: lower decode.beams (now {beams}); the last checkpoint is kept"
+                )
+            };
+            let mut go_on = |done, total| {
+                if show {
+                    progress_line("validating", done, total);
+                }
+                !interrupter.should_stop()
+            };
+            let rank = || rank_windows(&recommender.model, &ranking, Split::Valid, &valid, &decode, &device, &mut go_on);
+            let ranked = within_memory(&backend, then, rank)?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as Validate<Concrete>
