@@ -466,3 +466,6 @@ fn encoder_activations(encoder: &EncoderConfig, hidden: u64) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
