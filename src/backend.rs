@@ -6,6 +6,7 @@
 mod adapters;
 #[cfg(all(feature = "cuda", unix))]
 mod cuda_driver;
+mod exhausted;
 
 use std::fmt::Display;
 use std::panic::catch_unwind;
@@ -16,6 +17,7 @@ use burn::{Dispatch, DispatchDevice};
 use serde::Serialize;
 
 pub use adapters::Adapter;
+pub use exhausted::exhausted;
 
 use crate::{Error, Result};
 

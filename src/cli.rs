@@ -2,6 +2,7 @@
 
 mod doctor;
 mod inspect;
+mod plan;
 mod prepare;
 mod profile;
 
@@ -60,6 +61,9 @@ enum Command {
         /// Take a few steps, save nothing, and print where their time goes
         #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui"])]
         profile: bool,
+        /// Train nothing, save nothing, and print what the run needs of memory
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "profile"])]
+        plan: bool,
     },
     /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
     Align(RunArgs),
@@ -311,10 +315,14 @@ impl Command {
                 if json { print_json(&report) } else { print(&quickstart_text(&report)) }
             }
             Self::Prepare(arguments) => arguments.run(),
-            Self::Train { run: RunArgs { run, backend, set, json, .. }, profile: true } => {
+            Self::Train { run: RunArgs { run, backend, set, json, .. }, profile: true, .. } => {
                 let config = RunConfig::open(&run, &set)?;
                 let report = recipes::profile(&config, backend, stop_on_signal(Ui::None)?)?;
                 if json { print_json(&report) } else { print(&profile::text(&report)) }
+            }
+            Self::Train { run: RunArgs { run, backend, set, json, .. }, plan: true, .. } => {
+                let report = recipes::plan(&RunConfig::open(&run, &set)?, backend)?;
+                if json { print_json(&report) } else { print(&plan::text(&report)) }
             }
             Self::Train { run: RunArgs { run, backend, out, set, resume, max_steps, ui, json }, .. } => {
                 let config = RunConfig::open(&run, &set)?;
@@ -409,7 +417,8 @@ impl Command {
                     let evaluation = recipes::evaluate_texts(&run, &options)?;
                     return if json { print_json(&evaluation) } else { print(&texts_table(&evaluation)) };
                 }
-                let evaluation = recipes::evaluate(&run, &options)?;
+                let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
+                let evaluation = recipes::within_memory(&options.backend, then, || recipes::evaluate(&run, &options))?;
                 if json {
                     return print_json(&evaluation);
                 }

@@ -24,6 +24,12 @@ fn main() -> ExitCode {
             itemlm::log::log("error: killed from the dashboard; go on from the last checkpoint with --resume");
             return 1;
         }
+        if let Some(why) = itemlm::backend::exhausted(&why) {
+            itemlm::log::log(format_args!(
+                "error: the device ran out of memory ({why}): do less at once, or use --backend cpu"
+            ));
+            return 1;
+        }
         itemlm::log::log(format_args!("error: internal error: {why}; please report it with the command that you ran"));
         1
     });

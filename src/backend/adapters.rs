@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::BackendName;
+use super::{BackendChoice, BackendName};
 #[cfg(feature = "wgpu")]
 use crate::Error;
 use crate::Result;
@@ -51,6 +51,23 @@ impl Adapter {
                 )));
             }
         })
+    }
+}
+
+impl BackendChoice {
+    /// The first device's entry in the backend's list.
+    ///
+    /// # Errors
+    /// As [`Self::device`].
+    pub fn adapter(&self) -> Result<Adapter> {
+        let adapters = self.name.adapters()?;
+        match self.found(&adapters)?.first() {
+            Some(found) => Ok((*found).clone()),
+            None => {
+                let used = adapters.into_iter().find(|adapter| adapter.used);
+                used.ok_or_else(|| self.name.no_device("none of its list is in use"))
+            }
+        }
     }
 }
 

@@ -64,7 +64,7 @@ fn adapter(found: &Adapter) -> String {
     format!("  {index}: {name} ({kind}; {api}, {driver}{memory}{largest}; {id}){used}\n")
 }
 
-fn size(bytes: Option<u64>) -> String {
+pub(super) fn size(bytes: Option<u64>) -> String {
     match bytes {
         None => "unknown".into(),
         Some(bytes) if bytes < 1 << 30 => format!("{} MiB", bytes >> 20),

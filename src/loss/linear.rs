@@ -13,7 +13,7 @@ use super::{among_valid, labels, with_gains};
 use crate::batch::{Batch, Prediction};
 
 /// Logits of a block: 32 MB. On a CPU smaller blocks read the projection too often, larger ones leave its caches.
-const BLOCK: usize = 1 << 23;
+pub const LOGITS_OF_A_BLOCK: usize = 1 << 23;
 
 /// [`cross_entropy`](super::cross_entropy) of `hidden headᵀ`, the batch's [prior](super::with_prior) added; `[1]`.
 ///
@@ -27,7 +27,7 @@ pub fn linear_cross_entropy<B: AutodiffBackend>(
     temperature: f64,
 ) -> Tensor<B, 1> {
     let inner = (hidden.clone().inner(), head.clone().inner());
-    let sums = in_blocks(inner, &batch.predictions, temperature, BLOCK, [true, trains]);
+    let sums = in_blocks(inner, &batch.predictions, temperature, LOGITS_OF_A_BLOCK, [true, trains]);
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
     let loss = Tensor::from_inner(sums.loss);
@@ -42,7 +42,7 @@ pub fn linear_cross_entropy_value<B: Backend>(
     batch: &Batch,
     temperature: f64,
 ) -> Tensor<B, 1> {
-    in_blocks((hidden, head), &batch.predictions, temperature, BLOCK, [false, false]).loss
+    in_blocks((hidden, head), &batch.predictions, temperature, LOGITS_OF_A_BLOCK, [false, false]).loss
 }
 
 struct Sums<B: Backend> {

@@ -254,7 +254,7 @@ fn median_seconds(device: &DispatchDevice, work: impl Fn()) -> Result<f64> {
     Ok(seconds.get(REPETITIONS / 2).copied().unwrap_or(f64::NAN))
 }
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let meminfo = read("/proc/meminfo");
     let kilobytes =

@@ -28,7 +28,7 @@ use crate::{Context, Error, Result};
 /// Tokens of the prompts that one forward pass takes at most, what all of them begin with left out (one user's prompt may exceed it).
 pub(super) const TOKEN_BUDGET: usize = 4096;
 /// What a search runs beside the prompt, about: tokens a beam.
-const TOKENS_A_BEAM: usize = 8;
+pub(super) const TOKENS_A_BEAM: usize = 8;
 
 /// What the command line decides.
 pub struct EvaluateOptions {

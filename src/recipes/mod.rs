@@ -11,6 +11,7 @@ mod entities;
 mod evaluate;
 mod inspect;
 mod merge;
+mod plan;
 mod profile;
 mod quickstart;
 mod ranking;
@@ -20,6 +21,7 @@ mod run_dir;
 mod samples;
 mod score;
 mod train;
+mod within_memory;
 
 pub use align::{AlignReport, align};
 pub use align_data::AlignIdentity;
@@ -34,6 +36,7 @@ pub use inspect::{
     Unseen, inspect,
 };
 pub use merge::merge;
+pub use plan::{LargestMicroBatch, Memory, PlanReport, plan};
 pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
@@ -41,6 +44,7 @@ pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
+pub use within_memory::within_memory;
 
 use burn::DispatchDevice;
 use burn::prelude::Backend;

@@ -13,9 +13,11 @@ use rand::seq::index;
 use serde::Serialize;
 
 use super::evaluate::{progress_line, rank_windows};
+use super::plan::{sizes, warning};
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use super::samples::{check_lengths, example, samples};
+use super::within_memory::{training, within_memory};
 use crate::backend::{BackendChoice, Concrete, Training};
 use crate::batch::Example;
 use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
@@ -105,7 +107,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let Started { run, precision, notice, shown, validation } = start(config, &options, material, checkpoint, &devices)?;
+    let loading = || "while the model was loaded: take llm.precision = \"bf16\", a smaller model or another device".to_string();
+    let load = || start(config, &options, material, checkpoint, &devices);
+    let Started { run, precision, notice, shown, validation } = within_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
@@ -117,7 +121,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         let shared = if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
         log(format_args!("{shared}{precision}; {shown}; {validation}"));
     }
-    let outcome = crate::train::run(run)?;
+    let outcome = within_memory(&options.backend, || training(config, &options), || crate::train::run(run))?;
 
     if outcome.progress.epoch == config.train.epochs {
         publish(dir, config.llm.tune)?;
@@ -164,7 +168,8 @@ pub(super) fn start(
 ) -> Result<Started> {
     let able = devices.iter().map(|device| super::precision(config.llm.precision, device)).collect::<Result<Vec<_>>>()?;
     let (device, mut precision) = (&devices[0], able[0].clone());
-    if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = material.quantized {
+    let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = material;
+    if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
         let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
         precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
     }
@@ -173,20 +178,19 @@ pub(super) fn start(
             "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
         ));
     }
-    let Material { ranking, llama, weights, entities, tasks, rows, .. } = material;
     let ranking = Rc::new(ranking);
     let lessons = match rows {
         Some(rows) => rows.lessons(config, &ranking)?,
         None => lessons(config, &ranking, &tasks, options)?,
     };
+    let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
+    let sizes = sizes(config, &llama, quantized, encoder, &ranking);
+    if let Some(warning) = warning(config, sizes, &ranking, &lessons, &options.backend)? {
+        log(format_args!("note: {warning}"));
+    }
 
-    let tune = match config.llm.tune {
-        TuneKind::Full => Tune::Full,
-        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
-        TuneKind::Frozen => Tune::Frozen,
-    };
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Training>::load(&llama, weights, tune, config.llm.precision, device)?;
+    let llm = Llama::<Training>::load(&llama, weights, tune(config), config.llm.precision, device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut model = match (entities, &checkpoint) {
@@ -256,8 +260,22 @@ pub(super) struct Lessons {
     pub validation: String,
 }
 
+/// What of the LLM trains.
+pub(super) fn tune(config: &RunConfig) -> Tune<'_> {
+    match config.llm.tune {
+        TuneKind::Full => Tune::Full,
+        TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
+        TuneKind::Frozen => Tune::Frozen,
+    }
+}
+
 /// Of the corpus's windows.
-fn lessons(config: &RunConfig, ranking: &Rc<Ranking>, tasks: &[PromptSet], options: &TrainOptions) -> Result<Lessons> {
+pub(super) fn lessons(
+    config: &RunConfig,
+    ranking: &Rc<Ranking>,
+    tasks: &[PromptSet],
+    options: &TrainOptions,
+) -> Result<Lessons> {
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
     let valid = match config.train.valid_windows {
         0 => Vec::new(),
@@ -282,15 +300,23 @@ fn lessons(config: &RunConfig, ranking: &Rc<Ranking>, tasks: &[PromptSet], optio
         let interrupter = options.interrupter.clone();
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
-        let ranking = ranking.clone();
+        let (ranking, backend) = (ranking.clone(), options.backend.clone());
         let validate = move |recommenders: &[Recommender<Concrete>]| {
             let models: Vec<_> = recommenders.iter().map(|recommender| recommender.model.clone()).collect();
-            let ranked = rank_windows(&models, &ranking, Split::Valid, &valid, &decode, &mut |done, total| {
+            let beams = decode.beams;
+            let then = || {
+                format!(
+                    "while the validation windows were ranked: lower decode.beams (now {beams}); the last checkpoint is kept"
+                )
+            };
+            let mut go_on = |done, total| {
                 if show {
                     progress_line("validating", done, total);
                 }
                 !interrupter.should_stop()
-            })?;
+            };
+            let rank = || rank_windows(&models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
+            let ranked = within_memory(&backend, then, rank)?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as Validate<Concrete>

@@ -308,8 +308,13 @@ fn tokenizer() -> Tokenizer {
 
 /// A random Llama of two layers.
 pub fn write_llm(dir: &Path, seed: u64) {
+    write_llm_as(dir, seed, |_| ());
+}
+
+/// The same with other sizes.
+pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut LlamaConfig)) {
     let tokenizer = tokenizer();
-    let config = LlamaConfig {
+    let mut config = LlamaConfig {
         vocab_size: tokenizer.vocab_size(),
         hidden_size: 16,
         intermediate_size: 32,
@@ -323,6 +328,7 @@ pub fn write_llm(dir: &Path, seed: u64) {
         tie_word_embeddings: true,
         max_position_embeddings: 512,
     };
+    change(&mut config);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let tensors: Vec<_> = config
         .tensors()

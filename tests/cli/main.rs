@@ -7,6 +7,7 @@ mod doctor;
 mod ilm;
 mod inspect;
 mod lab;
+mod memory;
 mod openp5;
 mod pipeline;
 mod precision;

@@ -1,0 +1,357 @@
+//! `itemlm train RUN.toml --plan`: what a run needs of memory, counted from sizes and from its own prompts.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use burn::train::Interrupter;
+use serde::Serialize;
+
+use super::TrainOptions;
+use super::doctor::host;
+use super::evaluate::{TOKEN_BUDGET, TOKENS_A_BEAM, common_beginning};
+use super::ranking::Ranking;
+use super::run_dir::Material;
+use super::train::{Lessons, lessons, tune};
+use crate::Result;
+use crate::backend::{BackendChoice, BackendName};
+use crate::batch::{Batch, Candidates, Example, MicroBatch};
+use crate::config::{LossKind, RunConfig, Scoring};
+use crate::model::{EncoderConfig, LlamaConfig, Precision, QuantizedSize};
+use crate::text::{Catalogue, EntityTokens, ROOT};
+use crate::train::{ParameterCount, RankingBytes, Sizes, StepBytes, Ui, WeightBytes};
+
+/// Samples of the first epoch that are tokenised: of a larger epoch the rest is taken to be alike.
+const SAMPLES: usize = 2048;
+/// Of their steps, those with most tokens tell which micro-batch fits.
+const STEPS: usize = 4;
+/// In so many tokens the largest micro-batch is told.
+const GRAIN: usize = 64;
+/// mimalloc keeps freed pages (main.rs), cut to what was there before: of what is in use a sixth more, measured over micro-batches of 500
+/// to 2,000 tokens with and without gradient checkpointing.
+const ALLOCATOR: u64 = 6;
+
+/// What `train --plan --json` prints. Bytes are those of the CPU backend, whatever is asked for: other devices run some operations as
+/// several, and keep more.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlanReport {
+    /// Where it would run.
+    pub backend: BackendName,
+    /// What the LLM computes in.
+    pub precision: Precision,
+    /// Numbers.
+    pub parameters: ParameterCount,
+    /// Of the model.
+    pub weights: WeightBytes,
+    /// The weights that the run began with, which it keeps where every weight trains.
+    pub first_weights_bytes: u64,
+    /// AdamW's two moments.
+    pub optimizer_bytes: u64,
+    /// What the process holds beside: program, corpus, titles, tokenizer. As now; 0 for a device of its own memory, and where the system
+    /// does not tell.
+    pub program_bytes: u64,
+    /// Optimiser steps of an epoch, and those of the first one that were looked at.
+    pub steps_per_epoch: usize,
+    /// See `steps_per_epoch`.
+    pub steps_planned: usize,
+    /// `train.gradient_checkpointing`
+    pub gradient_checkpointing: bool,
+    /// `train.micro_batch_tokens`; null where `train.micro_batch_size` cuts.
+    pub micro_batch_tokens: Option<usize>,
+    /// The micro-batch that needs most.
+    pub step: StepBytes,
+    /// Between steps, in the same place: the optimiser, and the copy of its state that a checkpoint is made of.
+    pub between_steps_bytes: u64,
+    /// The checkpoint's bytes as they grow; on top of all else.
+    pub checkpoint_bytes: u64,
+    /// Ranking of the validation windows, where they are ranked.
+    pub ranking: Option<RankingBytes>,
+    /// What the allocator keeps and nothing uses, as measured; 0 for a device of its own memory.
+    pub allocator_bytes: u64,
+    /// The most that the run holds.
+    pub peak_bytes: u64,
+    /// What a run may have.
+    pub memory: Memory,
+    /// Whether the peak fits; null where the memory is not known.
+    pub fits: Option<bool>,
+    /// The largest micro-batches that fit, without and with gradient checkpointing; null where the memory is not known.
+    pub largest: Option<[LargestMicroBatch; 2]>,
+}
+
+/// A device's memory, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Memory {
+    /// What a run may have of it.
+    pub bytes: Option<u64>,
+    /// Which memory that is, or why it is not known.
+    pub of: String,
+    /// The largest tensor that the device takes, where it sets a limit.
+    pub largest_tensor_bytes: Option<u64>,
+}
+
+/// A micro-batch that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LargestMicroBatch {
+    /// With `train.gradient_checkpointing`?
+    pub gradient_checkpointing: bool,
+    /// `train.micro_batch_tokens`; null where not even a sample at a time fits.
+    pub micro_batch_tokens: Option<usize>,
+    /// Whether that is a whole optimiser step.
+    pub whole_step: bool,
+    /// The most that the run then holds.
+    pub peak_bytes: u64,
+}
+
+/// Counts what a run would hold. It makes no run directory, and reads no weights but for their digest.
+///
+/// # Errors
+/// All that [`super::train`] refuses of a run file before it loads the model.
+pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
+    // wgpu tells its adapters only before it has a device.
+    let memory = memory(&backend)?;
+    let (name, device) = (backend.name, backend.device()?);
+    super::precision(config.llm.precision, &device)?;
+    let options = TrainOptions {
+        out: Default::default(),
+        backend,
+        resume: false,
+        max_steps: None,
+        ui: Ui::None,
+        interrupter: Interrupter::new(),
+    };
+    let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = Material::open(config, None, &device)?;
+    // Its file is mapped into memory as far as it was read.
+    drop(weights);
+    let encoder = entities.map(|entities| entities.identity.encoder);
+    let ranking = Rc::new(ranking);
+    let lessons = match rows {
+        Some(rows) => rows.lessons(config, &ranking)?,
+        None => lessons(config, &ranking, &tasks, &options)?,
+    };
+    let sizes = sizes(config, &llama, quantized, encoder.as_ref(), &ranking);
+    let counted = Counted::new(config, sizes, &ranking, &lessons, name == BackendName::Cpu, SAMPLES)?;
+    let gradient_checkpointing = config.train.gradient_checkpointing;
+    let step = counted.largest(config.train.micro_batch(), gradient_checkpointing, usize::MAX);
+    let peak_bytes = counted.peak(&step);
+    Ok(PlanReport {
+        backend: name,
+        precision: config.llm.precision,
+        parameters: sizes.parameters(),
+        weights: sizes.weights(),
+        first_weights_bytes: sizes.first_weights(),
+        optimizer_bytes: sizes.optimizer(),
+        program_bytes: counted.program,
+        steps_per_epoch: lessons.train.steps_per_epoch,
+        steps_planned: counted.steps.len(),
+        gradient_checkpointing,
+        micro_batch_tokens: config.train.micro_batch_tokens.filter(|_| config.train.micro_batch_size.is_none()),
+        step,
+        between_steps_bytes: sizes.between_steps(),
+        checkpoint_bytes: sizes.checkpoint(),
+        ranking: counted.ranking,
+        allocator_bytes: counted.allocator(&step),
+        peak_bytes,
+        fits: memory.bytes.map(|available| peak_bytes <= available),
+        largest: memory.bytes.map(|bytes| [false, true].map(|checkpointing| counted.fitting(bytes, checkpointing))),
+        memory,
+    })
+}
+
+/// What decides how much memory a run's model takes.
+pub(super) fn sizes<'a>(
+    config: &'a RunConfig,
+    llama: &'a LlamaConfig,
+    quantized: Option<QuantizedSize>,
+    encoder: Option<&'a EncoderConfig>,
+    ranking: &Ranking,
+) -> Sizes<'a> {
+    let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
+    Sizes { llama, tune: tune(config), precision: config.llm.precision, quantized, encoder, entities }
+}
+
+/// Where a run on the CPU is likely not to fit, how much it may take.
+pub(super) fn warning(
+    config: &RunConfig,
+    sizes: Sizes,
+    ranking: &Ranking,
+    lessons: &Lessons,
+    backend: &BackendChoice,
+) -> Result<Option<String>> {
+    if backend.name != BackendName::Cpu {
+        return Ok(None);
+    }
+    let memory = memory(backend)?;
+    let counted = Counted::new(config, sizes, ranking, lessons, true, config.train.batch_size)?;
+    let step = counted.largest(config.train.micro_batch(), config.train.gradient_checkpointing, STEPS);
+    let peak = counted.peak(&step);
+    Ok(memory.bytes.filter(|&available| available < peak).map(|available| {
+        format!(
+            "this run may take {} MiB of memory, and {} MiB is {}; train --plan tells what for, and what fits",
+            peak >> 20,
+            available >> 20,
+            memory.of
+        )
+    }))
+}
+
+/// A run's needs, and the first epoch's optimiser steps with how they are cut.
+struct Counted<'a> {
+    sizes: Sizes<'a>,
+    /// Samples, each of some examples; the steps with most tokens first.
+    steps: Vec<Vec<Vec<Example>>>,
+    candidates: Candidates,
+    catalogue: &'a Catalogue,
+    entities: Option<EntityTokens>,
+    ranking: Option<RankingBytes>,
+    program: u64,
+    on_host: bool,
+}
+
+impl<'a> Counted<'a> {
+    /// * `samples`: how many are tokenised, at least.
+    fn new(
+        config: &RunConfig,
+        sizes: Sizes<'a>,
+        ranking: &'a Ranking,
+        lessons: &Lessons,
+        on_host: bool,
+        samples: usize,
+    ) -> Result<Self> {
+        let ranks = lessons.validate.is_some();
+        Ok(Self {
+            sizes,
+            steps: first_steps(lessons, samples)?,
+            candidates: match config.loss.kind {
+                LossKind::Lml => Candidates::Vocabulary,
+                LossKind::Msl => Candidates::Children,
+            },
+            catalogue: &ranking.catalogue,
+            entities: ranking.entities,
+            ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &lessons.valid)),
+            program: if on_host { resident_bytes() } else { 0 },
+            on_host,
+        })
+    }
+
+    /// Of the first `steps`, the one that needs most.
+    fn largest(&self, micro: MicroBatch, gradient_checkpointing: bool, steps: usize) -> StepBytes {
+        let of = |samples: &Vec<Vec<Example>>| {
+            let batches = micro.batches(samples.clone(), self.catalogue, self.candidates);
+            let batches: Vec<Batch> = batches.into_iter().filter(|batch| !batch.predictions.is_empty()).collect();
+            self.sizes.step(&batches, self.entities, gradient_checkpointing)
+        };
+        self.steps.iter().take(steps).map(of).max_by_key(StepBytes::total).unwrap_or_default()
+    }
+
+    /// What the model holds, and the most that comes to it.
+    fn used(&self, step: &StepBytes) -> u64 {
+        let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.transient);
+        let held = self.sizes.weights().total() + self.sizes.first_weights() + self.sizes.optimizer();
+        held + step.total().max(self.sizes.between_steps()).max(ranking)
+    }
+
+    fn allocator(&self, step: &StepBytes) -> u64 {
+        if self.on_host { self.used(step) / ALLOCATOR } else { 0 }
+    }
+
+    fn peak(&self, step: &StepBytes) -> u64 {
+        self.program + self.used(step) + self.allocator(step) + if self.on_host { self.sizes.checkpoint() } else { 0 }
+    }
+
+    fn fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {
+        let of = |micro: MicroBatch| self.peak(&self.largest(micro, gradient_checkpointing, STEPS));
+        let tokens = |samples: &Vec<Vec<Example>>| {
+            let whole = MicroBatch::Samples(usize::MAX).batches(samples.clone(), self.catalogue, self.candidates);
+            whole.iter().map(|batch| batch.forest.tokens.len()).sum::<usize>()
+        };
+        let whole = self.steps.iter().take(STEPS).map(tokens).max().unwrap_or(1);
+        let (micro_batch_tokens, whole_step) = largest_that(whole, |tokens| of(MicroBatch::Tokens(tokens)) <= available);
+        let peak_bytes = of(MicroBatch::Tokens(micro_batch_tokens.unwrap_or(1)));
+        LargestMicroBatch { gradient_checkpointing, micro_batch_tokens, whole_step, peak_bytes }
+    }
+}
+
+/// At least one step, and as many as have so many samples.
+fn first_steps(lessons: &Lessons, most: usize) -> Result<Vec<Vec<Vec<Example>>>> {
+    let mut steps = Vec::new();
+    let mut taken = 0;
+    for samples in (lessons.train.epoch)(0) {
+        if taken >= most {
+            break;
+        }
+        taken += samples.len();
+        steps.push(samples.into_iter().map(|sample| (lessons.train.examples)(sample)).collect::<Result<Vec<_>>>()?);
+    }
+    let tokens = |step: &Vec<Vec<Example>>| step.iter().flatten().map(|example| example.prompt.len()).sum::<usize>();
+    steps.sort_by_key(|step| std::cmp::Reverse(tokens(step)));
+    Ok(steps)
+}
+
+/// The largest number of at most `most` that `fits`, in steps of [`GRAIN`], and whether it is `most`.
+fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bool) {
+    if fits(most) {
+        return (Some(most), true);
+    }
+    if !fits(1) {
+        return (None, false);
+    }
+    // What fits, and what does not, in grains.
+    let (mut low, mut high) = (0, most.div_ceil(GRAIN));
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle * GRAIN) { low = middle } else { high = middle }
+    }
+    (Some((low * GRAIN).max(1)), false)
+}
+
+/// Of the longest prompts, which rank together first.
+fn ranking_bytes(config: &RunConfig, sizes: &Sizes, catalogue: &Catalogue, valid: &[Example]) -> RankingBytes {
+    let prompts: Vec<Vec<u32>> = valid.iter().map(|example| example.prompt.clone()).collect();
+    let shared = common_beginning(&prompts).len();
+    let mut lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - shared).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let grown = TOKENS_A_BEAM * config.decode.beams;
+    lengths.truncate((TOKEN_BUDGET / (lengths.first().unwrap_or(&0) + grown).max(1)).max(1));
+    let scored = match config.decode.scoring {
+        Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
+        Scoring::Full => sizes.llama.vocab_size,
+    };
+    sizes.ranking(&lengths, shared, grown, scored)
+}
+
+/// The memory of the device that a run would take.
+fn memory(backend: &BackendChoice) -> Result<Memory> {
+    if backend.name == BackendName::Cpu {
+        let host = host();
+        let known = [host.available_bytes, host.limit_bytes].into_iter().flatten().min();
+        let of = match known {
+            None => "the system does not tell its memory",
+            bytes if bytes == host.limit_bytes => "the limit on this container",
+            _ => "available on this machine now",
+        };
+        return Ok(Memory { bytes: known, of: of.into(), largest_tensor_bytes: None });
+    }
+    let adapter = backend.adapter()?;
+    let of = match adapter.memory_bytes {
+        Some(_) => adapter.name.clone(),
+        None => format!("{}, whose memory {} does not tell", adapter.name, adapter.api),
+    };
+    Ok(Memory { bytes: adapter.memory_bytes, of, largest_tensor_bytes: adapter.largest_buffer_bytes })
+}
+
+/// What this process holds now; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string(Path::new("/proc/self/statm")).unwrap_or_default();
+    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * page_bytes())
+}
+
+fn page_bytes() -> u64 {
+    #[cfg(unix)]
+    {
+        // SAFETY: sysconf only reads.
+        u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0)
+    }
+    #[cfg(not(unix))]
+    {
+        0
+    }
+}
