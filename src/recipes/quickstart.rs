@@ -136,8 +136,14 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             report.steps, report.samples_per_second
         ));
         let trained = super::open_run(&out, &device)?;
-        let outcomes =
-            rank_windows(&[trained.model.clone()], &trained.ranking, Split::Test, &windows, &config.decode, &mut |_, _| true)?;
+        let outcomes = rank_windows(
+            std::slice::from_ref(&trained.model),
+            &trained.ranking,
+            Split::Test,
+            &windows,
+            &config.decode,
+            &mut |_, _| true,
+        )?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
         if run == "msl-ats" {
             examples = example_users(&trained, &windows, &device)?;

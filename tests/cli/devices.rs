@@ -42,7 +42,7 @@ fn two_devices_rank_as_one() {
             let mut go_on = |done: usize, total: usize| done < stop_at || done == total;
             rank_windows(models, &run.ranking, Split::Test, &windows, &decode, &mut go_on).unwrap()
         };
-        let one = rank(&[run.model.clone()], usize::MAX).unwrap();
+        let one = rank(std::slice::from_ref(&run.model), usize::MAX).unwrap();
         let two = rank(&[run.model.clone(), run.model.copied_to(&second)], usize::MAX).unwrap();
         assert_eq!(one.len(), windows.len());
         assert!(one.iter().zip(&windows).all(|(outcome, (window, _))| outcome.window == *window), "in the order given");
