@@ -59,7 +59,7 @@ impl BackendChoice {
     ///
     /// # Errors
     /// As [`Self::device`].
-    pub fn adapter(&self) -> Result<Adapter> {
+    pub(crate) fn adapter(&self) -> Result<Adapter> {
         let adapters = self.name.adapters()?;
         match self.found(&adapters)?.first() {
             Some(found) => Ok((*found).clone()),

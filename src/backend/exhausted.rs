@@ -22,9 +22,9 @@ pub fn exhausted(panic: &str) -> Option<&str> {
         "CUDA_ERROR_OUT_OF_MEMORY",
     ];
     let line = panic.lines().find(|line| MESSAGES.iter().any(|message| line.contains(message)))?;
-    // Such an error is told inside others; its own words are enough.
-    let start = MESSAGES.iter().filter(|m| m.starts_with(char::is_lowercase)).find_map(|message| line.find(message));
-    Some(line[start.unwrap_or(0)..].trim())
+    // This one is told inside others; its own words are enough.
+    let start = line.find(MESSAGES[0]).unwrap_or(0);
+    Some(line[start..].trim())
 }
 
 #[cfg(test)]
@@ -37,6 +37,9 @@ mod tests {
                       can't allocate buffer of size: 536870912\n   0: backtrace] (src/a.rs:1)";
         assert_eq!(exhausted(buffer), Some("can't allocate buffer of size: 536870912"));
         assert_eq!(exhausted("wgpu error: Out of Memory\n (src/b.rs:2)"), Some("wgpu error: Out of Memory"));
+        let too_large =
+            "wgpu error: Validation Error\n\nCaused by:\n    Buffer size 9 is greater than the maximum buffer size (8)\n";
+        assert_eq!(exhausted(too_large), Some("Buffer size 9 is greater than the maximum buffer size (8)"));
         for message in [
             "wgpu error: Validation Error\n\nCaused by:\n  In Device::create_buffer\n    Buffer size 9 is greater than the maximum buffer size (8)\n",
             "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",

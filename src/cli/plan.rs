@@ -65,7 +65,8 @@ pub(super) fn text(report: &PlanReport) -> String {
     }
     text + &report.largest.as_ref().map_or_else(String::new, |largest| {
         let lines: Vec<String> = largest.iter().map(largest_text).collect();
-        format!("\nthe largest train.micro_batch_tokens that fits\n{}", lines.concat())
+        let what = if backend.to_string() == "cpu" { "that fits" } else { "that may fit" };
+        format!("\nthe largest train.micro_batch_tokens {what}\n{}", lines.concat())
     })
 }
 

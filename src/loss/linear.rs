@@ -13,7 +13,7 @@ use super::{among_valid, labels, with_gains};
 use crate::batch::{Batch, Prediction};
 
 /// Logits of a block: 32 MB. On a CPU smaller blocks read the projection too often, larger ones leave its caches.
-pub const LOGITS_OF_A_BLOCK: usize = 1 << 23;
+pub(crate) const LOGITS_OF_A_BLOCK: usize = 1 << 23;
 
 /// [`cross_entropy`](super::cross_entropy) of `hidden headᵀ`, the batch's [prior](super::with_prior) added; `[1]`.
 ///

@@ -14,7 +14,8 @@ use crate::batch::{Batch, Prediction};
 pub use align::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
 };
-pub use linear::{LOGITS_OF_A_BLOCK, linear_cross_entropy, linear_cross_entropy_value};
+pub(crate) use linear::LOGITS_OF_A_BLOCK;
+pub use linear::{linear_cross_entropy, linear_cross_entropy_value};
 pub use temperature::{AdaptiveTemperature, RootStatistics};
 
 /// Kind of loss, with its reduction over an optimiser step as released.

@@ -80,7 +80,7 @@ impl LoraConfig {
     }
 
     /// Whether the projection `self_attn.q_proj`, … has an adapter.
-    pub fn adapts(&self, projection: &str) -> bool {
+    pub(crate) fn adapts(&self, projection: &str) -> bool {
         self.targets.iter().any(|target| target == short(projection))
     }
 }

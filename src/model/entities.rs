@@ -29,7 +29,7 @@ use crate::{Error, Result};
 /// Parameter ids of the encoder begin here, far above the LLM's.
 const FIRST_ID: u64 = 1 << 40;
 /// The MLP's inner layer is so many times as wide as a vector (CoLLM's `proj_mid_times`).
-pub const MLP_WIDENING: usize = 10;
+pub(crate) const MLP_WIDENING: usize = 10;
 
 /// An encoder's kind and sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -137,8 +137,16 @@ impl Blocks {
     /// The blocks in `bytes`, whole ones, of a format of GGUF's.
     pub(super) fn read(format: GgmlDType, bytes: &[u8]) -> Option<Self> {
         use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q8_0};
-        let (bits, zero, block, _) = Self::layout(format)?;
-        let mut read = Self { bits, zero, block, codes: Vec::new(), scales: Vec::new(), offsets: Vec::new() };
+        let (bits, zero, block, has_offsets) = Self::layout(format)?;
+        let numbers = bytes.len() / format.type_size() * format.block_size();
+        let mut read = Self {
+            bits,
+            zero,
+            block,
+            codes: Vec::with_capacity(numbers * bits / 32),
+            scales: Vec::with_capacity(numbers / block),
+            offsets: Vec::with_capacity(if has_offsets { numbers / block } else { 0 }),
+        };
         let mut codes = Vec::with_capacity(format.block_size());
         for bytes in bytes.chunks_exact(format.type_size()) {
             codes.clear();

@@ -212,7 +212,12 @@ impl Weights {
     /// Weights without a block quantisation.
     pub fn keep_quantized(&mut self) -> Result<QuantizedSize> {
         let mut size = QuantizedSize::default();
-        for tensor in self.tensors.iter().filter(|(name, _)| name.starts_with("model.layers.")).map(|(_, tensor)| tensor) {
+        for tensor in self
+            .tensors
+            .iter()
+            .filter(|(name, stored)| name.starts_with("model.layers.") && stored.shape.len() == 2)
+            .map(|(_, tensor)| tensor)
+        {
             if let (Encoding::Blocks(format), values) = (tensor.encoding, tensor.shape.iter().product::<usize>()) {
                 size.matrices += 1;
                 size.bytes += values / 8 * Blocks::bits_a_number(format);

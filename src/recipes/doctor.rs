@@ -175,13 +175,15 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
         }
     };
     let tried = unless_it_panics(|| {
-        let rate = matmul_rate(&device, Precision::F32)?;
-        report.matmul = Some(rate);
+        report.matmul = Some(matmul_rate(&device, Precision::F32)?);
         report.copy = Some(copy_rate(&device)?);
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
             _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
-            Some(cpu) => numbers.checks(cpu, rate.tf32),
+            Some(cpu) => {
+                let [rows, width] = self_check.product();
+                numbers.checks(cpu, rounds_to_tf32(&device, rows, width))
+            }
             None => return Err(Error::failed("this build has no CPU backend to compare with; build with the feature cpu")),
         };
         Ok(numbers)
@@ -210,25 +212,26 @@ fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Of the largest product that is [`LONG_ENOUGH`].
 pub(super) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Result<MatmulRate> {
-    let tf32 = rounds_to_tf32(device);
-    let mut rate = MatmulRate { rows: 0, gflops: 0.0, tf32 };
+    let mut rate = MatmulRate { rows: 0, gflops: 0.0, tf32: false };
     for rows in ROWS {
         let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device).cast(precision.dtype());
         let seconds = median_seconds(device, || drop(matrix.clone().matmul(matrix.clone())))?;
-        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9, tf32 };
+        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9, tf32: false };
         if seconds > LONG_ENOUGH {
             break;
         }
     }
+    rate.tf32 = rounds_to_tf32(device, rate.rows, rate.rows);
     Ok(rate)
 }
 
-/// A sum of numbers that f32 holds and TF32 does not, all of its partial sums exact in f32.
-fn rounds_to_tf32(device: &DispatchDevice) -> bool {
-    let (rows, above_one) = (ROWS[0], f32::EPSILON * 2048.0);
-    let numbers = Tensor::<Concrete, 2>::full([rows, rows], 1.0 + above_one, device);
-    let sums = numbers.clone().matmul(numbers.ones_like());
-    (sums.max().into_scalar().elem::<f32>() - rows as f32) < rows as f32 * above_one / 2.0
+/// A product of `[rows, width]` and `[width, rows]`: sums of numbers that f32 holds and TF32 does not, all of whose partial sums are exact
+/// in f32.
+fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
+    let above_one = f32::EPSILON * 2048.0;
+    let numbers = Tensor::<Concrete, 2>::full([rows, width], 1.0 + above_one, device);
+    let sums = numbers.clone().matmul(numbers.ones_like().transpose());
+    (sums.max().into_scalar().elem::<f32>() - width as f32) < width as f32 * above_one / 2.0
 }
 
 fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
@@ -292,7 +295,8 @@ mod tests {
 
     #[test]
     fn the_cpu_rounds_no_input() {
-        assert!(!rounds_to_tf32(&BackendName::Cpu.device().unwrap()));
+        let device = BackendName::Cpu.device().unwrap();
+        assert!(!rounds_to_tf32(&device, ROWS[0], ROWS[0]) && !rounds_to_tf32(&device, 33, 64));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! `itemlm evaluate RUN_DIR`
 
 use std::io::Write;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -327,8 +329,9 @@ impl<'a> Prompts<'a> {
             let others = others.iter().map(|model| scope.spawn(|| work(model, &mut |_, _| true)));
             let others: Vec<_> = others.collect();
             let first = work(first, go_on);
-            let others =
-                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            // All of them, before any error: a thread that nobody joined would panic here, and say less.
+            let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
+            let others = others.into_iter().map(|share| share.unwrap_or_else(|panic| resume_unwind(panic)));
             std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
         })?;
         if stop.load(Relaxed) {

@@ -44,7 +44,7 @@ pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
-pub use within_memory::within_memory;
+pub(crate) use within_memory::within_memory;
 
 use burn::DispatchDevice;
 use burn::prelude::Backend;

@@ -11,7 +11,7 @@ use super::doctor::host;
 use super::evaluate::{TOKEN_BUDGET, TOKENS_A_BEAM, common_beginning};
 use super::ranking::Ranking;
 use super::run_dir::Material;
-use super::train::{Lessons, lessons, tune};
+use super::train::{Lessons, lessons, refuse_f16, tune};
 use crate::Result;
 use crate::backend::{BackendChoice, BackendName};
 use crate::batch::{Batch, Candidates, Example, MicroBatch};
@@ -71,9 +71,9 @@ pub struct PlanReport {
     pub peak_bytes: u64,
     /// What a run may have.
     pub memory: Memory,
-    /// Whether the peak fits; null where the memory is not known.
+    /// Whether the peak fits; null where the memory is not known, and on other devices than the CPU where the CPU's count would fit.
     pub fits: Option<bool>,
-    /// The largest micro-batches that fit, without and with gradient checkpointing; null where the memory is not known.
+    /// The largest micro-batches that fit (on other devices than the CPU: none larger does), without and with gradient checkpointing; null where the memory is not known.
     pub largest: Option<[LargestMicroBatch; 2]>,
 }
 
@@ -101,15 +101,17 @@ pub struct LargestMicroBatch {
     pub peak_bytes: u64,
 }
 
-/// Counts what a run would hold. It makes no run directory, and reads no weights but for their digest.
+/// Counts what a run would hold; of several devices, on the first, whose micro-batches may be cut finer yet. It makes no run directory, and reads no weights but for their digest.
 ///
 /// # Errors
 /// All that [`super::train`] refuses of a run file before it loads the model.
 pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     // wgpu tells its adapters only before it has a device.
     let memory = memory(&backend)?;
-    let (name, device) = (backend.name, backend.device()?);
-    super::precision(config.llm.precision, &device)?;
+    let (name, devices) = (backend.name, backend.devices()?);
+    let device = &devices[0];
+    super::precision(config.llm.precision, device)?;
+    refuse_f16(config)?;
     let options = TrainOptions {
         out: Default::default(),
         backend,
@@ -118,7 +120,7 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         ui: Ui::None,
         interrupter: Interrupter::new(),
     };
-    let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = Material::open(config, None, &device)?;
+    let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = Material::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
     let encoder = entities.map(|entities| entities.identity.encoder);
@@ -150,7 +152,11 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         ranking: counted.ranking,
         allocator_bytes: counted.allocator(&step),
         peak_bytes,
-        fits: memory.bytes.map(|available| peak_bytes <= available),
+        fits: match counted.on_host {
+            true => memory.bytes.map(|available| peak_bytes <= available),
+            // It takes no less than the CPU.
+            false => memory.bytes.filter(|&available| peak_bytes > available).map(|_| false),
+        },
         largest: memory.bytes.map(|bytes| [false, true].map(|checkpointing| counted.fitting(bytes, checkpointing))),
         memory,
     })
@@ -182,11 +188,12 @@ pub(super) fn warning(
     let memory = memory(backend)?;
     let counted = Counted::new(config, sizes, ranking, lessons, true, config.train.batch_size)?;
     let step = counted.largest(config.train.micro_batch(), config.train.gradient_checkpointing, STEPS);
-    let peak = counted.peak(&step);
-    Ok(memory.bytes.filter(|&available| available < peak).map(|available| {
+    // What the process holds already is no longer available.
+    let more = counted.peak(&step).saturating_sub(counted.program);
+    Ok(memory.bytes.filter(|&available| available < more).map(|available| {
         format!(
             "this run may take {} MiB of memory, and {} MiB is {}; train --plan tells what for, and what fits",
-            peak >> 20,
+            more >> 20,
             available >> 20,
             memory.of
         )
@@ -315,7 +322,7 @@ fn ranking_bytes(config: &RunConfig, sizes: &Sizes, catalogue: &Catalogue, valid
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
         Scoring::Full => sizes.llama.vocab_size,
     };
-    sizes.ranking(&lengths, shared, grown, scored)
+    sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_A_BEAM, scored)
 }
 
 /// The memory of the device that a run would take.

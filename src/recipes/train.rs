@@ -107,7 +107,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         checkpoints.recover()?;
         checkpoint = checkpoints.latest()?;
     }
-    let loading = || "while the model was loaded: take llm.precision = \"bf16\", a smaller model or another device".to_string();
+    let loading = || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || start(config, &options, material, checkpoint, &devices);
     let Started { run, precision, notice, shown, validation } = within_memory(&options.backend, loading, load)?;
     let _lock = match held {
@@ -173,10 +173,8 @@ pub(super) fn start(
         let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
         precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
     }
-    if config.llm.precision == Precision::F16 && options.max_steps != Some(0) {
-        return Err(Error::usage(
-            "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
-        ));
+    if options.max_steps != Some(0) {
+        refuse_f16(config)?;
     }
     let ranking = Rc::new(ranking);
     let lessons = match rows {
@@ -258,6 +256,17 @@ pub(super) struct Lessons {
     pub shown: String,
     /// What validates, in words.
     pub validation: String,
+}
+
+/// # Errors
+/// A run that would train through f16.
+pub(super) fn refuse_f16(config: &RunConfig) -> Result<()> {
+    match config.llm.precision {
+        Precision::F16 => Err(Error::usage(
+            "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What of the LLM trains.

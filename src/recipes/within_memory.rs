@@ -17,7 +17,11 @@ use crate::{Error, Result};
 ///
 /// # Panics
 /// As `work`, where it is about something else.
-pub fn within_memory<T>(backend: &BackendChoice, then: impl FnOnce() -> String, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn within_memory<T>(
+    backend: &BackendChoice,
+    then: impl FnOnce() -> String,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let done = catch_unwind(AssertUnwindSafe(work));
     if let Ok(Ok(value)) = done {
         return Ok(value);

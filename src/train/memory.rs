@@ -251,15 +251,15 @@ impl<'a> Sizes<'a> {
     /// Ranking of prompts together.
     ///
     /// * `lengths`: the tokens of each prompt that they do not share; `shared` those that they do.
-    /// * `grown`: tokens that a prompt's search adds.
+    /// * `a_beam`: tokens that each of a prompt's `beams` adds.
     /// * `scored`: rows of the vocabulary scored at once.
-    pub fn ranking(&self, lengths: &[usize], shared: usize, grown: usize, scored: usize) -> RankingBytes {
+    pub fn ranking(&self, lengths: &[usize], shared: usize, beams: usize, a_beam: usize, scored: usize) -> RankingBytes {
         let (rows, tokens) = (lengths.len() as u64, lengths.iter().sum::<usize>() as u64);
         let longest = lengths.iter().copied().max().unwrap_or(0) as u64;
         let pass = Pass { tokens, rows, places: rows * longest, past: shared as u64, entities: 0 };
-        let keys = rows * (longest + grown as u64) + shared as u64;
+        let keys = rows * (longest + (beams * a_beam) as u64) + shared as u64;
         let block = self.block(pass, false, true);
-        let logits = rows * (grown as u64 / 8).max(1) * scored as u64;
+        let logits = rows * beams as u64 * scored as u64;
         RankingBytes {
             prompts: lengths.len(),
             cache: self.layers() * 2 * keys * self.keys() * F32,

@@ -1,6 +1,7 @@
 //! The model and its loss as burn-train's `TrainStep`: one call is one optimiser step, however many micro-batches it takes, on however
 //! many devices.
 
+use std::collections::VecDeque;
 use std::slice;
 use std::sync::{Mutex, PoisonError};
 
@@ -176,14 +177,20 @@ pub fn train_step<B: AutodiffBackend>(models: &[Recommender<B>], step: Step) -> 
     let adapts = adaptive && AdaptiveTemperature::adapts(*root_children);
     if adapts && batches.len() > 1 {
         let plain: Vec<_> = models.iter().map(|model| model.valid().below(chain)).collect();
-        let logits = |(index, (batch, &device)): (usize, (&&Batch, &usize))| {
+        let mut waiting = VecDeque::new();
+        for (index, (&batch, &device)) in batches.iter().zip(&to).enumerate() {
             if profile::is_on() {
                 profile::count(models[device].model.flops(batch, index > 0).only(Pass::Forward));
             }
-            plain[device].logits(batch)
-        };
-        let logits: Vec<_> = batches.iter().zip(&to).enumerate().map(logits).collect();
-        logits.into_iter().zip(&batches).for_each(|(logits, batch)| root_statistics(logits, batch, &mut statistics));
+            waiting.push_back((plain[device].logits(batch), batch));
+            // As many at work as there are devices: more would hold the logits of the whole step.
+            if waiting.len() > models.len() - 1
+                && let Some((logits, batch)) = waiting.pop_front()
+            {
+                root_statistics(logits, batch, &mut statistics);
+            }
+        }
+        waiting.into_iter().for_each(|(logits, batch)| root_statistics(logits, batch, &mut statistics));
         temperature.step(&statistics, *root_children);
     }
 

@@ -145,6 +145,11 @@ impl SelfCheck {
         Ok(Self { dir, config, lora, catalogue, prompts })
     }
 
+    /// Rows and inner width of its projections' products.
+    pub(super) fn product(&self) -> [usize; 2] {
+        [PROMPTS.iter().sum(), self.config.hidden_size]
+    }
+
     /// Everything on one device.
     pub(super) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
         self.run_in(Precision::F32, device)
