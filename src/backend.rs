@@ -134,8 +134,11 @@ impl BackendChoice {
 
 fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
     let named = |adapter: &&Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
-    let at = wanted.parse::<usize>().ok().and_then(|index| adapters.iter().find(|adapter| adapter.index == index));
-    let found: Vec<&Adapter> = at.map_or_else(|| adapters.iter().filter(named).collect(), |adapter| vec![adapter]);
+    // A number is a place alone: many names have a digit of it.
+    let found: Vec<&Adapter> = match wanted.parse::<usize>() {
+        Ok(index) => adapters.iter().filter(|adapter| adapter.index == index).collect(),
+        Err(_) => adapters.iter().filter(named).collect(),
+    };
     match found.as_slice() {
         [one] => Ok(one),
         _ => {
@@ -254,11 +257,11 @@ mod tests {
         }
         let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
         let found = |wanted| adapter_of(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
-        assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780").unwrap()), (2, 1, 1));
+        assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780m").unwrap()), (2, 1, 1));
         let several = found("nvidia").unwrap_err().to_string();
         assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
         assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
-        assert!(found("intel").is_err());
+        assert!(found("intel").is_err() && found("780").is_err(), "a number is a place");
         assert_eq!(two.found(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
         let twice = choice("wgpu:1,radeon").unwrap().found(&adapters).unwrap_err().to_string();
         assert!(twice.contains("wgpu:1,radeon: the device 1 (AMD Radeon 780M) is named twice"), "{twice}");
