@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -394,14 +395,14 @@ fn interrupting_leaves_nothing() {
             fs::remove_dir_all(raw.dir.path().join("corpus")).unwrap();
             continue;
         }
-        stopped += 1;
         let stderr = String::from_utf8_lossy(&output.stderr);
         println!("after {milliseconds} ms: {}: {}", output.status, stderr.lines().last().unwrap_or_default());
         assert_eq!(left, ["t.csv", "tmp"], "after {milliseconds} ms: {stderr}");
         assert_eq!(names(&raw.dir.path().join("tmp")), [""; 0]);
-        // One that comes before the handler stands ends the process the default way.
+        // One that comes before the handler stands, late on a busy machine, ends the process the default way.
         let told = output.status.code() == Some(1) && stderr.contains("interrupted");
-        assert!(told || milliseconds < 100, "after {milliseconds} ms: {}: {stderr}", output.status);
+        assert!(told || output.status.signal() == Some(libc::SIGINT), "after {milliseconds} ms: {}: {stderr}", output.status);
+        stopped += usize::from(told);
     }
     assert!(stopped > 1);
 }
