@@ -91,16 +91,12 @@ impl BackendChoice {
     /// # Errors
     /// As [`BackendChoice::devices`]; several devices.
     pub fn device(&self) -> Result<DispatchDevice> {
-        let adapters = match self.adapters.as_slice() {
-            [] => return self.name.device(),
-            [_] => self.name.adapters()?,
-            _ => {
-                return Err(Error::usage(format!(
-                    "--backend {self}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
-                )));
-            }
-        };
-        self.name.tried(self.name.on(self.found(&adapters)?.first().copied())?)
+        if self.adapters.len() > 1 {
+            return Err(Error::usage(format!(
+                "--backend {self}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
+            )));
+        }
+        Ok(self.devices()?.swap_remove(0))
     }
 
     /// The devices, tried out, in the order named.

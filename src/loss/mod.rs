@@ -9,7 +9,7 @@ mod temperature;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use crate::batch::{Batch, Prediction};
+use crate::batch::{Batch, Candidates, Prediction};
 
 pub use align::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
@@ -31,6 +31,14 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// The tokens that compete.
+    pub fn candidates(self) -> Candidates {
+        match self {
+            Self::Lml => Candidates::Vocabulary,
+            Self::Msl | Self::MslAts => Candidates::Children,
+        }
+    }
+
     /// What the summed loss of a whole optimiser step is divided by.
     pub fn denominator(self, batches: &[Batch]) -> usize {
         let count = |b: &Batch| match self {

@@ -212,7 +212,8 @@ impl LlamaConfig {
             .chain(head)
     }
 
-    fn layer_shapes(&self) -> Vec<(&'static str, Vec<usize>)> {
+    /// A decoder block's tensors, by the last part of their name.
+    pub(crate) fn layer_shapes(&self) -> Vec<(&'static str, Vec<usize>)> {
         let hidden = self.hidden_size;
         let queries = self.num_attention_heads * self.head_dim;
         let keys = self.num_key_value_heads * self.head_dim;

@@ -45,7 +45,8 @@ impl<B: Backend> ModuleMapper<B> for CopyTo<'_, B> {
     }
 }
 
-fn copied<B: Backend, const D: usize>(tensor: Tensor<B, D>, device: &B::Device) -> Tensor<B, D> {
+/// It trains if the tensor does.
+pub(super) fn copied<B: Backend, const D: usize>(tensor: Tensor<B, D>, device: &B::Device) -> Tensor<B, D> {
     let (trains, dtype) = (tensor.is_require_grad(), tensor.dtype());
     let copy = Tensor::from_data(tensor.into_data(), (device, dtype));
     if trains { copy.require_grad() } else { copy }

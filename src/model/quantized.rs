@@ -11,6 +11,7 @@ use candle_core::quantized::GgmlDType;
 use half::f16;
 use rayon::prelude::*;
 
+use super::copy::copied;
 use super::fused::{cast, is, is_host};
 use crate::backend::{Concrete, Training};
 
@@ -69,11 +70,10 @@ impl<B: Backend> Quantized<B> {
 
     /// On another device, through the host's memory.
     pub(super) fn copied_to(self, device: &B::Device) -> Self {
-        let floats = |values: Tensor<B, 2>| Tensor::from_data(values.into_data(), device);
         Self {
             codes: Tensor::from_data(self.codes.into_data(), (device, DType::I32)),
-            scales: floats(self.scales),
-            offsets: self.offsets.map(floats),
+            scales: copied(self.scales, device),
+            offsets: self.offsets.map(|offsets| copied(offsets, device)),
             ..self
         }
     }

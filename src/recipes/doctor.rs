@@ -259,16 +259,20 @@ fn median_seconds(device: &DispatchDevice, work: impl Fn()) -> Result<f64> {
 
 pub(super) fn host() -> Host {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let meminfo = read("/proc/meminfo");
-    let kilobytes =
-        meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB")?.trim().parse().ok());
     Host {
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         threads: rayon::current_num_threads(),
         memory_bytes: memory_bytes(),
-        available_bytes: kilobytes.map(|kilobytes: u64| kilobytes << 10),
+        available_bytes: bytes_of("/proc/meminfo", "MemAvailable:"),
         limit_bytes: read("/sys/fs/cgroup/memory.max").trim().parse().ok(),
     }
+}
+
+/// Of one of /proc's tables in kB.
+pub(super) fn bytes_of(table: &str, entry: &str) -> Option<u64> {
+    let table = std::fs::read_to_string(table).ok()?;
+    let kilobytes = table.lines().find_map(|line| line.strip_prefix(entry)?.strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.map(|kilobytes| kilobytes << 10)
 }
 
 fn memory_bytes() -> Option<u64> {

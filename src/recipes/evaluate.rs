@@ -28,7 +28,7 @@ use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
 /// Tokens of the prompts that one forward pass takes at most, what all of them begin with left out (one user's prompt may exceed it).
-pub(super) const TOKEN_BUDGET: usize = 4096;
+const TOKEN_BUDGET: usize = 4096;
 /// What a search runs beside the prompt, about: tokens a beam.
 pub(super) const TOKENS_A_BEAM: usize = 8;
 
@@ -351,8 +351,8 @@ impl<'a> Prompts<'a> {
         let mut left = order.as_slice();
         while let Some(&longest) = left.first() {
             let longest = self.tokens[longest].len() - self.shared + TOKENS_A_BEAM * beams;
-            let (together, later) = left.split_at(left.len().min((TOKEN_BUDGET / longest).max(1)));
-            batches.push(together.to_vec());
+            let (now, later) = left.split_at(left.len().min(together(longest)));
+            batches.push(now.to_vec());
             left = later;
         }
         batches
@@ -382,6 +382,11 @@ impl<'a> Prompts<'a> {
         };
         Ok(together.iter().zip(found).map(outcome).collect())
     }
+}
+
+/// Prompts that one forward pass takes, the longest of which runs so many tokens.
+pub(super) fn together(longest: usize) -> usize {
+    (TOKEN_BUDGET / longest.max(1)).max(1)
 }
 
 /// What all `prompts` begin with.

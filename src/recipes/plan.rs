@@ -1,24 +1,23 @@
 //! `itemlm train RUN.toml --plan`: what a run needs of memory, counted from sizes and from its own prompts.
 
-use std::path::Path;
 use std::rc::Rc;
 
 use burn::train::Interrupter;
 use serde::Serialize;
 
 use super::TrainOptions;
-use super::doctor::host;
-use super::evaluate::{TOKEN_BUDGET, TOKENS_A_BEAM, common_beginning};
+use super::doctor::{bytes_of, host};
+use super::evaluate::{TOKENS_A_BEAM, common_beginning, together};
 use super::ranking::Ranking;
 use super::run_dir::Material;
-use super::train::{Lessons, lessons, refuse_f16, tune};
+use super::train::{Lessons, lessons, loss, refuse_f16, tune};
 use crate::Result;
 use crate::backend::{BackendChoice, BackendName};
 use crate::batch::{Batch, Candidates, Example, MicroBatch};
-use crate::config::{LossKind, RunConfig, Scoring};
+use crate::config::{RunConfig, Scoring};
 use crate::model::{EncoderConfig, LlamaConfig, Precision, QuantizedSize};
 use crate::text::{Catalogue, EntityTokens, ROOT};
-use crate::train::{ParameterCount, RankingBytes, Sizes, StepBytes, Ui, WeightBytes};
+use crate::train::{ParameterCount, RankingBytes, Sizes, StepBytes, WeightBytes};
 
 /// Samples of the first epoch that are tokenised: of a larger epoch the rest is taken to be alike.
 const SAMPLES: usize = 2048;
@@ -112,14 +111,7 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     let device = &devices[0];
     super::precision(config.llm.precision, device)?;
     refuse_f16(config)?;
-    let options = TrainOptions {
-        out: Default::default(),
-        backend,
-        resume: false,
-        max_steps: None,
-        ui: Ui::None,
-        interrupter: Interrupter::new(),
-    };
+    let options = TrainOptions::dry(backend, Interrupter::new());
     let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = Material::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
@@ -227,10 +219,7 @@ impl<'a> Counted<'a> {
         Ok(Self {
             sizes,
             steps: first_steps(lessons, samples)?,
-            candidates: match config.loss.kind {
-                LossKind::Lml => Candidates::Vocabulary,
-                LossKind::Msl => Candidates::Children,
-            },
+            candidates: loss(config).0.candidates(),
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &lessons.valid)),
@@ -316,8 +305,7 @@ fn ranking_bytes(config: &RunConfig, sizes: &Sizes, catalogue: &Catalogue, valid
     let shared = common_beginning(&prompts).len();
     let mut lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - shared).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    let grown = TOKENS_A_BEAM * config.decode.beams;
-    lengths.truncate((TOKEN_BUDGET / (lengths.first().unwrap_or(&0) + grown).max(1)).max(1));
+    lengths.truncate(together(lengths.first().unwrap_or(&0) + TOKENS_A_BEAM * config.decode.beams));
     let scored = match config.decode.scoring {
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
         Scoring::Full => sizes.llama.vocab_size,
@@ -347,18 +335,5 @@ fn memory(backend: &BackendChoice) -> Result<Memory> {
 
 /// What this process holds now; 0 where the system does not tell.
 fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string(Path::new("/proc/self/statm")).unwrap_or_default();
-    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * page_bytes())
-}
-
-fn page_bytes() -> u64 {
-    #[cfg(unix)]
-    {
-        // SAFETY: sysconf only reads.
-        u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0)
-    }
-    #[cfg(not(unix))]
-    {
-        0
-    }
+    bytes_of("/proc/self/status", "VmRSS:").unwrap_or(0)
 }

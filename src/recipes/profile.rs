@@ -12,7 +12,6 @@ use crate::backend::{BackendChoice, BackendName};
 use crate::config::RunConfig;
 use crate::model::Precision;
 use crate::profile::{Part, Pass, Recorded};
-use crate::train::Ui;
 
 /// Steps before those that are measured: the first ones compile kernels and fill the allocator's pages.
 const WARM_UP: usize = 2;
@@ -80,7 +79,7 @@ pub struct PartTime {
 /// All that [`super::train`] refuses of a run file; an interrupt before a step was measured.
 pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
     let (name, device) = (backend.name, backend.device()?);
-    let options = TrainOptions { out: Default::default(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter };
+    let options = TrainOptions::dry(backend, interrupter);
     let material = Material::open(config, None, &device)?;
     let started = start(config, &options, material, None, std::slice::from_ref(&device))?;
     let steps = crate::train::profile(started.run, WARM_UP, STEPS)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::evaluate::{EvaluateOptions, TOKEN_BUDGET, common_beginning, progress_line};
+use super::evaluate::{EvaluateOptions, common_beginning, progress_line, together};
 use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{is_run, read_config};
@@ -267,7 +267,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
                 progress_line("writing", written.len(), rows.len());
             }
             let longest = prompt.len() + text.len().max(if encoder.is_some() { LONGEST_TEXT } else { 0 });
-            let (now, later) = left.split_at(left.len().min((TOKEN_BUDGET / longest).max(1)));
+            let (now, later) = left.split_at(left.len().min(together(longest)));
             left = later;
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
             let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device);

@@ -46,6 +46,13 @@ pub struct TrainOptions {
     pub interrupter: Interrupter,
 }
 
+impl TrainOptions {
+    /// Of a run that is only looked at.
+    pub(super) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
+        Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
+    }
+}
+
 /// What `train --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
@@ -166,8 +173,11 @@ pub(super) fn start(
     checkpoint: Option<(PathBuf, Progress)>,
     devices: &[DispatchDevice],
 ) -> Result<Started> {
-    let able = devices.iter().map(|device| super::precision(config.llm.precision, device)).collect::<Result<Vec<_>>>()?;
-    let (device, mut precision) = (&devices[0], able[0].clone());
+    let device = &devices[0];
+    let mut precision = super::precision(config.llm.precision, device)?;
+    for other in &devices[1..] {
+        super::precision(config.llm.precision, other)?;
+    }
     let Material { ranking, llama, weights, quantized, entities, tasks, rows, .. } = material;
     if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
         let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
@@ -209,11 +219,7 @@ pub(super) fn start(
         model = model.with_prefix(&lessons.beginning);
     }
 
-    let (loss, fixed_temperature) = match (config.loss.kind, config.loss.temperature) {
-        (LossKind::Lml, _) => (Loss::Lml, 1.0),
-        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
-        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
-    };
+    let (loss, fixed_temperature) = loss(config);
     let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
     let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
         let start = AdaptiveTemperature::default().value;
@@ -266,6 +272,15 @@ pub(super) fn refuse_f16(config: &RunConfig) -> Result<()> {
             "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
         )),
         _ => Ok(()),
+    }
+}
+
+/// What is minimised, and the temperature of [`Loss::Msl`].
+pub(super) fn loss(config: &RunConfig) -> (Loss, f64) {
+    match (config.loss.kind, config.loss.temperature) {
+        (LossKind::Lml, _) => (Loss::Lml, 1.0),
+        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
+        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
     }
 }
 

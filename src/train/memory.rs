@@ -392,26 +392,20 @@ impl<'a> Sizes<'a> {
     }
 
     /// Name, rows and columns.
-    fn projections(&self) -> [(&'static str, u64, u64); 7] {
-        let (h, inner, q, kv) = (self.hidden(), self.llama.intermediate_size as u64, self.queries(), self.keys());
-        [
-            ("self_attn.q_proj", q, h),
-            ("self_attn.k_proj", kv, h),
-            ("self_attn.v_proj", kv, h),
-            ("self_attn.o_proj", h, q),
-            ("mlp.gate_proj", inner, h),
-            ("mlp.up_proj", inner, h),
-            ("mlp.down_proj", h, inner),
-        ]
+    fn projections(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        self.llama.layer_shapes().into_iter().filter_map(|(name, shape)| match shape.as_slice() {
+            &[rows, columns] => Some((name, rows as u64, columns as u64)),
+            _ => None,
+        })
     }
 
     fn projection_numbers(&self) -> u64 {
-        self.layers() * self.projections().iter().map(|(_, rows, columns)| rows * columns).sum::<u64>()
+        self.layers() * self.projections().map(|(_, rows, columns)| rows * columns).sum::<u64>()
     }
 
     fn adapter_numbers(&self) -> u64 {
         let Tune::Lora(lora, _) = self.tune else { return 0 };
-        let adapted = self.projections().into_iter().filter(|(name, ..)| lora.adapts(name));
+        let adapted = self.projections().filter(|(name, ..)| lora.adapts(name));
         self.layers() * adapted.map(|(_, rows, columns)| lora.rank as u64 * (rows + columns)).sum::<u64>()
     }
 

@@ -29,11 +29,10 @@ use super::{
     AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Samples, Step, StepOutput, Trained, Ui, clip_grad_norm,
     train_step, validation_step,
 };
-use crate::batch::{Batch, Candidates, Example};
+use crate::batch::{Batch, Example};
 use crate::config::TrainConfig;
 use crate::files::write_atomic;
 use crate::log::log;
-use crate::loss::Loss;
 use crate::profile::{self, Part};
 use crate::text::Catalogue;
 use crate::{Context, Error, Result};
@@ -350,10 +349,7 @@ impl<B: AutodiffBackend> Strategy<B> {
 
     /// Micro-batches, for so many devices.
     fn batches(&self, devices: usize, samples: Vec<Vec<Example>>) -> Vec<Batch> {
-        let candidates = match self.run.recommender.loss {
-            Loss::Lml => Candidates::Vocabulary,
-            Loss::Msl | Loss::MslAts => Candidates::Children,
-        };
+        let candidates = self.run.recommender.loss.candidates();
         self.run.config.micro_batch().batches_for(devices, samples, &self.run.catalogue, candidates)
     }
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
-use itemlm::model::{EncoderConfig, Entities, EntityEncoder, Layer, QFormerConfig, open_llm};
+use itemlm::model::{Entities, EntityEncoder, Layer, open_llm};
 use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
 
+use super::entities::{WIDTH, qformer};
 use super::*;
 
 const STEPS: usize = 20;
 const WINDOWS: usize = 64;
 const ITEMS: u32 = 12;
-const WIDTH: usize = 6;
 
 /// Two devices of each backend.
 fn pairs() -> Vec<[DispatchDevice; 2]> {
@@ -59,19 +59,7 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
         Trains::Full => llama("llama-tied", Tune::Full, device),
         Trains::Encoder => llama("llama-untied", Tune::Frozen, device),
     };
-    let text = itemlm::model::BertConfig {
-        vocab_size: 20,
-        hidden_size: 16,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        intermediate_size: 24,
-        max_position_embeddings: 8,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        hidden_dropout_prob: 0.1,
-        attention_probs_dropout_prob: 0.1,
-    };
-    let config = EncoderConfig::QFormer(QFormerConfig { queries: 3, vector_width: WIDTH, cross_attention_every: 2, text });
+    let config = qformer();
     let tokens = EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS as usize, 0).unwrap();
     if !matches!(trains, Trains::Encoder) {
         return (llm.into(), tokens);

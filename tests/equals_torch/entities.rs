@@ -8,9 +8,10 @@ use super::*;
 
 const ITEMS: usize = 5;
 const USERS: usize = 3;
-const WIDTH: usize = 6;
+pub(super) const WIDTH: usize = 6;
 
-fn encoders() -> [EncoderConfig; 3] {
+/// A tiny Q-Former of 3 queries.
+pub(super) fn qformer() -> EncoderConfig {
     let text = BertConfig {
         vocab_size: 20,
         hidden_size: 16,
@@ -23,10 +24,14 @@ fn encoders() -> [EncoderConfig; 3] {
         hidden_dropout_prob: 0.1,
         attention_probs_dropout_prob: 0.1,
     };
+    EncoderConfig::QFormer(QFormerConfig { queries: 3, vector_width: WIDTH, cross_attention_every: 2, text })
+}
+
+fn encoders() -> [EncoderConfig; 3] {
     [
         EncoderConfig::Linear { queries: 1, vector_width: WIDTH },
         EncoderConfig::Mlp { queries: 2, vector_width: WIDTH },
-        EncoderConfig::QFormer(QFormerConfig { queries: 3, vector_width: WIDTH, cross_attention_every: 2, text }),
+        qformer(),
     ]
 }
 

@@ -4,14 +4,13 @@ use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{FloatDType, TensorPrimitive};
 
-use super::host::{cast, is, primitive};
+use super::host::{cast, is, primitive, registered};
 use crate::backend::{Concrete, Training};
 
 /// `x Wᵀ` in the weight's precision, f32 `[n, in]` → f32 `[n, out]`. `weight` gives W, `[out, in]`, once forward and once backward;
@@ -21,7 +20,10 @@ pub fn frozen_product<B: Backend>(
     weight: impl Fn() -> Tensor<Concrete, 2> + Send + Sync + 'static,
 ) -> Tensor<B, 2> {
     let output: FloatTensor<B> = match is::<B, Training>() {
-        true => cast(tracked(cast(primitive(x)), Weight(Arc::new(weight)))),
+        true => cast(registered(FrozenProduct, [cast(primitive(x))], |_, [x]| {
+            let output = product(x, weight().transpose());
+            (Weight(Arc::new(weight)), output)
+        })),
         false => {
             let x: FloatTensor<Concrete> = cast(primitive(x));
             cast(product(x, weight().transpose()))
@@ -43,17 +45,6 @@ fn product(x: FloatTensor<Concrete>, weight: Tensor<Concrete, 2>) -> FloatTensor
     let x = Tensor::<Concrete, 2>::from_primitive(TensorPrimitive::Float(x));
     let precision: FloatDType = weight.dtype().into();
     primitive(x.cast(precision).matmul(weight).cast(FloatDType::F32))
-}
-
-fn tracked(x: FloatTensor<Training>, weight: Weight) -> FloatTensor<Training> {
-    let node = x.node.clone();
-    // A step's parents must live until it is registered.
-    let _alive = x.rc.clone();
-    let output = product(x.primitive, (weight.0)().transpose());
-    match FrozenProduct.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(step) => step.finish(weight, output),
-        OpsKind::UnTracked(step) => step.finish(output),
-    }
 }
 
 #[derive(Debug)]

@@ -84,14 +84,27 @@ pub(super) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Flo
 }
 
 fn tracked<O: HostOperation<N>, const N: usize>(operation: O, inputs: [FloatTensor<Training>; N]) -> FloatTensor<Training> {
+    let device = Concrete::float_device(&inputs[0].primitive);
+    registered(HostStep(operation), inputs, |HostStep(operation), inputs| {
+        let (output, saved) = operation.forward(inputs.map(read));
+        (Arc::new(saved), Concrete::float_from_data(output, &device))
+    })
+}
+
+/// The output of an operation, which autodiff tracks if it does any of the inputs.
+///
+/// * `forward`: the inputs → what backward needs and the output.
+pub(super) fn registered<O: Backward<Concrete, N>, const N: usize>(
+    operation: O,
+    inputs: [FloatTensor<Training>; N],
+    forward: impl FnOnce(&O, [FloatTensor<Concrete>; N]) -> (O::State, FloatTensor<Concrete>),
+) -> FloatTensor<Training> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
     // A step's parents must live until it is registered.
     let _alive = inputs.each_ref().map(|input| input.rc.clone());
-    let device = Concrete::float_device(&inputs[0].primitive);
-    let (output, saved) = operation.forward(inputs.map(|input| read(input.primitive)));
-    let output = Concrete::float_from_data(output, &device);
-    match HostStep(operation).prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(step) => step.finish(Arc::new(saved), output),
+    let (state, output) = forward(&operation, inputs.map(|input| input.primitive));
+    match operation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(step) => step.finish(state, output),
         OpsKind::UnTracked(step) => step.finish(output),
     }
 }

@@ -1,14 +1,13 @@
 //! The identity, which tells the profile's clock that it was passed.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
 use burn::tensor::ops::FloatTensor;
 
-use super::host::{cast, is, primitive};
+use super::host::{cast, is, primitive, registered};
 use crate::backend::{Concrete, Training};
 use crate::profile::{self, Part};
 
@@ -21,19 +20,10 @@ use crate::profile::{self, Part};
 pub fn mark<B: Backend, const D: usize>(x: Tensor<B, D>, part: Part) -> Tensor<B, D> {
     match profile::begin(part) {
         Some(ended) if is::<B, Training>() => {
-            let output: FloatTensor<B> = cast(tracked(cast(primitive(x)), ended));
+            let output: FloatTensor<B> = cast(registered(Mark, [cast(primitive(x))], |_, [x]| (ended, x)));
             Tensor::from_primitive(TensorPrimitive::Float(output))
         }
         _ => x,
-    }
-}
-
-fn tracked(x: FloatTensor<Training>, ended: Part) -> FloatTensor<Training> {
-    // A step's parents must live until it is registered.
-    let _alive = x.rc.clone();
-    match Mark.prepare::<NoCheckpointing>([x.node.clone()]).compute_bound().stateful() {
-        OpsKind::Tracked(step) => step.finish(ended, x.primitive),
-        OpsKind::UnTracked(step) => step.finish(x.primitive),
     }
 }
 
