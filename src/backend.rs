@@ -7,9 +7,12 @@ mod adapters;
 #[cfg(all(feature = "cuda", unix))]
 mod cuda_driver;
 mod exhausted;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod kernels;
 
 use std::fmt::Display;
 use std::panic::catch_unwind;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -27,6 +30,18 @@ pub type Concrete = Dispatch;
 /// The concrete backend with gradients, on the same devices. Unlike [`Concrete`] on a `DispatchDevice::autodiff` it has
 /// [operations with their own backward](crate::model::fused).
 pub type Training = burn::backend::Autodiff<Concrete>;
+
+/// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them: the feature `tuned`.
+pub const TUNED: bool = cfg!(feature = "tuned");
+
+/// The folder, in the user's cache, of the kernels of these graphics cards: CUDA's, compiled, and the choices of [`TUNED`]. `None` in a
+/// build for the CPU alone, and where the user has no cache.
+pub fn kernels_dir() -> Option<PathBuf> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    return kernels::dir();
+    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    None
+}
 
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -86,19 +101,6 @@ impl FromStr for BackendChoice {
 }
 
 impl BackendChoice {
-    /// The device of a command that runs on one, tried out.
-    ///
-    /// # Errors
-    /// As [`BackendChoice::devices`]; several devices.
-    pub fn device(&self) -> Result<DispatchDevice> {
-        if self.adapters.len() > 1 {
-            return Err(Error::usage(format!(
-                "--backend {self}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
-            )));
-        }
-        Ok(self.devices()?.swap_remove(0))
-    }
-
     /// The devices, tried out, in the order named.
     ///
     /// # Errors
@@ -169,6 +171,8 @@ impl BackendName {
 
     /// burn's device, not tried out.
     fn on(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        kernels::keep();
         Ok(match self {
             #[cfg(feature = "cpu")]
             Self::Cpu => DispatchDevice::Flex(Default::default()),

@@ -187,6 +187,12 @@ enum Command {
     },
     /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
     Doctor {
+        /// Compile, tune and keep a run's kernels on --backend instead, and hold its first steps to the CPU's
+        #[arg(long, value_name = "RUN.toml", requires = "backend")]
+        warm: Option<PathBuf>,
+        /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
+        #[arg(long, value_name = "BACKEND[:DEVICE]", requires = "warm")]
+        backend: Option<BackendChoice>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -463,7 +469,16 @@ impl Command {
                     number(report.valid_ndcg_at_10)
                 ))
             }
-            Self::Doctor { json } => {
+            Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
+                let report = recipes::warm(&RunConfig::open(&run, &[])?, backend, stop_on_signal(Ui::None)?)?;
+                if json {
+                    print_json(&report)?
+                } else {
+                    print(&doctor::warmed(&report))?
+                }
+                report.verdict()
+            }
+            Self::Doctor { json, .. } => {
                 let report = recipes::doctor()?;
                 if json {
                     print_json(&report)?

@@ -58,7 +58,7 @@ impl BackendChoice {
     /// The first device's entry in the backend's list.
     ///
     /// # Errors
-    /// As [`Self::device`].
+    /// As [`Self::devices`].
     pub(crate) fn adapter(&self) -> Result<Adapter> {
         let adapters = self.name.adapters()?;
         match self.found(&adapters)?.first() {
@@ -121,6 +121,7 @@ fn wgpu() -> Result<Vec<Adapter>> {
 fn find_wgpu() -> Result<Vec<Adapter>> {
     use burn::backend::wgpu::{WgpuDevice, graphics::AutoGraphicsApi, init_setup};
 
+    super::kernels::keep();
     let setup = std::panic::catch_unwind(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));
     let setup = setup.map_err(|_| BackendName::Wgpu.no_device(crate::train::take_recorded_panic().unwrap_or_default()))?;
     let used = setup.adapter.get_info();

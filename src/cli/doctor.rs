@@ -1,10 +1,12 @@
-//! The doctor's report as text.
+//! The doctor's reports as text.
 //!
 //! Names come from drivers: none may move the cursor, so control characters are shown escaped.
 
+use std::path::Path;
+
 use super::inspect::escaped;
 use crate::backend::Adapter;
-use crate::recipes::{BackendReport, Check, DoctorReport, Status};
+use crate::recipes::{BackendReport, Check, DoctorReport, Status, WarmReport};
 
 /// The whole report.
 pub(super) fn text(report: &DoctorReport) -> String {
@@ -18,7 +20,39 @@ pub(super) fn text(report: &DoctorReport) -> String {
         size(host.memory_bytes),
         size(host.available_bytes)
     );
+    text += &format!("kernels of wgpu and cuda: {}\n", kernels(report.tuned, report.kernels.as_deref()));
     report.backends.iter().for_each(|report| text += &backend(report));
+    text
+}
+
+fn kernels(tuned: bool, dir: Option<&Path>) -> String {
+    let kind = if tuned { "fused and tuned" } else { "plain (the feature `tuned` fuses and tunes them)" };
+    let kept = dir.map_or(String::new(), |dir| format!(", kept in {}", escaped(&dir.display().to_string())));
+    format!("{kind}{kept}")
+}
+
+/// What was warmed.
+pub(super) fn warmed(report: &WarmReport) -> String {
+    let mut text =
+        format!("{}, {}: kernels {}\n", report.backend, report.precision, kernels(report.tuned, report.kernels.as_deref()));
+    if let Some(seconds) = report.ranking_seconds {
+        text += &format!("  ranking validation windows took {seconds:.1} s\n");
+    }
+    for (n, step) in report.steps.iter().enumerate() {
+        text +=
+            &format!("  step {}  {:>6.1} s  loss {:.6}  gradient norm {:.6}", n + 1, step.seconds, step.loss, step.grad_norm);
+        if let Some(cpu) = report.cpu.get(n) {
+            text += &format!("  (cpu {:>6.1} s  {:.6}  {:.6})", cpu.seconds, cpu.loss, cpu.grad_norm);
+        }
+        text += "\n";
+    }
+    text += &match report.max_relative_difference {
+        Some(difference) => {
+            let verdict = if report.passed { "ok" } else { "FAILED" };
+            format!("  largest difference from the CPU {difference:.1e} (at most {:e} passes)  {verdict}\n", report.tolerance)
+        }
+        None => "  not compared with the CPU: each device draws the Q-Former's dropout for itself\n".into(),
+    };
     text
 }
 
@@ -109,6 +143,8 @@ mod tests {
                 available_bytes: None,
                 limit_bytes: Some(2 << 30),
             },
+            tuned: true,
+            kernels: Some("/home/a\u{7}/.cache".into()),
             backends: vec![BackendReport {
                 name: BackendName::Wgpu,
                 status: Status::Failed,
@@ -124,6 +160,7 @@ mod tests {
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
         for shown in [
             "memory 3.0 GiB, unknown available, limited to 2.0 GiB\n",
+            "kernels of wgpu and cuda: fused and tuned, kept in /home/a\\u{7}/.cache\n",
             "\nwgpu  FAILED: gone\\u{7}\n",
             "  0: llvm\\u{1b}[2Jpipe (software, runs on the CPU; Vulkan, Mesa\\r\\n, tensors up to 128 MiB; Cpu)  <- in use\n",
             "       1.2 GFLOP/s  256 × 256, f32\n",

@@ -22,6 +22,7 @@ use super::align_data::{AlignData, AlignIdentity, ItemText, Work};
 use super::aligned::{AlignedConfig, WEIGHTS};
 use super::run_dir;
 use super::train::{FirstLast, TrainOptions};
+use super::trusted::trusted_device;
 use crate::backend::Concrete;
 use crate::batch::TextBatch;
 use crate::config::{AlignConfig, Init};
@@ -105,7 +106,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     let started = || AlignConfig::open(&dir.join(run_dir::CONFIG), &[])?.to_toml();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, started)?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
-    let device = options.backend.device()?;
+    let device = trusted_device(&options.backend)?;
     let autodiff = DispatchDevice::autodiff(device.clone());
     let (data, qformer, identity) = AlignData::open(config)?;
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use super::trusted::trusted_device;
 use crate::backend::{BackendChoice, Concrete};
 use crate::cf::{Distribution, Method, Model, Settings, Trained, train};
 use crate::data::{Corpus, Split};
@@ -88,7 +89,7 @@ pub(super) fn fit(
     backend: &BackendChoice,
     say: &mut dyn FnMut(&str),
 ) -> Result<Trained<Concrete>> {
-    let device = DispatchDevice::autodiff(backend.device()?);
+    let device = DispatchDevice::autodiff(trusted_device(backend)?);
     let mut validate = |model: &Model<Concrete>| Ok(valid_ndcg(model, corpus));
     train::<Concrete>(settings, corpus, &device, &mut validate, say).context(corpus_dir.display())
 }

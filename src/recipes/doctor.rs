@@ -3,6 +3,7 @@
 mod self_check;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::DispatchDevice;
@@ -13,7 +14,7 @@ pub use self_check::Check;
 
 use self_check::{Numbers, SelfCheck};
 
-use crate::backend::{Adapter, BackendName, Concrete};
+use crate::backend::{Adapter, BackendName, Concrete, TUNED, kernels_dir};
 use crate::model::Precision;
 use crate::train::{recorded_panic, take_recorded_panic};
 use crate::{Context, Error, Result};
@@ -40,6 +41,10 @@ pub struct DoctorReport {
     pub burn: String,
     /// The machine.
     pub host: Host,
+    /// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them.
+    pub tuned: bool,
+    /// Where kernels are kept between runs: [`kernels_dir`].
+    pub kernels: Option<PathBuf>,
     /// One a backend, compiled in or not.
     pub backends: Vec<BackendReport>,
     /// No backend's self-check failed.
@@ -129,6 +134,8 @@ pub fn doctor() -> Result<DoctorReport> {
         itemlm: env!("CARGO_PKG_VERSION").into(),
         burn: BURN.into(),
         host: host(),
+        tuned: TUNED,
+        kernels: kernels_dir(),
         passed: backends.iter().all(|backend| backend.status != Status::Failed),
         backends,
     })
@@ -180,11 +187,8 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
             _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
-            Some(cpu) => {
-                let [rows, width] = self_check.product();
-                numbers.checks(cpu, rounds_to_tf32(&device, rows, width))
-            }
-            None => return Err(Error::failed("this build has no CPU backend to compare with; build with the feature cpu")),
+            Some(cpu) => beside(self_check, &numbers, cpu, &device),
+            None => return Err(no_cpu()),
         };
         Ok(numbers)
     });
@@ -201,8 +205,31 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
     report
 }
 
+/// What a device computes otherwise than the CPU, by the self-check alone.
+///
+/// # Errors
+/// A build without the CPU; as [`doctor()`].
+pub(super) fn disagreement(device: &DispatchDevice) -> Result<Option<String>> {
+    let self_check = SelfCheck::new()?;
+    let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
+    let checks = unless_it_panics(|| Ok(beside(&self_check, &self_check.run(device)?, &cpu, device)));
+    Ok(match checks {
+        Ok(checks) => checks.iter().find(|check| !check.passed).map(Check::failure),
+        Err(why) => Some(why.to_string()),
+    })
+}
+
+fn no_cpu() -> Error {
+    Error::failed("this build has no CPU backend to compare with; build with the feature cpu")
+}
+
+fn beside(self_check: &SelfCheck, numbers: &Numbers, cpu: &Numbers, device: &DispatchDevice) -> Vec<Check> {
+    let [rows, width] = self_check.product();
+    numbers.checks(cpu, rounds_to_tf32(device, rows, width))
+}
+
 /// A device that dies, on this thread or on its own, is a failed self-check.
-fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let done = catch_unwind(AssertUnwindSafe(work));
     match (done, recorded_panic()) {
         (Ok(result), None) => result,
@@ -215,7 +242,7 @@ pub(super) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Resu
     let mut rate = MatmulRate { rows: 0, gflops: 0.0, tf32: false };
     for rows in ROWS {
         let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device).cast(precision.dtype());
-        let seconds = median_seconds(device, || drop(matrix.clone().matmul(matrix.clone())))?;
+        let seconds = median_seconds(device, || matrix.clone().matmul(matrix.clone()))?;
         rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9, tf32: false };
         if seconds > LONG_ENOUGH {
             break;
@@ -227,7 +254,7 @@ pub(super) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Resu
 
 /// A product of `[rows, width]` and `[width, rows]`: sums of numbers that f32 holds and TF32 does not, all of whose partial sums are exact
 /// in f32.
-fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
+pub(super) fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
     let above_one = f32::EPSILON * 2048.0;
     let numbers = Tensor::<Concrete, 2>::full([rows, width], 1.0 + above_one, device);
     let sums = numbers.clone().matmul(numbers.ones_like().transpose());
@@ -235,19 +262,20 @@ fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
 }
 
 fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
-    let numbers = Tensor::<Concrete, 1>::ones([COPIED], device);
+    // Each copy has numbers of its own, which it must read, and all are kept until they are there: fusion leaves out what nobody awaits.
+    let numbers: Vec<_> = (0..COPIES).map(|_| Tensor::<Concrete, 1>::ones([COPIED], device)).collect();
     let bytes = COPIED * size_of::<f32>();
-    let copy = || (0..COPIES).for_each(|_| drop(numbers.clone().mul_scalar(2.0)));
+    let copy = || numbers.iter().map(|numbers| numbers.clone().mul_scalar(2.0)).collect::<Vec<_>>();
     let seconds = median_seconds(device, copy)? / COPIES as f64;
     Ok(CopyRate { bytes, gb_per_second: 2.0 * bytes as f64 / seconds / 1e9 })
 }
 
 /// Of [`REPETITIONS`], after one more that compiles the kernels.
-fn median_seconds(device: &DispatchDevice, work: impl Fn()) -> Result<f64> {
+fn median_seconds<T>(device: &DispatchDevice, work: impl Fn() -> T) -> Result<f64> {
     let mut seconds = Vec::with_capacity(REPETITIONS);
     for repetition in 0..=REPETITIONS {
         let started = Instant::now();
-        work();
+        let _made = work();
         Concrete::sync(device).map_err(|e| format!("{e:?}")).context("the device fails")?;
         if repetition > 0 {
             seconds.push(started.elapsed().as_secs_f64());
@@ -318,6 +346,8 @@ mod tests {
             itemlm: String::new(),
             burn: BURN.into(),
             host: host(),
+            tuned: false,
+            kernels: None,
             backends: vec![
                 backend(BackendName::Cpu, Status::Passed, None),
                 backend(BackendName::Wgpu, Status::NotCompiled, Some("this build lacks it")),

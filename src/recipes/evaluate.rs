@@ -14,6 +14,7 @@ use super::open_run;
 use super::ranking::Ranking;
 use super::rows::check_ranks;
 use super::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
+use super::trusted::trusted_devices;
 use crate::backend::{BackendChoice, Concrete};
 use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
@@ -111,7 +112,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
-    let devices = options.backend.devices()?;
+    let devices = trusted_devices(&options.backend)?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &devices[0])?;
     let asked = options.choice.all(&run.tasks)?;

@@ -21,6 +21,8 @@ mod run_dir;
 mod samples;
 mod score;
 mod train;
+mod trusted;
+mod warm;
 mod within_memory;
 
 pub use align::{AlignReport, align};
@@ -44,6 +46,7 @@ pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainOptions, TrainReport, train};
+pub use warm::{WarmReport, WarmStep, warm};
 pub(crate) use within_memory::within_memory;
 
 use burn::DispatchDevice;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::doctor::matmul_rate;
 use super::run_dir::Material;
 use super::train::start;
+use super::trusted::trusted_device;
 use super::{MatmulRate, TrainOptions};
 use crate::Result;
 use crate::backend::{BackendChoice, BackendName};
@@ -78,7 +79,7 @@ pub struct PartTime {
 /// # Errors
 /// All that [`super::train`] refuses of a run file; an interrupt before a step was measured.
 pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
-    let (name, device) = (backend.name, backend.device()?);
+    let (name, device) = (backend.name, trusted_device(&backend)?);
     let options = TrainOptions::dry(backend, interrupter);
     let material = Material::open(config, None, &device)?;
     let started = start(config, &options, material, None, std::slice::from_ref(&device))?;

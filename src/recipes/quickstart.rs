@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::evaluate::rank_windows;
 use super::run_dir::{self, Material};
 use super::train::{TrainOptions, train};
+use super::trusted::trusted_device;
 use crate::backend::{BackendChoice, Concrete};
 use crate::config::{DataConfig, DecodeConfig, LlmConfig, LossConfig, LossKind, RunConfig, Temperature, TrainConfig, TuneKind};
 use crate::data::{Corpus, Split, Window, synthetic};
@@ -78,7 +79,7 @@ pub struct ExampleUser {
 /// Makes data, tokenizer and model; ranks with counts, with the untrained model, and after training with each loss.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
-    let device = backend.device()?;
+    let device = trusted_device(&backend)?;
     fresh_directory(dir)?;
 
     say("1. A synthetic catalogue and log (made by a seeded generator; no real people or products)");

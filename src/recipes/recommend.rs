@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::asked::TaskChoice;
 use super::rows::check_ranks;
 use super::run_dir::{open_run, read_config};
+use super::trusted::trusted_device;
 use crate::backend::BackendChoice;
 use crate::decode::search;
 use crate::text::{Filling, Shown};
@@ -40,7 +41,7 @@ pub fn recommend(
     if k == 0 {
         return Err(Error::usage("recommend needs a -k of at least 1"));
     }
-    let device = backend.device()?;
+    let device = trusted_device(&backend)?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
     if let Some(asked) = choice.one(&run.tasks)? {

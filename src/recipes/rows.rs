@@ -13,6 +13,7 @@ use super::open_run;
 use super::ranking::Ranking;
 use super::run_dir::{is_run, read_config};
 use super::train::{Lessons, sample};
+use super::trusted::trusted_device;
 use crate::backend::Concrete;
 use crate::batch::{Example, Target};
 use crate::config::RunConfig;
@@ -229,7 +230,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             dir.display()
         )));
     }
-    let device = options.backend.device()?;
+    let device = trusted_device(&options.backend)?;
     let run = open_run(dir, &device)?;
     let Some(tasks) = run.rows else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));

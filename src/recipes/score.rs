@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::trusted::trusted_device;
 use super::{ranking, run_dir};
 use crate::backend::{BackendChoice, Concrete};
 use crate::config::{Encoder, TuneKind};
@@ -48,7 +49,7 @@ struct Scores {
 /// # Errors
 /// Bad files, and items that are not in the catalogue, by file and line.
 pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
-    let device = options.backend.device()?;
+    let device = trusted_device(&options.backend)?;
     let mut opened = open_llm(&options.llm)?;
     let place = options.catalogue.display();
     let text = std::fs::read_to_string(&options.catalogue).context(&place)?;

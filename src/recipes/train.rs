@@ -17,6 +17,7 @@ use super::plan::{sizes, warning};
 use super::ranking::Ranking;
 use super::run_dir::{self, Identity, Material};
 use super::samples::{check_lengths, example, samples};
+use super::trusted::trusted_devices;
 use super::within_memory::{training, within_memory};
 use crate::backend::{BackendChoice, Concrete, Training};
 use crate::batch::Example;
@@ -101,7 +102,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let dir = options.out.as_path();
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
-    let devices = options.backend.devices()?;
+    let devices = trusted_devices(&options.backend)?;
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
     let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };

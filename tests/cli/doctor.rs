@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::lab::{document, snapshot, succeeded};
+use crate::lab::{Lab, document, snapshot, succeeded};
 
 /// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where that is not set.
 fn command(dir: &Path, line: &str) -> Command {
@@ -70,4 +70,48 @@ fn as_text_without_any_adapter() {
     let expected = if cfg!(feature = "wgpu") { "\nwgpu  no device: " } else { "\nwgpu  not compiled: " };
     assert!(text.contains(expected), "{text}");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+}
+
+#[test]
+fn only_a_gpu_is_warmed() {
+    let lab = Lab::new();
+    lab.refused("doctor --warm run.toml --backend cpu", 2, &["--warm", "wgpu or cuda"]);
+    lab.refused("doctor --warm run.toml", 2, &["--backend"]);
+    lab.refused("doctor --backend wgpu", 2, &["--warm"]);
+    lab.refused(
+        "doctor --warm run.toml --backend wgpu:0,1",
+        2,
+        &[if cfg!(feature = "wgpu") { "one device" } else { "--features wgpu" }],
+    );
+}
+
+/// A user's cache is kept out of it. Built with `tuned` the choice of kernels is there afterwards, and is not made again.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_run_is_warmed_and_equals_the_cpu() {
+    let lab = Lab::new();
+    let cache = tempfile::tempdir().unwrap();
+    let before = snapshot(&lab.path(""));
+    let warm = || {
+        let mut command = lab.command("doctor --warm run.toml --backend wgpu --json");
+        command.envs([("XDG_CACHE_HOME", cache.path()), ("XDG_RUNTIME_DIR", cache.path())]);
+        document(&succeeded("doctor --warm", command.output().unwrap()))
+    };
+    let report = warm();
+    assert_eq!(snapshot(&lab.path("")), before, "the run's folder is left as it was");
+    assert_eq!((&report["passed"], &report["tuned"]), (&json!(true), &json!(cfg!(feature = "tuned"))));
+    let [steps, cpu] = ["steps", "cpu"].map(|key| report[key].as_array().unwrap());
+    assert!(steps.len() == 3 && cpu.len() == 3, "{report}");
+    assert_ne!(steps[0]["loss"], steps[2]["loss"]);
+    assert!(report["max_relative_difference"].as_f64().unwrap() < 1e-4, "{report}");
+    assert!(report["ranking_seconds"].as_f64().unwrap() > 0.0, "{report}");
+
+    let kernels = Path::new(report["kernels"].as_str().unwrap());
+    assert!(kernels.starts_with(cache.path().join("itemlm/kernels")), "{report}");
+    assert_eq!(kernels.join("autotune").is_dir(), cfg!(feature = "tuned"));
+    if kernels.is_dir() {
+        let kept = snapshot(kernels);
+        warm();
+        assert_eq!(snapshot(kernels), kept);
+    }
 }
