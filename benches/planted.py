@@ -1,6 +1,6 @@
 """Planted worlds: does ILM read co-visits where titles say nothing, cost nothing where titles say everything, and does phase 1 help a frozen LLM?
 
-  python3 benches/planted.py --itemlm target/release/itemlm --work DIR [--seeds 3] [--first-seed 1] [--threads 1] [--wide] [--report]
+  python3 benches/planted.py --itemlm target/release/itemlm --work DIR [--seeds 3] [--first-seed 1] [--threads 1] [--report]
 
 Needs nothing but Python and the binary (and pyarrow, if there, for the intervals within a seed). Each seed has one catalogue, 20 book series of 5
 volumes ("Silent Orbit Three"), and one tiny Llama that has read about them (LML, every weight): half of the windows it reads go on with the volume
@@ -16,9 +16,6 @@ Collaborative vectors (`itemlm cf als`) and phase 1 (`itemlm align`: ITC and ITG
 (`itemlm train`) from some. Three experiments: covisits and titles with vectors beside the text and LoRA; and "alone", the titles world with
 vectors in the titles' place and the LLM frozen, as ILM's paper has it. All arms of the same experiment and windows have the same order, steps, rate and base.
 
-With --wide (in a DIR of its own) the catalogue is four times as large, and "alone" the only experiment: of 20 series even 50 windows show every item to
-an untrained Q-Former, and phase 1 has nothing to tell it. Of 80, which phase 1 has all seen, they do not.
-
 Said beforehand. Hyperparameters were chosen on seeds 11 to 13 (see below); seeds 1 to 3 were run once, for the report. NDCG@10 on 1000 test windows
 a world, mean and 95 % t-interval over the seeds of an arm and of its difference to another, seed by seed; beside it each seed's own paired interval.
   covisits  ILM beats text only: the interval of the difference is above 0.
@@ -33,7 +30,6 @@ p = argparse.ArgumentParser()
 p.add_argument("--itemlm", required=True); p.add_argument("--work", required=True)
 p.add_argument("--seeds", type=int, default=3); p.add_argument("--first-seed", type=int, default=1)
 p.add_argument("--threads", type=int, default=1); p.add_argument("--report", action="store_true", help="only the tables of what is done")
-p.add_argument("--wide", action="store_true", help="80 series; alone, few windows")
 a = p.parse_args()
 os.environ["RAYON_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(a.threads)
 
@@ -41,8 +37,6 @@ ADJECTIVES = "Silent Crimson Hollow Golden Broken Distant Winter Hidden".split()
 NOUNS = "Alibi Manor Cipher Comet Orbit Nebula Orchid Meadow Willow Kettle".split()
 VOLUMES = "One Two Three Four Five".split()
 SERIES, SHELVES, HISTORY, TRAIN, TEST, READ = 20, 10, 4, 1000, 1000, 8000
-if a.wide:
-    SERIES, TRAIN, READ = 80, 4000, 32000
 NOISE = 0.1  # of a world's choices, made at random
 HIDDEN, INNER, LAYERS, HEADS, HEAD = 64, 128, 2, 4, 16
 WIDTH = 32  # of a collaborative vector
@@ -55,15 +49,12 @@ ROUNDS = [(2, READ, 3e-3, 0)] + [(1, READ // 4, rate, k) for rate in (2e-3, 2e-3
 SCHEDULES = {"covisits": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "titles": {200: (8, 3e-3), TRAIN: (3, 3e-3)}, "alone": {50: (32, 1e-3), 200: (24, 3e-3), TRAIN: (6, 3e-3)}}
 # Phase 1's epochs, and the Q-Former's dropout in both phases. A ridge regression reads the volume of items it has
 # not seen from what the queries give for .73 of them; for .52 after 200 epochs without dropout. II makes neighbours in a series alike, so it is an arm of its own.
-ALIGNED = {"covisits": (200, 0.0), "titles": (200, 0.0), "alone": (100 if a.wide else 400, 0.1)}
+ALIGNED = {"covisits": (200, 0.0), "titles": (200, 0.0), "alone": (400, 0.1)}
 ENCODERS = {"text only": "none", "MLP": "mlp", "ILM-rand": "rand", "ILM": "aligned", "ILM-II": "aligned", "ILM-rand, no dropout": "rand"}
 
 def arms():
     """(experiment, windows, encoder, K, loss), the most telling first"""
     vectors = ("ILM-rand", "ILM", "MLP")
-    if a.wide:
-        yield from (("alone", windows, encoder, 4, "msl") for windows in (50, 200) for encoder in vectors)
-        return
     yield from ((experiment, 200, encoder, 4, "msl") for experiment in ("titles", "covisits") for encoder in ("text only", *vectors))
     yield from (("alone", windows, encoder, 4, "msl") for windows in (200, 50) for encoder in vectors[:2])
     yield from ((experiment, TRAIN, encoder, 4, "msl") for experiment in ("titles", "covisits") for encoder in ("text only", *vectors))
@@ -220,7 +211,7 @@ def shared(folder, seed):
             config = run_file(corpus, base, items, seed * 100 + n, samples, epochs, rate, "full", warmup=50 if n == 0 else 10, batch=32)
             say(seed, f"read {samples} windows, {k} vectors an item", train(f"{folder}/read/{n}", config))
             base = f"{folder}/read/{n}/model"
-    for world in ("titles",) if a.wide else ("covisits", "titles"):
+    for world in ("covisits", "titles"):
         if not os.path.exists(f"{folder}/{world}.json"):
             worlds.rng.seed(f"{seed} {world}")
             window = getattr(worlds, f"{world}_window")

@@ -25,9 +25,6 @@ pub(super) fn text(report: &PlanReport) -> String {
     let parts = parts.iter().filter(|(_, bytes)| *bytes > 0);
     let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {}", size(Some(*bytes)))).collect();
     line("weights", weights.total(), parts.join(", "));
-    if report.first_weights_bytes > 0 {
-        line("first weights", report.first_weights_bytes, "those that the run began with, which it keeps".into());
-    }
     line("optimiser state", report.optimizer_bytes, "AdamW's two moments of all that trains".into());
     line("program", report.program_bytes, "with corpus, titles and tokenizer, as now".into());
     let cut = match report.micro_batch_tokens {
@@ -47,7 +44,6 @@ pub(super) fn text(report: &PlanReport) -> String {
         let more = format!("{} validation prompts together: keys and values {}", ranking.prompts, size(Some(ranking.cache)));
         line("ranking", ranking.cache + ranking.transient, more);
     }
-    line("checkpoint", report.checkpoint_bytes, "its bytes while it is written".into());
     line("allocator", report.allocator_bytes, "freed, kept, and too small to be used again".into());
     let verdict = match report.fits {
         Some(true) => "fits into",

@@ -41,8 +41,6 @@ pub struct PlanReport {
     pub parameters: ParameterCount,
     /// Of the model.
     pub weights: WeightBytes,
-    /// The weights that the run began with, which it keeps where every weight trains.
-    pub first_weights_bytes: u64,
     /// AdamW's two moments.
     pub optimizer_bytes: u64,
     /// What the process holds beside: program, corpus, titles, tokenizer. As now; 0 for a device of its own memory, and where the system
@@ -60,8 +58,6 @@ pub struct PlanReport {
     pub step: StepBytes,
     /// Between steps, in the same place: the optimiser, and the copy of its state that a checkpoint is made of.
     pub between_steps_bytes: u64,
-    /// The checkpoint's bytes as they grow; on top of all else.
-    pub checkpoint_bytes: u64,
     /// Ranking of the validation windows, where they are ranked.
     pub ranking: Option<RankingBytes>,
     /// What the allocator keeps and nothing uses, as measured; 0 for a device of its own memory.
@@ -131,7 +127,6 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         precision: config.llm.precision,
         parameters: sizes.parameters(),
         weights: sizes.weights(),
-        first_weights_bytes: sizes.first_weights(),
         optimizer_bytes: sizes.optimizer(),
         program_bytes: counted.program,
         steps_per_epoch: lessons.train.steps_per_epoch,
@@ -140,7 +135,6 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         micro_batch_tokens: config.train.micro_batch_tokens.filter(|_| config.train.micro_batch_size.is_none()),
         step,
         between_steps_bytes: sizes.between_steps(),
-        checkpoint_bytes: sizes.checkpoint(),
         ranking: counted.ranking,
         allocator_bytes: counted.allocator(&step),
         peak_bytes,
@@ -241,7 +235,7 @@ impl<'a> Counted<'a> {
     /// What the model holds, and the most that comes to it.
     fn used(&self, step: &StepBytes) -> u64 {
         let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.transient);
-        let held = self.sizes.weights().total() + self.sizes.first_weights() + self.sizes.optimizer();
+        let held = self.sizes.weights().total() + self.sizes.optimizer();
         held + step.total().max(self.sizes.between_steps()).max(ranking)
     }
 
@@ -250,7 +244,7 @@ impl<'a> Counted<'a> {
     }
 
     fn peak(&self, step: &StepBytes) -> u64 {
-        self.program + self.used(step) + self.allocator(step) + if self.on_host { self.sizes.checkpoint() } else { 0 }
+        self.program + self.used(step) + self.allocator(step)
     }
 
     fn fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {

@@ -117,7 +117,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     }
     let loading = || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || start(config, &options, material, checkpoint, &devices);
-    let Started { run, precision, notice, shown, validation } = within_memory(&options.backend, loading, load)?;
+    let Started { recommender, run, precision, notice, shown, validation } = within_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
@@ -129,7 +129,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         let shared = if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
         log(format_args!("{shared}{precision}; {shown}; {validation}"));
     }
-    let outcome = within_memory(&options.backend, || training(config, &options), || crate::train::run(run))?;
+    let outcome = within_memory(&options.backend, || training(config, &options), || crate::train::run(recommender, run))?;
 
     if outcome.progress.epoch == config.train.epochs {
         publish(dir, config.llm.tune)?;
@@ -152,7 +152,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
 
 /// A run that can begin, or go on.
 pub(super) struct Started {
-    /// All that training needs.
+    /// The model, at the state to go on from.
+    pub recommender: Recommender<Training>,
+    /// All else that training needs.
     pub run: Run<Training>,
     /// What the LLM computes in, in words.
     pub precision: String,
@@ -230,7 +232,6 @@ pub(super) fn start(
         )
     });
     let run = Run {
-        recommender: Recommender { model, loss, fixed_temperature, root_children },
         other_devices: devices[1..].to_vec(),
         optimizer,
         progress,
@@ -246,7 +247,8 @@ pub(super) fn start(
         max_steps: options.max_steps,
         interrupter: options.interrupter.clone(),
     };
-    Ok(Started { run, precision, notice, shown: lessons.shown, validation: lessons.validation })
+    let recommender = Recommender { model, loss, fixed_temperature, root_children };
+    Ok(Started { recommender, run, precision, notice, shown: lessons.shown, validation: lessons.validation })
 }
 
 /// What a run learns from, and what chooses its best epoch.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::TrainOptions;
 use super::doctor::{rounds_to_tf32, unless_it_panics};
 use super::run_dir::Material;
-use super::train::start;
+use super::train::{Started, start};
 use super::trusted::trusted_device;
 use crate::backend::{BackendChoice, BackendName, TUNED, kernels_dir};
 use crate::config::RunConfig;
@@ -136,14 +136,14 @@ fn first_steps(
         }
         _ => true,
     };
-    let run = start(config, options, material, None, std::slice::from_ref(device))?.run;
+    let Started { recommender, run, .. } = start(config, options, material, None, std::slice::from_ref(device))?;
     let mut ranking_seconds = None;
     if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
         let started = Instant::now();
-        validate(&[run.recommender.valid()])?;
+        validate(&[recommender.valid()])?;
         ranking_seconds = Some(started.elapsed().as_secs_f64());
     }
-    let steps = crate::train::profile(run, 0, STEPS)?;
+    let steps = crate::train::profile(recommender, run, 0, STEPS)?;
     let step = |step: &ProfiledStep| WarmStep {
         loss: step.output.loss,
         grad_norm: step.output.grad_norm,

@@ -4,17 +4,19 @@
 //! the windows and dropout's masks are functions of the seed and the step, so there is no generator state to keep.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use bincode::error::EncodeError;
 use burn::module::AutodiffModule;
 use burn::optim::Optimizer;
-use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
+use burn::record::{BinBytesRecorder, BurnRecord, FullPrecisionSettings, Record, Recorder};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
-use crate::files::{sha256, write_atomic};
+use crate::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
 use crate::model::{ItemLanguageModel, Llama, LoraConfig, Precision, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
@@ -198,12 +200,19 @@ impl Checkpoints {
         optimizer: &AdamW<M, B>,
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
-        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
-        let record = Recorder::<B>::record(&recorder, optimizer.to_record(), ()).context("optimiser state")?;
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
         weights(temporary.path()).context(format_args!("step {step}"))?;
-        write_atomic(&temporary.path().join(OPTIMIZER), &record)?;
-        let state = State { optimizer_sha256: sha256(&record), progress };
+        // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's src/record/memory.rs), and reads it.
+        let record = optimizer.to_record().into_item::<FullPrecisionSettings>();
+        let record = BurnRecord::<_, B>::new::<BinBytesRecorder<FullPrecisionSettings>>(record);
+        let optimizer_sha256 = write_atomic_with(&temporary.path().join(OPTIMIZER), |file| {
+            match bincode::serde::encode_into_std_write(record, file, bincode::config::standard()) {
+                Ok(_) => Ok(()),
+                Err(EncodeError::Io { inner, .. }) => Err(inner),
+                Err(other) => Err(io::Error::other(other)),
+            }
+        })?;
+        let state = State { optimizer_sha256, progress };
         let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
         // Reading the weights back waited for the device: a thread of it that died by now has spoilt them.

@@ -237,17 +237,6 @@ impl<'a> Sizes<'a> {
         (trained + 3 * largest).max(2 * trained) * F32
     }
 
-    /// The file of the optimiser's state, made in memory: a vector that doubles, whose smaller ones before are freed and of no use to it;
-    /// together up to twice the last one.
-    pub fn checkpoint(&self) -> u64 {
-        self.optimizer() * 3
-    }
-
-    /// What of the weights is held twice while every weight trains: those that the run began with.
-    pub fn first_weights(&self) -> u64 {
-        if self.is_full() { self.weights().total() } else { 0 }
-    }
-
     /// Ranking of prompts together.
     ///
     /// * `lengths`: the tokens of each prompt that they do not share; `shared` those that they do.

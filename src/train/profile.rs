@@ -6,7 +6,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::train::Learner;
 
 use super::strategy::{Components, Strategy};
-use super::{Outcome, Run, StepOutput};
+use super::{Outcome, Recommender, Run, StepOutput};
 use crate::profile::{Recorded, record};
 use crate::{Error, Result};
 
@@ -25,15 +25,20 @@ pub struct ProfiledStep {
 ///
 /// # Errors
 /// As [`super::run`]; an interrupt before the first step after `warm_up` has ended.
-pub fn profile<B: AutodiffBackend>(run: Run<B>, warm_up: usize, steps: usize) -> Result<Vec<ProfiledStep>> {
+pub fn profile<B: AutodiffBackend>(
+    recommender: Recommender<B>,
+    run: Run<B>,
+    warm_up: usize,
+    steps: usize,
+) -> Result<Vec<ProfiledStep>> {
     let schedule = run.schedule();
     let total_steps = schedule.total;
-    let mut learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
+    let mut learner = Learner::<Components<B>>::new(recommender, run.optimizer.clone(), schedule);
     let mut outcome = Outcome { progress: run.progress.clone(), ..Outcome::default() };
     let strategy = Strategy { run, total_steps, result: Arc::new(Mutex::new(Ok(Outcome::default()))) };
 
-    let device = strategy.run.recommender.model.device();
-    let mut models = strategy.run.models();
+    let mut models = strategy.run.models(learner.model());
+    let device = models[0].model.device();
     let mut taken = Vec::with_capacity(warm_up + steps);
     let epochs = (0..warm_up + steps).flat_map(|epoch| (strategy.run.train.epoch)(epoch));
     for samples in epochs.take(warm_up + steps) {

@@ -40,11 +40,9 @@ use crate::{Context, Error, Result};
 /// Ranks the validation windows with a model and its copies on other devices: NDCG@10, or `None` if interrupted.
 pub type Validate<B> = Box<dyn Fn(&[Recommender<B>]) -> Result<Option<f64>>>;
 
-/// All that a training run needs.
+/// All that a training run needs, but for the model.
 pub struct Run<B: AutodiffBackend> {
-    /// The model, at the state to go on from.
-    pub recommender: Recommender<B>,
-    /// Devices that share its work beside its own.
+    /// Devices that share the work beside the model's own.
     pub other_devices: Vec<B::Device>,
     /// The optimiser, likewise.
     pub optimizer: AdamW<Recommender<B>, B>,
@@ -76,9 +74,10 @@ pub struct Run<B: AutodiffBackend> {
 
 impl<B: AutodiffBackend> Run<B> {
     /// The model, and a copy on each of the other devices.
-    pub(super) fn models(&self) -> Vec<Recommender<B>> {
-        let copy = |device| Recommender { model: self.recommender.model.copied_to(device), ..self.recommender };
-        std::iter::once(self.recommender.clone()).chain(self.other_devices.iter().map(copy)).collect()
+    pub(super) fn models(&self, recommender: Recommender<B>) -> Vec<Recommender<B>> {
+        let copy = |device| Recommender { model: recommender.model.copied_to(device), ..recommender };
+        let copies: Vec<_> = self.other_devices.iter().map(copy).collect();
+        std::iter::once(recommender).chain(copies).collect()
     }
 
     pub(super) fn schedule(&self) -> LinearSchedule {
@@ -108,16 +107,16 @@ pub struct Outcome {
 
 pub(super) type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>, AdamW<Recommender<B>, B>>;
 
-/// Trains to the end, to `max_steps`, or to an interrupt; a checkpoint is written in every case.
+/// Trains `recommender`, at the state to go on from, to the end, to `max_steps`, or to an interrupt; a checkpoint is written in every case.
 ///
 /// # Errors
 /// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The last good checkpoint stays.
-pub fn run<B: AutodiffBackend>(run: Run<B>) -> Result<Outcome> {
+pub fn run<B: AutodiffBackend>(recommender: Recommender<B>, run: Run<B>) -> Result<Outcome> {
     let schedule = run.schedule();
     let total_steps = schedule.total;
     truncate_metrics(&run.dir.join("metrics.jsonl"), run.progress.step)?;
 
-    let learner = Learner::<Components<B>>::new(run.recommender.clone(), run.optimizer.clone(), schedule);
+    let learner = Learner::<Components<B>>::new(recommender, run.optimizer.clone(), schedule);
     let (dir, interrupter, ui, epochs) = (run.dir.clone(), run.interrupter.clone(), run.ui, run.config.epochs);
     let ranks = run.validate.is_some();
     let result = Arc::new(Mutex::new(Ok(Outcome::default())));
@@ -180,7 +179,7 @@ impl<B: AutodiffBackend> Strategy<B> {
         events: &mut SupervisedTrainingEventProcessor<Components<B>>,
     ) -> Result<Outcome> {
         let run = &self.run;
-        let mut models = run.models();
+        let mut models = run.models(learner.model());
         let checkpoints = Checkpoints::open(&run.dir)?;
         let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
@@ -221,7 +220,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                     }
                 };
                 let step = Step {
-                    batches: self.batches(models.len(), run.valid.iter().map(|example| vec![example.clone()]).collect()),
+                    batches: self.batches(&models, run.valid.iter().map(|example| vec![example.clone()]).collect()),
                     temperature: outcome.progress.temperature,
                     seed: 0,
                 };
@@ -269,7 +268,7 @@ impl<B: AutodiffBackend> Strategy<B> {
         profile::begin(Part::Data);
         let examples = samples.iter().map(|&sample| (run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
         let step = Step {
-            batches: self.batches(models.len(), examples),
+            batches: self.batches(models, examples),
             temperature: progress.temperature,
             seed: run.seed.wrapping_add((progress.step as u64) << 20),
         };
@@ -347,10 +346,10 @@ impl<B: AutodiffBackend> Strategy<B> {
         events.process_valid(LearnerEvent::EndEpoch(epoch));
     }
 
-    /// Micro-batches, for so many devices.
-    fn batches(&self, devices: usize, samples: Vec<Vec<Example>>) -> Vec<Batch> {
-        let candidates = self.run.recommender.loss.candidates();
-        self.run.config.micro_batch().batches_for(devices, samples, &self.run.catalogue, candidates)
+    /// Micro-batches, for a model a device.
+    fn batches<C: Backend>(&self, models: &[Recommender<C>], samples: Vec<Vec<Example>>) -> Vec<Batch> {
+        let candidates = models[0].loss.candidates();
+        self.run.config.micro_batch().batches_for(models.len(), samples, &self.run.catalogue, candidates)
     }
 }
 

@@ -112,23 +112,26 @@ fn losses(
         MicroBatch::Tokens(tokens) => config.micro_batch_tokens = Some(tokens),
     }
     let valid = examples[..10].to_vec();
-    let outcome = run(Run {
-        recommender: Recommender { model, loss, fixed_temperature: 2.0, root_children },
-        other_devices: devices[1..].to_vec(),
-        optimizer: adamw(0.01),
-        progress: Progress::default(),
-        config,
-        seed: 4,
-        train: Samples::new(WINDOWS, 16, true, 2, move |sample| Ok(vec![examples[sample].clone()])),
-        valid,
-        catalogue: Arc::new(catalogue),
-        validate: None,
-        trained: Trained::Encoder,
-        dir: dir.to_path_buf(),
-        ui: Ui::None,
-        max_steps: None,
-        interrupter: Interrupter::new(),
-    });
+    let recommender = Recommender { model, loss, fixed_temperature: 2.0, root_children };
+    let outcome = run(
+        recommender,
+        Run {
+            other_devices: devices[1..].to_vec(),
+            optimizer: adamw(0.01),
+            progress: Progress::default(),
+            config,
+            seed: 4,
+            train: Samples::new(WINDOWS, 16, true, 2, move |sample| Ok(vec![examples[sample].clone()])),
+            valid,
+            catalogue: Arc::new(catalogue),
+            validate: None,
+            trained: Trained::Encoder,
+            dir: dir.to_path_buf(),
+            ui: Ui::None,
+            max_steps: None,
+            interrupter: Interrupter::new(),
+        },
+    );
     let best = outcome.unwrap().progress.best.unwrap();
     let metrics = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap();
