@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod files;
 pub mod log;
 pub mod loss;
+pub mod machine;
 pub mod model;
 pub mod prior;
 pub mod profile;

@@ -31,7 +31,7 @@ pub(super) struct PrepareArgs {
     /// Leave out up to so many bad rows
     #[arg(long, default_value_t = 0)]
     skip_bad: u64,
-    /// Memory to work in, such as 512MB or 8GB, beside what ids and titles take; half of the machine's by default
+    /// Memory to work in, such as 512MB or 8GB, beside what ids and titles take; half of the machine's, or of its container's limit, by default
     #[arg(long, value_parser = memory)]
     memory: Option<u64>,
     /// table: the column of users

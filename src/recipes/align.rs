@@ -226,7 +226,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         samples: progress.samples,
         seconds: progress.seconds,
         samples_per_second: if seconds > 0.0 { samples as f64 / seconds } else { 0.0 },
-        peak_memory_bytes: super::peak_memory_bytes(),
+        peak_memory_bytes: crate::machine::peak_bytes(),
         loss: FirstLast { first: progress.first_loss, last: last_loss },
         temperature: scalar(&aligner.temperature.val()),
         texts: data.texts.len(),

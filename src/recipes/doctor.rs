@@ -17,7 +17,7 @@ use self_check::{Numbers, SelfCheck};
 use crate::backend::{Adapter, BackendName, Concrete, TUNED, kernels_dir};
 use crate::model::Precision;
 use crate::train::{recorded_panic, take_recorded_panic};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, machine};
 
 /// As Cargo.toml pins it; burn does not tell its version.
 const BURN: &str = "0.21.0";
@@ -285,34 +285,13 @@ fn median_seconds<T>(device: &DispatchDevice, work: impl Fn() -> T) -> Result<f6
     Ok(seconds.get(REPETITIONS / 2).copied().unwrap_or(f64::NAN))
 }
 
-pub(super) fn host() -> Host {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+fn host() -> Host {
     Host {
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         threads: rayon::current_num_threads(),
-        memory_bytes: memory_bytes(),
-        available_bytes: bytes_of("/proc/meminfo", "MemAvailable:"),
-        limit_bytes: read("/sys/fs/cgroup/memory.max").trim().parse().ok(),
-    }
-}
-
-/// Of one of /proc's tables in kB.
-pub(super) fn bytes_of(table: &str, entry: &str) -> Option<u64> {
-    let table = std::fs::read_to_string(table).ok()?;
-    let kilobytes = table.lines().find_map(|line| line.strip_prefix(entry)?.strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes << 10)
-}
-
-fn memory_bytes() -> Option<u64> {
-    #[cfg(unix)]
-    {
-        // SAFETY: sysconf only reads.
-        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-        Some(u64::try_from(pages).ok()? * u64::try_from(size).ok()?)
-    }
-    #[cfg(not(unix))]
-    {
-        None
+        memory_bytes: machine::memory_bytes(),
+        available_bytes: machine::available_bytes(),
+        limit_bytes: machine::limit_bytes(),
     }
 }
 

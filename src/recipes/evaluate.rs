@@ -225,7 +225,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         prior,
         tried,
         step: run.step,
-        peak_memory_bytes: super::peak_memory_bytes(),
+        peak_memory_bytes: crate::machine::peak_bytes(),
     };
     let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
     write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;

@@ -85,22 +85,3 @@ fn trustworthy(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
         false => Ok(()),
     }
 }
-
-/// The most memory this process has held, in bytes.
-pub fn peak_memory_bytes() -> u64 {
-    #[cfg(unix)]
-    {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: getrusage fills the struct it is given; all zeros are a valid value of it.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        // Kilobytes on Linux, bytes on macOS.
-        usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 }
-    }
-    #[cfg(not(unix))]
-    {
-        0
-    }
-}

@@ -6,18 +6,17 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use super::TrainOptions;
-use super::doctor::{bytes_of, host};
 use super::evaluate::{TOKENS_A_BEAM, common_beginning, together};
 use super::ranking::Ranking;
 use super::run_dir::Material;
 use super::train::{Lessons, lessons, loss, refuse_f16, tune};
-use crate::Result;
 use crate::backend::{BackendChoice, BackendName};
 use crate::batch::{Batch, Candidates, Example, MicroBatch};
 use crate::config::{RunConfig, Scoring};
 use crate::model::{EncoderConfig, LlamaConfig, Precision, QuantizedSize};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{ParameterCount, RankingBytes, Sizes, StepBytes, WeightBytes};
+use crate::{Result, machine};
 
 /// Samples of the first epoch that are tokenised: of a larger epoch the rest is taken to be alike.
 const SAMPLES: usize = 2048;
@@ -217,7 +216,7 @@ impl<'a> Counted<'a> {
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &lessons.valid)),
-            program: if on_host { resident_bytes() } else { 0 },
+            program: if on_host { machine::resident_bytes().unwrap_or(0) } else { 0 },
             on_host,
         })
     }
@@ -310,11 +309,11 @@ fn ranking_bytes(config: &RunConfig, sizes: &Sizes, catalogue: &Catalogue, valid
 /// The memory of the device that a run would take.
 fn memory(backend: &BackendChoice) -> Result<Memory> {
     if backend.name == BackendName::Cpu {
-        let host = host();
-        let known = [host.available_bytes, host.limit_bytes].into_iter().flatten().min();
+        let limit = machine::limit_bytes();
+        let known = [machine::available_bytes(), limit].into_iter().flatten().min();
         let of = match known {
             None => "the system does not tell its memory",
-            bytes if bytes == host.limit_bytes => "the limit on this container",
+            bytes if bytes == limit => "the limit on this container",
             _ => "available on this machine now",
         };
         return Ok(Memory { bytes: known, of: of.into(), largest_tensor_bytes: None });
@@ -325,9 +324,4 @@ fn memory(backend: &BackendChoice) -> Result<Memory> {
         None => format!("{}, whose memory {} does not tell", adapter.name, adapter.api),
     };
     Ok(Memory { bytes: adapter.memory_bytes, of, largest_tensor_bytes: adapter.largest_buffer_bytes })
-}
-
-/// What this process holds now; 0 where the system does not tell.
-fn resident_bytes() -> u64 {
-    bytes_of("/proc/self/status", "VmRSS:").unwrap_or(0)
 }

@@ -124,7 +124,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
         share_of_peak: rate(flops, total),
         parts: Part::ALL.into_iter().flat_map(passes).map(part).collect(),
         losses: steps.iter().map(|step| step.output.loss).collect(),
-        peak_memory_bytes: super::peak_memory_bytes(),
+        peak_memory_bytes: crate::machine::peak_bytes(),
         notice: started.notice,
     })
 }

@@ -303,7 +303,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
         sentence_encoder,
         rows_per_second: rows.len() as f64 / started.elapsed().as_secs_f64(),
         step: run.step,
-        peak_memory_bytes: super::peak_memory_bytes(),
+        peak_memory_bytes: crate::machine::peak_bytes(),
     };
     let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
     let split = options.split;

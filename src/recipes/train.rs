@@ -141,7 +141,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         samples: outcome.progress.samples,
         seconds: outcome.progress.seconds,
         samples_per_second: if outcome.seconds > 0.0 { outcome.samples as f64 / outcome.seconds } else { 0.0 },
-        peak_memory_bytes: super::peak_memory_bytes(),
+        peak_memory_bytes: crate::machine::peak_bytes(),
         loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
         temperature: outcome.progress.temperature.value,
         valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.ndcg_at_10),

@@ -21,7 +21,7 @@ use super::place::Place;
 use super::progress::Progress;
 use super::sources::{self, Columns, Job, ReadOptions};
 use super::store::{Counts, Manifest, Provenance, Step};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, machine};
 
 /// What to prepare.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct PrepareOptions {
     pub format: Option<String>,
     /// So many bad rows are left out before one is an error.
     pub skip_bad: u64,
-    /// Memory to work in, in bytes; half of the machine's by default.
+    /// Memory to work in, in bytes; half of the machine's, or of its container's limit, by default.
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
@@ -282,11 +282,8 @@ fn show(inputs: &[PathBuf]) -> String {
     inputs.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// Of the machine's memory, or of the limit on the container.
 fn half_of_memory() -> Result<u64> {
-    // SAFETY: sysconf only reads.
-    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    match (u64::try_from(pages), u64::try_from(size)) {
-        (Ok(pages), Ok(size)) if pages > 0 && size > 0 => Ok(pages * size / 2),
-        _ => Err(Error::usage("this system does not tell its memory: give --memory")),
-    }
+    let known = [machine::memory_bytes(), machine::limit_bytes()].into_iter().flatten().min();
+    known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))
 }
