@@ -7,7 +7,7 @@ mod adapters;
 #[cfg(all(feature = "cuda", unix))]
 mod cuda_driver;
 mod exhausted;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(feature = "tuned")]
 mod kernels;
 
 use std::fmt::Display;
@@ -34,12 +34,12 @@ pub type Training = burn::backend::Autodiff<Concrete>;
 /// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them: the feature `tuned`.
 pub const TUNED: bool = cfg!(feature = "tuned");
 
-/// The folder, in the user's cache, of the kernels of these graphics cards: CUDA's, compiled, and the choices of [`TUNED`]. `None` in a
-/// build for the CPU alone, and where the user has no cache.
+/// Where the choices of [`TUNED`] are kept between runs; `None` in other builds, which make none. The first device of a GPU, or this, sets
+/// CubeCL's configuration of the process, if the program has not.
 pub fn kernels_dir() -> Option<PathBuf> {
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    return kernels::dir();
-    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    #[cfg(feature = "tuned")]
+    return kernels::dir_in_use();
+    #[cfg(not(feature = "tuned"))]
     None
 }
 
@@ -171,8 +171,10 @@ impl BackendName {
 
     /// burn's device, not tried out.
     fn on(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        kernels::keep();
+        #[cfg(feature = "tuned")]
+        if self != Self::Cpu {
+            kernels::set_cache();
+        }
         Ok(match self {
             #[cfg(feature = "cpu")]
             Self::Cpu => DispatchDevice::Flex(Default::default()),

@@ -187,7 +187,7 @@ enum Command {
     },
     /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
     Doctor {
-        /// Compile, tune and keep a run's kernels on --backend instead, and hold its first steps to the CPU's
+        /// Choose a run's kernels on --backend before it begins (feature tuned), and hold its first steps to the CPU's
         #[arg(long, value_name = "RUN.toml", requires = "backend")]
         warm: Option<PathBuf>,
         /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list

@@ -21,32 +21,32 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Writes `bytes` beside `path`, syncs them, then renames them onto it.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = beside(path)?;
+    let mut file = temporary_beside(path)?;
     file.write_all(bytes).context(path.display())?;
     persist(file, path)
 }
 
 /// As [`write_atomic`], of what `write` writes as it is made: its SHA-256 in hex.
-pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut Digesting) -> io::Result<()>) -> Result<String> {
-    let mut digesting = Digesting { file: BufWriter::with_capacity(1 << 20, beside(path)?), digest: Sha256::new() };
-    write(&mut digesting).context(path.display())?;
-    let file = digesting.file.into_inner().map_err(IntoInnerError::into_error).context(path.display())?;
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut HashingWriter) -> io::Result<()>) -> Result<String> {
+    let mut hashing = HashingWriter { file: BufWriter::with_capacity(1 << 20, temporary_beside(path)?), digest: Sha256::new() };
+    write(&mut hashing).context(path.display())?;
+    let file = hashing.file.into_inner().map_err(IntoInnerError::into_error).context(path.display())?;
     persist(file, path)?;
-    Ok(hex(&digesting.digest.finalize()))
+    Ok(hex(&hashing.digest.finalize()))
 }
 
-fn beside(path: &Path) -> Result<NamedTempFile> {
+fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     NamedTempFile::new_in(parent.unwrap_or(Path::new("."))).context(path.display())
 }
 
 /// A file, and the digest of what was written.
-pub struct Digesting {
+pub struct HashingWriter {
     file: BufWriter<NamedTempFile>,
     digest: Sha256,
 }
 
-impl Write for Digesting {
+impl Write for HashingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.digest.update(&bytes[..written]);
@@ -68,4 +68,25 @@ pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     }
     file.persist(path).map_err(|e| e.error).context(path.display())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_bit_by_bit_is_whole_and_digested() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let digest =
+            write_atomic_with(&path, |file| (0..300_000u32).try_for_each(|n| file.write_all(&n.to_le_bytes()))).unwrap();
+        let written = fs::read(&path).unwrap();
+        assert_eq!((written.len(), &digest), (1_200_000, &sha256(&written)));
+        let failed = write_atomic_with(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(failed.unwrap_err().to_string().ends_with("state: no more"));
+        assert!(fs::read(&path).unwrap() == written && fs::read_dir(dir.path()).unwrap().count() == 1);
+    }
 }

@@ -121,7 +121,8 @@ fn wgpu() -> Result<Vec<Adapter>> {
 fn find_wgpu() -> Result<Vec<Adapter>> {
     use burn::backend::wgpu::{WgpuDevice, graphics::AutoGraphicsApi, init_setup};
 
-    super::kernels::keep();
+    #[cfg(feature = "tuned")]
+    super::kernels::set_cache();
     let setup = std::panic::catch_unwind(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));
     let setup = setup.map_err(|_| BackendName::Wgpu.no_device(crate::train::take_recorded_panic().unwrap_or_default()))?;
     let used = setup.adapter.get_info();

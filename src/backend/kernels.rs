@@ -1,7 +1,8 @@
-//! Where compiled kernels, and which of them were the fastest, are kept between runs.
+//! Where it is kept which kernels were the fastest.
 //!
-//! CubeCL 0.10 keeps the choices under the `target` folder of the next Cargo.toml above the working directory, and CUDA's compiled kernels
-//! nowhere (`cubecl-runtime/src/config`). Here both go to the user's cache, unless a `cubecl.toml` or `burn.toml` says where.
+//! CubeCL 0.10 keeps that under the `target` folder of the next Cargo.toml above the working directory (`cubecl-runtime/src/config`). Here it goes to the
+//! user's cache, unless a `cubecl.toml` or `burn.toml` names another place than `target`. CUDA's compiled kernels are not kept: CubeCL
+//! would give those of one card to another (`cubecl-cuda/src/compute/context.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,16 +11,21 @@ use cubecl_runtime::config::cache::CacheConfig;
 use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
 use sha2::{Digest, Sha256};
 
+use crate::files::hex;
+
+/// What decides which card is a backend's first, beside what the machine has.
+const CHOOSING: [&str; 4] = ["CUDA_VISIBLE_DEVICES", "CUBECL_WGPU_DEFAULT_DEVICE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
+
 /// `itemlm/kernels/CARDS` in the user's cache (`$XDG_CACHE_HOME`, by default `~/.cache`; `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on
 /// Windows); `None` where there is no such folder.
-pub(super) fn dir() -> Option<PathBuf> {
-    let cards = Sha256::digest(cards(Path::new("/sys")));
-    let cards: String = cards.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Some(dirs::cache_dir()?.join("itemlm").join("kernels").join(cards))
+fn dir() -> Option<PathBuf> {
+    let chosen = CHOOSING.map(|name| format!("{name}={:?}\n", std::env::var_os(name))).concat();
+    let cards = hex(&Sha256::digest(chosen + &cards(Path::new("/sys"))));
+    Some(dirs::cache_dir()?.join("itemlm").join("kernels").join(&cards[..16]))
 }
 
-/// Graphics cards and NVIDIA's driver, as Linux tells of them. CubeCL tells cards apart by their place alone, and a choice made on one card may not
-/// run on the card that another machine, with the same home, has in its place.
+/// Graphics cards and NVIDIA's driver, as Linux tells of them; nothing elsewhere. CubeCL tells cards apart by their place alone, and a choice
+/// made on one card may not run on the card that another machine, with the same home, has in its place.
 fn cards(sys: &Path) -> String {
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let devices = std::fs::read_dir(sys.join("bus/pci/devices")).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -35,24 +41,30 @@ fn cards(sys: &Path) -> String {
     cards.join("\n")
 }
 
-/// Before the first device of a GPU: CubeCL reads this once. It has no effect after that.
-pub(super) fn keep() {
-    let Some(dir) = dir().filter(|_| CubeClRuntimeConfig::storage().lock().is_none()) else { return };
-    // CubeCL panics over a file that it does not understand. The device, tried next, does so again, and is told.
-    let Ok(mut config) = std::panic::catch_unwind(|| CubeClRuntimeConfig::from_current_dir().override_from_env()) else {
+/// Before the first device of a GPU: CubeCL reads this once, and it has no effect after that.
+pub(super) fn set_cache() {
+    if CubeClRuntimeConfig::storage().lock().is_some() {
+        return;
+    }
+    let read = std::panic::catch_unwind(|| CubeClRuntimeConfig::from_current_dir().override_from_env());
+    let Ok(mut config) = read else {
+        // CubeCL panics over a file that it does not understand. The device, tried next, does so again, and is told.
+        crate::train::take_recorded_panic();
         return;
     };
-    if matches!(config.autotune.cache, CacheConfig::Target) {
-        config.autotune.cache = CacheConfig::File(dir.clone());
+    if let (CacheConfig::Target, Some(dir)) = (&config.autotune.cache, dir()) {
+        config.autotune.cache = CacheConfig::File(dir);
     }
-    config.compilation.cache.get_or_insert(CacheConfig::File(dir));
-    let mut in_use = CubeClRuntimeConfig::storage().lock();
-    if in_use.is_none() {
-        *in_use = Some(Arc::new(config));
-    }
+    CubeClRuntimeConfig::storage().lock().get_or_insert_with(|| Arc::new(config));
 }
 
-#[cfg(test)]
+/// Where the configuration in force keeps it.
+pub(super) fn dir_in_use() -> Option<PathBuf> {
+    set_cache();
+    CubeClRuntimeConfig::storage().lock().as_ref().map(|config| config.autotune.cache.root())
+}
+
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -20,14 +20,16 @@ pub(super) fn text(report: &DoctorReport) -> String {
         size(host.memory_bytes),
         size(host.available_bytes)
     );
-    text += &format!("kernels of wgpu and cuda: {}\n", kernels(report.tuned, report.kernels.as_deref()));
+    if report.tuned {
+        text += &format!("kernels of wgpu and cuda: {}\n", kernels(report.tuned, report.kernels.as_deref()));
+    }
     report.backends.iter().for_each(|report| text += &backend(report));
     text
 }
 
 fn kernels(tuned: bool, dir: Option<&Path>) -> String {
-    let kind = if tuned { "fused and tuned" } else { "plain (the feature `tuned` fuses and tunes them)" };
-    let kept = dir.map_or(String::new(), |dir| format!(", kept in {}", escaped(&dir.display().to_string())));
+    let kind = if tuned { "fused and tuned" } else { "plain, not kept" };
+    let kept = dir.map_or(String::new(), |dir| format!(", choices kept in {}", escaped(&dir.display().to_string())));
     format!("{kind}{kept}")
 }
 
@@ -48,7 +50,7 @@ pub(super) fn warmed(report: &WarmReport) -> String {
     }
     text += &match report.max_relative_difference {
         Some(difference) => {
-            let verdict = if report.passed { "ok" } else { "FAILED" };
+            let verdict = if report.passed == Some(true) { "ok" } else { "FAILED" };
             format!("  largest difference from the CPU {difference:.1e} (at most {:e} passes)  {verdict}\n", report.tolerance)
         }
         None => "  not compared with the CPU: each device draws the Q-Former's dropout for itself\n".into(),
@@ -160,7 +162,7 @@ mod tests {
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
         for shown in [
             "memory 3.0 GiB, unknown available, limited to 2.0 GiB\n",
-            "kernels of wgpu and cuda: fused and tuned, kept in /home/a\\u{7}/.cache\n",
+            "kernels of wgpu and cuda: fused and tuned, choices kept in /home/a\\u{7}/.cache\n",
             "\nwgpu  FAILED: gone\\u{7}\n",
             "  0: llvm\\u{1b}[2Jpipe (software, runs on the CPU; Vulkan, Mesa\\r\\n, tensors up to 128 MiB; Cpu)  <- in use\n",
             "       1.2 GFLOP/s  256 × 256, f32\n",

@@ -2,27 +2,35 @@
 
 use burn::DispatchDevice;
 
-use super::doctor::disagreement;
+use super::Check;
+use super::doctor::checks;
 use crate::backend::{BackendChoice, BackendName, TUNED};
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// The devices to run on. Kernels that are fused, and chosen by timing them ([`TUNED`]), have given wrong numbers in silence: in a build
 /// that has them a GPU must first pass `doctor`'s self-check.
 ///
 /// # Errors
-/// As [`BackendChoice::devices`]; a device that computes otherwise than the CPU.
+/// As [`BackendChoice::devices`]; a device that dies, or computes otherwise than the CPU.
 pub(super) fn trusted_devices(backend: &BackendChoice) -> Result<Vec<DispatchDevice>> {
     let devices = backend.devices()?;
     if TUNED && backend.name != BackendName::Cpu {
         for device in &devices {
-            if let Some(why) = disagreement(device)? {
-                return Err(Error::failed(format!(
-                    "--backend {backend}: with fused and tuned kernels {why}; take a build without the feature `tuned`, or update the driver"
-                )));
-            }
+            let checks = checks(device).context(format_args!("--backend {backend}: the self-check of tuned kernels"))?;
+            refuse(backend, &checks)?;
         }
     }
     Ok(devices)
+}
+
+fn refuse(backend: &BackendChoice, checks: &[Check]) -> Result<()> {
+    match checks.iter().find(|check| !check.passed) {
+        None => Ok(()),
+        Some(failed) => Err(Error::failed(format!(
+            "--backend {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, or update the driver",
+            failed.failure()
+        ))),
+    }
 }
 
 /// The device of a command that runs on one.
@@ -36,4 +44,27 @@ pub(super) fn trusted_device(backend: &BackendChoice) -> Result<DispatchDevice> 
         )));
     }
     Ok(trusted_devices(backend)?.swap_remove(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failed_check_refuses_the_device() {
+        let backend: BackendChoice = "cuda:1".parse().unwrap();
+        let check = |name, off, passed| Check {
+            name,
+            against: "the CPU",
+            max_difference: off,
+            max_relative_difference: off,
+            tolerance: 1e-4,
+            passed,
+        };
+        assert!(refuse(&backend, &[check("forward", 1e-6, true)]).is_ok());
+        let error = refuse(&backend, &[check("forward", 1e-6, true), check("gradient", 0.5, false)]).unwrap_err();
+        let expected = "--backend cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 of the largest value, more than 1e-4; \
+                        take a build without the feature `tuned`, or update the driver";
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
+    }
 }

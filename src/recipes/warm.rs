@@ -9,10 +9,11 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use super::TrainOptions;
-use super::doctor::{rounds_to_tf32, unless_it_panics};
+use super::doctor::{no_cpu, rounds_to_tf32, unless_it_panics};
 use super::run_dir::Material;
 use super::train::{Started, start};
 use super::trusted::trusted_device;
+use super::within_memory;
 use crate::backend::{BackendChoice, BackendName, TUNED, kernels_dir};
 use crate::config::RunConfig;
 use crate::model::{EncoderConfig, Precision, QFormerConfig};
@@ -20,7 +21,7 @@ use crate::profile::Pass;
 use crate::train::ProfiledStep;
 use crate::{Error, Result};
 
-/// Optimiser steps: the second one's loss tells of the first one's gradient.
+/// Optimiser steps, without a warm-up: from the second one on the losses tell of the gradients before.
 const STEPS: usize = 3;
 /// Validation windows that are ranked, as many as run together or more.
 const WINDOWS: usize = 32;
@@ -41,7 +42,7 @@ pub struct WarmReport {
     pub kernels: Option<PathBuf>,
     /// What the LLM computes in.
     pub precision: Precision,
-    /// The run's first optimiser steps, without the adapter's dropout.
+    /// The run's first optimiser steps, at the peak learning rate and without the adapter's dropout.
     pub steps: Vec<WarmStep>,
     /// The same on the CPU; empty where a Q-Former has dropout, which each device draws for itself.
     pub cpu: Vec<WarmStep>,
@@ -51,8 +52,8 @@ pub struct WarmReport {
     pub tolerance: f64,
     /// Spent on ranking validation windows with the untuned model; null for a run that ranks none.
     pub ranking_seconds: Option<f64>,
-    /// Whether the difference is within the tolerance.
-    pub passed: bool,
+    /// Whether the difference is within the tolerance; null where none is compared.
+    pub passed: Option<bool>,
 }
 
 /// An optimiser step.
@@ -74,19 +75,24 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
     if backend.name == BackendName::Cpu {
         return Err(Error::usage("--warm is for GPUs, the CPU has no kernels to compile or tune: name --backend wgpu or cuda"));
     }
+    let cpu = BackendName::Cpu.device().map_err(|_| no_cpu())?;
     let device = trusted_device(&backend)?;
     let mut config = config.clone();
     // Each device draws dropout for itself.
     config.llm.lora.dropout = 0.0;
+    config.train.warmup_steps = 0;
     config.train.valid_windows = WINDOWS;
     let name = backend.name;
     let options = TrainOptions::dry(backend, interrupter);
-    let (warmed, comparable, ranking_seconds) = unless_it_panics(|| first_steps(&config, &options, &device, true))?;
-    let cpu = match comparable {
-        true => first_steps(&config, &options, &BackendName::Cpu.device()?, false)?.0,
-        false => Vec::new(),
+    let exhausted = || "while the run was warmed: lower train.micro_batch_tokens or decode.beams".to_string();
+    let warmed = || {
+        let rounds =
+            config.llm.precision != Precision::F32 || [128, 1024].iter().any(|&size| rounds_to_tf32(&device, size, size));
+        Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
-    let rounds = config.llm.precision != Precision::F32 || rounds_to_tf32(&device, 1024, 1024);
+    let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
+        unless_it_panics(|| within_memory(&options.backend, exhausted, warmed))?;
+    let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
     let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
     let max_relative_difference = largest_difference(&warmed, &cpu);
     Ok(WarmReport {
@@ -94,7 +100,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
         tuned: TUNED,
         kernels: kernels_dir(),
         precision: config.llm.precision,
-        passed: max_relative_difference.is_none_or(|difference| difference <= tolerance),
+        passed: max_relative_difference.map(|difference| difference <= tolerance),
         steps: warmed,
         cpu,
         max_relative_difference,
@@ -107,7 +113,7 @@ impl WarmReport {
     /// # Errors
     /// A run that the device computes otherwise than the CPU.
     pub fn verdict(&self) -> Result<()> {
-        if self.passed {
+        if self.passed != Some(false) {
             return Ok(());
         }
         let (name, difference) = (self.backend, self.max_relative_difference.unwrap_or(f64::NAN));
@@ -121,13 +127,15 @@ impl WarmReport {
     }
 }
 
-/// The steps, whether another device's are to equal them, and the seconds that ranking took.
-fn first_steps(
-    config: &RunConfig,
-    options: &TrainOptions,
-    device: &DispatchDevice,
-    rank: bool,
-) -> Result<(Vec<WarmStep>, bool, Option<f64>)> {
+struct FirstSteps {
+    steps: Vec<WarmStep>,
+    /// Whether another device's are to equal them.
+    comparable: bool,
+    ranking_seconds: Option<f64>,
+}
+
+fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevice, rank: bool) -> Result<FirstSteps> {
+    let interrupted = || Error::failed("interrupted");
     let material = Material::open(config, None, device)?;
     let encoder = material.entities.as_ref().map(|entities| &entities.identity.encoder);
     let comparable = match encoder {
@@ -140,16 +148,19 @@ fn first_steps(
     let mut ranking_seconds = None;
     if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
         let started = Instant::now();
-        validate(&[recommender.valid()])?;
+        validate(&[recommender.valid()])?.ok_or_else(interrupted)?;
         ranking_seconds = Some(started.elapsed().as_secs_f64());
     }
     let steps = crate::train::profile(recommender, run, 0, STEPS)?;
+    if steps.len() < STEPS {
+        return Err(interrupted());
+    }
     let step = |step: &ProfiledStep| WarmStep {
         loss: step.output.loss,
         grad_norm: step.output.grad_norm,
         seconds: [Pass::Forward, Pass::Backward].map(|pass| step.recorded.seconds.total(pass)).iter().sum(),
     };
-    Ok((steps.iter().map(step).collect(), comparable, ranking_seconds))
+    Ok(FirstSteps { steps: steps.iter().map(step).collect(), comparable, ranking_seconds })
 }
 
 fn largest_difference(found: &[WarmStep], expected: &[WarmStep]) -> Option<f64> {
@@ -165,8 +176,8 @@ mod tests {
     #[test]
     fn a_step_that_differs_is_one_line() {
         let step = |loss, grad_norm| WarmStep { loss, grad_norm, seconds: 1.0 };
-        let cpu = [step(2.0, 0.5), step(1.5, 0.4)];
-        assert_eq!(largest_difference(&[step(2.0, 0.5), step(1.5, 0.5)], &cpu), Some(0.1 / 0.4));
+        let cpu = [step(2.0, 0.5), step(1.5, 0.25)];
+        assert_eq!(largest_difference(&[step(2.0, 0.5), step(1.5, 0.375)], &cpu), Some(0.5));
         assert_eq!(largest_difference(&cpu, &[]), None);
         let report = WarmReport {
             backend: BackendName::Wgpu,
@@ -178,11 +189,11 @@ mod tests {
             max_relative_difference: Some(0.25),
             tolerance: TOLERANCE,
             ranking_seconds: None,
-            passed: false,
+            passed: Some(false),
         };
         let error = report.verdict().unwrap_err();
         let expected = "wgpu: the losses and gradient norms of the run's first 2 steps are 2.5e-1 from the CPU's, more than 1e-3; take a build without the feature `tuned`, or update its driver";
         assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
-        assert!(WarmReport { passed: true, ..report }.verdict().is_ok());
+        assert!(WarmReport { passed: Some(true), ..report }.verdict().is_ok());
     }
 }

@@ -82,7 +82,7 @@ fn only_a_gpu_is_warmed() {
 }
 
 /// A user's cache is kept out of it. Built with `tuned` the choice of kernels is there afterwards, and is not made again.
-#[cfg(feature = "wgpu")]
+#[cfg(all(feature = "wgpu", target_os = "linux"))]
 #[test]
 fn a_run_is_warmed_and_equals_the_cpu() {
     let lab = Lab::new();
@@ -98,14 +98,14 @@ fn a_run_is_warmed_and_equals_the_cpu() {
     assert_eq!((&report["passed"], &report["tuned"]), (&json!(true), &json!(cfg!(feature = "tuned"))));
     let [steps, cpu] = ["steps", "cpu"].map(|key| report[key].as_array().unwrap());
     assert!(steps.len() == 3 && cpu.len() == 3, "{report}");
-    assert_ne!(steps[0]["loss"], steps[2]["loss"]);
+    assert!(steps.iter().all(|step| step["grad_norm"].as_f64() > Some(0.0)), "{report}");
     assert!(report["max_relative_difference"].as_f64().unwrap() < 1e-4, "{report}");
     assert!(report["ranking_seconds"].as_f64().unwrap() > 0.0, "{report}");
 
-    let kernels = Path::new(report["kernels"].as_str().unwrap());
-    assert!(kernels.starts_with(cache.path().join("itemlm/kernels")), "{report}");
-    assert_eq!(kernels.join("autotune").is_dir(), cfg!(feature = "tuned"));
-    if kernels.is_dir() {
+    let kernels = report["kernels"].as_str().map(Path::new);
+    assert_eq!(kernels.is_some(), cfg!(feature = "tuned"));
+    if let Some(kernels) = kernels {
+        assert!(kernels.starts_with(cache.path().join("itemlm/kernels")) && kernels.join("autotune").is_dir(), "{report}");
         let kept = snapshot(kernels);
         warm();
         assert_eq!(snapshot(kernels), kept);

@@ -64,7 +64,7 @@ impl Check {
     }
 
     /// What is wrong, in words.
-    pub(super) fn failure(&self) -> String {
+    pub(in crate::recipes) fn failure(&self) -> String {
         let Self { name, against, max_relative_difference: off, tolerance, .. } = self;
         match off.is_finite() {
             true => format!("{name} differs from {against} by {off:.1e} of the largest value, more than {tolerance:e}"),
@@ -145,9 +145,10 @@ impl SelfCheck {
         Ok(Self { dir, config, lora, catalogue, prompts })
     }
 
-    /// Rows and inner width of its projections' products.
-    pub(super) fn product(&self) -> [usize; 2] {
-        [PROMPTS.iter().sum(), self.config.hidden_size]
+    /// Rows and inner width of its projections' products, forward and backward.
+    pub(super) fn products(&self) -> [[usize; 2]; 3] {
+        let (tokens, hidden) = (PROMPTS.iter().sum(), self.config.hidden_size);
+        [[tokens, hidden], [hidden, tokens], [tokens, self.config.intermediate_size]]
     }
 
     /// Everything on one device.
