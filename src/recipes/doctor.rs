@@ -43,7 +43,7 @@ pub struct DoctorReport {
     pub host: Host,
     /// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them.
     pub tuned: bool,
-    /// Where kernels are kept between runs: [`kernels_dir`].
+    /// Where the choices are kept between runs: [`kernels_dir`].
     pub kernels: Option<PathBuf>,
     /// One a backend, compiled in or not.
     pub backends: Vec<BackendReport>,

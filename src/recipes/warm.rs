@@ -1,4 +1,4 @@
-//! `itemlm doctor --warm RUN.toml`: a run's kernels, compiled, tuned and kept before it begins, and held to the CPU at the run's own sizes.
+//! `itemlm doctor --warm RUN.toml`: a run's kernels, chosen before it begins, and held to the CPU at the run's own sizes.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -38,7 +38,7 @@ pub struct WarmReport {
     pub backend: BackendName,
     /// Whether kernels are fused, and chosen by timing them.
     pub tuned: bool,
-    /// Where they are kept: [`kernels_dir`].
+    /// Where the choices are kept: [`kernels_dir`].
     pub kernels: Option<PathBuf>,
     /// What the LLM computes in.
     pub precision: Precision,
@@ -70,7 +70,7 @@ pub struct WarmStep {
 /// Ranks a few windows and takes the run's first steps on a GPU, then the same steps on the CPU. It makes no run directory.
 ///
 /// # Errors
-/// The CPU, which has no kernels to keep; all that [`super::train`] refuses of a run file.
+/// The CPU, which has no kernels to choose from; all that [`super::train`] refuses of a run file.
 pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<WarmReport> {
     if backend.name == BackendName::Cpu {
         return Err(Error::usage("--warm is for GPUs, the CPU has no kernels to compile or tune: name --backend wgpu or cuda"));
