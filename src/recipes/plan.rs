@@ -10,6 +10,7 @@ use super::evaluate::{TOKENS_A_BEAM, common_beginning, together};
 use super::ranking::Ranking;
 use super::run_dir::Material;
 use super::train::{Lessons, lessons, loss, refuse_f16, tune};
+use super::trusted::trusted_devices;
 use crate::backend::{BackendChoice, BackendName};
 use crate::batch::{Batch, Candidates, Example, MicroBatch};
 use crate::config::{RunConfig, Scoring};
@@ -102,7 +103,7 @@ pub struct LargestMicroBatch {
 pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     // wgpu tells its adapters only before it has a device.
     let memory = memory(&backend)?;
-    let (name, devices) = (backend.name, backend.devices()?);
+    let (name, devices) = (backend.name, trusted_devices(&backend)?);
     let device = &devices[0];
     super::precision(config.llm.precision, device)?;
     refuse_f16(config)?;
