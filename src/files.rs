@@ -35,9 +35,14 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut HashingWriter) -> 
     Ok(hex(&hashing.digest.finalize()))
 }
 
-fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    NamedTempFile::new_in(parent.unwrap_or(Path::new("."))).context(path.display())
+/// The folder that a file is to be in.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new file for [`persist`], in the folder of `path`.
+pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
+    NamedTempFile::new_in(folder(path)).context(path.display())
 }
 
 /// A file, and the digest of what was written.

@@ -72,6 +72,11 @@ impl Parts {
     pub fn total(&self, pass: Pass) -> f64 {
         Part::ALL.iter().map(|&part| self.of(part, pass)).sum()
     }
+
+    /// Of both passes.
+    pub fn sum(&self) -> f64 {
+        self.total(Pass::Forward) + self.total(Pass::Backward)
+    }
 }
 
 impl AddAssign for Parts {
@@ -192,7 +197,7 @@ mod tests {
         for (part, pass) in [(Part::Data, Pass::Forward), (Part::Loss, Pass::Backward), (Part::Mlp, Pass::Backward)] {
             assert!(recorded.seconds.of(part, pass) >= 0.02, "{part:?} {pass:?}");
         }
-        let total = recorded.seconds.total(Pass::Forward) + recorded.seconds.total(Pass::Backward);
+        let total = recorded.seconds.sum();
         assert!(total <= elapsed && total > 0.059, "{total} of {elapsed}");
         assert!(!is_on());
     }

@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use cubecl_runtime::config::cache::CacheConfig;
 use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
-use sha2::{Digest, Sha256};
 
-use crate::files::hex;
+use crate::files::sha256;
 
 /// What decides which card is a backend's first, beside what the machine has.
 const CHOOSING: [&str; 4] = ["CUDA_VISIBLE_DEVICES", "CUBECL_WGPU_DEFAULT_DEVICE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
@@ -20,7 +19,7 @@ const CHOOSING: [&str; 4] = ["CUDA_VISIBLE_DEVICES", "CUBECL_WGPU_DEFAULT_DEVICE
 /// Windows); `None` where there is no such folder.
 fn dir() -> Option<PathBuf> {
     let chosen = CHOOSING.map(|name| format!("{name}={:?}\n", std::env::var_os(name))).concat();
-    let cards = hex(&Sha256::digest(chosen + &cards(Path::new("/sys"))));
+    let cards = sha256((chosen + &cards(Path::new("/sys"))).as_bytes());
     Some(dirs::cache_dir()?.join("itemlm").join("kernels").join(&cards[..16]))
 }
 

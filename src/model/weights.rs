@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::config::LlamaConfig;
 use super::quantized::Blocks;
 use super::{gguf_llama, safetensors};
-use crate::files::{persist, write_atomic};
+use crate::files::{hex, persist, temporary_beside, write_atomic};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -336,7 +336,7 @@ fn fingerprint(config: &LlamaConfig, weights: &Weights, tokenizer: &Tokenizer) -
         part(format!("{name} {shape:?} {encoding:?} {interleaved_heads:?}").as_bytes());
         part(weights.bytes(tensor).unwrap_or_default());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 pub(super) fn map_file(path: &Path) -> Result<Mmap> {
@@ -404,8 +404,7 @@ fn write_safetensors(
     let mut header = serde_json::to_vec(&header).context(path.display())?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).context(path.display())?;
+    let mut file = temporary_beside(path)?;
     file.write_all(&(header.len() as u64).to_le_bytes()).context(path.display())?;
     file.write_all(&header).context(path.display())?;
     let data = 8 + header.len() as u64;

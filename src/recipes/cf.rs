@@ -101,7 +101,7 @@ fn valid_ndcg(model: &Model<Concrete>, corpus: &Corpus) -> Option<f64> {
 
 /// Minutes of training should not end at a path that cannot be.
 fn writable(out: &Path) -> Result<()> {
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = crate::files::folder(out);
     if out.is_dir() || out.file_name().is_none() {
         return Err(Error::usage(format!("--out {}: it must name a file, not a directory", out.display())));
     }

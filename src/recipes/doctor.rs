@@ -205,7 +205,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
     report
 }
 
-/// The self-check alone.
+/// The self-check alone, of tuned kernels.
 ///
 /// # Errors
 /// A build without the CPU, a device that dies; as [`doctor()`].
@@ -214,7 +214,7 @@ pub(super) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
     let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
     let run = || unless_it_panics(|| Ok(compared(&self_check, &self_check.run(device)?, &cpu, device)));
     // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
-    if TUNED { run().or_else(|_| run()) } else { run() }
+    run().or_else(|_| run())
 }
 
 pub(super) fn no_cpu() -> Error {

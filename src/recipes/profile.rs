@@ -93,7 +93,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
         sum.seconds += step.recorded.seconds;
         sum.flops += step.recorded.flops;
     }
-    let total = sum.seconds.total(Pass::Forward) + sum.seconds.total(Pass::Backward);
+    let total = sum.seconds.sum();
     let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
     let part = |(part, pass): (Part, Option<Pass>)| {
         let of = |parts: &crate::profile::Parts| match pass {
@@ -108,7 +108,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
         Part::Data | Part::Optimizer | Part::Rest => vec![(part, None)],
         _ => vec![(part, Some(Pass::Forward)), (part, Some(Pass::Backward))],
     };
-    let flops = sum.flops.total(Pass::Forward) + sum.flops.total(Pass::Backward);
+    let flops = sum.flops.sum();
     Ok(ProfileReport {
         backend: name,
         precision: config.llm.precision,

@@ -17,7 +17,6 @@ use super::within_memory;
 use crate::backend::{BackendChoice, BackendName, TUNED, kernels_dir};
 use crate::config::RunConfig;
 use crate::model::{EncoderConfig, Precision, QFormerConfig};
-use crate::profile::Pass;
 use crate::train::ProfiledStep;
 use crate::{Error, Result};
 
@@ -158,7 +157,7 @@ fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevi
     let step = |step: &ProfiledStep| WarmStep {
         loss: step.output.loss,
         grad_norm: step.output.grad_norm,
-        seconds: [Pass::Forward, Pass::Backward].map(|pass| step.recorded.seconds.total(pass)).iter().sum(),
+        seconds: step.recorded.seconds.sum(),
     };
     Ok(FirstSteps { steps: steps.iter().map(step).collect(), comparable, ranking_seconds })
 }

@@ -44,7 +44,7 @@ pub type Validate<B> = Box<dyn Fn(&[Recommender<B>]) -> Result<Option<f64>>>;
 pub struct Run<B: AutodiffBackend> {
     /// Devices that share the work beside the model's own.
     pub other_devices: Vec<B::Device>,
-    /// The optimiser, likewise.
+    /// The optimiser, at the state to go on from.
     pub optimizer: AdamW<Recommender<B>, B>,
     /// Where to go on from.
     pub progress: Progress,

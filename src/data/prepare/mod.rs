@@ -21,7 +21,7 @@ use super::place::Place;
 use super::progress::Progress;
 use super::sources::{self, Columns, Job, ReadOptions};
 use super::store::{Counts, Manifest, Provenance, Step};
-use crate::{Context, Error, Result, machine};
+use crate::{Context, Error, Result, files, machine};
 
 /// What to prepare.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub struct Report {
 pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     let place = Place::check(&options.out)?;
     if let Some(path) = &options.tasks {
-        let parent = folder(path);
+        let parent = files::folder(path);
         let parent = fs::canonicalize(parent).context(parent.display())?;
         if fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
             let what = "a corpus folder holds the corpus alone: choose another place for the tasks";
@@ -267,11 +267,6 @@ impl Protocol {
             ),
         }
     }
-}
-
-/// The folder that a file is to be in.
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn folder_name(path: &Path) -> String {

@@ -183,7 +183,7 @@ impl Features {
 pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<BTreeMap<String, usize>> {
     let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
     let features = Features::new(&described);
-    let file = tempfile::NamedTempFile::new_in(super::folder(path)).context(path.display())?;
+    let file = files::temporary_beside(path)?;
     let mut writer = BufWriter::new(file);
     let mut counts = BTreeMap::new();
     let indices: Vec<usize> = (0..described.len()).collect();
