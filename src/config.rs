@@ -1,19 +1,31 @@
 //! The run file: everything that decides a run, in TOML. Unknown keys are errors.
+//!
+//! Each table has a file of its own, and so has the run file of phase 1; what the tables ask of each other is here.
 
 use std::fs;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 mod align;
+mod data;
+mod decode;
+mod items;
+mod llm;
+mod loss;
 mod prior;
+mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
+pub use data::DataConfig;
+pub use decode::{DecodeConfig, Scoring};
+pub use items::{Encoder, ItemsConfig};
+pub use llm::{LlmConfig, TuneKind};
+pub use loss::{LossConfig, LossKind, Temperature};
 pub use prior::{PriorConfig, RankerName};
+pub use train::{Targets, TrainConfig};
 
-use crate::batch::MicroBatch;
-use crate::model::{LoraConfig, Precision};
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
@@ -48,370 +60,6 @@ fn seed() -> u64 {
     42
 }
 
-/// `[data]`
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// The directory that `prepare` wrote.
-    pub corpus: String,
-    /// An embedded prompt template or a file with `{history}` or `{user}`; by default the one of the corpus's name, or `items`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
-    /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tasks: Vec<String>,
-    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window; [`DataConfig::PROMPTS_PER_WINDOW`] by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompts_per_window: Option<usize>,
-    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it: the model learns their texts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<String>,
-    /// How often the rows' tasks come: alpha of [`crate::train::mix`], 1 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixing: Option<f64>,
-    /// Train on a seeded sample of this many windows or rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train_samples: Option<usize>,
-}
-
-impl DataConfig {
-    /// OpenP5's, where it samples.
-    pub const PROMPTS_PER_WINDOW: usize = 3;
-
-    fn validate(&self) -> Result<()> {
-        if self.prompts_per_window.is_some() && self.tasks.is_empty() {
-            return Err(Error::usage("data.prompts_per_window is only for data.tasks"));
-        }
-        if self.prompt.is_some() && !self.tasks.is_empty() {
-            return Err(Error::usage("data.prompt and data.tasks exclude each other: tasks have prompts of their own"));
-        }
-        match self.tasks.iter().enumerate().find(|(n, task)| self.tasks[..*n].contains(task)) {
-            Some((_, task)) => Err(Error::usage(format!("data.tasks: {task:?} is there twice"))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// `[llm]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LlmConfig {
-    /// A Hugging Face directory or one `.gguf` file.
-    pub path: String,
-    /// What trains.
-    #[serde(default)]
-    pub tune: TuneKind,
-    /// The adapter, for `tune = "lora"`.
-    #[serde(default)]
-    pub lora: LoraConfig,
-    /// A PEFT adapter directory to start from, of the same rank and targets, in place of a fresh one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-    /// What its products are computed in, and its frozen weights kept in.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Keeps the decoder's frozen matrices in the 4- and 8-bit blocks of the `.gguf` file and unpacks each where it is multiplied with:
-    /// the same numbers in less memory and more time.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub quantized: bool,
-}
-
-/// `llm.tune`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TuneKind {
-    /// Adapters.
-    #[default]
-    Lora,
-    /// Every weight.
-    Full,
-    /// Nothing of the LLM.
-    Frozen,
-}
-
-/// `[items]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ItemsConfig {
-    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus such as `random_id`.
-    #[serde(default = "title", skip_serializing_if = "is_title")]
-    pub text: String,
-    /// What encodes items and users beside their text.
-    #[serde(default)]
-    pub encoder: Encoder,
-    /// Their collaborative vectors, as `cf` writes them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vectors: Option<String>,
-    /// Whether their text stands before their vectors, or the vectors alone.
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
-    pub beside_text: bool,
-    /// Vectors that an item or user becomes, of the linear encoder and the MLP; 1 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queries: Option<usize>,
-    /// The run directory of `align` whose Q-Former to start from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aligned: Option<String>,
-    /// Or a Q-Former that saw no phase 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub qformer: Option<QFormerSettings>,
-}
-
-impl Default for ItemsConfig {
-    fn default() -> Self {
-        let (text, encoder) = (title(), Encoder::None);
-        Self { text, encoder, vectors: None, beside_text: true, queries: None, aligned: None, qformer: None }
-    }
-}
-
-const TITLE: &str = "title";
-
-fn title() -> String {
-    TITLE.into()
-}
-
-fn is_title(text: &str) -> bool {
-    text == TITLE
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl ItemsConfig {
-    /// The attribute that names an item; `None` for its title.
-    pub fn attribute(&self) -> Option<&str> {
-        Some(self.text.as_str()).filter(|text| *text != TITLE)
-    }
-
-    fn validate(&self) -> Result<()> {
-        let needs = |key: &str, given: bool, wanted: bool| match (given, wanted) {
-            (false, true) => {
-                Err(Error::usage(format!("items.{key} is missing: items.encoder = {:?} needs it", self.encoder.name())))
-            }
-            (true, false) => Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name()))),
-            _ => Ok(()),
-        };
-        let qformer = self.encoder == Encoder::Qformer;
-        needs("vectors", self.vectors.is_some(), self.encoder != Encoder::None)?;
-        if !matches!(self.encoder, Encoder::Linear | Encoder::Mlp) {
-            needs("queries", self.queries.is_some(), false)?;
-        }
-        if self.encoder == Encoder::None && !self.beside_text {
-            return Err(Error::usage("items.beside_text = false is for an items.encoder: without one there is only text"));
-        }
-        if self.aligned.is_some() && self.qformer.is_some() {
-            return Err(Error::usage(
-                "items.aligned and items.qformer exclude each other: a Q-Former of phase 1, or one without",
-            ));
-        }
-        needs("aligned", self.aligned.is_some() || self.qformer.is_some(), qformer)?;
-        match self.queries {
-            Some(queries) if queries == 0 || queries > 1 << 10 => {
-                Err(Error::usage(format!("items.queries is {queries}, it must be between 1 and 1024")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// `items.encoder`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoder {
-    /// Text alone.
-    #[default]
-    None,
-    /// LLaRA's: one matrix.
-    Linear,
-    /// CoLLM's: two layers.
-    Mlp,
-    /// ILM's.
-    Qformer,
-}
-
-impl Encoder {
-    /// As the run file has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Linear => "linear",
-            Self::Mlp => "mlp",
-            Self::Qformer => "qformer",
-        }
-    }
-}
-
-/// `[loss]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Which tokens compete.
-    #[serde(default = "msl")]
-    pub kind: LossKind,
-    /// `"adaptive"` or a number; LML ignores it.
-    #[serde(default)]
-    pub temperature: Temperature,
-}
-
-fn msl() -> LossKind {
-    LossKind::Msl
-}
-
-impl Default for LossConfig {
-    fn default() -> Self {
-        Self { kind: LossKind::Msl, temperature: Temperature::Adaptive }
-    }
-}
-
-/// `loss.kind`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LossKind {
-    /// Softmax over the vocabulary.
-    Lml,
-    /// Softmax over the trie's children.
-    Msl,
-}
-
-/// `loss.temperature`
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Temperature {
-    /// ATS.
-    #[default]
-    Adaptive,
-    /// Fixed.
-    Fixed(f64),
-}
-
-impl Serialize for Temperature {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Self::Adaptive => serializer.serialize_str("adaptive"),
-            Self::Fixed(value) => serializer.serialize_f64(*value),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Temperature {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        match toml::Value::deserialize(deserializer)? {
-            toml::Value::String(s) if s == "adaptive" => Ok(Self::Adaptive),
-            toml::Value::Float(value) => Ok(Self::Fixed(value)),
-            toml::Value::Integer(value) => Ok(Self::Fixed(value as f64)),
-            other => Err(serde::de::Error::custom(format!("temperature is {other}, it must be \"adaptive\" or a number"))),
-        }
-    }
-}
-
-/// `[train]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// Passes over the (sampled) windows.
-    pub epochs: usize,
-    /// Windows an optimiser step.
-    pub batch_size: usize,
-    /// Windows a forward pass; in place of `micro_batch_tokens`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_size: Option<usize>,
-    /// Or as many windows as make so many tokens: what a forward pass needs of memory. By default
-    /// [`TrainConfig::MICRO_BATCH_TOKENS`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_tokens: Option<usize>,
-    /// Keeps each decoder block's input alone and runs the block again in the backward pass: less memory, more time.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub gradient_checkpointing: bool,
-    /// AdamW's, after warm-up.
-    pub learning_rate: f64,
-    /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
-    pub warmup_steps: usize,
-    /// AdamW's decoupled weight decay.
-    pub weight_decay: f64,
-    /// The gradient of all that trains together is scaled down to this norm.
-    pub max_grad_norm: f64,
-    /// A new seeded order each epoch; false keeps the corpus's.
-    pub shuffle: bool,
-    /// Which items of a window are asked for.
-    pub targets: Targets,
-    /// Steps between two checkpoints; an epoch's end always has one.
-    pub checkpoint_steps: usize,
-    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
-    /// Of rows as many, and the lowest loss on them.
-    pub valid_windows: usize,
-}
-
-impl Default for TrainConfig {
-    /// The MSL paper's (papers.md A6).
-    fn default() -> Self {
-        Self {
-            epochs: 10,
-            batch_size: 128,
-            micro_batch_size: None,
-            micro_batch_tokens: None,
-            gradient_checkpointing: false,
-            learning_rate: 1e-4,
-            warmup_steps: 20,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            shuffle: true,
-            targets: Targets::Last,
-            checkpoint_steps: 20,
-            valid_windows: 200,
-        }
-    }
-}
-
-impl TrainConfig {
-    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights; more makes a CPU no faster.
-    pub const MICRO_BATCH_TOKENS: usize = 2048;
-
-    /// What one forward pass takes.
-    pub fn micro_batch(&self) -> MicroBatch {
-        match self.micro_batch_size {
-            Some(samples) => MicroBatch::Samples(samples),
-            None => MicroBatch::Tokens(self.micro_batch_tokens.unwrap_or(Self::MICRO_BATCH_TOKENS)),
-        }
-    }
-}
-
-/// `train.targets`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Targets {
-    /// The last one, as the papers do.
-    Last,
-    /// Each one after the first, from those before it: branches of one token tree. Each counts as much.
-    Every,
-}
-
-/// `[decode]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DecodeConfig {
-    /// Beams, and items returned.
-    pub beams: usize,
-    /// Which tokens share the probability.
-    pub scoring: Scoring,
-    /// An item's log-probability is divided by (target tokens, EOS included) to this power.
-    pub length_penalty: f64,
-}
-
-impl Default for DecodeConfig {
-    fn default() -> Self {
-        Self { beams: 10, scoring: Scoring::Masked, length_penalty: 0.0 }
-    }
-}
-
-/// `decode.scoring`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scoring {
-    /// Softmax over the trie's children (the released "customised CBS").
-    Masked,
-    /// Softmax over the vocabulary, then masked (transformers' `prefix_allowed_tokens_fn`).
-    Full,
-}
-
 impl RunConfig {
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
@@ -424,8 +72,7 @@ impl RunConfig {
 
     /// As [`RunConfig::open`], from text; `place` names it in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        let mut config: Self = from_toml(text, overrides, place)?;
-        config.validate().map_err(|e| Error::usage(format!("{place}: {e}")))?;
+        let mut config: Self = from_toml(text, overrides, place, Self::validate)?;
         if config.train.micro_batch_size.is_none() {
             config.train.micro_batch_tokens.get_or_insert(TrainConfig::MICRO_BATCH_TOKENS);
         }
@@ -472,17 +119,8 @@ impl RunConfig {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
             }
         }
-        if self.train.micro_batch_size.is_some() && self.train.micro_batch_tokens.is_some() {
-            return Err(Error::usage(
-                "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
-            ));
-        }
-        if self.llm.quantized && self.llm.tune == TuneKind::Full {
-            return Err(Error::usage("llm.quantized is for frozen matrices: with llm.tune = \"full\" all of them train"));
-        }
-        if self.llm.adapter.is_some() && self.llm.tune != TuneKind::Lora {
-            return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
-        }
+        self.train.validate()?;
+        self.llm.validate()?;
         if let Some(prior) = &self.prior {
             prior.validate()?;
             if prior.in_loss && self.loss.kind == LossKind::Lml {
@@ -530,14 +168,21 @@ impl RunConfig {
     }
 }
 
-/// Parses TOML with `key.path=value` overrides, in order; `place` names it in errors, all of them usage errors.
-fn from_toml<T: DeserializeOwned>(text: &str, overrides: &[String], place: &str) -> Result<T> {
+/// Parses TOML with `key.path=value` overrides, in order, and has it validated; `place` names it in errors, all of them usage errors.
+fn from_toml<T: DeserializeOwned>(
+    text: &str,
+    overrides: &[String],
+    place: &str,
+    validate: impl FnOnce(&T) -> Result<()>,
+) -> Result<T> {
     let usage = |e: toml::de::Error| Error::usage(format!("{place}: {e}"));
     let mut table: toml::Table = text.parse().map_err(usage)?;
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
-    table.try_into().map_err(usage)
+    let config = table.try_into().map_err(usage)?;
+    validate(&config).map_err(|e| Error::usage(format!("{place}: {e}")))?;
+    Ok(config)
 }
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
@@ -569,9 +214,10 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prior::Baseline;
+    use crate::batch::MicroBatch;
+    use crate::model::LoraConfig;
 
-    const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
+    pub(super) const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
 
     #[test]
     fn defaults_are_the_papers() {
@@ -640,19 +286,6 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{assignment}");
             assert!(error.to_string().contains(named), "{assignment}: {error}");
         }
-    }
-
-    #[test]
-    fn a_prior() {
-        let set = ["prior.ranker=cooccurrence".to_string()];
-        let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
-        let ranker = RankerName::Counting(Baseline::Cooccurrence);
-        let expected = PriorConfig { ranker, vectors: None, weight: 1.0, smoothing: 0.5, in_loss: false };
-        assert_eq!(config.prior, Some(expected));
-        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
-        let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);
-        assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains("prior.in_loss"));
-        assert!(RunConfig::parse(MINIMAL, &set[..1], "run.toml").is_ok());
     }
 
     #[test]

@@ -192,9 +192,7 @@ impl AlignConfig {
 
     /// As [`AlignConfig::open`], from text; `place` names it in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        let config: Self = from_toml(text, overrides, place)?;
-        config.validate().map_err(|e| Error::usage(format!("{place}: {e}")))?;
-        Ok(config)
+        from_toml(text, overrides, place, Self::validate)
     }
 
     /// As TOML.

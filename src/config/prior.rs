@@ -109,3 +109,23 @@ impl PriorConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use crate::config::tests::MINIMAL;
+
+    #[test]
+    fn a_prior() {
+        let set = ["prior.ranker=cooccurrence".to_string()];
+        let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
+        let ranker = RankerName::Counting(Baseline::Cooccurrence);
+        let expected = PriorConfig { ranker, vectors: None, weight: 1.0, smoothing: 0.5, in_loss: false };
+        assert_eq!(config.prior, Some(expected));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+        let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);
+        assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains("prior.in_loss"));
+        assert!(RunConfig::parse(MINIMAL, &set[..1], "run.toml").is_ok());
+    }
+}

@@ -1,0 +1,118 @@
+//! `[items]` of the run file.
+
+use serde::{Deserialize, Serialize};
+
+use super::align::QFormerSettings;
+use crate::{Error, Result};
+
+/// `[items]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsConfig {
+    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus such as `random_id`.
+    #[serde(default = "title", skip_serializing_if = "is_title")]
+    pub text: String,
+    /// What encodes items and users beside their text.
+    #[serde(default)]
+    pub encoder: Encoder,
+    /// Their collaborative vectors, as `cf` writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
+    /// Whether their text stands before their vectors, or the vectors alone.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub beside_text: bool,
+    /// Vectors that an item or user becomes, of the linear encoder and the MLP; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<usize>,
+    /// The run directory of `align` whose Q-Former to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aligned: Option<String>,
+    /// Or a Q-Former that saw no phase 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qformer: Option<QFormerSettings>,
+}
+
+impl Default for ItemsConfig {
+    fn default() -> Self {
+        let (text, encoder) = (title(), Encoder::None);
+        Self { text, encoder, vectors: None, beside_text: true, queries: None, aligned: None, qformer: None }
+    }
+}
+
+const TITLE: &str = "title";
+
+fn title() -> String {
+    TITLE.into()
+}
+
+fn is_title(text: &str) -> bool {
+    text == TITLE
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl ItemsConfig {
+    /// The attribute that names an item; `None` for its title.
+    pub fn attribute(&self) -> Option<&str> {
+        Some(self.text.as_str()).filter(|text| *text != TITLE)
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        let needs = |key: &str, given: bool, wanted: bool| match (given, wanted) {
+            (false, true) => {
+                Err(Error::usage(format!("items.{key} is missing: items.encoder = {:?} needs it", self.encoder.name())))
+            }
+            (true, false) => Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name()))),
+            _ => Ok(()),
+        };
+        let qformer = self.encoder == Encoder::Qformer;
+        needs("vectors", self.vectors.is_some(), self.encoder != Encoder::None)?;
+        if !matches!(self.encoder, Encoder::Linear | Encoder::Mlp) {
+            needs("queries", self.queries.is_some(), false)?;
+        }
+        if self.encoder == Encoder::None && !self.beside_text {
+            return Err(Error::usage("items.beside_text = false is for an items.encoder: without one there is only text"));
+        }
+        if self.aligned.is_some() && self.qformer.is_some() {
+            return Err(Error::usage(
+                "items.aligned and items.qformer exclude each other: a Q-Former of phase 1, or one without",
+            ));
+        }
+        needs("aligned", self.aligned.is_some() || self.qformer.is_some(), qformer)?;
+        match self.queries {
+            Some(queries) if queries == 0 || queries > 1 << 10 => {
+                Err(Error::usage(format!("items.queries is {queries}, it must be between 1 and 1024")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `items.encoder`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoder {
+    /// Text alone.
+    #[default]
+    None,
+    /// LLaRA's: one matrix.
+    Linear,
+    /// CoLLM's: two layers.
+    Mlp,
+    /// ILM's.
+    Qformer,
+}
+
+impl Encoder {
+    /// As the run file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Mlp => "mlp",
+            Self::Qformer => "qformer",
+        }
+    }
+}

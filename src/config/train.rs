@@ -1,0 +1,96 @@
+//! `[train]` of the run file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::MicroBatch;
+use crate::{Error, Result};
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the (sampled) windows.
+    pub epochs: usize,
+    /// Windows an optimiser step.
+    pub batch_size: usize,
+    /// Windows a forward pass; in place of `micro_batch_tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Or as many windows as make so many tokens: what a forward pass needs of memory. By default
+    /// [`TrainConfig::MICRO_BATCH_TOKENS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
+    /// Keeps each decoder block's input alone and runs the block again in the backward pass: less memory, more time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gradient_checkpointing: bool,
+    /// AdamW's, after warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
+    pub warmup_steps: usize,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient of all that trains together is scaled down to this norm.
+    pub max_grad_norm: f64,
+    /// A new seeded order each epoch; false keeps the corpus's.
+    pub shuffle: bool,
+    /// Which items of a window are asked for.
+    pub targets: Targets,
+    /// Steps between two checkpoints; an epoch's end always has one.
+    pub checkpoint_steps: usize,
+    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
+    /// Of rows as many, and the lowest loss on them.
+    pub valid_windows: usize,
+}
+
+impl Default for TrainConfig {
+    /// The MSL paper's (papers.md A6).
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 128,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
+            gradient_checkpointing: false,
+            learning_rate: 1e-4,
+            warmup_steps: 20,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            shuffle: true,
+            targets: Targets::Last,
+            checkpoint_steps: 20,
+            valid_windows: 200,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights; more makes a CPU no faster.
+    pub const MICRO_BATCH_TOKENS: usize = 2048;
+
+    /// What one forward pass takes.
+    pub fn micro_batch(&self) -> MicroBatch {
+        match self.micro_batch_size {
+            Some(samples) => MicroBatch::Samples(samples),
+            None => MicroBatch::Tokens(self.micro_batch_tokens.unwrap_or(Self::MICRO_BATCH_TOKENS)),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        match self.micro_batch_size.is_some() && self.micro_batch_tokens.is_some() {
+            true => Err(Error::usage(
+                "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// `train.targets`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Targets {
+    /// The last one, as the papers do.
+    Last,
+    /// Each one after the first, from those before it: branches of one token tree. Each counts as much.
+    Every,
+}
