@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::store::{MANIFEST, data_files};
+use super::manifest::MANIFEST;
+use super::store::data_files;
 use crate::{Context, Error, Result};
 
 /// A place that a corpus may be written to.

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::corpus::{Corpus, Item, UserLog, Window};
-use super::store::{Provenance, Step};
+use super::manifest::{Provenance, Step};
 
 const ADJECTIVES: [&str; 8] = ["Silent", "Crimson", "Hollow", "Golden", "Broken", "Distant", "Winter", "Hidden"];
 /// The nouns of each genre. Two series of a genre share a noun, series of all genres the adjectives.

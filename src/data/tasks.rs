@@ -19,8 +19,8 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::manifest::FileDigest;
 use super::sources::{Encoding, Job, read_numbered_lines};
-use super::store::FileDigest;
 use super::{Corpus, Split};
 use crate::{Context, Result};
 

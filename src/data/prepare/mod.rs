@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use self::clean::Present;
 use super::corpus::WindowCounts;
+use super::manifest::{Counts, Manifest, Provenance, Step};
 use super::place::Place;
 use super::progress::Progress;
 use super::sources::{self, Columns, Job, ReadOptions};
-use super::store::{Counts, Manifest, Provenance, Step};
 use crate::{Context, Error, Result, files, machine};
 
 /// What to prepare.

@@ -14,9 +14,10 @@ use super::clean::Present;
 use super::config::Protocol;
 use crate::data::Split;
 use crate::data::events::{EVENT_BYTES, PIECE, Scatter, Shards, collect, f32s, i64s, u32s};
+use crate::data::manifest::FileDigest;
 use crate::data::progress::{Progress, check_stop};
 use crate::data::sources::Raw;
-use crate::data::store::{FileDigest, INTERACTIONS, ITEMS, windows_file};
+use crate::data::store::{INTERACTIONS, ITEMS, windows_file};
 use crate::{Context, Error, Result};
 
 /// Rows of a row group: the same for every memory limit, so that the bytes are.

@@ -16,7 +16,7 @@ use self::merge::Merge;
 use self::rows::{read_rows, read_titles};
 use super::Input;
 use crate::data::corpus::Corpus;
-use crate::data::store::{Provenance, Step};
+use crate::data::manifest::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
