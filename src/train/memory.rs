@@ -5,7 +5,11 @@
 //! attention one of keys and values, which the cache holds as well. On other devices most of these operations are burn's own, which keep
 //! more.
 
+mod weights;
+
 use serde::Serialize;
+
+pub use weights::{ParameterCount, WeightBytes};
 
 use crate::batch::Batch;
 use crate::loss::LOGITS_OF_A_BLOCK;
@@ -30,37 +34,6 @@ pub struct Sizes<'a> {
     pub encoder: Option<&'a EncoderConfig>,
     /// Items and users that have a vector.
     pub entities: usize,
-}
-
-/// Numbers of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct ParameterCount {
-    /// That have a gradient.
-    pub trained: u64,
-    /// That have none.
-    pub frozen: u64,
-}
-
-/// Bytes of the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct WeightBytes {
-    /// The blocks' projections: in `llm.precision` or quantised where they are frozen, in f32 where they train.
-    pub projections: u64,
-    /// The embeddings and the norms, f32.
-    pub embeddings: u64,
-    /// The output projection, f32; 0 where the embeddings serve as it.
-    pub head: u64,
-    /// LoRA's matrices, f32.
-    pub adapters: u64,
-    /// The encoder of items and users and the vectors that it reads, f32.
-    pub encoder: u64,
-}
-
-impl WeightBytes {
-    /// Of all.
-    pub fn total(&self) -> u64 {
-        self.projections + self.embeddings + self.head + self.adapters + self.encoder
-    }
 }
 
 /// Bytes of an optimiser step where it needs most, beside weights and optimiser state.
@@ -134,36 +107,6 @@ struct Whole {
 }
 
 impl<'a> Sizes<'a> {
-    /// Of the whole model.
-    pub fn parameters(&self) -> ParameterCount {
-        let llm = self.projection_numbers() + self.embedding_numbers() + self.head_numbers();
-        let encoder = self.encoder.map_or(0, |encoder| encoder_numbers(encoder, self.hidden()));
-        match self.tune {
-            Tune::Full => ParameterCount { trained: llm + encoder, frozen: 0 },
-            _ => ParameterCount { trained: self.adapter_numbers() + encoder, frozen: llm },
-        }
-    }
-
-    /// Of the whole model.
-    pub fn weights(&self) -> WeightBytes {
-        let halved = self.precision != Precision::F32 && !self.is_full();
-        let QuantizedSize { bytes, plain_bytes, .. } = self.quantized.unwrap_or_default();
-        let plain = self.projection_numbers() - plain_bytes as u64 / F32;
-        let vectors = self.encoder.map_or(0, |encoder| (self.entities * encoder.vector_width()) as u64);
-        WeightBytes {
-            projections: bytes as u64 + plain * if halved { 2 } else { F32 },
-            embeddings: self.embedding_numbers() * F32,
-            head: self.head_numbers() * F32,
-            adapters: self.adapter_numbers() * F32,
-            encoder: (self.encoder.map_or(0, |encoder| encoder_numbers(encoder, self.hidden())) + vectors) * F32,
-        }
-    }
-
-    /// AdamW's two moments of all that trains.
-    pub fn optimizer(&self) -> u64 {
-        2 * self.parameters().trained * F32
-    }
-
     /// The optimiser step of `batches`, micro-batch by micro-batch, where it needs most.
     ///
     /// * `entities`: the tokens that are items and users.
@@ -379,63 +322,11 @@ impl<'a> Sizes<'a> {
     fn keys(&self) -> u64 {
         (self.llama.num_key_value_heads * self.llama.head_dim) as u64
     }
-
-    /// Name, rows and columns.
-    fn projections(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        self.llama.layer_shapes().into_iter().filter_map(|(name, shape)| match shape.as_slice() {
-            &[rows, columns] => Some((name, rows as u64, columns as u64)),
-            _ => None,
-        })
-    }
-
-    fn projection_numbers(&self) -> u64 {
-        self.layers() * self.projections().map(|(_, rows, columns)| rows * columns).sum::<u64>()
-    }
-
-    fn adapter_numbers(&self) -> u64 {
-        let Tune::Lora(lora, _) = self.tune else { return 0 };
-        let adapted = self.projections().filter(|(name, ..)| lora.adapts(name));
-        self.layers() * adapted.map(|(_, rows, columns)| lora.rank as u64 * (rows + columns)).sum::<u64>()
-    }
-
-    fn embedding_rows(&self) -> u64 {
-        self.llama.vocab_size as u64 * self.hidden()
-    }
-
-    /// The norms included.
-    fn embedding_numbers(&self) -> u64 {
-        self.embedding_rows() + (2 * self.layers() + 1) * self.hidden()
-    }
-
-    fn head_numbers(&self) -> u64 {
-        if self.llama.tie_word_embeddings { 0 } else { self.embedding_rows() }
-    }
 }
 
 impl Pass {
     fn chain(tokens: u64, entities: u64) -> Self {
         Self { tokens, rows: 1, places: tokens, past: 0, entities }
-    }
-}
-
-/// Numbers of an encoder into an LLM of width `hidden`, as [`crate::model::EntityEncoder::new`] makes it.
-fn encoder_numbers(encoder: &EncoderConfig, hidden: u64) -> u64 {
-    let dense = |out: u64, width: u64| out * (width + 1);
-    let width = encoder.vector_width() as u64;
-    let queries = encoder.queries() as u64;
-    match encoder {
-        EncoderConfig::Linear { .. } => dense(queries * hidden, width),
-        EncoderConfig::Mlp { .. } => {
-            dense(MLP_WIDENING as u64 * width, width) + dense(queries * hidden, MLP_WIDENING as u64 * width)
-        }
-        EncoderConfig::QFormer(config) => {
-            let (h, inner) = (config.text.hidden_size as u64, config.text.intermediate_size as u64);
-            let (blocks, norm) = (config.text.num_hidden_layers, 2 * h);
-            let own = 4 * dense(h, h) + norm + dense(inner, h) + dense(h, inner) + norm;
-            let cross = 2 * dense(h, h) + 2 * dense(h, width) + norm;
-            let crossed = blocks.div_ceil(config.cross_attention_every.max(1)) as u64;
-            dense(hidden, h) + queries * h + 2 * width + norm + blocks as u64 * own + crossed * cross
-        }
     }
 }
 
