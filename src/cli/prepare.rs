@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 
 use super::inspect::escaped;
-use super::{print, print_json};
+use super::show;
 use crate::data::{Columns, PrepareOptions, Report, STOP, Source, prepare};
 use crate::{Context, Error, Result};
 
@@ -71,8 +71,7 @@ impl PrepareArgs {
         // Once is enough: the work stops at the next block of rows, and its temporary folders go.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
         let options = PrepareOptions { source, inputs: input, out, config, format, skip_bad, memory, columns, tasks };
-        let report = prepare(&options)?;
-        if json { print_json(&report) } else { print(&prepare_text(&options.out, &report)) }
+        show(json, &prepare(&options)?, |report| prepare_text(&options.out, report))
     }
 }
 

@@ -1,0 +1,266 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::prepare::PrepareArgs;
+use crate::backend::BackendChoice;
+use crate::cf::Method;
+use crate::config::RankerName;
+use crate::data::Split;
+use crate::recipes::TaskChoice;
+use crate::text::PromptChoice;
+
+/// Tune a language model into a recommender.
+#[derive(Parser)]
+#[command(name = "itemlm", version)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// The whole pipeline on synthetic data: no download, no GPU
+    Quickstart {
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
+        /// Where its corpus, model and runs go
+        #[arg(long, default_value = "runs/quickstart")]
+        out: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Raw data to a corpus
+    Prepare(PrepareArgs),
+    /// Train a run, or go on with it
+    Train {
+        #[command(flatten)]
+        run: RunArgs,
+        /// Take a few steps, save nothing, and print where their time goes
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui"])]
+        profile: bool,
+        /// Train nothing, save nothing, and print what the run needs of memory
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "profile"])]
+        plan: bool,
+    },
+    /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
+    Align(RunArgs),
+    /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
+    Evaluate {
+        /// The run directory
+        run: PathBuf,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// Beams, and items returned
+        #[arg(long, value_parser = positive)]
+        beams: Option<usize>,
+        /// The first so many windows; of rows so many, the tasks taking turns
+        #[arg(long, value_parser = positive)]
+        limit: Option<usize>,
+        /// masked: softmax over the trie's children; full: over the vocabulary, then masked
+        #[arg(long, value_enum)]
+        scoring: Option<ScoringName>,
+        /// Divide an item's log-probability by its tokens to this power
+        #[arg(long)]
+        length_penalty: Option<f64>,
+        #[command(flatten)]
+        choice: TaskArgs,
+        /// Weight of the prior; of several, the best on --split valid is kept for the run
+        #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
+        prior_weight: Vec<f64>,
+        /// For texts: a BERT directory that compares them; models/minilm-l6 by default
+        #[arg(long, value_name = "DIR")]
+        sentence_encoder: Option<PathBuf>,
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list, cuda:0,1 to rank on two
+        #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
+        backend: BackendChoice,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// The best items for one history
+    Recommend {
+        /// The run directory
+        run: PathBuf,
+        /// A title, oldest first; repeat it
+        #[arg(long, value_name = "TITLE")]
+        history: Vec<String>,
+        /// A user of the corpus, for a run whose prompt has {user}
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
+        #[command(flatten)]
+        choice: TaskArgs,
+        /// How many
+        #[arg(short, default_value_t = 10, value_parser = positive)]
+        k: usize,
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Log-probabilities of item texts given prompts, as JSON lines
+    Score {
+        /// A Hugging Face directory or a .gguf file
+        #[arg(long)]
+        llm: PathBuf,
+        /// A run directory whose tuned weights to use
+        #[arg(long, value_name = "RUN_DIR")]
+        adapter: Option<PathBuf>,
+        /// One item text a line
+        #[arg(long)]
+        catalogue: PathBuf,
+        /// Lines of {"prompt": …, "items": […]}
+        #[arg(long)]
+        input: PathBuf,
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
+    },
+    /// Write a trained run's model, its adapter merged, as a Hugging Face directory
+    Merge {
+        /// The run directory
+        run: PathBuf,
+        /// The directory to make
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Statistics, histograms and example windows of a corpus
+    Inspect {
+        /// The corpus directory
+        corpus: PathBuf,
+        /// Show the examples token by token: a Hugging Face directory or a .gguf file
+        #[arg(long)]
+        llm: Option<PathBuf>,
+        /// As data.prompt of a run file: an embedded prompt template or a file with {history}
+        #[arg(long)]
+        prompt: Option<String>,
+        /// How many windows to show, the first of test
+        #[arg(long, default_value_t = 2)]
+        examples: usize,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Collaborative vectors of items and users, learnt from the training windows
+    Cf {
+        /// als, bpr or sasrec
+        name: Method,
+        /// The corpus directory
+        corpus: PathBuf,
+        /// The safetensors file; the ids go beside it, to FILE.items.parquet and FILE.users.parquet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Where to train bpr and sasrec
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
+    Doctor {
+        /// Choose a run's kernels on --backend before it begins (feature tuned), and hold its first steps to the CPU's
+        #[arg(long, value_name = "RUN.toml", requires = "backend")]
+        warm: Option<PathBuf>,
+        /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
+        #[arg(long, value_name = "BACKEND[:DEVICE]", requires = "warm")]
+        backend: Option<BackendChoice>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// A ranker without a language model, on the same split
+    Baseline {
+        /// popularity, markov, cooccurrence, als, bpr or sasrec
+        name: RankerName,
+        /// The corpus directory
+        corpus: PathBuf,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// The first so many windows
+        #[arg(long, value_parser = positive)]
+        limit: Option<usize>,
+        /// als, bpr, sasrec: another value of a setting
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// bpr, sasrec: where to train
+        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+        backend: BackendChoice,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What the commands that train take.
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// The run file
+    pub(super) run: PathBuf,
+    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list; train: cuda:0,1 for two
+    #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
+    pub(super) backend: BackendChoice,
+    /// The run directory; runs/<name of the run file> by default
+    #[arg(long)]
+    pub(super) out: Option<PathBuf>,
+    /// Overrides the run file: key.path=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Go on from the last checkpoint
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Stop after this many optimiser steps of the run (its schedule stays)
+    #[arg(long)]
+    pub(super) max_steps: Option<usize>,
+    /// tui on a terminal, else plain; align has no tui
+    #[arg(long, value_enum)]
+    pub(super) ui: Option<UiName>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What ranks of a run with tasks.
+#[derive(Args)]
+pub(super) struct TaskArgs {
+    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen of all
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Its prompt: one it was trained with, from seen:0, or unseen
+    #[arg(long, value_name = "seen:N|unseen")]
+    prompt: Option<PromptChoice>,
+}
+
+impl From<TaskArgs> for TaskChoice {
+    fn from(arguments: TaskArgs) -> Self {
+        Self { task: arguments.task, prompt: arguments.prompt }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum UiName {
+    Tui,
+    Plain,
+    None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum ScoringName {
+    Masked,
+    Full,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
+}

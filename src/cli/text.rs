@@ -1,0 +1,138 @@
+//! Short reports as text.
+
+use std::path::Path;
+
+use crate::evaluate::{Group, Summary, TextQuality};
+use crate::recipes::{AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TextEvaluation, TrainReport};
+
+/// Every ranker's row, the example users and the run directories.
+pub(super) fn quickstart(report: &QuickstartReport) -> String {
+    let rows: Vec<(&str, &Summary)> = report.results.iter().map(|r| (r.name.as_str(), &r.summary)).collect();
+    let mut text = format!("\nSYNTHETIC data, {} test windows. {}\n", report.windows, table(&rows));
+    for example in &report.examples {
+        text += &format!("\n{} read: {}\n  then: {}\n", example.user, example.history.join(" · "), example.target);
+        for (place, title) in example.top.iter().enumerate() {
+            text += &format!("  {}. {title}{}\n", place + 1, if *title == example.target { "  <- this" } else { "" });
+        }
+    }
+    let runs: Vec<String> = report.runs.iter().map(|r| r.display().to_string()).collect();
+    text += &format!("\nRun directories: {} ({:.0} s in all)\n", runs.join(", "), report.seconds);
+    text
+}
+
+/// How far `train` has come.
+pub(super) fn trained(report: &TrainReport) -> String {
+    format!(
+        "{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
+        report.run.display(),
+        report.steps,
+        report.total_steps,
+        report.samples,
+        number(report.loss.first),
+        number(report.loss.last),
+        report.temperature,
+        report.samples_per_second,
+        report.peak_memory_bytes >> 20
+    )
+}
+
+/// How far `align` has come.
+pub(super) fn aligned(report: &AlignReport) -> String {
+    let recall = report.retrieval.map_or("-".to_string(), |r| {
+        format!("text→item {:.4}, item→text {:.4} of {}", r.text_to_item.at_10, r.item_to_text.at_10, r.items)
+    });
+    format!(
+        "{}: {} of {} steps, loss {} → {}, temperature {:.3}, recall@10 {recall}, {:.1} samples/s, {} MiB at most\n",
+        report.run.display(),
+        report.steps,
+        report.total_steps,
+        number(report.loss.first),
+        number(report.loss.last),
+        report.temperature,
+        report.samples_per_second,
+        report.peak_memory_bytes >> 20
+    )
+}
+
+/// What `cf` has written.
+pub(super) fn vectors(report: &CfReport) -> String {
+    format!(
+        "{}: {} items and {} users, {} numbers each; {:.0} s, loss {:.4}, valid NDCG@10 {}\n",
+        report.out.display(),
+        report.items,
+        report.users,
+        report.dim,
+        report.seconds,
+        report.loss,
+        number(report.valid_ndcg_at_10)
+    )
+}
+
+/// Of a run with tasks a row for each that ranked, else one for the run.
+pub(super) fn evaluation(run: &Path, evaluation: &Evaluation) -> String {
+    let mut rows = vec![(run.display().to_string(), &evaluation.summary)];
+    if let (Some(task), Some(prompt)) = (&evaluation.task, evaluation.prompt) {
+        rows[0].0 = format!("{task}, {prompt}");
+    }
+    rows.extend(evaluation.tasks.iter().skip(1).map(|t| (format!("{}, {}", t.task, t.prompt), &t.summary)));
+    let rows: Vec<(&str, &Summary)> = rows.iter().map(|(name, summary)| (name.as_str(), *summary)).collect();
+    format!("{}{}\n{:.2} users/s\n", table(&rows), prior(evaluation), evaluation.users_per_second)
+}
+
+/// The prior that ranked, and how its weight was chosen.
+fn prior(evaluation: &Evaluation) -> String {
+    let Some(prior) = &evaluation.prior else { return String::new() };
+    let mut text = format!("prior: {}, weight {}", prior.ranker, prior.weight);
+    if !evaluation.tried.is_empty() {
+        let tried = evaluation.tried.iter().map(|t| format!("{:.4} at {}", t.ndcg_at_10, t.weight)).collect::<Vec<_>>();
+        text += &format!(", kept for the run: NDCG@10 on valid is {}", tried.join(", "));
+    }
+    text + "\n"
+}
+
+/// Log-perplexity and semantic consistency, task by task.
+pub(super) fn texts(evaluation: &TextEvaluation) -> String {
+    let (tasks, mean) = (&evaluation.summary.tasks, &evaluation.summary.mean);
+    let rows = tasks.iter().map(|(name, quality)| (name.as_str(), quality)).chain(mean.iter().map(|mean| ("mean", mean)));
+    let line = |(name, quality): (&str, &TextQuality)| {
+        let (rows, perplexity) = (quality.rows, quality.log_perplexity);
+        format!("{name:25}  {rows:>6}  {perplexity:>14.4}  {:>20}\n", number(quality.semantic_consistency))
+    };
+    let header = format!("{:25}  {:>6}  {:>14}  {:>20}\n", "task", "rows", "log-perplexity", "semantic consistency");
+    format!("{header}{}{:.2} rows/s\n", rows.map(line).collect::<String>(), evaluation.rows_per_second)
+}
+
+/// The best first.
+pub(super) fn recommendations(items: &[Recommendation]) -> String {
+    items.iter().map(|i| format!("{:>3}  {:>9.4}  {}\n", i.rank, i.log_prob, i.title)).collect()
+}
+
+/// NDCG and HR with 95 % intervals; cold and warm NDCG@10 beside.
+pub(super) fn table(rows: &[(&str, &Summary)]) -> String {
+    let cell = |group: &Group, metric: &str| match (group.metric(metric), group.intervals.get(metric)) {
+        (Some(value), Some([low, high])) => format!("{value:.4} [{low:.4}, {high:.4}]"),
+        _ => "-".to_string(),
+    };
+    let plain = |group: &Group| group.metric("ndcg@10").map_or("-".to_string(), |v| format!("{v:.4}"));
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut text = format!(
+        "95 % bootstrap intervals in brackets.\n{:width$}  {:24}  {:24}  {:24}  {:>8}  {:>8}\n",
+        "", "NDCG@5", "NDCG@10", "HR@10", "cold N10", "warm N10"
+    );
+    for (name, summary) in rows {
+        text += &format!(
+            "{name:width$}  {:24}  {:24}  {:24}  {:>8}  {:>8}\n",
+            cell(&summary.all, "ndcg@5"),
+            cell(&summary.all, "ndcg@10"),
+            cell(&summary.all, "hr@10"),
+            plain(&summary.cold),
+            plain(&summary.warm)
+        );
+    }
+    text
+}
+
+/// Four digits, or a dash where no step ran.
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{v:.4}"))
+}
