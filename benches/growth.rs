@@ -75,20 +75,7 @@ fn prompts(count: usize, tokens: usize) -> Vec<Vec<u32>> {
 
 fn llama<B: Backend<Device = DispatchDevice>>() -> Llama<B> {
     let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257).unwrap();
-    let config = LlamaConfig {
-        vocab_size: VOCABULARY,
-        hidden_size: 64,
-        intermediate_size: 128,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 16,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: None,
-        tie_word_embeddings: true,
-        max_position_embeddings: 2048,
-    };
+    let config = LlamaConfig { max_position_embeddings: 2048, ..LlamaConfig::tiny(VOCABULARY) };
     let mut rng = StdRng::seed_from_u64(1);
     let tensors: Vec<_> = config
         .tensors()

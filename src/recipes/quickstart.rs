@@ -229,20 +229,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     let prompt = Prompt::open(PROMPT)?;
     let texts = corpus.items.iter().map(|item| prompt.render_titles([item.title.as_str(), item.title.as_str()].into_iter()));
     let tokenizer = Tokenizer::train_bpe(texts, 512)?;
-    let config = LlamaConfig {
-        vocab_size: tokenizer.vocab_size(),
-        hidden_size: 64,
-        intermediate_size: 128,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 16,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: None,
-        tie_word_embeddings: true,
-        max_position_embeddings: 512,
-    };
+    let config = LlamaConfig::tiny(tokenizer.vocab_size());
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(SEED);
     let tensors: BTreeMap<String, Vec<usize>> = config.tensors().collect();
     let tensors = tensors.into_iter().map(|(name, shape)| {

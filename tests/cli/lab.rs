@@ -315,18 +315,12 @@ pub fn write_llm(dir: &Path, seed: u64) {
 pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut LlamaConfig)) {
     let tokenizer = tokenizer();
     let mut config = LlamaConfig {
-        vocab_size: tokenizer.vocab_size(),
         hidden_size: 16,
         intermediate_size: 32,
-        num_hidden_layers: 2,
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 8,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: None,
-        tie_word_embeddings: true,
-        max_position_embeddings: 512,
+        ..LlamaConfig::tiny(tokenizer.vocab_size())
     };
     change(&mut config);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -111,20 +111,7 @@ impl SelfCheck {
     /// The temporary directory cannot be written.
     pub(super) fn new() -> Result<Self> {
         let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257)?;
-        let config = LlamaConfig {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 64,
-            intermediate_size: 128,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 16,
-            rms_norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: None,
-            tie_word_embeddings: false,
-            max_position_embeddings: 512,
-        };
+        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny(tokenizer.vocab_size()) };
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         let targets: Vec<Vec<u32>> =
             (0..ITEMS).map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(1..6)).chain([EOS]).collect()).collect();

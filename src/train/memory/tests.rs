@@ -5,18 +5,13 @@ use crate::model::LoraConfig;
 #[test]
 fn what_a_block_keeps_by_hand() {
     let llama = LlamaConfig {
-        vocab_size: 10,
         hidden_size: 4,
         intermediate_size: 6,
         num_hidden_layers: 1,
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 2,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: None,
-        tie_word_embeddings: true,
-        max_position_embeddings: 64,
+        ..LlamaConfig::tiny(10)
     };
     let lora = LoraConfig { rank: 3, dropout: 0.0, ..LoraConfig::default() };
     let sizes = |tune| Sizes { llama: &llama, tune, precision: Precision::F32, quantized: None, encoder: None, entities: 0 };

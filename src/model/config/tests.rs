@@ -1,0 +1,88 @@
+use super::*;
+
+const SMOLLM2: &str = r#"{"model_type": "llama", "head_dim": 64, "hidden_act": "silu", "hidden_size": 576,
+    "intermediate_size": 1536, "max_position_embeddings": 8192, "mlp_bias": false, "num_attention_heads": 9,
+    "num_hidden_layers": 30, "num_key_value_heads": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "vocab_size": 49152}"#;
+
+fn parse(text: &str) -> Result<LlamaConfig> {
+    LlamaConfig::from_json(Path::new("m/config.json"), text)
+}
+
+/// Parses SmolLM2's configuration with `keys` set.
+fn changed(keys: Value) -> Result<LlamaConfig> {
+    let mut config: Value = serde_json::from_str(SMOLLM2).unwrap();
+    let keys = keys.as_object().unwrap().clone();
+    config.as_object_mut().unwrap().extend(keys);
+    parse(&config.to_string())
+}
+
+#[test]
+fn reads_both_generations() {
+    let new = parse(SMOLLM2).unwrap();
+    assert_eq!((new.rope_theta, new.head_dim, new.parameters()), (100000.0, 64, Some(134_515_008)));
+    let total: usize = new.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    assert_eq!(total, 134_515_008);
+    let old = changed(json!({"rope_parameters": null, "rope_theta": 100000, "head_dim": null})).unwrap();
+    assert_eq!(old, new);
+    assert_eq!(parse(&new.to_json(2)).unwrap(), new);
+
+    let scaling = json!({"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192});
+    let scaled = changed(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
+    assert_eq!(scaled.rope_scaling.as_ref().unwrap().factor, 32.0);
+    assert_eq!(scaled.rope_theta, 100000.0);
+    assert_eq!(parse(&scaled.to_json(2)).unwrap(), scaled);
+}
+
+#[test]
+fn defaults_are_hugging_face_s() {
+    let config = parse(r#"{"model_type": "llama"}"#).unwrap();
+    assert_eq!((config.vocab_size, config.hidden_size, config.head_dim), (32000, 4096, 128));
+    assert_eq!((config.num_key_value_heads, config.rms_norm_eps, config.rope_theta), (32, 1e-6, 1e4));
+    assert!(!config.tie_word_embeddings && config.rope_scaling.is_none());
+}
+
+#[test]
+fn refuses_by_name() {
+    for (keys, needle) in [
+        (json!({"model_type": "qwen2"}), "qwen2"),
+        (json!({"model_type": null}), "model_type"),
+        (json!({"attention_bias": true}), "attention_bias"),
+        (json!({"mlp_bias": true}), "mlp_bias"),
+        (json!({"hidden_act": "gelu"}), "gelu"),
+        (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
+        (json!({"rope_scaling": {"type": "yarn", "factor": 2}}), "yarn"),
+        (json!({"rope_parameters": {"rope_type": "linear"}}), "linear"),
+        (json!({"rope_scaling": {"rope_type": "llama3"}}), "rope_scaling.factor"),
+        (json!({"rope_scaling": 3}), "rope_scaling"),
+        (json!({"num_key_value_heads": 2}), "num_key_value_heads"),
+        (json!({"num_attention_heads": 0, "head_dim": null}), "num_attention_heads"),
+        (json!({"head_dim": 63}), "head_dim"),
+        (json!({"vocab_size": 0}), "vocab_size"),
+        (json!({"vocab_size": -1}), "vocab_size"),
+        (json!({"hidden_size": 1u64 << 60}), "hidden_size"),
+        (json!({"num_hidden_layers": u64::MAX}), "num_hidden_layers"),
+        (json!({"rms_norm_eps": 0}), "rms_norm_eps"),
+        (json!({"rope_parameters": {"rope_theta": "big"}}), "rope_parameters.rope_theta"),
+    ] {
+        let error = changed(keys.clone()).expect_err(&keys.to_string()).to_string();
+        assert!(error.starts_with("m/config.json: ") && error.contains(needle), "{keys}: {error}");
+    }
+    assert!(parse("[]").is_err() && parse("").is_err());
+}
+
+#[test]
+fn no_bytes_panic() {
+    for end in 0..SMOLLM2.len() {
+        assert!(parse(&SMOLLM2[..end]).is_err());
+    }
+    for at in 0..SMOLLM2.len() {
+        for byte in [b'0', b'9', b'"', b'}', b'-', b'n'] {
+            let mut bytes = SMOLLM2.as_bytes().to_vec();
+            bytes[at] = byte;
+            let _ = parse(std::str::from_utf8(&bytes).unwrap());
+        }
+    }
+    assert!(parse(&"[".repeat(100_000)).is_err());
+}
