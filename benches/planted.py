@@ -72,7 +72,8 @@ def arms():
     """(experiment, windows, encoder, K, loss), the most telling first"""
     vectors = ("ILM-rand", "ILM", "MLP")
     if a.wide:
-        yield from (("wide", 800, encoder, k, "msl") for k in (4, 8, 1) for encoder in vectors)
+        yield from (("wide", 800, encoder, 4, "msl") for encoder in vectors)
+        yield from (("wide", 800, encoder, k, "msl") for k in (8, 1) for encoder in vectors[:2])
         return
     yield from ((experiment, 200, encoder, 4, "msl") for experiment in ("titles", "covisits") for encoder in ("text only", *vectors))
     yield from (("alone", windows, encoder, 4, "msl") for windows in (200, 50) for encoder in vectors[:2])

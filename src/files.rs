@@ -1,6 +1,5 @@
 //! Atomic writes: a file is whole or absent, whenever the process dies.
 
-use std::fs;
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::Path;
 
@@ -42,7 +41,11 @@ pub fn folder(path: &Path) -> &Path {
 
 /// A new file for [`persist`], in the folder of `path`.
 pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
-    NamedTempFile::new_in(folder(path)).context(path.display())
+    let mut builder = tempfile::Builder::new();
+    // As any new file, less what the umask takes; tempfile's own default is its maker's alone.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder(path)).context(path.display())
 }
 
 /// A file, and the digest of what was written.
@@ -66,18 +69,27 @@ impl Write for HashingWriter {
 /// Syncs a whole file written beside `path`, then renames it onto it.
 pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().context(path.display())?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644));
-    }
     file.persist(path).map_err(|e| e.error).context(path.display())?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// Whatever the umask of the tests is.
+    #[cfg(unix)]
+    #[test]
+    fn the_umask_applies() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        fs::write(dir.path().join("plain"), "").unwrap();
+        write_atomic(&dir.path().join("atomic"), b"").unwrap();
+        assert_eq!(mode("atomic"), mode("plain"));
+    }
 
     #[test]
     fn what_is_written_bit_by_bit_is_whole_and_digested() {

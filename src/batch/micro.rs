@@ -21,54 +21,65 @@ impl MicroBatch {
     ///
     /// # Panics
     /// As [`Batch::new`].
-    pub fn batches(self, mut samples: Vec<Vec<Example>>, catalogue: &Catalogue, candidates: Candidates) -> Vec<Batch> {
-        samples.sort_by_key(|examples| Reverse(examples.iter().map(|example| example.prompt.len()).max()));
-        let shared = shared_beginning(samples.iter().flatten().map(|example| example.prompt.as_slice()));
-        let groups = match self {
-            Self::Samples(count) => samples.chunks(count).collect(),
-            Self::Tokens(budget) => {
-                let add = |trees: &mut Trees, sample: &[Example]| {
-                    for example in sample {
-                        trees.add(&Path::of(example, catalogue, candidates).tokens[shared..]);
-                    }
-                };
-                let (mut groups, mut first, mut trees) = (Vec::new(), 0, Trees::default());
-                for (n, sample) in samples.iter().enumerate() {
-                    add(&mut trees, sample);
-                    if n > first && trees.nodes > budget {
-                        groups.push(&samples[first..n]);
-                        (first, trees) = (n, Trees::default());
-                        add(&mut trees, sample);
-                    }
-                }
-                groups.extend(samples.get(first..).filter(|rest| !rest.is_empty()));
-                groups
-            }
-        };
-        groups.into_iter().map(|samples| Batch::below(shared, &samples.concat(), catalogue, candidates)).collect()
+    pub fn batches(self, samples: Vec<Vec<Example>>, catalogue: &Catalogue, candidates: Candidates) -> Vec<Batch> {
+        self.batches_for(1, samples, catalogue, candidates)
     }
 
     /// As [`MicroBatch::batches`]; where those are fewer than `devices`, cut finer, so that each has one if there are samples enough.
     pub fn batches_for(
         self,
         devices: usize,
-        samples: Vec<Vec<Example>>,
+        mut samples: Vec<Vec<Example>>,
         catalogue: &Catalogue,
         candidates: Candidates,
     ) -> Vec<Batch> {
-        if devices < 2 {
-            return self.batches(samples, catalogue, candidates);
-        }
-        let batches = self.batches(samples.clone(), catalogue, candidates);
-        if batches.len() >= devices.min(samples.len()) {
-            return batches;
-        }
-        let tokens: usize = batches.iter().map(|batch| batch.forest.tokens.len()).sum();
-        let finer = match self {
-            Self::Samples(_) => Self::Samples((samples.len() / devices).max(1)),
-            Self::Tokens(_) => Self::Tokens(tokens.div_ceil(devices)),
+        samples.sort_by_key(|examples| Reverse(examples.iter().map(|example| example.prompt.len()).max()));
+        let shared = shared_beginning(samples.iter().flatten().map(|example| example.prompt.as_slice()));
+        let add = |trees: &mut Trees, sample: &[Example]| {
+            for example in sample {
+                trees.add(&Path::of(example, catalogue, candidates).tokens[shared..]);
+            }
         };
-        finer.batches(samples, catalogue, candidates)
+        let wanted = devices.min(samples.len());
+        let mut groups = self.groups(&samples, add);
+        if groups.len() < wanted {
+            let finer = match self {
+                Self::Samples(_) => Self::Samples(samples.len() / devices.min(samples.len())),
+                Self::Tokens(_) => {
+                    let mut all = Trees::default();
+                    samples.iter().for_each(|sample| add(&mut all, sample));
+                    Self::Tokens(all.nodes.div_ceil(devices))
+                }
+            };
+            groups = finer.groups(&samples, add);
+        }
+        // One long sample may leave the others together.
+        while groups.len() < wanted
+            && let Some(largest) = (0..groups.len()).max_by_key(|&n| groups[n].len())
+        {
+            let (one, other) = groups[largest].split_at(groups[largest].len() / 2);
+            groups.splice(largest..=largest, [one, other]);
+        }
+        groups.into_iter().map(|samples| Batch::below(shared, &samples.concat(), catalogue, candidates)).collect()
+    }
+
+    /// `add` puts a sample into trees.
+    fn groups(self, samples: &[Vec<Example>], add: impl Fn(&mut Trees, &[Example])) -> Vec<&[Vec<Example>]> {
+        let budget = match self {
+            Self::Samples(count) => return samples.chunks(count).collect(),
+            Self::Tokens(budget) => budget,
+        };
+        let (mut groups, mut first, mut trees) = (Vec::new(), 0, Trees::default());
+        for (n, sample) in samples.iter().enumerate() {
+            add(&mut trees, sample);
+            if n > first && trees.nodes > budget {
+                groups.push(&samples[first..n]);
+                (first, trees) = (n, Trees::default());
+                add(&mut trees, sample);
+            }
+        }
+        groups.extend(samples.get(first..).filter(|rest| !rest.is_empty()));
+        groups
     }
 }
 
@@ -128,8 +139,9 @@ mod tests {
                 let largest = |batches: &[Batch]| batches.iter().map(|b| b.forest.tokens.len()).max().unwrap_or(0);
                 match micro {
                     MicroBatch::Tokens(_) => assert!(largest(&found) <= largest(&plain)),
-                    MicroBatch::Samples(_) => assert!(found.len() >= devices.min(samples.len()), "{}", found.len()),
+                    MicroBatch::Samples(size) => assert!(plain.len() == samples.len().div_ceil(size)),
                 }
+                assert!(found.len() >= devices.min(samples.len()), "{} of {micro:?}", found.len());
             }
             if budget >= 180 {
                 assert!(batches.len() <= samples.len().div_ceil(2), "{} batches of {}", batches.len(), samples.len());

@@ -18,6 +18,8 @@ use crate::{Context, Error, Result};
 
 /// Validation windows that the temperature is chosen on.
 const WINDOWS: usize = 500;
+/// Scores of items that they may have together; fewer windows where the catalogue is larger than 134,217 items.
+const SCORES: usize = 1 << 26;
 /// Temperatures that can be chosen.
 const COLDEST: f64 = 1e-3;
 const HOTTEST: f64 = 1e3;
@@ -72,6 +74,9 @@ impl<B: Backend> Distribution<B> {
     /// # Errors
     /// A value that is not finite; a file that cannot be written.
     pub fn save(&self, path: &Path, corpus: &Corpus, settings: &Settings) -> Result<String> {
+        let vectors = self.model.vectors();
+        // Before the network that an older file needs is replaced.
+        vectors.check(path)?;
         let network = match &self.model.scorer {
             Scorer::Sasrec(sasrec) => {
                 let file = network_file(path);
@@ -82,7 +87,7 @@ impl<B: Backend> Distribution<B> {
         };
         let interactions = self.model.interactions.digest();
         let ranks = Ranks { temperature: self.temperature, interactions, network };
-        self.model.vectors().write(path, corpus, settings, Some(ranks))
+        vectors.write(path, corpus, settings, Some(ranks))
     }
 
     /// Reads what [`Distribution::save`] wrote, a `method` learnt from this corpus's training windows.
@@ -163,9 +168,10 @@ impl<B: Backend> ItemScores for Distribution<B> {
 /// temperature's inverse β; its slope is the sum of score(target) − E_β score. `None` where no target is known.
 fn likeliest_temperature<B: Backend>(model: &Model<B>, corpus: &Corpus) -> Option<f64> {
     let windows = corpus.windows(Split::Valid);
-    let step = windows.len().div_ceil(WINDOWS).max(1);
+    let most = (SCORES / model.interactions.catalogue().max(1)).clamp(1, WINDOWS);
+    let step = windows.len().div_ceil(most).max(1);
     // For each window its items' scores, the best 0, and the target's.
-    let mut known: Vec<(Vec<f64>, f64)> = Vec::new();
+    let mut known: Vec<(Vec<f32>, f64)> = Vec::new();
     for window in windows.iter().step_by(step) {
         let (history, target) = (corpus.history(window), corpus.target(window));
         if model.interactions.known(history).is_empty() || history.contains(&target) || model.interactions.count(target) == 0 {
@@ -174,16 +180,17 @@ fn likeliest_temperature<B: Backend>(model: &Model<B>, corpus: &Corpus) -> Optio
         let scores = model.scores(&[history]);
         let ranked = (0u32..).zip(&scores).filter(|(item, score)| score.is_finite() && !history.contains(item));
         let best = ranked.clone().map(|(_, &score)| score).fold(f32::NEG_INFINITY, f32::max);
-        let below: Vec<f64> = ranked.map(|(_, &score)| f64::from(score - best)).collect();
+        let below: Vec<f32> = ranked.map(|(_, &score)| score - best).collect();
         known.push((below, f64::from(scores[target as usize] - best)));
     }
     if known.is_empty() {
         return None;
     }
     let slope = |temperature: f64| -> f64 {
-        let of = |(scores, target): &(Vec<f64>, f64)| {
+        let of = |(scores, target): &(Vec<f32>, f64)| {
             let (mut sum, mut mass) = (0.0, 0.0);
-            for score in scores {
+            for &score in scores {
+                let score = f64::from(score);
                 let weight = (score / temperature).exp();
                 sum += weight * score;
                 mass += weight;

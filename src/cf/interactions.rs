@@ -1,5 +1,5 @@
 //! The interactions that training windows hold, each once: one user's windows overlap, and counting window by window would count the
-//! middle of a long sequence up to ten times.
+//! middle of a long sequence up to as often as a window is long.
 
 use crate::data::{Corpus, Split};
 use crate::files::sha256;

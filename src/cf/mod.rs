@@ -275,7 +275,7 @@ fn indices<B: Backend>(values: &[u32], device: &B::Device) -> Tensor<B, 1, Int> 
 
 /// A tensor's values on the host, row after row.
 fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().to_vec().unwrap_or_default()
+    tensor.into_data().convert::<f32>().to_vec().expect("converted to f32 above")
 }
 
 #[cfg(test)]

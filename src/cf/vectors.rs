@@ -81,7 +81,8 @@ impl Vectors {
         self.write(path, corpus, settings, None)
     }
 
-    pub(super) fn write(&self, path: &Path, corpus: &Corpus, settings: &Settings, ranks: Option<Ranks>) -> Result<String> {
+    /// Refuses what [`Vectors::save`] does not write.
+    pub(super) fn check(&self, path: &Path) -> Result<()> {
         for (name, values) in [("item", &self.items), ("user", &self.users)] {
             if let Some(at) = values.iter().position(|v| !v.is_finite()) {
                 return Err(Error::failed(format!(
@@ -92,6 +93,11 @@ impl Vectors {
                 )));
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn write(&self, path: &Path, corpus: &Corpus, settings: &Settings, ranks: Option<Ranks>) -> Result<String> {
+        self.check(path)?;
         let mut both = Vec::new();
         for (_, kind) in KINDS {
             let ids = ids(corpus, kind);

@@ -20,10 +20,11 @@ pub(super) fn quickstart(report: &QuickstartReport) -> String {
     text
 }
 
-/// How far `train` has come.
+/// How far `train` has come, and what the dashboard had no place for.
 pub(super) fn trained(report: &TrainReport) -> String {
+    let notice = report.notice.as_ref().map_or_else(String::new, |notice| format!("note: {notice}\n"));
     format!(
-        "{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
+        "{notice}{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
         report.run.display(),
         report.steps,
         report.total_steps,
@@ -135,4 +136,31 @@ pub(super) fn table(rows: &[(&str, &Summary)]) -> String {
 /// Four digits, or a dash where no step ran.
 fn number(value: Option<f64>) -> String {
     value.map_or("-".into(), |v| format!("{v:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::FirstLast;
+
+    /// On a terminal the dashboard is gone by then, and had no line for it.
+    #[test]
+    fn a_notice_is_shown_at_the_end() {
+        let report = TrainReport {
+            run: "runs/office".into(),
+            steps: 1,
+            total_steps: 2,
+            samples: 8,
+            seconds: 1.0,
+            samples_per_second: 8.0,
+            peak_memory_bytes: 1 << 20,
+            loss: FirstLast { first: Some(1.0), last: Some(0.5) },
+            temperature: 1.5,
+            valid_ndcg_at_10: None,
+            validation: String::new(),
+            notice: Some("the adaptive temperature stays at 1.5".into()),
+        };
+        let text = trained(&report);
+        assert!(text.starts_with("note: the adaptive temperature stays at 1.5\nruns/office: 1 of 2 steps"), "{text}");
+    }
 }

@@ -83,6 +83,9 @@ struct Search<'a> {
 /// Prompts run together.
 ///
 /// * `priors`: one a prompt, or none at all.
+///
+/// # Panics
+/// On an empty prompt, and where `decode.beams` is 0.
 pub fn search<B: Backend>(
     model: &ItemLanguageModel<B>,
     catalogue: &Catalogue,

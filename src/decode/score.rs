@@ -22,6 +22,9 @@ const TOGETHER: usize = 512;
 
 /// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then targets run some at a time as one sequence, in
 /// which a token sees the prompt and the tokens of its own target before it.
+///
+/// # Panics
+/// On an empty prompt and an item outside the catalogue.
 pub fn score<B: Backend>(
     llm: &Llama<B>,
     catalogue: &Catalogue,

@@ -1,4 +1,4 @@
-//! The search with a prior: its limits, and its sum against enumeration.
+//! The search against plainer ones, its limits with a prior and its sum against enumeration; generation and log-likelihoods.
 
 use std::collections::HashMap;
 use std::fs;

@@ -32,7 +32,7 @@ pub struct Outcome {
     pub user: u32,
     /// Dense index of the target item.
     pub target: u32,
-    /// The target item is in no released training window.
+    /// The target item is among [`crate::data::Corpus::cold_items`].
     pub cold: bool,
     /// 0-based rank of the target's title; none if it was not returned.
     pub rank: Option<u32>,
@@ -46,7 +46,7 @@ pub struct Summary {
     /// All windows.
     #[serde(flatten)]
     pub all: Group,
-    /// Windows whose target is in no released training window.
+    /// Windows whose target is among [`crate::data::Corpus::cold_items`].
     pub cold: Group,
     /// The others.
     pub warm: Group,

@@ -52,6 +52,9 @@ impl<B: Backend> SentenceEncoder<B> {
             return Err(Error::failed(format!("{}: the tokenizer has an id {id}, the model {rows} tokens", dir.display())));
         }
         let longest = config.max_position_embeddings.min(LONGEST);
+        if longest < 2 {
+            return Err(Error::failed(format!("{}: max_position_embeddings is {longest}, no text fits", dir.display())));
+        }
         Ok(Self { bert: Bert::load(dir, &config, device)?, tokenizer, longest })
     }
 

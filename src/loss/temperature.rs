@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(AdaptiveTemperature { value: 2.0 }.step(&nan, 50), 2.0);
     }
 
-    /// With no variance the root is d / C: d = 6, C = ln(4 · e · 0.25 ·…) by hand.
+    /// With no variance the root is d / C: d = 6, C = ln(20 · 0.25) by hand.
     #[test]
     fn plus_root_without_variance() {
         let equal = RootStatistics { positions: 1.0, label_sum: 6.0, valid: 3.0, valid_sum: 0.0, valid_squares: 0.0 };

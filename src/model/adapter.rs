@@ -14,6 +14,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::linear::{Linear, Lora};
 use super::{Layer, Llama, save_llm_dir};
@@ -161,6 +162,40 @@ struct PeftConfig {
     modules_to_save: Option<Vec<String>>,
     #[serde(default)]
     inference_mode: bool,
+    /// What else it holds.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+impl PeftConfig {
+    /// A key that has PEFT compute something else, or other base weights, than this product of two matrices.
+    fn unsupported(&self) -> Option<&str> {
+        let keys = [
+            (self.peft_type != "LORA", "peft_type other than LORA"),
+            (self.bias != "none", "bias"),
+            (self.use_dora, "use_dora"),
+            (self.use_rslora, "use_rslora"),
+            (self.fan_in_fan_out, "fan_in_fan_out"),
+            (!self.rank_pattern.is_empty(), "rank_pattern"),
+            (!self.alpha_pattern.is_empty(), "alpha_pattern"),
+            (self.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "modules_to_save"),
+            // pissa, olora, corda, loftq and lora_ga take the adapter's first values off the base weights.
+            (
+                self.others.get("init_lora_weights").is_some_and(changes_the_base),
+                "init_lora_weights other than gaussian, orthogonal or eva",
+            ),
+        ];
+        let set = |key: &&&str| !matches!(self.others.get(**key), None | Some(Value::Null | Value::Bool(false)));
+        keys.iter().find(|(found, _)| *found).map(|(_, what)| *what).or_else(|| FORWARD_KEYS.iter().find(set).copied())
+    }
+}
+
+/// Each of these, if set, changes the forward pass.
+const FORWARD_KEYS: [&str; 6] =
+    ["alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_bdlora", "use_qalora"];
+
+fn changes_the_base(init_lora_weights: &Value) -> bool {
+    init_lora_weights.as_str().is_some_and(|way| !["gaussian", "orthogonal", "eva"].contains(&way))
 }
 
 fn none() -> String {
@@ -201,6 +236,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llama: &Llama<B>, config: &LoraConfi
         alpha_pattern: BTreeMap::new(),
         modules_to_save: None,
         inference_mode: true,
+        others: BTreeMap::new(),
     };
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for (l, layer) in llama.layers.iter().enumerate() {
@@ -229,17 +265,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join(CONFIG_FILE);
     let place = path.display();
     let peft: PeftConfig = serde_json::from_str(&fs::read_to_string(&path).context(&place)?).context(&place)?;
-    let unsupported = [
-        (peft.peft_type != "LORA", "peft_type other than LORA"),
-        (peft.bias != "none", "bias"),
-        (peft.use_dora, "use_dora"),
-        (peft.use_rslora, "use_rslora"),
-        (peft.fan_in_fan_out, "fan_in_fan_out"),
-        (!peft.rank_pattern.is_empty(), "rank_pattern"),
-        (!peft.alpha_pattern.is_empty(), "alpha_pattern"),
-        (peft.modules_to_save.is_some_and(|m| !m.is_empty()), "modules_to_save"),
-    ];
-    if let Some((_, what)) = unsupported.iter().find(|(found, _)| *found) {
+    if let Some(what) = peft.unsupported() {
         return Err(Error::failed(format!("{place}: {what} is not supported")));
     }
     let config = LoraConfig { rank: peft.r, alpha: peft.lora_alpha, dropout: peft.lora_dropout, targets: peft.target_modules };
@@ -291,4 +317,45 @@ pub fn export_merged<B: Backend>(dir: &Path, llama: &Llama<B>, tokenizer: &Token
         vector("model.norm.weight".into(), llama.norm.gamma.val()),
     ];
     save_llm_dir(dir, llama.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_the_forward_pass_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |key: &str, value: Value| {
+            let mut config =
+                json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "peft_version": "0.18.0"});
+            config[key] = value;
+            fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+            read_adapter_config(dir.path())
+        };
+        for (key, value) in [
+            ("init_lora_weights", json!(true)),
+            ("init_lora_weights", json!("gaussian")),
+            ("layer_replication", json!(null)),
+            ("use_qalora", json!(false)),
+            ("revision", json!("main")),
+        ] {
+            assert_eq!(read(key, value).unwrap().rank, 4, "{key}");
+        }
+        for (key, value) in [
+            ("init_lora_weights", json!("pissa_niter_4")),
+            ("init_lora_weights", json!("olora")),
+            ("alora_invocation_tokens", json!([1, 2])),
+            ("layer_replication", json!([[0, 1]])),
+            ("lora_bias", json!(true)),
+            ("use_qalora", json!(true)),
+            ("use_dora", json!(true)),
+            ("bias", json!("all")),
+        ] {
+            let error = read(key, value).unwrap_err().to_string();
+            assert!(error.contains(CONFIG_FILE) && error.contains(key) && error.ends_with("is not supported"), "{error}");
+        }
+    }
 }

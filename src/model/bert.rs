@@ -19,6 +19,8 @@ use crate::batch::TextBatch;
 use crate::{Context, Error, Result};
 
 const LONGEST_CONFIG: u64 = 16 << 20;
+/// Three times BERT-large: what sizes in a file may have drawn before weights confirm them.
+pub(super) const MOST_PARAMETERS: u64 = 1 << 30;
 /// The standard deviation of BERT's drawn weights.
 pub(super) const DEVIATION: Start = Start::Normal(0.02);
 
@@ -100,6 +102,13 @@ impl BertConfig {
         Ok(config)
     }
 
+    /// The matrices' numbers; no overflow with sizes that are each in range.
+    pub(super) fn parameters(&self) -> u64 {
+        let [hidden, inner, layers] = [self.hidden_size, self.intermediate_size, self.num_hidden_layers].map(|n| n as u64);
+        let rows = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) as u64;
+        rows * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
+    }
+
     /// Refuses sizes that no BERT has.
     ///
     /// # Errors
@@ -116,6 +125,9 @@ impl BertConfig {
         ];
         if let Some((key, size, most)) = sizes.into_iter().find(|&(_, size, most)| size == 0 || size > most) {
             return Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}")));
+        }
+        if self.parameters() > MOST_PARAMETERS {
+            return Err(Error::failed(format!("its sizes make {} parameters, at most 2^30 are supported", self.parameters())));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let (hidden, heads) = (self.hidden_size, self.num_attention_heads);

@@ -16,7 +16,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
 
-use super::bert::{Attention, BertConfig, DEVIATION, Dense, Embeddings, FeedForward, gelu, norm};
+use super::bert::{Attention, BertConfig, DEVIATION, Dense, Embeddings, FeedForward, MOST_PARAMETERS, gelu, norm};
 use super::llama::MASKED;
 use super::parameters::{BertTensors, Parameters, Start};
 use super::query_encoder::QueryEncoder;
@@ -46,10 +46,23 @@ impl QFormerConfig {
             ("vector_width", self.vector_width, 1 << 16),
             ("cross_attention_every", self.cross_attention_every, 1 << 10),
         ];
-        match sizes.into_iter().find(|&(_, size, most)| size == 0 || size > most) {
-            Some((key, size, most)) => Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}"))),
-            None => self.text.check(),
+        if let Some((key, size, most)) = sizes.into_iter().find(|&(_, size, most)| size == 0 || size > most) {
+            return Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}")));
         }
+        self.text.check()?;
+        match self.parameters() > MOST_PARAMETERS {
+            true => Err(Error::failed(format!("a Q-Former of {} parameters, at most 2^30 are supported", self.parameters()))),
+            false => Ok(()),
+        }
+    }
+
+    /// The matrices' numbers.
+    fn parameters(&self) -> u64 {
+        let text = &self.text;
+        let [hidden, inner, width] = [text.hidden_size, text.intermediate_size, self.vector_width].map(|n| n as u64);
+        let (layers, cross) = (text.num_hidden_layers, text.num_hidden_layers.div_ceil(self.cross_attention_every));
+        let of_queries = layers as u64 * 2 * hidden * inner + cross as u64 * 2 * hidden * (hidden + width);
+        text.parameters() + self.queries as u64 * hidden + of_queries
     }
 
     /// The token that begins a text to be generated, `[DEC]`: one more than BERT's.

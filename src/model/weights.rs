@@ -417,6 +417,9 @@ fn write_safetensors(
             let length = values.len();
             return Err(Error::failed(format!("{place} has shape {shape:?} and {length} values, not {needed:?}")));
         }
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Error::failed(format!("{place} holds {value}; it is not written")));
+        }
         file.seek(SeekFrom::Start(data + offset)).context(&place)?;
         let mut bytes = Vec::with_capacity(values.len() * 4);
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));

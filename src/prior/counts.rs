@@ -2,7 +2,7 @@
 //!
 //! All three count on the training windows alone, and every interaction or pair of interactions once:
 //! sliding windows of one user overlap, and counting window by window would count the middle of a
-//! long sequence up to ten times. A pair of interactions of a user counts when some training window
+//! long sequence up to as often as a window is long. A pair of interactions of a user counts when some training window
 //! holds both.
 
 use std::collections::HashMap;

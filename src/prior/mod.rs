@@ -10,7 +10,7 @@
 //! the language model ranks alone, and with weight 1 and equal logits the ranker does.
 //!
 //! In depth-first order the items below a node are an interval: a user costs one running sum over the items and a node two of its
-//! values; there is no mask.
+//! values, in a search one number a node more ([`UserPrior::outlook`]); there is no mask.
 //!
 //! Our own; the nearest published thing is D3's text-free assistant at decoding (SAI990323/DecodingMatters), which has no loss.
 
@@ -160,8 +160,10 @@ impl UserPrior<'_> {
             let below = trie.children(node).map(|child| best[child as usize]).fold(0.0, f64::max);
             best[node as usize] = if trie.is_leaf(node) { self.mass(node) } else { below };
         }
-        let to_come = |(&best, node): (&f64, Node)| self.weight * (best / self.mass(node)).min(1.0).ln();
-        best.iter().zip(0..).map(to_come).collect()
+        for (node, best) in (0..).zip(&mut best) {
+            *best = self.weight * (*best / self.mass(node)).min(1.0).ln();
+        }
+        best
     }
 
     /// The gains of all valid tokens at each branching on the way to `item`, in that order.

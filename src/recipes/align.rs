@@ -122,14 +122,12 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         }
         None => run_dir::create(dir, &config.to_toml()?, &identity)?,
     };
-    let checkpoints = Checkpoints::open(dir)?;
-    if options.resume {
-        checkpoints.recover()?;
-        if let Some((checkpoint, found)) = checkpoints.latest()? {
-            aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;
-            optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
-            progress = found;
-        }
+    let checkpoints = Checkpoints::recovered(dir)?;
+    // A new run has none.
+    if let Some((checkpoint, found)) = checkpoints.latest()? {
+        aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;
+        optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
+        progress = found;
     }
     truncate_metrics(&dir.join(METRICS), progress.step)?;
     truncate_metrics(&dir.join(RETRIEVAL), progress.step)?;

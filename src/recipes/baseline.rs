@@ -54,12 +54,18 @@ pub fn baseline(
     options: &BaselineOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<BaselineReport> {
-    if let (RankerName::Counting(name), Some(set)) = (ranker, options.set.first()) {
-        return Err(Error::usage(format!("--set {set}: {name} has no settings")));
-    }
-    if let RankerName::Collaborative(method) = ranker {
-        // Before a large corpus is read.
-        Settings::parse(method, &options.set)?;
+    // Before a large corpus is read.
+    match (ranker, options.set.first()) {
+        (RankerName::Counting(name), Some(set)) => {
+            return Err(Error::usage(format!("--set {set}: {name} has no settings")));
+        }
+        (RankerName::Counting(_), None) => {
+            // Counts need no device; what this build or machine lacks is refused all the same.
+            options.backend.devices()?;
+        }
+        (RankerName::Collaborative(method), _) => {
+            Settings::parse(method, &options.set)?;
+        }
     }
     let corpus = Corpus::open(corpus_dir)?;
     let (split, limit) = (options.split, options.limit);

@@ -79,7 +79,7 @@ impl EntityMaterial {
                 (None, None) => return Err(Error::usage("items.aligned or items.qformer is missing")),
             }),
         };
-        encoder.check().context(path)?;
+        encoder.check().context(if started.is_some() { "identity.json" } else { path })?;
         if encoder.vector_width() != vectors.dim {
             return Err(Error::failed(format!(
                 "{path}: its vectors have {} numbers, the encoder was made for {}",

@@ -45,7 +45,7 @@ pub use recommend::{Recommendation, recommend};
 pub use rows::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use score::{ScoreOptions, score};
-pub use train::{TrainOptions, TrainReport, train};
+pub use train::{FirstLast, TrainOptions, TrainReport, train};
 pub use warm::{WarmReport, WarmStep, warm};
 pub(crate) use within_memory::within_memory;
 

@@ -29,6 +29,8 @@ use crate::{Context, Error, Result};
 pub(super) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
 const PRIOR: &str = "prior.json";
+/// Empty; whoever trains the run holds its lock.
+const LOCK: &str = ".lock";
 
 /// Which model and corpus a run was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,19 +174,34 @@ pub struct OpenRun {
     pub chosen: Option<ChosenPrior>,
 }
 
-/// Writes `run.toml` and `identity.json` of a new run.
+/// Writes `run.toml` and `identity.json` of a new run, and locks it.
+///
+/// # Errors
+/// A usage error where another process has begun a run in `dir`.
 pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs::File> {
     fs::create_dir_all(dir).context(dir.display())?;
+    let lock = lock(dir)?;
+    // While the model was loaded here, another process may have been faster.
+    if !is_blank(dir) {
+        return Err(taken(dir));
+    }
     let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
     write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
     write_atomic(&dir.join(CONFIG), config.as_bytes())?;
-    lock(dir)
+    Ok(lock)
+}
+
+fn taken(dir: &Path) -> Error {
+    Error::usage(format!("{} exists; go on with --resume, or choose another --out", dir.display()))
 }
 
 /// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is killed in it.
 pub fn is_blank(dir: &Path) -> bool {
     let ours = |entry: std::io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|e| e.file_name() == IDENTITY || e.file_name().to_string_lossy().starts_with(".tmp"))
+        entry.is_ok_and(|e| {
+            let name = e.file_name();
+            name == IDENTITY || name == LOCK || name.to_string_lossy().starts_with(".tmp")
+        })
     };
     fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
 }
@@ -198,7 +215,7 @@ pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnO
     let place = dir.display();
     if !resume {
         return match dir.exists() && !is_blank(dir) {
-            true => Err(Error::usage(format!("{place} exists; go on with --resume, or choose another --out"))),
+            true => Err(taken(dir)),
             false => Ok(()),
         };
     }
@@ -216,8 +233,8 @@ pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnO
 
 /// Keeps a second process from training the run, until dropped.
 pub fn lock(dir: &Path) -> Result<fs::File> {
-    let path = dir.join(CONFIG);
-    let file = fs::File::open(&path).context(path.display())?;
+    let path = dir.join(LOCK);
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).context(path.display())?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Error::usage(format!("{}: another process trains this run", dir.display()))),
@@ -392,4 +409,22 @@ pub(super) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
     Ok(OpenRun { config, ranking, tasks: material.tasks, rows: material.rows, model, step, prior_vectors, chosen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two that found nothing at `--out` and loaded their models meanwhile.
+    #[test]
+    fn one_of_two_processes_begins_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |config: &str| create(dir.path(), config, &"of the second").unwrap_err().to_string();
+        let first = create(dir.path(), "first", &"of the first").unwrap();
+        assert!(error("second").ends_with("another process trains this run"));
+        drop(first);
+        assert!(error("second").contains("exists; go on with --resume"));
+        assert_eq!(fs::read_to_string(dir.path().join(CONFIG)).unwrap(), "first");
+        assert_eq!(read_identity::<String>(dir.path()).unwrap(), "of the first");
+    }
 }

@@ -54,6 +54,9 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let place = options.catalogue.display();
     let text = std::fs::read_to_string(&options.catalogue).context(&place)?;
     let titles: Vec<&str> = text.lines().collect();
+    if let Some(line) = titles.iter().position(|title| title.trim().is_empty()) {
+        return Err(Error::failed(format!("{place}:{}: the line is empty, not a title", line + 1)));
+    }
     let catalogue = Catalogue::new(&opened.tokenizer, titles.iter().copied()).context(place)?;
     let items: HashMap<&str, u32> = titles.iter().zip(0..).map(|(title, item)| (*title, item)).collect();
 

@@ -103,17 +103,13 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     run_dir::check_directory(dir, &config.to_toml()?, options.resume, || run_dir::read_config(dir)?.to_toml())?;
     let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
     let devices = trusted_devices(&options.backend)?;
+    let checkpoint = if options.resume { Checkpoints::recovered(dir)?.latest()? } else { None };
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
-    let begun = options.resume && dir.join("checkpoints").is_dir() && Checkpoints::open(dir)?.latest::<Progress>()?.is_some();
-    let started = if begun { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
+    let started = if checkpoint.is_some() { Some(run_dir::read_identity::<Identity>(dir)?) } else { None };
     let material = Material::open(config, started.as_ref(), &devices[0])?;
     let identity = material.identity.clone();
-    let mut checkpoint = None;
     if options.resume {
         run_dir::check_identity(dir, &identity, config)?;
-        let checkpoints = Checkpoints::open(dir)?;
-        checkpoints.recover()?;
-        checkpoint = checkpoints.latest()?;
     }
     let loading = || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || start(config, &options, material, checkpoint, &devices);

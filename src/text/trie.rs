@@ -1,8 +1,8 @@
 //! The trie of the catalogue's target token sequences, as flat arrays.
 //!
 //! Nodes are numbered breadth first, so the children of a node are consecutive numbers and the whole trie is compressed sparse
-//! rows: `first_child[n]..first_child[n + 1]` are the children of `n`, sorted by token. Its memory is 16 bytes a node,
-//! whatever the vocabulary; there is no mask over the vocabulary anywhere.
+//! rows: `first_child[n]..first_child[n + 1]` are the children of `n`, sorted by token. Its memory is 12 bytes a node and
+//! 12 an item, whatever the vocabulary; there is no mask over the vocabulary anywhere.
 //!
 //! Source: MSL (arXiv 2504.04178), section 4.1: the valid tokens after a prefix are the children of its node.
 

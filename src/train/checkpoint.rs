@@ -114,6 +114,8 @@ impl Trained {
                     false => crate::model::Tune::Frozen,
                 };
                 let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
+                // Before the one that takes its place is read.
+                drop(llm);
                 Llama::load(&opened.config, opened.weights, tune, precision, device)
             }
         }
@@ -160,9 +162,15 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// Removes what a killed process left half-written or half-removed, and puts back what it was about to replace. Only for
-    /// the process that trains the run: another's checkpoint in the making looks the same.
-    pub fn recover(&self) -> Result<()> {
+    /// As [`Checkpoints::open`], without what a killed process left half-written or half-removed, and with what it was about to replace.
+    /// Only for the process that trains the run: another's checkpoint in the making looks the same.
+    pub fn recovered(run_dir: &Path) -> Result<Self> {
+        let checkpoints = Self::open(run_dir)?;
+        checkpoints.recover()?;
+        Ok(checkpoints)
+    }
+
+    fn recover(&self) -> Result<()> {
         for entry in fs::read_dir(&self.dir).context(self.dir.display())?.flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();

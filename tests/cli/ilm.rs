@@ -122,4 +122,25 @@ fn refusals() {
     huge["entities"]["encoder"]["linear"]["queries"] = json!(1 << 20);
     lab.write("run/identity.json", huge.to_string());
     lab.refused("evaluate run", 1, &["queries"]);
+
+    let rand = train(&format!("--set items.encoder=qformer --set items.vectors=als.safetensors {RANDOM} --max-steps 1"))
+        .replace("--out run", "--out rand");
+    lab.ok(&rand);
+    let mut huge: serde_json::Value = serde_json::from_slice(&lab.read("rand/identity.json")).unwrap();
+    let text = &mut huge["entities"]["encoder"]["qformer"]["text"];
+    (text["hidden_size"], text["max_position_embeddings"]) = (json!(1 << 15), json!(1 << 20));
+    lab.write("rand/identity.json", huge.to_string());
+    lab.refused("evaluate rand", 1, &["identity.json", "parameters"]);
+}
+
+/// Killed between the two renames that replace the only checkpoint: it comes back before anything asks for BERT.
+#[test]
+fn a_replaced_checkpoint_needs_no_bert() {
+    let lab = lab();
+    let train = format!("train run.toml {FROZEN} --set items.encoder=qformer {RANDOM} --out run");
+    lab.ok(&format!("{train} --max-steps 1"));
+    let place = |name: &str| lab.path("run/checkpoints").join(name);
+    std::fs::rename(place("step-00000001"), place(".replaced-1")).unwrap();
+    std::fs::rename(lab.path("bert"), lab.path("moved")).unwrap();
+    lab.ok(&format!("{train} --resume"));
 }

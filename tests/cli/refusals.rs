@@ -38,7 +38,7 @@ fn usage() {
         lab.refused(line, 2, &[named]);
     }
     #[cfg(not(feature = "cuda"))]
-    for line in ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x"] {
+    for line in ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x", "baseline markov corpus"] {
         lab.refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
     }
     #[cfg(not(feature = "cuda"))]
@@ -326,6 +326,8 @@ fn score_input() {
     lab.write("titles.txt", "");
     lab.write("input.jsonl", "");
     lab.refused(line, 1, &["titles.txt", "empty"]);
+    lab.write("titles.txt", "A\n\nB\n");
+    lab.refused(line, 1, &["titles.txt:2", "empty"]);
     lab.write("titles.txt", "A\nB\n");
     assert!(lab.ok(line).stdout.is_empty());
     for (bytes, named) in [

@@ -151,6 +151,11 @@ fn not_finite() {
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.starts_with("error: step 1: ") && stderr.contains("lora_A"), "{stderr}");
     assert!(lab.checkpoints("overflow").is_empty());
+    let output = lab.command(&format!("train run.toml --out all --set llm.tune=full {overflow}")).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("model.safetensors: tensor ") && stderr.contains("not written"), "{stderr}");
+    assert!(lab.checkpoints("all").is_empty());
 
     lab.copy("llm", "damaged");
     lab.edit_tensors("damaged/model.safetensors", |tensors| {
