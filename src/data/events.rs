@@ -55,14 +55,17 @@ pub(crate) struct EventLog {
     pub(crate) rated: bool,
     pub(crate) shards: Shards,
     scatter: Scatter,
+    memory: u64,
+    scratch: PathBuf,
 }
 
 impl EventLog {
-    /// A log of at most `events` events (an estimate) under the options' memory limit.
+    /// A log of about `events` events or fewer under the options' memory limit.
     pub(crate) fn new(events: u64, options: &ReadOptions, timed: bool, rated: bool) -> Result<Self> {
         let shards = Shards::new(events, EVENT_BYTES, options.memory, &options.scratch)?;
         let scatter = Scatter::new(shards.len(), rated);
-        Ok(Self { users: Ids::default(), items: Ids::default(), timed, rated, shards, scatter })
+        let (users, items) = (Ids::default(), Ids::default());
+        Ok(Self { users, items, timed, rated, shards, scatter, memory: options.memory, scratch: options.scratch.clone() })
     }
 
     /// Adds events to the end of the log.
@@ -73,13 +76,42 @@ impl EventLog {
         for (((user, item), time), rating) in users?.into_iter().zip(items?).zip(&events.times).zip(&events.ratings) {
             self.scatter.push((user % shards) as usize, user, item, *time, *rating);
         }
-        self.scatter.flush_if_full(&mut self.shards)
+        self.scatter.flush_if_full(&mut self.shards)?;
+        self.make_room()
     }
 
     /// No more events follow.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.scatter.flush(&mut self.shards)?;
+        self.make_room()?;
         self.shards.close()
+    }
+
+    /// Cuts a log with more events than its shards are for into shards for four times as many.
+    fn make_room(&mut self) -> Result<()> {
+        let rows = self.shards.rows() as u64;
+        if rows <= self.shards.room {
+            return Ok(());
+        }
+        let mut old = Shards::new(rows.saturating_mul(4), EVENT_BYTES, self.memory, &self.scratch)?;
+        std::mem::swap(&mut old, &mut self.shards);
+        old.close()?;
+        self.scatter = Scatter::new(self.shards.len(), self.rated);
+        let shards = self.shards.len() as u32;
+        for shard in 0..old.len() {
+            let frame = old.take(shard)?;
+            for from in (0..frame.height()).step_by(PIECE as usize) {
+                check_stop()?;
+                let piece = frame.slice(from as i64, PIECE as usize);
+                let (users, items, times) = (u32s(&piece, "user")?, u32s(&piece, "item")?, i64s(&piece, "time")?);
+                let ratings = if self.rated { f32s(&piece, "rating")? } else { vec![f32::NAN; users.len()] };
+                for (((user, item), time), rating) in users.into_iter().zip(items).zip(times).zip(ratings) {
+                    self.scatter.push((user % shards) as usize, user, item, time, rating);
+                }
+                self.scatter.flush_if_full(&mut self.shards)?;
+            }
+        }
+        self.scatter.flush(&mut self.shards)
     }
 
     /// Calls `each` with the users and items of all events, shard by shard.
@@ -200,6 +232,8 @@ column_values!(f32s, f32, f32);
 pub(crate) struct Shards {
     folder: Option<TempDir>,
     shards: Vec<Shard>,
+    /// So many rows keep to the memory.
+    room: u64,
 }
 
 #[derive(Default)]
@@ -211,7 +245,7 @@ struct Shard {
 }
 
 impl Shards {
-    /// Pieces for at most `rows` rows of so many bytes; if they take more than their share of the memory they are files in a
+    /// Pieces for `rows` rows or fewer, of so many bytes; if they take more than their share of the memory they are files in a
     /// temporary folder in `scratch`.
     pub(crate) fn new(rows: u64, bytes: u64, memory: u64, scratch: &Path) -> Result<Self> {
         let spilled = rows.saturating_mul(bytes) > memory / SHARE;
@@ -223,8 +257,14 @@ impl Shards {
             None
         };
         let mut shards = Vec::new();
-        shards.resize_with((rows / piece + 1).min(MAX_SHARDS) as usize, Shard::default);
-        Ok(Self { folder, shards })
+        let count = (rows / piece + 1).min(MAX_SHARDS);
+        shards.resize_with(count as usize, Shard::default);
+        let room = match (spilled, count) {
+            (false, _) => memory / SHARE / bytes,
+            (true, MAX_SHARDS) => u64::MAX,
+            (true, count) => count * piece,
+        };
+        Ok(Self { folder, shards, room })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -311,4 +351,47 @@ pub(crate) fn scan(path: &Path) -> Result<LazyFrame> {
     let place = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
     LazyFrame::scan_parquet(PlRefPath::new(place), ScanArgsParquet { glob: false, ..Default::default() })
         .context(path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Users with their items and times, in order, of a log said to have `expected` events.
+    fn sequences(expected: u64, memory: u64) -> (EventLog, Vec<Vec<(u32, i64)>>) {
+        let options = ReadOptions { memory, scratch: std::env::temp_dir(), ..ReadOptions::default() };
+        let mut log = EventLog::new(expected, &options, true, false).unwrap();
+        for block in 0..12 {
+            let mut events = Events::default();
+            for n in 0..100_000i64 {
+                events.push(&(n * 7919 % 1009 + block).to_string(), &(n % 97).to_string(), n / 10 + block, f32::NAN);
+            }
+            log.append(&events).unwrap();
+        }
+        log.finish().unwrap();
+        let mut sequences = vec![Vec::new(); log.users.len()];
+        for shard in 0..log.shards.len() {
+            let frame = collect(log.shards.lazy(shard).unwrap()).unwrap();
+            let events = u32s(&frame, "item").unwrap().into_iter().zip(i64s(&frame, "time").unwrap());
+            for (user, event) in u32s(&frame, "user").unwrap().into_iter().zip(events) {
+                sequences[user as usize].push(event);
+            }
+        }
+        (log, sequences)
+    }
+
+    /// A well compressed file holds far more than its size lets expect.
+    #[test]
+    fn more_events_than_expected_go_to_files() {
+        let (log, whole) = sequences(1_200_000, 1 << 30);
+        assert!(log.shards.folder.is_none());
+        for expected in [1, 300_000] {
+            let memory = 1 << 24;
+            let (log, found) = sequences(expected, memory);
+            assert!(log.shards.folder.is_some() && log.shards.rows() == 1_200_000);
+            let largest = log.shards.shards.iter().map(|shard| shard.rows as u64).max().unwrap();
+            assert!(largest * EVENT_BYTES < memory / SHARE, "{largest}");
+            assert!(found == whole, "{expected}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The corpus on disk: four kinds of Parquet file and `corpus.toml`, which says what they hold,
+//! The corpus on disk: three kinds of Parquet file and `corpus.toml`, which says what they hold,
 //! where they come from and their SHA-256.
 //!
 //! | file | columns |

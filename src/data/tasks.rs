@@ -92,8 +92,8 @@ impl Id {
 /// Reads a task file (gzip and zstd are fine) of rows on `tasks` and on the items and users of `corpus`.
 ///
 /// # Errors
-/// The first line that is no such row: unknown keys, tasks, items and users, a number of items that is not the task's, a blank text, a `split`
-/// that other rows lack; a file without rows.
+/// A line that is no such row, for the first of these: unknown keys, tasks, items and users, a number of items that is not the task's, a blank
+/// text. A `split` that other rows lack, once the lines around it (about 1 MiB) are found good. A file without rows.
 pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Result<TaskFile> {
     let items: HashMap<&str, u32> = corpus.items.iter().map(|item| item.id.as_str()).zip(0..).collect();
     let users: HashMap<&str, u32> = (0..corpus.users() as u32).map(|user| (corpus.user_id(user), user)).collect();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use itemlm::data::{Report, prepare};
+use itemlm::data::{Report, Source, prepare};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -109,4 +109,18 @@ fn titles_are_cleaned_on_request() {
             assert_eq!(found.items.iter().find(|i| i.0 == "990").unwrap().1, title, "{format:?}");
         }
     }
+}
+
+/// As all others, a corpus of released windows is named after its own folder; its prompt goes by that name.
+#[test]
+fn released_windows_are_named_after_their_corpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let windows = "user_id,item_ids,timestamp\nu,\"[7, 8]\",5\n";
+    for (name, text) in [("train.csv", windows), ("test.csv", windows), ("id2name4Rec.json", r#"{"7": "A", "8": "B"}"#)] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let mut options = options(Format::Csv, vec![folder.path().to_path_buf()], &folder.path().join("office"));
+    options.source = Source::Msl;
+    prepare(&options).unwrap();
+    assert_eq!(itemlm::data::Corpus::open(&options.out).unwrap().name, "office");
 }

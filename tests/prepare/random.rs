@@ -94,6 +94,8 @@ fn steps(rng: &mut ChaCha8Rng, format: Format) -> Vec<Step> {
         steps.push(Step::Rating { min: rng.random_range(1..=4) as f32 });
     }
     steps.retain(|_| rng.random_bool(0.25));
+    // Its sequences tell no times.
+    steps.retain(|step| format != Format::OpenP5 || !matches!(step, Step::Duplicates));
     steps.shuffle(rng);
     steps
 }

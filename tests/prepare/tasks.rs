@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, TaskEntities, TaskRow, prepare, read_tasks};
 use itemlm::text::{Task, elm24};
 
+use crate::names;
 use crate::real::data;
 
 fn movies(dir: &Path) -> Vec<PathBuf> {
@@ -100,6 +101,14 @@ fn refusals() {
     let (code, text) =
         refused(PrepareOptions { source: Source::Msl, config: None, inputs: vec![dir.path().to_path_buf()], ..good.clone() });
     assert!(code == 2 && text.contains("--tasks"), "{text}");
+    let (code, text) = refused(PrepareOptions { tasks: Some(good.out.clone()), ..good.clone() });
+    assert!(code == 2 && text.contains("choose another place"), "{text}");
+    // Rows of a corpus that is not there are of no use: no folder can have such a name.
+    let (code, text) = refused(PrepareOptions { out: dir.path().join("x".repeat(300)), ..good.clone() });
+    assert!(code == 1 && text.contains("xxx: "), "{text}");
+    assert!(names(dir.path()).iter().all(|name| !name.starts_with('.')), "{:?}", names(dir.path()));
+    let error = prepare(&PrepareOptions { tasks: Some(dir.path().to_path_buf()), ..good.clone() }).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("name a file"), "{error}");
     prepare(&good).unwrap();
     let error = prepare(&PrepareOptions { tasks: Some(good.out.join("tasks.jsonl")), ..good.clone() }).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("choose another place"), "{error}");

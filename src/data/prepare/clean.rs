@@ -47,6 +47,11 @@ pub(super) fn clean(raw: &mut Raw, step: &Cleaning) -> Result<Step> {
             format!("events rated {min} or more stay")
         }
         Cleaning::Duplicates {} => {
+            if !log.timed {
+                return Err(Error::failed(
+                    "step duplicates: this source has no times to tell a repeat from an event told twice",
+                ));
+            }
             log.transform(first_of_equals)?;
             "of events with the same user, item and time the first stays".into()
         }
@@ -243,6 +248,17 @@ mod tests {
         assert!(step.what.contains("1 titles changed"), "{}", step.what);
         let step = clean(&mut raw, &Cleaning::CleanTitles { entities: true, control: false }).unwrap();
         assert!(step.what.contains("0 titles changed"), "{}", step.what);
+    }
+
+    /// All events of such a source have time 0: the second `a` of `a b a` would go.
+    #[test]
+    fn duplicates_need_times() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut raw = raw(&EVENTS, &TITLES, u64::MAX, scratch.path());
+        raw.log.timed = false;
+        let error = clean(&mut raw, &Cleaning::Duplicates {}).unwrap_err().to_string();
+        assert!(error.contains("step duplicates: this source has no times"), "{error}");
+        assert_eq!(raw.log.shards.rows(), EVENTS.len());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub enum Cleaning {
         /// The lowest rating that stays.
         min: f32,
     },
-    /// Of events with the same user, item and time keeps the first, in the order of the input.
+    /// Of events with the same user, item and time keeps the first, in the order of the input. The source must tell times.
     Duplicates {},
     /// Drops items without a title, or with nothing but white space for one.
     Titled {},

@@ -89,9 +89,14 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     if let Some(path) = &options.tasks {
         let parent = files::folder(path);
         let parent = fs::canonicalize(parent).context(parent.display())?;
-        if fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
+        let same = options.out.file_name() == path.file_name()
+            && fs::canonicalize(&place.parent).context(place.parent.display())? == parent;
+        if same || fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
             let what = "a corpus folder holds the corpus alone: choose another place for the tasks";
             return Err(Error::usage(format!("{}: {what}", path.display())));
+        }
+        if path.is_dir() {
+            return Err(Error::usage(format!("{}: a folder is there: name a file for the tasks", path.display())));
         }
     }
     let config = match &options.config {
@@ -105,7 +110,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
     if options.source == Source::Msl {
-        return prepare_msl(options, place);
+        return prepare_msl(options, name, place);
     }
 
     if options.source != Source::Table && config.columns != Columns::default() {
@@ -192,15 +197,19 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         *dropped.entry(step.name.clone()).or_default() += step.before - step.after;
     }
     let mut report = report(finished.path(), &manifest, raw.format.clone(), dropped, warnings)?;
-    if let Some(path) = &options.tasks {
-        report.tasks = tasks::write_tasks(&raw, &written.item_order, path)?;
-    }
+    let Some(path) = &options.tasks else {
+        place.replace(finished)?;
+        return Ok(report);
+    };
+    let (rows, counts) = tasks::write_tasks(&raw, &written.item_order, path)?;
+    report.tasks = counts;
     place.replace(finished)?;
+    files::persist(rows, path)?;
     Ok(report)
 }
 
 /// The released windows, kept as they are split.
-fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
+fn prepare_msl(options: &PrepareOptions, name: String, place: Place) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
     };
@@ -209,7 +218,8 @@ fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
             "prepare msl keeps the released windows: --config, --format, --skip-bad and --tasks do not apply to it",
         ));
     }
-    let (corpus, provenance) = sources::read_msl(dir)?;
+    let memory = options.memory.map_or_else(half_of_memory, Ok)?;
+    let (corpus, provenance) = sources::read_msl(dir, name, memory)?;
     let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let format = provenance.source.clone();
     let manifest = corpus.write(finished.path(), &provenance)?;

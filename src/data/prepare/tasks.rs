@@ -18,6 +18,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::data::progress::check_stop;
 use crate::data::sources::Raw;
@@ -179,8 +180,8 @@ impl Features {
     }
 }
 
-/// Writes the rows about the items `order` of the raw data, whole or not at all; the number of rows of each task.
-pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<BTreeMap<String, usize>> {
+/// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for [`files::persist`]; the number of rows of each task.
+pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
     let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
     let features = Features::new(&described);
     let file = files::temporary_beside(path)?;
@@ -218,8 +219,7 @@ pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<BTree
         )));
     }
     let file = writer.into_inner().map_err(|e| e.into_error()).context(path.display())?;
-    files::persist(file, path)?;
-    Ok(counts)
+    Ok((file, counts))
 }
 
 #[cfg(test)]

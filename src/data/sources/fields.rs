@@ -61,12 +61,12 @@ pub(super) fn whole(number: f64) -> Option<i64> {
 
 /// Milliseconds since 1970 of an ISO 8601 date, perhaps with a time of day and an offset.
 fn date(text: &str) -> Option<i64> {
-    let number = |text: &str| -> Option<i64> {
-        (text.len() <= 4 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+    let number = |text: &str, digits: usize| -> Option<i64> {
+        (text.len() == digits && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
     };
     let (day, rest) = text.split_at_checked(10)?;
-    let mut parts = day.splitn(3, '-').map(number);
-    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let mut parts = day.splitn(3, '-');
+    let (year, month, day) = (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let lengths = [31, 28 + i64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let months = lengths.get(..usize::try_from(month - 1).ok()?)?;
@@ -85,14 +85,18 @@ fn date(text: &str) -> Option<i64> {
         None => (clock.strip_suffix(['Z', 'z']).unwrap_or(clock), "+00:00"),
     };
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut parts = clock.splitn(3, ':').map(number);
+    let mut parts = clock.splitn(3, ':').map(|part| number(part, 2));
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next().unwrap_or(Some(0))?);
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let offset = number(hours)? * 60 + number(minutes)?;
-    let offset = if rest.contains('+') { offset } else { -offset };
-    if hour > 23 || minute > 59 || second > 60 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    let (hours, minutes) = (number(hours, 2)?, number(minutes, 2)?);
+    if hour > 23 || minute > 59 || second > 60 || hours > 23 || minutes > 59 {
         return None;
     }
+    if fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let offset = hours * 60 + minutes;
+    let offset = if rest.contains('+') { offset } else { -offset };
     let fraction = format!("0.{fraction}").parse::<f64>().ok()?;
     Some(midnight + ((hour * 60 + minute - offset) * 60 + second) * 1000 + (fraction * 1000.0) as i64)
 }
@@ -116,6 +120,7 @@ mod tests {
             ("2014-03-07T12:00:00.2509Z", Time::Date(noon + 250)),
             ("2014-03-07T13:30:00+01:30", Time::Date(noon)),
             ("2014-03-07 11:00:00-01:00", Time::Date(noon)),
+            ("2014-03-08T11:59:00+23:59", Time::Date(noon)),
         ] {
             assert_eq!(time(text), Ok(wanted), "{text}");
         }
@@ -136,6 +141,16 @@ mod tests {
             "2014-03-07T12",
             "2014-03-07T12:00:00+1",
             "2014-3-7",
+            "2014-3-007",
+            "2014-003-7",
+            "214-003-07",
+            "2014-03-07T12:0:00",
+            "2014-03-07T012:00:00",
+            "2014-03-07T12:00:00.Z",
+            "2014-03-07T12:00:00+9999:99",
+            "2014-03-07T12:00:00+24:00",
+            "2014-03-07T12:00:00-01:60",
+            "2014-03-07T12:00:00+1:00",
             "1900-01-01",
             "é014-03-07x",
         ] {

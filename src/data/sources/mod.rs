@@ -103,7 +103,7 @@ pub(crate) fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// How many events `files` may hold, if each takes `bytes` bytes or more before compression.
+/// About how many events `files` may hold at most, if each takes `bytes` bytes or more before compression.
 pub(crate) fn at_most(files: &[PathBuf], bytes: u64) -> Result<u64> {
     let mut total = 0u64;
     for file in files {

@@ -10,6 +10,7 @@ mod rows;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use self::merge::Merge;
@@ -20,6 +21,8 @@ use crate::data::manifest::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
+/// Rows being parsed take about so many times their bytes.
+const PARSED: u64 = 16;
 
 /// Where a file is, compressed or not.
 fn stored(dir: &Path, file: &str) -> PathBuf {
@@ -28,19 +31,26 @@ fn stored(dir: &Path, file: &str) -> PathBuf {
     if plain.exists() { plain } else { packed.into_iter().find(|path| path.exists()).unwrap_or(plain) }
 }
 
-/// Reads the released layout in `dir` as a corpus named after it.
+/// Reads the released layout in `dir` as the corpus `name`. The files are read whole: together they may hold a 16th of
+/// `memory` (bytes).
 ///
 /// Titles stay byte for byte as released, HTML entities included, because the published evaluation
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
 /// the latest tenth of train validates (see [`Corpus::new`]).
-pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
-    let absolute = fs::canonicalize(dir).context(dir.display())?;
-    let name = absolute.file_name().map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
+pub(crate) fn read_msl(dir: &Path, name: String, memory: u64) -> Result<(Corpus, Provenance)> {
+    let folder = fs::canonicalize(dir).context(dir.display())?;
     let mut inputs = Vec::new();
+    let mut left = memory / PARSED;
     let mut read = |file: &str| -> Result<Vec<u8>> {
-        let mut input = Input::peek(&stored(dir, file))?;
+        let path = stored(dir, file);
+        let mut input = Input::peek(&path)?;
         let mut bytes = Vec::new();
-        input.content().read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
+        input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
+        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+            let most = memory / PARSED;
+            let what = format!("with it the files hold more than {most} bytes, a 16th of the memory: raise --memory");
+            Error::failed(format!("{}: {what}", path.display()))
+        })?;
         inputs.push(input.finish()?);
         Ok(bytes)
     };
@@ -98,7 +108,8 @@ pub(crate) fn read_msl(dir: &Path) -> Result<(Corpus, Provenance)> {
             what: format!("{untitled} of the items have an empty title, kept as released"),
         });
     }
-    let source = format!("msl: released windows of {}", corpus.name);
+    let folder = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
+    let source = format!("msl: released windows of {folder}");
     Ok((corpus, Provenance { source, inputs, steps }))
 }
 
@@ -113,7 +124,7 @@ mod tests {
     use crate::data::Split;
 
     fn prepare_msl(dir: &Path, out: &Path) -> Result<()> {
-        let (corpus, provenance) = read_msl(dir)?;
+        let (corpus, provenance) = read_msl(dir, "made up".into(), 1 << 30)?;
         corpus.save(out, &provenance)
     }
 
@@ -130,7 +141,7 @@ mod tests {
 
     fn error(train: &str, json: &str) -> String {
         let dir = folder(&[("train.csv", train), ("test.csv", TEST), (TITLES, json)]);
-        let text = read_msl(dir.path()).unwrap_err().to_string();
+        let text = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap_err().to_string();
         assert!(!text.contains('\n'));
         text
     }
@@ -139,7 +150,8 @@ mod tests {
     fn reads_titles_as_released() {
         let train = "user_id,item_ids,timestamp\nu,\"[7, '7x', 8]\",5\nu,\"['7x', 8, 7]\",6\n";
         let dir = folder(&[("train.csv", train), ("test.csv", TEST), (TITLES, JSON)]);
-        let (corpus, _) = read_msl(dir.path()).unwrap();
+        let (corpus, _) = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap();
+        assert_eq!(corpus.name, "made up");
         let titles: Vec<&str> = corpus.items.iter().map(|i| i.title.as_str()).collect();
         assert_eq!(titles, ["A &amp; B", "D", ""]);
         assert_eq!(corpus.interactions, [0, 2, 1, 0, 1]);
@@ -152,9 +164,24 @@ mod tests {
         let dir = folder(&[("test.csv", TEST), (TITLES, JSON)]);
         let packed = zstd::stream::encode_all(train.as_bytes(), 1).unwrap();
         fs::write(dir.path().join("train.csv.zst"), &packed).unwrap();
-        let (corpus, provenance) = read_msl(dir.path()).unwrap();
+        let (corpus, provenance) = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap();
         assert_eq!(corpus.released_train.len(), 1);
         assert!(provenance.inputs.iter().any(|i| i.name == "train.csv.zst" && i.bytes == packed.len() as u64));
+    }
+
+    #[test]
+    fn files_larger_than_the_memory_are_refused() {
+        let train = format!("user_id,item_ids,timestamp\n{}", "u,\"[7, 8]\",5\n".repeat(100_000));
+        let dir = folder(&[("test.csv", TEST), (TITLES, JSON)]);
+        let path = dir.path().join("train.csv.zst");
+        fs::write(&path, zstd::stream::encode_all(train.as_bytes(), 1).unwrap()).unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 10_000);
+        let size = (train.len() + TEST.len() + JSON.len()) as u64;
+        assert!(read_msl(dir.path(), "made up".into(), size * PARSED).is_ok());
+        for (memory, file) in [(size * PARSED - 1, "test.csv"), (1 << 20, "train.csv.zst"), (0, TITLES)] {
+            let error = read_msl(dir.path(), "made up".into(), memory).unwrap_err().to_string();
+            assert!(error.contains(&format!("{file}: with it")) && error.contains("--memory"), "{error}");
+        }
     }
 
     #[test]
@@ -263,7 +290,7 @@ mod tests {
                 eprintln!("skipped: {} is absent", dir.display());
                 continue;
             }
-            let (corpus, _) = read_msl(&dir).unwrap();
+            let (corpus, _) = read_msl(&dir, name.into(), 1 << 30).unwrap();
             let windows = [Split::Valid, Split::Test].map(|split| corpus.windows(split).len());
             assert_eq!((corpus.items.len(), corpus.released_train.len(), windows), (items, train, [valid, test]), "{name}");
             if name == "office" {

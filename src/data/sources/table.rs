@@ -118,10 +118,19 @@ impl Table {
         Ok(Self { path: path.to_path_buf(), format, log, columns, rows })
     }
 
-    /// Reads the rows; the first time of the first log sets `unit`.
-    fn read(&self, raw: &mut Raw, unit: &mut Option<Unit>, job: &mut Job) -> Result<()> {
+    /// Has it the columns of titles and of texts, or may it have them?
+    fn describes(&self) -> [bool; 2] {
+        [self.columns.title.is_some(), self.columns.text.is_some()]
+    }
+
+    /// Reads the rows; the first time of the first log sets `unit`. Has it the columns of titles and of texts?
+    fn read(&self, raw: &mut Raw, unit: &mut Option<Unit>, job: &mut Job) -> Result<[bool; 2]> {
         let Raw { log, catalogue, .. } = raw;
-        let sink = |job: &mut Job, block: Block| block.hand_on(self, log, catalogue, job);
+        let mut found = if self.format == Format::Jsonl { [false; 2] } else { self.describes() };
+        let sink = |job: &mut Job, block: Block| {
+            found = either(found, block.found);
+            block.hand_on(self, log, catalogue, job)
+        };
         match self.format {
             Format::Csv | Format::Tsv => {
                 let records = Records::open(&self.path, delimiter(self.format), job)?;
@@ -141,7 +150,7 @@ impl Table {
                     };
                     block.push(line, &row, self, unit)
                 };
-                records.read(job, parse, sink)
+                records.read(job, parse, sink)?;
             }
             Format::Jsonl => {
                 if self.log && unit.is_none() {
@@ -150,13 +159,20 @@ impl Table {
                 let unit = *unit;
                 let parse = |line, text: &str, block: &mut Block| {
                     let fields = jsonl::parse(text, &self.columns)?;
-                    block.push(line, &fields.row()?, self, &mut { unit })
+                    block.push(line, &fields.row()?, self, &mut { unit })?;
+                    block.found = either(block.found, fields.describes());
+                    Ok(())
                 };
-                read_numbered_lines(&self.path, Encoding::Utf8, 0, job, parse, sink)
+                read_numbered_lines(&self.path, Encoding::Utf8, 0, job, parse, sink)?;
             }
-            Format::Parquet => parquet::read(self, unit, job, sink),
+            Format::Parquet => parquet::read(self, unit, job, sink)?,
         }
+        Ok(found)
     }
+}
+
+fn either(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
+    [a[0] || b[0], a[1] || b[1]]
 }
 
 fn delimiter(format: Format) -> u8 {
@@ -201,6 +217,8 @@ struct Block {
     titles: Texts,
     texts: Texts,
     numbers: Vec<u64>,
+    /// Has any JSON object the keys of title and text?
+    found: [bool; 2],
 }
 
 impl Block {
@@ -289,23 +307,22 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
         let user = asked.user.as_deref().unwrap_or_default();
         return Err(Error::usage(format!("table: no log among the inputs: a file with the column `{user}`")));
     }
-    for (name, has) in [(&asked.title, title as fn(&Table) -> bool), (&asked.text, text)] {
-        if let (Some(name), false, Some(first)) = (name, logs.iter().chain(&catalogues).any(has), logs.first()) {
-            return Err(Error::failed(format!("{}: column `{name}` is missing, here as in all inputs", first.path.display())));
-        }
-    }
+    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], either);
+    described(asked, perhaps, &logs)?;
 
     let rows = logs.iter().map(|table| table.rows).sum();
     let log = EventLog::new(rows, options, asked.time.is_some(), asked.rating.is_some())?;
     let mut raw = Raw { log, catalogue: Catalogue::default(), format: String::new() };
     let mut unit = None;
+    let mut found = [false; 2];
     for table in &logs {
-        table.read(&mut raw, &mut unit, job)?;
+        found = either(found, table.read(&mut raw, &mut unit, job)?);
     }
     raw.log.finish()?;
     for table in &catalogues {
-        table.read(&mut raw, &mut unit, job)?;
+        found = either(found, table.read(&mut raw, &mut unit, job)?);
     }
+    described(asked, found, &logs)?;
     let times = match (&asked.time, unit) {
         (None, _) => "no times",
         (Some(_), Some(Unit::Seconds)) => "times in seconds",
@@ -319,12 +336,14 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
     Ok(raw)
 }
 
-fn title(table: &Table) -> bool {
-    table.columns.title.is_some()
-}
-
-fn text(table: &Table) -> bool {
-    table.columns.text.is_some()
+/// Refuses columns of titles or texts that no input has.
+fn described(asked: &Columns, found: [bool; 2], logs: &[Table]) -> Result<()> {
+    for (name, found) in [&asked.title, &asked.text].into_iter().zip(found) {
+        if let (Some(name), false, Some(first)) = (name, found, logs.first()) {
+            return Err(Error::failed(format!("{}: column `{name}` is missing, here as in all inputs", first.path.display())));
+        }
+    }
+    Ok(())
 }
 
 fn formats(tables: &[Table]) -> String {

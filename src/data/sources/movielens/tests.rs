@@ -59,7 +59,7 @@ fn reads_csv_with_plots() {
         ("movies.csv", b"movieId,title,genres\n31,\"American President, The (1995)\",Comedy|Drama\n32,\"A \"\"B\"\"\",(no genres listed)\n"),
         ("links.csv", b"movieId,imdbId,tmdbId\n31,0114709,862\n"),
         ("genome-tags.csv", b"tagId,tag\n1,007\n"),
-        ("tags.csv", b"userId,movieId,tag,timestamp\n15,31,\"a, b\",1\n15,31,c,1\n16,31,c,1\n"),
+        ("tags.csv", b"userId,movieId,tag,timestamp\n15,31,\"a, b\",1\n15,31,c,1\n16,31,c,1\n15,32,|,1\n15,32,one|two|,1\n"),
         ("x-plots.dat", "31::T::1995::G::d::g::Ann::w::Bob, Él::A plot:: with two parts.::poster\r\n32::T::1995::G::d::g::N/A::w::::P::\r\n".as_bytes()),
     ]);
     let raw = read_folder(dir.path(), read, &options(), 0).unwrap();
@@ -67,6 +67,7 @@ fn reads_csv_with_plots() {
     assert_eq!((raw.catalogue.title(0), raw.catalogue.title(1)), (Some("American President, The (1995)"), Some("A \"B\"")));
     let first = |name: &str| raw.catalogue.attributes[name][0].as_deref();
     assert_eq!((first("tags"), first("director"), first("actors")), (Some("c|a, b"), Some("Ann"), Some("Bob, Él")));
+    assert_eq!(raw.catalogue.attributes["tags"][1].as_deref(), Some("one two"));
     assert_eq!(first("plot"), Some("A plot:: with two parts."));
     assert_eq!((raw.catalogue.attributes["plot"][1].as_deref(), raw.catalogue.attributes["director"].len()), (Some("P"), 1));
     assert_eq!(raw.format, "MovieLens latest/25M/32M (CSV), with plots");

@@ -16,7 +16,9 @@ pub(super) struct Fields<'a>([Value<'a>; 6]);
 
 #[derive(Clone)]
 enum Value<'a> {
+    /// No such key.
     Missing,
+    Null,
     Text(Cow<'a, str>),
     Whole(i64),
     Float(f64),
@@ -36,12 +38,18 @@ impl Fields<'_> {
             text: text.text("text")?,
         })
     }
+
+    /// Has the object the keys of title and text?
+    pub(super) fn describes(&self) -> [bool; 2] {
+        let [.., title, text] = &self.0;
+        [title, text].map(|value| !matches!(value, Value::Missing))
+    }
 }
 
 impl Value<'_> {
     fn text(&self, what: &str) -> std::result::Result<&str, String> {
         match self {
-            Self::Missing => Ok(""),
+            Self::Missing | Self::Null => Ok(""),
             Self::Text(text) => Ok(text),
             _ => Err(format!("the {what} is neither text nor a whole number")),
         }
@@ -49,7 +57,7 @@ impl Value<'_> {
 
     fn cell(&self, what: &str) -> std::result::Result<Cell<'_>, String> {
         match self {
-            Self::Missing => Ok(Cell::Missing),
+            Self::Missing | Self::Null => Ok(Cell::Missing),
             Self::Text(text) => Ok(Cell::Text(text)),
             Self::Whole(number) => Ok(Cell::Whole(*number)),
             Self::Float(number) => Ok(Cell::Float(*number)),
@@ -223,7 +231,7 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
-        Ok(Value::Missing)
+        Ok(Value::Null)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Self::Value, A::Error> {

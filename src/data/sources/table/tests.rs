@@ -204,6 +204,18 @@ fn columns_and_usage() {
     let titled = named(["u", "i", "", "", "name", ""]);
     let text = error(&[("f", b"u,i,t\na,1,2\n")], &titled);
     assert!(text.contains("f: column `name` is missing, here as in all inputs"), "{text}");
+    // No JSON object has the key; a blank title is one.
+    let described = named(["u", "i", "", "", "name", "note"]);
+    let lines: &[u8] = b"{\"u\":1,\"i\":2,\"name\":\"x\"}\n{\"u\":1,\"i\":3}\n";
+    for (files, column) in
+        [(vec![("f", lines)], "note"), (vec![("f", &b"u,i\na,2\n"[..]), ("items", &b"{\"i\":2,\"note\":\"x\"}\n"[..])], "name")]
+    {
+        let text = error(&files, &described);
+        assert!(text.contains(&format!("f: column `{column}` is missing, here as in all inputs")), "{text}");
+    }
+    let blank = folder(&[("f", lines), ("items", b"{\"i\":2}\n{\"i\":3,\"note\":null}\n")]);
+    let raw = read_folder(blank.path(), read, &described, 0).unwrap();
+    assert_eq!((raw.catalogue.title(0), raw.catalogue.attributes.len()), (Some("x"), 0));
     for (files, format, columns, what) in [
         (vec![("f", &b"i,name\n1,x\n"[..])], None, &titled, "no log among the inputs"),
         (vec![("f", b"u,i\na,1\n")], Some("xml"), &titled, "use csv, tsv, jsonl or parquet"),
