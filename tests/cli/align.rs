@@ -89,11 +89,11 @@ fn trains_resumes_and_opens() {
     // A configuration that asks for more than the weights hold is refused before it is allocated.
     let good = String::from_utf8(lab.read("whole/qformer/config.toml")).unwrap();
     for (key, size, named) in [
-        ("vocab_size", 1 << 24, "model.safetensors: tensor"),
-        ("hidden_size", 1 << 12, "model.safetensors: tensor"),
+        ("vocab_size", 1 << 24, "model.safetensors: "),
+        ("hidden_size", 1 << 12, "model.safetensors: "),
         ("hidden_size", 1 << 16, "config.toml: its sizes make"),
-        ("intermediate_size", 1 << 18, "model.safetensors: tensor"),
-        ("num_hidden_layers", 1 << 10, "model.safetensors: tensor"),
+        ("intermediate_size", 1 << 18, "model.safetensors: "),
+        ("num_hidden_layers", 1 << 10, "model.safetensors: "),
     ] {
         let line = good.lines().find(|line| line.starts_with(key)).unwrap();
         lab.write("whole/qformer/config.toml", good.replacen(line, &format!("{key} = {size}"), 1));

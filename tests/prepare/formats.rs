@@ -111,15 +111,17 @@ fn titles_are_cleaned_on_request() {
     }
 }
 
-/// As all others, a corpus of released windows is named after its own folder; its prompt goes by that name.
+/// Its prompt goes by that name, wherever the corpus is put.
 #[test]
-fn released_windows_are_named_after_their_corpus() {
+fn released_windows_keep_the_release_s_name() {
     let folder = tempfile::tempdir().unwrap();
+    let release = folder.path().join("office");
+    fs::create_dir(&release).unwrap();
     let windows = "user_id,item_ids,timestamp\nu,\"[7, 8]\",5\n";
     for (name, text) in [("train.csv", windows), ("test.csv", windows), ("id2name4Rec.json", r#"{"7": "A", "8": "B"}"#)] {
-        fs::write(folder.path().join(name), text).unwrap();
+        fs::write(release.join(name), text).unwrap();
     }
-    let mut options = options(Format::Csv, vec![folder.path().to_path_buf()], &folder.path().join("office"));
+    let mut options = options(Format::Csv, vec![release], &folder.path().join("corpus"));
     options.source = Source::Msl;
     prepare(&options).unwrap();
     assert_eq!(itemlm::data::Corpus::open(&options.out).unwrap().name, "office");

@@ -108,10 +108,10 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     {
         return Err(Error::usage(format!("{}: it is for the source {source}, not {}", path.display(), options.source)));
     }
-    let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
     if options.source == Source::Msl {
-        return prepare_msl(options, name, place);
+        return prepare_msl(options, place);
     }
+    let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
 
     if options.source != Source::Table && config.columns != Columns::default() {
         return Err(Error::usage(format!("columns are named for the source table only, not for {}", options.source)));
@@ -209,7 +209,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
 }
 
 /// The released windows, kept as they are split.
-fn prepare_msl(options: &PrepareOptions, name: String, place: Place) -> Result<Report> {
+fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
     };
@@ -219,7 +219,7 @@ fn prepare_msl(options: &PrepareOptions, name: String, place: Place) -> Result<R
         ));
     }
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
-    let (corpus, provenance) = sources::read_msl(dir, name, memory)?;
+    let (corpus, provenance) = sources::read_msl(dir, memory)?;
     let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let format = provenance.source.clone();
     let manifest = corpus.write(finished.path(), &provenance)?;

@@ -31,14 +31,15 @@ fn stored(dir: &Path, file: &str) -> PathBuf {
     if plain.exists() { plain } else { packed.into_iter().find(|path| path.exists()).unwrap_or(plain) }
 }
 
-/// Reads the released layout in `dir` as the corpus `name`. The files are read whole: together they may hold a 16th of
-/// `memory` (bytes).
+/// Reads the released layout in `dir` as a corpus named after it, for the release's name says which of the paper's prompts is
+/// its own. The files are read whole: together they may hold a 16th of `memory` (bytes).
 ///
 /// Titles stay byte for byte as released, HTML entities included, because the published evaluation
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
 /// the latest tenth of train validates (see [`Corpus::new`]).
-pub(crate) fn read_msl(dir: &Path, name: String, memory: u64) -> Result<(Corpus, Provenance)> {
-    let folder = fs::canonicalize(dir).context(dir.display())?;
+pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> {
+    let absolute = fs::canonicalize(dir).context(dir.display())?;
+    let name = absolute.file_name().map_or("corpus".into(), |n| n.to_string_lossy().into_owned());
     let mut inputs = Vec::new();
     let mut left = memory / PARSED;
     let mut read = |file: &str| -> Result<Vec<u8>> {
@@ -108,8 +109,7 @@ pub(crate) fn read_msl(dir: &Path, name: String, memory: u64) -> Result<(Corpus,
             what: format!("{untitled} of the items have an empty title, kept as released"),
         });
     }
-    let folder = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
-    let source = format!("msl: released windows of {folder}");
+    let source = format!("msl: released windows of {}", corpus.name);
     Ok((corpus, Provenance { source, inputs, steps }))
 }
 
@@ -124,7 +124,7 @@ mod tests {
     use crate::data::Split;
 
     fn prepare_msl(dir: &Path, out: &Path) -> Result<()> {
-        let (corpus, provenance) = read_msl(dir, "made up".into(), 1 << 30)?;
+        let (corpus, provenance) = read_msl(dir, 1 << 30)?;
         corpus.save(out, &provenance)
     }
 
@@ -141,7 +141,7 @@ mod tests {
 
     fn error(train: &str, json: &str) -> String {
         let dir = folder(&[("train.csv", train), ("test.csv", TEST), (TITLES, json)]);
-        let text = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap_err().to_string();
+        let text = read_msl(dir.path(), 1 << 30).unwrap_err().to_string();
         assert!(!text.contains('\n'));
         text
     }
@@ -150,8 +150,7 @@ mod tests {
     fn reads_titles_as_released() {
         let train = "user_id,item_ids,timestamp\nu,\"[7, '7x', 8]\",5\nu,\"['7x', 8, 7]\",6\n";
         let dir = folder(&[("train.csv", train), ("test.csv", TEST), (TITLES, JSON)]);
-        let (corpus, _) = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap();
-        assert_eq!(corpus.name, "made up");
+        let (corpus, _) = read_msl(dir.path(), 1 << 30).unwrap();
         let titles: Vec<&str> = corpus.items.iter().map(|i| i.title.as_str()).collect();
         assert_eq!(titles, ["A &amp; B", "D", ""]);
         assert_eq!(corpus.interactions, [0, 2, 1, 0, 1]);
@@ -164,7 +163,7 @@ mod tests {
         let dir = folder(&[("test.csv", TEST), (TITLES, JSON)]);
         let packed = zstd::stream::encode_all(train.as_bytes(), 1).unwrap();
         fs::write(dir.path().join("train.csv.zst"), &packed).unwrap();
-        let (corpus, provenance) = read_msl(dir.path(), "made up".into(), 1 << 30).unwrap();
+        let (corpus, provenance) = read_msl(dir.path(), 1 << 30).unwrap();
         assert_eq!(corpus.released_train.len(), 1);
         assert!(provenance.inputs.iter().any(|i| i.name == "train.csv.zst" && i.bytes == packed.len() as u64));
     }
@@ -177,9 +176,9 @@ mod tests {
         fs::write(&path, zstd::stream::encode_all(train.as_bytes(), 1).unwrap()).unwrap();
         assert!(fs::metadata(&path).unwrap().len() < 10_000);
         let size = (train.len() + TEST.len() + JSON.len()) as u64;
-        assert!(read_msl(dir.path(), "made up".into(), size * PARSED).is_ok());
+        assert!(read_msl(dir.path(), size * PARSED).is_ok());
         for (memory, file) in [(size * PARSED - 1, "test.csv"), (1 << 20, "train.csv.zst"), (0, TITLES)] {
-            let error = read_msl(dir.path(), "made up".into(), memory).unwrap_err().to_string();
+            let error = read_msl(dir.path(), memory).unwrap_err().to_string();
             assert!(error.contains(&format!("{file}: with it")) && error.contains("--memory"), "{error}");
         }
     }
@@ -290,7 +289,7 @@ mod tests {
                 eprintln!("skipped: {} is absent", dir.display());
                 continue;
             }
-            let (corpus, _) = read_msl(&dir, name.into(), 1 << 30).unwrap();
+            let (corpus, _) = read_msl(&dir, 1 << 30).unwrap();
             let windows = [Split::Valid, Split::Test].map(|split| corpus.windows(split).len());
             assert_eq!((corpus.items.len(), corpus.released_train.len(), windows), (items, train, [valid, test]), "{name}");
             if name == "office" {
