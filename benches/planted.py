@@ -28,9 +28,10 @@ what has to be told, the volume, is nothing that a co-visit vector knows.
   wide      400 series, named by 20 x 20 words, of 5 volumes; the base has read that a reader of four volumes goes on with the fifth, in any order. So has
             who is to be served, but for a tenth of the choices. 10,000 windows make the vectors, which say which series an item is of, and phase 1
             learns what each is called; phase 2 sees 800 windows, as "alone" does: vectors in the titles' place, the LLM frozen.
-Said beforehand: over six seeds the interval of ILM - ILM-rand at K = 4 is above 0. Hyperparameters from seeds 11 to 13 of this world.
+Said beforehand: over six seeds the interval of ILM - ILM-rand at K = 4 is above 0; K = 1 and 8 are its circumstances. Hyperparameters from seeds 11 to 13
+of this world.
 Prints tables in Markdown; writes DIR/planted.json. What is done is not run again, so a run cut short goes on, and several with one seed each
-(--seeds 1 --first-seed N) may run side by side in DIR; --report prints the tables of what is there. Some 6 to 8 minutes of one idle core a seed.
+(--seeds 1 --first-seed N) may run side by side in DIR; --report prints the tables of what is there. Some 6 to 8 minutes of one idle core a seed, 15 with --wide.
 """
 import argparse, json, math, os, random, shutil, statistics, struct, subprocess, sys
 
