@@ -44,7 +44,7 @@ impl MicroBatch {
         let mut groups = self.groups(&samples, add);
         if groups.len() < wanted {
             let finer = match self {
-                Self::Samples(_) => Self::Samples(samples.len() / devices.min(samples.len())),
+                Self::Samples(_) => Self::Samples(samples.len() / wanted),
                 Self::Tokens(_) => {
                     let mut all = Trees::default();
                     samples.iter().for_each(|sample| add(&mut all, sample));

@@ -78,6 +78,7 @@ impl Vectors {
     /// # Errors
     /// A vector that is not finite; a file that cannot be written.
     pub fn save(&self, path: &Path, corpus: &Corpus, settings: &Settings) -> Result<String> {
+        self.check(path)?;
         self.write(path, corpus, settings, None)
     }
 
@@ -96,8 +97,8 @@ impl Vectors {
         Ok(())
     }
 
+    /// As [`Vectors::save`], of what [`Vectors::check`] has seen.
     pub(super) fn write(&self, path: &Path, corpus: &Corpus, settings: &Settings, ranks: Option<Ranks>) -> Result<String> {
-        self.check(path)?;
         let mut both = Vec::new();
         for (_, kind) in KINDS {
             let ids = ids(corpus, kind);

@@ -72,12 +72,16 @@ impl EventLog {
     pub(crate) fn append(&mut self, events: &Events) -> Result<()> {
         let number = |ids: &mut Ids, texts: &Texts| texts.iter().map(|t| ids.number(t)).collect::<Result<Vec<u32>>>();
         let (users, items) = rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
-        let shards = self.shards.len() as u32;
-        for (((user, item), time), rating) in users?.into_iter().zip(items?).zip(&events.times).zip(&events.ratings) {
-            self.scatter.push((user % shards) as usize, user, item, *time, *rating);
-        }
-        self.scatter.flush_if_full(&mut self.shards)?;
+        self.scatter(&users?, &items?, &events.times, &events.ratings)?;
         self.make_room()
+    }
+
+    fn scatter(&mut self, users: &[u32], items: &[u32], times: &[i64], ratings: &[f32]) -> Result<()> {
+        let shards = self.shards.len() as u32;
+        for (((&user, &item), &time), &rating) in users.iter().zip(items).zip(times).zip(ratings) {
+            self.scatter.push((user % shards) as usize, user, item, time, rating);
+        }
+        self.scatter.flush_if_full(&mut self.shards)
     }
 
     /// No more events follow.
@@ -97,7 +101,6 @@ impl EventLog {
         std::mem::swap(&mut old, &mut self.shards);
         old.close()?;
         self.scatter = Scatter::new(self.shards.len(), self.rated);
-        let shards = self.shards.len() as u32;
         for shard in 0..old.len() {
             let frame = old.take(shard)?;
             for from in (0..frame.height()).step_by(PIECE as usize) {
@@ -105,10 +108,7 @@ impl EventLog {
                 let piece = frame.slice(from as i64, PIECE as usize);
                 let (users, items, times) = (u32s(&piece, "user")?, u32s(&piece, "item")?, i64s(&piece, "time")?);
                 let ratings = if self.rated { f32s(&piece, "rating")? } else { vec![f32::NAN; users.len()] };
-                for (((user, item), time), rating) in users.into_iter().zip(items).zip(times).zip(ratings) {
-                    self.scatter.push((user % shards) as usize, user, item, time, rating);
-                }
-                self.scatter.flush_if_full(&mut self.shards)?;
+                self.scatter(&users, &items, &times, &ratings)?;
             }
         }
         self.scatter.flush(&mut self.shards)

@@ -119,7 +119,7 @@ impl<B: Backend> EntityEncoder<B> {
         let (inputs, outputs) = match config {
             EncoderConfig::Linear { queries, vector_width } => (*vector_width, queries * hidden),
             EncoderConfig::Mlp { queries, vector_width } => (MLP_WIDENING * vector_width, queries * hidden),
-            EncoderConfig::QFormer(config) => (config.text.hidden_size, config.text.vocab_size.max(hidden)),
+            EncoderConfig::QFormer(config) => (config.text.hidden_size, hidden),
         };
         if inputs.saturating_mul(outputs) > 1 << 30 {
             return Err(Error::failed(format!(
