@@ -1,6 +1,8 @@
-//! How time grows with catalogue, batch, beams and history: the trie, the loss, the tree attention, the search.
+//! How time grows with catalogue, batch, beams and history: the trie, the loss, the tree attention,
+//! the search.
 //!
-//! `cargo bench --bench growth [-- trie|loss|attention|search]`. Titles, tokens and the Llama (2 layers of width 64) are random, from seeds.
+//! `cargo bench --bench growth [-- trie|loss|attention|search]`. Titles, tokens and the Llama (2
+//! layers of width 64) are random, from seeds.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::PoisonError;
@@ -11,15 +13,15 @@ use burn::DispatchDevice;
 use burn::prelude::*;
 use burn::tensor::{Distribution, TensorData};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use itemlm::backend::{BackendName, Concrete, Training};
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::search;
+use itemlm::device::{BackendName, Concrete, Training};
+use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
 use itemlm::loss::linear_cross_entropy;
-use itemlm::model::fused::{LayerCache, Mask, Visible, attention};
 use itemlm::model::{ItemLanguageModel, Llama, LlamaConfig, Precision, Tune, Weights, save_llm_dir};
+use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
-use itemlm::train::AUTODIFF;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// What `itemlm` allocates with, counting.
@@ -98,10 +100,16 @@ fn trie(c: &mut Criterion) {
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
         let trie = Trie::build(&titles).unwrap();
-        let [kept, most] = [LIVE.load(Relaxed), PEAK.load(Relaxed)].map(|bytes| (bytes - before) as f64 / f64::from(1 << 20));
-        println!("trie of {count} titles: {} nodes, {kept:.1} MiB, {most:.1} MiB at most while it is built", trie.len());
+        let [kept, most] =
+            [LIVE.load(Relaxed), PEAK.load(Relaxed)].map(|bytes| (bytes - before) as f64 / f64::from(1 << 20));
+        println!(
+            "trie of {count} titles: {} nodes, {kept:.1} MiB, {most:.1} MiB at most while it is built",
+            trie.len()
+        );
         group.throughput(Throughput::Elements(count as u64));
-        group.bench_with_input(BenchmarkId::new("build", count), &titles, |b, titles| b.iter(|| Trie::build(titles).unwrap()));
+        group.bench_with_input(BenchmarkId::new("build", count), &titles, |b, titles| {
+            b.iter(|| Trie::build(titles).unwrap())
+        });
         // Every child of every node on the way, as a search reads them.
         let walked: Vec<&Vec<u32>> = titles.iter().step_by(count / 1000).collect();
         group.throughput(Throughput::Elements(walked.len() as u64));
@@ -127,7 +135,7 @@ fn loss(c: &mut Criterion) {
     let device = BackendName::Cpu.device().unwrap();
     let mut measure = |name: &str, catalogue: &Catalogue, windows: usize, value: usize| {
         let items = (0..windows as u32).map(|n| n * 37 % catalogue.targets.len() as u32);
-        let example = |item| Example { prompt: vec![1, 2, 3], target: Target::Item(item), gains: vec![] };
+        let example = |item| Example { prompt: vec![1, 2, 3], target: Target::Item(item), logit_bias: vec![] };
         let examples: Vec<Example> = items.map(example).collect();
         let batch = Batch::new(&examples, catalogue, Candidates::Children);
         let index = batch.rows.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
@@ -152,13 +160,14 @@ fn loss(c: &mut Criterion) {
     }
 }
 
-/// Forward and backward, 9 heads on 3 keys of width 64, below a shared chain of 70 tokens; each tree a history with a branch of 12 tokens
-/// after every 12.
+/// Forward and backward, 9 heads on 3 keys of width 64, below a shared chain of 70 tokens; each
+/// tree a history with a branch of 12 tokens after every 12.
 fn tree_attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     group.sampling_mode(SamplingMode::Flat);
     let device = BackendName::Cpu.device().unwrap();
-    let random = |shape: [usize; 4]| Tensor::<Training, 4>::random(shape, Distribution::Default, &device).require_grad();
+    let random =
+        |shape: [usize; 4]| Tensor::<Training, 4>::random(shape, Distribution::Default, &device).require_grad();
     let mut measure = |name: &str, rows: usize, nodes: usize, value: usize| {
         let parent = |node: usize| match (node / 12 % 2, node % 12, node / 24 * 24) {
             // A history's next piece hangs on its last one, a branch on the piece before it.
@@ -166,7 +175,7 @@ fn tree_attention(c: &mut Criterion) {
             _ => node.checked_sub(1),
         };
         let parents: Vec<Option<usize>> = (0..nodes).map(parent).collect();
-        let mask = Mask::new(Visible::trees(&vec![parents; rows]), 70, &device);
+        let mask = Mask::new(AttentionMask::trees(&vec![parents; rows]), 70, &device);
         let (q, k, v) = (random([rows, 9, nodes, 64]), random([rows, 3, nodes, 64]), random([rows, 3, nodes, 64]));
         let past = (random([1, 3, 70, 64]), random([1, 3, 70, 64]));
         group.throughput(Throughput::Elements((rows * nodes) as u64));
@@ -218,9 +227,13 @@ fn beam_search(c: &mut Criterion) {
 }
 
 fn quick() -> Criterion {
-    // SAFETY: sets one option of the allocator, as `itemlm` does: freed pages stay with the process.
+    // SAFETY: sets one option of the allocator, as `itemlm` does: freed pages stay with the
+    // process.
     unsafe { libmimalloc_sys::mi_option_set(15, -1) };
-    Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1))
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
 }
 
 criterion_group! { name = growth; config = quick(); targets = trie, loss, tree_attention, beam_search }

@@ -1,5 +1,6 @@
-//! A LoRA training step of a Llama-family model on the CPU, with operations that have their own backward and without, in turn:
-//! `cargo bench --bench step -- MODEL.gguf [ROWS TOKENS ROUNDS]`. Medians; on a busy machine only processor time says much.
+//! A LoRA training step of a Llama-family model on the CPU, with operations that have their own
+//! backward and without, in turn: `cargo bench --bench step -- MODEL.gguf [ROWS TOKENS ROUNDS]`.
+//! Medians; on a busy machine only processor time says much.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use burn::DispatchDevice;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
-use itemlm::backend::{BackendName, Concrete, Training};
+use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::model::{Llama, LoraConfig, Precision, Tune, causal_mask, open_llm};
 
 #[global_allocator]
@@ -39,7 +40,8 @@ fn step<B: AutodiffBackend>(llm: &Llama<B>, [rows, tokens]: [usize; 2], device: 
 }
 
 fn main() {
-    // SAFETY: sets one option of the allocator, as `itemlm` does: freed pages stay with the process.
+    // SAFETY: sets one option of the allocator, as `itemlm` does: freed pages stay with the
+    // process.
     unsafe { libmimalloc_sys::mi_option_set(15, -1) };
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let Some(model) = args.first() else { return println!("which model? cargo bench --bench step -- MODEL.gguf") };
@@ -51,9 +53,11 @@ fn main() {
     let lora = LoraConfig::default();
     let open = || open_llm(Path::new(model)).unwrap();
     let plain = open();
-    let plain = Llama::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), Precision::F32, &autodiff).unwrap();
+    let plain =
+        Llama::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), Precision::F32, &autodiff).unwrap();
     let fused = open();
-    let fused = Llama::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), Precision::F32, &device).unwrap();
+    let fused =
+        Llama::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), Precision::F32, &device).unwrap();
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..=rounds {
         times[0].push(step(&plain, size, &autodiff));

@@ -1,27 +1,26 @@
 //! itemlm tunes a language model into a recommender.
 //!
-//! The path of the data is the order of the modules, and none knows of those after it:
-//! [`data`] → [`text`] → [`prior`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`cf`] → [`decode`] → [`evaluate`].
-//! [`recipes`] put them together, one a command; [`cli`] parses the commands.
+//! The path of the data is the order of the modules, and none knows of those after it: [`data`] →
+//! [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`rankers`] → [`decode`] →
+//! [`evaluate`]. [`run`] opens and keeps runs, [`commands`] are one a file; [`cli`] parses the
+//! command line.
 
-pub mod backend;
 pub mod batch;
-pub mod cf;
 pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod core;
 pub mod data;
 pub mod decode;
-pub mod error;
+pub mod device;
 pub mod evaluate;
-pub mod files;
-pub mod log;
+pub mod kernels;
 pub mod loss;
-pub mod machine;
 pub mod model;
-pub mod prior;
-pub mod profile;
-pub mod recipes;
+pub mod rankers;
+pub mod run;
+pub mod tensor;
 pub mod text;
 pub mod train;
 
-pub use error::{Context, Error, Result};
+pub use crate::core::error::{Context, Error, Result};

@@ -7,7 +7,8 @@ use itemlm::config::{AlignConfig, RunConfig};
 use itemlm::data::{Cleaning, PrepareConfig, Protocol, Source};
 use itemlm::text::{Prompt, PromptSet};
 
-/// Each one parses and has a comment on every line; one that trains an LLM names a prompt template or tasks that exist, or rows of tasks.
+/// Each one parses and has a comment on every line; one that trains an LLM names a prompt template
+/// or tasks that exist, or rows of tasks.
 #[test]
 fn shipped_run_files() {
     let mut names = Vec::new();
@@ -40,14 +41,25 @@ fn shipped_run_files() {
         names.push(name);
     }
     names.sort();
-    let known =
-        ["books", "clothing", "elm24", "ilm-it", "ilm-it-ii", "ilm-it-ui", "office", "office-ilm", "openp5-ml-1m", "toys"];
+    let known = [
+        "books",
+        "clothing",
+        "elm24",
+        "ilm-it",
+        "ilm-it-ii",
+        "ilm-it-ui",
+        "office",
+        "office-ilm",
+        "openp5-ml-1m",
+        "toys",
+    ];
     let mut known: Vec<String> = known.iter().flat_map(|name| [name.to_string(), format!("{name}-smoke")]).collect();
     known.sort();
     assert_eq!(names, known);
 }
 
-/// Each data set says where its raw files are, under which terms, what is done to them and what should come out.
+/// Each data set says where its raw files are, under which terms, what is done to them and what
+/// should come out.
 #[test]
 fn shipped_data_sets() {
     let mut names = Vec::new();

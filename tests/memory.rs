@@ -7,9 +7,9 @@ mod lab;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use itemlm::backend::BackendName;
+use itemlm::commands::{TrainOptions, plan, train};
 use itemlm::config::RunConfig;
-use itemlm::recipes::{TrainOptions, plan, train};
+use itemlm::device::BackendName;
 use itemlm::train::Ui;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -53,7 +53,8 @@ fn measured(config: &RunConfig, out: std::path::PathBuf, steps: usize) -> usize 
     MOST.load(Ordering::Relaxed)
 }
 
-/// What two settings differ by, planned and found: the program, the corpus and the tests' own memory are the same in both.
+/// What two settings differ by, planned and found: the program, the corpus and the tests' own
+/// memory are the same in both.
 #[test]
 fn a_plan_is_what_is_allocated() {
     let lab = lab::Lab::new();
@@ -84,6 +85,7 @@ fn a_plan_is_what_is_allocated() {
     // Counted with a block more than is there at once.
     close("more tokens, gradient checkpointing", of(&[large, "train.gradient_checkpointing=true"]), 0.25);
     close("no dropout", of(&[large, "llm.lora.dropout=0.0"]), 0.1);
-    let every = "llm.lora.targets=[\"q_proj\",\"k_proj\",\"v_proj\",\"o_proj\",\"gate_proj\",\"up_proj\",\"down_proj\"]";
+    let every =
+        "llm.lora.targets=[\"q_proj\",\"k_proj\",\"v_proj\",\"o_proj\",\"gate_proj\",\"up_proj\",\"down_proj\"]";
     close("every projection adapted", of(&[large, every]), 0.1);
 }

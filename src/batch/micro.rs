@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::forest::Trees;
+use super::token_tree::Trees;
 use super::{Batch, Candidates, Example, Path, shared_beginning};
 use crate::text::Catalogue;
 
@@ -11,13 +11,15 @@ use crate::text::Catalogue;
 pub enum MicroBatch {
     /// So many samples.
     Samples(usize),
-    /// As many samples as make at most so many tokens below the chain that all of a step share. A sample that is larger runs alone.
+    /// As many samples as make at most so many tokens below the chain that all of a step share. A
+    /// sample that is larger runs alone.
     Tokens(usize),
 }
 
 impl MicroBatch {
-    /// Batches of samples of like length, so that attention has little padding; a sample is one or more examples, which stay together. All
-    /// lie below the chain that every one of the samples begins with.
+    /// Batches of samples of like length, so that attention has little padding; a sample is one or
+    /// more examples, which stay together. All lie below the chain that every one of the samples
+    /// begins with.
     ///
     /// # Panics
     /// As [`Batch::new`].
@@ -25,7 +27,8 @@ impl MicroBatch {
         self.batches_for(1, samples, catalogue, candidates)
     }
 
-    /// As [`MicroBatch::batches`]; where those are fewer than `devices`, cut finer, so that each has one if there are samples enough.
+    /// As [`MicroBatch::batches`]; where those are fewer than `devices`, cut finer, so that each
+    /// has one if there are samples enough.
     pub fn batches_for(
         self,
         devices: usize,
@@ -100,13 +103,16 @@ mod tests {
             let candidates = if round % 2 == 0 { Candidates::Children } else { Candidates::Vocabulary };
             let samples: Vec<Vec<Example>> = (0..rng.random_range(0..20))
                 .map(|_| {
-                    let prompt: Vec<u32> =
-                        [7, 8].into_iter().chain((0..rng.random_range(1..30)).map(|_| rng.random_range(1..4))).collect();
+                    let prompt: Vec<u32> = [7, 8]
+                        .into_iter()
+                        .chain((0..rng.random_range(1..30)).map(|_| rng.random_range(1..4)))
+                        .collect();
                     // One sample is one prompt, or several that begin alike.
                     let count = rng.random_range(1..4).min(prompt.len());
                     let examples = (0..count).map(|n| {
-                        let (prompt, target) = (prompt[..prompt.len() - n].to_vec(), Target::Item(rng.random_range(0..3)));
-                        Example { prompt, target, gains: vec![] }
+                        let (prompt, target) =
+                            (prompt[..prompt.len() - n].to_vec(), Target::Item(rng.random_range(0..3)));
+                        Example { prompt, target, logit_bias: vec![] }
                     });
                     examples.collect()
                 })
@@ -122,7 +128,12 @@ mod tests {
             }
             let sums = |batches: &[Batch]| {
                 let sum = |count: fn(&Batch) -> usize| batches.iter().map(count).sum::<usize>();
-                [sum(|b| b.predictions.len()), sum(|b| b.target_tokens), sum(|b| b.branching_tokens), sum(|b| b.plain_tokens)]
+                [
+                    sum(|b| b.predictions.len()),
+                    sum(|b| b.target_tokens),
+                    sum(|b| b.branching_tokens),
+                    sum(|b| b.plain_tokens),
+                ]
             };
             assert_eq!(sums(&batches), sums(&one));
             for (devices, micro) in

@@ -1,16 +1,17 @@
 //! From windows to what one forward pass and its loss need, as plain arrays.
 //!
-//! Only positions that carry loss are predicted, and only the vocabulary rows that one of them needs are scored. Under MSL a target
-//! token with a single valid child has P_valid = 1: it adds nothing to the loss, so it is not predicted, and tokens after
-//! a target's last branching are not run at all.
+//! Only positions that carry loss are predicted, and only the vocabulary rows that one of them
+//! needs are scored. Under MSL a target token with a single valid child has P_valid = 1: it adds
+//! nothing to the loss, so it is not predicted, and tokens after a target's last branching are not
+//! run at all.
 
-mod forest;
 mod micro;
 mod text;
+mod token_tree;
 
-pub use forest::{Forest, shared_beginning};
 pub use micro::MicroBatch;
 pub use text::TextBatch;
+pub use token_tree::{TokenTreeBatch, shared_beginning};
 
 use crate::text::{Catalogue, ROOT};
 
@@ -21,9 +22,9 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// What comes after it.
     pub target: Target,
-    /// What a collaborative prior adds to the logits: [`crate::prior::UserPrior::gains_to`] the item; empty without a prior in the
-    /// loss.
-    pub gains: Vec<f32>,
+    /// What a collaborative prior adds to the logits: [`crate::decode::PrefixMass::logit_bias_to`]
+    /// the item; empty without a prior in the loss.
+    pub logit_bias: Vec<f32>,
 }
 
 /// What an LLM is to write.
@@ -47,16 +48,16 @@ pub enum Candidates {
 /// One token to predict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// Where its logits come from: a node, as an index into [`Forest::tokens`].
+    /// Where its logits come from: a node, as an index into [`TokenTreeBatch::tokens`].
     pub at: usize,
     /// The token's place in [`Batch::rows`].
     pub label: usize,
     /// The places in [`Batch::rows`] of the tokens that compete; empty when every row does.
     pub valid: Vec<usize>,
     /// What is added to the logits of `valid`, in their order; empty for nothing.
-    pub gains: Vec<f32>,
-    /// Whether it has as many children as the root: the released test for a position that counts for the adaptive
-    /// temperature (A2: a test on the count, not on the depth).
+    pub logit_bias: Vec<f32>,
+    /// Whether it has as many children as the root: the released test for a position that counts
+    /// for the adaptive temperature (A2: a test on the count, not on the depth).
     pub root: bool,
 }
 
@@ -64,16 +65,18 @@ pub struct Prediction {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// What is run.
-    pub forest: Forest,
+    pub forest: TokenTreeBatch,
     /// The positions that carry loss.
     pub predictions: Vec<Prediction>,
     /// Ascending vocabulary ids that are scored; `None` is the whole vocabulary.
     pub rows: Option<Vec<u32>>,
-    /// All target tokens, EOS included, predicted or not: the denominator of LML and of MSL at a fixed temperature.
+    /// All target tokens, EOS included, predicted or not: the denominator of LML and of MSL at a
+    /// fixed temperature.
     pub target_tokens: usize,
     /// Target tokens with more than one valid child: the denominator of MSL with ATS.
     pub branching_tokens: usize,
-    /// Tokens that the same examples would be side by side and whole, as a plain batch runs them; padding not counted.
+    /// Tokens that the same examples would be side by side and whole, as a plain batch runs them;
+    /// padding not counted.
     pub plain_tokens: usize,
 }
 
@@ -81,10 +84,15 @@ impl Batch {
     /// Lays out `examples`.
     ///
     /// # Panics
-    /// On an empty prompt, an item outside the catalogue, gains for another item, or a text among [`Candidates::Children`]: all are made by
-    /// the program, never read.
+    /// On an empty prompt, an item outside the catalogue, gains for another item, or a text among
+    /// [`Candidates::Children`]: all are made by the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
-        Self::below(shared_beginning(examples.iter().map(|example| example.prompt.as_slice())), examples, catalogue, candidates)
+        Self::below(
+            shared_beginning(examples.iter().map(|example| example.prompt.as_slice())),
+            examples,
+            catalogue,
+            candidates,
+        )
     }
 
     /// As [`Batch::new`], below the first `shared` tokens, which all prompts begin with.
@@ -103,7 +111,8 @@ impl Batch {
         let found: Vec<(usize, usize, u32, u32)> = paths.iter().enumerate().flat_map(of_row).collect();
 
         let rows = (candidates == Candidates::Children).then(|| {
-            let mut rows: Vec<u32> = found.iter().flat_map(|&(_, _, _, node)| trie.valid_tokens(node)).copied().collect();
+            let mut rows: Vec<u32> =
+                found.iter().flat_map(|&(_, _, _, node)| trie.valid_tokens(node)).copied().collect();
             rows.sort_unstable();
             rows.dedup();
             rows
@@ -112,13 +121,13 @@ impl Batch {
             Some(rows) => rows.binary_search(&token).expect("rows hold every valid token"),
             None => token as usize,
         };
-        let (forest, places) = Forest::new(&sequences, shared);
-        let mut gains: Vec<&[f32]> = examples.iter().map(|example| example.gains.as_slice()).collect();
-        let mut next_gains = |row: usize, node| match gains[row] {
+        let (forest, places) = TokenTreeBatch::new(&sequences, shared);
+        let mut logit_bias: Vec<&[f32]> = examples.iter().map(|example| example.logit_bias.as_slice()).collect();
+        let mut next_gains = |row: usize, node| match logit_bias[row] {
             [] => Vec::new(),
             left => {
                 let (now, later) = left.split_at(trie.valid_tokens(node).len());
-                gains[row] = later;
+                logit_bias[row] = later;
                 now.to_vec()
             }
         };
@@ -131,7 +140,7 @@ impl Batch {
                     Candidates::Vocabulary => Vec::new(),
                     Candidates::Children => trie.valid_tokens(node).iter().map(|&t| place(t)).collect(),
                 },
-                gains: match candidates {
+                logit_bias: match candidates {
                     Candidates::Vocabulary => Vec::new(),
                     Candidates::Children => next_gains(row, node),
                 },
@@ -146,7 +155,8 @@ impl Batch {
 struct Path {
     /// What of it is run: the token before the last predicted one is the last.
     tokens: Vec<u32>,
-    /// Of each prediction: the place of the token before it, the token, and the trie's node before it.
+    /// Of each prediction: the place of the token before it, the token, and the trie's node before
+    /// it.
     predicted: Vec<(usize, u32, u32)>,
     target_tokens: usize,
     branching_tokens: usize,
@@ -199,25 +209,29 @@ mod tests {
     fn examples() -> Vec<Example> {
         // Item 0 branches twice, item 2 once.
         vec![
-            Example { prompt: vec![7, 8], target: Target::Item(0), gains: vec![-1.0, -2.0, -3.0, -4.0] },
-            Example { prompt: vec![3], target: Target::Item(2), gains: vec![] },
+            Example { prompt: vec![7, 8], target: Target::Item(0), logit_bias: vec![-1.0, -2.0, -3.0, -4.0] },
+            Example { prompt: vec![3], target: Target::Item(2), logit_bias: vec![] },
         ]
     }
 
     #[test]
     fn children_stop_at_the_last_branching() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
-        // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and stops there.
+        // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and
+        // stops there.
         assert_eq!(batch.forest.rows(), 2);
         assert_eq!(batch.forest.tokens, [7, 8, 1, 3]);
         assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
         let expected = [
-            Prediction { at: 1, label: 0, valid: vec![0, 3], gains: vec![-1.0, -2.0], root: true },
-            Prediction { at: 2, label: 1, valid: vec![1, 2], gains: vec![-3.0, -4.0], root: true },
-            Prediction { at: 3, label: 3, valid: vec![0, 3], gains: vec![], root: true },
+            Prediction { at: 1, label: 0, valid: vec![0, 3], logit_bias: vec![-1.0, -2.0], root: true },
+            Prediction { at: 2, label: 1, valid: vec![1, 2], logit_bias: vec![-3.0, -4.0], root: true },
+            Prediction { at: 3, label: 3, valid: vec![0, 3], logit_bias: vec![], root: true },
         ];
         assert_eq!(batch.predictions, expected);
-        assert_eq!((batch.target_tokens, batch.branching_tokens, batch.forest.run_tokens(), batch.plain_tokens), (7, 3, 4, 10));
+        assert_eq!(
+            (batch.target_tokens, batch.branching_tokens, batch.forest.run_tokens(), batch.plain_tokens),
+            (7, 3, 4, 10)
+        );
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::prepare::PrepareArgs;
-use crate::backend::BackendChoice;
-use crate::cf::Method;
 use crate::config::RankerName;
 use crate::data::Split;
-use crate::recipes::TaskChoice;
+use crate::device::BackendChoice;
+use crate::rankers::Method;
+use crate::run::TaskChoice;
 use crate::text::PromptChoice;
 
 /// Tune a language model into a recommender.
@@ -24,7 +24,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// The whole pipeline on synthetic data: no download, no GPU
     Quickstart {
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+        /// list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
         /// Where its corpus, model and runs go
@@ -47,7 +48,8 @@ pub(super) enum Command {
         #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "profile"])]
         plan: bool,
     },
-    /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go on with it
+    /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go
+    /// on with it
     Align(RunArgs),
     /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
     Evaluate {
@@ -76,7 +78,8 @@ pub(super) enum Command {
         /// For texts: a BERT directory that compares them; models/minilm-l6 by default
         #[arg(long, value_name = "DIR")]
         sentence_encoder: Option<PathBuf>,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list, cuda:0,1 to rank on two
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+        /// list, cuda:0,1 to rank on two
         #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
         backend: BackendChoice,
         /// Print one JSON document
@@ -98,7 +101,8 @@ pub(super) enum Command {
         /// How many
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+        /// list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
         /// Print one JSON document
@@ -119,7 +123,8 @@ pub(super) enum Command {
         /// Lines of {"prompt": …, "items": […]}
         #[arg(long)]
         input: PathBuf,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list
+        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+        /// list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
     },
@@ -167,9 +172,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Backends of this build, their devices and speed, and a numerics self-check of each against the CPU
+    /// Backends of this build, their devices and speed, and a numerics self-check of each against
+    /// the CPU
     Doctor {
-        /// Choose a run's kernels on --backend before it begins (feature tuned), and hold its first steps to the CPU's
+        /// Choose a run's kernels on --backend before it begins (feature tuned), and hold its first
+        /// steps to the CPU's
         #[arg(long, value_name = "RUN.toml", requires = "backend")]
         warm: Option<PathBuf>,
         /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
@@ -208,7 +215,8 @@ pub(super) enum Command {
 pub(super) struct RunArgs {
     /// The run file
     pub(super) run: PathBuf,
-    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s list; train: cuda:0,1 for two
+    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+    /// list; train: cuda:0,1 for two
     #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
     pub(super) backend: BackendChoice,
     /// The run directory; runs/<name of the run file> by default
@@ -234,7 +242,8 @@ pub(super) struct RunArgs {
 /// What ranks of a run with tasks.
 #[derive(Args)]
 pub(super) struct TaskArgs {
-    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen of all
+    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen
+    /// of all
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
     /// Its prompt: one it was trained with, from seen:0, or unseen

@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use super::inspect::escaped;
-use crate::backend::Adapter;
-use crate::recipes::{BackendReport, Check, DoctorReport, Status, WarmReport};
+use crate::commands::{BackendReport, DoctorReport, Status, WarmReport};
+use crate::device::Adapter;
+use crate::run::Check;
 
 /// The whole report.
 pub(super) fn text(report: &DoctorReport) -> String {
@@ -35,14 +36,23 @@ fn kernels(tuned: bool, dir: Option<&Path>) -> String {
 
 /// What was warmed.
 pub(super) fn warmed(report: &WarmReport) -> String {
-    let mut text =
-        format!("{}, {}: kernels {}\n", report.backend, report.precision, kernels(report.tuned, report.kernels.as_deref()));
+    let mut text = format!(
+        "{}, {}: kernels {}\n",
+        report.backend,
+        report.precision,
+        kernels(report.tuned, report.kernels.as_deref())
+    );
     if let Some(seconds) = report.ranking_seconds {
         text += &format!("  ranking validation windows took {seconds:.1} s\n");
     }
     for (n, step) in report.steps.iter().enumerate() {
-        text +=
-            &format!("  step {}  {:>6.1} s  loss {:.6}  gradient norm {:.6}", n + 1, step.seconds, step.loss, step.grad_norm);
+        text += &format!(
+            "  step {}  {:>6.1} s  loss {:.6}  gradient norm {:.6}",
+            n + 1,
+            step.seconds,
+            step.loss,
+            step.grad_norm
+        );
         if let Some(cpu) = report.cpu.get(n) {
             text += &format!("  (cpu {:>6.1} s  {:.6}  {:.6})", cpu.seconds, cpu.loss, cpu.grad_norm);
         }
@@ -51,7 +61,10 @@ pub(super) fn warmed(report: &WarmReport) -> String {
     text += &match report.max_relative_difference {
         Some(difference) => {
             let verdict = if report.passed == Some(true) { "ok" } else { "FAILED" };
-            format!("  largest difference from the CPU {difference:.1e} (at most {:e} passes)  {verdict}\n", report.tolerance)
+            format!(
+                "  largest difference from the CPU {difference:.1e} (at most {:e} passes)  {verdict}\n",
+                report.tolerance
+            )
         }
         None => "  not compared with the CPU: each device draws the Q-Former's dropout for itself\n".into(),
     };
@@ -77,11 +90,16 @@ fn backend(report: &BackendReport) -> String {
         );
     }
     if let Some(rate) = report.copy {
-        text += &format!("  copy           {:>10.1} GB/s     {} MiB, read and written\n", rate.gb_per_second, rate.bytes >> 20);
+        text += &format!(
+            "  copy           {:>10.1} GB/s     {} MiB, read and written\n",
+            rate.gb_per_second,
+            rate.bytes >> 20
+        );
     }
     if let Some(Check { tolerance, .. }) = report.checks.first() {
-        text +=
-            &format!("  self-check, the largest difference as a share of the largest value (at most {tolerance:e} passes)\n");
+        text += &format!(
+            "  self-check, the largest difference as a share of the largest value (at most {tolerance:e} passes)\n"
+        );
     }
     for Check { name, against, max_relative_difference, passed, .. } in &report.checks {
         let verdict = if *passed { "ok" } else { "FAILED" };
@@ -111,8 +129,8 @@ pub(super) fn size(bytes: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::BackendName;
-    use crate::recipes::{CopyRate, Host, MatmulRate};
+    use crate::commands::{CopyRate, Host, MatmulRate};
+    use crate::device::BackendName;
 
     #[test]
     fn drivers_cannot_move_the_cursor() {

@@ -1,8 +1,9 @@
 //! A corpus's statistics, histograms and examples as text of at most 100 columns.
 //!
-//! Names, titles and ids come from the data: none may move the cursor, so control characters are shown escaped.
+//! Names, titles and ids come from the data: none may move the cursor, so control characters are
+//! shown escaped.
 
-use crate::recipes::{Bin, ExampleWindow, Inspection, LabelledToken, MASKED, Spread};
+use crate::commands::{Bin, ExampleWindow, Inspection, LabelledToken, MASKED, Spread};
 
 const COLUMNS: usize = 100;
 const LONGEST_BAR: usize = 50;
@@ -33,10 +34,17 @@ pub(super) fn text(report: &Inspection) -> String {
     histogram("interactions", "items", &report.popularity.histogram, &mut out);
     for top in &report.popularity.top {
         let (items, share) = (top.items, percent(top.share));
-        out.line(format!("  the most popular {:>2} % of the items ({items}) have {share} of the interactions", top.percent));
+        out.line(format!(
+            "  the most popular {:>2} % of the items ({items}) have {share} of the interactions",
+            top.percent
+        ));
     }
 
-    out.wrapped("\n", "  ", &format!("Examples: the first windows of test, with the prompt template {}", report.prompt));
+    out.wrapped(
+        "\n",
+        "  ",
+        &format!("Examples: the first windows of test, with the prompt template {}", report.prompt),
+    );
     if report.examples.is_empty() {
         out.line(if report.windows.test == 0 { "  the test split has no window" } else { "  none asked for" });
     }
@@ -129,7 +137,10 @@ fn labelled(tokens: &[LabelledToken], out: &mut Lines) {
     }
     out.line(line);
     let losses = labels.iter().filter(|token| token.loss).count();
-    out.line(format!("  label, predicted: {losses} of its {} tokens carry loss under MSL, all under LML", labels.len()));
+    out.line(format!(
+        "  label, predicted: {losses} of its {} tokens carry loss under MSL, all under LML",
+        labels.len()
+    ));
     out.line(format!("  {:>9}  {:>9}  {:>9}  {:4}  token", "id", "label", "children", "loss"));
     for token in labels {
         let children = token.children.map_or("-".into(), |children| children.to_string());
@@ -158,7 +169,8 @@ impl Lines {
         }
     }
 
-    /// Untrusted text, escaped, with every character of it, in lines that end after a space where there is one.
+    /// Untrusted text, escaped, with every character of it, in lines that end after a space where
+    /// there is one.
     fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
         self.text += first;
         let mut column = columns(first.trim_start_matches('\n'));
@@ -207,7 +219,8 @@ fn columns(text: &str) -> usize {
     text.chars().map(width_of).sum()
 }
 
-/// Wide characters (Hangul, Chinese, Japanese, emoji) begin at U+1100; a narrow one above is taken for wide, but for those drawn here.
+/// Wide characters (Hangul, Chinese, Japanese, emoji) begin at U+1100; a narrow one above is taken
+/// for wide, but for those drawn here.
 fn width_of(character: char) -> usize {
     if character < '\u{1100}' || matches!(character, '\u{2010}'..='\u{2027}' | '\u{2500}'..='\u{259f}') { 1 } else { 2 }
 }
@@ -216,8 +229,7 @@ fn width_of(character: char) -> usize {
 pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        let reorders =
-            matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let reorders = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if character.is_control() || reorders {
             escaped.extend(character.escape_default());
         } else {
@@ -230,11 +242,12 @@ pub(super) fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::{Distribution, Popularity, Titles, TopShare, Unseen};
     use crate::data::{Step, WindowCounts};
-    use crate::recipes::{Distribution, Popularity, Titles, TopShare, Unseen};
 
     fn report(examples: Vec<ExampleWindow>) -> Inspection {
-        let bins = vec![Bin { from: 1, to: 1, count: 3 }, Bin { from: 2, to: 3, count: 0 }, Bin { from: 4, to: 9, count: 1 }];
+        let bins =
+            vec![Bin { from: 1, to: 1, count: 3 }, Bin { from: 2, to: 3, count: 0 }, Bin { from: 4, to: 9, count: 1 }];
         let spread = Some(Spread { min: 1, median: 1.0, mean: 1.75, max: 9 });
         Inspection {
             name: "a\u{1b}[2J".into(),
@@ -286,7 +299,8 @@ mod tests {
         }
     }
 
-    /// Nothing but line feeds controls the terminal, and no line is longer than 100 columns, a space at its end apart.
+    /// Nothing but line feeds controls the terminal, and no line is longer than 100 columns, a
+    /// space at its end apart.
     fn tame(text: &str) {
         for line in text.lines() {
             assert!(columns(line.trim_end()) <= COLUMNS, "{} columns: {line}", columns(line));
@@ -296,7 +310,8 @@ mod tests {
 
     #[test]
     fn hostile_text_is_escaped_and_wrapped() {
-        let token = |label: i64, token: &str| LabelledToken { token: token.into(), id: 7, label, children: None, loss: false };
+        let token =
+            |label: i64, token: &str| LabelledToken { token: token.into(), id: 7, label, children: None, loss: false };
         let mut tokens: Vec<LabelledToken> = (0..50).map(|_| token(MASKED, "\u{1b}[1m\u{85}")).collect();
         tokens.push(token(7, &"\r".repeat(99)));
         tame(&text(&report(vec![hostile(None), hostile(Some(tokens))])));

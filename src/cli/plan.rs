@@ -2,7 +2,7 @@
 
 use super::doctor::size;
 use super::inspect::escaped;
-use crate::recipes::{LargestMicroBatch, PlanReport};
+use crate::commands::{LargestMicroBatch, PlanReport};
 
 /// The whole report.
 pub(super) fn text(report: &PlanReport) -> String {
@@ -14,7 +14,8 @@ pub(super) fn text(report: &PlanReport) -> String {
         report.steps_planned,
         report.steps_per_epoch
     );
-    let mut line = |what: &str, bytes: u64, more: String| text += &format!("{what:<18} {:>10}  {more}\n", size(Some(bytes)));
+    let mut line =
+        |what: &str, bytes: u64, more: String| text += &format!("{what:<18} {:>10}  {more}\n", size(Some(bytes)));
     let parts = [
         ("projections", weights.projections),
         ("embeddings and norms", weights.embeddings),
@@ -41,7 +42,8 @@ pub(super) fn text(report: &PlanReport) -> String {
     line("transient", step.transient, "beside them, at a step's peak".into());
     line("between steps", report.between_steps_bytes, "the optimiser's step, in place of the three above".into());
     if let Some(ranking) = report.ranking {
-        let more = format!("{} validation prompts together: keys and values {}", ranking.prompts, size(Some(ranking.cache)));
+        let more =
+            format!("{} validation prompts together: keys and values {}", ranking.prompts, size(Some(ranking.cache)));
         line("ranking", ranking.cache + ranking.transient, more);
     }
     line("allocator", report.allocator_bytes, "freed, kept, and too small to be used again".into());
@@ -67,7 +69,8 @@ pub(super) fn text(report: &PlanReport) -> String {
 }
 
 fn largest_text(found: &LargestMicroBatch) -> String {
-    let with = if found.gradient_checkpointing { "with gradient checkpointing" } else { "without gradient checkpointing" };
+    let with =
+        if found.gradient_checkpointing { "with gradient checkpointing" } else { "without gradient checkpointing" };
     let peak = size(Some(found.peak_bytes));
     match found.micro_batch_tokens {
         None => format!("  {with:<31} none: a sample at a time takes {peak}\n"),

@@ -21,8 +21,8 @@ pub(super) struct PrepareArgs {
     /// The corpus directory
     #[arg(long)]
     out: PathBuf,
-    /// Cleaning steps, split and expected sizes, as in configs/data; by default items without a title go, then a 5-core,
-    /// then MSL's split (openp5: leave one out)
+    /// Cleaning steps, split and expected sizes, as in configs/data; by default items without a
+    /// title go, then a 5-core, then MSL's split (openp5: leave one out)
     #[arg(long)]
     config: Option<PathBuf>,
     /// The format within the source, rather than the one found in the files
@@ -31,7 +31,8 @@ pub(super) struct PrepareArgs {
     /// Leave out up to so many bad rows
     #[arg(long, default_value_t = 0)]
     skip_bad: u64,
-    /// Memory to work in, such as 512MB or 8GB, beside what ids and titles take; half of the machine's, or of its container's limit, by default
+    /// Memory to work in, such as 512MB or 8GB, beside what ids and titles take; half of the
+    /// machine's, or of its container's limit, by default
     #[arg(long, value_parser = memory)]
     memory: Option<u64>,
     /// table: the column of users
@@ -52,7 +53,8 @@ pub(super) struct PrepareArgs {
     /// table: a column with more text on the item
     #[arg(long, value_name = "COLUMN")]
     text: Option<String>,
-    /// movielens, openp5: also write rows of ELM's tasks made of titles, genres, tags and plots, as JSON lines
+    /// movielens, openp5: also write rows of ELM's tasks made of titles, genres, tags and plots, as
+    /// JSON lines
     #[arg(long, value_name = "FILE")]
     tasks: Option<PathBuf>,
     /// Print one JSON document
@@ -62,8 +64,23 @@ pub(super) struct PrepareArgs {
 
 impl PrepareArgs {
     pub(super) fn run(self) -> Result<()> {
-        let Self { source, input, out, config, format, skip_bad, memory, user, item, time, title, rating, text, tasks, json } =
-            self;
+        let Self {
+            source,
+            input,
+            out,
+            config,
+            format,
+            skip_bad,
+            memory,
+            user,
+            item,
+            time,
+            title,
+            rating,
+            text,
+            tasks,
+            json,
+        } = self;
         let columns = Columns { user, item, time, title, rating, text };
         if source != Source::Table && columns != Columns::default() {
             return Err(Error::usage(format!("columns are named for the source table only, not for {source}")));

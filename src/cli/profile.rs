@@ -1,7 +1,7 @@
 //! The profile as text.
 
-use crate::profile::{Part, Pass};
-use crate::recipes::ProfileReport;
+use crate::commands::ProfileReport;
+use crate::core::profiler::{Part, Pass};
 
 /// The whole report.
 pub(super) fn text(report: &ProfileReport) -> String {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TrainReport};
 use crate::evaluate::{Group, Summary, TextQuality};
-use crate::recipes::{AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TextEvaluation, TrainReport};
+use crate::run::TextEvaluation;
 
 /// Every ranker's row, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {
@@ -94,7 +95,8 @@ fn prior(evaluation: &Evaluation) -> String {
 /// Log-perplexity and semantic consistency, task by task.
 pub(super) fn texts(evaluation: &TextEvaluation) -> String {
     let (tasks, mean) = (&evaluation.summary.tasks, &evaluation.summary.mean);
-    let rows = tasks.iter().map(|(name, quality)| (name.as_str(), quality)).chain(mean.iter().map(|mean| ("mean", mean)));
+    let rows =
+        tasks.iter().map(|(name, quality)| (name.as_str(), quality)).chain(mean.iter().map(|mean| ("mean", mean)));
     let line = |(name, quality): (&str, &TextQuality)| {
         let (rows, perplexity) = (quality.rows, quality.log_perplexity);
         format!("{name:25}  {rows:>6}  {perplexity:>14.4}  {:>20}\n", number(quality.semantic_consistency))
@@ -141,7 +143,7 @@ fn number(value: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipes::FirstLast;
+    use crate::commands::FirstLast;
 
     /// On a terminal the dashboard is gone by then, and had no line for it.
     #[test]

@@ -48,7 +48,8 @@ fn tenth() -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QFormerSettings {
-    /// A BERT directory: the tokenizer, the sizes, and with `init = "pretrained"` the text branch's start.
+    /// A BERT directory: the tokenizer, the sizes, and with `init = "pretrained"` the text branch's
+    /// start.
     pub text: String,
     /// Where the text branch starts.
     #[serde(default)]
@@ -247,7 +248,10 @@ impl AlignConfig {
             return Err(Error::usage("[loss]: every weight is 0, so nothing would train"));
         }
         if !(0.001..=0.5).contains(&loss.temperature) {
-            return Err(Error::usage(format!("loss.temperature is {}, it must be between 0.001 and 0.5", loss.temperature)));
+            return Err(Error::usage(format!(
+                "loss.temperature is {}, it must be between 0.001 and 0.5",
+                loss.temperature
+            )));
         }
         match train.max_grad_norm > 0.0 && train.max_grad_norm.is_finite() {
             true => Ok(()),

@@ -10,16 +10,19 @@ use crate::{Error, Result};
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
     pub corpus: String,
-    /// An embedded prompt template or a file with `{history}` or `{user}`; by default the one of the corpus's name, or `items`.
+    /// An embedded prompt template or a file with `{history}` or `{user}`; by default the one of
+    /// the corpus's name, or `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<String>,
-    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window; [`DataConfig::PROMPTS_PER_WINDOW`] by default.
+    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window;
+    /// [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
-    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it: the model learns their texts.
+    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it:
+    /// the model learns their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
     /// How often the rows' tasks come: alpha of [`crate::train::mix`], 1 by default.

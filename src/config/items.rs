@@ -9,7 +9,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsConfig {
-    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus such as `random_id`.
+    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus
+    /// such as `random_id`.
     #[serde(default = "title", skip_serializing_if = "is_title")]
     pub text: String,
     /// What encodes items and users beside their text.
@@ -64,7 +65,9 @@ impl ItemsConfig {
             (false, true) => {
                 Err(Error::usage(format!("items.{key} is missing: items.encoder = {:?} needs it", self.encoder.name())))
             }
-            (true, false) => Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name()))),
+            (true, false) => {
+                Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name())))
+            }
             _ => Ok(()),
         };
         let qformer = self.encoder == Encoder::Qformer;
@@ -73,7 +76,9 @@ impl ItemsConfig {
             needs("queries", self.queries.is_some(), false)?;
         }
         if self.encoder == Encoder::None && !self.beside_text {
-            return Err(Error::usage("items.beside_text = false is for an items.encoder: without one there is only text"));
+            return Err(Error::usage(
+                "items.beside_text = false is for an items.encoder: without one there is only text",
+            ));
         }
         if self.aligned.is_some() && self.qformer.is_some() {
             return Err(Error::usage(

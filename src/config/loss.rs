@@ -59,7 +59,9 @@ impl<'de> Deserialize<'de> for Temperature {
             toml::Value::String(s) if s == "adaptive" => Ok(Self::Adaptive),
             toml::Value::Float(value) => Ok(Self::Fixed(value)),
             toml::Value::Integer(value) => Ok(Self::Fixed(value as f64)),
-            other => Err(serde::de::Error::custom(format!("temperature is {other}, it must be \"adaptive\" or a number"))),
+            other => {
+                Err(serde::de::Error::custom(format!("temperature is {other}, it must be \"adaptive\" or a number")))
+            }
         }
     }
 }

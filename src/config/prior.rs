@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cf::Method;
-use crate::prior::Baseline;
+use crate::rankers::Baseline;
+use crate::rankers::Method;
 use crate::{Error, Result};
 
 /// A ranker without a language model, as `itemlm baseline` and `prior.ranker` call it.
@@ -50,7 +50,7 @@ impl TryFrom<String> for RankerName {
     }
 }
 
-/// `[prior]`, as [`crate::prior`] defines it.
+/// `[prior]`, as [`crate::decode`] defines it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriorConfig {
@@ -59,14 +59,15 @@ pub struct PriorConfig {
     /// als, bpr, sasrec: the file that `itemlm cf` wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
-    /// What the logarithm of a token's share is multiplied by; `evaluate --split valid --prior-weight A,B,…` chooses another.
+    /// What the logarithm of a token's share is multiplied by; `evaluate --split valid
+    /// --prior-weight A,B,…` chooses another.
     #[serde(default = "one")]
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items.
     #[serde(default = "smoothing")]
     pub smoothing: f64,
-    /// Train with it as well, so that the LLM learns what the ranker does not know. For rankers that count: they can leave a window's
-    /// target out, vectors have learnt it.
+    /// Train with it as well, so that the LLM learns what the ranker does not know. For rankers
+    /// that count: they can leave a window's target out, vectors have learnt it.
     #[serde(default)]
     pub in_loss: bool,
 }
@@ -75,7 +76,8 @@ fn one() -> f64 {
     1.0
 }
 
-/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and clothing (.9).
+/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and
+/// clothing (.9).
 fn smoothing() -> f64 {
     0.5
 }

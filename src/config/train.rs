@@ -20,7 +20,8 @@ pub struct TrainConfig {
     /// [`TrainConfig::MICRO_BATCH_TOKENS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
-    /// Keeps each decoder block's input alone and runs the block again in the backward pass: less memory, more time.
+    /// Keeps each decoder block's input alone and runs the block again in the backward pass: less
+    /// memory, more time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
     /// AdamW's, after warm-up.
@@ -37,8 +38,8 @@ pub struct TrainConfig {
     pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
-    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10 is kept. 0: none, the last is kept.
-    /// Of rows as many, and the lowest loss on them.
+    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10
+    /// is kept. 0: none, the last is kept. Of rows as many, and the lowest loss on them.
     pub valid_windows: usize,
 }
 
@@ -64,7 +65,8 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights; more makes a CPU no faster.
+    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights;
+    /// more makes a CPU no faster.
     pub const MICRO_BATCH_TOKENS: usize = 2048;
 
     /// What one forward pass takes.
@@ -91,6 +93,7 @@ impl TrainConfig {
 pub enum Targets {
     /// The last one, as the papers do.
     Last,
-    /// Each one after the first, from those before it: branches of one token tree. Each counts as much.
+    /// Each one after the first, from those before it: branches of one token tree. Each counts as
+    /// much.
     Every,
 }

@@ -124,8 +124,8 @@ pub struct WindowCounts {
 impl Corpus {
     /// Builds a corpus from users' logs and windows on their concatenation.
     ///
-    /// Without `valid` windows the latest tenth of `train` (rounded down; by the target's time, ties
-    /// by their order) validates and is no longer trained on.
+    /// Without `valid` windows the latest tenth of `train` (rounded down; by the target's time,
+    /// ties by their order) validates and is no longer trained on.
     pub fn new(
         name: impl Into<String>,
         items: Vec<Item>,
@@ -263,8 +263,9 @@ impl Corpus {
         &self.interactions[self.bounds[user] as usize..self.bounds[user + 1] as usize]
     }
 
-    /// For each item: is it in no training window, neither in a history nor as a target? For test all released training windows count,
-    /// as published; for validation those that do not validate.
+    /// For each item: is it in no training window, neither in a history nor as a target? For test
+    /// all released training windows count, as published; for validation those that do not
+    /// validate.
     pub fn cold_items(&self, split: Split) -> Vec<bool> {
         let mut cold = vec![true; self.items.len()];
         let windows = if split == Split::Test { &self.released_train } else { &self.train };
@@ -276,10 +277,12 @@ impl Corpus {
         cold
     }
 
-    /// Checks every index that the accessors rely on. Rows count from 0; `dir` only names the files.
+    /// Checks every index that the accessors rely on. Rows count from 0; `dir` only names the
+    /// files.
     pub(super) fn check(&self, dir: &Path) -> Result<()> {
-        let at =
-            |file: &str, row: usize, what: String| Error::failed(format!("{}: row {row}: {what}", dir.join(file).display()));
+        let at = |file: &str, row: usize, what: String| {
+            Error::failed(format!("{}: row {row}: {what}", dir.join(file).display()))
+        };
         if self.items.is_empty() {
             let file = dir.join(ITEMS);
             return Err(Error::failed(format!("{}: the catalogue is empty", file.display())));
@@ -296,7 +299,9 @@ impl Corpus {
                 return Err(at(INTERACTIONS, row, what));
             }
         }
-        for (split, windows) in [(Split::Train, &self.released_train), (Split::Valid, &self.valid), (Split::Test, &self.test)] {
+        for (split, windows) in
+            [(Split::Train, &self.released_train), (Split::Valid, &self.valid), (Split::Test, &self.test)]
+        {
             let file = windows_file(split);
             for (row, w) in windows.iter().enumerate() {
                 let user = w.user as usize;
@@ -334,10 +339,12 @@ impl Corpus {
 pub(crate) mod tests {
     use super::*;
 
-    /// Users "a" with the items 0..12 at times 0.., "b" with 3, 2, 1; ten titles, two of them equal.
+    /// Users "a" with the items 0..12 at times 0.., "b" with 3, 2, 1; ten titles, two of them
+    /// equal.
     pub(crate) fn small() -> Corpus {
         let titles = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "A"];
-        let items = titles.iter().enumerate().map(|(i, t)| Item { id: format!("i{i}"), title: (*t).to_string() }).collect();
+        let items =
+            titles.iter().enumerate().map(|(i, t)| Item { id: format!("i{i}"), title: (*t).to_string() }).collect();
         let a = (0..8).map(|i| (i, Some(i64::from(i)))).collect();
         let b = vec![(3, None), (2, None), (8, Some(50))];
         let users = vec![UserLog { id: "a".into(), events: a }, UserLog { id: "b".into(), events: b }];
@@ -355,7 +362,8 @@ pub(crate) mod tests {
         assert_eq!(corpus.timestamp(&test), Some(50));
         assert_eq!(corpus.user_id(test.user), "b");
         assert_eq!(corpus.user_interactions(1), [3, 2, 8]);
-        let cold: Vec<usize> = corpus.cold_items(Split::Test).iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| i).collect();
+        let cold: Vec<usize> =
+            corpus.cold_items(Split::Test).iter().enumerate().filter(|(_, c)| **c).map(|(i, _)| i).collect();
         assert_eq!(cold, [4, 5, 6, 7, 8, 9]);
         assert_eq!(corpus.history(&Window { user: 0, start: 9, len: 9 }), [0u32; 0]);
     }

@@ -1,5 +1,5 @@
-//! The event log on its way from raw files to a corpus: columns of dense numbers in data frames, in memory or, where
-//! they would take more than their share of it, in temporary Parquet files.
+//! The event log on its way from raw files to a corpus: columns of dense numbers in data frames, in
+//! memory or, where they would take more than their share of it, in temporary Parquet files.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -65,13 +65,23 @@ impl EventLog {
         let shards = Shards::new(events, EVENT_BYTES, options.memory, &options.scratch)?;
         let scatter = Scatter::new(shards.len(), rated);
         let (users, items) = (Ids::default(), Ids::default());
-        Ok(Self { users, items, timed, rated, shards, scatter, memory: options.memory, scratch: options.scratch.clone() })
+        Ok(Self {
+            users,
+            items,
+            timed,
+            rated,
+            shards,
+            scatter,
+            memory: options.memory,
+            scratch: options.scratch.clone(),
+        })
     }
 
     /// Adds events to the end of the log.
     pub(crate) fn append(&mut self, events: &Events) -> Result<()> {
         let number = |ids: &mut Ids, texts: &Texts| texts.iter().map(|t| ids.number(t)).collect::<Result<Vec<u32>>>();
-        let (users, items) = rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
+        let (users, items) =
+            rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
         self.scatter(&users?, &items?, &events.times, &events.ratings)?;
         self.make_room()
     }
@@ -245,8 +255,8 @@ struct Shard {
 }
 
 impl Shards {
-    /// Pieces for `rows` rows or fewer, of so many bytes; if they take more than their share of the memory they are files in a
-    /// temporary folder in `scratch`.
+    /// Pieces for `rows` rows or fewer, of so many bytes; if they take more than their share of the
+    /// memory they are files in a temporary folder in `scratch`.
     pub(crate) fn new(rows: u64, bytes: u64, memory: u64, scratch: &Path) -> Result<Self> {
         let spilled = rows.saturating_mul(bytes) > memory / SHARE;
         // Sorting takes several times what is sorted.

@@ -73,7 +73,7 @@ pub struct FileDigest {
 impl FileDigest {
     /// The digest of a file with these contents.
     pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
-        Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::files::sha256(bytes) }
+        Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::core::files::sha256(bytes) }
     }
 
     /// The digest of a file.
@@ -81,7 +81,7 @@ impl FileDigest {
         let mut hash = Sha256::new();
         let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, bytes, sha256: crate::files::hex(&hash.finalize()) })
+        Ok(Self { name, bytes, sha256: crate::core::files::hex(&hash.finalize()) })
     }
 }
 
@@ -153,11 +153,13 @@ impl Manifest {
         }
         let path = dir.join(MANIFEST);
         let place = path.display();
-        let text =
-            fs::read_to_string(&path).map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
+        let text = fs::read_to_string(&path)
+            .map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
         let Version { format } = toml::from_str(&text).context(place.to_string())?;
         if format != FORMAT {
-            return Err(Error::failed(format!("{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again")));
+            return Err(Error::failed(format!(
+                "{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again"
+            )));
         }
         toml::from_str(&text).context(place)
     }

@@ -28,7 +28,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Shown if stderr is a terminal.
+    /// PromptValue if stderr is a terminal.
     pub(crate) fn new(what: &str, total: u64) -> Self {
         let now = Instant::now();
         let shown = std::io::stderr().is_terminal();
@@ -44,9 +44,11 @@ impl Progress {
             self.last = now;
             self.drawn = true;
             let rate = self.rows as f64 / (now - self.started).as_secs_f64();
-            let done = (self.bytes.load(Ordering::Relaxed) * BAR).checked_div(self.total).unwrap_or(0).min(BAR) as usize;
+            let done =
+                (self.bytes.load(Ordering::Relaxed) * BAR).checked_div(self.total).unwrap_or(0).min(BAR) as usize;
             let bar = format!("[{}{}]", "#".repeat(done), "-".repeat(BAR as usize - done));
-            let line = format!("{} {bar} {:.2} million rows, {:.2} million/s", self.what, self.rows as f64 / 1e6, rate / 1e6);
+            let line =
+                format!("{} {bar} {:.2} million rows, {:.2} million/s", self.what, self.rows as f64 / 1e6, rate / 1e6);
             let _ = std::io::stderr().write_all(format!("\r\x1b[K{line}").as_bytes());
         }
         Ok(())

@@ -165,17 +165,21 @@ impl Corpus {
         corpus.check(dir)?;
         if corpus.counts() != manifest.counts {
             let place = dir.join(MANIFEST);
-            return Err(Error::failed(format!("{}: [counts] do not fit the files: run `prepare` again", place.display())));
+            return Err(Error::failed(format!(
+                "{}: [counts] do not fit the files: run `prepare` again",
+                place.display()
+            )));
         }
         corpus.exclude_validation();
         Ok(corpus)
     }
 
-    /// Writes the corpus to `dir`, whole or not at all. A corpus already there is replaced; anything
-    /// else there is a usage error.
+    /// Writes the corpus to `dir`, whole or not at all. A corpus already there is replaced;
+    /// anything else there is a usage error.
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
         let place = Place::check(dir)?;
-        let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+        let finished =
+            tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
         self.write(finished.path(), provenance)?;
         place.replace(finished)
     }
@@ -216,8 +220,11 @@ impl Corpus {
             let ids: Vec<&str> = self.items.iter().map(|i| i.id.as_str()).collect();
             let titles: Vec<&str> = self.items.iter().map(|i| i.title.as_str()).collect();
             let index: Vec<u32> = (0..self.items.len() as u32).collect();
-            let mut columns =
-                vec![Column::new("item".into(), index), Column::new("id".into(), ids), Column::new("title".into(), titles)];
+            let mut columns = vec![
+                Column::new("item".into(), index),
+                Column::new("id".into(), ids),
+                Column::new("title".into(), titles),
+            ];
             columns.extend(self.attributes.iter().map(|(name, values)| Column::new(name.as_str().into(), values)));
             return parquet_bytes(columns);
         }
@@ -253,9 +260,9 @@ impl Corpus {
 
 #[cfg(test)]
 mod tests {
-    use super::super::corpus::tests::small;
-    use super::super::manifest::Step;
     use super::*;
+    use crate::data::corpus::tests::small;
+    use crate::data::manifest::Step;
 
     fn provenance() -> Provenance {
         Provenance {

@@ -10,7 +10,8 @@ use super::corpus::{Corpus, Item, UserLog, Window};
 use super::manifest::{Provenance, Step};
 
 const ADJECTIVES: [&str; 8] = ["Silent", "Crimson", "Hollow", "Golden", "Broken", "Distant", "Winter", "Hidden"];
-/// The nouns of each genre. Two series of a genre share a noun, series of all genres the adjectives.
+/// The nouns of each genre. Two series of a genre share a noun, series of all genres the
+/// adjectives.
 const GENRES: [[&str; 3]; 5] = [
     ["Alibi", "Manor", "Cipher"],
     ["Comet", "Orbit", "Nebula"],
@@ -37,11 +38,11 @@ struct Series {
     release: [f64; VOLUMES],
 }
 
-/// Makes the synthetic corpus of a seed: 150 titles such as "Silent Orbit 3" (30 series of 5 volumes
-/// in 5 genres) and some 600 readers who follow series in order, stay in their genre and now and
-/// then read anything, the popular more often. Windows and splits are MSL's: at most 10 items of
-/// history, 8:1:1 by time. Last volumes that come out late are cold: only their titles tell what
-/// they belong to.
+/// Makes the synthetic corpus of a seed: 150 titles such as "Silent Orbit 3" (30 series of 5
+/// volumes in 5 genres) and some 600 readers who follow series in order, stay in their genre and
+/// now and then read anything, the popular more often. Windows and splits are MSL's: at most 10
+/// items of history, 8:1:1 by time. Last volumes that come out late are cold: only their titles
+/// tell what they belong to.
 pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (items, series) = catalogue(&mut rng);
@@ -78,8 +79,8 @@ pub fn synthetic(seed: u64) -> (Corpus, Provenance) {
         what: format!("readers with at least {SHORTEST} interactions"),
     }];
     let source = format!("synthetic: made by itemlm's generator, seed {seed}");
-    let corpus =
-        Corpus::new("synthetic", items, users, train, Some(valid), test).expect("the generator's windows lie within its logs");
+    let corpus = Corpus::new("synthetic", items, users, train, Some(valid), test)
+        .expect("the generator's windows lie within its logs");
     (corpus, Provenance { source, inputs: vec![], steps })
 }
 
@@ -166,8 +167,8 @@ fn draw(rng: &mut ChaCha8Rng, weights: impl Iterator<Item = f64>) -> usize {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::Split;
     use super::*;
+    use crate::data::Split;
 
     #[test]
     fn is_a_seeded_catalogue_and_log() {

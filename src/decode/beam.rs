@@ -1,8 +1,9 @@
 //! Beam search over the trie, for several users at once.
 //!
-//! A user's beams are the leaves of one tree of tokens that grows from the end of the prompt. The prompt runs once; then only the
-//! tokens that the kept beams add run, as one sequence a user whose mask lets a token see the prompt and its own ancestors. So the cache
-//! is appended to and never copied per beam or reordered:
+//! A user's beams are the leaves of one tree of tokens that grows from the end of the prompt. The
+//! prompt runs once; then only the tokens that the kept beams add run, as one sequence a user whose
+//! mask lets a token see the prompt and its own ancestors. So the cache is appended to and never
+//! copied per beam or reordered:
 //!
 //! ```text
 //!   instruction, one row for all      a user's prompt      the user's search
@@ -11,18 +12,22 @@
 //!   └──────────────────────────┘     └────────────────┘   └─ Emma ─ …
 //! ```
 //!
-//! A search step needs the log-probabilities of the tokens after each live beam. What has been computed of them is kept, and a step
-//! for which all are there runs nothing. Under masked scoring a forced token has log-probability 0, so a beam jumps over forced chains
-//! and is complete at its last branching. Under full scoring every token counts; but those of a forced chain do not depend on how the
-//! search goes on: where all of a user's beams have come to forced chains, each chain runs to its end at once, and the steps through it
-//! take what is kept. The beams still compete, and are pruned, token by token: one that jumped to its chain's end would stay
-//! where the plain search drops it. While a beam may still branch it pushes others out, whose chains would have run for nothing:
-//! running all chains at once takes 35 % more tokens than the plain search, this 6 %, in 7 passes instead of 25 (books, 10 beams). Users
-//! do not wait for each other: each is searched on until it lacks a number, and then all that is lacking runs.
+//! A search step needs the log-probabilities of the tokens after each live beam. What has been
+//! computed of them is kept, and a step for which all are there runs nothing. Under masked scoring
+//! a forced token has log-probability 0, so a beam jumps over forced chains and is complete at its
+//! last branching. Under full scoring every token counts; but those of a forced chain do not depend
+//! on how the search goes on: where all of a user's beams have come to forced chains, each chain
+//! runs to its end at once, and the steps through it take what is kept. The beams still compete,
+//! and are pruned, token by token: one that jumped to its chain's end would stay where the plain
+//! search drops it. While a beam may still branch it pushes others out, whose chains would have run
+//! for nothing: running all chains at once takes 35 % more tokens than the plain search, this 6 %,
+//! in 7 passes instead of 25 (books, 10 beams). Users do not wait for each other: each is searched
+//! on until it lacks a number, and then all that is lacking runs.
 //!
-//! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item that is complete leaves the
-//! beams and frees its place; and the search goes on while a live beam could still enter the best (as `early_stopping="never"`).
-//! With a prior, beams compete by their log-probability and what the prior will still take on the way to their best item.
+//! Where it differs from transformers' constrained search (`prefix_allowed_tokens_fn`): an item
+//! that is complete leaves the beams and frees its place; and the search goes on while a live beam
+//! could still enter the best (as `early_stopping="never"`). With a prior, beams compete by their
+//! log-probability and what the prior will still take on the way to their best item.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -30,11 +35,11 @@ use std::collections::hash_map::Entry;
 
 use burn::prelude::*;
 
+use super::PrefixMass;
 use super::{NodeLogits, first_needed, ints, select};
 use crate::config::{DecodeConfig, Scoring};
-use crate::model::fused::{Mask, Visible};
+use crate::kernels::{AttentionMask, Mask};
 use crate::model::{Cache, ItemLanguageModel, Packing};
-use crate::prior::UserPrior;
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
 /// A found item.
@@ -60,9 +65,9 @@ struct User<'a> {
     prompt: Vec<u32>,
     /// The node that the prompt ends at.
     start: Node,
-    prior: Option<&'a UserPrior<'a>>,
+    prior: Option<&'a PrefixMass<'a>>,
     /// The prior's, or empty.
-    outlook: Vec<f64>,
+    lookahead: Vec<f64>,
     live: Vec<Beam>,
     found: Vec<Ranked>,
     /// Places of the nodes that ran, among the keys of the user's search.
@@ -78,7 +83,8 @@ struct Search<'a> {
     decode: &'a DecodeConfig,
 }
 
-/// The `decode.beams` best items for each prompt, best first; always as many as there are beams where the catalogue has them.
+/// The `decode.beams` best items for each prompt, best first; always as many as there are beams
+/// where the catalogue has them.
 ///
 /// Prompts run together.
 ///
@@ -90,7 +96,7 @@ pub fn search<B: Backend>(
     model: &ItemLanguageModel<B>,
     catalogue: &Catalogue,
     prompts: &[Vec<u32>],
-    priors: &[UserPrior],
+    priors: &[PrefixMass],
     decode: &DecodeConfig,
     device: &B::Device,
 ) -> Vec<Vec<Ranked>> {
@@ -115,7 +121,8 @@ pub fn search<B: Backend>(
             }
             users.iter_mut().for_each(|user| user.advance(search));
             let lacking: Vec<Vec<Node>> = users.iter_mut().map(|user| user.lacking(search, grown.places)).collect();
-            asked = lacking.iter().enumerate().flat_map(|(u, nodes)| nodes.iter().map(move |&node| (u, node))).collect();
+            asked =
+                lacking.iter().enumerate().flat_map(|(u, nodes)| nodes.iter().map(move |&node| (u, node))).collect();
             if asked.is_empty() {
                 break;
             }
@@ -133,17 +140,18 @@ pub fn search<B: Backend>(
 }
 
 impl<'a> User<'a> {
-    fn new(prompt: &[u32], prior: Option<&'a UserPrior<'a>>, Search { trie, decode }: Search) -> Self {
-        // A chain that every title begins with needs no search under masked scoring: it joins the prompt.
+    fn new(prompt: &[u32], prior: Option<&'a PrefixMass<'a>>, Search { trie, decode }: Search) -> Self {
+        // A chain that every title begins with needs no search under masked scoring: it joins the
+        // prompt.
         let start = if decode.scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
         let chain = trie.path(start);
         let prompt = prompt.iter().copied().chain(chain.iter().map(|&n| trie.token(n))).collect();
-        let outlook = prior.map_or_else(Vec::new, |prior| prior.outlook(trie));
+        let lookahead = prior.map_or_else(Vec::new, |prior| prior.lookahead(trie));
         let (live, found) = match trie.is_leaf(start) {
             true => (Vec::new(), vec![Ranked { leaf: start, log_prob: 0.0, score: 0.0 }]),
             false => (vec![Beam { node: start, log_prob: 0.0 }], Vec::new()),
         };
-        Self { prompt, start, prior, outlook, live, found, places: HashMap::new(), known: HashMap::new() }
+        Self { prompt, start, prior, lookahead, live, found, places: HashMap::new(), known: HashMap::new() }
     }
 
     /// Searches on as far as what is known reaches.
@@ -164,7 +172,7 @@ impl<'a> User<'a> {
                     let score = log_prob / (trie.depth_of(node) as f64).powf(decode.length_penalty);
                     self.found.push(Ranked { leaf: node, log_prob, score });
                 } else {
-                    let promise = log_prob + self.outlook.get(node as usize).unwrap_or(&0.0);
+                    let promise = log_prob + self.lookahead.get(node as usize).unwrap_or(&0.0);
                     next.push((promise, Beam { node, log_prob }));
                 }
             }
@@ -179,7 +187,8 @@ impl<'a> User<'a> {
         }
     }
 
-    /// The nodes to run for the next step, each behind those before it; each gets its place, from `first` on.
+    /// The nodes to run for the next step, each behind those before it; each gets its place, from
+    /// `first` on.
     fn lacking(&mut self, Search { trie, decode }: Search, first: usize) -> Vec<Node> {
         let forced = |node: Node| trie.children(node).len() == 1;
         let ahead = decode.scoring == Scoring::Full && self.live.iter().all(|beam| forced(beam.node));
@@ -255,7 +264,7 @@ impl<B: Backend> Grown<B> {
                 positions.push((user.prompt.len() + trie.depth_of(node) - trie.depth_of(user.start) - 1) as u32);
             }
         }
-        let mask = Mask::new(Visible::new(users.len(), seq, keys, seen), self.skipped, device);
+        let mask = Mask::new(AttentionMask::new(users.len(), seq, keys, seen), self.skipped, device);
         let tokens = nodes.iter().flatten().map(|&node| trie.token(node) as usize);
         let embeddings = model.llm.embed(ints(tokens, 1, positions.len(), device));
         let cache = std::mem::take(&mut self.cache);

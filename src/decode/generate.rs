@@ -3,13 +3,14 @@
 use burn::prelude::*;
 
 use super::{first_needed, host, ints, select, slices};
-use crate::model::fused::{Mask, Visible};
+use crate::kernels::{AttentionMask, Mask};
 use crate::model::{ItemLanguageModel, Packing};
 
-/// What the model writes after each prompt: at every step its likeliest token, until `eos` (left out) or `max_tokens`.
+/// What the model writes after each prompt: at every step its likeliest token, until `eos` (left
+/// out) or `max_tokens`.
 ///
-/// Prompts run together, padded on the right to the longest; each step then runs one token a prompt over the cache. A text that has ended
-/// runs on, unread, until all have.
+/// Prompts run together, padded on the right to the longest; each step then runs one token a prompt
+/// over the cache. A text that has ended runs on, unread, until all have.
 ///
 /// # Panics
 /// On an empty prompt.
@@ -39,7 +40,8 @@ pub fn generate<B: Backend>(
                 text.push(token);
             }
         }
-        // The tokens of this step stand after the prompts' padding in the cache, and right after each prompt for the model.
+        // The tokens of this step stand after the prompts' padding in the cache, and right after
+        // each prompt for the model.
         let step = texts.iter().map(Vec::len).max().unwrap_or(0);
         if step == max_tokens || ended.iter().all(|&ended| ended) {
             return texts;
@@ -47,7 +49,7 @@ pub fn generate<B: Backend>(
         let keys = width + step;
         let padding = |prompt: &Vec<u32>| prompt.len() - skipped..width;
         let seen = prompts.iter().flat_map(|prompt| (0..keys).map(|at| !padding(prompt).contains(&at))).collect();
-        let mask = Mask::new(Visible::new(batch, 1, keys, seen), skipped, device);
+        let mask = Mask::new(AttentionMask::new(batch, 1, keys, seen), skipped, device);
         let positions: Vec<u32> = prompts.iter().map(|prompt| (prompt.len() + step - 1) as u32).collect();
         let embeddings = model.embed(&tokens, batch, 1);
         let output = model.llm.forward_masked(embeddings, &positions, &mask, &Packing::even(batch, 1), cache);
@@ -58,8 +60,9 @@ pub fn generate<B: Backend>(
     }
 }
 
-/// For each prompt the log-probability of its `target` after it, summed over the target's tokens, by softmax over the whole vocabulary.
-/// An EOS that should count is part of the target. Prompts and targets run together, padded on the right.
+/// For each prompt the log-probability of its `target` after it, summed over the target's tokens,
+/// by softmax over the whole vocabulary. An EOS that should count is part of the target. Prompts
+/// and targets run together, padded on the right.
 ///
 /// # Panics
 /// On an empty prompt, or another number of targets than of prompts.
@@ -71,8 +74,9 @@ pub fn log_likelihoods<B: Backend>(
 ) -> Vec<f64> {
     assert_eq!(prompts.len(), targets.len(), "a target a prompt");
     // The last token of a target is predicted and never run.
-    let run =
-        |(prompt, target): (&Vec<u32>, &Vec<u32>)| [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat();
+    let run = |(prompt, target): (&Vec<u32>, &Vec<u32>)| {
+        [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat()
+    };
     let sequences: Vec<Vec<u32>> = prompts.iter().zip(targets).map(run).collect();
     if sequences.is_empty() {
         return Vec::new();

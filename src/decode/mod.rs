@@ -3,17 +3,18 @@
 mod beam;
 mod generate;
 mod score;
+mod trie_prior;
 
 pub use beam::{Ranked, search};
 pub use generate::{generate, log_likelihoods};
 pub use score::{ItemScore, score};
+pub use trie_prior::{PrefixMass, TriePrior};
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::config::Scoring;
 use crate::model::Llama;
-use crate::prior::UserPrior;
 use crate::text::{Node, Trie};
 
 /// Logits on the host after some nodes, at the tokens that may follow any of them.
@@ -50,19 +51,21 @@ impl NodeLogits {
         Self { column, columns, logits, log_sum_vocabulary }
     }
 
-    /// Log-probabilities of the tokens that may follow `node`, the `n`-th of this set, in the trie's order.
+    /// Log-probabilities of the tokens that may follow `node`, the `n`-th of this set, in the
+    /// trie's order.
     ///
-    /// A prior's gains are added to the logits before the softmax over the children, and to the log-probabilities after the one over the
-    /// vocabulary: before it they would hand the children's probability to tokens that continue no title.
+    /// A prior's gains are added to the logits before the softmax over the children, and to the
+    /// log-probabilities after the one over the vocabulary: before it they would hand the
+    /// children's probability to tokens that continue no title.
     ///
     /// # Panics
     /// Under full scoring, if the vocabulary was not asked for.
-    fn log_probs(&self, n: usize, node: Node, trie: &Trie, scoring: Scoring, prior: Option<&UserPrior>) -> Vec<f64> {
+    fn log_probs(&self, n: usize, node: Node, trie: &Trie, scoring: Scoring, prior: Option<&PrefixMass>) -> Vec<f64> {
         let row = &self.logits[n * self.columns..(n + 1) * self.columns];
         let logit = |&token: &u32| f64::from(row[self.column[token as usize] as usize]);
         let mut logits: Vec<f64> = trie.valid_tokens(node).iter().map(logit).collect();
         if let Some(prior) = prior {
-            logits.iter_mut().zip(prior.gains(trie, node)).for_each(|(logit, gain)| *logit += gain);
+            logits.iter_mut().zip(prior.logit_bias(trie, node)).for_each(|(logit, gain)| *logit += gain);
         }
         let log_sum = match scoring {
             Scoring::Full => f64::from(self.log_sum_vocabulary[n]),
@@ -85,7 +88,12 @@ fn host<B: Backend>(tensor: Tensor<B, 2>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec::<f32>().expect("converted to f32 above")
 }
 
-fn ints<B: Backend>(values: impl Iterator<Item = usize>, batch: usize, seq: usize, device: &B::Device) -> Tensor<B, 2, Int> {
+fn ints<B: Backend>(
+    values: impl Iterator<Item = usize>,
+    batch: usize,
+    seq: usize,
+    device: &B::Device,
+) -> Tensor<B, 2, Int> {
     let values: Vec<i32> = values.map(|v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, [batch, seq]), device)
 }

@@ -5,7 +5,8 @@ use burn::tensor::TensorData;
 
 use super::{NodeLogits, ints};
 use crate::config::Scoring;
-use crate::model::{Llama, MASKED, Output, causal_mask};
+use crate::kernels::MASKED;
+use crate::model::{Llama, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
 /// An item's log-probability, summed over its tokens, EOS included.
@@ -20,8 +21,9 @@ pub struct ItemScore {
 /// Target tokens that run together at most (one item's target may exceed it).
 const TOGETHER: usize = 512;
 
-/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then targets run some at a time as one sequence, in
-/// which a token sees the prompt and the tokens of its own target before it.
+/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then targets run some at
+/// a time as one sequence, in which a token sees the prompt and the tokens of its own target before
+/// it.
 ///
 /// # Panics
 /// On an empty prompt and an item outside the catalogue.

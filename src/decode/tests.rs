@@ -1,4 +1,5 @@
-//! The search against plainer ones, its limits with a prior and its sum against enumeration; generation and log-likelihoods.
+//! The search against plainer ones, its limits with a prior and its sum against enumeration;
+//! generation and log-likelihoods.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,13 +10,14 @@ use burn::{Dispatch, DispatchDevice};
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::backend::BackendName;
-use crate::cf::{Distribution, Method, Settings, train};
+use super::{PrefixMass, TriePrior};
 use crate::config::{DecodeConfig, Scoring};
 use crate::data::{Corpus, Split, synthetic};
+use crate::device::BackendName;
 use crate::evaluate::rank_collaborative;
 use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weight, Weights};
-use crate::prior::{Baseline, ItemScores, Prior, UserPrior, fit};
+use crate::rankers::{Baseline, Ranker, fit};
+use crate::rankers::{Distribution, Method, Settings, train};
 use crate::text::{Catalogue, ROOT};
 
 fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
@@ -48,7 +50,7 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
-fn linked(ranker: &dyn ItemScores, history: &[u32]) -> usize {
+fn linked(ranker: &dyn Ranker, history: &[u32]) -> usize {
     ranker.scores(history).iter().filter(|&&score| score > 0.0).count()
 }
 
@@ -73,24 +75,24 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
     let items = corpus.items.len();
     let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
     // The prior, and for each history how many items the ranker knows of and its ranking.
-    type Case = (String, Prior, Vec<usize>, Vec<Vec<u32>>);
+    type Case = (String, TriePrior, Vec<usize>, Vec<Vec<u32>>);
     let mut rankers: Vec<Case> = Vec::new();
     for baseline in [Baseline::Cooccurrence, Baseline::Markov, Baseline::Popularity] {
         let ranker = fit(baseline, &corpus);
         let rankings = histories.iter().map(|history| ranker.rank(history, items)).collect();
         let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
-        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
         rankers.push((baseline.to_string(), prior, linked, rankings));
     }
     for method in [Method::Als, Method::Bpr, Method::Sasrec] {
         let ranker = distribution(method, &corpus);
         let rankings = rank_collaborative(ranker.model(), &corpus, &histories, items);
         let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
-        let prior = Prior::new(ranker, &catalogue.trie, 1.0, 0.2);
+        let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
         rankers.push((method.to_string(), prior, linked, rankings));
     }
     for (name, prior, linked, rankings) in rankers {
-        let priors: Vec<UserPrior> = histories.iter().map(|history| prior.after(history)).collect();
+        let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.after(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
         let ranked = search(&model, &catalogue, &prompts, &priors, &decode, &device);
@@ -105,7 +107,10 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
         for (n, (found, user)) in ranked.iter().zip(&priors).enumerate() {
             assert_eq!(found.len(), items);
             for ranked in found {
-                assert!((ranked.log_prob - user.mass(ranked.leaf).ln()).abs() < 1e-6, "the log-probability is the ranker's");
+                assert!(
+                    (ranked.log_prob - user.mass(ranked.leaf).ln()).abs() < 1e-6,
+                    "the log-probability is the ranker's"
+                );
             }
             // The ranker breaks ties by popularity, the search by the trie: equal up to ties.
             compared += linked[n];
@@ -123,24 +128,26 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let device = BackendName::Cpu.device().unwrap();
     let model = ItemLanguageModel::from(llama(&device));
     let (corpus, catalogue) = corpus();
-    let counts = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
-    let vectors = Prior::new(distribution(Method::Bpr, &corpus), &catalogue.trie, 0.0, 0.1);
+    let counts = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
+    let vectors = TriePrior::new(distribution(Method::Bpr, &corpus), &catalogue.trie, 0.0, 0.1);
     let windows = &corpus.windows(Split::Test)[..4];
     let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![7 + n, 50, 3 + n]).collect();
     for scoring in [Scoring::Masked, Scoring::Full] {
         let decode = DecodeConfig { beams: 10, scoring, length_penalty: 0.5 };
         let alone = search(&model, &catalogue, &prompts, &[], &decode, &device);
         for prior in [&counts, &vectors] {
-            let priors: Vec<UserPrior> = windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
+            let priors: Vec<PrefixMass> =
+                windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
             assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
         }
     }
 }
 
 /// What an item scores with a prior, from the LLM's probabilities of whole items alone.
-fn enumerated(catalogue: &Catalogue, alone: &[ItemScore], user: &UserPrior, weight: f64, item: usize) -> ItemScore {
+fn enumerated(catalogue: &Catalogue, alone: &[ItemScore], user: &PrefixMass, weight: f64, item: usize) -> ItemScore {
     let (trie, targets) = (&catalogue.trie, &catalogue.targets);
-    let leaves: Vec<usize> = (0..targets.len()).filter(|&i| trie.items(trie.leaf(i as u32)).next() == Some(i as u32)).collect();
+    let leaves: Vec<usize> =
+        (0..targets.len()).filter(|&i| trie.items(trie.leaf(i as u32)).next() == Some(i as u32)).collect();
     let probability = |prefix: &[u32]| -> f64 {
         leaves.iter().filter(|&&i| targets[i].starts_with(prefix)).map(|&i| alone[i].masked.exp()).sum()
     };
@@ -166,11 +173,12 @@ fn the_search_with_a_prior_equals_enumeration() {
     let (corpus, _) = corpus();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
     for _ in 0..6 {
-        let mut target = || -> Vec<u32> { (0..rng.random_range(1..5)).map(|_| rng.random_range(3..7)).chain([2]).collect() };
+        let mut target =
+            || -> Vec<u32> { (0..rng.random_range(1..5)).map(|_| rng.random_range(3..7)).chain([2]).collect() };
         let targets: Vec<Vec<u32>> = (0..corpus.items.len()).map(|_| target()).collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let weight = 0.8;
-        let prior = Prior::new(fit(Baseline::Markov, &corpus), &catalogue.trie, weight, 0.3);
+        let prior = TriePrior::new(fit(Baseline::Markov, &corpus), &catalogue.trie, weight, 0.3);
         let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
@@ -184,7 +192,11 @@ fn the_search_with_a_prior_equals_enumeration() {
                 let item = catalogue.trie.items(ranked.leaf).next().unwrap() as usize;
                 let expected = enumerated(&catalogue, &alone, &user, weight, item);
                 let expected = if scoring == Scoring::Masked { expected.masked } else { expected.full };
-                assert!((ranked.log_prob - expected).abs() < 1e-4, "{scoring:?}: {} instead of {expected}", ranked.log_prob);
+                assert!(
+                    (ranked.log_prob - expected).abs() < 1e-4,
+                    "{scoring:?}: {} instead of {expected}",
+                    ranked.log_prob
+                );
             }
             assert!(found.is_sorted_by(|a, b| a.score >= b.score));
             if scoring == Scoring::Masked {
@@ -238,7 +250,10 @@ fn generating_equals_running_the_whole_sequence_each_time() {
     let texts = generate(&model, &prompts, 12, eos, &device);
     assert_eq!(texts, prompts.iter().map(|prompt| alone(prompt, eos)).collect::<Vec<_>>());
     assert!(texts[1].len() <= 5 && texts.iter().all(|text| !text.contains(&eos)));
-    assert_eq!(generate(&model, &prompts, 3, u32::MAX, &device), free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>());
+    assert_eq!(
+        generate(&model, &prompts, 3, u32::MAX, &device),
+        free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>()
+    );
     assert_eq!(generate(&model, &prompts, 0, eos, &device), vec![Vec::<u32>::new(); 4]);
     assert!(generate(&model, &[], 3, eos, &device).is_empty());
 
@@ -260,8 +275,11 @@ fn likelihoods_are_those_of_the_tokens_one_by_one() {
     let model = ItemLanguageModel::from(llm.clone());
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
     let prompts = prompts(&mut rng);
-    let targets: Vec<Vec<u32>> = [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
-    for ((prompt, target), found) in prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device)) {
+    let targets: Vec<Vec<u32>> =
+        [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
+    for ((prompt, target), found) in
+        prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device))
+    {
         let steps = (0..target.len()).map(|t| {
             let before = [prompt.as_slice(), &target[..t]].concat();
             next_token(&llm, &before, &device)[target[t] as usize]
@@ -311,7 +329,8 @@ fn plain_search(
     found
 }
 
-/// On tries with branchings and long chains, of which few beams drop most; all users at once, and each alone, whatever their lengths.
+/// On tries with branchings and long chains, of which few beams drop most; all users at once, and
+/// each alone, whatever their lengths.
 #[test]
 fn the_search_equals_the_plain_one_whatever_the_batch() {
     let device = BackendName::Cpu.device().unwrap();

@@ -2,14 +2,17 @@
 
 use super::metrics::{CUTOFFS, Outcome, rank_of};
 use crate::data::{Corpus, Split};
-use crate::prior::Ranker;
+use crate::rankers::CountRanker;
 
 /// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
-pub fn evaluate_baseline(ranker: &Ranker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
-    evaluate_rankings(corpus, split, limit, |histories, k| histories.iter().map(|history| ranker.rank(history, k)).collect())
+pub fn evaluate_baseline(ranker: &CountRanker, corpus: &Corpus, split: Split, limit: Option<usize>) -> Vec<Outcome> {
+    evaluate_rankings(corpus, split, limit, |histories, k| {
+        histories.iter().map(|history| ranker.rank(history, k)).collect()
+    })
 }
 
-/// As [`evaluate_baseline`] by `rank`, which is given the histories and how many items to return for each, the best first.
+/// As [`evaluate_baseline`] by `rank`, which is given the histories and how many items to return
+/// for each, the best first.
 pub(super) fn evaluate_rankings(
     corpus: &Corpus,
     split: Split,
@@ -33,7 +36,7 @@ pub(super) fn evaluate_rankings(
 mod tests {
     use super::*;
     use crate::data::{Item, UserLog, Window};
-    use crate::prior::{Baseline, fit};
+    use crate::rankers::{Baseline, fit};
 
     #[test]
     fn ranks_a_split() {
@@ -41,7 +44,8 @@ mod tests {
         let log = |id: &str| UserLog { id: id.into(), events: vec![(0, None), (1, None)] };
         let windows = [0, 1].map(|user| Window { user, start: 2 * user, len: 2 });
         let corpus =
-            Corpus::new("c", items, vec![log("u"), log("v")], windows.to_vec(), Some(vec![]), vec![windows[0]]).unwrap();
+            Corpus::new("c", items, vec![log("u"), log("v")], windows.to_vec(), Some(vec![]), vec![windows[0]])
+                .unwrap();
         let outcomes = evaluate_baseline(&fit(Baseline::Markov, &corpus), &corpus, Split::Test, None);
         let expected = Outcome { window: 0, user: 0, target: 1, cold: false, rank: Some(0) };
         assert_eq!(outcomes, [expected]);

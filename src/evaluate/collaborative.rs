@@ -1,7 +1,8 @@
 //! Ranking by collaborative models.
 //!
-//! Items of the history are not ranked, as in the papers' own evaluation of SASRec and in our co-occurrence; equal scores go by
-//! popularity in training, then by item index, and items of no training window come last.
+//! Items of the history are not ranked, as in the papers' own evaluation of SASRec and in our
+//! co-occurrence; equal scores go by popularity in training, then by item index, and items of no
+//! training window come last.
 
 use std::cmp::Reverse;
 
@@ -9,16 +10,22 @@ use burn::prelude::Backend;
 
 use super::baseline::evaluate_rankings;
 use super::metrics::Outcome;
-use crate::cf::Model;
 use crate::data::{Corpus, Split};
-use crate::prior::twins;
+use crate::rankers::Model;
+use crate::rankers::twins;
 
 /// Histories scored at once: their scores for all items are held in memory.
 const TOGETHER: usize = 256;
 
-/// The `k` best items after each history (oldest first), best first, each title once: of equal titles the best item. Fewer than `k`
-/// only where the catalogue without the history has fewer titles.
-pub fn rank_collaborative<B: Backend>(model: &Model<B>, corpus: &Corpus, histories: &[&[u32]], k: usize) -> Vec<Vec<u32>> {
+/// The `k` best items after each history (oldest first), best first, each title once: of equal
+/// titles the best item. Fewer than `k` only where the catalogue without the history has fewer
+/// titles.
+pub fn rank_collaborative<B: Backend>(
+    model: &Model<B>,
+    corpus: &Corpus,
+    histories: &[&[u32]],
+    k: usize,
+) -> Vec<Vec<u32>> {
     let twins = twins(corpus);
     let mut rankings = Vec::with_capacity(histories.len());
     for together in histories.chunks(TOGETHER) {
@@ -62,7 +69,8 @@ fn best<B: Backend>(model: &Model<B>, twins: &[u32], history: &[u32], scores: &[
     Vec::new()
 }
 
-/// Ranks the first `limit` windows of a split (all without one), to the largest of [`super::CUTOFFS`].
+/// Ranks the first `limit` windows of a split (all without one), to the largest of
+/// [`super::CUTOFFS`].
 pub fn evaluate_collaborative<B: Backend>(
     model: &Model<B>,
     corpus: &Corpus,

@@ -16,8 +16,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
+use crate::core::files;
 use crate::data::{Corpus, parquet_bytes};
-use crate::{Result, files};
 
 /// The k of NDCG@k and HR@k.
 pub const CUTOFFS: [u32; 3] = [1, 5, 10];
@@ -39,8 +40,8 @@ pub struct Outcome {
 }
 
 /// The metrics of all windows, of those with a cold target and of those with a warm one. It
-/// serialises to `evaluate --json`'s keys `users`, `metrics`, `intervals`, `cold` and `warm`; flatten
-/// it into the document that adds the rest.
+/// serialises to `evaluate --json`'s keys `users`, `metrics`, `intervals`, `cold` and `warm`;
+/// flatten it into the document that adds the rest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// All windows.
@@ -59,7 +60,8 @@ pub struct Group {
     pub users: usize,
     /// `ndcg@1`, `hr@1`, `ndcg@5`, … Empty without windows.
     pub metrics: BTreeMap<String, f64>,
-    /// The 95 % interval of each metric, from its 2.5 % to its 97.5 % percentile. Empty without windows.
+    /// The 95 % interval of each metric, from its 2.5 % to its 97.5 % percentile. Empty without
+    /// windows.
     pub intervals: BTreeMap<String, [f64; 2]>,
 }
 
@@ -76,8 +78,8 @@ pub fn rank_of(corpus: &Corpus, target: u32, ranking: &[u32]) -> Option<u32> {
     ranking.iter().position(|&item| corpus.title(item) == title).map(|rank| rank as u32)
 }
 
-/// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples; what is
-/// resampled is users with all their windows, because one user's windows overlap.
+/// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples; what
+/// is resampled is users with all their windows, because one user's windows overlap.
 pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
     let group = |keep: fn(&Outcome) -> bool| {
         let kept: Vec<Outcome> = outcomes.iter().copied().filter(keep).collect();
@@ -157,7 +159,11 @@ fn summarise_group(outcomes: &[Outcome], seed: u64) -> Group {
         sample.sort_unstable_by(f64::total_cmp);
         [percentile(&sample, 0.025), percentile(&sample, 0.975)]
     });
-    Group { users: outcomes.len(), metrics: names().zip(total.mean()).collect(), intervals: names().zip(intervals).collect() }
+    Group {
+        users: outcomes.len(),
+        metrics: names().zip(total.mean()).collect(),
+        intervals: names().zip(intervals).collect(),
+    }
 }
 
 /// Linear interpolation between the order statistics, as NumPy's default.
@@ -167,8 +173,9 @@ fn percentile(sorted: &[f64], p: f64) -> f64 {
     low + (high - low) * at.fract()
 }
 
-/// Writes one row a window, in the outcomes' order, as Parquet: `window` u32, `user_id`, `target` (its
-/// title), `cold`, `rank` (u32 from 0, null if not returned); `task` and `prompt` as well where `by` has them for each outcome.
+/// Writes one row a window, in the outcomes' order, as Parquet: `window` u32, `user_id`, `target`
+/// (its title), `cold`, `rank` (u32 from 0, null if not returned); `task` and `prompt` as well
+/// where `by` has them for each outcome.
 pub fn write_ranks(path: &Path, outcomes: &[Outcome], by: &[(String, String)], corpus: &Corpus) -> Result<()> {
     let windows: Vec<u32> = outcomes.iter().map(|o| o.window).collect();
     let users: Vec<&str> = outcomes.iter().map(|o| corpus.user_id(o.user)).collect();
@@ -183,7 +190,8 @@ pub fn write_ranks(path: &Path, outcomes: &[Outcome], by: &[(String, String)], c
         Column::new("rank".into(), ranks),
     ];
     if !by.is_empty() {
-        let (tasks, prompts): (Vec<&str>, Vec<&str>) = by.iter().map(|(task, prompt)| (task.as_str(), prompt.as_str())).unzip();
+        let (tasks, prompts): (Vec<&str>, Vec<&str>) =
+            by.iter().map(|(task, prompt)| (task.as_str(), prompt.as_str())).unzip();
         columns.push(Column::new("task".into(), tasks));
         columns.push(Column::new("prompt".into(), prompts));
     }

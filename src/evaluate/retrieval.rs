@@ -35,8 +35,8 @@ pub struct Retrieval {
     pub item_to_text: Recall,
 }
 
-/// `similarity`: `[n, n]`, items by texts, partners on the diagonal. A rank counts the others that are at least as similar, so that equal
-/// similarities, and such as are no numbers, earn nothing.
+/// `similarity`: `[n, n]`, items by texts, partners on the diagonal. A rank counts the others that
+/// are at least as similar, so that equal similarities, and such as are no numbers, earn nothing.
 pub fn retrieval(similarity: &[f32], n: usize) -> Retrieval {
     let rank = |own: usize, at: &dyn Fn(usize) -> f32| {
         let partner = at(own);

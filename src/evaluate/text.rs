@@ -1,19 +1,24 @@
-//! How good free text is, as ELM and ILM measure it: log-perplexity and semantic consistency, task by task.
+//! How good free text is, as ELM and ILM measure it: log-perplexity and semantic consistency, task
+//! by task.
 //!
-//! With R rows of a task, y_r the tokens of row r's answer (its EOS included where it is learnt) and x_r its prompt:
+//! With R rows of a task, y_r the tokens of row r's answer (its EOS included where it is learnt)
+//! and x_r its prompt:
 //!
 //! ```text
 //! log-perplexity       = - Σ_r Σ_t ln p(y_rt | x_r, y_r1 … y_r(t-1)) / Σ_r |y_r|
 //! semantic consistency = 1/R Σ_r cos(s(decoded text of r), s(answer of r))
 //! ```
 //!
-//! Log-perplexity is the mean negative log-likelihood a token, in nats: 0 or more, the lower the better, and exp of it is the perplexity. Figures quoted for ILM
-//! below 0 (such as -1.7) are its opposite, the higher the better. It compares only models of the same tokenizer.
+//! Log-perplexity is the mean negative log-likelihood a token, in nats: 0 or more, the lower the
+//! better, and exp of it is the perplexity. Figures quoted for ILM below 0 (such as -1.7) are its
+//! opposite, the higher the better. It compares only models of the same tokenizer.
 //!
-//! s is a sentence encoder's vector of length 1, so semantic consistency is between -1 and 1 (the papers print percent). ELM and ILM encode with
-//! Sentence-T5-11B; cosines of another encoder are on another scale and compare only with one another.
+//! s is a sentence encoder's vector of length 1, so semantic consistency is between -1 and 1 (the
+//! papers print percent). ELM and ILM encode with Sentence-T5-11B; cosines of another encoder are
+//! on another scale and compare only with one another.
 //!
-//! The mean over tasks is of the tasks' figures, each counting the same, whatever its rows: so ILM's mean over the 24.
+//! The mean over tasks is of the tasks' figures, each counting the same, whatever its rows: so
+//! ILM's mean over the 24.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +37,8 @@ const LONGEST: usize = 256;
 /// Texts encoded together.
 const TOGETHER: usize = 32;
 
-/// A BERT-family encoder of sentences: the mean of its last hidden states, of length 1 ([`Bert::sentence_vectors`]).
+/// A BERT-family encoder of sentences: the mean of its last hidden states, of length 1
+/// ([`Bert::sentence_vectors`]).
 #[derive(Debug)]
 pub struct SentenceEncoder<B: Backend> {
     bert: Bert<B>,
@@ -49,16 +55,23 @@ impl<B: Backend> SentenceEncoder<B> {
         let (config, tokenizer) = (BertConfig::from_dir(dir)?, BertTokenizer::from_dir(dir)?);
         if tokenizer.largest_id() as usize >= config.vocab_size {
             let (id, rows) = (tokenizer.largest_id(), config.vocab_size);
-            return Err(Error::failed(format!("{}: the tokenizer has an id {id}, the model {rows} tokens", dir.display())));
+            return Err(Error::failed(format!(
+                "{}: the tokenizer has an id {id}, the model {rows} tokens",
+                dir.display()
+            )));
         }
         let longest = config.max_position_embeddings.min(LONGEST);
         if longest < 2 {
-            return Err(Error::failed(format!("{}: max_position_embeddings is {longest}, no text fits", dir.display())));
+            return Err(Error::failed(format!(
+                "{}: max_position_embeddings is {longest}, no text fits",
+                dir.display()
+            )));
         }
         Ok(Self { bert: Bert::load(dir, &config, device)?, tokenizer, longest })
     }
 
-    /// The cosine of each pair of texts. Of a long text the first 256 tokens count, or as many as the encoder takes.
+    /// The cosine of each pair of texts. Of a long text the first 256 tokens count, or as many as
+    /// the encoder takes.
     ///
     /// # Errors
     /// The tokenizer refuses a text.
@@ -87,7 +100,8 @@ pub struct TextOutcome {
     pub task: usize,
     /// Tokens of the answer.
     pub tokens: usize,
-    /// The answer's log-probability, summed over its tokens, in nats ([`crate::decode::log_likelihoods`]).
+    /// The answer's log-probability, summed over its tokens, in nats
+    /// ([`crate::decode::log_likelihoods`]).
     pub log_likelihood: f64,
     /// The cosine of the decoded and the original text; none if none was decoded.
     pub cosine: Option<f64>,
@@ -153,7 +167,7 @@ mod tests {
     use burn::Dispatch;
 
     use super::*;
-    use crate::backend::BackendName;
+    use crate::device::BackendName;
 
     fn row(task: usize, probabilities: &[f64], cosine: Option<f64>) -> TextOutcome {
         let log_likelihood = probabilities.iter().map(|p| p.ln()).sum();
@@ -182,7 +196,8 @@ mod tests {
         assert_eq!(summarise_texts(&["a"], &[]), TextSummary { tasks: BTreeMap::new(), mean: None });
     }
 
-    /// The tiny encoder of the fixtures: cosines are products of its sentence vectors, whatever is encoded beside them.
+    /// The tiny encoder of the fixtures: cosines are products of its sentence vectors, whatever is
+    /// encoded beside them.
     #[test]
     fn cosines_of_texts() {
         let device = BackendName::Cpu.device().unwrap();

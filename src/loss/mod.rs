@@ -1,9 +1,11 @@
-//! The losses: language-model loss (LML), masked softmax loss (MSL), and MSL with the adaptive temperature (ATS).
+//! The losses: language-model loss (LML), masked softmax loss (MSL), and MSL with the adaptive
+//! temperature (ATS).
 //!
-//! Source: arXiv 2504.04178, Eq. 1–12, and its released code where the two differ; each difference is said where it is.
+//! Source: arXiv 2504.04178, Eq. 1–12, and its released code where the two differ; each difference
+//! is said where it is.
 
-mod align;
-mod linear;
+mod blocked;
+mod contrastive;
 mod temperature;
 
 use burn::prelude::*;
@@ -11,11 +13,11 @@ use burn::tensor::TensorData;
 
 use crate::batch::{Batch, Candidates, Prediction};
 
-pub use align::{
+pub(crate) use blocked::LOGITS_OF_A_BLOCK;
+pub use blocked::{linear_cross_entropy, linear_cross_entropy_value};
+pub use contrastive::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
 };
-pub(crate) use linear::LOGITS_OF_A_BLOCK;
-pub use linear::{linear_cross_entropy, linear_cross_entropy_value};
 pub use temperature::{AdaptiveTemperature, RootStatistics};
 
 /// Kind of loss, with its reduction over an optimiser step as released.
@@ -23,10 +25,12 @@ pub use temperature::{AdaptiveTemperature, RootStatistics};
 pub enum Loss {
     /// `mean over target tokens of -log softmax over the vocabulary`.
     Lml,
-    /// `mean over ALL target tokens of -log softmax(f/τ) over the valid tokens`, without a factor τ in front (as released;
-    /// the paper's Eq. 9 has one). Tokens with one child add 0 and count in the mean.
+    /// `mean over ALL target tokens of -log softmax(f/τ) over the valid tokens`, without a factor τ
+    /// in front (as released; the paper's Eq. 9 has one). Tokens with one child add 0 and count in
+    /// the mean.
     Msl,
-    /// `τ · mean over target tokens with more than one child of -log softmax(f/τ) over the valid tokens`.
+    /// `τ · mean over target tokens with more than one child of -log softmax(f/τ) over the valid
+    /// tokens`.
     MslAts,
 }
 
@@ -57,24 +61,26 @@ impl Loss {
     }
 }
 
-/// `logits`, `[predictions, rows]`, with each prediction's gains added to its valid tokens; themselves where no prediction has any.
+/// `logits`, `[predictions, rows]`, with each prediction's gains added to its valid tokens;
+/// themselves where no prediction has any.
 ///
-/// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it is what ranks.
+/// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it
+/// is what ranks.
 pub fn with_prior<B: Backend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-    with_gains(logits, &batch.predictions)
+    add_logit_bias(logits, &batch.predictions)
 }
 
-fn with_gains<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
-    if predictions.iter().all(|prediction| prediction.gains.is_empty()) {
+fn add_logit_bias<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
+    if predictions.iter().all(|prediction| prediction.logit_bias.is_empty()) {
         return logits;
     }
     let shape = logits.dims();
-    let mut gains = vec![0f32; shape[0] * shape[1]];
-    for (row, prediction) in gains.chunks_exact_mut(shape[1]).zip(predictions) {
-        prediction.valid.iter().zip(&prediction.gains).for_each(|(&place, &gain)| row[place] = gain);
+    let mut logit_bias = vec![0f32; shape[0] * shape[1]];
+    for (row, prediction) in logit_bias.chunks_exact_mut(shape[1]).zip(predictions) {
+        prediction.valid.iter().zip(&prediction.logit_bias).for_each(|(&place, &gain)| row[place] = gain);
     }
-    let gains = Tensor::<B, 2>::from_data(TensorData::new(gains, shape), &logits.device());
-    logits + gains
+    let logit_bias = Tensor::<B, 2>::from_data(TensorData::new(logit_bias, shape), &logits.device());
+    logits + logit_bias
 }
 
 /// `logits` with those that do not compete far below the others.
@@ -97,12 +103,14 @@ fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<
     Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)
 }
 
-/// `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid tokens; `[1]`, in f32.
+/// `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid tokens;
+/// `[1]`, in f32.
 ///
 /// * `logits`: `[predictions, rows]`, the columns in the order of [`Batch::rows`].
 ///
-/// The maximum is subtracted before exponentiating (the released code does not, and overflows). Autodiff keeps several tensors of the
-/// logits' shape; [`linear_cross_entropy`] never has them all.
+/// The maximum is subtracted before exponentiating (the released code does not, and overflows).
+/// Autodiff keeps several tensors of the logits' shape; [`linear_cross_entropy`] never has them
+/// all.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
     let logits = logits.div_scalar(temperature);
     let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);
@@ -119,16 +127,18 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
-    use crate::backend::BackendName;
     use crate::batch::{Candidates, Example, Target};
     use crate::data::{Split, synthetic};
-    use crate::prior::{Baseline, Prior, fit};
+    use crate::decode::TriePrior;
+    use crate::device::BackendName;
+    use crate::rankers::{Baseline, fit};
     use crate::text::{Catalogue, Trie};
 
-    /// Loss and gradient, softmax with the prior minus target, against sums over the trie's children, prediction by prediction.
+    /// Loss and gradient, softmax with the prior minus target, against sums over the trie's
+    /// children, prediction by prediction.
     #[test]
     fn with_a_prior() {
-        let _turn = crate::train::AUTODIFF.lock().unwrap();
+        let _turn = crate::tensor::AUTODIFF.lock().unwrap();
         let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
         let (corpus, _) = synthetic(1);
@@ -136,13 +146,13 @@ mod tests {
             .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(0..5)).chain([9]).collect())
             .collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let prior = Prior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
+        let prior = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
         let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
-        let example = |gains| Example { prompt: vec![1, 2], target: Target::Item(0), gains };
+        let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };
         let examples = windows.iter().zip(&priors).map(|(window, user)| {
             let item = corpus.target(window);
-            Example { target: Target::Item(item), ..example(user.gains_to(&catalogue.trie, item)) }
+            Example { target: Target::Item(item), ..example(user.logit_bias_to(&catalogue.trie, item)) }
         });
         // The last one has no prior.
         let examples: Vec<Example> = examples.chain([example(vec![])]).collect();
@@ -174,7 +184,8 @@ mod tests {
                 }
             }
             assert_eq!(p, predictions);
-            let logits = Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
+            let logits =
+                Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
             let logits = logits.require_grad();
             let found = cross_entropy(with_prior(logits.clone(), &batch), &batch, tau);
             let value = found.clone().into_scalar().elem::<f64>();
@@ -185,7 +196,7 @@ mod tests {
             }
         }
 
-        let bare: Vec<Example> = examples.iter().map(|e| Example { gains: vec![], ..e.clone() }).collect();
+        let bare: Vec<Example> = examples.iter().map(|e| Example { logit_bias: vec![], ..e.clone() }).collect();
         let bare = Batch::new(&bare, &catalogue, Candidates::Children);
         let logits = Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
         let same = with_prior(logits, &bare).into_data().to_vec::<f32>().unwrap();

@@ -1,8 +1,9 @@
 //! The adaptive temperature strategy (ATS).
 //!
-//! Source: arXiv 2504.04178, Lemma 2 and Eq. 11, 12, 22, in the order of the released `train_msl_ats.py`. The paper prints the
-//! root of the quadratic with a minus, the code takes the plus; both solve it, but only the plus root tends to d/C as
-//! the variance vanishes (the minus root tends to 0, always the clamp's floor), so it is the plus here.
+//! Source: arXiv 2504.04178, Lemma 2 and Eq. 11, 12, 22, in the order of the released
+//! `train_msl_ats.py`. The paper prints the root of the quadratic with a minus, the code takes the
+//! plus; both solve it, but only the plus root tends to d/C as the variance vanishes (the minus
+//! root tends to 0, always the clamp's floor), so it is the plus here.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,8 @@ pub struct RootStatistics {
 }
 
 impl RootStatistics {
-    /// Adds the root positions of `batch`; `logits` is the host copy of `[predictions, rows]`, not divided by a temperature.
+    /// Adds the root positions of `batch`; `logits` is the host copy of `[predictions, rows]`, not
+    /// divided by a temperature.
     pub fn add(&mut self, logits: &[f32], batch: &Batch) {
         let rows = batch.rows.as_ref().map_or(0, Vec::len);
         for (p, prediction) in batch.predictions.iter().enumerate().filter(|(_, p)| p.root) {
@@ -57,17 +59,19 @@ impl Default for AdaptiveTemperature {
 }
 
 impl AdaptiveTemperature {
-    /// Whether the equation has an answer for a root of `m` children: m·η > 1. A tokenizer that makes the opening quote a token of its
-    /// own leaves the root with one child (SmolLM2's on office) or a few, and then the temperature stays where it starts.
+    /// Whether the equation has an answer for a root of `m` children: m·η > 1. A tokenizer that
+    /// makes the opening quote a token of its own leaves the root with one child (SmolLM2's on
+    /// office) or a few, and then the temperature stays where it starts.
     pub fn adapts(m: usize) -> bool {
         m as f64 * ETA > 1.0
     }
 
     /// Moves on by one step and returns the temperature to use in it.
     ///
-    /// `m` is the number of the root's children (as the code has it; the paper's text says the average number of valid tokens).
-    /// The temperature stays as it was where the equation says nothing: m·η ≤ 1 (the target is to be no likelier than a
-    /// uniform choice makes it), no root position in the step, fewer than two valid logits, or logits that are not finite.
+    /// `m` is the number of the root's children (as the code has it; the paper's text says the
+    /// average number of valid tokens). The temperature stays as it was where the equation says
+    /// nothing: m·η ≤ 1 (the target is to be no likelier than a uniform choice makes it), no root
+    /// position in the step, fewer than two valid logits, or logits that are not finite.
     pub fn step(&mut self, statistics: &RootStatistics, m: usize) -> f64 {
         let s = statistics;
         let c = (m as f64 * ETA).ln();

@@ -1,7 +1,8 @@
 //! BERT encoders, as sentence encoders and as the parts that the Q-Former is made of.
 //!
-//! Paper: BERT, arXiv 1810.04805. Reference: transformers/models/bert/modeling_bert.py (`BertModel`: LayerNorm after each
-//! residual, exact GELU, learned positions, token types); sentence vectors as sentence-transformers' mean pooling.
+//! Paper: BERT, arXiv 1810.04805. Reference: transformers/models/bert/modeling_bert.py
+//! (`BertModel`: LayerNorm after each residual, exact GELU, learned positions, token types);
+//! sentence vectors as sentence-transformers' mean pooling.
 
 use std::path::Path;
 
@@ -12,19 +13,20 @@ use burn::tensor::TensorData;
 use burn::tensor::activation::softmax;
 use serde::{Deserialize, Serialize};
 
-use super::llama::MASKED;
 use super::parameters::{BertTensors, Parameters, Start};
-use super::weights::read_text;
 use crate::batch::TextBatch;
+use crate::kernels::MASKED;
+use crate::model::formats::tensor_store::read_text;
 use crate::{Context, Error, Result};
 
 const LONGEST_CONFIG: u64 = 16 << 20;
 /// Three times BERT-large: what sizes in a file may have drawn before weights confirm them.
-pub(super) const MOST_PARAMETERS: u64 = 1 << 30;
+pub(crate) const MOST_PARAMETERS: u64 = 1 << 30;
 /// The standard deviation of BERT's drawn weights.
-pub(super) const DEVIATION: Start = Start::Normal(0.02);
+pub(crate) const DEVIATION: Start = Start::Normal(0.02);
 
-/// The sizes of a BERT encoder, named as in Hugging Face's `config.json`; absent keys are BERT-base's.
+/// The sizes of a BERT encoder, named as in Hugging Face's `config.json`; absent keys are
+/// BERT-base's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BertConfig {
@@ -103,8 +105,9 @@ impl BertConfig {
     }
 
     /// The matrices' numbers; no overflow with sizes that are each in range.
-    pub(super) fn parameters(&self) -> u64 {
-        let [hidden, inner, layers] = [self.hidden_size, self.intermediate_size, self.num_hidden_layers].map(|n| n as u64);
+    pub(crate) fn parameters(&self) -> u64 {
+        let [hidden, inner, layers] =
+            [self.hidden_size, self.intermediate_size, self.num_hidden_layers].map(|n| n as u64);
         let rows = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) as u64;
         rows * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
     }
@@ -127,7 +130,10 @@ impl BertConfig {
             return Err(Error::failed(format!("{key} is {size}, it must be between 1 and {most}")));
         }
         if self.parameters() > MOST_PARAMETERS {
-            return Err(Error::failed(format!("its sizes make {} parameters, at most 2^30 are supported", self.parameters())));
+            return Err(Error::failed(format!(
+                "its sizes make {} parameters, at most 2^30 are supported",
+                self.parameters()
+            )));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
@@ -142,7 +148,9 @@ impl BertConfig {
         }
         match self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0 {
             true => Ok(()),
-            false => Err(Error::failed(format!("layer_norm_eps is {}, it must be above 0 and below 1", self.layer_norm_eps))),
+            false => {
+                Err(Error::failed(format!("layer_norm_eps is {}, it must be above 0 and below 1", self.layer_norm_eps)))
+            }
         }
     }
 }
@@ -166,7 +174,8 @@ pub struct BertLayer<B: Backend> {
 }
 
 impl<B: Backend> Bert<B> {
-    /// Reads the encoder of a Hugging Face directory onto `device`, frozen; tensors of heads and poolers are left alone.
+    /// Reads the encoder of a Hugging Face directory onto `device`, frozen; tensors of heads and
+    /// poolers are left alone.
     ///
     /// # Errors
     /// Missing and misshapen tensors, by file and name.
@@ -194,7 +203,8 @@ impl<B: Backend> Bert<B> {
         })
     }
 
-    /// The mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included), of length 1: `[batch, hidden]`.
+    /// The mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included), of
+    /// length 1: `[batch, hidden]`.
     pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
         let hidden = self.forward(text);
         let [batch, seq, width] = hidden.dims();
@@ -218,30 +228,31 @@ pub fn unit_length<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     x / length
 }
 
-/// `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: the gradient of that is, on every backend but the CPU's, of the approximation by tanh.
-pub(super) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+/// `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: the gradient of that is, on every backend but the
+/// CPU's, of the approximation by tanh.
+pub(crate) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let cumulative = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
     x * cumulative
 }
 
 /// A linear layer with bias; the weight is `[out, in]`, as Hugging Face stores it.
 #[derive(Module, Debug)]
-pub struct Dense<B: Backend> {
+pub struct Linear<B: Backend> {
     /// `[out, in]`.
     pub weight: Param<Tensor<B, 2>>,
     /// `[out]`.
     pub bias: Param<Tensor<B, 1>>,
 }
 
-impl<B: Backend> Dense<B> {
+impl<B: Backend> Linear<B> {
     /// `name.weight` and `name.bias` of the directory, or N(0, 0.02) and 0.
-    pub(super) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
+    pub(crate) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
         let weight = from.read(&format!("{name}.weight"), [out, width], DEVIATION)?;
         Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Start::Constant(0.0))? })
     }
 
     /// Drawn as BERT's, whatever the directory holds.
-    pub(super) fn drawn(from: &mut Parameters<B>, out: usize, width: usize, start: Start) -> Self {
+    pub(crate) fn drawn(from: &mut Parameters<B>, out: usize, width: usize, start: Start) -> Self {
         let weight = from.drawn([out, width], start);
         let bias = match start {
             Start::Uniform(_) => start,
@@ -256,7 +267,7 @@ impl<B: Backend> Dense<B> {
     }
 }
 
-pub(super) fn norm<B: Backend>(
+pub(crate) fn norm<B: Backend>(
     from: &mut Parameters<B>,
     name: Option<&str>,
     width: usize,
@@ -279,7 +290,8 @@ pub(super) fn norm<B: Backend>(
 pub struct Embeddings<B: Backend> {
     /// `[vocab (+ added tokens), hidden]`.
     pub words: Param<Tensor<B, 2>>,
-    /// `[positions, hidden]`, the first token type's vector added to each: itemlm's texts have no other.
+    /// `[positions, hidden]`, the first token type's vector added to each: itemlm's texts have no
+    /// other.
     pub positions: Param<Tensor<B, 2>>,
     /// Over the sum.
     pub norm: LayerNorm<B>,
@@ -289,9 +301,10 @@ pub struct Embeddings<B: Backend> {
 
 impl<B: Backend> Embeddings<B> {
     /// The directory's, with `added` more tokens drawn from N(0, 0.02).
-    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
+    pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
-        // Read first: the file is as large as the configuration says before anything is allocated by that.
+        // Read first: the file is as large as the configuration says before anything is allocated
+        // by that.
         let read = match from.weights.is_some() {
             true => from.read_values("embeddings.word_embeddings.weight", &[rows, width], DEVIATION)?,
             false => Vec::new(),
@@ -313,7 +326,8 @@ impl<B: Backend> Embeddings<B> {
         Ok(Self { words, positions, norm, dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init() })
     }
 
-    /// Words plus positions, before the norm: `[batch, seq, hidden]`. A text is at most as long as there are positions.
+    /// Words plus positions, before the norm: `[batch, seq, hidden]`. A text is at most as long as
+    /// there are positions.
     pub fn look_up(&self, text: &TextBatch) -> Tensor<B, 3> {
         let (batch, seq, device) = (text.lengths.len(), text.seq, self.words.val().device());
         let ids: Vec<i32> = text.tokens.iter().map(|&t| t as i32).collect();
@@ -334,13 +348,13 @@ impl<B: Backend> Embeddings<B> {
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
     /// Of the tokens.
-    pub query: Dense<B>,
+    pub query: Linear<B>,
     /// Of what they attend to.
-    pub key: Dense<B>,
+    pub key: Linear<B>,
     /// Likewise.
-    pub value: Dense<B>,
+    pub value: Linear<B>,
     /// Of the joined heads.
-    pub output: Dense<B>,
+    pub output: Linear<B>,
     /// After the residual.
     pub norm: LayerNorm<B>,
     /// Of the weights.
@@ -353,13 +367,13 @@ pub struct Attention<B: Backend> {
 
 impl<B: Backend> Attention<B> {
     /// The self-attention `name` of the directory.
-    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
+    pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
         let h = config.hidden_size;
         Ok(Self {
-            query: Dense::new(from, &format!("{name}.self.query"), h, h)?,
-            key: Dense::new(from, &format!("{name}.self.key"), h, h)?,
-            value: Dense::new(from, &format!("{name}.self.value"), h, h)?,
-            output: Dense::new(from, &format!("{name}.output.dense"), h, h)?,
+            query: Linear::new(from, &format!("{name}.self.query"), h, h)?,
+            key: Linear::new(from, &format!("{name}.self.key"), h, h)?,
+            value: Linear::new(from, &format!("{name}.self.value"), h, h)?,
+            output: Linear::new(from, &format!("{name}.output.dense"), h, h)?,
             norm: norm(from, Some(&format!("{name}.output.LayerNorm")), h, config.layer_norm_eps)?,
             attention_dropout: DropoutConfig { prob: config.attention_probs_dropout_prob }.init(),
             dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init(),
@@ -367,8 +381,8 @@ impl<B: Backend> Attention<B> {
         })
     }
 
-    /// `[batch, seq, hidden]` → the same: each token attends to `context` (`[batch, n, width]`), or for `None` to the tokens.
-    /// `mask` is added to the scores `[batch, heads, seq, n]`.
+    /// `[batch, seq, hidden]` → the same: each token attends to `context` (`[batch, n, width]`), or
+    /// for `None` to the tokens. `mask` is added to the scores `[batch, heads, seq, n]`.
     pub fn forward(&self, x: Tensor<B, 3>, context: Option<Tensor<B, 3>>, mask: Option<Tensor<B, 4>>) -> Tensor<B, 3> {
         let [batch, seq, hidden] = x.dims();
         let dim = hidden / self.heads;
@@ -402,9 +416,9 @@ impl<B: Backend> Attention<B> {
 #[derive(Module, Debug)]
 pub struct FeedForward<B: Backend> {
     /// `[intermediate, hidden]`.
-    pub intermediate: Dense<B>,
+    pub intermediate: Linear<B>,
     /// `[hidden, intermediate]`.
-    pub output: Dense<B>,
+    pub output: Linear<B>,
     /// After the residual.
     pub norm: LayerNorm<B>,
     /// Of the output.
@@ -413,11 +427,11 @@ pub struct FeedForward<B: Backend> {
 
 impl<B: Backend> FeedForward<B> {
     /// The feed-forward of the block `name` of the directory.
-    pub(super) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
+    pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
         let (h, inner) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
-            intermediate: Dense::new(from, &format!("{name}.intermediate.dense"), inner, h)?,
-            output: Dense::new(from, &format!("{name}.output.dense"), h, inner)?,
+            intermediate: Linear::new(from, &format!("{name}.intermediate.dense"), inner, h)?,
+            output: Linear::new(from, &format!("{name}.output.dense"), h, inner)?,
             norm: norm(from, Some(&format!("{name}.output.LayerNorm")), h, config.layer_norm_eps)?,
             dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init(),
         })

@@ -1,4 +1,5 @@
-//! Parameters read from a BERT directory or drawn, and modules as safetensors files whose names are the fields' paths.
+//! Parameters read from a BERT directory or drawn, and modules as safetensors files whose names are
+//! the fields' paths.
 
 use std::path::Path;
 
@@ -8,13 +9,14 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rand::{Rng, SeedableRng};
 
-use super::{Weights, safetensors};
-use crate::files::write_atomic;
+use super::Weights;
+use super::formats::safetensors;
+use crate::core::files::write_atomic;
 use crate::{Context, Error, Result};
 
 /// How a parameter starts that no file holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Start {
+pub(crate) enum Start {
     Constant(f32),
     /// With mean 0 and this standard deviation.
     Normal(f32),
@@ -22,33 +24,34 @@ pub(super) enum Start {
     Uniform(f32),
 }
 
-/// Makes a module's parameters in order. Their ids are that order, so that an optimiser's state can be stored by id; a drawn
-/// one depends on the seed and its id alone, so it is the same on every backend.
-pub(super) struct Parameters<'a, B: Backend> {
+/// Makes a module's parameters in order. Their ids are that order, so that an optimiser's state can
+/// be stored by id; a drawn one depends on the seed and its id alone, so it is the same on every
+/// backend.
+pub(crate) struct Parameters<'a, B: Backend> {
     /// The directory's tensors, without a leading `bert.`; `None` draws everything.
-    pub(super) weights: Option<BertTensors>,
-    pub(super) seed: u64,
-    pub(super) trains: bool,
-    pub(super) device: &'a B::Device,
-    pub(super) made: u64,
+    pub(crate) weights: Option<BertTensors>,
+    pub(crate) seed: u64,
+    pub(crate) trains: bool,
+    pub(crate) device: &'a B::Device,
+    pub(crate) made: u64,
 }
 
 impl<B: Backend> Parameters<'_, B> {
     /// A parameter of these values.
-    pub(super) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
+    pub(crate) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
         self.made += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
         Param::initialized(self.made.into(), tensor)
     }
 
     /// A parameter that no file holds.
-    pub(super) fn drawn<const D: usize>(&mut self, shape: [usize; D], start: Start) -> Param<Tensor<B, D>> {
+    pub(crate) fn drawn<const D: usize>(&mut self, shape: [usize; D], start: Start) -> Param<Tensor<B, D>> {
         let values = self.values(shape.iter().product(), start);
         self.of(values, shape)
     }
 
     /// The next parameter's values, if it is drawn.
-    pub(super) fn values(&self, count: usize, start: Start) -> Vec<f32> {
+    pub(crate) fn values(&self, count: usize, start: Start) -> Vec<f32> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.made + 1);
         match start {
@@ -65,8 +68,9 @@ impl<B: Backend> Parameters<'_, B> {
         }
     }
 
-    /// The values that the directory's tensor `name` has, or drawn ones where there is no directory.
-    pub(super) fn read_values(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>> {
+    /// The values that the directory's tensor `name` has, or drawn ones where there is no
+    /// directory.
+    pub(crate) fn read_values(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>> {
         match &mut self.weights {
             Some(weights) => weights.take(name, shape),
             None => Ok(self.values(shape.iter().product(), start)),
@@ -74,27 +78,32 @@ impl<B: Backend> Parameters<'_, B> {
     }
 
     /// As [`Parameters::read_values`], made a parameter.
-    pub(super) fn read<const D: usize>(&mut self, name: &str, shape: [usize; D], start: Start) -> Result<Param<Tensor<B, D>>> {
+    pub(crate) fn read<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        start: Start,
+    ) -> Result<Param<Tensor<B, D>>> {
         let values = self.read_values(name, &shape, start)?;
         Ok(self.of(values, shape))
     }
 }
 
 /// A BERT directory's tensors under BertModel's names, whatever head they were saved with.
-pub(super) struct BertTensors {
+pub(crate) struct BertTensors {
     weights: Weights,
     prefix: &'static str,
 }
 
 impl BertTensors {
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let weights = safetensors::open(dir)?;
         let prefixed = weights.file_of("bert.embeddings.word_embeddings.weight").is_some();
         Ok(Self { weights, prefix: if prefixed { "bert." } else { "" } })
     }
 
     /// Whether there is such a tensor outside BertModel, as of its language head.
-    pub(super) fn holds(&self, name: &str) -> bool {
+    pub(crate) fn holds(&self, name: &str) -> bool {
         self.weights.file_of(name).is_some() || self.weights.file_of(&old_name(name)).is_some()
     }
 
@@ -111,7 +120,8 @@ fn old_name(name: &str) -> String {
     name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 }
 
-/// Writes every parameter of `module` to a safetensors file (f32), named by its fields: `layers.0.attention.query.weight`.
+/// Writes every parameter of `module` to a safetensors file (f32), named by its fields:
+/// `layers.0.attention.query.weight`.
 ///
 /// # Errors
 /// A value that is not finite, by name; a failed write.
@@ -121,10 +131,9 @@ pub fn save_module<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<
     if let Some(error) = writer.error {
         return Err(error).context(path.display());
     }
-    let views = writer
-        .tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).context(name)?)));
+    let views = writer.tensors.iter().map(|(name, shape, bytes)| {
+        Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).context(name)?))
+    });
     let metadata = Some([("format".to_string(), "pt".to_string())].into());
     let bytes = ::safetensors::serialize(views.collect::<Result<Vec<_>>>()?, metadata).context(path.display())?;
     write_atomic(path, &bytes)
@@ -138,8 +147,9 @@ pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M
     read_module(safetensors::open_file(path)?, module)
 }
 
-/// As [`load_module`] into what `make` makes, once the file has tensors of these names and shapes: a module whose sizes a file decides
-/// is not to be allocated before the weights are known to be that large.
+/// As [`load_module`] into what `make` makes, once the file has tensors of these names and shapes:
+/// a module whose sizes a file decides is not to be allocated before the weights are known to be
+/// that large.
 ///
 /// # Errors
 /// Those of [`load_module`] and of `make`.
@@ -163,7 +173,7 @@ fn read_module<B: Backend, M: Module<B>>(weights: Weights, module: M) -> Result<
 }
 
 /// The same values under ids from `first` upward, so that modules made apart can train together.
-pub(super) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
+pub(crate) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
     module.map(&mut Renumber(first))
 }
 
@@ -201,7 +211,8 @@ impl<B: Backend> ModuleVisitor<B> for Writer {
                 self.tensors.push((name, param.dims().to_vec(), bytes));
             }
             Ok(_) => {
-                self.error = Some(Error::failed(format!("tensor {name} holds a value that is not finite; it is not written")))
+                self.error =
+                    Some(Error::failed(format!("tensor {name} holds a value that is not finite; it is not written")))
             }
             Err(e) => self.error = Some(Error::failed(format!("tensor {name}: {e:?}"))),
         }

@@ -1,6 +1,7 @@
 //! The WordPiece tokenizer of a BERT directory.
 //!
-//! Reference: transformers/models/bert/tokenization_bert.py; `[CLS]` text `[SEP]`, cut on the right.
+//! Reference: transformers/models/bert/tokenization_bert.py; `[CLS]` text `[SEP]`, cut on the
+//! right.
 
 use std::path::Path;
 
@@ -24,8 +25,8 @@ pub struct BertTokenizer {
 }
 
 impl BertTokenizer {
-    /// Reads `tokenizer.json`, or else `vocab.txt` (a token a line; lower case unless `tokenizer_config.json` says
-    /// `"do_lower_case": false`).
+    /// Reads `tokenizer.json`, or else `vocab.txt` (a token a line; lower case unless
+    /// `tokenizer_config.json` says `"do_lower_case": false`).
     ///
     /// # Errors
     /// Neither file is there, a damaged one, or one without `[CLS]` and `[SEP]`.
@@ -49,7 +50,8 @@ impl BertTokenizer {
         Ok(Self { tokenizer: Tokenizer::new(backend, sep)?, cls })
     }
 
-    /// `[CLS]` text `[SEP]`, at most `longest` tokens of at least 2: the text's last ones are left out.
+    /// `[CLS]` text `[SEP]`, at most `longest` tokens of at least 2: the text's last ones are left
+    /// out.
     ///
     /// # Errors
     /// The tokenizer refuses the text.

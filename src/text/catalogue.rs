@@ -3,9 +3,11 @@
 use super::{Tokenizer, Trie};
 use crate::{Context, Result};
 
-/// Every item's target `"title"<EOS>` as tokens, tokenised alone (never together with a prompt), and their trie.
+/// Every item's target `"title"<EOS>` as tokens, tokenised alone (never together with a prompt),
+/// and their trie.
 ///
-/// Source: MSL's released code; the quotes make no title the beginning of another, the EOS token is the last level.
+/// Source: MSL's released code; the quotes make no title the beginning of another, the EOS token is
+/// the last level.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     /// `[items][target length]`, EOS included.

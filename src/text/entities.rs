@@ -1,13 +1,15 @@
-//! Items and users as tokens: places in a prompt that hold vectors, numbered after the LLM's vocabulary.
+//! Items and users as tokens: places in a prompt that hold vectors, numbered after the LLM's
+//! vocabulary.
 
 use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// The numbering: entity e (an item, or a user after all items) is the K tokens `vocabulary + e · K ..`; each stands for one of
-/// the K vectors that the entity becomes.
+/// The numbering: entity e (an item, or a user after all items) is the K tokens `vocabulary + e · K
+/// ..`; each stands for one of the K vectors that the entity becomes.
 ///
-/// So a prompt with vectors in it is a sequence of plain numbers, to be padded, compared and shared as any other.
+/// So a prompt with vectors in it is a sequence of plain numbers, to be padded, compared and shared
+/// as any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntityTokens {
     vocabulary: u32,
@@ -22,7 +24,8 @@ impl EntityTokens {
     /// # Errors
     /// More tokens than 2^32.
     pub fn new(vocabulary: usize, per_entity: usize, items: usize, users: usize) -> Result<Self> {
-        let last = items.checked_add(users).and_then(|n| n.checked_mul(per_entity)).and_then(|n| n.checked_add(vocabulary));
+        let last =
+            items.checked_add(users).and_then(|n| n.checked_mul(per_entity)).and_then(|n| n.checked_add(vocabulary));
         match last.is_some_and(|last| u32::try_from(last).is_ok()) {
             true => Ok(Self { vocabulary: vocabulary as u32, per_entity: per_entity as u32, items: items as u32 }),
             false => Err(Error::usage(format!(

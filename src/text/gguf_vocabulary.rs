@@ -19,7 +19,8 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Backend};
 
 use crate::{Context, Error, Result};
 
-/// Longer pieces would take quadratic time to find merges for, and no SentencePiece vocabulary has them.
+/// Longer pieces would take quadratic time to find merges for, and no SentencePiece vocabulary has
+/// them.
 const LONGEST_PIECE: usize = 512;
 
 /// How Llama 3 splits text before BPE: an opening quote stays with its word.
@@ -139,8 +140,8 @@ impl GgufVocabulary {
         Ok(backend)
     }
 
-    /// Every way to make a token of two others, by descending score, then descending length of the left
-    /// and the right part in characters (`generate_merges` of transformers).
+    /// Every way to make a token of two others, by descending score, then descending length of the
+    /// left and the right part in characters (`generate_merges` of transformers).
     fn sentencepiece_merges(&self, vocab: &Vocab) -> Result<Merges> {
         if let Some(merges) = &self.merges {
             let split = |merge: &String| {
@@ -153,7 +154,8 @@ impl GgufVocabulary {
         let Some(scores) = self.scores.as_ref().filter(|scores| scores.len() == self.tokens.len()) else {
             return Err(Error::failed("tokenizer.ggml.scores: is missing or not one per token"));
         };
-        let last_score: HashMap<&str, f32> = self.tokens.iter().map(String::as_str).zip(scores.iter().copied()).collect();
+        let last_score: HashMap<&str, f32> =
+            self.tokens.iter().map(String::as_str).zip(scores.iter().copied()).collect();
         let mut seen = last_score.clone();
         let mut merges = Vec::new();
         for token in &self.tokens {
@@ -182,8 +184,8 @@ impl GgufVocabulary {
         Ok(merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect())
     }
 
-    /// Control tokens, and those with a role, are matched whole as special tokens; user-defined ones as
-    /// plain added tokens.
+    /// Control tokens, and those with a role, are matched whole as special tokens; user-defined
+    /// ones as plain added tokens.
     fn add_special_tokens(&self, backend: &mut Backend, spelled: impl Fn(&str) -> bool) -> Result<()> {
         let kinds = self.types.iter().copied().chain(std::iter::repeat(0.0));
         let (mut special, mut plain) = (Vec::new(), Vec::new());
@@ -201,8 +203,8 @@ impl GgufVocabulary {
     }
 }
 
-/// The character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`): itself where
-/// that is printable Latin-1, else the next one from U+0100.
+/// The character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`): itself
+/// where that is printable Latin-1, else the next one from U+0100.
 fn spelling() -> Vec<char> {
     let mut next = 0x100;
     let bytes = 0..=u8::MAX;
@@ -224,8 +226,8 @@ fn is_spelling(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tokenizer::Tokenizer;
     use super::*;
+    use crate::text::tokenizer::Tokenizer;
 
     fn byte_level() -> GgufVocabulary {
         let mut tokens: Vec<String> = spelling().into_iter().map(String::from).collect();

@@ -7,7 +7,8 @@ use std::path::Path;
 use super::Catalogue;
 use crate::{Context, Error, Result};
 
-/// The embedded templates: MSL's four (Alpaca style; papers.md A5), a general one, and quickstart's short one.
+/// The embedded templates: MSL's four (Alpaca style; papers.md A5), a general one, and quickstart's
+/// short one.
 const EMBEDDED: [(&str, &str); 6] = [
     ("books", include_str!("../../assets/prompts/books.txt")),
     ("clothing", include_str!("../../assets/prompts/clothing.txt")),
@@ -26,9 +27,10 @@ const EMBEDDED: [(&str, &str); 6] = [
 /// | `{user}` | the user |
 /// | `{dataset}` | the corpus's name |
 ///
-/// What an item or user becomes, a text, vectors or both, is the caller's choice: [`Shown`].
+/// What an item or user becomes, a text, vectors or both, is the caller's choice: [`PromptValue`].
 ///
-/// The released code of MSL writes one space after "request." when training and two when ranking; here it is one at both.
+/// The released code of MSL writes one space after "request." when training and two when ranking;
+/// here it is one at both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     pieces: Vec<Piece>,
@@ -46,9 +48,10 @@ enum Piece {
 const PLACEHOLDERS: [(&str, Piece); 4] =
     [("{history}", Piece::History), ("{item}", Piece::Item), ("{user}", Piece::User), ("{dataset}", Piece::Dataset)];
 
-/// How an item or user stands in a prompt: by a text, by vectors, or by a text and vectors after it.
+/// How an item or user stands in a prompt: by a text, by vectors, or by a text and vectors after
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Shown {
+pub struct PromptValue {
     /// A title in quotes, a user's id.
     pub text: Option<String>,
     /// As [`super::EntityTokens`].
@@ -57,20 +60,20 @@ pub struct Shown {
 
 /// What stands in the placeholders.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Filling<'a> {
+pub struct PromptValues<'a> {
     /// Oldest first.
-    pub history: Vec<Shown>,
+    pub history: Vec<PromptValue>,
     /// One for each `{item}`, in their order.
-    pub items: Vec<Shown>,
+    pub items: Vec<PromptValue>,
     /// The user.
-    pub user: Shown,
+    pub user: PromptValue,
     /// The corpus's name.
     pub dataset: &'a str,
 }
 
 /// A part of a rendered prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
+pub enum PromptSegment {
     /// To be tokenised as one.
     Text(String),
     /// Tokens of [`super::EntityTokens`].
@@ -111,8 +114,10 @@ impl Prompt {
         let mut pieces = Vec::new();
         let mut left = text;
         while !left.is_empty() {
-            let found =
-                PLACEHOLDERS.iter().filter_map(|(name, piece)| Some((left.find(name)?, name.len(), piece))).min_by_key(|f| f.0);
+            let found = PLACEHOLDERS
+                .iter()
+                .filter_map(|(name, piece)| Some((left.find(name)?, name.len(), piece)))
+                .min_by_key(|f| f.0);
             let Some((at, length, piece)) = found else {
                 pieces.push(Piece::Text(left.to_string()));
                 break;
@@ -136,15 +141,15 @@ impl Prompt {
 
     /// The prompt for a history of titles, as text.
     pub fn render_titles<'a>(&self, titles: impl Iterator<Item = &'a str>) -> String {
-        let shown = |title| Shown { text: Some(Catalogue::target_text(title)), vectors: None };
-        self.text(&Filling { history: titles.map(shown).collect(), ..Filling::default() })
+        let shown = |title| PromptValue { text: Some(Catalogue::target_text(title)), vectors: None };
+        self.text(&PromptValues { history: titles.map(shown).collect(), ..PromptValues::default() })
     }
 
     /// The prompt without vectors.
-    pub fn text(&self, filling: &Filling) -> String {
+    pub fn text(&self, filling: &PromptValues) -> String {
         let text = |segment| match segment {
-            Segment::Text(text) => text,
-            Segment::Vectors(_) => String::new(),
+            PromptSegment::Text(text) => text,
+            PromptSegment::Vectors(_) => String::new(),
         };
         self.render(filling).into_iter().map(text).collect()
     }
@@ -165,7 +170,7 @@ impl Prompt {
     }
 
     /// The prompt, neighbouring texts joined. An `{item}` beyond those given is left out.
-    pub fn render(&self, filling: &Filling) -> Vec<Segment> {
+    pub fn render(&self, filling: &PromptValues) -> Vec<PromptSegment> {
         let mut segments = Segments::default();
         let mut items = filling.items.iter();
         for piece in &self.pieces {
@@ -189,18 +194,18 @@ impl Prompt {
 }
 
 #[derive(Default)]
-struct Segments(Vec<Segment>);
+struct Segments(Vec<PromptSegment>);
 
 impl Segments {
     fn text(&mut self, more: &str) {
         match self.0.last_mut() {
-            Some(Segment::Text(text)) => text.push_str(more),
+            Some(PromptSegment::Text(text)) => text.push_str(more),
             _ if more.is_empty() => {}
-            _ => self.0.push(Segment::Text(more.to_string())),
+            _ => self.0.push(PromptSegment::Text(more.to_string())),
         }
     }
 
-    fn shown(&mut self, shown: &Shown) {
+    fn shown(&mut self, shown: &PromptValue) {
         if let Some(text) = &shown.text {
             self.text(text);
         }
@@ -209,7 +214,7 @@ impl Segments {
             if shown.text.is_some() {
                 self.text(" ");
             }
-            self.0.push(Segment::Vectors(vectors.clone()));
+            self.0.push(PromptSegment::Vectors(vectors.clone()));
         }
     }
 }
@@ -218,19 +223,19 @@ impl Segments {
 mod tests {
     use super::*;
 
-    fn title(text: &str) -> Shown {
-        Shown { text: Some(format!("\"{text}\"")), vectors: None }
+    fn title(text: &str) -> PromptValue {
+        PromptValue { text: Some(format!("\"{text}\"")), vectors: None }
     }
 
     /// Word for word what `shared/peer/common.py` writes.
     #[test]
     fn released_prompt() {
-        let filling = Filling { history: vec![title("A &amp; B"), title("C")], ..Filling::default() };
+        let filling = PromptValues { history: vec![title("A &amp; B"), title("C")], ..PromptValues::default() };
         let expected = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response \
              that appropriately completes the request. \n\n### Instruction:\nGiven a list of office products the user has used \
              before, please recommend a new office product that the user likes to the user.\n\n### Input:\nThe user has used the \
              following office products before: \"A &amp; B\", \"C\"\n \n\n### Response:\n";
-        assert_eq!(Prompt::open("office").unwrap().render(&filling), [Segment::Text(expected.into())]);
+        assert_eq!(Prompt::open("office").unwrap().render(&filling), [PromptSegment::Text(expected.into())]);
     }
 
     #[test]
@@ -243,23 +248,23 @@ mod tests {
     #[test]
     fn vectors_stand_between_texts() {
         let prompt = Prompt::parse("user_{user} of {dataset} has seen {history}; {x} {item}?").unwrap();
-        let both = |text: &str, first| Shown { text: Some(text.into()), vectors: Some(first..first + 2) };
-        let filling = Filling {
+        let both = |text: &str, first| PromptValue { text: Some(text.into()), vectors: Some(first..first + 2) };
+        let filling = PromptValues {
             history: vec![both("\"A\"", 10), title("B"), both("\"C\"", 14)],
-            items: vec![Shown { text: None, vectors: Some(20..22) }],
+            items: vec![PromptValue { text: None, vectors: Some(20..22) }],
             user: both("7", 30),
             dataset: "toys",
         };
-        let text = |text: &str| Segment::Text(text.into());
+        let text = |text: &str| PromptSegment::Text(text.into());
         let expected = [
             text("user_7 "),
-            Segment::Vectors(30..32),
+            PromptSegment::Vectors(30..32),
             text(" of toys has seen \"A\" "),
-            Segment::Vectors(10..12),
+            PromptSegment::Vectors(10..12),
             text(", \"B\", \"C\" "),
-            Segment::Vectors(14..16),
+            PromptSegment::Vectors(14..16),
             text("; {x} "),
-            Segment::Vectors(20..22),
+            PromptSegment::Vectors(20..22),
             text("?"),
         ];
         assert_eq!(prompt.render(&filling), expected);

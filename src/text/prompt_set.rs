@@ -1,4 +1,5 @@
-//! A task's prompts: those that a model is taught with, and one that it never saw. OpenP5's two tasks are in `assets/prompts/openp5/`.
+//! A task's prompts: those that a model is taught with, and one that it never saw. OpenP5's two
+//! tasks are in `assets/prompts/openp5/`.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -50,10 +51,12 @@ impl PromptSet {
         Self::parse(task, text)
     }
 
-    /// Reads lines `seen: TEMPLATE` and one `unseen: TEMPLATE`; empty lines and those that begin with # say nothing.
+    /// Reads lines `seen: TEMPLATE` and one `unseen: TEMPLATE`; empty lines and those that begin
+    /// with # say nothing.
     ///
     /// # Errors
-    /// Another line, by its number; no prompt of a kind, or two unseen; prompts that show one the history and another not.
+    /// Another line, by its number; no prompt of a kind, or two unseen; prompts that show one the
+    /// history and another not.
     pub fn parse(task: &str, text: &str) -> Result<Self> {
         let refuse = |what: String| Error::usage(format!("prompts of task {task}: {what}"));
         let (mut seen, mut unseen) = (Vec::new(), Vec::new());
@@ -131,13 +134,13 @@ impl Serialize for PromptChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::{Filling, Segment, Shown};
+    use crate::text::{PromptSegment, PromptValue, PromptValues};
 
     #[test]
     fn openp5s() {
-        let shown = |text: &str| Shown { text: Some(text.into()), vectors: None };
+        let shown = |text: &str| PromptValue { text: Some(text.into()), vectors: None };
         let history = vec![shown("\"1001\""), shown("\"1007\"")];
-        let filling = Filling { history, user: shown("3"), dataset: "ML1M", ..Filling::default() };
+        let filling = PromptValues { history, user: shown("3"), dataset: "ML1M", ..PromptValues::default() };
         for (task, has_history, first, unseen) in [
             (
                 "sequential",
@@ -160,7 +163,7 @@ mod tests {
             }
             for (choice, expected) in [("seen:0", first), ("unseen", unseen)] {
                 let prompt = set.prompt(choice.parse().unwrap()).unwrap();
-                assert_eq!(prompt.render(&filling), [Segment::Text(format!("{expected}\nResponse:\n"))]);
+                assert_eq!(prompt.render(&filling), [PromptSegment::Text(format!("{expected}\nResponse:\n"))]);
             }
             assert_eq!(set.prompt(PromptChoice::Seen(9)), Ok(&set.seen[9]));
             let error = set.prompt(PromptChoice::Seen(10)).unwrap_err().to_string();

@@ -28,7 +28,8 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a Hugging Face directory. The end-of-sequence token is that of
-    /// `tokenizer_config.json`, else of `special_tokens_map.json`, else `config.json`'s `eos_token_id`.
+    /// `tokenizer_config.json`, else of `special_tokens_map.json`, else `config.json`'s
+    /// `eos_token_id`.
     ///
     /// # Errors
     /// Names the file that is missing or damaged, or the end-of-sequence token that is unknown.
@@ -56,8 +57,9 @@ impl Tokenizer {
         Self::new(vocabulary.build()?, eos)
     }
 
-    /// Trains byte-level BPE, on text split as Llama 3 splits it, whose id 0 is the end-of-sequence token `<|endoftext|>`. The same texts
-    /// give the same tokenizer. It may have fewer than `vocab_size` tokens where the texts are few.
+    /// Trains byte-level BPE, on text split as Llama 3 splits it, whose id 0 is the end-of-sequence
+    /// token `<|endoftext|>`. The same texts give the same tokenizer. It may have fewer than
+    /// `vocab_size` tokens where the texts are few.
     ///
     /// # Errors
     /// `vocab_size` has no room for the 256 bytes and the end-of-sequence token.
@@ -140,8 +142,8 @@ pub(super) fn parse(json: &str) -> Result<Backend> {
     json.parse().context("not a tokenizer")
 }
 
-/// `tokenizers` panics on a merge whose result is no token and is longer than all tokens; and dropout
-/// would make every encoding different.
+/// `tokenizers` panics on a merge whose result is no token and is longer than all tokens; and
+/// dropout would make every encoding different.
 fn check_bpe(model: &Value) -> Result<()> {
     if model.get("dropout").and_then(Value::as_f64).is_some_and(|dropout| dropout > 0.0) {
         return Err(Error::failed("BPE dropout is set; remove it"));

@@ -1,10 +1,12 @@
 //! The trie of the catalogue's target token sequences, as flat arrays.
 //!
-//! Nodes are numbered breadth first, so the children of a node are consecutive numbers and the whole trie is compressed sparse
-//! rows: `first_child[n]..first_child[n + 1]` are the children of `n`, sorted by token. Its memory is 12 bytes a node and
-//! 12 an item, whatever the vocabulary; there is no mask over the vocabulary anywhere.
+//! Nodes are numbered breadth first, so the children of a node are consecutive numbers and the
+//! whole trie is compressed sparse rows: `first_child[n]..first_child[n + 1]` are the children of
+//! `n`, sorted by token. Its memory is 12 bytes a node and 12 an item, whatever the vocabulary;
+//! there is no mask over the vocabulary anywhere.
 //!
-//! Source: MSL (arXiv 2504.04178), section 4.1: the valid tokens after a prefix are the children of its node.
+//! Source: MSL (arXiv 2504.04178), section 4.1: the valid tokens after a prefix are the children of
+//! its node.
 
 use std::ops::Range;
 
@@ -16,7 +18,8 @@ pub type Node = u32;
 /// The empty prefix.
 pub const ROOT: Node = 0;
 
-/// The trie of all target sequences; a leaf holds the items whose sequence ends there (equal titles share one).
+/// The trie of all target sequences; a leaf holds the items whose sequence ends there (equal titles
+/// share one).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trie {
     /// `[nodes + 1]`: where a node's children begin.
@@ -34,8 +37,8 @@ pub struct Trie {
 }
 
 impl Trie {
-    /// Builds the trie of `sequences`, one an item, in their order. Sequences must end with a closing token that occurs nowhere
-    /// else in them, so that none is a proper prefix of another.
+    /// Builds the trie of `sequences`, one an item, in their order. Sequences must end with a
+    /// closing token that occurs nowhere else in them, so that none is a proper prefix of another.
     ///
     /// # Errors
     /// An empty catalogue, an empty sequence, or a sequence that is a proper prefix of another.
@@ -55,7 +58,8 @@ impl Trie {
             by_leaf: Vec::with_capacity(sequences.len()),
             levels: vec![ROOT],
         };
-        // One level at a time; a node of the level is the range of sorted sequences that share its prefix.
+        // One level at a time; a node of the level is the range of sorted sequences that share its
+        // prefix.
         let mut level: Vec<(Node, Range<usize>)> = vec![(ROOT, 0..order.len())];
         while !level.is_empty() {
             let depth = trie.levels.len() - 1;
@@ -78,7 +82,8 @@ impl Trie {
                 }
                 while start < range.end {
                     let token = at(start)[depth];
-                    let end = start + order[start..range.end].partition_point(|&i| sequences[i as usize][depth] == token);
+                    let end =
+                        start + order[start..range.end].partition_point(|&i| sequences[i as usize][depth] == token);
                     next.push((trie.token.len() as Node, start..end));
                     trie.token.push(token);
                     trie.parent.push(node);
@@ -145,7 +150,8 @@ impl Trie {
         self.children(node).is_empty()
     }
 
-    /// The items whose sequence ends at `leaf`, ascending: several where titles are equal, none for an inner node.
+    /// The items whose sequence ends at `leaf`, ascending: several where titles are equal, none for
+    /// an inner node.
     pub fn items(&self, leaf: Node) -> impl Iterator<Item = u32> + '_ {
         let start = self.by_leaf.partition_point(|&(l, _)| l < leaf);
         self.by_leaf[start..].iter().take_while(move |(l, _)| *l == leaf).map(|&(_, item)| item)
@@ -161,7 +167,8 @@ impl Trie {
         self.by_leaf.chunk_by(|a, b| a.0 == b.0).count()
     }
 
-    /// The nodes from below the root to `node`: the `t`-th is reached by the sequence's `t`-th token.
+    /// The nodes from below the root to `node`: the `t`-th is reached by the sequence's `t`-th
+    /// token.
     pub fn path(&self, mut node: Node) -> Vec<Node> {
         let mut path = Vec::new();
         while node != ROOT {

@@ -21,9 +21,11 @@ pub struct ItemTextWeights {
 /// A loss by its short name: its weight and its value, `[1]`.
 pub type WeightedLoss<B> = (&'static str, f64, Tensor<B, 1>);
 
-/// The losses of items (`vectors`: `[n, 1, width]`) with their texts, n of at least 2: `itc`, `itg` and `itm`, as far as they have a weight.
+/// The losses of items (`vectors`: `[n, 1, width]`) with their texts, n of at least 2: `itc`, `itg`
+/// and `itm`, as far as they have a weight.
 ///
-/// `negatives` is given the similarities `[n, n]`, items by texts, over the temperature, on the host.
+/// `negatives` is given the similarities `[n, n]`, items by texts, over the temperature, on the
+/// host.
 pub fn item_text_losses<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,
@@ -52,7 +54,8 @@ pub fn item_text_losses<B: Backend>(
     losses
 }
 
-/// Whether item and text belong together: each pair, each text with another item, each item with another text.
+/// Whether item and text belong together: each pair, each text with another item, each item with
+/// another text.
 fn matching_loss<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,
@@ -71,7 +74,12 @@ fn matching_loss<B: Backend>(
 }
 
 /// Each token after `[DEC]` from the item and those before it; the mean over all texts' tokens.
-fn generation_loss<B: Backend>(aligner: &Aligner<B>, vectors: Tensor<B, 3>, text: &TextBatch, smoothing: f64) -> Tensor<B, 1> {
+fn generation_loss<B: Backend>(
+    aligner: &Aligner<B>,
+    vectors: Tensor<B, 3>,
+    text: &TextBatch,
+    smoothing: f64,
+) -> Tensor<B, 1> {
     let text = text.beginning_with(aligner.qformer.config().dec());
     let (_, words) = aligner.qformer.forward(vectors, &text, Mask::Causal);
     let [n, seq, width] = words.dims();
@@ -84,7 +92,12 @@ fn generation_loss<B: Backend>(aligner: &Aligner<B>, vectors: Tensor<B, 3>, text
 }
 
 /// The contrast of entities with their partners, both `[n, 1, width]`.
-pub fn pair_loss<B: Backend>(aligner: &Aligner<B>, left: Tensor<B, 3>, right: Tensor<B, 3>, smoothing: f64) -> Tensor<B, 1> {
+pub fn pair_loss<B: Backend>(
+    aligner: &Aligner<B>,
+    left: Tensor<B, 3>,
+    right: Tensor<B, 3>,
+    smoothing: f64,
+) -> Tensor<B, 1> {
     let features = |vectors| aligner.query_features(aligner.qformer.encode(vectors));
     let similarity = query_query_similarity(features(left), features(right));
     contrastive(Aligner::over_temperature(similarity, &aligner.pair_temperature), smoothing)

@@ -1,7 +1,9 @@
-//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, temperature, place in the run.
+//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, temperature,
+//! place in the run.
 //!
-//! A checkpoint is a directory `step-<n>`, written beside its place, synced and renamed, so it is whole or absent. The order of
-//! the windows and dropout's masks are functions of the seed and the step, so there is no generator state to keep.
+//! A checkpoint is a directory `step-<n>`, written beside its place, synced and renamed, so it is
+//! whole or absent. The order of the windows and dropout's masks are functions of the seed and the
+//! step, so there is no generator state to keep.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,9 +18,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
-use crate::files::{sha256, write_atomic, write_atomic_with};
+use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
-use crate::model::{ItemLanguageModel, Llama, LoraConfig, Precision, export_merged, load_adapter, save_adapter, save_module};
+use crate::model::{
+    ItemLanguageModel, Llama, LoraConfig, Precision, export_merged, load_adapter, save_adapter, save_module,
+};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -55,8 +59,8 @@ pub struct Best {
     pub loss: f64,
 }
 
-/// What trains, and so what a checkpoint holds: of the LLM this; beside it the encoder of items and users, if there is one, in
-/// [`ENCODER`].
+/// What trains, and so what a checkpoint holds: of the LLM this; beside it the encoder of items and
+/// users, if there is one, in [`ENCODER`].
 #[derive(Debug, Clone)]
 pub enum Trained {
     /// Nothing.
@@ -67,7 +71,8 @@ pub enum Trained {
     Weights(Box<Tokenizer>),
 }
 
-/// The encoder's file: every parameter of [`crate::model::EntityEncoder`], f32, named by its fields.
+/// The encoder's file: every parameter of [`crate::model::EntityEncoder`], f32, named by its
+/// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
 impl Trained {
@@ -123,7 +128,8 @@ impl Trained {
 }
 
 const OPTIMIZER: &str = "optimizer.bin";
-/// TOML, for serde_json reads a float only to within a unit in its last place and the temperature must be exact.
+/// TOML, for serde_json reads a float only to within a unit in its last place and the temperature
+/// must be exact.
 const STATE: &str = "state.toml";
 
 const WRITING: &str = ".writing-";
@@ -162,8 +168,9 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// As [`Checkpoints::open`], without what a killed process left half-written or half-removed, and with what it was about to replace.
-    /// Only for the process that trains the run: another's checkpoint in the making looks the same.
+    /// As [`Checkpoints::open`], without what a killed process left half-written or half-removed,
+    /// and with what it was about to replace. Only for the process that trains the run: another's
+    /// checkpoint in the making looks the same.
     pub fn recovered(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;
@@ -199,8 +206,9 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// Writes the checkpoint of `step`, then removes those before the last two, the best one excepted. `progress` is where the run
-    /// is: it has the fields `step` and, once there is a best one, `best.step`; `weights` writes what trains into a directory.
+    /// Writes the checkpoint of `step`, then removes those before the last two, the best one
+    /// excepted. `progress` is where the run is: it has the fields `step` and, once there is a best
+    /// one, `best.step`; `weights` writes what trains into a directory.
     pub fn save<B: AutodiffBackend, M: AutodiffModule<B>>(
         &self,
         step: usize,
@@ -210,7 +218,8 @@ impl Checkpoints {
     ) -> Result<()> {
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
         weights(temporary.path()).context(format_args!("step {step}"))?;
-        // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's src/record/memory.rs), and reads it.
+        // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's
+        // src/record/memory.rs), and reads it.
         let record = optimizer.to_record().into_item::<FullPrecisionSettings>();
         let record = BurnRecord::<_, B>::new::<BinBytesRecorder<FullPrecisionSettings>>(record);
         let optimizer_sha256 = write_atomic_with(&temporary.path().join(OPTIMIZER), |file| {
@@ -223,9 +232,12 @@ impl Checkpoints {
         let state = State { optimizer_sha256, progress };
         let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
-        // Reading the weights back waited for the device: a thread of it that died by now has spoilt them.
-        if let Some(panic) = super::recorded_panic() {
-            return Err(Error::failed(format!("a thread of the device died ({panic}); the last good checkpoint is kept")));
+        // Reading the weights back waited for the device: a thread of it that died by now has
+        // spoilt them.
+        if let Some(panic) = crate::core::panic::recorded_panic() {
+            return Err(Error::failed(format!(
+                "a thread of the device died ({panic}); the last good checkpoint is kept"
+            )));
         }
 
         let place = self.place(step);

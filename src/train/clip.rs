@@ -8,7 +8,11 @@ use burn::tensor::backend::AutodiffBackend;
 /// Scales all gradients together so that their norm is at most `max_norm`; returns the norm before.
 ///
 /// Reference: `torch.nn.utils.clip_grad_norm_` (the factor is max_norm / (norm + 1e-6), at most 1).
-pub fn clip_grad_norm<B: AutodiffBackend, M: AutodiffModule<B>>(module: &M, grads: &mut GradientsParams, max_norm: f64) -> f64 {
+pub fn clip_grad_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
+    module: &M,
+    grads: &mut GradientsParams,
+    max_norm: f64,
+) -> f64 {
     let mut squares = Squares { grads, sum: None };
     module.visit(&mut squares);
     let Some(sum) = squares.sum else { return 0.0 };

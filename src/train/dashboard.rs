@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use burn::train::metric::state::{FormatOptions, NumericMetricState};
 use burn::train::metric::{
-    Adaptor, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
-    SerializedEntry,
+    Adaptor, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes,
+    NumericEntry, SerializedEntry,
 };
 use burn::train::renderer::{
-    EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
-    ProgressType, TrainingProgress,
+    EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining, ProgressType, TrainingProgress,
 };
 
 use super::StepOutput;
@@ -83,7 +83,8 @@ pub(super) fn keyboard_signals() {
     #[cfg(unix)]
     {
         let mut terminal = std::mem::MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: tcgetattr fills the struct it is given; the struct is used only if it says that it did.
+        // SAFETY: tcgetattr fills the struct it is given; the struct is used only if it says that
+        // it did.
         unsafe {
             if libc::tcgetattr(libc::STDIN_FILENO, terminal.as_mut_ptr()) == 0 {
                 let mut terminal = terminal.assume_init();
@@ -94,7 +95,8 @@ pub(super) fn keyboard_signals() {
     }
 }
 
-/// Leaves the dashboard's screen and raw mode, for a process that ends without the dashboard's own clean-up.
+/// Leaves the dashboard's screen and raw mode, for a process that ends without the dashboard's own
+/// clean-up.
 pub fn restore_terminal(ui: Ui) {
     if ui != Ui::Tui {
         return;

@@ -5,7 +5,8 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
-/// AdamW's weight decay for matrices and larger tensors that have a gradient: not for biases, norms and temperatures.
+/// AdamW's weight decay for matrices and larger tensors that have a gradient: not for biases, norms
+/// and temperatures.
 ///
 /// Reference: LAVIS, lavis/runners/runner_base.py (`optimizer`).
 pub struct WeightDecay<'a> {
@@ -14,7 +15,8 @@ pub struct WeightDecay<'a> {
 }
 
 impl<'a> WeightDecay<'a> {
-    /// Shrinks them by the share `decay` (learning rate times weight decay), before the optimiser's step.
+    /// Shrinks them by the share `decay` (learning rate times weight decay), before the optimiser's
+    /// step.
     pub fn apply<B: AutodiffBackend, M: AutodiffModule<B>>(module: M, grads: &'a GradientsParams, decay: f64) -> M {
         module.map(&mut WeightDecay { grads, factor: 1.0 - decay })
     }

@@ -6,12 +6,15 @@ use rand_chacha::ChaCha8Rng;
 
 /// An epoch over tasks of these `sizes`, as (task, row of the task), shuffled.
 ///
-/// T5's temperature-scaled mixing (arXiv 1910.10683, section 3.5.2): a task's share is proportional to sizeᵅ. With `alpha` 1 tasks count by
-/// their rows, and every epoch has every row once; with 0 all tasks count the same; T5's temperature is 1/`alpha`. Unlike T5's, sizes are not capped
-/// first, and shares are not drawn but met to a row, by the largest remainders, in an epoch of as many rows as the tasks have together.
+/// T5's temperature-scaled mixing (arXiv 1910.10683, section 3.5.2): a task's share is proportional
+/// to sizeᵅ. With `alpha` 1 tasks count by their rows, and every epoch has every row once; with 0
+/// all tasks count the same; T5's temperature is 1/`alpha`. Unlike T5's, sizes are not capped
+/// first, and shares are not drawn but met to a row, by the largest remainders, in an epoch of as
+/// many rows as the tasks have together.
 ///
-/// A task's rows come in passes, each in its own random order; an epoch goes on where the last one stopped, so no row comes twice before all have come
-/// once. A function of its arguments alone: epoch n needs none of those before it.
+/// A task's rows come in passes, each in its own random order; an epoch goes on where the last one
+/// stopped, so no row comes twice before all have come once. A function of its arguments alone:
+/// epoch n needs none of those before it.
 pub fn mix(sizes: &[usize], alpha: f64, seed: u64, epoch: usize) -> Vec<(usize, usize)> {
     let stream = |stream: u64| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -112,7 +115,8 @@ mod tests {
         let order = |seed, epoch| mix(&sizes, 0.5, seed, epoch);
         assert_eq!(order(1, 2), order(1, 2));
         assert!(order(1, 2) != order(1, 3) && order(1, 2) != order(2, 2));
-        // The tasks alternate: the second half holds about as many rows of the smaller one as the first.
+        // The tasks alternate: the second half holds about as many rows of the smaller one as the
+        // first.
         let half = order(1, 0)[..35].iter().filter(|(task, _)| *task == 1).count();
         assert!((6..22).contains(&half), "{half} of 27");
     }

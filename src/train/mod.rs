@@ -1,18 +1,19 @@
-//! Training on burn-train: one optimiser step at a time, exact in every split of it into micro-batches, resumable at any step.
+//! Training on burn-train: one optimiser step at a time, exact in every split of it into
+//! micro-batches, resumable at any step.
 
 mod alignment;
 mod checkpoint;
 mod clip;
 mod dashboard;
+mod data_parallel;
 mod decay;
 mod memory;
 mod mixing;
 mod optimizer;
 mod profile;
-mod recommender;
-mod replicas;
 mod samples;
 mod schedule;
+mod step;
 mod strategy;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
@@ -20,54 +21,11 @@ pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, Trained};
 pub use clip::clip_grad_norm;
 pub use dashboard::{Ui, restore_terminal};
 pub use decay::WeightDecay;
-pub use memory::{ParameterCount, RankingBytes, Sizes, StepBytes, WeightBytes};
+pub use memory::{MemoryEstimator, ParameterCount, RankingBytes, StepBytes, WeightBytes};
 pub use mixing::mix;
 pub use optimizer::{AdamW, adamw};
 pub use profile::{ProfiledStep, profile};
-pub use recommender::{AUTODIFF, Recommender, Step, StepOutput, train_step, validation_step};
 pub use samples::Samples;
 pub use schedule::{CosineSchedule, LinearSchedule};
-pub use strategy::{Outcome, Run, Validate, healthy, run, truncate_metrics};
-
-use std::sync::Mutex;
-
-/// The first panic on any thread since [`record_panics`]: a device's own thread can die of one while its queue goes on
-/// handing out garbage, so training asks after every step.
-static PANIC: Mutex<Option<String>> = Mutex::new(None);
-
-/// Keeps panics' messages instead of printing them.
-pub fn record_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("a panic without a message");
-        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
-        if let Ok(mut first) = PANIC.lock() {
-            first.get_or_insert(format!("{message}{place}"));
-        }
-    }));
-}
-
-/// Forgets the recorded panic and returns it: for a caller that expected it and says so itself.
-pub fn take_recorded_panic() -> Option<String> {
-    PANIC.lock().ok().and_then(|mut first| first.take())
-}
-
-/// The recorded panic, if there was one.
-pub fn recorded_panic() -> Option<String> {
-    PANIC.lock().ok().and_then(|first| first.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_on_another_thread_is_seen() {
-        record_panics();
-        let thread = std::thread::spawn(|| panic!("the queue died"));
-        assert!(thread.join().is_err());
-        let _ = std::panic::take_hook();
-        assert!(recorded_panic().unwrap().contains("the queue died"));
-        assert!(take_recorded_panic().is_some());
-        assert_eq!(recorded_panic(), None);
-    }
-}
+pub use step::{Step, StepOutput, TrainableModel, train_step, validation_step};
+pub use strategy::{Outcome, Run, Validate, check_device_alive, run, truncate_metrics};

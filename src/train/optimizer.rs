@@ -9,14 +9,18 @@ use burn::tensor::backend::AutodiffBackend;
 
 type Inner<M, B> = OptimizerAdaptor<optim::AdamW, M, B>;
 
-/// burn's AdamW behind a shared handle: the learner steps it, the checkpoint reads it (the learner itself gives no access).
+/// burn's AdamW behind a shared handle: the learner steps it, the checkpoint reads it (the learner
+/// itself gives no access).
 #[derive(Clone)]
 pub struct AdamW<M: AutodiffModule<B>, B: AutodiffBackend>(Arc<Mutex<Inner<M, B>>>);
 
 /// β = (0.9, 0.999) and ε = 1e-8 as `torch.optim.AdamW`; burn's own default ε is 1e-5.
 pub fn adamw<M: AutodiffModule<B>, B: AutodiffBackend>(weight_decay: f64) -> AdamW<M, B> {
-    let config =
-        AdamWConfig::new().with_beta_1(0.9).with_beta_2(0.999).with_epsilon(1e-8).with_weight_decay(weight_decay as f32);
+    let config = AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.999)
+        .with_epsilon(1e-8)
+        .with_weight_decay(weight_decay as f32);
     AdamW(Arc::new(Mutex::new(config.init())))
 }
 

@@ -1,4 +1,4 @@
-//! A few steps of a run, under the clock of [`crate::profile`].
+//! A few steps of a run, under the clock of [`crate::core::profiler`].
 
 use std::sync::{Arc, Mutex};
 
@@ -6,8 +6,8 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::train::Learner;
 
 use super::strategy::{Components, Strategy};
-use super::{Outcome, Recommender, Run, StepOutput};
-use crate::profile::{Recorded, record};
+use super::{Outcome, Run, StepOutput, TrainableModel};
+use crate::core::profiler::{Recorded, record};
 use crate::{Error, Result};
 
 /// An optimiser step, and where its time went.
@@ -21,12 +21,13 @@ pub struct ProfiledStep {
     pub recorded: Recorded,
 }
 
-/// Takes the run's first `warm_up` + `steps` steps (fewer if it is interrupted), epoch after epoch if need be, and saves nothing.
+/// Takes the run's first `warm_up` + `steps` steps (fewer if it is interrupted), epoch after epoch
+/// if need be, and saves nothing.
 ///
 /// # Errors
 /// As [`super::run`]; an interrupt before the first step after `warm_up` has ended.
 pub fn profile<B: AutodiffBackend>(
-    recommender: Recommender<B>,
+    recommender: TrainableModel<B>,
     run: Run<B>,
     warm_up: usize,
     steps: usize,

@@ -12,12 +12,14 @@ pub struct Samples {
     pub steps_per_epoch: usize,
     /// The samples of each optimiser step of an epoch (from 0), `steps_per_epoch` lists.
     pub epoch: Box<dyn Fn(usize) -> Vec<Vec<usize>>>,
-    /// What the model reads and predicts of a sample: examples whose prompts begin alike run as one tree.
+    /// What the model reads and predicts of a sample: examples whose prompts begin alike run as one
+    /// tree.
     pub examples: Box<dyn Fn(usize) -> Result<Vec<Example>>>,
 }
 
 impl Samples {
-    /// `count` samples, `batch_size` an optimiser step, in a new seeded order each epoch or always in theirs.
+    /// `count` samples, `batch_size` an optimiser step, in a new seeded order each epoch or always
+    /// in theirs.
     pub fn new(
         count: usize,
         batch_size: usize,

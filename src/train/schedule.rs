@@ -3,8 +3,9 @@
 use burn::lr_scheduler::LrScheduler;
 use burn::tensor::backend::Backend;
 
-/// transformers' `get_linear_schedule_with_warmup`: at step t (from 0) the peak times t / warm-up while t < warm-up, then times
-/// (total − t) / (total − warm-up). So the first step of a warm-up has a learning rate of 0, as in the released runs.
+/// transformers' `get_linear_schedule_with_warmup`: at step t (from 0) the peak times t / warm-up
+/// while t < warm-up, then times (total − t) / (total − warm-up). So the first step of a warm-up
+/// has a learning rate of 0, as in the released runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearSchedule {
     /// The learning rate after warm-up.
@@ -49,7 +50,8 @@ impl LrScheduler for LinearSchedule {
 
 /// Linear warm-up from `start` to the peak, then half a cosine down to `floor`, step by step.
 ///
-/// Reference: LAVIS, lavis/common/optims.py (`LinearWarmupCosineLRScheduler`), whose cosine moves on once an epoch.
+/// Reference: LAVIS, lavis/common/optims.py (`LinearWarmupCosineLRScheduler`), whose cosine moves
+/// on once an epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CosineSchedule {
     /// The learning rate after warm-up.

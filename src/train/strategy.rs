@@ -1,7 +1,8 @@
 //! The training loop as a learning strategy of burn-train's, which keeps its dashboard.
 //!
-//! burn's own strategies checkpoint whole epochs with the whole model; this one checkpoints steps with what trains, stops at a
-//! signal, and refuses to go on from numbers that are not finite. Several devices share each step ([`super::train_step`]).
+//! burn's own strategies checkpoint whole epochs with the whole model; this one checkpoints steps
+//! with what trains, stops at a signal, and refuses to go on from numbers that are not finite.
+//! Several devices share each step ([`super::train_step`]).
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -18,34 +19,36 @@ use burn::train::metric::LearningRateMetric;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, LearningComponentsMarker, SupervisedLearningStrategy,
-    SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, TrainingStrategy,
-    ValidLoader,
+    SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem,
+    TrainingStrategy, ValidLoader,
 };
 use serde_json::json;
 
 use super::dashboard::{Curve, Silent, keyboard_signals};
-use super::replicas::bring_up_to_date;
+use super::data_parallel::broadcast_parameters;
 use super::{
-    AdamW, Best, Checkpoints, LinearSchedule, Progress, Recommender, Samples, Step, StepOutput, Trained, Ui, clip_grad_norm,
-    train_step, validation_step,
+    AdamW, Best, Checkpoints, LinearSchedule, Progress, Samples, Step, StepOutput, TrainableModel, Trained, Ui,
+    clip_grad_norm, train_step, validation_step,
 };
 use crate::batch::{Batch, Example};
 use crate::config::TrainConfig;
-use crate::files::write_atomic;
-use crate::log::log;
-use crate::profile::{self, Part};
+use crate::core::files::write_atomic;
+use crate::core::log::log;
+use crate::core::profiler;
+use crate::core::profiler::Part;
 use crate::text::Catalogue;
 use crate::{Context, Error, Result};
 
-/// Ranks the validation windows with a model and its copies on other devices: NDCG@10, or `None` if interrupted.
-pub type Validate<B> = Box<dyn Fn(&[Recommender<B>]) -> Result<Option<f64>>>;
+/// Ranks the validation windows with a model and its copies on other devices: NDCG@10, or `None` if
+/// interrupted.
+pub type Validate<B> = Box<dyn Fn(&[TrainableModel<B>]) -> Result<Option<f64>>>;
 
 /// All that a training run needs, but for the model.
 pub struct Run<B: AutodiffBackend> {
     /// Devices that share the work beside the model's own.
     pub other_devices: Vec<B::Device>,
     /// The optimiser, at the state to go on from.
-    pub optimizer: AdamW<Recommender<B>, B>,
+    pub optimizer: AdamW<TrainableModel<B>, B>,
     /// Where to go on from.
     pub progress: Progress,
     /// Hyper-parameters.
@@ -74,8 +77,8 @@ pub struct Run<B: AutodiffBackend> {
 
 impl<B: AutodiffBackend> Run<B> {
     /// The model, and a copy on each of the other devices.
-    pub(super) fn models(&self, recommender: Recommender<B>) -> Vec<Recommender<B>> {
-        let copy = |device| Recommender { model: recommender.model.copied_to(device), ..recommender };
+    pub(super) fn models(&self, recommender: TrainableModel<B>) -> Vec<TrainableModel<B>> {
+        let copy = |device| TrainableModel { model: recommender.model.clone_to_device(device), ..recommender };
         let copies: Vec<_> = self.other_devices.iter().map(copy).collect();
         std::iter::once(recommender).chain(copies).collect()
     }
@@ -105,13 +108,16 @@ pub struct Outcome {
     pub samples: usize,
 }
 
-pub(super) type Components<B> = LearningComponentsMarker<B, LinearSchedule, Recommender<B>, AdamW<Recommender<B>, B>>;
+pub(super) type Components<B> =
+    LearningComponentsMarker<B, LinearSchedule, TrainableModel<B>, AdamW<TrainableModel<B>, B>>;
 
-/// Trains `recommender`, at the state to go on from, to the end, to `max_steps`, or to an interrupt; a checkpoint is written in every case.
+/// Trains `recommender`, at the state to go on from, to the end, to `max_steps`, or to an
+/// interrupt; a checkpoint is written in every case.
 ///
 /// # Errors
-/// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The last good checkpoint stays.
-pub fn run<B: AutodiffBackend>(recommender: Recommender<B>, run: Run<B>) -> Result<Outcome> {
+/// A loss or gradient that is not finite, a panic on any thread, a file that cannot be written. The
+/// last good checkpoint stays.
+pub fn run<B: AutodiffBackend>(recommender: TrainableModel<B>, run: Run<B>) -> Result<Outcome> {
     let schedule = run.schedule();
     let total_steps = schedule.total;
     truncate_metrics(&run.dir.join("metrics.jsonl"), run.progress.step)?;
@@ -164,7 +170,7 @@ impl<B: AutodiffBackend> SupervisedLearningStrategy<Components<B>> for Strategy<
         _: TrainLoader<Components<B>>,
         _: ValidLoader<Components<B>>,
         _: usize,
-    ) -> (Recommender<B>, SupervisedTrainingEventProcessor<Components<B>>) {
+    ) -> (TrainableModel<B>, SupervisedTrainingEventProcessor<Components<B>>) {
         let mut events = components.event_processor;
         let result = self.train(&mut learner, &mut events);
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
@@ -181,7 +187,8 @@ impl<B: AutodiffBackend> Strategy<B> {
         let run = &self.run;
         let mut models = run.models(learner.model());
         let checkpoints = Checkpoints::open(&run.dir)?;
-        let mut outcome = Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
+        let mut outcome =
+            Outcome { progress: run.progress.clone(), total_steps: self.total_steps, ..Outcome::default() };
         let save = |learner: &Learner<Components<B>>, progress: &Progress| {
             let weights = |dir: &Path| run.trained.save(dir, &learner.model().model);
             checkpoints.save(progress.step, progress, &run.optimizer, weights)
@@ -208,7 +215,7 @@ impl<B: AutodiffBackend> Strategy<B> {
             events.process_train(LearnerEvent::EndEpoch(epoch + 1));
 
             if !run.valid.is_empty() {
-                let models: Vec<_> = models.iter().map(Recommender::valid).collect();
+                let models: Vec<_> = models.iter().map(TrainableModel::valid).collect();
                 let ndcg_at_10 = match &run.validate {
                     None => None,
                     Some(validate) => {
@@ -225,7 +232,7 @@ impl<B: AutodiffBackend> Strategy<B> {
                     seed: 0,
                 };
                 let loss = validation_step(&models, step);
-                healthy(outcome.progress.step)?;
+                check_device_alive(outcome.progress.step)?;
                 finite(outcome.progress.step, "validation loss", loss.loss)?;
                 self.validated(events, StepOutput { ndcg_at_10, ..loss }, &mut outcome.progress);
             }
@@ -239,7 +246,7 @@ impl<B: AutodiffBackend> Strategy<B> {
     fn step(
         &self,
         learner: &mut Learner<Components<B>>,
-        models: &mut [Recommender<B>],
+        models: &mut [TrainableModel<B>],
         events: &mut SupervisedTrainingEventProcessor<Components<B>>,
         samples: &[usize],
         outcome: &mut Outcome,
@@ -255,37 +262,38 @@ impl<B: AutodiffBackend> Strategy<B> {
         Ok(())
     }
 
-    /// The step itself; `outcome` and `models`, the first of which is the learner's, are brought up to date.
+    /// The step itself; `outcome` and `models`, the first of which is the learner's, are brought up
+    /// to date.
     pub(super) fn take(
         &self,
         learner: &mut Learner<Components<B>>,
-        models: &mut [Recommender<B>],
+        models: &mut [TrainableModel<B>],
         samples: &[usize],
         outcome: &mut Outcome,
     ) -> Result<StepOutput> {
         let (run, progress) = (&self.run, &mut outcome.progress);
         let started = Instant::now();
-        profile::begin(Part::Data);
+        profiler::begin(Part::Data);
         let examples = samples.iter().map(|&sample| (run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
         let step = Step {
             batches: self.batches(models, examples),
             temperature: progress.temperature,
             seed: run.seed.wrapping_add((progress.step as u64) << 20),
         };
-        profile::begin(Part::Rest);
+        profiler::begin(Part::Rest);
         learner.lr_step();
         let mut trained = train_step(models, step);
         let number = progress.step + 1;
-        healthy(number)?;
+        check_device_alive(number)?;
         finite(number, "loss", trained.item.loss)?;
-        profile::begin(Part::Optimizer);
+        profiler::begin(Part::Optimizer);
         let grad_norm = clip_grad_norm(&learner.model(), &mut trained.grads, run.config.max_grad_norm);
         finite(number, "gradient norm", grad_norm)?;
         learner.optimizer_step(trained.grads);
         models[0] = learner.model();
-        bring_up_to_date(models);
-        profile::begin(Part::Rest);
-        healthy(number)?;
+        broadcast_parameters(models);
+        profiler::begin(Part::Rest);
+        check_device_alive(number)?;
 
         let seconds = started.elapsed().as_secs_f64();
         let item = StepOutput { grad_norm, tokens_per_second: trained.item.tokens as f64 / seconds, ..trained.item };
@@ -342,12 +350,18 @@ impl<B: AutodiffBackend> Strategy<B> {
         }
         let windows = dataloader::Progress::new(self.run.valid.len(), self.run.valid.len());
         let epochs = dataloader::Progress::new(epoch, self.run.config.epochs);
-        events.process_valid(LearnerEvent::ProcessedItem(TrainingItem::new(item, windows, epochs, Some(progress.step), None)));
+        events.process_valid(LearnerEvent::ProcessedItem(TrainingItem::new(
+            item,
+            windows,
+            epochs,
+            Some(progress.step),
+            None,
+        )));
         events.process_valid(LearnerEvent::EndEpoch(epoch));
     }
 
     /// Micro-batches, for a model a device.
-    fn batches<C: Backend>(&self, models: &[Recommender<C>], samples: Vec<Vec<Example>>) -> Vec<Batch> {
+    fn batches<C: Backend>(&self, models: &[TrainableModel<C>], samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let candidates = models[0].loss.candidates();
         self.run.config.micro_batch().batches_for(models.len(), samples, &self.run.catalogue, candidates)
     }
@@ -366,8 +380,8 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
 
 /// # Errors
 /// A panic on some thread since the process began.
-pub fn healthy(step: usize) -> Result<()> {
-    match super::recorded_panic() {
+pub fn check_device_alive(step: usize) -> Result<()> {
+    match crate::core::panic::recorded_panic() {
         None => Ok(()),
         Some(panic) => Err(Error::failed(format!(
             "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
@@ -386,7 +400,8 @@ pub fn truncate_metrics(path: &Path, step: usize) -> Result<()> {
     write_atomic(path, kept.as_bytes())
 }
 
-/// The strategy draws its own batches: burn's loader can neither resume inside an epoch nor repeat an order.
+/// The strategy draws its own batches: burn's loader can neither resume inside an epoch nor repeat
+/// an order.
 struct NoLoader;
 
 impl<B: Backend> DataLoader<B, Step> for NoLoader {

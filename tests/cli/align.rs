@@ -1,16 +1,17 @@
 //! Phase 1 of ILM, end to end: vectors, a Q-Former, its run directory.
 
-use itemlm::backend::BackendName;
-use itemlm::cf::{Method, Settings, Vectors};
 use itemlm::data::{Corpus, Item, Provenance, UserLog, Window};
-use itemlm::recipes::open_aligned;
+use itemlm::device::BackendName;
+use itemlm::rankers::{Method, Settings, Vectors};
+use itemlm::run::open_aligned;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use crate::lab::Lab;
 
-/// 18 of the 20 items are in training windows; 4 are held out, so 3 batches of texts and as many of pairs an epoch.
+/// 18 of the 20 items are in training windows; 4 are held out, so 3 batches of texts and as many of
+/// pairs an epoch.
 const RUN: &str = r#"
 seed = 7
 [data]
@@ -65,7 +66,8 @@ fn trains_resumes_and_opens() {
         assert!(["itc", "itg", "itm"].iter().all(|name| has(name) == texts), "{line}");
         assert!(["ii", "ui"].iter().all(|name| has(name) != texts), "{line}");
     }
-    let epochs: Vec<_> = retrieval(&lab, "whole").iter().map(|line| (line["epoch"].clone(), line["step"].clone())).collect();
+    let epochs: Vec<_> =
+        retrieval(&lab, "whole").iter().map(|line| (line["epoch"].clone(), line["step"].clone())).collect();
     assert_eq!(epochs, [(0.into(), 0.into()), (1.into(), 6.into()), (2.into(), 12.into())]);
 
     lab.ok("align align.toml --out parts --max-steps 0");
@@ -121,13 +123,15 @@ fn each_loss_alone_and_a_random_start() {
             assert_eq!(["itc", "itg", "itm", "ii", "ui"].iter().filter(|n| line.get(n).is_some()).count(), 1);
         }
     }
-    let sizes = "--set qformer.init=random --set qformer.layers=4 --set qformer.hidden_size=12 --set qformer.attention_heads=2";
+    let sizes =
+        "--set qformer.init=random --set qformer.layers=4 --set qformer.hidden_size=12 --set qformer.attention_heads=2";
     lab.ok(&format!("align align.toml --out random {sizes} --set train.epochs=1"));
     lab.ok("align align.toml --out all --set data.held_out=0 --set train.epochs=1");
     assert!(lab.path("all/qformer/config.toml").exists() && !lab.path("all/retrieval.jsonl").exists());
 }
 
-/// 126 items whose titles are made of four words and whose vectors are noisy sums of a vector a word.
+/// 126 items whose titles are made of four words and whose vectors are noisy sums of a vector a
+/// word.
 fn planted_world(lab: &Lab) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
     let words = [
@@ -136,8 +140,10 @@ fn planted_world(lab: &Lab) {
         &["1", "2", "3"],
         &["big", "small"],
     ];
-    let meaning: Vec<Vec<[f32; 16]>> =
-        words.iter().map(|kind| kind.iter().map(|_| std::array::from_fn(|_| rng.random_range(-1.0..1.0))).collect()).collect();
+    let meaning: Vec<Vec<[f32; 16]>> = words
+        .iter()
+        .map(|kind| kind.iter().map(|_| std::array::from_fn(|_| rng.random_range(-1.0..1.0))).collect())
+        .collect();
     let (mut items, mut vectors) = (Vec::new(), Vec::new());
     for item in 0..3 * 7 * 3 * 2 {
         let mut rest = item;
@@ -161,8 +167,8 @@ fn planted_world(lab: &Lab) {
     vectors.save(&lab.path("planted.safetensors"), &corpus, &Settings::parse(Method::Als, &[]).unwrap()).unwrap();
 }
 
-/// Where vectors say what titles say, titles never trained on are found by their items' vectors, and the other way round; from a drawn
-/// text branch, so that all of it is learnt here.
+/// Where vectors say what titles say, titles never trained on are found by their items' vectors,
+/// and the other way round; from a drawn text branch, so that all of it is learnt here.
 #[test]
 fn held_out_titles_are_found() {
     let lab = lab();

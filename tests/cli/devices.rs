@@ -1,9 +1,11 @@
-//! Several devices. Real ones are not needed: the CPU twice, or Mesa's software Vulkan listed twice.
+//! Several devices. Real ones are not needed: the CPU twice, or Mesa's software Vulkan listed
+//! twice.
 
 use burn::DispatchDevice;
+use itemlm::commands::rank_windows;
 use itemlm::config::DecodeConfig;
 use itemlm::data::Split;
-use itemlm::recipes::{open_run, rank_windows};
+use itemlm::run::open_run;
 
 use crate::lab::Lab;
 
@@ -15,7 +17,7 @@ fn pairs() -> Vec<[DispatchDevice; 2]> {
         #[cfg(feature = "wgpu")]
         {
             use burn::backend::wgpu::WgpuDevice;
-            let adapters = itemlm::backend::BackendName::Wgpu.adapters().unwrap();
+            let adapters = itemlm::device::BackendName::Wgpu.adapters().unwrap();
             let software = adapters.iter().any(|adapter| adapter.used && adapter.kind == "software");
             let second = if software { WgpuDevice::Cpu } else { WgpuDevice::DefaultDevice };
             [DispatchDevice::Wgpu(WgpuDevice::DefaultDevice), DispatchDevice::Wgpu(second)]
@@ -43,11 +45,11 @@ fn two_devices_rank_as_one() {
             rank_windows(models, &run.ranking, Split::Test, &windows, &decode, &mut go_on).unwrap()
         };
         let one = rank(std::slice::from_ref(&run.model), usize::MAX).unwrap();
-        let two = rank(&[run.model.clone(), run.model.copied_to(&second)], usize::MAX).unwrap();
+        let two = rank(&[run.model.clone(), run.model.clone_to_device(&second)], usize::MAX).unwrap();
         assert_eq!(one.len(), windows.len());
         assert!(one.iter().zip(&windows).all(|(outcome, (window, _))| outcome.window == *window), "in the order given");
         assert_eq!(one, two);
-        assert_eq!(rank(&[run.model.clone(), run.model.copied_to(&second)], 0), None, "told to stop");
+        assert_eq!(rank(&[run.model.clone(), run.model.clone_to_device(&second)], 0), None, "told to stop");
     }
 }
 
@@ -62,7 +64,11 @@ fn commands_of_one_device() {
         "cf bpr corpus --out vectors.safetensors",
         "baseline sasrec corpus",
     ] {
-        lab.refused(&format!("{line} --backend wgpu:0,1"), 2, &["--backend wgpu:0,1", "one device", "`train`", "`evaluate`"]);
+        lab.refused(
+            &format!("{line} --backend wgpu:0,1"),
+            2,
+            &["--backend wgpu:0,1", "one device", "`train`", "`evaluate`"],
+        );
     }
 }
 
@@ -70,8 +76,10 @@ fn commands_of_one_device() {
 #[cfg(feature = "wgpu")]
 #[test]
 fn two_devices_on_the_command_line() {
-    let mut drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten().map(|entry| entry.path());
-    let software = drivers.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
+    let mut drivers =
+        std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let software =
+        drivers.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd")));
     let Some(software) = software else { return eprintln!("no software Vulkan of Mesa's: not tested") };
     let lab = Lab::new();
     let copies = ["a.json", "b.json"].map(|name| {

@@ -1,4 +1,5 @@
-//! `doctor`: every backend is reported, those of this build are checked, and nothing is written where it runs.
+//! `doctor`: every backend is reported, those of this build are checked, and nothing is written
+//! where it runs.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, document, snapshot, succeeded};
 
-/// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where that is not set.
+/// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where
+/// that is not set.
 fn command(dir: &Path, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
     command.args(line.split_whitespace()).current_dir(dir).env("XDG_RUNTIME_DIR", dir);
@@ -31,7 +33,8 @@ fn every_backend_is_reported_and_checked() {
         let reason = backend["reason"].as_str().unwrap_or_default();
         match backend["status"].as_str().unwrap() {
             "not_compiled" => assert!(!compiled && reason.contains(&format!("--features {name}")), "{backend}"),
-            // Only CUDA's device may be missing where the tests run: wgpu has Mesa's software Vulkan.
+            // Only CUDA's device may be missing where the tests run: wgpu has Mesa's software
+            // Vulkan.
             "no_device" => assert!(compiled && name == "cuda" && reason.contains("NVIDIA"), "{backend}"),
             "passed" => {
                 assert!(compiled && reason.is_empty(), "{backend}");
@@ -81,7 +84,8 @@ fn only_a_gpu_is_warmed() {
     lab.refused("doctor --warm run.toml --backend wgpu:0,1", 2, &["one device"]);
 }
 
-/// A user's cache is kept out of it. Built with `tuned` the choice of kernels is there afterwards, and is not made again.
+/// A user's cache is kept out of it. Built with `tuned` the choice of kernels is there afterwards,
+/// and is not made again.
 #[cfg(all(feature = "wgpu", target_os = "linux"))]
 #[test]
 fn a_run_is_warmed_and_equals_the_cpu() {
@@ -105,7 +109,10 @@ fn a_run_is_warmed_and_equals_the_cpu() {
     let kernels = report["kernels"].as_str().map(Path::new);
     assert_eq!(kernels.is_some(), cfg!(feature = "tuned"));
     if let Some(kernels) = kernels {
-        assert!(kernels.starts_with(cache.path().join("itemlm/kernels")) && kernels.join("autotune").is_dir(), "{report}");
+        assert!(
+            kernels.starts_with(cache.path().join("itemlm/kernels")) && kernels.join("autotune").is_dir(),
+            "{report}"
+        );
         let kept = snapshot(kernels);
         warm();
         assert_eq!(snapshot(kernels), kept);

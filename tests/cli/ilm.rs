@@ -15,7 +15,8 @@ fn files(lab: &Lab, dir: &str) -> Vec<String> {
     names
 }
 
-/// The whole path with each encoder; checkpoints hold what trains and no more, and a run in parts is the run in one.
+/// The whole path with each encoder; checkpoints hold what trains and no more, and a run in parts
+/// is the run in one.
 #[test]
 fn every_encoder_trains_resumes_and_ranks() {
     let lab = lab();
@@ -95,14 +96,22 @@ fn refusals() {
         ("--set items.encoder=qformer --set items.vectors=als.safetensors", 2, "items.aligned"),
         ("--set items.encoder=linear --set items.vectors=nowhere", 1, "nowhere"),
         ("--set items.encoder=linear --set items.vectors=als.safetensors --set items.queries=0", 2, "items.queries"),
-        ("--set items.encoder=linear --set items.vectors=als.safetensors --set items.aligned=aligned", 2, "items.aligned"),
+        (
+            "--set items.encoder=linear --set items.vectors=als.safetensors --set items.aligned=aligned",
+            2,
+            "items.aligned",
+        ),
         ("--set items.encoder=qformer --set items.vectors=als.safetensors --set items.aligned=corpus", 1, "qformer"),
         (
             "--set items.encoder=qformer --set items.vectors=other.safetensors --set items.aligned=aligned",
             1,
             "other.safetensors",
         ),
-        ("--set items.encoder=qformer --set items.vectors=wide.safetensors --set items.aligned=aligned", 1, "wide.safetensors"),
+        (
+            "--set items.encoder=qformer --set items.vectors=wide.safetensors --set items.aligned=aligned",
+            1,
+            "wide.safetensors",
+        ),
         ("--set items.text=genre --set items.encoder=linear --set items.vectors=als.safetensors", 2, "items.text"),
     ] {
         lab.refused(&train(set), code, &[named]);
@@ -123,8 +132,9 @@ fn refusals() {
     lab.write("run/identity.json", huge.to_string());
     lab.refused("evaluate run", 1, &["queries"]);
 
-    let rand = train(&format!("--set items.encoder=qformer --set items.vectors=als.safetensors {RANDOM} --max-steps 1"))
-        .replace("--out run", "--out rand");
+    let rand =
+        train(&format!("--set items.encoder=qformer --set items.vectors=als.safetensors {RANDOM} --max-steps 1"))
+            .replace("--out run", "--out rand");
     lab.ok(&rand);
     let mut huge: serde_json::Value = serde_json::from_slice(&lab.read("rand/identity.json")).unwrap();
     let text = &mut huge["entities"]["encoder"]["qformer"]["text"];
@@ -133,7 +143,8 @@ fn refusals() {
     lab.refused("evaluate rand", 1, &["identity.json", "parameters"]);
 }
 
-/// Killed between the two renames that replace the only checkpoint: it comes back before anything asks for BERT.
+/// Killed between the two renames that replace the only checkpoint: it comes back before anything
+/// asks for BERT.
 #[test]
 fn a_replaced_checkpoint_needs_no_bert() {
     let lab = lab();

@@ -18,7 +18,9 @@ fn statistics_and_histograms() {
     let lab = Lab::new();
     let prepared = lab.json("prepare msl toy --out corpus");
     let found = lab.json("inspect corpus");
-    for key in ["users", "items", "interactions", "windows", "cold_test_targets", "test_users", "new_test_users", "steps"] {
+    for key in
+        ["users", "items", "interactions", "windows", "cold_test_targets", "test_users", "new_test_users", "steps"]
+    {
         assert_eq!(found[key], prepared[key], "{key}");
     }
     assert_eq!(found["density"], json!((7 * USERS) as f64 / (USERS * ITEMS) as f64));

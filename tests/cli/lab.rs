@@ -1,4 +1,5 @@
-//! A temporary directory with all that a run needs: `toy/` (MSL's layout), `corpus/`, `llm/`, `run.toml`.
+//! A temporary directory with all that a run needs: `toy/` (MSL's layout), `corpus/`, `llm/`,
+//! `run.toml`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -94,7 +95,8 @@ impl Lab {
         self.refuses(&mut self.command(line), line, code, named);
     }
 
-    /// Exit `code`, one `error:` line at the end that names all of `named`, nothing on stdout, and no file touched.
+    /// Exit `code`, one `error:` line at the end that names all of `named`, nothing on stdout, and
+    /// no file touched.
     pub fn refuses(&self, command: &mut Command, what: &str, code: i32, named: &[&str]) {
         let before = snapshot(self.dir.path());
         let output = command.output().unwrap();
@@ -260,11 +262,12 @@ pub fn titles() -> Vec<String> {
     (0..ITEMS).map(|item| format!("{} {}", kinds[title(item) % kinds.len()], title(item))).collect()
 }
 
-/// Users with 7 interactions: windows that end with the 3rd to 5th train, the 6th validates, the 7th tests. The last two items are
-/// cold: only the first two users' tests end with them.
+/// Users with 7 interactions: windows that end with the 3rd to 5th train, the 6th validates, the
+/// 7th tests. The last two items are cold: only the first two users' tests end with them.
 fn write_toy(dir: &Path) {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    let mut files = ["train.csv", "valid.csv", "test.csv"].map(|name| (name, "user_id,item_ids,timestamp\n".to_string()));
+    let mut files =
+        ["train.csv", "valid.csv", "test.csv"].map(|name| (name, "user_id,item_ids,timestamp\n".to_string()));
     let logs: Vec<Vec<usize>> = (0..USERS)
         .map(|user| {
             let mut log = vec![user % 18];
@@ -292,8 +295,8 @@ fn write_toy(dir: &Path) {
     fs::write(dir.join("id2name4Rec.json"), serde_json::to_string(&names).unwrap()).unwrap();
 }
 
-/// Byte-level BPE that, as Llama 3's, joins a title's opening quote and first letter, so that the trie branches at its root and
-/// the adaptive temperature has something to adapt to.
+/// Byte-level BPE that, as Llama 3's, joins a title's opening quote and first letter, so that the
+/// trie branches at its root and the adaptive temperature has something to adapt to.
 fn tokenizer() -> Tokenizer {
     let texts = titles().into_iter().map(|title| format!("History: \"{title}\"\nNext: "));
     let mut document: Value = serde_json::from_str(&Tokenizer::train_bpe(texts, 300).unwrap().to_json()).unwrap();
@@ -328,7 +331,8 @@ pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut LlamaConfig)
         .tensors()
         .map(|(name, shape)| {
             let count = shape.iter().product();
-            // Embeddings large enough that logits spread and the adaptive temperature leaves its floor.
+            // Embeddings large enough that logits spread and the adaptive temperature leaves its
+            // floor.
             let bound = if name.contains("embed") { 1.5f32 } else { 0.3 };
             let values = match shape.len() {
                 1 => vec![1.0; count],

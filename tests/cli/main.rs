@@ -1,4 +1,5 @@
-//! The real binary, on a small data set in MSL's layout and a tiny Llama that the tests make themselves.
+//! The real binary, on a small data set in MSL's layout and a tiny Llama that the tests make
+//! themselves.
 
 mod align;
 mod devices;

@@ -1,6 +1,6 @@
 //! `train --plan`, and devices whose memory gives out.
 
-use itemlm::backend::{Adapter, BackendName};
+use itemlm::device::{Adapter, BackendName};
 
 use crate::lab::{Lab, snapshot, write_llm_as};
 
@@ -11,15 +11,20 @@ fn a_plan_counts_and_changes_nothing() {
     let plan = lab.json("train run.toml --plan");
     let text = String::from_utf8(lab.ok("train run.toml --plan").stdout).unwrap();
     assert_eq!(snapshot(&lab.path("")), before, "a plan leaves nothing behind");
-    let number = |pointer: &str| plan.pointer(pointer).and_then(|v| v.as_u64()).unwrap_or_else(|| panic!("{pointer}: {plan}"));
+    let number =
+        |pointer: &str| plan.pointer(pointer).and_then(|v| v.as_u64()).unwrap_or_else(|| panic!("{pointer}: {plan}"));
 
-    // Two layers: q [16, 16], k and v [8, 16], o [16, 16], gate and up [32, 16], down [16, 32]; LoRA of rank 4 on q and v.
+    // Two layers: q [16, 16], k and v [8, 16], o [16, 16], gate and up [32, 16], down [16, 32];
+    // LoRA of rank 4 on q and v.
     let vocabulary = itemlm::model::open_llm(&lab.path("llm")).unwrap().config.vocab_size as u64;
     let projections = 2 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 32 * 16);
     let (embeddings, adapters) = (vocabulary * 16 + 5 * 16, 2 * 4 * (16 + 16 + 16 + 8));
     assert_eq!((number("/parameters/trained"), number("/parameters/frozen")), (adapters, projections + embeddings));
     assert_eq!((number("/weights/projections"), number("/weights/embeddings")), (4 * projections, 4 * embeddings));
-    assert_eq!((number("/weights/adapters"), number("/weights/head"), number("/weights/encoder")), (4 * adapters, 0, 0));
+    assert_eq!(
+        (number("/weights/adapters"), number("/weights/head"), number("/weights/encoder")),
+        (4 * adapters, 0, 0)
+    );
     assert_eq!(number("/optimizer_bytes"), 8 * adapters);
     let halved = lab.json("train run.toml --plan --set llm.precision=\"bf16\"");
     assert_eq!(halved["weights"]["projections"], 2 * projections);
@@ -70,8 +75,7 @@ fn a_device_without_room_is_one_line_and_the_checkpoint_is_kept() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let last = stderr.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let advice =
-        "in step 3: lower train.micro_batch_size (now 4) or set train.gradient_checkpointing = true; checkpoint 2 is kept";
+    let advice = "in step 3: lower train.micro_batch_size (now 4) or set train.gradient_checkpointing = true; checkpoint 2 is kept";
     for named in ["error: wgpu ran out of memory (", advice] {
         assert!(last.contains(named), "{named:?} is not in {stderr}");
     }

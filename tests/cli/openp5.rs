@@ -1,4 +1,5 @@
-//! A run with OpenP5's two tasks, on a small data set in its layout: ids for items, prompts that show the user.
+//! A run with OpenP5's two tasks, on a small data set in its layout: ids for items, prompts that
+//! show the user.
 
 use std::collections::HashSet;
 use std::fs;
@@ -41,8 +42,12 @@ fn id(item: usize) -> usize {
 fn lab() -> Lab {
     let lab = Lab::new();
     fs::create_dir(lab.path("p5")).unwrap();
-    let sequence = |user: usize| (0..6).map(|n| format!(" a{}", (user * 3 + n * (1 + user % 4)) % ITEMS)).collect::<String>();
-    lab.write("p5/user_sequence.txt", (0..USERS).map(|user| format!("u{user}{}\n", sequence(user))).collect::<String>());
+    let sequence =
+        |user: usize| (0..6).map(|n| format!(" a{}", (user * 3 + n * (1 + user % 4)) % ITEMS)).collect::<String>();
+    lab.write(
+        "p5/user_sequence.txt",
+        (0..USERS).map(|user| format!("u{user}{}\n", sequence(user))).collect::<String>(),
+    );
     lab.write(
         "p5/asin_title.tsv",
         titles().iter().enumerate().map(|(n, title)| format!("a{n}\t{title}\n")).collect::<String>(),
@@ -64,7 +69,8 @@ fn trains_resumes_ranks_and_recommends() {
     let lab = lab();
     let report = lab.json("train tasks.toml --out run");
     assert_eq!((&report["steps"], &report["total_steps"], &report["samples"]), (&json!(20), &json!(20), &json!(80)));
-    // The user and a history take more tokens than the user: the steps' tokens tell the tasks apart.
+    // The user and a history take more tokens than the user: the steps' tokens tell the tasks
+    // apart.
     let tokens: Vec<u64> = lab.metrics("run").iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
     assert!(tokens.chunks(2).all(|turn| turn[0] > turn[1]), "{tokens:?}");
     lab.ok("train tasks.toml --out parts --max-steps 1");
@@ -106,7 +112,8 @@ fn trains_resumes_ranks_and_recommends() {
     assert_ne!(recommend("--user u1 --task straightforward"), recommend("--user u2 --task straightforward"));
 }
 
-/// Vectors of items and users, the LLM frozen: the beginning that is run once differs from prompt to prompt.
+/// Vectors of items and users, the LLM frozen: the beginning that is run once differs from prompt
+/// to prompt.
 #[test]
 fn with_vectors_and_a_prior() {
     let lab = lab();

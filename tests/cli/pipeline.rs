@@ -106,7 +106,8 @@ fn scores_are_a_line_an_input() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    let numbers = |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
+    let numbers =
+        |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
     let scores = score("");
     assert_eq!(scores.len(), 3);
     for (value, count) in scores.iter().zip([ITEMS, 2, 0]) {
@@ -114,7 +115,8 @@ fn scores_are_a_line_an_input() {
         assert_eq!((full.len(), masked.len()), (count, count));
         assert!(full.iter().zip(&masked).all(|(full, masked)| full < masked && *masked <= 0.0));
     }
-    // Over the whole catalogue the masked probabilities are a distribution; the twins share one leaf.
+    // Over the whole catalogue the masked probabilities are a distribution; the twins share one
+    // leaf.
     let total: f64 = numbers(&scores[0]["masked"]).iter().map(|l| l.exp()).sum();
     let twin = numbers(&scores[0]["masked"])[5].exp();
     assert!((total - twin - 1.0).abs() < 1e-4, "{total} {twin}");
@@ -136,9 +138,11 @@ fn scores_are_a_line_an_input() {
 fn accumulation_changes_nothing() {
     let lab = Lab::new();
     let set = "--set llm.lora.dropout=0 --set train.epochs=1 --set train.valid_windows=0 --set train.batch_size=8";
-    for (name, loss) in
-        [("lml", "--set loss.kind=lml"), ("msl", "--set loss.temperature=2.5"), ("ats", "--set loss.temperature=adaptive")]
-    {
+    for (name, loss) in [
+        ("lml", "--set loss.kind=lml"),
+        ("msl", "--set loss.temperature=2.5"),
+        ("ats", "--set loss.temperature=adaptive"),
+    ] {
         let losses = [8, 4, 1].map(|micro| {
             let out = format!("{name}-{micro}");
             lab.ok(&format!("train run.toml --out {out} {set} {loss} --set train.micro_batch_size={micro}"));

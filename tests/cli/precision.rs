@@ -1,6 +1,6 @@
 //! `llm.precision`, and whose word counts of two keys for the micro-batch.
 
-use super::lab::Lab;
+use crate::lab::Lab;
 
 #[test]
 fn bf16_trains_f32_masters_and_f16_only_ranks() {

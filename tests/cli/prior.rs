@@ -1,4 +1,5 @@
-//! Runs with a collaborative prior: in the loss, at ranking, its weight chosen on valid and used from then on.
+//! Runs with a collaborative prior: in the loss, at ranking, its weight chosen on valid and used
+//! from then on.
 
 use serde_json::json;
 
@@ -24,7 +25,10 @@ fn at_ranking_and_in_the_loss() {
     assert!(lab.json("evaluate alone").get("prior").is_none());
     let with = lab.read("run/ranks-test.parquet");
     lab.ok("evaluate run --prior-weight 0");
-    assert!(lab.read("run/ranks-test.parquet") == lab.read("alone/ranks-test.parquet"), "with weight 0 the LLM ranks alone");
+    assert!(
+        lab.read("run/ranks-test.parquet") == lab.read("alone/ranks-test.parquet"),
+        "with weight 0 the LLM ranks alone"
+    );
     assert!(with != lab.read("alone/ranks-test.parquet"));
 
     let recommend = |run: &str| {
@@ -55,8 +59,9 @@ fn of_vectors() {
     let recommended = recommend();
     let run = String::from_utf8(lab.read("run/run.toml")).unwrap();
     for method in ["als", "bpr", "sasrec"] {
-        let prior =
-            format!("[prior]\nranker = \"{method}\"\nvectors = \"{method}.safetensors\"\nweight = 3.0\nsmoothing = 0.1\n");
+        let prior = format!(
+            "[prior]\nranker = \"{method}\"\nvectors = \"{method}.safetensors\"\nweight = 3.0\nsmoothing = 0.1\n"
+        );
         lab.write("run/run.toml", format!("{run}\n{prior}"));
         let found = lab.json("evaluate run");
         assert_eq!((&found["prior"]["ranker"], &found["prior"]["weight"]), (&json!(method), &json!(3.0)));

@@ -38,7 +38,9 @@ fn usage() {
         lab.refused(line, 2, &[named]);
     }
     #[cfg(not(feature = "cuda"))]
-    for line in ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x", "baseline markov corpus"] {
+    for line in
+        ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x", "baseline markov corpus"]
+    {
         lab.refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
     }
     #[cfg(not(feature = "cuda"))]

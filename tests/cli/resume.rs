@@ -40,7 +40,8 @@ fn resumed_equals_uninterrupted() {
     }
 }
 
-/// The temperature of a resumed run is the one that was saved, to the last bit: stop after every single step.
+/// The temperature of a resumed run is the one that was saved, to the last bit: stop after every
+/// single step.
 #[test]
 fn resumed_at_every_step() {
     let lab = Lab::new();
@@ -110,7 +111,8 @@ fn killed_again_and_again() {
     assert!(lab.leftovers("parts").is_empty(), "{:?}", lab.leftovers("parts"));
 }
 
-/// As after a kill between the two renames that replace a checkpoint, and within writing and removing one.
+/// As after a kill between the two renames that replace a checkpoint, and within writing and
+/// removing one.
 #[test]
 fn replaced_checkpoint_comes_back() {
     let lab = Lab::new();

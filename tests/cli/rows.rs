@@ -31,7 +31,8 @@ checkpoint_steps = 4
 valid_windows = 5
 "#;
 
-/// Three tasks; of the items 100 to 119 the last eight are not trained on, and what is said of an item depends on whether its id is even.
+/// Three tasks; of the items 100 to 119 the last eight are not trained on, and what is said of an
+/// item depends on whether its id is even.
 fn rows() -> String {
     let mut lines = String::new();
     let mut line = |value: Value| lines += &format!("{value}\n");
@@ -113,10 +114,15 @@ fn trains_resumes_and_writes() {
     assert!(summary["decoded"].is_string() && summary["cosine"].is_f64() && summary.get("user").is_none());
     assert_eq!((&user["task"], &user["user"]), (&"convince1".into(), &"u16".into()));
 
-    // Without an encoder of sentences: log-perplexity alone, the same, and a note. The tasks take turns.
+    // Without an encoder of sentences: log-perplexity alone, the same, and a note. The tasks take
+    // turns.
     let output = lab.ok("evaluate whole --limit 4 --json");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(stderr.lines().filter(|line| line.starts_with("note: ") && line.contains("just bert")).count(), 1, "{stderr}");
+    assert_eq!(
+        stderr.lines().filter(|line| line.starts_with("note: ") && line.contains("just bert")).count(),
+        1,
+        "{stderr}"
+    );
     let alone = crate::lab::document(&output);
     let rows: Vec<&Value> = alone["tasks"].as_object().unwrap().values().map(|quality| &quality["rows"]).collect();
     assert_eq!((rows, &alone["sentence_encoder"]), (vec![&Value::from(1), &1.into(), &2.into()], &Value::Null));
@@ -125,11 +131,13 @@ fn trains_resumes_and_writes() {
     assert!(String::from_utf8_lossy(&lab.ok("evaluate whole").stdout).contains("log-perplexity"));
 }
 
-/// Titles in place of vectors, every weight trained: the baseline of text alone learns what is said.
+/// Titles in place of vectors, every weight trained: the baseline of text alone learns what is
+/// said.
 #[test]
 fn titles_alone() {
     let lab = lab();
-    let set = "--set items={encoder=\"none\"} --set llm.tune=full --set train.learning_rate=5e-3 --set train.valid_windows=0";
+    let set =
+        "--set items={encoder=\"none\"} --set llm.tune=full --set train.learning_rate=5e-3 --set train.valid_windows=0";
     let report = lab.json(&format!("train tasks.toml --out titles {set} --set train.epochs=12"));
     assert!(report["validation"].as_str().unwrap().contains("no row validates"));
     let evaluation = lab.json("evaluate titles --sentence-encoder bert");

@@ -8,7 +8,7 @@ use itemlm::model::{Aligner, Bert, BertConfig, Mask, QFormer, QFormerConfig, loa
 use itemlm::text::BertTokenizer;
 use itemlm::train::{CosineSchedule, ItemTextWeights, WeightDecay, WeightedLoss, item_text_losses, pair_loss};
 
-use super::*;
+use crate::*;
 
 const SMOOTHING: f64 = 0.1;
 
@@ -16,7 +16,8 @@ fn texts(tensors: &Tensors) -> (TextBatch, Vec<usize>) {
     let (ids, mask) = (tensors.ints("input_ids"), tensors.ints("attention_mask"));
     let lengths = tensors.lengths("attention_mask");
     let seq = ids.len() / lengths.len();
-    let rows: Vec<Vec<u32>> = ids.chunks(seq).zip(&lengths).map(|(r, &n)| r[..n].iter().map(|&t| t as u32).collect()).collect();
+    let rows: Vec<Vec<u32>> =
+        ids.chunks(seq).zip(&lengths).map(|(r, &n)| r[..n].iter().map(|&t| t as u32).collect()).collect();
     (TextBatch::new(rows.iter().map(Vec::as_slice)), mask)
 }
 
@@ -46,7 +47,8 @@ fn bert_hidden_states_and_sentence_vectors() {
         close("hidden", &real_rows(host(bert.forward(&text)), &mask), &expected.floats("hidden"));
         close("sentence vectors", &host(bert.sentence_vectors(&text)), &expected.floats("sentence_vectors"));
 
-        // The Q-Former's text branch is that BERT, and its queries' feed-forwards start as the text's.
+        // The Q-Former's text branch is that BERT, and its queries' feed-forwards start as the
+        // text's.
         let config = QFormerConfig { queries: 2, vector_width: 5, cross_attention_every: 2, text: config.clone() };
         let qformer = QFormer::<Dispatch>::new(&config, Some(&dir), 1, &device).unwrap();
         close("text branch", &real_rows(host(qformer.encode_text(&text)), &mask), &expected.floats("hidden"));
@@ -68,7 +70,8 @@ fn bert_hidden_states_and_sentence_vectors() {
     assert!(error.contains("word_embeddings.weight has shape [26, 32]"), "{error}");
 }
 
-/// As files converted from TensorFlow name tensors, without a prefix, and with the buffer that old ones hold.
+/// As files converted from TensorFlow name tensors, without a prefix, and with the buffer that old
+/// ones hold.
 #[test]
 fn bert_under_older_names() {
     let (dir, device) = (tempfile::tempdir().unwrap(), &devices()[0]);
@@ -104,7 +107,8 @@ fn minilm_sentence_vectors() {
     }
     let known = json("minilm/sentences.json");
     let tokenizer = BertTokenizer::from_dir(&dir).unwrap();
-    let sentences = known["sentences"].as_array().unwrap().iter().map(|s| tokenizer.encode(s.as_str().unwrap(), 128).unwrap());
+    let sentences =
+        known["sentences"].as_array().unwrap().iter().map(|s| tokenizer.encode(s.as_str().unwrap(), 128).unwrap());
     let sentences: Vec<Vec<u32>> = sentences.collect();
     assert_eq!(sentences, sequences(&known["ids"]));
     let text = TextBatch::new(sentences.iter().map(Vec::as_slice));
@@ -147,7 +151,9 @@ fn qformer_outputs_under_the_three_masks() {
         let several = expected.tensor::<3>("several", &device);
         close("three vectors to read", &host(qformer.encode(several)), &expected.floats("encoded_several"));
         close("text alone", &real_rows(host(qformer.encode_text(&text)), &mask), &expected.floats("text"));
-        for (name, kind) in [("unimodal", Mask::Unimodal), ("bidirectional", Mask::Bidirectional), ("causal", Mask::Causal)] {
+        for (name, kind) in
+            [("unimodal", Mask::Unimodal), ("bidirectional", Mask::Bidirectional), ("causal", Mask::Causal)]
+        {
             let (queries, words) = qformer.forward(vectors.clone(), &text, kind);
             close(name, &host(queries.clone()), &expected.floats(&format!("{name}.queries")));
             close(name, &real_rows(host(words), &mask), &expected.floats(&format!("{name}.text")));

@@ -3,10 +3,10 @@
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::optim::Optimizer;
-use itemlm::cf::bpr::{Bpr, BprConfig};
-use itemlm::cf::sasrec::{SasRec, SasRecConfig, SasRecLoss, Sequences};
+use itemlm::rankers::bpr::{Bpr, BprConfig};
+use itemlm::rankers::sasrec::{SasRec, SasRecConfig, SasRecLoss, Sequences};
 
-use super::*;
+use crate::*;
 
 /// After AdamW the reference's own f32 error is larger (see `training.rs`).
 const AFTER_ADAM: f64 = 5e-4;
@@ -49,8 +49,8 @@ fn bpr() {
 
 type Matrix = Param<Tensor<Dispatch, 2>>;
 
-/// Calls `matrix` and `vector` with each parameter and its name in the fixture. Torch keeps a linear layer's weight as [out, in],
-/// burn as [in, out]; `true` says so.
+/// Calls `matrix` and `vector` with each parameter and its name in the fixture. Torch keeps a
+/// linear layer's weight as [out, in], burn as [in, out]; `true` says so.
 fn for_each_parameter(
     model: &mut SasRec<Dispatch>,
     matrix: &mut dyn FnMut(&str, &mut Matrix, bool),
@@ -152,7 +152,12 @@ fn sasrec() {
                 &mut model,
                 &mut |name, param, turn| {
                     let found = transposed(&host(param.val()), turn);
-                    close_to(AFTER_ADAM, &format!("{kind}, {name}"), &found, &expected.floats(&format!("{kind}.final.{name}")));
+                    close_to(
+                        AFTER_ADAM,
+                        &format!("{kind}, {name}"),
+                        &found,
+                        &expected.floats(&format!("{kind}.final.{name}")),
+                    );
                 },
                 &mut |name, param| {
                     // Adam makes steps of the rounding error in a gradient that is zero.

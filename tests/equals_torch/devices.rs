@@ -1,4 +1,5 @@
-//! A step on two devices, beside the same step on one: the CPU twice, and two clients of Mesa's software Vulkan with memory of their own.
+//! A step on two devices, beside the same step on one: the CPU twice, and two clients of Mesa's
+//! software Vulkan with memory of their own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
 
-use super::entities::{WIDTH, qformer};
-use super::*;
+use crate::entities::{WIDTH, qformer};
+use crate::*;
 
 const STEPS: usize = 20;
 const WINDOWS: usize = 64;
@@ -26,13 +27,18 @@ fn pairs() -> Vec<[DispatchDevice; 2]> {
     ];
     // Beside a real GPU the software one is another machine, with another f32 error.
     #[cfg(feature = "wgpu")]
-    if itemlm::backend::BackendName::Wgpu.adapters().unwrap().iter().any(|adapter| adapter.used && adapter.kind == "software") {
+    if itemlm::device::BackendName::Wgpu
+        .adapters()
+        .unwrap()
+        .iter()
+        .any(|adapter| adapter.used && adapter.kind == "software")
+    {
         use burn::backend::wgpu::WgpuDevice;
         pairs.push([DispatchDevice::Wgpu(WgpuDevice::DefaultDevice), DispatchDevice::Wgpu(WgpuDevice::Cpu)]);
     }
     #[cfg(feature = "cuda")]
-    if itemlm::backend::BackendName::Cuda.adapters().unwrap().len() > 1 {
-        let devices = "cuda:0,1".parse::<itemlm::backend::BackendChoice>().unwrap().devices().unwrap();
+    if itemlm::device::BackendName::Cuda.adapters().unwrap().len() > 1 {
+        let devices = "cuda:0,1".parse::<itemlm::device::BackendChoice>().unwrap().devices().unwrap();
         pairs.push(devices.try_into().unwrap());
     }
     pairs
@@ -71,7 +77,8 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
     (ItemLanguageModel::new(llm, Some(entities)).with_prefix(&[5, 6, 7]), tokens)
 }
 
-/// Prompts that begin alike and end in some items, as tokens or as vectors; the target is the next after the last.
+/// Prompts that begin alike and end in some items, as tokens or as vectors; the target is the next
+/// after the last.
 fn examples(trains: Trains, tokens: &EntityTokens) -> Vec<Example> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
     let mut example = || {
@@ -84,7 +91,7 @@ fn examples(trains: Trains, tokens: &EntityTokens) -> Vec<Example> {
             }
             prompt.push(9);
         }
-        Example { prompt, target: Target::Item((item + 1) % ITEMS), gains: vec![] }
+        Example { prompt, target: Target::Item((item + 1) % ITEMS), logit_bias: vec![] }
     };
     (0..WINDOWS).map(|_| example()).collect()
 }
@@ -104,15 +111,17 @@ fn losses(
     model.gradient_checkpointing = checkpointing;
     let examples = examples(trains, &tokens);
     let root_children = catalogue.trie.valid_tokens(ROOT).len();
-    // A higher one makes much of the last bit, in which the order of a sum shows: tenfold a few steps.
+    // A higher one makes much of the last bit, in which the order of a sum shows: tenfold a few
+    // steps.
     let learning_rate = if matches!(trains, Trains::Lora(_)) { 1e-2 } else { 1e-3 };
-    let mut config = TrainConfig { epochs: 5, batch_size: 16, learning_rate, warmup_steps: 2, ..TrainConfig::default() };
+    let mut config =
+        TrainConfig { epochs: 5, batch_size: 16, learning_rate, warmup_steps: 2, ..TrainConfig::default() };
     match micro {
         MicroBatch::Samples(samples) => config.micro_batch_size = Some(samples),
         MicroBatch::Tokens(tokens) => config.micro_batch_tokens = Some(tokens),
     }
     let valid = examples[..10].to_vec();
-    let recommender = Recommender { model, loss, fixed_temperature: 2.0, root_children };
+    let recommender = TrainableModel { model, loss, fixed_temperature: 2.0, root_children };
     let outcome = run(
         recommender,
         Run {
@@ -174,13 +183,14 @@ fn two_devices_learn_what_one_does() {
     }
 }
 
-/// The copy has parameters of the same ids and numbers, of which the same train, and gradients of its own.
+/// The copy has parameters of the same ids and numbers, of which the same train, and gradients of
+/// its own.
 #[test]
 fn a_copy_is_the_same_model() {
     for [first, second] in pairs() {
         for trains in [Trains::Lora(0.0), Trains::Full, Trains::Encoder] {
             let (model, _) = model(trains, &first);
-            let copy = model.copied_to(&second);
+            let copy = model.clone_to_device(&second);
             assert_eq!(copy.devices(), std::slice::from_ref(&second));
             let [of_model, of_copy] = [&model, &copy].map(|model| {
                 let mut parameters = Parameters(Vec::new());
@@ -195,15 +205,18 @@ fn a_copy_is_the_same_model() {
         for precision in [Precision::Bf16, Precision::F16] {
             if [&first, &second].iter().all(|device| Dispatch::supports_dtype(device, precision.dtype().into())) {
                 let llm = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &first);
-                let copy = ItemLanguageModel::from(llm.clone()).copied_to(&second).llm.layers[0].q_proj.weight.dense();
+                let copy =
+                    ItemLanguageModel::from(llm.clone()).clone_to_device(&second).llm.layers[0].q_proj.weight.dense();
                 let weight = llm.layers[0].q_proj.weight.dense();
                 assert_eq!((copy.dtype(), host(copy)), (weight.dtype(), host(weight)));
             }
         }
-        let mut opened = open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
+        let mut opened =
+            open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
         opened.weights.keep_quantized().unwrap();
-        let llm = Llama::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
-        let copy = ItemLanguageModel::from(llm.clone()).copied_to(&second);
+        let llm =
+            Llama::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
+        let copy = ItemLanguageModel::from(llm.clone()).clone_to_device(&second);
         assert_eq!(copy.devices(), std::slice::from_ref(&second));
         let numbers = |layer: &Layer<Dispatch>| host(layer.down_proj.weight.dense());
         assert_eq!(numbers(&copy.llm.layers[0]), numbers(&llm.layers[0]));

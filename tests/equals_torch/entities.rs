@@ -1,10 +1,11 @@
-//! Vectors in a prompt: spliced as by hand, with a shared beginning run once, and trained with the LLM frozen.
+//! Vectors in a prompt: spliced as by hand, with a shared beginning run once, and trained with the
+//! LLM frozen.
 
 use burn::module::AutodiffModule;
-use itemlm::model::{BertConfig, EncoderConfig, Entities, EntityEncoder, QFormerConfig, Rows};
+use itemlm::model::{BertConfig, EncoderConfig, Entities, EntityEncoder, PrefillOutput, QFormerConfig};
 use itemlm::text::EntityTokens;
 
-use super::*;
+use crate::*;
 
 const ITEMS: usize = 5;
 const USERS: usize = 3;
@@ -61,8 +62,8 @@ fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     weight.chunks(x.len()).zip(bias).map(row).collect()
 }
 
-/// What an entity's tokens become, `[K, hidden]`, from the parameters by hand; a Q-Former's queries by its own forward pass, which
-/// `alignment` holds to torch's.
+/// What an entity's tokens become, `[K, hidden]`, from the parameters by hand; a Q-Former's queries
+/// by its own forward pass, which `alignment` holds to torch's.
 fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
     let all = vectors();
     let kind = if entity < ITEMS { &all[..ITEMS * WIDTH] } else { &all[ITEMS * WIDTH..] };
@@ -92,8 +93,14 @@ fn vectors_are_spliced_as_by_hand() {
             let (hidden, k) = (model.llm.config().hidden_size, config.queries());
             // Two rows with an item, a user, and one item twice.
             let row = |item, user| -> Vec<u32> {
-                [vec![4, 9], numbers.item(item).collect(), vec![7], numbers.user(user).collect(), numbers.item(2).collect()]
-                    .concat()
+                [
+                    vec![4, 9],
+                    numbers.item(item).collect(),
+                    vec![7],
+                    numbers.user(user).collect(),
+                    numbers.item(2).collect(),
+                ]
+                .concat()
             };
             let rows = [row(2, 1), row(4, 0)].concat();
             let found = host(model.embed(&rows, 2, rows.len() / 2));
@@ -124,7 +131,8 @@ fn a_beginning_run_once_changes_nothing() {
             let (plain, cached) = (model.forward(&rows, 3), begun.forward(&rows, 3));
             assert_eq!((plain.skipped, cached.skipped), (0, shared));
             for (row, tokens) in rows.iter().enumerate() {
-                let hidden = |run: &Rows<Dispatch>, at: usize| host(run.hidden.clone().narrow(0, run.at(row, at), 1));
+                let hidden =
+                    |run: &PrefillOutput<Dispatch>, at: usize| host(run.hidden.clone().narrow(0, run.at(row, at), 1));
                 (shared..tokens.len()).for_each(|at| close("hidden states", &hidden(&cached, at), &hidden(&plain, at)));
                 for (mut cached, plain) in cached.cache.0.clone().into_iter().zip(&plain.cache.0) {
                     let (own, (plain_k, plain_v)) = (cached.own.remove(0), plain.own[0].clone());
@@ -138,12 +146,14 @@ fn a_beginning_run_once_changes_nothing() {
         }
         assert_eq!(begun.forward(&[&[5, 6, 7, 8, 9]], 1).skipped, 1, "what is needed is run");
         // A single row is one of a batch.
-        let (alone, among) = (begun.forward(&[&[5, 6, 7, 20, 21]], 3), begun.forward(&[&[5, 6, 7, 20, 21], &[5, 6, 7, 9]], 3));
+        let (alone, among) =
+            (begun.forward(&[&[5, 6, 7, 20, 21]], 3), begun.forward(&[&[5, 6, 7, 20, 21], &[5, 6, 7, 9]], 3));
         close("alone", &host(alone.hidden.narrow(0, 1, 1)), &host(among.hidden.narrow(0, 1, 1)));
     }
 }
 
-/// One step moves every parameter of the encoder and no bit of the LLM; with its beginning run once the gradients are the same.
+/// One step moves every parameter of the encoder and no bit of the LLM; with its beginning run once
+/// the gradients are the same.
 #[test]
 fn the_encoder_trains_and_frozen_means_frozen() {
     let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
@@ -152,10 +162,11 @@ fn the_encoder_trains_and_frozen_means_frozen() {
         for config in encoders() {
             let (model, numbers) = model::<Training>(&config, &device);
             let prompt = |item: u32| [vec![5, 6, 7], numbers.item(item).collect(), vec![8]].concat();
-            let example = |item: u32| Example { prompt: prompt(item), target: Target::Item(item), gains: vec![] };
+            let example = |item: u32| Example { prompt: prompt(item), target: Target::Item(item), logit_bias: vec![] };
             let batch = || vec![Batch::new(&[example(0), example(1), example(2)], &catalogue, Candidates::Children)];
             let step = || Step { batches: batch(), temperature: AdaptiveTemperature::default(), seed: 9 };
-            let recommender = |model| Recommender { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
+            let recommender =
+                |model| TrainableModel { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
             let plain = recommender(model.clone());
             let begun = recommender(model.clone().with_prefix(&[5, 6, 7, 8]));
             let (mut one, mut other) = (plain.step(step()), begun.step(step()));
@@ -169,7 +180,7 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let projection = &model.entities.as_ref().unwrap().encoder.projection.weight;
             close("projection's gradient", &gradient(projection, &other.grads), &gradient(projection, &one.grads));
 
-            let mut optimizer = adamw::<Recommender<Training>, Training>(0.01);
+            let mut optimizer = adamw::<TrainableModel<Training>, Training>(0.01);
             let trained = burn::optim::Optimizer::step(&mut optimizer, 0.1, plain, one.grads).valid().model;
             let (before, after) = (model.valid(), trained);
             let llm = |m: &ItemLanguageModel<Dispatch>| {
@@ -181,7 +192,11 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let moved = |m: &ItemLanguageModel<Dispatch>| {
                 let encoder = &m.entities.as_ref().unwrap().encoder;
                 let queries = encoder.qformer.as_ref().map(|qformer| host(qformer.query_tokens.val()));
-                (host(encoder.projection.weight.val()), encoder.inner.as_ref().map(|inner| host(inner.weight.val())), queries)
+                (
+                    host(encoder.projection.weight.val()),
+                    encoder.inner.as_ref().map(|inner| host(inner.weight.val())),
+                    queries,
+                )
             };
             let ((p, i, q), (new_p, new_i, new_q)) = (moved(&before), moved(&after));
             assert_ne!(p, new_p);

@@ -1,12 +1,12 @@
-//! A forest of token trees computes what its sequences compute one by one, side by side and whole: loss and every gradient, with LoRA
-//! and with vectors of items.
+//! A forest of token trees computes what its sequences compute one by one, side by side and whole:
+//! loss and every gradient, with LoRA and with vectors of items.
 
 use burn::module::list_param_ids;
-use itemlm::model::{EncoderConfig, Entities, EntityEncoder, Linear};
+use itemlm::model::{EncoderConfig, Entities, EntityEncoder, LoraLinear};
 use itemlm::text::EntityTokens;
 use rand::{Rng, SeedableRng};
 
-use super::*;
+use crate::*;
 
 const WIDTH: usize = 4;
 
@@ -71,8 +71,9 @@ fn forests_equal_plain_sequences() {
         let (model, numbers) = model(&device);
         let sizes: &[usize] = if host_device { &[1, 2, 3, 5, 8, 20, 64] } else { &[1, 6] };
         for (round, &count) in sizes.iter().enumerate() {
-            let targets: Vec<Vec<u32>> =
-                (0..6).map(|_| (0..rng.random_range(1..4)).map(|_| rng.random_range(10..13)).chain([2]).collect()).collect();
+            let targets: Vec<Vec<u32>> = (0..6)
+                .map(|_| (0..rng.random_range(1..4)).map(|_| rng.random_range(10..13)).chain([2]).collect())
+                .collect();
             let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
             let mut examples: Vec<Example> = Vec::new();
             for n in 0..count {
@@ -88,7 +89,7 @@ fn forests_equal_plain_sequences() {
                         false => prompt.push(rng.random_range(20..60)),
                     }
                 }
-                examples.push(Example { prompt, target: Target::Item(rng.random_range(0..6)), gains: vec![] });
+                examples.push(Example { prompt, target: Target::Item(rng.random_range(0..6)), logit_bias: vec![] });
             }
             let candidates = if round % 2 == 0 { Candidates::Children } else { Candidates::Vocabulary };
             let batch = Batch::new(&examples, &catalogue, candidates);
@@ -100,7 +101,8 @@ fn forests_equal_plain_sequences() {
                 assert!(batch.forest.rows() < count, "some trees branch");
             }
             let turn = AUTODIFF.lock().unwrap();
-            let recommender = Recommender { model: model.clone(), loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
+            let recommender =
+                TrainableModel { model: model.clone(), loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
             let found = cross_entropy(recommender.logits(&batch), &batch, 1.0);
             let losses = examples.iter().map(|example| plain(&model, example, &catalogue, candidates, &device));
             let expected = losses.reduce(|a, b| a + b).unwrap();
@@ -120,7 +122,8 @@ fn forests_equal_plain_sequences() {
                 (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
             }
 
-            // The same in micro-batches below a chain that is run once, with the blocks' graphs kept and made again.
+            // The same in micro-batches below a chain that is run once, with the blocks' graphs
+            // kept and made again.
             drop(turn);
             let tokens = batch.target_tokens as f64;
             let cuts = [MicroBatch::Samples(1), MicroBatch::Samples(3), MicroBatch::Tokens(40)];
@@ -134,7 +137,11 @@ fn forests_equal_plain_sequences() {
                 near(&what, output.item.loss * tokens, value(&plain_loss));
                 for_each_adapter(&model.llm, |name, param| {
                     let of = |grads: &GradientsParams| grads.get::<Dispatch, 2>(param.id).unwrap();
-                    close(&format!("{what}, {name}"), &host(of(&output.grads).mul_scalar(tokens)), &host(of(&expected)));
+                    close(
+                        &format!("{what}, {name}"),
+                        &host(of(&output.grads).mul_scalar(tokens)),
+                        &host(of(&expected)),
+                    );
                 });
                 let found = output.grads.get::<Dispatch, 2>(projection.id).map(|grad| host(grad.mul_scalar(tokens)));
                 match (found, of(&expected)) {
@@ -146,21 +153,24 @@ fn forests_equal_plain_sequences() {
     }
 }
 
-/// With tied embeddings the table's gradient comes from the prompt's tokens, the targets' and the output projection, over several backward
-/// passes.
+/// With tied embeddings the table's gradient comes from the prompt's tokens, the targets' and the
+/// output projection, over several backward passes.
 #[test]
 fn full_tuning_of_tied_embeddings() {
     let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
     let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
     let prompts: [&[u32]; 4] = [&[5, 6, 7, 21, 22], &[5, 6, 7, 21, 22, 23], &[5, 6, 30], &[5, 6, 31, 10, 11]];
-    let example =
-        |(n, prompt): (usize, &&[u32])| Example { prompt: prompt.to_vec(), target: Target::Item(n as u32 % 3), gains: vec![] };
+    let example = |(n, prompt): (usize, &&[u32])| Example {
+        prompt: prompt.to_vec(),
+        target: Target::Item(n as u32 % 3),
+        logit_bias: vec![],
+    };
     let examples: Vec<Example> = prompts.iter().enumerate().map(example).collect();
     for device in devices() {
         let model = ItemLanguageModel::from(llama::<Training>("llama-tied", Tune::Full, &device));
         let of = |grads: &GradientsParams| {
             let (llm, layer) = (&model.llm, &model.llm.layers[0]);
-            let id = |linear: &Linear<Training>| list_param_ids(linear)[0];
+            let id = |linear: &LoraLinear<Training>| list_param_ids(linear)[0];
             let matrices = [llm.embed_tokens.id, id(&layer.v_proj), id(&layer.down_proj)];
             let mut found = matrices.map(|id| host(grads.get::<Dispatch, 2>(id).unwrap())).to_vec();
             found.push(host(grads.get::<Dispatch, 1>(llm.norm.gamma.id).unwrap()));
@@ -178,19 +188,24 @@ fn full_tuning_of_tied_embeddings() {
                 let samples = examples.iter().map(|example| vec![example.clone()]).collect();
                 let batches = MicroBatch::Samples(size).batches(samples, &catalogue, candidates);
                 let tokens = batches.iter().map(|batch| batch.target_tokens).sum::<usize>() as f32;
-                let recommender = Recommender { model, loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
+                let recommender = TrainableModel { model, loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
                 let step = Step { batches, temperature: AdaptiveTemperature::default(), seed: 0 };
                 let found = of(&recommender.step(step).grads);
                 for (found, expected) in found.iter().zip(&expected) {
                     let found: Vec<f32> = found.iter().map(|g| g * tokens).collect();
-                    close(&format!("{candidates:?}, {size} at a time, checkpointing {checkpointing}"), &found, expected);
+                    close(
+                        &format!("{candidates:?}, {size} at a time, checkpointing {checkpointing}"),
+                        &found,
+                        expected,
+                    );
                 }
             }
         }
     }
 }
 
-/// Run again, a block drops what it dropped before: only then is what comes out the gradient of the loss, as its slope shows.
+/// Run again, a block drops what it dropped before: only then is what comes out the gradient of the
+/// loss, as its slope shows.
 #[test]
 fn checkpointed_blocks_drop_alike() {
     let targets = vec![vec![10, 11, 2], vec![10, 12, 2], vec![13, 14, 2]];
@@ -203,11 +218,11 @@ fn checkpointed_blocks_drop_alike() {
         }
         let samples = (0..3).map(|item| {
             let prompt = [vec![5, 6, 7, 21, 22], numbers.item(item).collect(), vec![8]].concat();
-            vec![Example { prompt, target: Target::Item(item), gains: vec![] }]
+            vec![Example { prompt, target: Target::Item(item), logit_bias: vec![] }]
         });
         let batches = MicroBatch::Samples(2).batches(samples.collect(), &catalogue, Candidates::Children);
-        let recommender = Recommender { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
-        let step = |recommender: &Recommender<Training>| {
+        let recommender = TrainableModel { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
+        let step = |recommender: &TrainableModel<Training>| {
             recommender.step(Step { batches: batches.clone(), temperature: AdaptiveTemperature::default(), seed: 3 })
         };
         let mut found = step(&recommender);

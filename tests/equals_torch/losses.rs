@@ -1,9 +1,15 @@
 //! The three losses, their gradients and the adaptive temperature.
 
-use super::*;
+use crate::*;
 
-/// Dense logits `[positions, vocabulary]` → the batch's `[predictions, rows]`, as a tensor that can be differentiated.
-fn gathered(dense: &Tensor<Dispatch, 2>, batch: &Batch, children: &[usize], device: &DispatchDevice) -> Tensor<Dispatch, 2> {
+/// Dense logits `[positions, vocabulary]` → the batch's `[predictions, rows]`, as a tensor that can
+/// be differentiated.
+fn gathered(
+    dense: &Tensor<Dispatch, 2>,
+    batch: &Batch,
+    children: &[usize],
+    device: &DispatchDevice,
+) -> Tensor<Dispatch, 2> {
     let index = |values: Vec<i32>| {
         let n = values.len();
         Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(values, [n]), device)
@@ -28,12 +34,13 @@ fn losses_gradients_and_temperatures() {
             for (s, step) in value["steps"].as_array().unwrap().iter().enumerate() {
                 let examples: Vec<Example> = numbers(&step["samples"])
                     .into_iter()
-                    .map(|item| Example { prompt: vec![1], target: Target::Item(item), gains: vec![] })
+                    .map(|item| Example { prompt: vec![1], target: Target::Item(item), logit_bias: vec![] })
                     .collect();
                 let children: Vec<usize> = numbers(&step["children"]).into_iter().map(|c| c as usize).collect();
                 let positions = children.len();
                 let values = tensors.floats(&format!("{case}.{s}.logits"));
-                let dense = Tensor::<Dispatch, 2>::from_data(TensorData::new(values, [positions, 50]), &device).require_grad();
+                let dense =
+                    Tensor::<Dispatch, 2>::from_data(TensorData::new(values, [positions, 50]), &device).require_grad();
                 for (kind, loss, candidates, fixed) in [
                     ("lml", Loss::Lml, Candidates::Vocabulary, Some(1.0)),
                     ("msl-1", Loss::Msl, Candidates::Children, Some(1.0)),
@@ -73,7 +80,12 @@ fn losses_gradients_and_temperatures() {
                                 std::iter::once(ROOT).chain(path[..path.len() - 1].to_vec()).collect::<Vec<_>>()
                             });
                             let row = |(p, node)| {
-                                catalogue.trie.valid_tokens(node).iter().map(|&t| grad[p * 50 + t as usize]).collect::<Vec<_>>()
+                                catalogue
+                                    .trie
+                                    .valid_tokens(node)
+                                    .iter()
+                                    .map(|&t| grad[p * 50 + t as usize])
+                                    .collect::<Vec<_>>()
                             };
                             paths.enumerate().flat_map(row).collect()
                         }

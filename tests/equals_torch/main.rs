@@ -1,8 +1,10 @@
-//! itemlm against numbers that torch, transformers and peft printed (`tests/reference/README.md`), on every backend of the build.
+//! itemlm against numbers that torch, transformers and peft printed (`tests/reference/README.md`),
+//! on every backend of the build.
 //!
-//! Tolerance: 1e-4 of the largest value of a tensor. The reference's own f32 error is up to 1.4e-5 of it (measured against f64
-//! there); the rest is room for another order of summation. Gradients after several layers and AdamW's division by a small
-//! second moment are covered by the same bound.
+//! Tolerance: 1e-4 of the largest value of a tensor. The reference's own f32 error is up to 1.4e-5
+//! of it (measured against f64 there); the rest is room for another order of summation. Gradients
+//! after several layers and AdamW's division by a small second moment are covered by the same
+//! bound.
 
 mod alignment;
 mod cf;
@@ -24,35 +26,38 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
-use itemlm::backend::Training;
-use itemlm::batch::{Batch, Candidates, Example, Forest, MicroBatch, Target};
+use itemlm::batch::{Batch, Candidates, Example, MicroBatch, Target, TokenTreeBatch};
 use itemlm::config::{DecodeConfig, Scoring};
 use itemlm::decode::{score, search};
+use itemlm::device::Training;
+use itemlm::kernels::MASKED;
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, MASKED, Precision, Tune, Weights, load_adapter, read_adapter_config,
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights, load_adapter, read_adapter_config,
     save_adapter,
 };
+use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
-use itemlm::train::{AUTODIFF, LinearSchedule, Recommender, Step, adamw, clip_grad_norm};
+use itemlm::train::{LinearSchedule, Step, TrainableModel, adamw, clip_grad_norm};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-4;
 
-/// The CPU, and wgpu where the build has it: then a device must be there (Mesa's software Vulkan will do).
+/// The CPU, and wgpu where the build has it: then a device must be there (Mesa's software Vulkan
+/// will do).
 fn devices() -> Vec<DispatchDevice> {
     vec![
         #[cfg(feature = "cpu")]
-        itemlm::backend::BackendName::Cpu.device().unwrap(),
+        itemlm::device::BackendName::Cpu.device().unwrap(),
         #[cfg(feature = "wgpu")]
         {
             // burn lists them only before it uses one.
-            itemlm::backend::BackendName::Wgpu.adapters().unwrap();
-            itemlm::backend::BackendName::Wgpu.device().unwrap()
+            itemlm::device::BackendName::Wgpu.adapters().unwrap();
+            itemlm::device::BackendName::Wgpu.device().unwrap()
         },
         #[cfg(feature = "cuda")]
-        itemlm::backend::BackendName::Cuda.device().unwrap(),
+        itemlm::device::BackendName::Cuda.device().unwrap(),
     ]
 }
 
@@ -176,7 +181,8 @@ fn llama_logits_hidden_states_and_cached_continuation() {
             let attention = expected.ints("attention_mask");
             let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
             let input = ids(&expected.ints("input_ids"), [batch, seq], &device);
-            let first = model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None);
+            let first =
+                model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None);
             let width = model.config().hidden_size;
             let hidden = first.hidden.clone().reshape([batch * seq, width]);
             close(name, &real_rows(host(hidden.clone()), &attention), &expected.floats("hidden"));
@@ -213,7 +219,8 @@ fn a_past_of_one_row_serves_all() {
         let (past, seq) = (5, 4);
         let tokens = |count: usize| (0..count).map(|t| 7 * t % 90 + 3).collect::<Vec<_>>();
         let all = mask(causal(past), [1, 1, past, past], &device);
-        let begun = model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).cache;
+        let begun =
+            model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).cache;
         for batch in [1, 3] {
             let mut copies = begun.clone();
             for layer in &mut copies.0 {
@@ -245,14 +252,18 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
     for device in devices() {
         let expected = Tensors::open("lora/expected.safetensors");
         let config = lora_config();
-        assert_eq!((config.rank, config.alpha, config.targets.clone()), (4, 8.0, vec!["q_proj".into(), "v_proj".into()]));
+        assert_eq!(
+            (config.rank, config.alpha, config.targets.clone()),
+            (4, 8.0, vec!["q_proj".into(), "v_proj".into()])
+        );
         let _turn = AUTODIFF.lock().unwrap();
         let model = llama::<Training>("llama-untied", Tune::Lora(&config, 1), &device);
         let model = load_adapter(&fixture("lora"), model, &device).unwrap();
         let (batch, seq) = (2, 12);
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
         let input = ids(&expected.ints("input_ids"), [batch, seq], &device);
-        let hidden = model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None).hidden;
+        let hidden =
+            model.forward(model.embed(input), &positions, mask(causal(seq), [1, 1, seq, seq], &device), None).hidden;
         let logits = model.logits(hidden.reshape([batch * seq, 32]), None);
         let attention = expected.ints("attention_mask");
         close("logits", &real_rows(host(logits.clone()), &attention), &expected.floats("logits"));
@@ -265,11 +276,11 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             at: 0,
             label,
             valid: Vec::new(),
-            gains: Vec::new(),
+            logit_bias: Vec::new(),
             root: false,
         });
         let batch = Batch {
-            forest: Forest::new(&[], 0).0,
+            forest: TokenTreeBatch::new(&[], 0).0,
             predictions: predictions.collect(),
             rows: None,
             target_tokens: 7,
@@ -286,10 +297,9 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         });
         for (l, layer) in model.layers.iter().enumerate() {
             for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
-                let name = expected
-                    .names()
-                    .into_iter()
-                    .find(|n| n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection));
+                let name = expected.names().into_iter().find(|n| {
+                    n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection)
+                });
                 close("merged", &host(linear.merged()), &expected.floats(&name.unwrap()));
             }
         }
@@ -301,7 +311,11 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             tensors.names().into_iter().map(|n| (n.clone(), tensors.floats(&n))).collect::<BTreeMap<_, _>>()
         };
         let file = "adapter_model.safetensors";
-        assert_eq!(read(dir.path().join(file)), read(fixture("lora").join(file)), "our file holds peft's tensors, by name");
+        assert_eq!(
+            read(dir.path().join(file)),
+            read(fixture("lora").join(file)),
+            "our file holds peft's tensors, by name"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, FloatDType};
 use itemlm::model::open_llm;
 
-use super::*;
+use crate::*;
 
 /// How far from f32, of the largest value: a few roundings of 8 and 11 bits in two blocks.
 const HALVES: [(Precision, f64); 2] = [(Precision::Bf16, 8e-2), (Precision::F16, 1e-2)];
@@ -75,18 +75,22 @@ fn gradients_through_halves() {
                 host(parameter.grad(&found).unwrap())
             })
         };
-        // This random model's attention is steep, so a rounding counts; eight times finer ones count an eighth.
+        // This random model's attention is steep, so a rounding counts; eight times finer ones
+        // count an eighth.
         let cases = [(Precision::Bf16, 0.2), (Precision::F16, 0.025)];
-        let cases =
-            cases.into_iter().flat_map(|(p, tolerance)| [(p, tolerance, Tune::Lora(&config, 1)), (p, tolerance, Tune::Full)]);
+        let cases = cases
+            .into_iter()
+            .flat_map(|(p, tolerance)| [(p, tolerance, Tune::Lora(&config, 1)), (p, tolerance, Tune::Full)]);
         for (precision, tolerance, tune) in cases {
             if !Dispatch::supports_dtype(&device, precision.dtype().into()) {
                 continue;
             }
             let (exact, found) = (gradients(Precision::F32, tune), gradients(precision, tune));
             for (found, exact) in found.iter().zip(&exact) {
-                // By norms: single numbers of a small random model are off by up to a tenth of the largest.
-                let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+                // By norms: single numbers of a small random model are off by up to a tenth of the
+                // largest.
+                let norm =
+                    |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
                 let off = norm(&mut found.iter().zip(exact).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
                 assert!(off < tolerance, "{precision}: a gradient off by {off}");
                 assert!(found != exact, "{precision} was rounded nowhere");
@@ -117,13 +121,16 @@ fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
                 let mut model = Llama::<Training>::load(&llm.config, llm.weights, tune, precision, &device).unwrap();
                 // Adapters start where they change nothing and so have no gradient but B's.
                 for layer in &mut model.layers {
-                    for lora in [&mut layer.q_proj, &mut layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_mut()) {
+                    for lora in
+                        [&mut layer.q_proj, &mut layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_mut())
+                    {
                         lora.b = lora.b.clone().map(|b| Tensor::full(b.shape(), 0.05, &device).require_grad());
                     }
                 }
                 let ids = ids(&(0..16).map(|t| 5 * t % 32).collect::<Vec<_>>(), [1, 16], &device);
                 let positions: Vec<u32> = (0..16).collect();
-                let output = model.forward(model.embed(ids), &positions, mask(causal(16), [1, 1, 16, 16], &device), None);
+                let output =
+                    model.forward(model.embed(ids), &positions, mask(causal(16), [1, 1, 16, 16], &device), None);
                 let gradients = (output.hidden.clone() * 0.5).powi_scalar(3).sum().backward();
                 let mut numbers = vec![host(output.hidden)];
                 if precision == Precision::F32 {

@@ -2,7 +2,7 @@
 
 use rand::{Rng, SeedableRng};
 
-use super::*;
+use crate::*;
 
 #[test]
 fn search_equals_enumeration_and_transformers() {
@@ -35,7 +35,10 @@ fn search_equals_enumeration_and_transformers() {
                         Scoring::Masked => {
                             assert_eq!(order, numbers(&case[format!("ranked_masked_penalty_{}", penalty as u32)]));
                             let exact = floats(&case["masked"]);
-                            found.iter().zip(&order).for_each(|(r, &i)| near("log-prob", r.log_prob, exact[i as usize]));
+                            found
+                                .iter()
+                                .zip(&order)
+                                .for_each(|(r, &i)| near("log-prob", r.log_prob, exact[i as usize]));
                         }
                     }
                     // A user's ranking does not depend on who else is in the batch.
@@ -63,7 +66,8 @@ fn search_equals_enumeration_and_transformers() {
     }
 }
 
-/// On random catalogues, with as many beams as titles, the search returns what scoring every title one by one gives.
+/// On random catalogues, with as many beams as titles, the search returns what scoring every title
+/// one by one gives.
 #[test]
 fn search_equals_enumeration_on_random_catalogues() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);

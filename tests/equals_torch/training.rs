@@ -1,9 +1,9 @@
 //! Optimiser steps, in every split of the batch.
 
-use super::*;
+use crate::*;
 
-/// Four optimiser steps: losses, learning rates, gradient norms, temperatures, gradients, and the adapter at the end, for every
-/// split of the batch of eight.
+/// Four optimiser steps: losses, learning rates, gradient norms, temperatures, gradients, and the
+/// adapter at the end, for every split of the batch of eight.
 #[test]
 fn four_steps_of_training_in_every_split() {
     let reference = json("training/training.json");
@@ -16,7 +16,7 @@ fn four_steps_of_training_in_every_split() {
         .map(|w| Example {
             prompt: numbers(&w["prompt"]),
             target: Target::Item(w["target"].as_u64().unwrap() as u32),
-            gains: vec![],
+            logit_bias: vec![],
         })
         .collect();
     let config = LoraConfig { rank: 4, alpha: 8.0, dropout: 0.0, ..LoraConfig::default() };
@@ -49,8 +49,8 @@ fn four_steps_of_training_in_every_split() {
                     }
                 }
                 let root_children = catalogue.trie.valid_tokens(ROOT).len();
-                let mut model = Recommender { model: llm.into(), loss, fixed_temperature, root_children };
-                let mut optimizer = adamw::<Recommender<Training>, Training>(0.01);
+                let mut model = TrainableModel { model: llm.into(), loss, fixed_temperature, root_children };
+                let mut optimizer = adamw::<TrainableModel<Training>, Training>(0.01);
                 let schedule = LinearSchedule { peak: 0.01, warmup: 2, total: 8, next: 0 };
                 let mut temperature = AdaptiveTemperature::default();
                 for (s, step) in reference["runs"][kind].as_array().unwrap().iter().enumerate() {
@@ -81,13 +81,22 @@ fn four_steps_of_training_in_every_split() {
                     model = burn::optim::Optimizer::step(&mut optimizer, schedule.at(s), model, output.grads);
                 }
                 for_each_adapter(&model.model.llm, |name, param| {
-                    let known = expected.names().into_iter().find(|n| n.starts_with("final.") && n.ends_with(name)).unwrap();
-                    // After AdamW the reference's own f32 error is 3e-6 of weights of 2e-2: hence not 1e-4.
+                    let known =
+                        expected.names().into_iter().find(|n| n.starts_with("final.") && n.ends_with(name)).unwrap();
+                    // After AdamW the reference's own f32 error is 3e-6 of weights of 2e-2: hence
+                    // not 1e-4.
                     close_to(5e-4, &format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
                 });
                 let frozen: Llama<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
-                assert_eq!(host(model.model.llm.embed_tokens.val()), host(frozen.embed_tokens.val()), "frozen means frozen");
-                assert_eq!(host(model.model.llm.layers[0].k_proj.weight.dense()), host(frozen.layers[0].k_proj.weight.dense()));
+                assert_eq!(
+                    host(model.model.llm.embed_tokens.val()),
+                    host(frozen.embed_tokens.val()),
+                    "frozen means frozen"
+                );
+                assert_eq!(
+                    host(model.model.llm.layers[0].k_proj.weight.dense()),
+                    host(frozen.layers[0].k_proj.weight.dense())
+                );
                 assert_eq!(model.num_params(), frozen.num_params());
             }
         }

@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::generator::{ALL, Format};
-use crate::reference::{self, Corpus, Event, Log, Protocol, Step};
+use crate::reference;
+use crate::reference::{Corpus, Event, Log, Protocol, Step};
 use crate::{config, options, read};
 
 const TITLES: [&str; 6] =
@@ -118,7 +119,8 @@ fn released_windows_keep_the_release_s_name() {
     let release = folder.path().join("office");
     fs::create_dir(&release).unwrap();
     let windows = "user_id,item_ids,timestamp\nu,\"[7, 8]\",5\n";
-    for (name, text) in [("train.csv", windows), ("test.csv", windows), ("id2name4Rec.json", r#"{"7": "A", "8": "B"}"#)] {
+    for (name, text) in [("train.csv", windows), ("test.csv", windows), ("id2name4Rec.json", r#"{"7": "A", "8": "B"}"#)]
+    {
         fs::write(release.join(name), text).unwrap();
     }
     let mut options = options(Format::Csv, vec![release], &folder.path().join("corpus"));

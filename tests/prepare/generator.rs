@@ -231,7 +231,8 @@ impl Files<'_> {
         let mut entries = vec![
             format!("'asin': {}", self.python(id)),
             format!("'categories': [['Toys & Games', {}], ['B']]", self.python("It's")),
-            "'salesRank': {'Toys & Games': 211836}, 'price': 9.99, 'new': True, 'none': None, 't': (1, -2.5e-3)".to_string(),
+            "'salesRank': {'Toys & Games': 211836}, 'price': 9.99, 'new': True, 'none': None, 't': (1, -2.5e-3)"
+                .to_string(),
             format!("'description': {}", self.python("Three\nlines, \"title\": 'no'\t\\")),
             "'related': {'also_bought': ['0000031895', 'B00JHONN1S'], 'title': 'no'}".to_string(),
         ];
@@ -272,7 +273,8 @@ impl Files<'_> {
         let ratings = self.lines(&log.events.iter().map(rating).collect::<Vec<_>>());
         self.put("ratings.dat", &ratings);
         let catalogue = self.catalogue(log, true).into_iter();
-        let movies: Vec<String> = catalogue.filter_map(|(id, t)| Some(format!("{id}::{}::Drama|Children's", t?))).collect();
+        let movies: Vec<String> =
+            catalogue.filter_map(|(id, t)| Some(format!("{id}::{}::Drama|Children's", t?))).collect();
         let movies = self.lines(&movies);
         self.put("movies.dat", &encode(movies));
         if one_million {
@@ -289,8 +291,9 @@ impl Files<'_> {
         self.put("u.data", &ratings);
         let flags = ["0"; 19].join("|");
         let catalogue = self.catalogue(log, true).into_iter();
-        let movie =
-            |(id, t): (String, Option<String>)| Some(format!("{id}|{}|01-Jan-1995||http://us.imdb.com/M/?a|{flags}", t?));
+        let movie = |(id, t): (String, Option<String>)| {
+            Some(format!("{id}|{}|01-Jan-1995||http://us.imdb.com/M/?a|{flags}", t?))
+        };
         let movies = self.lines(&catalogue.filter_map(movie).collect::<Vec<_>>());
         self.put("u.item", &latin1(&String::from_utf8(movies).unwrap()));
         self.put("u.user", b"1|24|M|technician|85711\n");
@@ -333,8 +336,9 @@ impl Files<'_> {
         let sequences = self.lines(&sequences);
         self.put("user_sequence.txt", &sequences);
         let catalogue = self.catalogue(log, false);
-        let named =
-            |f: &dyn Fn(usize, &str) -> String| catalogue.iter().enumerate().map(|(i, (id, _))| f(i, id)).collect::<Vec<_>>();
+        let named = |f: &dyn Fn(usize, &str) -> String| {
+            catalogue.iter().enumerate().map(|(i, (id, _))| f(i, id)).collect::<Vec<_>>()
+        };
         let random = named(&|i, id| format!("{id} {}", 1001 + i));
         let collaborative = named(&|i, id| format!("{id} <CI{}><CI{i}>", i % 3));
         let titles = catalogue.iter().filter_map(|(id, title)| Some(format!("{id}\t{}", title.as_deref()?)));
@@ -378,7 +382,8 @@ impl Files<'_> {
 
     fn table_parquet(&mut self, log: &Log) {
         let texts = |of: &dyn Fn(&Event) -> String| log.events.iter().map(of).collect::<Vec<String>>();
-        let titles: Vec<Option<&str>> = log.events.iter().map(|e| log.titles.get(&e.item).map(String::as_str)).collect();
+        let titles: Vec<Option<&str>> =
+            log.events.iter().map(|e| log.titles.get(&e.item).map(String::as_str)).collect();
         let times: Vec<i64> = log.events.iter().map(|e| e.time.unwrap().div_euclid(1000)).collect();
         let columns = vec![
             Column::new("who".into(), texts(&|e| e.user.clone())),

@@ -68,7 +68,8 @@ pub fn read(dir: &Path) -> Corpus {
     }
     let file = fs::File::open(dir.join("interactions.parquet")).unwrap();
     let frame = ParquetReader::new(file).finish().unwrap();
-    let ratings = frame.column("rating").map_or_else(|_| vec![], |c| c.f32().unwrap().iter().map(|r| r.unwrap()).collect());
+    let ratings =
+        frame.column("rating").map_or_else(|_| vec![], |c| c.f32().unwrap().iter().map(|r| r.unwrap()).collect());
     Corpus {
         items: corpus.items.iter().map(|i| (i.id.clone(), i.title.clone())).collect(),
         interactions,
@@ -79,7 +80,8 @@ pub fn read(dir: &Path) -> Corpus {
 
 /// The names in a folder.
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

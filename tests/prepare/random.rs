@@ -9,7 +9,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::generator::{ALL, Format};
-use crate::reference::{self, Event, Log, Protocol, Step};
+use crate::reference;
+use crate::reference::{Event, Log, Protocol, Step};
 use crate::{config, names, options, read};
 
 /// A source.
@@ -120,7 +121,8 @@ fn tables_equal_the_reference() {
     equals_the_reference(Source::Table);
 }
 
-/// A folder in memory where there is one: a corpus is synced to disk, which takes a while a thousand times.
+/// A folder in memory where there is one: a corpus is synced to disk, which takes a while a
+/// thousand times.
 fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }

@@ -26,7 +26,8 @@ fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> 
     let config = config.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data").join(name));
     let (inputs, out) = (vec![dir], out.to_path_buf());
     let columns = Columns::default();
-    let options = PrepareOptions { source, inputs, out, config, format: None, skip_bad: 0, memory: None, columns, tasks: None };
+    let options =
+        PrepareOptions { source, inputs, out, config, format: None, skip_bad: 0, memory: None, columns, tasks: None };
     prepare(&options).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -49,8 +50,8 @@ fn windows(corpus: &Corpus) -> Vec<Vec<Released>> {
         .into()
 }
 
-/// Office's log, put together from its released windows and written as Amazon 2014's files, gives the released counts and
-/// the released windows in their order.
+/// Office's log, put together from its released windows and written as Amazon 2014's files, gives
+/// the released counts and the released windows in their order.
 #[test]
 fn office_is_rebuilt() {
     let Some(dir) = data("office") else { return };

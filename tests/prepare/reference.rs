@@ -1,10 +1,12 @@
-//! What `prepare` should give, the slow way: nested loops over the events, no data frame, no hash map.
+//! What `prepare` should give, the slow way: nested loops over the events, no data frame, no hash
+//! map.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-/// Someone met something. `time` in milliseconds; none where the source tells only the order, as of `rating`.
+/// Someone met something. `time` in milliseconds; none where the source tells only the order, as of
+/// `rating`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub user: String,
@@ -95,7 +97,8 @@ impl Step {
                 loop {
                     let users = |e: &Event| events.iter().filter(|o| o.user == e.user).count();
                     let items = |e: &Event| events.iter().filter(|o| o.item == e.item).count();
-                    let kept: Vec<&Event> = events.iter().copied().filter(|e| users(e) >= *user && items(e) >= *item).collect();
+                    let kept: Vec<&Event> =
+                        events.iter().copied().filter(|e| users(e) >= *user && items(e) >= *item).collect();
                     if kept.len() == events.len() {
                         return kept;
                     }
@@ -106,7 +109,8 @@ impl Step {
     }
 }
 
-/// The corpus of a log, and the events that each step dropped. No corpus if no event or no window is left.
+/// The corpus of a log, and the events that each step dropped. No corpus if no event or no window
+/// is left.
 pub fn prepare(log: &Log, steps: &[Step], protocol: Protocol) -> (Option<Corpus>, Vec<(&'static str, usize)>) {
     let mut events: Vec<&Event> = log.events.iter().collect();
     let mut dropped = Vec::new();

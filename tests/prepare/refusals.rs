@@ -1,4 +1,5 @@
-//! Bad input: one line that names the file and the line, exit 1, nothing left behind. And stopping half-way.
+//! Bad input: one line that names the file and the line, exit 1, nothing left behind. And stopping
+//! half-way.
 
 use std::fs;
 use std::io::Write;
@@ -203,7 +204,10 @@ fn bad_input_is_named() {
             with(meta_2014(), 3, "{'asin': 'I1', 'title': 'Another'}"),
             vec!["m.json", "line 3", "two titles", "Another", "It's 1"],
         ),
-        (with(meta_2018(), 3, r#"{"asin": "I1", "title": "Another"}"#), vec!["m.json", "line 3", "two titles", "Another"]),
+        (
+            with(meta_2018(), 3, r#"{"asin": "I1", "title": "Another"}"#),
+            vec!["m.json", "line 3", "two titles", "Another"],
+        ),
         (with(meta_2018(), 3, r#"{"asin": "I2", "title": "cut"#), vec!["m.json", "line 3"]),
         (with(meta_2018(), 3, r#"{"asin": "I2", "title": 5}"#), vec!["m.json", "line 3"]),
         (vec![], vec!["m.json", "empty"]),
@@ -272,7 +276,8 @@ fn bad_tables_are_named() {
 
 #[test]
 fn bad_movielens_and_openp5_are_named() {
-    let ratings = |delimiter: &str| lines(|(u, i)| [u + 1, i + 1, 5, 978_300_760 + i].map(|n| n.to_string()).join(delimiter));
+    let ratings =
+        |delimiter: &str| lines(|(u, i)| [u + 1, i + 1, 5, 978_300_760 + i].map(|n| n.to_string()).join(delimiter));
     let movies: Vec<String> = (1..7).map(|i| format!("{i}::Title {i} (1999)::Drama")).collect();
     let csv_ratings = || [vec!["userId,movieId,rating,timestamp".to_string()], ratings(",")].concat();
     let csv_movies: Vec<String> =
@@ -295,7 +300,9 @@ fn bad_movielens_and_openp5_are_named() {
         bytes
     };
     let mut wrong = Vec::new();
-    for (source, files) in [("movielens", good.clone()), ("movielens", good_csv.clone()), ("openp5", good_openp5.clone())] {
+    for (source, files) in
+        [("movielens", good.clone()), ("movielens", good_csv.clone()), ("openp5", good_openp5.clone())]
+    {
         let raw = Raw::new(&files.each_ref().map(|(n, b)| (*n, b.as_slice())));
         let line = format!("{source} {} {}", files[0].0, files[1].0);
         let output = raw.run(&line);
@@ -313,7 +320,11 @@ fn bad_movielens_and_openp5_are_named() {
             set(&good, 0, with(ratings("::"), 5, "1::5::5::-978300760")),
             vec!["ratings.dat", "line 5", "-978300760"],
         ),
-        ("movielens", set(&good, 0, with(ratings("::"), 5, "1::5::good::978300760")), vec!["ratings.dat", "line 5", "good"]),
+        (
+            "movielens",
+            set(&good, 0, with(ratings("::"), 5, "1::5::good::978300760")),
+            vec!["ratings.dat", "line 5", "good"],
+        ),
         ("movielens", set(&good, 1, with(movies.clone(), 2, "2::Title")), vec!["movies.dat", "line 2"]),
         (
             "movielens",
@@ -378,7 +389,8 @@ fn interrupting_leaves_nothing() {
     let mut bytes = b"u,i,t,title,r\n".to_vec();
     for row in 0..3_000_000u32 {
         let user = row.wrapping_mul(2_654_435_761) % 200_000;
-        writeln!(bytes, "U{user},I{},{},Title {},4", user % 97 + row % 89, 1_000_000_000 + row, user % 97 + row % 89).unwrap();
+        writeln!(bytes, "U{user},I{},{},Title {},4", user % 97 + row % 89, 1_000_000_000 + row, user % 97 + row % 89)
+            .unwrap();
     }
     let raw = Raw::new(&[("t.csv", &bytes)]);
     let mut stopped = 0;
@@ -399,9 +411,14 @@ fn interrupting_leaves_nothing() {
         println!("after {milliseconds} ms: {}: {}", output.status, stderr.lines().last().unwrap_or_default());
         assert_eq!(left, ["t.csv", "tmp"], "after {milliseconds} ms: {stderr}");
         assert_eq!(names(&raw.dir.path().join("tmp")), [""; 0]);
-        // One that comes before the handler stands, late on a busy machine, ends the process the default way.
+        // One that comes before the handler stands, late on a busy machine, ends the process the
+        // default way.
         let told = output.status.code() == Some(1) && stderr.contains("interrupted");
-        assert!(told || output.status.signal() == Some(libc::SIGINT), "after {milliseconds} ms: {}: {stderr}", output.status);
+        assert!(
+            told || output.status.signal() == Some(libc::SIGINT),
+            "after {milliseconds} ms: {}: {stderr}",
+            output.status
+        );
         stopped += usize::from(told);
     }
     assert!(stopped > 1);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, TaskEntities, TaskRow, prepare, read_tasks};
+use itemlm::data::{
+    Columns, Corpus, PrepareOptions, Report, Source, Split, TaskEntities, TaskRow, prepare, read_tasks,
+};
 use itemlm::text::{Task, elm24};
 
 use crate::names;
@@ -15,12 +17,14 @@ fn movies(dir: &Path) -> Vec<PathBuf> {
         ("ratings.dat", (1..5).map(|user| format!("{user}::10::5::1\n{user}::20::4::2\n{user}::30::3::3\n")).collect()),
         (
             "movies.dat",
-            "10::Bug (1998)::Animation|Comedy\n20::Toy (1995)::Comedy|Animation|War\n30::Sad (1990)::Drama\n".to_string(),
+            "10::Bug (1998)::Animation|Comedy\n20::Toy (1995)::Comedy|Animation|War\n30::Sad (1990)::Drama\n"
+                .to_string(),
         ),
         ("tags.dat", "1::10::Pixar::1\n1::20::pixar::1\n1::20::toys::1\n".to_string()),
         (
             "x-plots.dat",
-            "20::Toy::1995::G::d::g::Ann::w::Bob::Dolls :: come \"alive\".::p\n99::X::1::G::d::g::A::w::B::P::p\n".to_string(),
+            "20::Toy::1995::G::d::g::Ann::w::Bob::Dolls :: come \"alive\".::p\n99::X::1::G::d::g::A::w::B::P::p\n"
+                .to_string(),
         ),
         ("c.toml", "steps = []\n[split]\nprotocol = \"leave_one_out\"\n".to_string()),
     ];
@@ -72,7 +76,10 @@ fn rows_of_three_movies() {
     let common = ["Animation and Comedy", "Comedy and Animation"]
         .map(|genres| format!("Both are listed under {genres}. Viewers tagged both \"pixar\"."));
     assert_eq!(texts("common with nn"), [(vec![0, 1], common[0].as_str()), (vec![1, 0], common[1].as_str())]);
-    assert_eq!(texts("diff than nn")[0].1, "Only the second is listed under War. Viewers tagged only the second \"toys\".");
+    assert_eq!(
+        texts("diff than nn")[0].1,
+        "Only the second is listed under War. Viewers tagged only the second \"toys\"."
+    );
     // Nothing else shares a genre or tag.
     assert_eq!(
         rows.keys().map(String::as_str).collect::<Vec<_>>(),
@@ -98,8 +105,12 @@ fn refusals() {
     assert!(code == 1 && text.contains("tasks.jsonl: no item has genres, tags or a plot"), "{text}");
     let (code, text) = refused(PrepareOptions { tasks: Some(dir.path().join("no/tasks.jsonl")), ..good.clone() });
     assert!(code == 1 && text.contains("/no: "), "{text}");
-    let (code, text) =
-        refused(PrepareOptions { source: Source::Msl, config: None, inputs: vec![dir.path().to_path_buf()], ..good.clone() });
+    let (code, text) = refused(PrepareOptions {
+        source: Source::Msl,
+        config: None,
+        inputs: vec![dir.path().to_path_buf()],
+        ..good.clone()
+    });
     assert!(code == 2 && text.contains("--tasks"), "{text}");
     let (code, text) = refused(PrepareOptions { tasks: Some(good.out.clone()), ..good.clone() });
     assert!(code == 2 && text.contains("choose another place"), "{text}");

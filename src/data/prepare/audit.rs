@@ -1,4 +1,5 @@
-//! What a reader of results must know of a split: cold targets, new users, and training on what came later.
+//! What a reader of results must know of a split: cold targets, new users, and training on what
+//! came later.
 
 use std::path::Path;
 
@@ -92,8 +93,9 @@ fn times(frame: &DataFrame) -> Result<Vec<Option<i64>>> {
 fn batches(path: &Path, columns: &[&str], mut each: impl FnMut(&DataFrame) -> Result<()>) -> Result<()> {
     for start in (0..).step_by(BATCH) {
         check_stop()?;
-        let frame =
-            collect(scan(path)?.slice(start, BATCH as u32).select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()))?;
+        let frame = collect(
+            scan(path)?.slice(start, BATCH as u32).select(columns.iter().map(|name| col(*name)).collect::<Vec<_>>()),
+        )?;
         each(&frame)?;
         if frame.height() < BATCH {
             break;

@@ -6,9 +6,10 @@ use polars::prelude::{LazyFrame, UniqueKeepStrategy, col, cols, lit};
 use sha2::{Digest, Sha256};
 
 use super::config::Cleaning;
+use crate::data::Step;
 use crate::data::events::EventLog;
+use crate::data::progress::check_stop;
 use crate::data::sources::{Catalogue, Raw};
-use crate::data::{Step, progress::check_stop};
 use crate::{Error, Result};
 
 /// Users and items that have an event.
@@ -84,7 +85,9 @@ pub(super) fn clean(raw: &mut Raw, step: &Cleaning) -> Result<Step> {
         }
         Cleaning::KCore { user, item } => {
             let passes = k_core(log, user, item)?;
-            format!("users of {user} events or more and items of {item} or more stay; {passes} passes to the fixed point")
+            format!(
+                "users of {user} events or more and items of {item} or more stay; {passes} passes to the fixed point"
+            )
         }
     };
     let after = log.shards.rows();
@@ -123,7 +126,8 @@ fn rewrite_titles(log: &EventLog, catalogue: &mut Catalogue, entities: bool, con
     changed
 }
 
-/// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a generator's version.
+/// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a
+/// generator's version.
 fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
     let present = Present::of(log)?.items;
     let items = (0..log.items.len() as u32).filter(|item| present[*item as usize]);
@@ -134,7 +138,8 @@ fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
     Ok((0..log.items.len() as u32).map(|item| kept.contains(&item)).collect())
 }
 
-/// Each pass counts the events whose user and item are still in, then drops users and items with too few, until none is.
+/// Each pass counts the events whose user and item are still in, then drops users and items with
+/// too few, until none is.
 fn k_core(log: &mut EventLog, user_min: u32, item_min: u32) -> Result<usize> {
     let mut users = vec![true; log.users.len()];
     let mut items = vec![true; log.items.len()];
@@ -201,7 +206,8 @@ mod tests {
                     continue;
                 }
                 let users = u32s(&frame, "user").unwrap().into_iter();
-                for ((user, item), time) in users.zip(u32s(&frame, "item").unwrap()).zip(i64s(&frame, "time").unwrap()) {
+                for ((user, item), time) in users.zip(u32s(&frame, "item").unwrap()).zip(i64s(&frame, "time").unwrap())
+                {
                     left.push(format!("{}{}{time}", raw.log.users.get(user), raw.log.items.get(item)));
                 }
             }

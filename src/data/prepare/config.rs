@@ -1,4 +1,5 @@
-//! How raw logs become a corpus: cleaning steps in order, a split, and the sizes that should come out.
+//! How raw logs become a corpus: cleaning steps in order, a split, and the sizes that should come
+//! out.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -14,7 +15,8 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// MSL's released windows: a folder with train.csv, test.csv, perhaps valid.csv, id2name4Rec.json
+    /// MSL's released windows: a folder with train.csv, test.csv, perhaps valid.csv,
+    /// id2name4Rec.json
     Msl,
     /// Amazon reviews and metadata, as of 2014, 2018 or 2023
     Amazon,
@@ -72,7 +74,8 @@ pub enum Cleaning {
         /// The lowest rating that stays.
         min: f32,
     },
-    /// Of events with the same user, item and time keeps the first, in the order of the input. The source must tell times.
+    /// Of events with the same user, item and time keeps the first, in the order of the input. The
+    /// source must tell times.
     Duplicates {},
     /// Drops items without a title, or with nothing but white space for one.
     Titled {},
@@ -94,14 +97,16 @@ pub enum Cleaning {
         #[serde(default = "no_limit")]
         max: usize,
     },
-    /// Keeps `count` items at random: those with the smallest SHA-256 of `seed:id`, whatever the order of the input.
+    /// Keeps `count` items at random: those with the smallest SHA-256 of `seed:id`, whatever the
+    /// order of the input.
     SampleItems {
         /// How many stay.
         count: usize,
         /// Which.
         seed: u64,
     },
-    /// Drops users with fewer than `user` events and items with fewer than `item`, until none is left.
+    /// Drops users with fewer than `user` events and items with fewer than `item`, until none is
+    /// left.
     KCore {
         /// Least events of a user.
         user: u32,
@@ -133,16 +138,17 @@ impl Cleaning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "protocol", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Protocol {
-    /// MSL (arXiv 2504.04178, section 5.1.1): users with more than `history` + 1 events give a window of `history` + 1 ending at
-    /// each event from there on, others one window. All windows by their target's time: the first ⌊0.8 n⌋ train, those up to
-    /// ⌊0.9 n⌋ validate, the rest test.
+    /// MSL (arXiv 2504.04178, section 5.1.1): users with more than `history` + 1 events give a
+    /// window of `history` + 1 ending at each event from there on, others one window. All windows
+    /// by their target's time: the first ⌊0.8 n⌋ train, those up to ⌊0.9 n⌋ validate, the rest
+    /// test.
     Msl {
         /// Items before the target, at most.
         #[serde(default = "msl_history")]
         history: u32,
     },
-    /// OpenP5's: a user's last event tests, the one before validates, every earlier one with an event before it trains. Users of
-    /// fewer than three events only train.
+    /// OpenP5's: a user's last event tests, the one before validates, every earlier one with an
+    /// event before it trains. Users of fewer than three events only train.
     LeaveOneOut {
         /// Items before the target, at most.
         #[serde(default = "openp5_history")]
@@ -185,7 +191,8 @@ impl PrepareConfig {
         Ok(config)
     }
 
-    /// What a source means without a configuration: MSL's protocol, for OpenP5's sequences OpenP5's.
+    /// What a source means without a configuration: MSL's protocol, for OpenP5's sequences
+    /// OpenP5's.
     pub fn of(source: Source) -> Self {
         let (steps, split) = if source == Source::Openp5 {
             (vec![], Protocol::LeaveOneOut { history: openp5_history() })
@@ -193,7 +200,17 @@ impl PrepareConfig {
             (vec![Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 5 }], Protocol::Msl { history: msl_history() })
         };
         let columns = Columns::default();
-        Self { name: None, source: None, format: None, obtain: None, licence: None, columns, steps, split, expect: None }
+        Self {
+            name: None,
+            source: None,
+            format: None,
+            obtain: None,
+            licence: None,
+            columns,
+            steps,
+            split,
+            expect: None,
+        }
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -203,11 +220,15 @@ impl PrepareConfig {
         }
         for step in &self.steps {
             match step {
-                Cleaning::Rating { min } if !min.is_finite() => return Err("steps: rating: min must be a number".into()),
+                Cleaning::Rating { min } if !min.is_finite() => {
+                    return Err("steps: rating: min must be a number".into());
+                }
                 Cleaning::TitleLength { min, max } if min > max => {
                     return Err(format!("steps: title_length: min {min} is above max {max}"));
                 }
-                Cleaning::SampleItems { count: 0, .. } => return Err("steps: sample_items: count must be 1 or more".into()),
+                Cleaning::SampleItems { count: 0, .. } => {
+                    return Err("steps: sample_items: count must be 1 or more".into());
+                }
                 Cleaning::CleanTitles { entities: false, control: false } => {
                     return Err("steps: clean_titles: entities or control must be true".into());
                 }

@@ -20,8 +20,10 @@ use super::corpus::WindowCounts;
 use super::manifest::{Counts, Manifest, Provenance, Step};
 use super::place::Place;
 use super::progress::Progress;
-use super::sources::{self, Columns, Job, ReadOptions};
-use crate::{Context, Error, Result, files, machine};
+use super::sources;
+use super::sources::{Columns, Job, ReadOptions};
+use crate::core::{files, system};
+use crate::{Context, Error, Result};
 
 /// What to prepare.
 #[derive(Clone, Debug)]
@@ -42,7 +44,8 @@ pub struct PrepareOptions {
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
-    /// Where rows of tasks made of the items' texts go, outside the corpus folder; see [`super::read_tasks`].
+    /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
+    /// [`super::read_tasks`].
     pub tasks: Option<PathBuf>,
 }
 
@@ -82,8 +85,9 @@ pub struct Report {
 
 /// Turns raw files into the corpus `options.out`.
 ///
-/// Users and items are numbered by their ids in byte order. A user's events are ordered by time, ties by the order of the
-/// input (files as given, then rows). The same input gives the same bytes, whatever the threads and the memory.
+/// Users and items are numbered by their ids in byte order. A user's events are ordered by time,
+/// ties by the order of the input (files as given, then rows). The same input gives the same bytes,
+/// whatever the threads and the memory.
 pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     let place = Place::check(&options.out)?;
     if let Some(path) = &options.tasks {
@@ -150,7 +154,8 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     drop(progress);
 
-    let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+    let finished =
+        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let written = write::write(&mut raw, config.split, finished.path(), read_options.memory, &place.parent)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
@@ -211,7 +216,9 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
 /// The released windows, kept as they are split.
 fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
-        return Err(Error::usage("prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json"));
+        return Err(Error::usage(
+            "prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json",
+        ));
     };
     if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 || options.tasks.is_some() {
         return Err(Error::usage(
@@ -220,7 +227,8 @@ fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     }
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
     let (corpus, provenance) = sources::read_msl(dir, memory)?;
-    let finished = tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+    let finished =
+        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
     let format = provenance.source.clone();
     let manifest = corpus.write(finished.path(), &provenance)?;
     let report = report(finished.path(), &manifest, format, BTreeMap::new(), vec![])?;
@@ -289,6 +297,6 @@ fn show(inputs: &[PathBuf]) -> String {
 
 /// Of the machine's memory, or of the limit on the container.
 fn half_of_memory() -> Result<u64> {
-    let known = [machine::memory_bytes(), machine::limit_bytes()].into_iter().flatten().min();
+    let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
     known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))
 }

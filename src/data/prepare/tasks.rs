@@ -1,4 +1,5 @@
-//! Rows of the tasks of ELM whose answers public fields give: title, genres, tags, plot, director, actors.
+//! Rows of the tasks of ELM whose answers public fields give: title, genres, tags, plot, director,
+//! actors.
 //!
 //! | task | items | text |
 //! |---|---|---|
@@ -8,9 +9,11 @@
 //! | `diff than nn` | one and its nearest | the genres of one alone and, where both have tags, the tags of one alone |
 //! | `similarities` | one and another that shares a genre or tag | the genres and tags of both |
 //!
-//! An item's nearest has the largest share of common genres and tags (Jaccard: those of both over those of either); of several the one that follows it
-//! first in the order of the ids, round and round. The other item of `similarities` is the first that follows it and is not its nearest. Capitals make no
-//! difference to tags. ELM finds its nearest items by vectors. The other 19 tasks ask for opinions and inventions, which no field holds.
+//! An item's nearest has the largest share of common genres and tags (Jaccard: those of both over
+//! those of either); of several the one that follows it first in the order of the ids, round and
+//! round. The other item of `similarities` is the first that follows it and is not its nearest.
+//! Capitals make no difference to tags. ELM finds its nearest items by vectors. The other 19 tasks
+//! ask for opinions and inventions, which no field holds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufWriter, Write};
@@ -20,9 +23,10 @@ use rayon::prelude::*;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
+use crate::core::files;
 use crate::data::progress::check_stop;
 use crate::data::sources::Raw;
-use crate::{Context, Error, Result, files};
+use crate::{Context, Error, Result};
 
 /// MovieLens' words for an item without genres.
 const NO_GENRES: [&str; 2] = ["(no genres listed)", "unknown"];
@@ -45,7 +49,8 @@ struct Described<'a> {
 impl<'a> Described<'a> {
     fn new(raw: &'a Raw, item: u32) -> Self {
         let attribute = |name: &str| raw.catalogue.attributes.get(name)?.get(item as usize)?.as_deref();
-        let parts = |name| attribute(name).unwrap_or_default().split('|').map(str::trim).filter(|part| !part.is_empty());
+        let parts =
+            |name| attribute(name).unwrap_or_default().split('|').map(str::trim).filter(|part| !part.is_empty());
         let mut seen = HashSet::new();
         Self {
             id: raw.log.items.get(item),
@@ -180,7 +185,8 @@ impl Features {
     }
 }
 
-/// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for [`files::persist`]; the number of rows of each task.
+/// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for
+/// [`files::persist`]; the number of rows of each task.
 pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
     let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
     let features = Features::new(&described);

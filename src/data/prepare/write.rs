@@ -24,10 +24,12 @@ use crate::{Context, Error, Result};
 const ROW_GROUP: usize = 1 << 17;
 /// Bytes of a window while windows are sorted.
 const WINDOW_BYTES: u64 = 24;
-/// Every so many events one time is kept, to cut time into ranges of about the same number of windows.
+/// Every so many events one time is kept, to cut time into ranges of about the same number of
+/// windows.
 const SAMPLE: usize = 256;
 
-/// A Parquet file being written, in row groups of equal size whatever the sizes of the frames it is given.
+/// A Parquet file being written, in row groups of equal size whatever the sizes of the frames it is
+/// given.
 struct Table {
     path: PathBuf,
     writer: Option<BatchedWriter<BufWriter<File>>>,
@@ -94,8 +96,8 @@ pub(super) struct Written {
     pub(super) untitled: usize,
 }
 
-/// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a user's events are sorted by time,
-/// ties by the order of the input.
+/// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
+/// user's events are sorted by time, ties by the order of the input.
 pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, scratch: &Path) -> Result<Written> {
     let (timed, events) = (raw.log.timed, raw.log.shards.rows());
     if matches!(protocol, Protocol::Msl { .. }) && !timed {
@@ -179,7 +181,8 @@ fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut Shards) -> Result<()>
     Ok(())
 }
 
-/// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if absent).
+/// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if
+/// absent).
 fn numbers<'a>(present: &[bool], id: impl Fn(u32) -> &'a str) -> (Vec<u32>, Vec<u32>) {
     let mut order: Vec<u32> = (0..).zip(present).filter(|(_, present)| **present).map(|(old, _)| old).collect();
     order.sort_unstable_by(|a, b| id(*a).cmp(id(*b)));
@@ -224,7 +227,8 @@ fn sample_times(raw: &Raw, pieces: usize) -> Result<Vec<i64>> {
     Ok(ends)
 }
 
-/// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they are read.
+/// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they
+/// are read.
 fn renumber(
     raw: &mut Raw,
     user_number: &[u32],
@@ -244,7 +248,8 @@ fn renumber(
             continue;
         }
         let ratings = if log.rated { f32s(&frame, "rating")? } else { vec![f32::NAN; frame.height()] };
-        let events = u32s(&frame, "user")?.into_iter().zip(u32s(&frame, "item")?).zip(i64s(&frame, "time")?).zip(ratings);
+        let events =
+            u32s(&frame, "user")?.into_iter().zip(u32s(&frame, "item")?).zip(i64s(&frame, "time")?).zip(ratings);
         for (((user, item), time), rating) in events {
             let user = user_number[user as usize];
             scatter.push(user as usize / width, user, item_number[item as usize], time, rating);
@@ -256,8 +261,8 @@ fn renumber(
     Ok(pieces)
 }
 
-/// The rows of a piece by user, then time, then their order in the input, with their users and times. Without times the order of
-/// the input is the order in time: all times are 0.
+/// The rows of a piece by user, then time, then their order in the input, with their users and
+/// times. Without times the order of the input is the order in time: all times are 0.
 fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     let rows = u32s(frame, "user")?.into_iter().zip(i64s(frame, "time")?).zip(0usize..);
     let mut rows: Vec<(u32, i64, usize)> = rows.map(|((user, time), row)| (user, time, row)).collect();
@@ -303,7 +308,8 @@ struct WindowRow {
 }
 
 fn sortable_frame(rows: &[WindowRow]) -> Result<DataFrame> {
-    let column = |name: &str, f: fn(&WindowRow) -> u32| Column::new(name.into(), rows.iter().map(f).collect::<Vec<u32>>());
+    let column =
+        |name: &str, f: fn(&WindowRow) -> u32| Column::new(name.into(), rows.iter().map(f).collect::<Vec<u32>>());
     DataFrame::new_infer_height(vec![
         column("user", |w| w.user),
         column("start", |w| w.start),
@@ -325,7 +331,8 @@ fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     Ok(frame)
 }
 
-/// Windows in ranges of time, each sorted by time and then by user and position, the order they came in.
+/// Windows in ranges of time, each sorted by time and then by user and position, the order they
+/// came in.
 fn write_by_time(mut waiting: Shards, tables: &mut [Table; 3]) -> Result<()> {
     let total = waiting.rows();
     let (train, valid) = (total * 8 / 10, total * 9 / 10);

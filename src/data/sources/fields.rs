@@ -12,8 +12,8 @@ pub(super) enum Time {
 }
 
 impl Time {
-    /// Milliseconds. The first number sets the unit of all that follow: 10^11 and more (1973 as milliseconds, 5138
-    /// as seconds) are milliseconds.
+    /// Milliseconds. The first number sets the unit of all that follow: 10^11 and more (1973 as
+    /// milliseconds, 5138 as seconds) are milliseconds.
     pub(super) fn milliseconds(self, unit: &mut Option<Unit>) -> Result<i64, String> {
         match self {
             Self::Date(time) => Unit::Milliseconds.milliseconds(time),
@@ -39,18 +39,17 @@ pub(super) fn rating(text: &str) -> Result<f32, String> {
     number.ok_or_else(|| format!("rating `{}` is not a finite number", short(text)))
 }
 
-/// A time: a whole number (`978300760`, `978300760.0`) or a date (`2014-03-07`, `2014-03-07T12:00:00.250Z`,
-/// `2014-03-07 12:00:00+01:00`; without an offset it is UTC).
+/// A time: a whole number (`978300760`, `978300760.0`) or a date (`2014-03-07`,
+/// `2014-03-07T12:00:00.250Z`, `2014-03-07 12:00:00+01:00`; without an offset it is UTC).
 pub(super) fn time(text: &str) -> Result<Time, String> {
     let text = present(text, "time")?.trim();
     if let Ok(number) = text.parse() {
         return Ok(Time::Number(number));
     }
     let number = text.parse().ok().and_then(whole);
-    number
-        .map(Time::Number)
-        .or_else(|| date(text).map(Time::Date))
-        .ok_or_else(|| format!("time `{}` is neither a whole number nor a date such as 2014-03-07T12:00:00Z", short(text)))
+    number.map(Time::Number).or_else(|| date(text).map(Time::Date)).ok_or_else(|| {
+        format!("time `{}` is neither a whole number nor a date such as 2014-03-07T12:00:00Z", short(text))
+    })
 }
 
 /// A float that holds a whole number exactly.

@@ -1,4 +1,5 @@
-//! Files as their owners publish them: plain, gzip or zstd by content, read once, hashed as they are read.
+//! Files as their owners publish them: plain, gzip or zstd by content, read once, hashed as they
+//! are read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,9 +12,9 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Job;
+use crate::core::files::hex;
 use crate::data::FileDigest;
 use crate::data::progress::check_stop;
-use crate::files::hex;
 use crate::{Context, Error, Result};
 
 /// A line longer than this is no line.
@@ -193,9 +194,9 @@ pub(super) struct Parsed<C> {
 
 /// Parses the lines of a file, the blocks in parallel and handed to `sink` in their order.
 ///
-/// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is wrong
-/// and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count against
-/// [`Job::skip_bad`].
+/// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is
+/// wrong and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count
+/// against [`Job::skip_bad`].
 pub(crate) fn read_lines<C: Default + Send>(
     path: &Path,
     encoding: Encoding,
@@ -207,8 +208,8 @@ pub(crate) fn read_lines<C: Default + Send>(
     read_numbered_lines(path, encoding, skip, job, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
-/// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse` is told the
-/// line's number, from 1, and `sink` is handed the job, for [`Job::bad`].
+/// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse`
+/// is told the line's number, from 1, and `sink` is handed the job, for [`Job::bad`].
 pub(crate) fn read_numbered_lines<C: Default + Send>(
     path: &Path,
     encoding: Encoding,
@@ -242,7 +243,12 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
             || hand_on(path, std::mem::take(&mut done), job, &mut sink),
             || {
                 rayon::join(
-                    || waiting.par_iter().map(|(first, block)| parse_block(block, *first, encoding, skip, &parse)).collect(),
+                    || {
+                        waiting
+                            .par_iter()
+                            .map(|(first, block)| parse_block(block, *first, encoding, skip, &parse))
+                            .collect()
+                    },
                     || read(&mut lines),
                 )
             },

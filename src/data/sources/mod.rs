@@ -1,4 +1,5 @@
-//! Raw files → an event log and a catalogue. One file a source; a source finds its format by the files' content.
+//! Raw files → an event log and a catalogue. One file a source; a source finds its format by the
+//! files' content.
 
 pub(super) mod amazon;
 mod fields;
@@ -103,7 +104,8 @@ pub(crate) fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// About how many events `files` may hold at most, if each takes `bytes` bytes or more before compression.
+/// About how many events `files` may hold at most, if each takes `bytes` bytes or more before
+/// compression.
 pub(crate) fn at_most(files: &[PathBuf], bytes: u64) -> Result<u64> {
     let mut total = 0u64;
     for file in files {
@@ -227,7 +229,8 @@ impl Job {
     /// [`Job::bad`] of a file that has no lines.
     pub(crate) fn bad_at(&mut self, path: &Path, place: &str, what: &str) -> Result<()> {
         if self.skipped >= self.skip_bad {
-            let beyond = if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };
+            let beyond =
+                if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };
             return Err(Error::failed(format!("{}: {place}: {what}{beyond}", path.display())));
         }
         self.skipped += 1;

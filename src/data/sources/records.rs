@@ -39,8 +39,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The content, then [`END`]; an error if a record is too long or a quoted field goes on after its closing quote, where the
-/// crate would take the text up to the next quote, however far, for a field.
+/// The content, then [`END`]; an error if a record is too long or a quoted field goes on after its
+/// closing quote, where the crate would take the text up to the next quote, however far, for a
+/// field.
 struct Bounded {
     input: Input,
     end: &'static [u8],
@@ -186,7 +187,8 @@ impl Records {
             }
             csv::ErrorKind::Io(error) => match self.reader.get_ref().stray {
                 Some(line) => {
-                    let what = "text follows the closing quote of a field; a quote inside a quoted field is written twice";
+                    let what =
+                        "text follows the closing quote of a field; a quote inside a quoted field is written twice";
                     Error::failed(format!("{}: line {line}: {what}", self.path.display()))
                 }
                 None => self.reader.get_ref().input.broken(&error),

@@ -14,7 +14,14 @@ fn what_a_block_keeps_by_hand() {
         ..LlamaConfig::tiny(10)
     };
     let lora = LoraConfig { rank: 3, dropout: 0.0, ..LoraConfig::default() };
-    let sizes = |tune| Sizes { llama: &llama, tune, precision: Precision::F32, quantized: None, encoder: None, entities: 0 };
+    let sizes = |tune| MemoryEstimator {
+        llama: &llama,
+        tune,
+        precision: Precision::F32,
+        quantized: None,
+        encoder: None,
+        entities: 0,
+    };
     let pass = Pass { tokens: 1, rows: 1, places: 1, past: 5, entities: 0 };
     // q, k, v and the two heads' log sums; a copy of the five earlier tokens' keys and values.
     let attended = 4 + 2 + 2 + 2 + 2 * 5 * 2;
@@ -25,7 +32,8 @@ fn what_a_block_keeps_by_hand() {
         let block = sizes(tune).block(pass, true, input);
         (block.attention, block.mlp)
     };
-    // The norm's output and two tokens between thin matrices; nothing before the first block has a gradient.
+    // The norm's output and two tokens between thin matrices; nothing before the first block has a
+    // gradient.
     assert_eq!(kept(Tune::Lora(&lora, 1), true), (norm + 4 + 2 * 3 + attended, norm + gates));
     assert_eq!(kept(Tune::Lora(&lora, 1), false), (4 + 2 * 3 + attended, norm + gates));
     let dropped = LoraConfig { dropout: 0.1, ..lora.clone() };

@@ -1,8 +1,9 @@
-//! What a model has, whatever is asked of it: numbers and bytes of its weights and of the optimiser's state.
+//! What a model has, whatever is asked of it: numbers and bytes of its weights and of the
+//! optimiser's state.
 
 use serde::Serialize;
 
-use super::{F32, Sizes};
+use super::{F32, MemoryEstimator};
 use crate::model::{EncoderConfig, MLP_WIDENING, Precision, QuantizedSize, Tune};
 
 /// Numbers of a model.
@@ -17,7 +18,8 @@ pub struct ParameterCount {
 /// Bytes of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WeightBytes {
-    /// The blocks' projections: in `llm.precision` or quantised where they are frozen, in f32 where they train.
+    /// The blocks' projections: in `llm.precision` or quantised where they are frozen, in f32 where
+    /// they train.
     pub projections: u64,
     /// The embeddings and the norms, f32.
     pub embeddings: u64,
@@ -36,7 +38,7 @@ impl WeightBytes {
     }
 }
 
-impl Sizes<'_> {
+impl MemoryEstimator<'_> {
     /// Of the whole model.
     pub fn parameters(&self) -> ParameterCount {
         let llm = self.projection_numbers() + self.embedding_numbers() + self.head_numbers();
@@ -99,7 +101,8 @@ impl Sizes<'_> {
     }
 }
 
-/// Numbers of an encoder into an LLM of width `hidden`, as [`crate::model::EntityEncoder::new`] makes it.
+/// Numbers of an encoder into an LLM of width `hidden`, as [`crate::model::EntityEncoder::new`]
+/// makes it.
 fn encoder_numbers(encoder: &EncoderConfig, hidden: u64) -> u64 {
     let dense = |out: u64, width: u64| out * (width + 1);
     let width = encoder.vector_width() as u64;
@@ -125,7 +128,7 @@ mod tests {
     use burn::module::Module;
 
     use super::*;
-    use crate::backend::{BackendName, Concrete};
+    use crate::device::{BackendName, Concrete};
     use crate::model::{BertConfig, EntityEncoder, QFormerConfig};
 
     #[test]

@@ -131,8 +131,8 @@ fn object(line: &str) -> Option<What> {
     Some((role, if python { Syntax::Python } else { Syntax::Json }, editions))
 }
 
-/// The keys of the JSON object or Python dict that a line begins, as far as it goes: a line may be cut or broken.
-/// And is it Python, by its quotes?
+/// The keys of the JSON object or Python dict that a line begins, as far as it goes: a line may be
+/// cut or broken. And is it Python, by its quotes?
 fn keys(line: &str) -> (Vec<&str>, bool) {
     let bytes = line.as_bytes();
     let (mut keys, mut python) = (Vec::new(), false);

@@ -95,7 +95,8 @@ fn reads_2014() {
     assert!(raw.log.timed && raw.log.rated);
     assert_eq!(job.inputs[0], FileDigest::of("reviews_X_5.json", REVIEWS_2014.as_bytes()));
 
-    let ratings = "A2SUAM1J3GNN3B,0000013714,5.0,1252800000\nA1,B000000001,1.0,1252886400\n#oc-R1,B000000002,4.0,1252972800";
+    let ratings =
+        "A2SUAM1J3GNN3B,0000013714,5.0,1252800000\nA1,B000000001,1.0,1252886400\n#oc-R1,B000000002,4.0,1252972800";
     let (raw, _) = read_all(&[("ratings_X.csv", ratings), ("meta.json", META_2014)], None, 0).unwrap();
     assert_eq!(raw.format, "Amazon 2014 (reviews as CSV, metadata as Python literals)");
     assert_eq!(events(&raw), events_2014());
@@ -122,8 +123,7 @@ fn reads_2018() {
     assert_eq!((title(&raw, "B000000001"), title(&raw, "B000000002")), (None, None));
 
     // The other order of columns.
-    let ratings =
-        "0000013714,A2SUAM1J3GNN3B,5.0,1252800000\r\nB000000001,A1,1.0,1252886400\r\nB000000002,#oc-R1,4.0,1252972800\r\n";
+    let ratings = "0000013714,A2SUAM1J3GNN3B,5.0,1252800000\r\nB000000001,A1,1.0,1252886400\r\nB000000002,#oc-R1,4.0,1252972800\r\n";
     let (raw, _) = read_all(&[("Office.csv", ratings), ("meta", META_2018)], None, 0).unwrap();
     assert_eq!(raw.format, "Amazon 2018 (reviews as CSV, metadata as JSON lines)");
     assert_eq!(events(&raw), events_2014());
@@ -140,13 +140,14 @@ const META_2023: &str = r#"{"main_category": "All Beauty", "title": "Bath \u0026
 fn reads_2023() {
     let (raw, _) = read_all(&[("meta.jsonl", META_2023), ("X.jsonl.gz", REVIEWS_2023)], None, 0).unwrap();
     assert_eq!(raw.format, "Amazon 2023 (reviews as JSON lines, metadata as JSON lines)");
-    let rows =
-        expected(&[("A2SUAM1J3GNN3B", "0000013714", 1_252_800_000_123, 5.0), ("A1", "B000000001", 1_252_886_400_000, 0.0)]);
+    let rows = expected(&[
+        ("A2SUAM1J3GNN3B", "0000013714", 1_252_800_000_123, 5.0),
+        ("A1", "B000000001", 1_252_886_400_000, 0.0),
+    ]);
     assert_eq!(events(&raw), rows);
     assert_eq!((title(&raw, "0000013714"), title(&raw, "B000000001")), (Some("Bath & Body"), None));
 
-    let rating_only =
-        "user_id,parent_asin,rating,timestamp\nA2SUAM1J3GNN3B,0000013714,5.0,1252800000123\nA1,B000000001,0.0,1252886400000\n";
+    let rating_only = "user_id,parent_asin,rating,timestamp\nA2SUAM1J3GNN3B,0000013714,5.0,1252800000123\nA1,B000000001,0.0,1252886400000\n";
     let history = "user_id,parent_asin,rating,timestamp,history\nA2SUAM1J3GNN3B,0000013714,5.0,1252800000123,\nA1,B000000001,0.0,1252886400000,B1 B2\n";
     let no_header = rating_only.split_once('\n').unwrap().1;
     for csv in [rating_only, history, no_header] {
@@ -158,8 +159,9 @@ fn reads_2023() {
 
 #[test]
 fn files_keep_their_order() {
-    let line =
-        |user: &str| format!("{{\"reviewerID\": \"{user}\", \"asin\": \"B1\", \"overall\": 3, \"unixReviewTime\": 7}}\n");
+    let line = |user: &str| {
+        format!("{{\"reviewerID\": \"{user}\", \"asin\": \"B1\", \"overall\": 3, \"unixReviewTime\": 7}}\n")
+    };
     let (first, second) = (line("z"), line("a") + &line("m"));
     let files = [("2.json", first.as_str()), ("meta", META_2014), ("1.json", &second)];
     let (raw, _) = read_all(&files, None, 0).unwrap();
@@ -204,9 +206,15 @@ fn wrong_files_are_named() {
     assert!(text.contains("no review file") && code == 2, "{text}");
     let (text, code) = error(&[("r", REVIEWS_2014)], None);
     assert!(text.contains("no metadata file") && text.contains("titles") && code == 2, "{text}");
-    for wrong in
-        ["userId,movieId,rating,timestamp\n1,2,3,4\n", "u;i;5;1\n", "{\"a\": 1}\n", "[1]\n", "\u{0}\u{1}", "{\"asin", "\n"]
-    {
+    for wrong in [
+        "userId,movieId,rating,timestamp\n1,2,3,4\n",
+        "u;i;5;1\n",
+        "{\"a\": 1}\n",
+        "[1]\n",
+        "\u{0}\u{1}",
+        "{\"asin",
+        "\n",
+    ] {
         let (text, code) = error(&[("r", REVIEWS_2014), ("w.x", wrong), ("m", META_2014)], None);
         assert!(text.contains("/w.x: line 1 is neither") && text.contains("expected are") && code == 1, "{text}");
         assert!(!text.contains('\n'));
@@ -298,7 +306,9 @@ fn random_bytes_never_panic() {
     let dir = tempfile::tempdir().unwrap();
     let paths = [dir.path().join("a"), dir.path().join("b")];
     for _ in 0..400 {
-        for (path, texts) in paths.iter().zip([[REVIEWS_2014, REVIEWS_2018, REVIEWS_2023], [META_2014, META_2018, META_2023]]) {
+        for (path, texts) in
+            paths.iter().zip([[REVIEWS_2014, REVIEWS_2018, REVIEWS_2023], [META_2014, META_2018, META_2023]])
+        {
             let mut bytes = texts[rng.random_range(0..3)].as_bytes().to_vec();
             for _ in 0..rng.random_range(0..4) {
                 let at = rng.random_range(0..bytes.len());

@@ -17,8 +17,9 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    /// Reads `tags.csv`, or `user::item::tag::timestamp` whose tag may hold `::`. A few published tags are empty;
-    /// they count for nothing. A `|` in a tag, which separates the tags of an item, becomes a space.
+    /// Reads `tags.csv`, or `user::item::tag::timestamp` whose tag may hold `::`. A few published
+    /// tags are empty; they count for nothing. A `|` in a tag, which separates the tags of an item,
+    /// becomes a space.
     pub(super) fn read(&mut self, path: &Path, csv: bool, items: &Ids, job: &mut Job) -> Result<()> {
         let parse = |id: &str, tag: &str, tags: &mut Vec<(u32, String)>| -> std::result::Result<(), String> {
             let item = items.find(present(id, "movie")?);

@@ -1,7 +1,7 @@
 use std::fs;
 
-use super::super::testing::{events, folder, options, read_folder};
 use super::*;
+use crate::data::sources::testing::{events, folder, options, read_folder};
 
 const RATINGS: &str = "1::10::5::978300760\n1::20::3::978302109\n2::10::4::978301968\n";
 
@@ -20,7 +20,8 @@ fn reads_1m_in_latin1_and_10m_in_utf8() {
             ("tags.dat", b"1::10::so::so::1\n2::20::fun::2\n1::10::fun ::3\n9::10::fun::4\n9::10::::4\n"),
         ]);
         let raw = read_folder(dir.path(), read, &options(), 0).unwrap();
-        let wanted = [("1", "10", 978_300_760_000, 5.0), ("1", "20", 978_302_109_000, 3.0), ("2", "10", 978_301_968_000, 4.0)];
+        let wanted =
+            [("1", "10", 978_300_760_000, 5.0), ("1", "20", 978_302_109_000, 3.0), ("2", "10", 978_301_968_000, 4.0)];
         assert_eq!(events(&raw), wanted.map(|(u, i, t, r)| (u.to_string(), i.to_string(), t, r)));
         assert!(raw.log.timed && raw.log.rated);
         assert_eq!(raw.format.contains("ISO 8859-1"), note, "{}", raw.format);
@@ -35,8 +36,11 @@ fn reads_1m_in_latin1_and_10m_in_utf8() {
 #[test]
 fn reads_100k() {
     let flags = |on: [usize; 2]| (0..19).map(|i| if on.contains(&i) { "|1" } else { "|0" }).collect::<String>();
-    let items =
-        format!("10|Mis\u{e9}rables, Les (1995)|01-Jan-1995||http://x{}\n20|unknown|||{}\n", flags([8, 14]), flags([0, 0]));
+    let items = format!(
+        "10|Mis\u{e9}rables, Les (1995)|01-Jan-1995||http://x{}\n20|unknown|||{}\n",
+        flags([8, 14]),
+        flags([0, 0])
+    );
     let latin1: Vec<u8> = items.chars().map(|c| c as u8).collect();
     let dir = folder(&[
         ("u.data", b"1\t10\t5\t881250949\n2\t20\t1\t881250950\n"),
@@ -64,12 +68,18 @@ fn reads_csv_with_plots() {
     ]);
     let raw = read_folder(dir.path(), read, &options(), 0).unwrap();
     assert_eq!(events(&raw)[1], ("1".to_string(), "32".to_string(), 1_260_759_145_000, 0.5));
-    assert_eq!((raw.catalogue.title(0), raw.catalogue.title(1)), (Some("American President, The (1995)"), Some("A \"B\"")));
+    assert_eq!(
+        (raw.catalogue.title(0), raw.catalogue.title(1)),
+        (Some("American President, The (1995)"), Some("A \"B\""))
+    );
     let first = |name: &str| raw.catalogue.attributes[name][0].as_deref();
     assert_eq!((first("tags"), first("director"), first("actors")), (Some("c|a, b"), Some("Ann"), Some("Bob, Él")));
     assert_eq!(raw.catalogue.attributes["tags"][1].as_deref(), Some("one two"));
     assert_eq!(first("plot"), Some("A plot:: with two parts."));
-    assert_eq!((raw.catalogue.attributes["plot"][1].as_deref(), raw.catalogue.attributes["director"].len()), (Some("P"), 1));
+    assert_eq!(
+        (raw.catalogue.attributes["plot"][1].as_deref(), raw.catalogue.attributes["director"].len()),
+        (Some("P"), 1)
+    );
     assert_eq!(raw.format, "MovieLens latest/25M/32M (CSV), with plots");
 }
 
@@ -139,7 +149,9 @@ fn real_counts() {
 
 #[test]
 fn real_plots() {
-    let (Some(movies), Some(plots)) = (super::super::testing::real("ml-1m"), super::super::testing::real("movie-texts")) else {
+    let (Some(movies), Some(plots)) =
+        (super::super::testing::real("ml-1m"), super::super::testing::real("movie-texts"))
+    else {
         return;
     };
     let dir = folder(&[("ratings.dat", RATINGS.replace("10", "2").as_bytes())]);

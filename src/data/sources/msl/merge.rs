@@ -70,7 +70,8 @@ impl Merge {
             if let Some(last) = times.last_mut() {
                 *last = Some(*time);
             }
-            windows[file][row] = Window { user: *user, start: (sequence.len() - items.len()) as u32, len: items.len() as u32 };
+            windows[file][row] =
+                Window { user: *user, start: (sequence.len() - items.len()) as u32, len: items.len() as u32 };
         }
 
         let mut first = Vec::with_capacity(sequences.len());

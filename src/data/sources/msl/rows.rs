@@ -62,13 +62,16 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
         let line = 1 + before.iter().filter(|b| **b == b'\n').count();
         return Err(Error::failed(format!("{}: line {line}: not UTF-8", path.display())));
     }
-    let lines =
-        record_lines(&bytes).map_err(|(line, what)| Error::failed(format!("{}: line {line}: {what}", path.display())))?;
+    let lines = record_lines(&bytes)
+        .map_err(|(line, what)| Error::failed(format!("{}: line {line}: {what}", path.display())))?;
     let options = CsvReadOptions::default().with_infer_schema_length(Some(0));
     let frame: DataFrame = options.into_reader_with_file_handle(Cursor::new(bytes)).finish().context(path.display())?;
     let column = |name: &str| {
         let column = frame.column(name).map_err(|_| {
-            Error::failed(format!("{}: line 1: column {name} is missing (needs user_id,item_ids,timestamp)", path.display()))
+            Error::failed(format!(
+                "{}: line 1: column {name} is missing (needs user_id,item_ids,timestamp)",
+                path.display()
+            ))
         })?;
         column.str().context(path.display())
     };
@@ -99,8 +102,9 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The line, from 1, that each record starts on. Refuses, with the line, records that the CSV reader
-/// would refuse without one: open quotes, text after a closing quote, not as many fields as the header.
+/// The line, from 1, that each record starts on. Refuses, with the line, records that the CSV
+/// reader would refuse without one: open quotes, text after a closing quote, not as many fields as
+/// the header.
 fn record_lines(bytes: &[u8]) -> std::result::Result<Vec<usize>, (usize, String)> {
     let mut lines = Vec::new();
     let mut header = None;

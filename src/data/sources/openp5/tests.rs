@@ -1,5 +1,5 @@
-use super::super::testing::{events, folder, options, read_folder, real};
 use super::*;
+use crate::data::sources::testing::{events, folder, options, read_folder, real};
 
 #[test]
 fn reads_sequences_titles_and_indexings() {

@@ -37,7 +37,10 @@ fn other_values() {
     assert_eq!(parse("()"), Ok(Value::Tuple(vec![])));
     assert_eq!(parse("(1,)"), Ok(Value::Tuple(vec![number("1")])));
     assert_eq!(parse("(1, 2)"), Ok(Value::Tuple(vec![number("1"), number("2")])));
-    assert_eq!(parse("[True, False, None, ]"), Ok(Value::List(vec![Value::Bool(true), Value::Bool(false), Value::None])));
+    assert_eq!(
+        parse("[True, False, None, ]"),
+        Ok(Value::List(vec![Value::Bool(true), Value::Bool(false), Value::None]))
+    );
     for good in ["0", "-12", "+1", "3.17", ".5", "5.", "1e-05", "1E+20", "123L", "0xfF", "99999999999999999999"] {
         assert_eq!(parse(good), Ok(number(good)));
     }
@@ -92,7 +95,8 @@ fn random(rng: &mut ChaCha8Rng, depth: usize) -> Value<'static> {
         1 => Value::Bool(rng.random()),
         2 => Value::Number(["0", "-7", "3.5", "1e-05", "12345678901234567890"][rng.random_range(0..5)]),
         3 => {
-            let pieces = ["'", "\"", "\\", "\n", "\t", "\r", "\0", "\x7f", "é", "’", "😀", "{", "]", ",", "a", " ", "\\x", "u"];
+            let pieces =
+                ["'", "\"", "\\", "\n", "\t", "\r", "\0", "\x7f", "é", "’", "😀", "{", "]", ",", "a", " ", "\\x", "u"];
             Value::Text((0..rng.random_range(0..9)).map(|_| pieces[rng.random_range(0..pieces.len())]).collect())
         }
         4 => Value::List((0..count).map(|_| random(rng, depth + 1)).collect()),
@@ -101,7 +105,8 @@ fn random(rng: &mut ChaCha8Rng, depth: usize) -> Value<'static> {
     }
 }
 
-/// As Python 3's `repr`, or as Python 2's of unicode strings: non-ASCII escaped, a `u` before the quotes.
+/// As Python 3's `repr`, or as Python 2's of unicode strings: non-ASCII escaped, a `u` before the
+/// quotes.
 fn repr(value: &Value, two: bool) -> String {
     let list = |items: &[Value]| items.iter().map(|v| repr(v, two)).collect::<Vec<_>>().join(", ");
     match value {
@@ -154,8 +159,8 @@ fn reads_back_what_repr_writes() {
 fn random_text_never_panics() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let pieces = [
-        "'", "\"", "\\", "{", "}", "[", "]", "(", ")", ",", ":", " ", "u", "x", "N", "U", "0", "9", "e", "-", ".", "é", "😀",
-        "None", "\n", "\\u", "d83d",
+        "'", "\"", "\\", "{", "}", "[", "]", "(", ")", ",", ":", " ", "u", "x", "N", "U", "0", "9", "e", "-", ".", "é",
+        "😀", "None", "\n", "\\u", "d83d",
     ];
     for _ in 0..50_000 {
         let length = rng.random_range(0..24);

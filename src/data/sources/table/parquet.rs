@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use polars::prelude::{
-    ArrowDataType, DataFrame, DataType, Engine, Expr, Float64Chunked, Int64Chunked, LazyFrame, ParquetReader, PlRefPath,
-    PlanCallback, PolarsResult, ScanArgsParquet, SerReader, StringChunked, TimeUnit, col,
+    ArrowDataType, DataFrame, DataType, Engine, Expr, Float64Chunked, Int64Chunked, LazyFrame, ParquetReader,
+    PlRefPath, PlanCallback, PolarsResult, ScanArgsParquet, SerReader, StringChunked, TimeUnit, col,
 };
 
 use super::{Block, Cell, Columns, Input, Job, Row, Table, Unit};
@@ -115,7 +115,8 @@ pub(super) fn read(
 /// The columns by what they are; those a table lacks are left out.
 fn selection(columns: &Columns) -> Vec<Expr> {
     let texts = [(&columns.user, "user"), (&columns.item, "item"), (&columns.title, "title"), (&columns.text, "text")];
-    let texts = texts.into_iter().filter_map(|(name, role)| Some(col(name.as_deref()?).cast(DataType::String).alias(role)));
+    let texts =
+        texts.into_iter().filter_map(|(name, role)| Some(col(name.as_deref()?).cast(DataType::String).alias(role)));
     let others = [(&columns.time, "time"), (&columns.rating, "rating")];
     texts.chain(others.into_iter().filter_map(|(name, role)| Some(col(name.as_deref()?).alias(role)))).collect()
 }

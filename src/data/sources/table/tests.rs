@@ -3,11 +3,12 @@ use std::io::Write;
 
 use polars::prelude::{Column, DataFrame, DataType, ParquetWriter, TimeUnit};
 
-use super::super::testing::{events, folder, options, read_folder};
 use super::*;
+use crate::data::sources::testing::{events, folder, options, read_folder};
 
 fn named(names: [&str; 6]) -> ReadOptions {
-    let [user, item, time, rating, title, text] = names.map(|name| Some(name.to_string()).filter(|name| !name.is_empty()));
+    let [user, item, time, rating, title, text] =
+        names.map(|name| Some(name.to_string()).filter(|name| !name.is_empty()));
     ReadOptions { columns: Columns { user, item, time, title, rating, text }, ..options() }
 }
 
@@ -125,7 +126,10 @@ fn bad_rows_are_named() {
         assert!(text.contains(what), "{text}");
     }
     for (row, what) in [
-        (r#"{"u":"a","i":1,"t":978300760,"r":4"#, "line 2: not a JSON object: EOF while parsing an object at column 34"),
+        (
+            r#"{"u":"a","i":1,"t":978300760,"r":4"#,
+            "line 2: not a JSON object: EOF while parsing an object at column 34",
+        ),
         (r#"[1]"#, "line 2: not a JSON object: invalid type: sequence, expected an object"),
         (r#"{"i":1,"t":978300760,"r":4}"#, "line 2: no user"),
         (r#"{"u":"","i":1,"t":978300760,"r":4}"#, "line 2: no user"),
@@ -179,7 +183,10 @@ fn parquet_times_types_and_rows() {
     assert!(text.contains("f.parquet: row 150001: timestamp -1 is not between"), "{text}");
     assert_eq!(events(&read_folder(dir.path(), read, &options, 1).unwrap()).len(), 199_999);
 
-    write(&path, vec![Column::new("u".into(), [Some("a"), None]), Column::new("i".into(), [1i64, 2]), times(vec![1, 2])]);
+    write(
+        &path,
+        vec![Column::new("u".into(), [Some("a"), None]), Column::new("i".into(), [1i64, 2]), times(vec![1, 2])],
+    );
     let text = read_folder(dir.path(), read, &options, 0).err().unwrap().to_string();
     assert!(text.contains("row 2: no user"), "{text}");
     write(&path, vec![Column::new("u".into(), [1.5f64]), Column::new("i".into(), [1i64]), times(vec![1])]);
@@ -207,9 +214,10 @@ fn columns_and_usage() {
     // No JSON object has the key; a blank title is one.
     let described = named(["u", "i", "", "", "name", "note"]);
     let lines: &[u8] = b"{\"u\":1,\"i\":2,\"name\":\"x\"}\n{\"u\":1,\"i\":3}\n";
-    for (files, column) in
-        [(vec![("f", lines)], "note"), (vec![("f", &b"u,i\na,2\n"[..]), ("items", &b"{\"i\":2,\"note\":\"x\"}\n"[..])], "name")]
-    {
+    for (files, column) in [
+        (vec![("f", lines)], "note"),
+        (vec![("f", &b"u,i\na,2\n"[..]), ("items", &b"{\"i\":2,\"note\":\"x\"}\n"[..])], "name"),
+    ] {
         let text = error(&files, &described);
         assert!(text.contains(&format!("f: column `{column}` is missing, here as in all inputs")), "{text}");
     }

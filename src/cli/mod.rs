@@ -1,0 +1,217 @@
+//! The command line: parses, calls a recipe, prints what it returns.
+
+mod arguments;
+mod doctor;
+mod inspect;
+mod plan;
+mod prepare;
+mod profile;
+mod text;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use burn::train::Interrupter;
+use clap::Parser;
+use clap::error::ErrorKind;
+use serde::Serialize;
+use serde_json::json;
+
+use self::arguments::{Cli, Command, RunArgs, ScoringName, UiName};
+use crate::commands;
+use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::config::{AlignConfig, RunConfig, Scoring};
+use crate::core::log::log;
+use crate::train::Ui;
+use crate::{Context, Error, Result};
+
+/// Runs the command line; the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command,
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return 0;
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            log("error: no command; try itemlm quickstart, or see itemlm --help");
+            return 2;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let message: Vec<&str> = text.split("\n\n").next().unwrap_or(&text).split_whitespace().collect();
+            let message = message.join(" ");
+            let message = message.strip_prefix("error: ").unwrap_or(&message);
+            log(format_args!("error: {message}; see itemlm --help"));
+            return 2;
+        }
+    };
+    match command.run() {
+        Ok(()) => 0,
+        Err(error) => {
+            log(format_args!("error: {error}"));
+            error.exit_code()
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Quickstart { backend, out, json } => {
+                let report = commands::quickstart(&out, backend, &mut |line| log(line))?;
+                show(json, &report, text::quickstart)
+            }
+            Self::Prepare(arguments) => arguments.run(),
+            Self::Train { run: RunArgs { run, backend, set, json, .. }, profile: true, .. } => {
+                let config = RunConfig::open(&run, &set)?;
+                let report = commands::profile(&config, backend, stop_on_signal(Ui::None)?)?;
+                show(json, &report, profile::text)
+            }
+            Self::Train { run: RunArgs { run, backend, set, json, .. }, plan: true, .. } => {
+                let report = commands::plan(&RunConfig::open(&run, &set)?, backend)?;
+                show(json, &report, plan::text)
+            }
+            Self::Train { run: RunArgs { run, backend, out, set, resume, max_steps, ui, json }, .. } => {
+                let config = RunConfig::open(&run, &set)?;
+                let out = out.unwrap_or_else(|| run_directory(&run));
+                let ui = match ui {
+                    Some(UiName::Tui) if !std::io::stdout().is_terminal() => {
+                        return Err(Error::usage("--ui tui needs a terminal on stdout; use --ui plain"));
+                    }
+                    Some(UiName::Tui) => Ui::Tui,
+                    Some(UiName::Plain) => Ui::Plain,
+                    Some(UiName::None) => Ui::None,
+                    None if std::io::stdout().is_terminal() && !json => Ui::Tui,
+                    None => Ui::Plain,
+                };
+                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+                show(json, &commands::train(&config, options)?, text::trained)
+            }
+            Self::Align(RunArgs { run, backend, out, set, resume, max_steps, ui, json }) => {
+                let config = AlignConfig::open(&run, &set)?;
+                let out = out.unwrap_or_else(|| run_directory(&run));
+                let ui = match ui {
+                    Some(UiName::Tui) => return Err(Error::usage("--ui tui: align has no dashboard; use --ui plain")),
+                    Some(UiName::None) => Ui::None,
+                    Some(UiName::Plain) | None => Ui::Plain,
+                };
+                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+                show(json, &commands::align(&config, options)?, text::aligned)
+            }
+            Self::Evaluate {
+                run,
+                split,
+                beams,
+                limit,
+                scoring,
+                length_penalty,
+                choice,
+                prior_weight,
+                sentence_encoder,
+                backend,
+                json,
+            } => {
+                let scoring = scoring.map(|name| match name {
+                    ScoringName::Masked => Scoring::Masked,
+                    ScoringName::Full => Scoring::Full,
+                });
+                let progress = std::io::stderr().is_terminal();
+                let options = EvaluateOptions {
+                    split,
+                    beams,
+                    limit,
+                    scoring,
+                    length_penalty,
+                    choice: choice.into(),
+                    prior_weights: prior_weight,
+                    sentence_encoder,
+                    backend,
+                    progress,
+                };
+                if crate::run::writes_texts(&run)? {
+                    return show(json, &crate::run::evaluate_texts(&run, &options)?, text::texts);
+                }
+                let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
+                let evaluation =
+                    crate::run::catch_out_of_memory(&options.backend, then, || commands::evaluate(&run, &options))?;
+                show(json, &evaluation, |evaluation| text::evaluation(&run, evaluation))
+            }
+            Self::Recommend { run, history, user, choice, k, backend, json } => {
+                let items = commands::recommend(&run, &history, user.as_deref(), &choice.into(), k, backend)?;
+                match json {
+                    true => print_json(&json!({ "items": items })),
+                    false => print(&text::recommendations(&items)),
+                }
+            }
+            Self::Score { llm, adapter, catalogue, input, backend } => commands::score(
+                &ScoreOptions { llm, adapter, catalogue, input, backend },
+                &mut std::io::stdout().lock(),
+            ),
+            Self::Merge { run, out } => commands::merge(&run, &out),
+            Self::Inspect { corpus, llm, prompt, examples, json } => {
+                let report = commands::inspect(&corpus, &InspectOptions { llm, prompt, examples })?;
+                show(json, &report, inspect::text)
+            }
+            Self::Cf { name, corpus, out, set, backend, json } => {
+                let options = CfOptions { method: name, set, backend };
+                let report = commands::cf(&corpus, &out, &options, &mut |line| log(line))?;
+                show(json, &report, text::vectors)
+            }
+            Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
+                let report = commands::warm(&RunConfig::open(&run, &[])?, backend, stop_on_signal(Ui::None)?)?;
+                show(json, &report, doctor::warmed)?;
+                report.verdict()
+            }
+            Self::Doctor { json, .. } => {
+                let report = commands::doctor()?;
+                show(json, &report, doctor::text)?;
+                report.verdict()
+            }
+            Self::Baseline { name, corpus, split, limit, set, backend, json } => {
+                let options = BaselineOptions { split, limit, set, backend };
+                let report = commands::baseline(&corpus, name, &options, &mut |line| log(line))?;
+                show(json, &report, |report| text::table(&[(name.to_string().as_str(), &report.summary)]))
+            }
+        }
+    }
+}
+
+/// `runs/<name of the run file>`
+fn run_directory(run: &Path) -> PathBuf {
+    Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
+}
+
+/// The first signal lets the step at hand end and a checkpoint be written; the second ends the
+/// process.
+fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
+    let interrupter = Interrupter::new();
+    let stop = interrupter.clone();
+    ctrlc::set_handler(move || {
+        if stop.should_stop() {
+            crate::train::restore_terminal(ui);
+            log("error: stopped at once by a second signal; go on from the last checkpoint with --resume");
+            std::process::exit(1);
+        }
+        stop.stop(Some("signal"));
+        if ui == Ui::Plain {
+            log("stopping after this step, with a checkpoint; once more to stop at once");
+        }
+    })
+    .context("signal handler")?;
+    Ok(interrupter)
+}
+
+/// One JSON document, or a text for people.
+fn show<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    if json { print_json(report) } else { print(&text(report)) }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string(value).context("JSON")?))
+}
+
+fn print(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("stdout")
+}

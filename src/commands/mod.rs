@@ -1,0 +1,34 @@
+//! One command a file, each read top to bottom.
+
+pub(crate) mod align;
+pub(crate) mod baseline;
+pub(crate) mod cf;
+pub(crate) mod doctor;
+pub(crate) mod evaluate;
+pub(crate) mod inspect;
+pub(crate) mod merge;
+pub(crate) mod plan;
+pub(crate) mod profile;
+pub(crate) mod quickstart;
+pub(crate) mod recommend;
+pub(crate) mod score;
+pub(crate) mod train;
+pub(crate) mod warm;
+
+pub use align::{AlignReport, align};
+pub use baseline::{BaselineOptions, BaselineReport, baseline};
+pub use cf::{CfOptions, CfReport, cf};
+pub use doctor::{BackendReport, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
+pub use evaluate::{EvaluateOptions, Evaluation, TaskEvaluation, evaluate, rank_windows};
+pub use inspect::{
+    Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles,
+    TopShare, Unseen, inspect,
+};
+pub use merge::merge;
+pub use plan::{LargestMicroBatch, Memory, PlanReport, plan};
+pub use profile::{PartTime, ProfileReport, profile};
+pub use quickstart::{QuickstartReport, quickstart};
+pub use recommend::{Recommendation, recommend};
+pub use score::{ScoreOptions, score};
+pub use train::{FirstLast, TrainOptions, TrainReport, train};
+pub use warm::{WarmReport, WarmStep, warm};

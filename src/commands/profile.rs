@@ -1,0 +1,136 @@
+//! `itemlm train RUN.toml --profile`: where a step's time goes.
+
+use burn::train::Interrupter;
+use serde::Serialize;
+
+use super::doctor::matmul_rate;
+use super::train::start;
+use super::{MatmulRate, TrainOptions};
+use crate::Result;
+use crate::config::RunConfig;
+use crate::core::profiler::{Part, Pass, Recorded};
+use crate::device::{BackendChoice, BackendName};
+use crate::model::Precision;
+use crate::run::run_dir::RunInputs;
+use crate::run::verified_devices::verified_device;
+
+/// Steps before those that are measured: the first ones compile kernels and fill the allocator's
+/// pages.
+const WARM_UP: usize = 2;
+/// Steps that are measured.
+const STEPS: usize = 5;
+
+/// What `train --profile --json` prints. Seconds, operations and tokens are means over the measured
+/// steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProfileReport {
+    /// Where it ran.
+    pub backend: BackendName,
+    /// What the LLM computes in.
+    pub precision: Precision,
+    /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
+    pub threads: usize,
+    /// Steps that came before.
+    pub warm_up: usize,
+    /// Steps measured.
+    pub steps: usize,
+    /// Windows or rows a step.
+    pub samples_per_step: f64,
+    /// Of a step, the clock's waiting for the device included.
+    pub seconds_per_step: f64,
+    /// Tokens that a step ran.
+    pub tokens: f64,
+    /// Tokens that the same prompts and titles are side by side and whole, as a plain batch runs
+    /// them.
+    pub plain_tokens: f64,
+    /// Operations of a step's matrix products: [`crate::model::ItemLanguageModel::flops`].
+    pub flops: f64,
+    /// The fastest matrix product found on this machine just now, as `doctor` measures it but in
+    /// this precision.
+    pub peak: MatmulRate,
+    /// Operations a second, as a share of the peak.
+    pub share_of_peak: f64,
+    /// In the order of a step.
+    pub parts: Vec<PartTime>,
+    /// Each step's loss, those before included.
+    pub losses: Vec<f64>,
+    /// Of this process.
+    pub peak_memory_bytes: u64,
+    /// What the run file asks for and this run cannot do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
+/// A part of a step.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PartTime {
+    /// Which.
+    pub part: Part,
+    /// Null for a part that has no backward pass.
+    pub pass: Option<Pass>,
+    /// Of a step.
+    pub seconds: f64,
+    /// Of the step's seconds.
+    pub share: f64,
+    /// Of a step.
+    pub flops: f64,
+    /// Its operations a second, as a share of the peak; null where it has none.
+    pub share_of_peak: Option<f64>,
+}
+
+/// Takes the first steps of a run, as training would, and tells where their time goes. It makes no
+/// run directory and saves nothing.
+///
+/// # Errors
+/// All that [`crate::commands::train`] refuses of a run file; an interrupt before a step was
+/// measured.
+pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
+    let (name, device) = (backend.name, verified_device(&backend)?);
+    let options = TrainOptions::dry(backend, interrupter);
+    let material = RunInputs::open(config, None, &device)?;
+    let started = start(config, &options, material, None, std::slice::from_ref(&device))?;
+    let steps = crate::train::profile(started.recommender, started.run, WARM_UP, STEPS)?;
+    let peak = matmul_rate(&device, config.llm.precision)?;
+
+    let measured = &steps[WARM_UP..];
+    let mean = |sum: f64| sum / measured.len() as f64;
+    let mut sum = Recorded::default();
+    for step in measured {
+        sum.seconds += step.recorded.seconds;
+        sum.flops += step.recorded.flops;
+    }
+    let total = sum.seconds.sum();
+    let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
+    let part = |(part, pass): (Part, Option<Pass>)| {
+        let of = |parts: &crate::core::profiler::Parts| match pass {
+            Some(pass) => parts.of(part, pass),
+            None => parts.of(part, Pass::Forward) + parts.of(part, Pass::Backward),
+        };
+        let (seconds, flops) = (of(&sum.seconds), of(&sum.flops));
+        let share_of_peak = (flops > 0.0).then(|| rate(flops, seconds));
+        PartTime { part, pass, seconds: mean(seconds), share: seconds / total, flops: mean(flops), share_of_peak }
+    };
+    let passes = |part: Part| match part {
+        Part::Data | Part::Optimizer | Part::Rest => vec![(part, None)],
+        _ => vec![(part, Some(Pass::Forward)), (part, Some(Pass::Backward))],
+    };
+    let flops = sum.flops.sum();
+    Ok(ProfileReport {
+        backend: name,
+        precision: config.llm.precision,
+        threads: rayon::current_num_threads(),
+        warm_up: WARM_UP,
+        steps: measured.len(),
+        samples_per_step: mean(measured.iter().map(|step| step.samples as f64).sum()),
+        seconds_per_step: mean(total),
+        tokens: mean(measured.iter().map(|step| step.output.tokens as f64).sum()),
+        plain_tokens: mean(measured.iter().map(|step| step.output.plain_tokens as f64).sum()),
+        flops: mean(flops),
+        peak,
+        share_of_peak: rate(flops, total),
+        parts: Part::ALL.into_iter().flat_map(passes).map(part).collect(),
+        losses: steps.iter().map(|step| step.output.loss).collect(),
+        peak_memory_bytes: crate::core::system::peak_bytes(),
+        notice: started.notice,
+    })
+}

@@ -1,0 +1,286 @@
+//! `itemlm quickstart`: the whole pipeline on data, a tokenizer and a model that it makes itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::DispatchDevice;
+use burn::train::Interrupter;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+
+use super::evaluate::rank_windows;
+use super::train::{TrainOptions, train};
+use crate::config::{
+    DataConfig, DecodeConfig, LlmConfig, LossConfig, LossKind, RunConfig, Temperature, TrainConfig, TuneKind,
+};
+use crate::core::files::write_atomic;
+use crate::data::{Corpus, Split, Window, synthetic};
+use crate::decode::search;
+use crate::device::{BackendChoice, Concrete};
+use crate::evaluate::{Summary, evaluate_baseline, summarise};
+use crate::model::{Llama, LlamaConfig, LoraConfig, Precision, Tune, save_llm_dir};
+use crate::rankers::{Baseline, fit};
+use crate::run::run_dir;
+use crate::run::run_dir::RunInputs;
+use crate::run::verified_devices::verified_device;
+use crate::text::{Prompt, Tokenizer};
+use crate::train::Ui;
+use crate::{Context, Error, Result};
+
+const SEED: u64 = 42;
+const PROMPT: &str = "short";
+const MARKER: &str = "quickstart.json";
+/// The directories that it makes beside the marker.
+const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
+
+/// What `quickstart --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuickstartReport {
+    /// Always true: the data are generated, the figures say nothing of real ones.
+    pub synthetic: bool,
+    /// Of the corpus.
+    pub users: usize,
+    /// Of the corpus.
+    pub items: usize,
+    /// Ranked test windows.
+    pub windows: usize,
+    /// One a ranker.
+    pub results: Vec<RankerResult>,
+    /// Three users of the test split.
+    pub examples: Vec<ExampleUser>,
+    /// Where the runs are: `evaluate` and `recommend` accept them.
+    pub runs: Vec<PathBuf>,
+    /// Of the whole quickstart.
+    pub seconds: f64,
+}
+
+/// A ranker's metrics on the test split.
+#[derive(Debug, Clone, Serialize)]
+pub struct RankerResult {
+    /// Its name.
+    pub name: String,
+    /// All, cold and warm targets.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// A user's history and what the MSL+ATS model recommends.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExampleUser {
+    /// The source's id.
+    pub user: String,
+    /// Oldest first.
+    pub history: Vec<String>,
+    /// What came next.
+    pub target: String,
+    /// Best first.
+    pub top: Vec<String>,
+}
+
+/// Makes data, tokenizer and model; ranks with counts, with the untrained model, and after training
+/// with each loss.
+pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
+    let started = Instant::now();
+    let device = verified_device(&backend)?;
+    fresh_directory(dir)?;
+
+    say("1. A synthetic catalogue and log (made by a seeded generator; no real people or products)");
+    let (corpus, provenance) = synthetic(SEED);
+    let corpus_dir = dir.join("corpus");
+    corpus.save(&corpus_dir, &provenance)?;
+    let windows: Vec<(u32, Window)> = (0..).zip(corpus.windows(Split::Test).iter().copied()).collect();
+    say(&format!(
+        "   {} users, {} items, windows {} train / {} valid / {} test",
+        corpus.users(),
+        corpus.items.len(),
+        corpus.windows(Split::Train).len(),
+        corpus.windows(Split::Valid).len(),
+        windows.len()
+    ));
+
+    say("2. A byte-level BPE tokenizer of its titles and a tiny Llama with random weights");
+    let llm_dir = dir.join("llm");
+    tiny_llm(&corpus, &llm_dir)?;
+
+    say("3. Rankers that only count");
+    let mut results = Vec::new();
+    for baseline in [Baseline::Popularity, Baseline::Markov, Baseline::Cooccurrence] {
+        let outcomes = evaluate_baseline(&fit(baseline, &corpus), &corpus, Split::Test, None);
+        results.push(RankerResult { name: baseline.to_string(), summary: summarise(&outcomes, SEED) });
+    }
+
+    say("4. The language model: untrained, then trained with each loss");
+    let losses = [
+        ("lml", "LLM, LML", LossKind::Lml, Temperature::Fixed(1.0)),
+        ("msl", "LLM, MSL", LossKind::Msl, Temperature::Fixed(1.0)),
+        ("msl-ats", "LLM, MSL+ATS", LossKind::Msl, Temperature::Adaptive),
+    ];
+    let mut runs = Vec::new();
+    let mut examples = Vec::new();
+    for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
+        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature });
+        if n == 0 {
+            let summary = rank_untrained(&config, &windows, &device)?;
+            results.push(RankerResult { name: "LLM, untrained".into(), summary });
+        }
+        let out = dir.join(run);
+        let options = TrainOptions {
+            out: out.clone(),
+            backend: backend.clone(),
+            resume: false,
+            max_steps: None,
+            ui: Ui::None,
+            interrupter: Interrupter::new(),
+        };
+        let report = train(&config, options)?;
+        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
+        say(&format!(
+            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
+            report.steps, report.samples_per_second
+        ));
+        let trained = crate::run::open_run(&out, &device)?;
+        let outcomes = rank_windows(
+            std::slice::from_ref(&trained.model),
+            &trained.ranking,
+            Split::Test,
+            &windows,
+            &config.decode,
+            &mut |_, _| true,
+        )?;
+        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
+        if run == "msl-ats" {
+            examples = example_users(&trained, &windows, &device)?;
+        }
+        runs.push(out);
+    }
+
+    let report = QuickstartReport {
+        synthetic: true,
+        users: corpus.users(),
+        items: corpus.items.len(),
+        windows: windows.len(),
+        results,
+        examples,
+        runs,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    let json = serde_json::to_string_pretty(&report).context(MARKER)?;
+    write_atomic(&dir.join(MARKER), json.as_bytes())?;
+    Ok(report)
+}
+
+/// The mean loss of an epoch, from 1: a single step's says little, least of all the last one's,
+/// which may hold one window.
+fn mean_loss(run: &Path, epoch: usize) -> Result<f64> {
+    let path = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).context(path.display())?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let losses: Vec<f64> = lines.filter(|l| l["epoch"] == epoch).filter_map(|l| l["loss"].as_f64()).collect();
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+}
+
+/// An empty `dir`: a former quickstart in it is replaced, anything else is not touched.
+fn fresh_directory(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        let entries = fs::read_dir(dir).context(dir.display())?.flatten().map(|e| e.file_name());
+        let made =
+            |name: &std::ffi::OsString| name.to_str().is_some_and(|name| name == MARKER || PARTS.contains(&name));
+        let foreign = entries.into_iter().find(|name| !made(name));
+        let marked = dir.join(MARKER).exists();
+        if let Some(name) = foreign.or_else(|| PARTS.iter().find(|p| !marked && dir.join(p).exists()).map(|p| p.into()))
+        {
+            let (dir, name) = (dir.display(), name.display());
+            return Err(Error::usage(format!("{dir} holds {name}, which no quickstart made; choose another --out")));
+        }
+        for part in PARTS.iter().map(|part| dir.join(part)).filter(|part| part.exists()) {
+            fs::remove_dir_all(&part).context(part.display())?;
+        }
+    }
+    fs::create_dir_all(dir).context(dir.display())?;
+    write_atomic(&dir.join(MARKER), b"{}")
+}
+
+fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
+    RunConfig {
+        seed: SEED,
+        data: DataConfig { corpus: corpus.display().to_string(), prompt: Some(PROMPT.into()), ..DataConfig::default() },
+        llm: LlmConfig {
+            path: llm.display().to_string(),
+            tune: TuneKind::Full,
+            lora: LoraConfig::default(),
+            adapter: None,
+            precision: Precision::F32,
+            quantized: false,
+        },
+        items: Default::default(),
+        loss,
+        train: TrainConfig {
+            epochs: 5,
+            batch_size: 16,
+            micro_batch_size: Some(16),
+            learning_rate: 3e-3,
+            warmup_steps: 100,
+            checkpoint_steps: 1000,
+            valid_windows: 100,
+            ..TrainConfig::default()
+        },
+        decode: DecodeConfig::default(),
+        prior: None,
+    }
+}
+
+/// A Llama small enough to train from nothing in a minute, with a tokenizer of the catalogue's own
+/// words.
+fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
+    let prompt = Prompt::open(PROMPT)?;
+    let texts =
+        corpus.items.iter().map(|item| prompt.render_titles([item.title.as_str(), item.title.as_str()].into_iter()));
+    let tokenizer = Tokenizer::train_bpe(texts, 512)?;
+    let config = LlamaConfig::tiny(tokenizer.vocab_size());
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(SEED);
+    let tensors: BTreeMap<String, Vec<usize>> = config.tensors().collect();
+    let tensors = tensors.into_iter().map(|(name, shape)| {
+        let count = shape.iter().product();
+        // Norms start at one, matrices uniform with the standard deviation 0.02 of Hugging Face's
+        // initialiser.
+        let values = match shape.len() {
+            1 => vec![1.0; count],
+            _ => (0..count).map(|_| rng.random_range(-1.0f32..1.0) * 0.02 * 3f32.sqrt()).collect(),
+        };
+        (name, shape, values)
+    });
+    save_llm_dir(dir, &config, tensors, &tokenizer)
+}
+
+fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
+    let RunInputs { ranking, llama, weights, .. } = run_dir::RunInputs::open(config, None, device)?;
+    let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
+    let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
+    Ok(summarise(&outcomes.unwrap_or_default(), SEED))
+}
+
+fn example_users(
+    run: &crate::run::OpenRun,
+    windows: &[(u32, Window)],
+    device: &DispatchDevice,
+) -> Result<Vec<ExampleUser>> {
+    let corpus = &run.ranking.corpus;
+    let title = |item: u32| corpus.title(item).to_string();
+    let chosen = windows.iter().step_by((windows.len() / 3).max(1)).take(3);
+    chosen
+        .map(|(_, window)| {
+            let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
+            let prompt = run.ranking.window_tokens(window)?;
+            let found = search(&run.model, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device)
+                .pop()
+                .unwrap_or_default();
+            crate::run::check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
+            let leaves = found.into_iter().take(5);
+            let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();
+            let user = corpus.user_id(window.user).to_string();
+            Ok(ExampleUser { user, history, target: title(corpus.target(window)), top })
+        })
+        .collect()
+}

@@ -1,0 +1,207 @@
+//! `itemlm doctor --warm RUN.toml`: a run's kernels, chosen before it begins, and held to the CPU
+//! at the run's own sizes.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::DispatchDevice;
+use burn::module::AutodiffModule;
+use burn::train::Interrupter;
+use serde::Serialize;
+
+use super::TrainOptions;
+use super::doctor::{no_cpu, rounds_to_tf32, unless_it_panics};
+use super::train::{PreparedRun, start};
+use crate::config::RunConfig;
+use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir};
+use crate::model::{EncoderConfig, Precision, QFormerConfig};
+use crate::run::catch_out_of_memory;
+use crate::run::run_dir::RunInputs;
+use crate::run::verified_devices::verified_device;
+use crate::train::ProfiledStep;
+use crate::{Error, Result};
+
+/// Optimiser steps, without a warm-up: from the second one on the losses tell of the gradients
+/// before.
+const STEPS: usize = 3;
+/// Validation windows that are ranked, as many as run together or more.
+const WINDOWS: usize = 32;
+/// The largest difference of a step's loss and gradient norm that passes, as a share of the CPU's.
+/// The tests hold devices to 1e-5 for 20 steps of small models; these sums are longer.
+const TOLERANCE: f64 = 1e-3;
+/// The same where products round their inputs to 8 or 11 bits.
+const ROUNDED_TOLERANCE: f64 = 5e-2;
+
+/// What `doctor --warm --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct WarmReport {
+    /// Where it ran.
+    pub backend: BackendName,
+    /// Whether kernels are fused, and chosen by timing them.
+    pub tuned: bool,
+    /// Where the choices are kept: [`kernels_dir`].
+    pub kernels: Option<PathBuf>,
+    /// What the LLM computes in.
+    pub precision: Precision,
+    /// The run's first optimiser steps, at the peak learning rate and without the adapter's
+    /// dropout.
+    pub steps: Vec<WarmStep>,
+    /// The same on the CPU; empty where a Q-Former has dropout, which each device draws for itself.
+    pub cpu: Vec<WarmStep>,
+    /// The largest difference between the two, of a loss or a gradient norm, as a share of the
+    /// CPU's; null where none is compared.
+    pub max_relative_difference: Option<f64>,
+    /// Of that.
+    pub tolerance: f64,
+    /// Spent on ranking validation windows with the untuned model; null for a run that ranks none.
+    pub ranking_seconds: Option<f64>,
+    /// Whether the difference is within the tolerance; null where none is compared.
+    pub passed: Option<bool>,
+}
+
+/// An optimiser step.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct WarmStep {
+    /// Before the step.
+    pub loss: f64,
+    /// Global, before it is clipped.
+    pub grad_norm: f64,
+    /// The kernels' compiling and tuning included.
+    pub seconds: f64,
+}
+
+/// Ranks a few windows and takes the run's first steps on a GPU, then the same steps on the CPU. It
+/// makes no run directory.
+///
+/// # Errors
+/// The CPU, which has no kernels to choose from; all that [`crate::commands::train`] refuses of a
+/// run file.
+pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<WarmReport> {
+    if backend.name == BackendName::Cpu {
+        return Err(Error::usage(
+            "--warm is for GPUs, the CPU has no kernels to compile or tune: name --backend wgpu or cuda",
+        ));
+    }
+    let cpu = BackendName::Cpu.device().map_err(|_| no_cpu())?;
+    let device = verified_device(&backend)?;
+    let mut config = config.clone();
+    // Each device draws dropout for itself.
+    config.llm.lora.dropout = 0.0;
+    config.train.warmup_steps = 0;
+    config.train.valid_windows = WINDOWS;
+    let name = backend.name;
+    let options = TrainOptions::dry(backend, interrupter);
+    let exhausted = || "while the run was warmed: lower train.micro_batch_tokens or decode.beams".to_string();
+    let warmed = || {
+        let rounds = config.llm.precision != Precision::F32
+            || [128, 1024].iter().any(|&size| rounds_to_tf32(&device, size, size));
+        Ok((first_steps(&config, &options, &device, true)?, rounds))
+    };
+    let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
+        unless_it_panics(|| catch_out_of_memory(&options.backend, exhausted, warmed))?;
+    let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
+    let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
+    let max_relative_difference = largest_difference(&warmed, &cpu);
+    Ok(WarmReport {
+        backend: name,
+        tuned: TUNED,
+        kernels: kernels_dir(),
+        precision: config.llm.precision,
+        passed: max_relative_difference.map(|difference| difference <= tolerance),
+        steps: warmed,
+        cpu,
+        max_relative_difference,
+        tolerance,
+        ranking_seconds,
+    })
+}
+
+impl WarmReport {
+    /// # Errors
+    /// A run that the device computes otherwise than the CPU.
+    pub fn verdict(&self) -> Result<()> {
+        if self.passed != Some(false) {
+            return Ok(());
+        }
+        let (name, difference) = (self.backend, self.max_relative_difference.unwrap_or(f64::NAN));
+        let advice =
+            if self.tuned { "take a build without the feature `tuned`, or" } else { "do not use it for this run, or" };
+        Err(Error::failed(format!(
+            "{name}: the losses and gradient norms of the run's first {} steps are {difference:.1e} from the CPU's, more than {:e}; {advice} update \
+             its driver",
+            self.steps.len(),
+            self.tolerance
+        )))
+    }
+}
+
+struct FirstSteps {
+    steps: Vec<WarmStep>,
+    /// Whether another device's are to equal them.
+    comparable: bool,
+    ranking_seconds: Option<f64>,
+}
+
+fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevice, rank: bool) -> Result<FirstSteps> {
+    let interrupted = || Error::failed("interrupted");
+    let material = RunInputs::open(config, None, device)?;
+    let encoder = material.entities.as_ref().map(|entities| &entities.identity.encoder);
+    let comparable = match encoder {
+        Some(EncoderConfig::QFormer(QFormerConfig { text, .. })) => {
+            text.hidden_dropout_prob == 0.0 && text.attention_probs_dropout_prob == 0.0
+        }
+        _ => true,
+    };
+    let PreparedRun { recommender, run, .. } = start(config, options, material, None, std::slice::from_ref(device))?;
+    let mut ranking_seconds = None;
+    if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
+        let started = Instant::now();
+        validate(&[recommender.valid()])?.ok_or_else(interrupted)?;
+        ranking_seconds = Some(started.elapsed().as_secs_f64());
+    }
+    let steps = crate::train::profile(recommender, run, 0, STEPS)?;
+    if steps.len() < STEPS {
+        return Err(interrupted());
+    }
+    let step = |step: &ProfiledStep| WarmStep {
+        loss: step.output.loss,
+        grad_norm: step.output.grad_norm,
+        seconds: step.recorded.seconds.sum(),
+    };
+    Ok(FirstSteps { steps: steps.iter().map(step).collect(), comparable, ranking_seconds })
+}
+
+fn largest_difference(found: &[WarmStep], expected: &[WarmStep]) -> Option<f64> {
+    let pairs = found.iter().zip(expected);
+    let differences = pairs.flat_map(|(a, b)| [(a.loss, b.loss), (a.grad_norm, b.grad_norm)]);
+    differences.map(|(a, b)| (a - b).abs() / b.abs()).reduce(f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_differs_is_one_line() {
+        let step = |loss, grad_norm| WarmStep { loss, grad_norm, seconds: 1.0 };
+        let cpu = [step(2.0, 0.5), step(1.5, 0.25)];
+        assert_eq!(largest_difference(&[step(2.0, 0.5), step(1.5, 0.375)], &cpu), Some(0.5));
+        assert_eq!(largest_difference(&cpu, &[]), None);
+        let report = WarmReport {
+            backend: BackendName::Wgpu,
+            tuned: true,
+            kernels: None,
+            precision: Precision::F32,
+            steps: cpu.to_vec(),
+            cpu: cpu.to_vec(),
+            max_relative_difference: Some(0.25),
+            tolerance: TOLERANCE,
+            ranking_seconds: None,
+            passed: Some(false),
+        };
+        let error = report.verdict().unwrap_err();
+        let expected = "wgpu: the losses and gradient norms of the run's first 2 steps are 2.5e-1 from the CPU's, more than 1e-3; take a build without the feature `tuned`, or update its driver";
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
+        assert!(WarmReport { passed: Some(true), ..report }.verdict().is_ok());
+    }
+}

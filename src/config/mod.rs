@@ -1,0 +1,326 @@
+//! The run file: everything that decides a run, in TOML. Unknown keys are errors.
+//!
+//! Each table has a file of its own, and so has the run file of phase 1; what the tables ask of
+//! each other is here.
+
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+mod align;
+mod data;
+mod decode;
+mod items;
+mod llm;
+mod loss;
+mod prior;
+mod train;
+
+pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
+pub use data::DataConfig;
+pub use decode::{DecodeConfig, Scoring};
+pub use items::{Encoder, ItemsConfig};
+pub use llm::{LlmConfig, TuneKind};
+pub use loss::{LossConfig, LossKind, Temperature};
+pub use prior::{PriorConfig, RankerName};
+pub use train::{Targets, TrainConfig};
+
+use crate::{Context, Error, Result};
+
+/// A run file, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Of the sample, the order, the adapter's start and dropout.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// What is learnt from.
+    pub data: DataConfig,
+    /// What learns.
+    pub llm: LlmConfig,
+    /// How items enter the prompt.
+    #[serde(default)]
+    pub items: ItemsConfig,
+    /// What is minimised.
+    #[serde(default)]
+    pub loss: LossConfig,
+    /// How it is minimised.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// How items are ranked.
+    #[serde(default)]
+    pub decode: DecodeConfig,
+    /// What a ranker without text says beside the LLM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<PriorConfig>,
+}
+
+fn seed() -> u64 {
+    42
+}
+
+impl RunConfig {
+    /// Reads a run file and applies `key.path=value` overrides, in order.
+    ///
+    /// # Errors
+    /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
+    pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = fs::read_to_string(path).context(path.display())?;
+        Self::parse(&text, overrides, &path.display().to_string())
+    }
+
+    /// As [`RunConfig::open`], from text; `place` names it in errors.
+    pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
+        let mut config: Self = from_toml(text, overrides, place, Self::validate)?;
+        if config.train.micro_batch_size.is_none() {
+            config.train.micro_batch_tokens.get_or_insert(TrainConfig::MICRO_BATCH_TOKENS);
+        }
+        Ok(config)
+    }
+
+    /// As TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("run file")
+    }
+
+    fn validate(&self) -> Result<()> {
+        let positive = [
+            ("train.epochs", self.train.epochs),
+            ("train.batch_size", self.train.batch_size),
+            ("train.micro_batch_size", self.train.micro_batch_size.unwrap_or(1)),
+            ("train.micro_batch_tokens", self.train.micro_batch_tokens.unwrap_or(1)),
+            ("train.checkpoint_steps", self.train.checkpoint_steps),
+            ("decode.beams", self.decode.beams),
+            ("data.train_samples", self.data.train_samples.unwrap_or(1)),
+            ("data.prompts_per_window", self.data.prompts_per_window.unwrap_or(1)),
+        ];
+        for (key, value) in positive {
+            if value == 0 || value > 1 << 30 {
+                return Err(Error::usage(format!("{key} is {value}, it must be between 1 and 2^30")));
+            }
+        }
+        let at_least_zero = [
+            ("train.learning_rate", self.train.learning_rate),
+            ("train.weight_decay", self.train.weight_decay),
+            ("decode.length_penalty", self.decode.length_penalty),
+        ];
+        for (key, value) in at_least_zero {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
+            }
+        }
+        let above_zero = [
+            ("train.max_grad_norm", self.train.max_grad_norm),
+            ("loss.temperature", if let Temperature::Fixed(t) = self.loss.temperature { t } else { 1.0 }),
+        ];
+        for (key, value) in above_zero {
+            if !value.is_finite() || value <= 0.0 {
+                return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
+            }
+        }
+        self.train.validate()?;
+        self.llm.validate()?;
+        if let Some(prior) = &self.prior {
+            prior.validate()?;
+            if prior.in_loss && self.loss.kind == LossKind::Lml {
+                return Err(Error::usage(
+                    "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which no ranker knows",
+                ));
+            }
+        }
+        self.data.validate()?;
+        self.validate_rows()?;
+        self.items.validate()?;
+        if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
+            return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
+        }
+        self.llm.lora.validate()
+    }
+
+    fn validate_rows(&self) -> Result<()> {
+        let refuse = |what: &str| Err(Error::usage(what));
+        let data = &self.data;
+        match data.mixing {
+            Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
+                return refuse(&format!("data.mixing is {alpha}, it must be between 0 and 1"));
+            }
+            Some(_) if data.rows.is_none() => return refuse("data.mixing is for data.rows: windows are of one task"),
+            _ if data.rows.is_none() => return Ok(()),
+            _ => {}
+        }
+        if data.prompt.is_some() || !data.tasks.is_empty() {
+            return refuse(
+                "data.rows excludes data.prompt and data.tasks: rows are asked by their own tasks' templates",
+            );
+        }
+        if self.train.targets == Targets::Every {
+            return refuse("train.targets = \"every\" is for windows: a row has one text");
+        }
+        if self.loss.kind != LossKind::Lml {
+            return refuse(
+                "data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
+            );
+        }
+        if self.prior.is_some() {
+            return refuse("[prior] is for ranking: a run with data.rows writes texts");
+        }
+        match self.train.shuffle {
+            true => Ok(()),
+            false => refuse("train.shuffle = false is not for data.rows: the mixing rule orders them"),
+        }
+    }
+}
+
+/// Parses TOML with `key.path=value` overrides, in order, and has it validated; `place` names it in
+/// errors, all of them usage errors.
+fn from_toml<T: DeserializeOwned>(
+    text: &str,
+    overrides: &[String],
+    place: &str,
+    validate: impl FnOnce(&T) -> Result<()>,
+) -> Result<T> {
+    let usage = |e: toml::de::Error| Error::usage(format!("{place}: {e}"));
+    let mut table: toml::Table = text.parse().map_err(usage)?;
+    for assignment in overrides {
+        set(&mut table, assignment)?;
+    }
+    let config = table.try_into().map_err(usage)?;
+    validate(&config).map_err(|e| Error::usage(format!("{place}: {e}")))?;
+    Ok(config)
+}
+
+/// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
+pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
+    let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
+    let value = match format!("value = {value}").parse::<toml::Table>() {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(|| bad("no value"))?,
+        _ => toml::Value::String(value.to_string()),
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| bad("no key"))?;
+    let mut table = table;
+    for key in keys {
+        let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| bad("a part of the path is a value, not a table"))?;
+    }
+    // Of two keys that say the same, the override's counts.
+    let replaced = match last {
+        "micro_batch_size" => Some("micro_batch_tokens"),
+        "micro_batch_tokens" => Some("micro_batch_size"),
+        _ => None,
+    };
+    replaced.map(|other| table.remove(other));
+    table.insert(last.to_string(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::MicroBatch;
+    use crate::model::LoraConfig;
+
+    pub(super) const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
+
+    #[test]
+    fn defaults_are_the_papers() {
+        let config = RunConfig::parse(MINIMAL, &[], "run.toml").unwrap();
+        assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
+        assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
+        assert_eq!(config.llm.lora, LoraConfig::default());
+        assert_eq!((config.train.micro_batch_size, config.train.micro_batch_tokens), (None, Some(2048)));
+        let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
+        assert_eq!(again, config);
+        let windows = RunConfig::parse(MINIMAL, &["train.micro_batch_size=4".to_string()], "run.toml").unwrap();
+        assert_eq!(windows.train.micro_batch(), MicroBatch::Samples(4));
+        assert_eq!(RunConfig::parse(&windows.to_toml().unwrap(), &[], "again").unwrap(), windows);
+    }
+
+    #[test]
+    fn overrides() {
+        let sets =
+            ["loss.temperature=4.5", "llm.path=models/x", "train.epochs=1", "loss.kind=\"lml\""].map(String::from);
+        let config = RunConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
+        assert_eq!(config.loss, LossConfig { kind: LossKind::Lml, temperature: Temperature::Fixed(4.5) });
+        assert_eq!((config.llm.path.as_str(), config.train.epochs), ("models/x", 1));
+    }
+
+    #[test]
+    fn bad_configs_are_usage_errors_that_name_the_key() {
+        let cases = [
+            ("train.epoch=1", "epoch"),
+            ("train.batch_size=0", "train.batch_size"),
+            ("train.micro_batch_tokens=0", "train.micro_batch_tokens"),
+            ("train={ micro_batch_tokens = 512, micro_batch_size = 4 }", "exclude each other"),
+            ("train.learning_rate=-1", "train.learning_rate"),
+            ("loss.temperature=0", "loss.temperature"),
+            ("loss.temperature=warm", "adaptive"),
+            ("loss.kind=mse", "mse"),
+            ("llm.lora.rank=0", "rank"),
+            ("llm.lora.targets=[\"z\"]", "z"),
+            ("items.encoder=bert", "bert"),
+            ("items.encoder=qformer", "items.vectors"),
+            ("items={ encoder = \"qformer\", vectors = \"v\" }", "items.aligned"),
+            ("items={ encoder = \"mlp\", vectors = \"v\", queries = 0 }", "items.queries"),
+            ("items.vectors=v", "items.vectors"),
+            ("items.beside_text=false", "beside_text"),
+            ("llm.tune=frozen", "nothing would train"),
+            ("data={ corpus = \"c\", prompts_per_window = 2 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompt = \"items\" }", "data.tasks"),
+            ("data={ corpus = \"c\", tasks = [\"a\", \"b\", \"a\"] }", "twice"),
+            ("prior.ranker=lda", "lda"),
+            ("prior.ranker=als", "itemlm cf als"),
+            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
+            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
+            ("prior.weight=1", "ranker"),
+            ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
+            ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
+            ("prior={ ranker = \"markov\", smoothing = 0 }", "prior.smoothing"),
+            ("data={ corpus = \"c\", rows = \"r\" }", "loss.kind = \"lml\""),
+            ("data={ corpus = \"c\", rows = \"r\", prompt = \"p\" }", "data.prompt"),
+            ("data={ corpus = \"c\", rows = \"r\", mixing = 1.5 }", "data.mixing"),
+            ("data.mixing=nan", "data.mixing"),
+            ("data.mixing=0.5", "data.rows"),
+            ("decode", "="),
+            ("seed.x=1", "seed"),
+        ];
+        for (assignment, named) in cases {
+            let error =
+                RunConfig::parse(MINIMAL, &["seed=1".to_string(), assignment.to_string()], "run.toml").unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{assignment}");
+            assert!(error.to_string().contains(named), "{assignment}: {error}");
+        }
+    }
+
+    #[test]
+    fn rows_of_tasks() {
+        let set = ["data.rows=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
+        let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
+        assert_eq!((config.data.rows.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
+        assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+        for (more, named) in [("train.shuffle=false", "train.shuffle"), ("prior.ranker=markov", "[prior]")] {
+            let set = [&set[..], &[more.to_string()]].concat();
+            assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains(named));
+        }
+    }
+
+    /// Random bytes and mutations of a good file never panic.
+    #[test]
+    fn fuzz() {
+        use rand::{Rng, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let good = RunConfig::parse(MINIMAL, &[], "x").unwrap().to_toml().unwrap().into_bytes();
+        for _ in 0..2000 {
+            let mut bytes = good.clone();
+            for _ in 0..rng.random_range(1..6) {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+            let _ = RunConfig::parse(&String::from_utf8_lossy(&bytes), &[], "fuzz");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Atomic writes: a file is whole or absent, whenever the process dies.
+
+use std::io::{self, BufWriter, IntoInnerError, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::{Context, Result};
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Writes `bytes` beside `path`, syncs them, then renames them onto it.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = temporary_beside(path)?;
+    file.write_all(bytes).context(path.display())?;
+    persist(file, path)
+}
+
+/// As [`write_atomic`], of what `write` writes as it is made: its SHA-256 in hex.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut HashingWriter) -> io::Result<()>) -> Result<String> {
+    let mut hashing =
+        HashingWriter { file: BufWriter::with_capacity(1 << 20, temporary_beside(path)?), digest: Sha256::new() };
+    write(&mut hashing).context(path.display())?;
+    let file = hashing.file.into_inner().map_err(IntoInnerError::into_error).context(path.display())?;
+    persist(file, path)?;
+    Ok(hex(&hashing.digest.finalize()))
+}
+
+/// The folder that a file is to be in.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new file for [`persist`], in the folder of `path`.
+pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    // As any new file, less what the umask takes; tempfile's own default is its maker's alone.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder(path)).context(path.display())
+}
+
+/// A file, and the digest of what was written.
+pub struct HashingWriter {
+    file: BufWriter<NamedTempFile>,
+    digest: Sha256,
+}
+
+impl Write for HashingWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Syncs a whole file written beside `path`, then renames it onto it.
+pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
+    file.as_file().sync_all().context(path.display())?;
+    file.persist(path).map_err(|e| e.error).context(path.display())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Whatever the umask of the tests is.
+    #[cfg(unix)]
+    #[test]
+    fn the_umask_applies() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        fs::write(dir.path().join("plain"), "").unwrap();
+        write_atomic(&dir.path().join("atomic"), b"").unwrap();
+        assert_eq!(mode("atomic"), mode("plain"));
+    }
+
+    #[test]
+    fn what_is_written_bit_by_bit_is_whole_and_digested() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let digest =
+            write_atomic_with(&path, |file| (0..300_000u32).try_for_each(|n| file.write_all(&n.to_le_bytes())))
+                .unwrap();
+        let written = fs::read(&path).unwrap();
+        assert_eq!((written.len(), &digest), (1_200_000, &sha256(&written)));
+        let failed = write_atomic_with(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(failed.unwrap_err().to_string().ends_with("state: no more"));
+        assert!(fs::read(&path).unwrap() == written && fs::read_dir(dir.path()).unwrap().count() == 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! What every other module may use: errors, files, panics, progress, the machine.
+
+pub mod error;
+pub mod files;
+pub mod log;
+pub mod panic;
+pub mod profiler;
+pub mod system;

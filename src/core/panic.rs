@@ -1,0 +1,44 @@
+//! Panics on any thread, kept in place of being printed.
+
+use std::sync::Mutex;
+
+/// The first panic on any thread since [`record_panics`]: a device's own thread can die of one
+/// while its queue goes on handing out garbage, so training asks after every step.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps panics' messages instead of printing them.
+pub fn record_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("a panic without a message");
+        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        if let Ok(mut first) = PANIC.lock() {
+            first.get_or_insert(format!("{message}{place}"));
+        }
+    }));
+}
+
+/// Forgets the recorded panic and returns it: for a caller that expected it and says so itself.
+pub fn take_recorded_panic() -> Option<String> {
+    PANIC.lock().ok().and_then(|mut first| first.take())
+}
+
+/// The recorded panic, if there was one.
+pub fn recorded_panic() -> Option<String> {
+    PANIC.lock().ok().and_then(|first| first.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_another_thread_is_seen() {
+        record_panics();
+        let thread = std::thread::spawn(|| panic!("the queue died"));
+        assert!(thread.join().is_err());
+        let _ = std::panic::take_hook();
+        assert!(recorded_panic().unwrap().contains("the queue died"));
+        assert!(take_recorded_panic().is_some());
+        assert_eq!(recorded_panic(), None);
+    }
+}

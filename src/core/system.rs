@@ -1,0 +1,70 @@
+//! The machine's memory, as far as the system tells.
+
+/// Of all.
+pub fn memory_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        // SAFETY: sysconf only reads.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        Some(u64::try_from(pages).ok()? * u64::try_from(size).ok()?)
+    }
+    #[cfg(not(unix))]
+    {
+        None
+    }
+}
+
+/// That programs could get; told by Linux.
+pub fn available_bytes() -> Option<u64> {
+    bytes_of("/proc/meminfo", "MemAvailable:")
+}
+
+/// The limit on this process's container, of Linux's cgroups (version 2).
+pub fn limit_bytes() -> Option<u64> {
+    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+}
+
+/// That this process holds now; told by Linux.
+pub fn resident_bytes() -> Option<u64> {
+    bytes_of("/proc/self/status", "VmRSS:")
+}
+
+/// The most that this process has held; 0 where the system is no Unix.
+pub fn peak_bytes() -> u64 {
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: getrusage fills the struct it is given; all zeros are a valid value of it.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        // Kilobytes on Linux, bytes on macOS.
+        usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 }
+    }
+    #[cfg(not(unix))]
+    {
+        0
+    }
+}
+
+/// Of one of /proc's tables in kB.
+fn bytes_of(table: &str, entry: &str) -> Option<u64> {
+    let table = std::fs::read_to_string(table).ok()?;
+    let kilobytes =
+        table.lines().find_map(|line| line.strip_prefix(entry)?.strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kilobytes.map(|kilobytes| kilobytes << 10)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_linux_tells_is_in_order() {
+        let (all, available, resident) =
+            (memory_bytes().unwrap(), available_bytes().unwrap(), resident_bytes().unwrap());
+        assert!(available <= all && resident <= all && peak_bytes() <= all, "{all} {available} {resident}");
+        assert!(resident > 1 << 20 && peak_bytes() > 1 << 20);
+    }
+}

@@ -1,0 +1,161 @@
+//! The devices that each backend finds, for people to look at.
+
+use serde::Serialize;
+
+use super::{BackendChoice, BackendName};
+#[cfg(feature = "wgpu")]
+use crate::Error;
+use crate::Result;
+
+/// A device that a backend could run on, as its API describes it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Adapter {
+    /// Its place in the backend's list.
+    pub index: usize,
+    /// burn's name of it: `DiscreteGpu(1)`, `Cuda(0)`, …
+    pub id: String,
+    /// Its model.
+    pub name: String,
+    /// `CPU`, `GPU`, `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` (a GPU played by
+    /// the CPU) or `other`.
+    pub kind: String,
+    /// `burn-flex`, `Vulkan`, `Metal`, `Dx12` or `CUDA`.
+    pub api: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// Of all, where the API tells (wgpu does not).
+    pub memory_bytes: Option<u64>,
+    /// The largest tensor, where the API sets a limit.
+    pub largest_buffer_bytes: Option<u64>,
+    /// Whether `--backend` runs on it.
+    pub used: bool,
+}
+
+#[cfg(feature = "wgpu")]
+impl Adapter {
+    /// burn's device of an adapter of wgpu's.
+    pub(crate) fn wgpu(&self) -> Result<burn::backend::wgpu::WgpuDevice> {
+        use burn::backend::wgpu::WgpuDevice;
+        let (kind, number) = self.id.trim_end_matches(')').split_once('(').unwrap_or((&self.id, "0"));
+        let number: usize = number.parse().unwrap_or_default();
+        Ok(match kind {
+            // It is set up already.
+            _ if self.used => WgpuDevice::DefaultDevice,
+            "DiscreteGpu" => WgpuDevice::DiscreteGpu(number),
+            "IntegratedGpu" => WgpuDevice::IntegratedGpu(number),
+            "VirtualGpu" => WgpuDevice::VirtualGpu(number),
+            "Cpu" => WgpuDevice::Cpu,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--backend wgpu:{}: burn cannot run on {}, a device of no known kind",
+                    self.index, self.name
+                )));
+            }
+        })
+    }
+}
+
+impl BackendChoice {
+    /// The first device's entry in the backend's list.
+    ///
+    /// # Errors
+    /// As [`Self::devices`].
+    pub(crate) fn adapter(&self) -> Result<Adapter> {
+        let adapters = self.name.adapters()?;
+        match self.found(&adapters)?.first() {
+            Some(found) => Ok((*found).clone()),
+            None => {
+                let used = adapters.into_iter().find(|adapter| adapter.used);
+                used.ok_or_else(|| self.name.no_device("none of its list is in use"))
+            }
+        }
+    }
+}
+
+impl BackendName {
+    /// Every device of the backend. Of wgpu those of the API that burn takes: Metal on macOS,
+    /// Vulkan elsewhere. On Windows CUDA's list is empty.
+    ///
+    /// # Errors
+    /// A backend that this build lacks, or that finds no device, as [`Self::device`] says it.
+    pub fn adapters(self) -> Result<Vec<Adapter>> {
+        match self {
+            #[cfg(feature = "cpu")]
+            Self::Cpu => Ok(vec![cpu()]),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => wgpu(),
+            #[cfg(all(feature = "cuda", unix))]
+            Self::Cuda => crate::device::cuda::adapters().map_err(|why| self.no_device(why)),
+            #[cfg(all(feature = "cuda", not(unix)))]
+            Self::Cuda => Ok(Vec::new()),
+            #[allow(unreachable_patterns)]
+            absent => Err(absent.missing()),
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn cpu() -> Adapter {
+    let known = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        known.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+    Adapter {
+        index: 0,
+        id: "Flex".into(),
+        name: model.unwrap_or(std::env::consts::ARCH).into(),
+        kind: "CPU".into(),
+        api: "burn-flex".into(),
+        driver: format!("{} threads", rayon::current_num_threads()),
+        memory_bytes: None,
+        largest_buffer_bytes: None,
+        used: true,
+    }
+}
+
+/// burn shows wgpu's instance and adapters in no other way than by setting its default device up,
+/// which it does once in a process.
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Result<Vec<Adapter>> {
+    static FOUND: std::sync::OnceLock<Result<Vec<Adapter>>> = std::sync::OnceLock::new();
+    FOUND.get_or_init(find_wgpu).clone()
+}
+
+#[cfg(feature = "wgpu")]
+fn find_wgpu() -> Result<Vec<Adapter>> {
+    use burn::backend::wgpu::{WgpuDevice, graphics::AutoGraphicsApi, init_setup};
+
+    #[cfg(feature = "tuned")]
+    crate::device::autotune_cache::set_cache();
+    let setup =
+        std::panic::catch_unwind(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));
+    let setup = setup
+        .map_err(|_| BackendName::Wgpu.no_device(crate::core::panic::take_recorded_panic().unwrap_or_default()))?;
+    let used = setup.adapter.get_info();
+    let all = burn::tensor::read_sync(setup.instance.enumerate_adapters(setup.backend.into()));
+    let mut found: Vec<Adapter> = Vec::with_capacity(all.len());
+    for (index, adapter) in all.iter().enumerate() {
+        let info = adapter.get_info();
+        let (kind, id) = match format!("{:?}", info.device_type).as_str() {
+            "DiscreteGpu" => ("discrete GPU", "DiscreteGpu"),
+            "IntegratedGpu" => ("integrated GPU", "IntegratedGpu"),
+            "VirtualGpu" => ("virtual GPU", "VirtualGpu"),
+            "Cpu" => ("software", "Cpu"),
+            _ => ("other", "Other"),
+        };
+        // burn numbers the devices of a kind, and knows one CPU.
+        let alike = found.iter().filter(|adapter| adapter.kind == kind).count();
+        found.push(Adapter {
+            index,
+            id: if kind == "software" { id.into() } else { format!("{id}({alike})") },
+            // Two of the same kind may say the same of themselves.
+            used: info == used && !found.iter().any(|adapter| adapter.used),
+            name: info.name,
+            kind: kind.into(),
+            api: format!("{:?}", info.backend),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+            memory_bytes: None,
+            largest_buffer_bytes: Some(adapter.limits().max_storage_buffer_binding_size),
+        });
+    }
+    Ok(found)
+}

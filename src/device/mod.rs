@@ -1,0 +1,289 @@
+//! The backends of one binary, chosen at run time.
+//!
+//! Modules are generic over `B: Backend` and built for [`Concrete`] and, with gradients,
+//! [`Training`]; the device says where the work runs.
+
+mod adapters;
+#[cfg(feature = "tuned")]
+mod autotune_cache;
+#[cfg(all(feature = "cuda", unix))]
+mod cuda;
+mod oom;
+
+use std::fmt::Display;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use burn::prelude::*;
+use burn::{Dispatch, DispatchDevice};
+use serde::Serialize;
+
+pub use adapters::Adapter;
+pub use oom::exhausted;
+
+use crate::{Error, Result};
+
+/// The concrete backend.
+pub type Concrete = Dispatch;
+
+/// The concrete backend with gradients, on the same devices. Unlike [`Concrete`] on a
+/// `DispatchDevice::autodiff` it has [operations with their own backward](crate::kernels).
+pub type Training = burn::backend::Autodiff<Concrete>;
+
+/// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them: the feature `tuned`.
+pub const TUNED: bool = cfg!(feature = "tuned");
+
+/// Where the choices of [`TUNED`] are kept between runs; `None` in other builds, which make none.
+/// The first device of a GPU, or this, sets CubeCL's configuration of the process, if the program
+/// has not.
+pub fn kernels_dir() -> Option<PathBuf> {
+    #[cfg(feature = "tuned")]
+    return kernels::dir_in_use();
+    #[cfg(not(feature = "tuned"))]
+    None
+}
+
+/// Where to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendName {
+    /// burn-flex, on all cores.
+    Cpu,
+    /// Any GPU with Vulkan or Metal.
+    Wgpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// `--backend`: a backend, and which of its devices: `wgpu`, `cuda:1`, `wgpu:radeon`, `cuda:0,1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendChoice {
+    /// The backend.
+    pub name: BackendName,
+    /// Its devices: the place of each in `itemlm doctor`'s list, or a part of its name in any case.
+    /// None named is the first of CUDA's and what wgpu thinks the most powerful of its own.
+    pub adapters: Vec<String>,
+}
+
+impl From<BackendName> for BackendChoice {
+    fn from(name: BackendName) -> Self {
+        Self { name, adapters: Vec::new() }
+    }
+}
+
+impl Display for BackendChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.adapters.is_empty() { "" } else { ":" };
+        write!(f, "{}{sign}{}", self.name, self.adapters.join(","))
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, adapters) = text.split_once(':').map_or((text, None), |(name, adapters)| (name, Some(adapters)));
+        let found = BackendName::ALL.into_iter().find(|backend| backend.to_string() == name);
+        let adapters: Vec<String> =
+            adapters.into_iter().flat_map(|list| list.split(',')).map(|a| a.trim().into()).collect();
+        let Some(name) = found.filter(|&name| {
+            adapters.is_empty()
+                || name != BackendName::Cpu && adapters.iter().all(|adapter: &String| !adapter.is_empty())
+        }) else {
+            return Err(Error::usage(
+                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its place or a part of its name, \
+                 wgpu:DEVICE,DEVICE several",
+            ));
+        };
+        match adapters.iter().enumerate().find(|(n, adapter)| adapters[..*n].contains(adapter)) {
+            None => Ok(Self { name, adapters }),
+            Some((_, twice)) => Err(Error::usage(format!("the device {twice} is named twice"))),
+        }
+    }
+}
+
+impl BackendChoice {
+    /// The devices, tried out, in the order named.
+    ///
+    /// # Errors
+    /// Those of [`BackendName::device`]; an adapter that is not there, a name that several have, an
+    /// adapter that two names mean.
+    pub fn devices(&self) -> Result<Vec<DispatchDevice>> {
+        if self.adapters.is_empty() {
+            return Ok(vec![self.name.device()?]);
+        }
+        let known = self.name.adapters()?;
+        let found = self.found(&known)?;
+        found.into_iter().map(|adapter| self.name.tried(self.name.on(Some(adapter))?)).collect()
+    }
+
+    fn found<'a>(&self, known: &'a [Adapter]) -> Result<Vec<&'a Adapter>> {
+        let mut found: Vec<&Adapter> = Vec::with_capacity(self.adapters.len());
+        for wanted in &self.adapters {
+            let adapter = adapter_of(self.name, known, wanted)?;
+            if found.iter().any(|other| other.index == adapter.index) {
+                return Err(Error::usage(format!(
+                    "--backend {self}: the device {} ({}) is named twice",
+                    adapter.index, adapter.name
+                )));
+            }
+            found.push(adapter);
+        }
+        Ok(found)
+    }
+}
+
+fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
+    let named = |adapter: &&Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
+    // A number is a place alone: many names have a digit of it.
+    let found: Vec<&Adapter> = match wanted.parse::<usize>() {
+        Ok(index) => adapters.iter().filter(|adapter| adapter.index == index).collect(),
+        Err(_) => adapters.iter().filter(named).collect(),
+    };
+    match found.as_slice() {
+        [one] => Ok(one),
+        _ => {
+            let list: Vec<String> = adapters.iter().map(|a| format!("{} ({})", a.index, a.name)).collect();
+            let how_many = if found.is_empty() { "no device is" } else { "several devices are" };
+            let there =
+                if list.is_empty() { "none can be listed".into() } else { format!("there are {}", list.join(", ")) };
+            Err(Error::usage(format!("--backend {name}:{wanted}: {how_many} that; {there}")))
+        }
+    }
+}
+
+impl BackendName {
+    /// All, the one that others are checked against first.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Wgpu, Self::Cuda];
+
+    /// Whether this build has it.
+    pub fn is_compiled(self) -> bool {
+        match self {
+            Self::Cpu => cfg!(feature = "cpu"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+            Self::Cuda => cfg!(feature = "cuda"),
+        }
+    }
+
+    /// The first device of this backend, tried out.
+    ///
+    /// # Errors
+    /// A backend that this build lacks, or that finds no device: a usage error that says how to get
+    /// one.
+    pub fn device(self) -> Result<DispatchDevice> {
+        self.tried(self.on(None)?)
+    }
+
+    /// burn's device, not tried out.
+    fn on(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
+        #[cfg(feature = "tuned")]
+        if self != Self::Cpu {
+            kernels::set_cache();
+        }
+        Ok(match self {
+            #[cfg(feature = "cpu")]
+            Self::Cpu => DispatchDevice::Flex(Default::default()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => DispatchDevice::Wgpu(adapter.map_or_else(|| Ok(Default::default()), Adapter::wgpu)?),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => {
+                // cudarc panics without the driver, and says less.
+                self.adapters()?;
+                DispatchDevice::Cuda(burn::backend::cuda::CudaDevice::new(adapter.map_or(0, |adapter| adapter.index)))
+            }
+            #[allow(unreachable_patterns)]
+            absent => {
+                let _ = adapter;
+                return Err(absent.missing());
+            }
+        })
+    }
+
+    fn tried(self, device: DispatchDevice) -> Result<DispatchDevice> {
+        let probe = device.clone();
+        let sum = catch_unwind(move || {
+            let ones = Tensor::<Concrete, 2>::ones([4, 4], &probe);
+            ones.clone().matmul(ones).sum().into_scalar().elem::<f32>()
+        });
+        match sum {
+            Ok(64.0) => Ok(device),
+            Ok(other) => Err(Error::failed(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
+            Err(_) => Err(self.no_device(crate::core::panic::take_recorded_panic().unwrap_or_default())),
+        }
+    }
+
+    fn no_device(self, why: impl Display) -> Error {
+        Error::usage(format!("--backend {self}: no usable device ({why}); {}", self.advice()))
+    }
+
+    fn missing(self) -> Error {
+        Error::usage(format!(
+            "--backend {self}: this build lacks it; build with `cargo build --release --features {self}`"
+        ))
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Cpu => "this is a defect, please report it",
+            Self::Wgpu => {
+                "install a Vulkan or Metal driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)"
+            }
+            Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use --backend wgpu",
+        }
+    }
+}
+
+impl Display for BackendName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(index: usize, name: &str) -> Adapter {
+        let text = String::new;
+        let (id, kind, api, driver) = (text(), text(), text(), text());
+        let (memory_bytes, largest_buffer_bytes) = (None, None);
+        Adapter {
+            index,
+            id,
+            name: name.into(),
+            kind,
+            api,
+            driver,
+            memory_bytes,
+            largest_buffer_bytes,
+            used: index == 0,
+        }
+    }
+
+    #[test]
+    fn choices() {
+        let choice = |text: &str| text.parse::<BackendChoice>();
+        assert_eq!(choice("cpu").unwrap(), BackendName::Cpu.into());
+        assert_eq!(choice("cuda:1").unwrap(), BackendChoice { name: BackendName::Cuda, adapters: vec!["1".into()] });
+        let two = choice("wgpu:0, radeon").unwrap();
+        assert_eq!((two.adapters.len(), two.to_string().as_str()), (2, "wgpu:0,radeon"));
+        for wrong in ["", "gpu", "cpu:0", "cpu:0,1", "wgpu:", "wgpu: ", "wgpu:0,", "wgpu:0,1,0", ":1", "CPU"] {
+            assert!(choice(wrong).is_err(), "{wrong}");
+        }
+        let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
+        let found = |wanted| adapter_of(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
+        assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780m").unwrap()), (2, 1, 1));
+        let several = found("nvidia").unwrap_err().to_string();
+        assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
+        assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
+        assert!(found("intel").is_err() && found("780").is_err(), "a number is a place");
+        assert_eq!(two.found(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
+        let twice = choice("wgpu:1,radeon").unwrap().found(&adapters).unwrap_err().to_string();
+        assert!(twice.contains("wgpu:1,radeon: the device 1 (AMD Radeon 780M) is named twice"), "{twice}");
+    }
+}

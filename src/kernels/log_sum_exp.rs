@@ -1,0 +1,63 @@
+//! log Σ exp of rows.
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rayon::prelude::*;
+
+use super::cpu_op::{floats, is_tracked, lend, on_host};
+use super::simd::{exp_all, greatest, wide};
+
+/// `[n, m]` → `[n, 1]`: log Σ exp of each row. Ranking and generation alone need it (the loss has
+/// [its own](crate::loss)), so it is native where there is no autodiff.
+pub fn log_sum_exp<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    match on_host(&x) && !is_tracked::<B>() {
+        true => lend(vec![x], |x| native(&x[0])).0,
+        false => plain(x),
+    }
+}
+
+fn plain<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let max = x.clone().max_dim(1);
+    (x - max.clone()).exp().sum_dim(1).log() + max
+}
+
+/// Numbers of a row that are in the cache while their exponentials are summed.
+const BLOCK: usize = 256;
+
+fn native(x: &TensorData) -> TensorData {
+    let (rows, width) = (x.shape[0], x.shape[1]);
+    let mut sums = vec![0.0; rows];
+    floats(x).par_chunks(width.max(1)).zip(&mut sums).for_each(|(row, log_sum)| {
+        let max = wide(|| greatest(row));
+        let mut block = [0.0; BLOCK];
+        let of_block = |values: &[f32]| {
+            let block = &mut block[..values.len()];
+            block.copy_from_slice(values);
+            f64::from(wide(|| exp_all(block, max)))
+        };
+        let sum: f64 = row.chunks(BLOCK).map(of_block).sum();
+        *log_sum = (f64::from(max) + sum.ln()) as f32;
+    });
+    TensorData::new(sums, [rows, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{BackendName, Concrete};
+    use crate::kernels::testing::numbers;
+
+    #[test]
+    fn equals_the_plain_operations() {
+        let device = BackendName::Cpu.device().unwrap();
+        for shape in [[1, 1], [3, 7], [5, 600]] {
+            let x = Tensor::<Concrete, 2>::from_data(numbers(shape, 1, 9.0), &device);
+            let [found, expected] =
+                [log_sum_exp(x.clone()), plain(x)].map(|sums| sums.into_data().to_vec::<f32>().unwrap());
+            assert_eq!(found.len(), shape[0]);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} instead of {expected}");
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`],
+//! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`mark`].
+//!
+//! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU
+//! mostly on one core, and autodiff keeps every intermediate result for the backward pass. Here
+//! each is one pass over memory on all cores, and keeps only its inputs.
+//!
+//! On the CPU they run natively, on the tensors' own memory; on any other device they are the plain
+//! tensor operations, which are also what the tests compare with.
+//!
+//! A [`burn::Dispatch`] on a `DispatchDevice::autodiff` cannot have such operations: the autodiff
+//! tensor that a backward step must be tied to is a private field. [`Training`], autodiff around
+//! the dispatch, can.
+
+mod attention;
+mod cpu_op;
+mod dropout;
+mod frozen_product;
+mod log_sum_exp;
+mod profile_scope;
+mod rms_norm;
+mod rotary;
+mod row_gather;
+mod simd;
+mod swiglu;
+
+pub use attention::{AttentionMask, Keys, LayerCache, Mask, attention};
+pub(crate) use cpu_op::{cast, is, is_cpu};
+pub use dropout::dropout;
+pub use frozen_product::frozen_product;
+pub use log_sum_exp::log_sum_exp;
+pub use profile_scope::profile_scope;
+pub use rms_norm::rms_norm;
+pub(crate) use rotary::{Rotary, half_turn};
+pub(crate) use row_gather::RowGather;
+pub use swiglu::swiglu;
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(doc)]
+use crate::device::Training;
+
+/// The additive mask's "may not attend": finite, so that a row without any choice is uniform and
+/// not NaN.
+pub const MASKED: f32 = f32::MIN / 2.0;

@@ -1,0 +1,124 @@
+//! RMSNorm. Paper: arXiv 1910.07467.
+
+use burn::nn::RmsNorm;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rayon::prelude::*;
+
+use super::cpu_op::{CpuOperation, floats, on_host, primitive, run};
+use super::simd::{dot, wide};
+
+/// `x / √(mean(x²) + ε) · γ` over the last dimension.
+pub fn rms_norm<B: Backend, const D: usize>(norm: &RmsNorm<B>, x: Tensor<B, D>) -> Tensor<B, D> {
+    match on_host(&x) {
+        true => run(Norm { epsilon: norm.epsilon as f32 }, [primitive(x), primitive(norm.gamma.val())]),
+        false => norm.forward(x),
+    }
+}
+
+/// Rows that one thread works on at a time.
+const ROWS: usize = 16;
+
+#[derive(Debug)]
+struct Norm {
+    epsilon: f32,
+}
+
+#[derive(Debug)]
+struct Saved {
+    x: TensorData,
+    gamma: TensorData,
+    /// `1 / √(mean(x²) + ε)` of each row.
+    scales: Vec<f32>,
+}
+
+impl CpuOperation<2> for Norm {
+    type Saved = Saved;
+
+    fn forward(&self, [x, gamma]: [TensorData; 2]) -> (TensorData, Saved) {
+        let (values, weights) = (floats(&x), floats(&gamma));
+        let width = weights.len();
+        let mut output = vec![0.0; values.len()];
+        let mut scales = vec![0.0; values.len() / width];
+        let rows =
+            output.par_chunks_mut(ROWS * width).zip(values.par_chunks(ROWS * width)).zip(scales.par_chunks_mut(ROWS));
+        rows.for_each(|((output, x), scales)| {
+            wide(|| {
+                for ((output, x), scale) in output.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(scales) {
+                    *scale = 1.0 / (dot(x, x) / width as f32 + self.epsilon).sqrt();
+                    for ((y, x), g) in output.iter_mut().zip(x).zip(weights) {
+                        *y = x * *scale * g;
+                    }
+                }
+            });
+        });
+        (TensorData::new(output, x.shape.clone()), Saved { x, gamma, scales })
+    }
+
+    /// With r = scale, n the width and g = γ·dy: `dx = r (g − x r² (g·x) / n)`, `dγ = Σ rows dy x
+    /// r`.
+    fn backward(&self, saved: &Saved, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
+        let (x, gamma, grads) = (floats(&saved.x), floats(&saved.gamma), floats(&grad));
+        let width = gamma.len();
+        let for_x = wanted[0].then(|| {
+            let mut output = vec![0.0; x.len()];
+            let inputs =
+                x.par_chunks(ROWS * width).zip(grads.par_chunks(ROWS * width)).zip(saved.scales.par_chunks(ROWS));
+            output.par_chunks_mut(ROWS * width).zip(inputs).for_each(|(output, ((x, grad), scales))| {
+                wide(|| {
+                    let inputs = x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(scales);
+                    for (output, ((x, grad), scale)) in output.chunks_exact_mut(width).zip(inputs) {
+                        for ((g, d), gamma) in output.iter_mut().zip(grad).zip(gamma) {
+                            *g = d * gamma;
+                        }
+                        let along = dot(output, x) * scale * scale / width as f32;
+                        for (g, x) in output.iter_mut().zip(x) {
+                            *g = scale * (*g - x * along);
+                        }
+                    }
+                });
+            });
+            TensorData::new(output, grad.shape.clone())
+        });
+        let for_gamma = wanted[1].then(|| {
+            let mut sums = vec![0.0; width];
+            for ((x, grad), scale) in x.chunks_exact(width).zip(grads.chunks_exact(width)).zip(&saved.scales) {
+                wide(|| {
+                    for ((sum, x), d) in sums.iter_mut().zip(x).zip(grad) {
+                        *sum += d * x * scale;
+                    }
+                });
+            }
+            TensorData::new(sums, [width])
+        });
+        [for_x, for_gamma]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::nn::RmsNormConfig;
+
+    use super::*;
+    use crate::kernels::testing::{numbers, same};
+
+    fn norm<B: Backend>(gamma: Tensor<B, 2>) -> RmsNorm<B> {
+        let width = gamma.dims()[1];
+        let mut norm = RmsNormConfig::new(width).with_epsilon(1e-3).init(&gamma.device());
+        norm.gamma = Param::initialized(1.into(), gamma.reshape([width]));
+        norm
+    }
+
+    #[test]
+    fn equals_the_plain_operations() {
+        for (rows, width) in [(1, 1), (3, 5), (70, 96)] {
+            let inputs = [numbers([rows, width], 1, 2.0), numbers([1, width], 2, 1.0)];
+            same(
+                inputs,
+                |[x, gamma]| norm(gamma.clone()).forward(x.clone()),
+                |[x, gamma]| rms_norm(&norm(gamma.clone()), x.clone()),
+            );
+        }
+    }
+}

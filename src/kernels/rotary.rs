@@ -1,0 +1,175 @@
+//! Rotary position embedding, of halves (Hugging Face's `rotate_half`), not of interleaved pairs.
+//! Paper: arXiv 2104.09864.
+
+use std::sync::Arc;
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rayon::prelude::*;
+
+use super::cpu_op::{CpuOperation, floats_mut, on_host, primitive, run};
+use super::simd::wide;
+
+/// The rotation of a pass's tokens.
+pub(crate) enum Rotary<B: Backend> {
+    /// In the host's memory.
+    Host(Angles),
+    /// As `x cos + (x H) sin`: H swaps the two halves of each head and negates the first. As a
+    /// product, over flat rows, every operand is contiguous.
+    Tensors {
+        /// cos and sin, `[batch or 1, seq · heads · head_dim]`.
+        queries: (Tensor<B, 2>, Tensor<B, 2>),
+        /// cos and sin, `[batch or 1, seq · kv_heads · head_dim]`.
+        keys: (Tensor<B, 2>, Tensor<B, 2>),
+        /// H, `[head_dim, head_dim]`.
+        half_turn: Tensor<B, 2>,
+        /// Tokens a row.
+        seq: usize,
+    },
+}
+
+/// cos and sin of each token's angles, `[tokens of the batch or of one row, head_dim / 2]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Angles {
+    cos: Arc<[f32]>,
+    sin: Arc<[f32]>,
+    half: usize,
+}
+
+impl<B: Backend> Rotary<B> {
+    /// * `positions`: `[batch · seq]`, row after row.
+    /// * `frequencies`: `[head_dim / 2]`, the angle per position.
+    /// * `heads`: of queries and of keys.
+    /// * `half_turn`: as [`half_turn`] makes it.
+    pub(crate) fn new(
+        positions: &[u32],
+        seq: usize,
+        frequencies: &[f32],
+        heads: [usize; 2],
+        half_turn: &Tensor<B, 2>,
+    ) -> Self {
+        // Rows at the same positions share one table.
+        let one_row = positions.chunks(seq).all(|row| row == &positions[..seq]);
+        let positions = if one_row { &positions[..seq] } else { positions };
+        let table = |of: fn(f32) -> f32| -> Arc<[f32]> {
+            positions.iter().flat_map(|&p| frequencies.iter().map(move |f| of(p as f32 * f))).collect()
+        };
+        let angles = Angles { cos: table(f32::cos), sin: table(f32::sin), half: frequencies.len() };
+        if on_host(half_turn) {
+            return Self::Host(angles);
+        }
+        let of = |heads| {
+            (angles.tensor(&angles.cos, heads, seq, half_turn), angles.tensor(&angles.sin, heads, seq, half_turn))
+        };
+        Self::Tensors { queries: of(heads[0]), keys: of(heads[1]), half_turn: half_turn.clone(), seq }
+    }
+
+    /// `[batch · seq, heads · head_dim]` → the same, rotated.
+    pub(crate) fn queries(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.rotate(x, |queries, _| queries)
+    }
+
+    /// `[batch · seq, kv_heads · head_dim]` → the same, rotated.
+    pub(crate) fn keys(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.rotate(x, |_, keys| keys)
+    }
+
+    fn rotate(&self, x: Tensor<B, 2>, table: for<'a> fn(&'a Table<B>, &'a Table<B>) -> &'a Table<B>) -> Tensor<B, 2> {
+        match self {
+            Self::Host(angles) => run(angles.clone(), [primitive(x)]),
+            Self::Tensors { queries, keys, half_turn, seq } => {
+                let (cos, sin) = table(queries, keys);
+                let [tokens, width] = x.dims();
+                let (dim, flat) = (half_turn.dims()[0], [tokens / seq, seq * width]);
+                let turned = x.clone().reshape([tokens * width / dim, dim]).matmul(half_turn.clone());
+                let rotated = x.reshape(flat) * cos.clone() + turned.reshape(flat) * sin.clone();
+                rotated.reshape([tokens, width])
+            }
+        }
+    }
+}
+
+type Table<B> = (Tensor<B, 2>, Tensor<B, 2>);
+
+/// H of [`Rotary::Tensors`]: `(x H)[j] = -x[j + half]` in the first half, `x[j - half]` in the
+/// second.
+pub(crate) fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B, 2> {
+    let mut values = vec![0.0; dim * dim];
+    for j in 0..dim / 2 {
+        values[(j + dim / 2) * dim + j] = -1.0;
+        values[j * dim + j + dim / 2] = 1.0;
+    }
+    Tensor::from_data(TensorData::new(values, [dim, dim]), device)
+}
+
+impl Angles {
+    /// `values` for both halves of each of `heads`, `[batch or 1, seq · heads · head_dim]`.
+    fn tensor<B: Backend>(&self, values: &[f32], heads: usize, seq: usize, like: &Tensor<B, 2>) -> Tensor<B, 2> {
+        let tokens = values.chunks(self.half);
+        let rows = values.len() / self.half / seq;
+        let repeated: Vec<f32> =
+            tokens.flat_map(|token| token.iter().cycle().take(2 * heads * self.half)).copied().collect();
+        Tensor::from_data(TensorData::new(repeated, [rows, 2 * seq * heads * self.half]), &like.device())
+    }
+
+    /// Turns `x`, `[batch · seq, heads · head_dim]`, forward for `direction` 1 and back for -1.
+    fn turn(&self, mut x: TensorData, direction: f32) -> TensorData {
+        let width = x.shape[1];
+        floats_mut(&mut x).par_chunks_mut(width).enumerate().for_each(|(token, heads)| {
+            let at = token * self.half % self.cos.len();
+            let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
+            wide(|| {
+                for head in heads.chunks_exact_mut(2 * self.half) {
+                    let (first, second) = head.split_at_mut(self.half);
+                    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        let s = direction * s;
+                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                    }
+                }
+            });
+        });
+        x
+    }
+}
+
+impl CpuOperation<1> for Angles {
+    type Saved = ();
+
+    fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
+        (self.turn(x, 1.0), ())
+    }
+
+    fn backward(&self, _: &(), grad: TensorData, _: [bool; 1]) -> [Option<TensorData>; 1] {
+        [Some(self.turn(grad, -1.0))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Training;
+    use crate::kernels::testing::{numbers, same};
+
+    /// One table for all rows, and one for each.
+    #[test]
+    fn equals_the_plain_operations() {
+        for positions in [[0, 1, 2, 0, 1, 2], [4, 5, 6, 1, 2, 2]] {
+            let (frequencies, heads) = ([1.0, 0.3, 0.01], 2);
+            let plain = |x: &Tensor<Training, 2>| {
+                let half_turn = half_turn(6, &x.device());
+                let angles = match Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn) {
+                    Rotary::Host(angles) => angles,
+                    Rotary::Tensors { .. } => unreachable!("the CPU is the host"),
+                };
+                let table = |values: &[f32]| angles.tensor(values, heads, 3, &half_turn);
+                let queries = (table(&angles.cos), table(&angles.sin));
+                Rotary::Tensors { queries: queries.clone(), keys: queries, half_turn, seq: 3 }.queries(x.clone())
+            };
+            let fused = |x: &Tensor<Training, 2>| {
+                let half_turn = half_turn(6, &x.device());
+                Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn).queries(x.clone())
+            };
+            same([numbers([6, 12], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
+        }
+    }
+}

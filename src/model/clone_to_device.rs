@@ -1,0 +1,54 @@
+//! A model on another device.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::prelude::*;
+
+use super::{ItemLanguageModel, Layer, Weight};
+
+impl<B: Backend> ItemLanguageModel<B> {
+    /// A copy on `device`, which may be the model's own: the same parameters by id, the same ones
+    /// train, with a graph of their own; and the prefix, if there is one.
+    ///
+    /// Through the host's memory, a tensor at a time: of burn 0.21's devices those of wgpu panic
+    /// when a tensor is to move between them (`comm_init` of cubecl-runtime 0.10's `server/base.rs`
+    /// is not implemented), and CUDA's need NCCL.
+    pub fn clone_to_device(&self, device: &B::Device) -> Self {
+        let mut model = self.clone().map(&mut CopyTo { device });
+        // What is no parameter.
+        model.llm.half_turn = copied(model.llm.half_turn, device);
+        for linear in model.llm.layers.iter_mut().flat_map(Layer::projections_mut) {
+            if let Weight::Quantized(blocks) = &mut linear.weight {
+                *blocks = blocks.clone().clone_to_device(device);
+            }
+        }
+        model.entities = model.entities.map(|mut entities| {
+            entities.vectors = copied(entities.vectors, device);
+            entities
+        });
+        model.prefix = model.prefix.map(|mut prefix| {
+            for tensors in [&mut prefix.keys, &mut prefix.values] {
+                *tensors = tensors.drain(..).map(|tensor| copied(tensor, device)).collect();
+            }
+            prefix
+        });
+        assert!(model.devices().iter().all(|found| found == device), "a tensor of the model stayed behind");
+        model
+    }
+}
+
+struct CopyTo<'a, B: Backend> {
+    device: &'a B::Device,
+}
+
+impl<B: Backend> ModuleMapper<B> for CopyTo<'_, B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        param.map(|tensor| copied(tensor, self.device))
+    }
+}
+
+/// It trains if the tensor does.
+pub(crate) fn copied<B: Backend, const D: usize>(tensor: Tensor<B, D>, device: &B::Device) -> Tensor<B, D> {
+    let (trains, dtype) = (tensor.is_require_grad(), tensor.dtype());
+    let copy = Tensor::from_data(tensor.into_data(), (device, dtype));
+    if trains { copy.require_grad() } else { copy }
+}

@@ -1,0 +1,386 @@
+//! A bounded reader for the header of a GGUF file (versions 2 and 3, little endian).
+//!
+//! Every length is checked against the bytes that are left before anything is allocated by it.
+//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use candle_core::quantized::GgmlDType;
+
+use super::tensor_store::Encoding;
+use crate::{Error, Result};
+
+/// No model has more metadata entries or tensors than this.
+const MOST_ENTRIES: u64 = 1 << 16;
+const LONGEST_NAME: u64 = 1 << 16;
+const DEEPEST_ARRAY: usize = 4;
+
+/// Ids of GGUF's metadata types.
+const STRING: u32 = 8;
+const ARRAY: u32 = 9;
+
+/// One metadata value. Arrays stay in the file.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Bool,
+    String(String),
+    Array { item: u32, count: usize, range: Range<usize> },
+}
+
+/// A tensor's entry in the header.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    /// Outermost dimension first, the reverse of GGUF's order.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) encoding: Encoding,
+    /// Its bytes in the file; inside it, and apart from the other tensors' bytes.
+    pub(crate) range: Range<usize>,
+}
+
+/// A parsed header.
+#[derive(Debug)]
+pub(crate) struct Header {
+    metadata: HashMap<String, Value>,
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+fn bad<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::failed(message))
+}
+
+impl Header {
+    /// Parses the header of the whole file `bytes`. The errors do not name the file.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut cursor = Cursor { bytes, at: 0 };
+        if cursor.take(4, "the magic")? != b"GGUF" {
+            return bad("not a GGUF file");
+        }
+        match cursor.u32("the version")? {
+            2 | 3 => {}
+            version if version.swap_bytes() < 256 && version > 256 => {
+                return bad("big-endian GGUF is not supported");
+            }
+            version => {
+                return bad(format!("GGUF version {version} is not supported, only 2 and 3 are"));
+            }
+        }
+        let tensor_count = cursor.u64("the tensor count")?;
+        let entry_count = cursor.u64("the metadata count")?;
+        if tensor_count > MOST_ENTRIES || entry_count > MOST_ENTRIES {
+            return bad(format!("claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"));
+        }
+        let mut metadata = HashMap::new();
+        for number in 0..entry_count {
+            let key = cursor.name(&format!("the name of metadata entry {number}"))?;
+            let place = format!("metadata key {key}");
+            let kind = cursor.u32(&place)?;
+            let value = cursor.value(kind, &place)?;
+            if metadata.insert(key, value).is_some() {
+                return bad(format!("{place}: comes twice"));
+            }
+        }
+        let mut tensors = Vec::new();
+        let mut names = HashSet::new();
+        for number in 0..tensor_count {
+            let tensor = cursor.tensor(number)?;
+            if !names.insert(tensor.name.clone()) {
+                return bad(format!("tensor {}: comes twice", tensor.name));
+            }
+            tensors.push(tensor);
+        }
+        let mut header = Self { metadata, tensors };
+        header.place_tensors(cursor.at, bytes.len())?;
+        Ok(header)
+    }
+
+    /// Turns the tensors' offsets into positions in the file, and checks those.
+    fn place_tensors(&mut self, header_end: usize, file_end: usize) -> Result<()> {
+        let alignment = self.size("general.alignment")?.unwrap_or(32);
+        if alignment == 0 || alignment % 8 != 0 || alignment > 1 << 20 {
+            return bad(format!("general.alignment is {alignment}; it must be a multiple of 8"));
+        }
+        let start = header_end.checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
+        for tensor in &mut self.tensors {
+            let Range { start: offset, end: length } = tensor.range;
+            if offset % alignment != 0 {
+                return bad(format!("tensor {}: offset {offset} is not a multiple of {alignment}", tensor.name));
+            }
+            let range = start.checked_add(offset).and_then(|from| Some(from..from.checked_add(length)?));
+            match range.filter(|range| range.end <= file_end) {
+                Some(range) => tensor.range = range,
+                None => {
+                    return bad(format!(
+                        "tensor {}: its {length} bytes at offset {offset} lie beyond the end of the file; the file is truncated, download it again",
+                        tensor.name
+                    ));
+                }
+            }
+        }
+        let mut order: Vec<&Tensor> = self.tensors.iter().collect();
+        order.sort_by_key(|tensor| tensor.range.start);
+        for (before, after) in order.iter().zip(order.iter().skip(1)) {
+            if before.range.end > after.range.start {
+                return bad(format!("tensors {} and {} overlap", before.name, after.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn read<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(read) => Ok(Some(read)),
+                None => bad(format!("metadata key {key}: is not {what}")),
+            },
+        }
+    }
+
+    /// A whole number that is not negative.
+    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "a whole number", |value| match value {
+            Value::Unsigned(n) => usize::try_from(*n).ok(),
+            Value::Signed(n) => usize::try_from(*n).ok(),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.read(key, "a number", |value| match value {
+            Value::Float(n) => Some(*n),
+            Value::Unsigned(n) => Some(*n as f64),
+            Value::Signed(n) => Some(*n as f64),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
+        self.read(key, "a string", |value| match value {
+            Value::String(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// An array of strings in `bytes`, the file that this header was parsed from.
+    pub(crate) fn strings(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<String>>> {
+        self.array(bytes, key, "an array of strings", |cursor, item| match item {
+            STRING => cursor.string(key).map(Some),
+            _ => Ok(None),
+        })
+    }
+
+    /// An array of numbers in `bytes`, the file that this header was parsed from.
+    pub(crate) fn numbers(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<f32>>> {
+        self.array(bytes, key, "an array of numbers", |cursor, item| {
+            Ok(match cursor.value(item, key)? {
+                Value::Float(n) => Some(n as f32),
+                Value::Signed(n) => Some(n as f32),
+                Value::Unsigned(n) => Some(n as f32),
+                _ => None,
+            })
+        })
+    }
+
+    fn array<T>(
+        &self,
+        bytes: &[u8],
+        key: &str,
+        what: &str,
+        read: impl Fn(&mut Cursor<'_>, u32) -> Result<Option<T>>,
+    ) -> Result<Option<Vec<T>>> {
+        let array = self.read(key, what, |value| match value {
+            Value::Array { item, count, range } => Some((*item, *count, range.clone())),
+            _ => None,
+        })?;
+        let Some((item, count, range)) = array else {
+            return Ok(None);
+        };
+        let mut cursor = Cursor { bytes: bytes.get(..range.end).unwrap_or_default(), at: range.start };
+        let mut items = Vec::new();
+        for _ in 0..count {
+            match read(&mut cursor, item)? {
+                Some(value) => items.push(value),
+                None => return bad(format!("metadata key {key}: is not {what}")),
+            }
+        }
+        Ok(Some(items))
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, length: u64, place: &str) -> Result<&'a [u8]> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        match usize::try_from(length).ok().and_then(|length| rest.get(..length)) {
+            Some(taken) => {
+                self.at += taken.len();
+                Ok(taken)
+            }
+            None => bad(format!(
+                "{place}: {length} bytes are claimed at byte {}, but {} are left; the file is truncated or damaged",
+                self.at,
+                rest.len()
+            )),
+        }
+    }
+
+    fn array<const N: usize>(&mut self, place: &str) -> Result<[u8; N]> {
+        let mut taken = [0; N];
+        taken.copy_from_slice(self.take(N as u64, place)?);
+        Ok(taken)
+    }
+
+    fn u32(&mut self, place: &str) -> Result<u32> {
+        self.array(place).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, place: &str) -> Result<u64> {
+        self.array(place).map(u64::from_le_bytes)
+    }
+
+    fn string(&mut self, place: &str) -> Result<String> {
+        let length = self.u64(place)?;
+        let bytes = self.take(length, place)?;
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(_) => bad(format!("{place}: is not UTF-8")),
+        }
+    }
+
+    fn name(&mut self, place: &str) -> Result<String> {
+        let start = self.at;
+        let length = self.u64(place)?;
+        if length > LONGEST_NAME {
+            return bad(format!("{place}: claims {length} bytes; the file is damaged"));
+        }
+        self.at = start;
+        self.string(place)
+    }
+
+    fn value(&mut self, kind: u32, place: &str) -> Result<Value> {
+        Ok(match kind {
+            0 => Value::Unsigned(u8::from_le_bytes(self.array(place)?).into()),
+            1 => Value::Signed(i8::from_le_bytes(self.array(place)?).into()),
+            2 => Value::Unsigned(u16::from_le_bytes(self.array(place)?).into()),
+            3 => Value::Signed(i16::from_le_bytes(self.array(place)?).into()),
+            4 => Value::Unsigned(self.u32(place)?.into()),
+            5 => Value::Signed(i32::from_le_bytes(self.array(place)?).into()),
+            6 => Value::Float(f32::from_le_bytes(self.array(place)?).into()),
+            7 => {
+                self.take(1, place)?;
+                Value::Bool
+            }
+            STRING => Value::String(self.string(place)?),
+            ARRAY => {
+                let item = self.u32(place)?;
+                let count = self.u64(place)?;
+                let start = self.at;
+                self.skip_items(item, count, 1, place)?;
+                // Every item took at least a byte, so the count fits.
+                Value::Array { item, count: count as usize, range: start..self.at }
+            }
+            10 => Value::Unsigned(self.u64(place)?),
+            11 => Value::Signed(i64::from_le_bytes(self.array(place)?)),
+            12 => Value::Float(f64::from_le_bytes(self.array(place)?)),
+            _ => return bad(format!("{place}: has unknown type {kind}")),
+        })
+    }
+
+    fn skip_items(&mut self, item: u32, count: u64, depth: usize, place: &str) -> Result<()> {
+        let width = match item {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            STRING => {
+                for _ in 0..count {
+                    let length = self.u64(place)?;
+                    self.take(length, place)?;
+                }
+                return Ok(());
+            }
+            ARRAY if depth < DEEPEST_ARRAY => {
+                for _ in 0..count {
+                    let (item, count) = (self.u32(place)?, self.u64(place)?);
+                    self.skip_items(item, count, depth + 1, place)?;
+                }
+                return Ok(());
+            }
+            ARRAY => return bad(format!("{place}: arrays nest deeper than {DEEPEST_ARRAY}")),
+            _ => return bad(format!("{place}: has items of unknown type {item}")),
+        };
+        let Some(length) = count.checked_mul(width) else {
+            return bad(format!("{place}: claims {count} items; the file is damaged"));
+        };
+        self.take(length, place).map(|_| ())
+    }
+
+    /// A tensor's entry. Its `range` holds the offset and the *length*, until the data's start is
+    /// known.
+    fn tensor(&mut self, number: u64) -> Result<Tensor> {
+        let name = self.name(&format!("the name of tensor {number}"))?;
+        let place = format!("tensor {name}");
+        let dimensions = self.u32(&place)?;
+        if !(1..=4).contains(&dimensions) {
+            return bad(format!("{place}: claims {dimensions} dimensions, not 1 to 4"));
+        }
+        let mut shape = Vec::new();
+        for _ in 0..dimensions {
+            match usize::try_from(self.u64(&place)?) {
+                Ok(size) if size > 0 => shape.insert(0, size),
+                _ => return bad(format!("{place}: has an empty or too large dimension")),
+            }
+        }
+        let encoding = encoding(self.u32(&place)?).map_err(|kind| {
+            Error::failed(format!(
+                "{place}: has type {kind}; only F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K and Q6_K are supported"
+            ))
+        })?;
+        let (values, bytes) = encoding.block();
+        let row = shape.last().copied().unwrap_or_default();
+        let length = shape
+            .iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .filter(|_| row.is_multiple_of(values))
+            .and_then(|count| (count / values).checked_mul(bytes));
+        let offset = usize::try_from(self.u64(&place)?).unwrap_or(usize::MAX);
+        match length {
+            Some(length) => Ok(Tensor { name, shape, encoding, range: offset..length }),
+            None => bad(format!("{place}: shape {shape:?} is too large or not whole blocks of {values}")),
+        }
+    }
+}
+
+/// The encoding of a GGML type id, or that type's name.
+fn encoding(kind: u32) -> std::result::Result<Encoding, String> {
+    use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K, Q8_0};
+    Ok(match kind {
+        0 => Encoding::F32,
+        1 => Encoding::F16,
+        2 => Encoding::Blocks(Q4_0),
+        3 => Encoding::Blocks(Q4_1),
+        6 => Encoding::Blocks(Q5_0),
+        7 => Encoding::Blocks(Q5_1),
+        8 => Encoding::Blocks(Q8_0),
+        12 => Encoding::Blocks(Q4K),
+        14 => Encoding::Blocks(Q6K),
+        30 => Encoding::Bf16,
+        10 => return Err("Q2_K".into()),
+        11 => return Err("Q3_K".into()),
+        13 => return Err("Q5_K".into()),
+        16..=23 | 29 => return Err(format!("{kind} (IQ)")),
+        other => return Err(other.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

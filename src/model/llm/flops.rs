@@ -1,0 +1,251 @@
+//! Floating-point operations of a training step, counted from sizes.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::prelude::*;
+
+use crate::batch::Batch;
+use crate::core::profiler::{Part, Parts, Pass};
+use crate::model::{ItemLanguageModel, Layer, LoraLinear};
+
+impl<B: Backend> ItemLanguageModel<B> {
+    /// What the matrix products of a forward and backward pass over `batch` need, a multiplication
+    /// and an addition being two operations.
+    ///
+    /// Forward: every token that runs (no padding, nothing that the prefix stands for) through
+    /// every projection, LoRA's included, and two products of the heads' width for each pair of a
+    /// query and a key that it sees; of the shared chain's last layer only keys and values; the
+    /// logits that are scored. Backward: the gradient of a weight that trains, and of an input
+    /// where something before it trains. What an implementation computes again, masked scores,
+    /// norms, activations, dropout and the optimiser are not counted. A Q-Former counts as if each
+    /// of its matrices met every query.
+    ///
+    /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
+    ///   there.
+    pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
+        let (forest, config) = (&batch.forest, self.llm.config());
+        let known = self.known(&forest.shared);
+        let below = forest.shared.len() as u32;
+        let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
+        let (mut counter, mut of_chain) = (counter(), counter());
+
+        let chain = &forest.shared[known..];
+        let mut shared =
+            Run::new(chain.len(), (chain.len() * (chain.len() + 1) / 2) as f64, self.embedded(chain, &mut of_chain));
+        let own = forest.positions.iter().map(|position| f64::from(position - below + 1)).sum();
+        let mut trees = Run::new(forest.tokens.len(), own, self.embedded(&forest.tokens, &mut counter));
+
+        for (l, layer) in self.llm.layers.iter().enumerate() {
+            let frozen = (known, [false; 2]);
+            let last = l + 1 == self.llm.layers.len();
+            let chains = (chain.len(), of_chain.layer(layer, &mut shared, &[frozen], last));
+            counter.layer(layer, &mut trees, &[frozen, chains], false);
+        }
+
+        let head = self.llm.head();
+        let rows = batch.rows.as_ref().map_or(config.vocab_size, Vec::len);
+        let product = 2.0 * (batch.predictions.len() * rows * config.hidden_size) as f64;
+        counter.add(Part::Loss, product, count([trees.tracked, head.is_require_grad()]) * product);
+        if !chain_ran {
+            counter.flops += of_chain.flops;
+        }
+        counter.flops
+    }
+
+    /// Whether what the tokens become has a gradient.
+    fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
+        let present = self.present(tokens).len();
+        let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
+            return self.llm.embed_tokens.val().is_require_grad();
+        };
+        let encoder = &entities.encoder;
+        let rows = if encoder.qformer.is_some() { present * encoder.queries } else { present };
+        let product = |numbers: usize| 2.0 * (rows * numbers) as f64;
+        let mut matrices = Matrices(0);
+        encoder.visit(&mut matrices);
+        // The vectors themselves do not train.
+        let first = match (&encoder.qformer, &encoder.inner) {
+            (Some(_), _) => 0,
+            (None, inner) => inner.as_ref().unwrap_or(&encoder.projection).weight.dims().iter().product(),
+        };
+        counter.add(Part::Embedding, product(matrices.0), product(2 * matrices.0 - first));
+        true
+    }
+}
+
+/// Tokens that run together.
+struct Run {
+    tokens: f64,
+    /// Pairs of a query and a key among them.
+    own: f64,
+    /// Whether what enters the next layer has a gradient.
+    tracked: bool,
+}
+
+impl Run {
+    fn new(tokens: usize, own: f64, tracked: bool) -> Self {
+        Self { tokens: tokens as f64, own, tracked }
+    }
+}
+
+struct Counter {
+    flops: Parts,
+    /// Of all query heads together.
+    width: usize,
+}
+
+impl Counter {
+    fn add(&mut self, part: Part, forward: f64, backward: f64) {
+        self.flops.add(part, Pass::Forward, forward);
+        self.flops.add(part, Pass::Backward, backward);
+    }
+
+    /// * `pasts`: earlier tokens that every token sees: how many, and whether their keys and values
+    ///   have gradients.
+    /// * `keys_only`: nothing asks for what the layer gives.
+    ///
+    /// Whether its keys and values have gradients.
+    fn layer<B: Backend>(
+        &mut self,
+        layer: &Layer<B>,
+        run: &mut Run,
+        pasts: &[(usize, [bool; 2])],
+        keys_only: bool,
+    ) -> [bool; 2] {
+        let k = self.linear(Part::Attention, &layer.k_proj, run, run.tracked);
+        let v = self.linear(Part::Attention, &layer.v_proj, run, run.tracked);
+        if keys_only {
+            return [k, v];
+        }
+        let q = self.linear(Part::Attention, &layer.q_proj, run, run.tracked);
+        let pasts: Vec<(f64, [bool; 2])> = pasts.iter().map(|&(past, kv)| (past as f64 * run.tokens, kv)).collect();
+        let sees = [(run.own, [k, v])].into_iter().chain(pasts).filter(|(pairs, _)| *pairs > 0.0);
+        let sees: Vec<(f64, [bool; 2])> = sees.collect();
+        let scores = q || sees.iter().any(|(_, [k, _])| *k);
+        for &(pairs, [k, v]) in &sees {
+            let product = 2.0 * pairs * self.width as f64;
+            self.add(Part::Attention, 2.0 * product, count([scores, q, k, v]) * product);
+        }
+        let attended = scores || sees.iter().any(|(_, [_, v])| *v);
+        run.tracked |= self.linear(Part::Attention, &layer.o_proj, run, attended);
+        let gate = self.linear(Part::Mlp, &layer.gate_proj, run, run.tracked);
+        let up = self.linear(Part::Mlp, &layer.up_proj, run, run.tracked);
+        run.tracked |= self.linear(Part::Mlp, &layer.down_proj, run, gate || up);
+        [k, v]
+    }
+
+    /// Whether the output has a gradient, where `tracked` says it of the input.
+    fn linear<B: Backend>(&mut self, part: Part, linear: &LoraLinear<B>, run: &Run, tracked: bool) -> bool {
+        let [out, width] = linear.weight.dims();
+        let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;
+        let trains = linear.weight.is_require_grad();
+        let dense = product(out, width);
+        self.add(part, dense, count([tracked, trains]) * dense);
+        if let Some(lora) = &linear.lora {
+            let rank = lora.a.dims()[0];
+            let (down, up) = (product(rank, width), product(out, rank));
+            self.add(part, down + up, count([true, tracked]) * down + 2.0 * up);
+        }
+        tracked || trains || linear.lora.is_some()
+    }
+}
+
+fn count<const N: usize>(wanted: [bool; N]) -> f64 {
+    wanted.into_iter().filter(|&wanted| wanted).count() as f64
+}
+
+/// Numbers in all matrices of a module.
+struct Matrices(usize);
+
+impl<B: Backend> ModuleVisitor<B> for Matrices {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if D == 2 {
+            self.0 += param.dims().iter().product::<usize>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::batch::{Candidates, Example, Target};
+    use crate::device::{BackendName, Training};
+    use crate::model::{Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights};
+    use crate::text::{Catalogue, Trie};
+
+    fn flops(tune: Tune) -> (Parts, LlamaConfig) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
+        let path = dir.join("config.json");
+        let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        let weights = Weights::open(&dir, &config).unwrap();
+        let llm = Llama::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
+            .unwrap();
+        // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
+        // and one of a single node.
+        let targets = vec![vec![1, 9], vec![2, 9]];
+        let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
+        let example = |prompt: &[u32]| Example { prompt: prompt.to_vec(), target: Target::Item(0), logit_bias: vec![] };
+        let examples = [&[1, 2, 3, 4, 5, 6][..], &[1, 2, 3, 4, 5, 7], &[1, 2, 3, 8]].map(example);
+        let batch = Batch::new(&examples, &catalogue, Candidates::Children);
+        assert_eq!((batch.forest.shared.len(), batch.forest.rows(), batch.forest.run_tokens()), (3, 2, 8));
+        (ItemLanguageModel::from(llm).flops(&batch, false), config)
+    }
+
+    /// Pairs of a query and a key: of the chain's tokens 1 + 2 + 3; of the trees' their own 1 + 2 +
+    /// 3 + 3 and 1, and with the chain 5 · 3.
+    const PAIRS: f64 = 6.0 + 10.0 + 15.0;
+
+    #[test]
+    fn lora_by_hand() {
+        let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
+        let (flops, config) = flops(Tune::Lora(&lora, 1));
+        let [hidden, inner, q, kv] = [
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        ]
+        .map(|size| size as f64);
+        let layers = config.num_hidden_layers as f64;
+        let product = |tokens: f64, a: f64, b: f64| 2.0 * tokens * a * b;
+        let adapter = |tokens: f64, out: f64| product(tokens, 2.0, hidden) + product(tokens, 2.0, out);
+
+        // Without the last layer of the chain, of which only keys and values are asked for.
+        let linears = |tokens: f64| 2.0 * product(tokens, hidden, q) + 2.0 * product(tokens, hidden, kv);
+        let attention = |tokens: f64, pairs: f64| {
+            linears(tokens) + adapter(tokens, q) + adapter(tokens, kv) + 2.0 * product(pairs, 1.0, q)
+        };
+        let unasked = attention(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - adapter(3.0, kv);
+        assert_eq!(flops.of(Part::Attention, Pass::Forward), layers * attention(8.0, PAIRS) - unasked);
+        let mlp = |tokens: f64| 3.0 * product(tokens, hidden, inner);
+        assert_eq!(flops.of(Part::Mlp, Pass::Forward), layers * mlp(8.0) - mlp(3.0));
+        // Three predictions of two candidates.
+        assert_eq!(flops.of(Part::Loss, Pass::Forward), product(3.0, 2.0, hidden));
+        assert_eq!(flops.of(Part::Embedding, Pass::Forward), 0.0);
+
+        // No frozen weight has a gradient; nothing before the first layer's adapters has one, so
+        // its keys have none either.
+        let first = 2.0 * product(8.0, hidden, kv) + product(8.0, hidden, q) + product(8.0, 2.0, hidden) * 2.0;
+        let first = first + product(PAIRS, 1.0, q);
+        let gradients = |tokens: f64, pairs: f64| {
+            let adapters = adapter(tokens, q) + adapter(tokens, kv);
+            linears(tokens) + 2.0 * adapters + 4.0 * product(pairs, 1.0, q)
+        };
+        let unasked = gradients(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - 2.0 * adapter(3.0, kv);
+        assert_eq!(flops.of(Part::Attention, Pass::Backward), layers * gradients(8.0, PAIRS) - unasked - first);
+        assert_eq!(flops.of(Part::Mlp, Pass::Backward), flops.of(Part::Mlp, Pass::Forward));
+        assert_eq!(flops.of(Part::Loss, Pass::Backward), flops.of(Part::Loss, Pass::Forward));
+    }
+
+    #[test]
+    fn a_weight_that_trains_costs_as_much_again() {
+        let (full, _) = flops(Tune::Full);
+        assert_eq!(full.of(Part::Mlp, Pass::Backward), 2.0 * full.of(Part::Mlp, Pass::Forward));
+        assert_eq!(full.of(Part::Loss, Pass::Backward), 2.0 * full.of(Part::Loss, Pass::Forward));
+        let (frozen, _) = flops(Tune::Frozen);
+        assert_eq!(frozen.total(Pass::Backward), 0.0);
+        assert_eq!(frozen.total(Pass::Forward), full.total(Pass::Forward));
+    }
+}

@@ -1,0 +1,152 @@
+//! A linear layer without bias, with an optional LoRA adapter beside it.
+//!
+//! LoRA: arXiv 2106.09685; semantics as PEFT's `LoraLayer` (peft/tuners/lora/layer.py,
+//! `LoraLinear.forward`).
+
+use std::fmt::Display;
+
+use burn::module::Param;
+use burn::nn::Dropout;
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+use serde::{Deserialize, Serialize};
+
+use super::quantized::Quantized;
+use crate::kernels::{dropout, frozen_product};
+
+/// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
+#[derive(Module, Debug)]
+pub struct LoraLinear<B: Backend> {
+    /// `[out, in]`.
+    pub weight: Weight<B>,
+    /// The adapter, where this projection has one; in f32.
+    pub lora: Option<Lora<B>>,
+    /// What `x Wᵀ` is computed in.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+/// A linear layer's `[out, in]` matrix.
+#[derive(Module, Debug)]
+pub enum Weight<B: Backend> {
+    /// In [`LoraLinear::precision`] where it is frozen, in f32 where it trains.
+    Plain(Param<Tensor<B, 2>>),
+    /// Frozen, in the blocks of its GGUF file.
+    Quantized(Quantized<B>),
+}
+
+impl<B: Backend> Weight<B> {
+    /// `[out, in]`, in whatever it is kept in; f32 for blocks.
+    pub fn dense(&self) -> Tensor<B, 2> {
+        match self {
+            Self::Plain(weight) => weight.val(),
+            Self::Quantized(blocks) => blocks.unpacked(),
+        }
+    }
+
+    /// `[out, in]`
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Plain(weight) => weight.dims(),
+            Self::Quantized(blocks) => blocks.dims(),
+        }
+    }
+
+    /// Whether it trains.
+    pub fn is_require_grad(&self) -> bool {
+        matches!(self, Self::Plain(weight) if weight.val().is_require_grad())
+    }
+}
+
+/// The numbers that an LLM's products are computed in, and its frozen weights kept in.
+///
+/// Mixed precision is spelled out in [`LoraLinear::forward`]: the input is cast, the product's
+/// result cast back. All else is f32: whatever trains, the embeddings, the residual stream,
+/// rotation, norms, softmax, the output head and the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes a weight.
+    #[default]
+    F32,
+    /// 2 bytes: the range of f32, 8 bits of precision.
+    Bf16,
+    /// 2 bytes: 11 bits of precision up to 65,504; gradients below 6e-8 vanish, so nothing trains
+    /// through it.
+    F16,
+}
+
+impl Precision {
+    /// All, the widest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// burn's name of it.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+impl Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// A low-rank update `scale · B A` of a weight `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Lora<B: Backend> {
+    /// `[rank, in]`, starts kaiming-uniform with a = √5: uniform in ±1/√in.
+    pub a: Param<Tensor<B, 2>>,
+    /// `[out, rank]`, starts at zero.
+    pub b: Param<Tensor<B, 2>>,
+    /// On the input, only while training.
+    pub dropout: Dropout,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+impl<B: Backend> LoraLinear<B> {
+    /// `[n, in]` → `[n, out]`, both f32. The adapter's two thin products run on their own: neither
+    /// `B A` nor a gradient of the frozen weight's shape is ever formed.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let precision = self.precision.dtype();
+        let y = match &self.weight {
+            Weight::Plain(weight) => {
+                let weight = weight.val().cast(precision);
+                x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32)
+            }
+            Weight::Quantized(blocks) => {
+                let blocks = blocks.clone().untracked();
+                frozen_product(x.clone(), move || blocks.unpacked().cast(precision))
+            }
+        };
+        match &self.lora {
+            None => y,
+            Some(lora) => y + lora.forward(x),
+        }
+    }
+
+    /// `[out, in]`, f32: the weight with the adapter merged into it.
+    pub fn merged(&self) -> Tensor<B, 2> {
+        let weight = self.weight.dense().cast(FloatDType::F32);
+        match &self.lora {
+            None => weight,
+            Some(lora) => weight + lora.b.val().matmul(lora.a.val()).mul_scalar(lora.scale),
+        }
+    }
+}
+
+impl<B: Backend> Lora<B> {
+    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let down = dropout(&self.dropout, x).matmul(self.a.val().transpose()).mul_scalar(self.scale);
+        down.matmul(self.b.val().transpose())
+    }
+}

@@ -1,0 +1,10 @@
+//! The decoder of the LLM, its adapters, caches, sizes and files.
+
+pub mod config;
+pub mod decoder;
+pub mod flops;
+pub mod gguf;
+pub mod kv_cache;
+pub mod lora_linear;
+pub mod peft;
+pub mod quantized;

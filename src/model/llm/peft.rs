@@ -1,0 +1,376 @@
+//! LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Reference: peft/utils/save_and_load.py and peft/tuners/lora (0.14 and later). Python loads what
+//! itemlm trained and the reverse. Refused by name: bias, DoRA, rank patterns and the other
+//! variants of LoRA that change the forward pass.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use ::safetensors::{Dtype, tensor::TensorView};
+use burn::module::{Param, ParamId};
+use burn::nn::DropoutConfig;
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::lora_linear::{Lora, LoraLinear};
+use crate::core::files::write_atomic;
+use crate::model::{Layer, Llama, save_llm_dir};
+use crate::text::Tokenizer;
+use crate::{Context, Error, Result};
+
+/// The projections an adapter may be put on, with their place in Hugging Face's names.
+pub const PROJECTIONS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// LoRA's hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub rank: usize,
+    /// The update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Probability of dropping an input of the adapter while training.
+    pub dropout: f64,
+    /// Projections with an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`.
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    /// The MSL paper's: rank 8, alpha 16, dropout 0.05, on q_proj and v_proj.
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, dropout: 0.05, targets: vec!["q_proj".into(), "v_proj".into()] }
+    }
+}
+
+impl LoraConfig {
+    /// # Errors
+    /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::usage(format!("llm.lora: {what}")));
+        if self.rank == 0 || self.rank > 4096 {
+            return bad(format!("rank is {}, it must be between 1 and 4096", self.rank));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return bad(format!("dropout is {}, it must be at least 0 and below 1", self.dropout));
+        }
+        if !self.alpha.is_finite() {
+            return bad("alpha must be a finite number".into());
+        }
+        if self.targets.is_empty() {
+            return bad("targets is empty: name at least one projection".into());
+        }
+        for target in &self.targets {
+            if !PROJECTIONS.iter().any(|p| short(p) == target) {
+                let known: Vec<&str> = PROJECTIONS.iter().map(|p| short(p)).collect();
+                return bad(format!("unknown target {target:?}; known: {}", known.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the projection `self_attn.q_proj`, … has an adapter.
+    pub(crate) fn adapts(&self, projection: &str) -> bool {
+        self.targets.iter().any(|target| target == short(projection))
+    }
+}
+
+fn short(projection: &str) -> &str {
+    projection.rsplit('.').next().unwrap_or(projection)
+}
+
+/// A fresh adapter; its start depends on the seed and the parameter's place alone, so it is the
+/// same on every backend.
+pub(crate) fn lora<B: Backend>(
+    config: &LoraConfig,
+    seed: u64,
+    (a_id, b_id): (ParamId, ParamId),
+    rows: usize,
+    columns: usize,
+    device: &B::Device,
+) -> Lora<B> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(a_id.val());
+    let bound = 1.0 / (columns as f32).sqrt();
+    let a: Vec<f32> = (0..config.rank * columns).map(|_| rng.random_range(-bound..bound)).collect();
+    let trainable = |values, shape: [usize; 2], id| {
+        Param::initialized(id, Tensor::from_data(TensorData::new(values, shape), device).require_grad())
+    };
+    Lora {
+        a: trainable(a, [config.rank, columns], a_id),
+        b: trainable(vec![0.0; rows * config.rank], [rows, config.rank], b_id),
+        dropout: DropoutConfig { prob: config.dropout }.init(),
+        scale: config.alpha / config.rank as f64,
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    /// The block's projections in the order of [`PROJECTIONS`].
+    pub(crate) fn projections(&self) -> [&LoraLinear<B>; 7] {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+    }
+
+    pub(crate) fn projections_mut(&mut self) -> [&mut LoraLinear<B>; 7] {
+        [
+            &mut self.q_proj,
+            &mut self.k_proj,
+            &mut self.v_proj,
+            &mut self.o_proj,
+            &mut self.gate_proj,
+            &mut self.up_proj,
+            &mut self.down_proj,
+        ]
+    }
+}
+
+/// The part of PEFT's adapter_config.json that decides the forward pass.
+#[derive(Debug, Serialize, Deserialize)]
+struct PeftConfig {
+    peft_type: String,
+    #[serde(default)]
+    task_type: Option<String>,
+    #[serde(default)]
+    base_model_name_or_path: Option<String>,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    lora_dropout: f64,
+    target_modules: Vec<String>,
+    #[serde(default = "none")]
+    bias: String,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(default)]
+    rank_pattern: BTreeMap<String, usize>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+    #[serde(default)]
+    modules_to_save: Option<Vec<String>>,
+    #[serde(default)]
+    inference_mode: bool,
+    /// What else it holds.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+impl PeftConfig {
+    /// A key that has PEFT compute something else, or other base weights, than this product of two
+    /// matrices.
+    fn unsupported(&self) -> Option<&str> {
+        let keys = [
+            (self.peft_type != "LORA", "peft_type other than LORA"),
+            (self.bias != "none", "bias"),
+            (self.use_dora, "use_dora"),
+            (self.use_rslora, "use_rslora"),
+            (self.fan_in_fan_out, "fan_in_fan_out"),
+            (!self.rank_pattern.is_empty(), "rank_pattern"),
+            (!self.alpha_pattern.is_empty(), "alpha_pattern"),
+            (self.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "modules_to_save"),
+            // pissa, olora, corda, loftq and lora_ga take the adapter's first values off the base
+            // weights.
+            (
+                self.others.get("init_lora_weights").is_some_and(changes_the_base),
+                "init_lora_weights other than gaussian, orthogonal or eva",
+            ),
+        ];
+        let set = |key: &&&str| !matches!(self.others.get(**key), None | Some(Value::Null | Value::Bool(false)));
+        keys.iter().find(|(found, _)| *found).map(|(_, what)| *what).or_else(|| FORWARD_KEYS.iter().find(set).copied())
+    }
+}
+
+/// Each of these, if set, changes the forward pass.
+const FORWARD_KEYS: [&str; 6] =
+    ["alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_bdlora", "use_qalora"];
+
+fn changes_the_base(init_lora_weights: &Value) -> bool {
+    init_lora_weights.as_str().is_some_and(|way| !["gaussian", "orthogonal", "eva"].contains(&way))
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+fn tensor_name(layer: usize, projection: &str, matrix: char) -> String {
+    format!("base_model.model.model.layers.{layer}.{projection}.lora_{matrix}.weight")
+}
+
+fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
+    let values =
+        tensor.into_data().convert::<f32>().to_vec::<f32>().map_err(|e| Error::failed(format!("{name}: {e:?}")))?;
+    if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+        return Err(Error::failed(format!("tensor {name} holds {value}; it is not written")));
+    }
+    Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+/// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
+pub fn save_adapter<B: Backend>(dir: &Path, llama: &Llama<B>, config: &LoraConfig, base: &str) -> Result<()> {
+    fs::create_dir_all(dir).context(dir.display())?;
+    let peft = PeftConfig {
+        peft_type: "LORA".into(),
+        task_type: Some("CAUSAL_LM".into()),
+        base_model_name_or_path: Some(base.into()),
+        r: config.rank,
+        lora_alpha: config.alpha,
+        lora_dropout: config.dropout,
+        target_modules: config.targets.clone(),
+        bias: none(),
+        use_dora: false,
+        use_rslora: false,
+        fan_in_fan_out: false,
+        rank_pattern: BTreeMap::new(),
+        alpha_pattern: BTreeMap::new(),
+        modules_to_save: None,
+        inference_mode: true,
+        others: BTreeMap::new(),
+    };
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (l, layer) in llama.layers.iter().enumerate() {
+        for (name, linear) in PROJECTIONS.iter().zip(layer.projections()) {
+            let Some(lora) = &linear.lora else { continue };
+            for (matrix, param) in [('A', &lora.a), ('B', &lora.b)] {
+                let name = tensor_name(l, name, matrix);
+                let bytes = to_bytes(param.val(), &name)?;
+                tensors.push((name, param.dims().to_vec(), bytes));
+            }
+        }
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).context(name)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = Some([("format".to_string(), "pt".to_string())].into());
+    let bytes = ::safetensors::serialize(views, metadata).context(WEIGHTS_FILE)?;
+    write_atomic(&dir.join(WEIGHTS_FILE), &bytes)?;
+    let json = serde_json::to_string_pretty(&peft).context(CONFIG_FILE)?;
+    write_atomic(&dir.join(CONFIG_FILE), json.as_bytes())
+}
+
+/// Reads an adapter's hyper-parameters from PEFT's `adapter_config.json`.
+pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
+    let path = dir.join(CONFIG_FILE);
+    let place = path.display();
+    let peft: PeftConfig = serde_json::from_str(&fs::read_to_string(&path).context(&place)?).context(&place)?;
+    if let Some(what) = peft.unsupported() {
+        return Err(Error::failed(format!("{place}: {what} is not supported")));
+    }
+    let config =
+        LoraConfig { rank: peft.r, alpha: peft.lora_alpha, dropout: peft.lora_dropout, targets: peft.target_modules };
+    config.validate().context(place)?;
+    Ok(config)
+}
+
+/// Loads the adapter in `dir` into a model built with the same LoRA sizes.
+///
+/// # Errors
+/// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see
+/// [`read_adapter_config`].
+pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+    let mut weights = crate::model::formats::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
+    for (l, layer) in llama.layers.iter_mut().enumerate() {
+        for (projection, linear) in PROJECTIONS.iter().zip(layer.projections_mut()) {
+            let Some(lora) = &mut linear.lora else { continue };
+            for (matrix, param) in [('A', &mut lora.a), ('B', &mut lora.b)] {
+                let shape = param.dims();
+                let values = weights.take(&tensor_name(l, projection, matrix), &shape)?;
+                let trains = param.val().is_require_grad();
+                let tensor = Tensor::from_data(TensorData::new(values, shape), device).set_require_grad(trains);
+                *param = Param::initialized(param.id, tensor);
+            }
+        }
+    }
+    weights.finish()?;
+    Ok(llama)
+}
+
+/// Writes the model, adapter merged into its weights, as a Hugging Face directory.
+pub fn export_merged<B: Backend>(dir: &Path, llama: &Llama<B>, tokenizer: &Tokenizer) -> Result<()> {
+    let values = |data: TensorData| data.convert::<f32>().to_vec::<f32>().unwrap_or_default();
+    let matrix = |name: String, t: Tensor<B, 2>| (name, t.dims().to_vec(), values(t.into_data()));
+    let vector = |name: String, t: Tensor<B, 1>| (name, t.dims().to_vec(), values(t.into_data()));
+    let blocks = llama.layers.iter().enumerate().flat_map(|(l, layer)| {
+        let norms = [
+            vector(format!("model.layers.{l}.input_layernorm.weight"), layer.input_layernorm.gamma.val()),
+            vector(
+                format!("model.layers.{l}.post_attention_layernorm.weight"),
+                layer.post_attention_layernorm.gamma.val(),
+            ),
+        ];
+        let projections = PROJECTIONS
+            .iter()
+            .zip(layer.projections())
+            .map(move |(name, linear)| matrix(format!("model.layers.{l}.{name}.weight"), linear.merged()));
+        norms.into_iter().chain(projections.collect::<Vec<_>>())
+    });
+    let head = llama.lm_head.as_ref().map(|head| matrix("lm_head.weight".into(), head.weight.dense()));
+    let tensors = [
+        matrix("model.embed_tokens.weight".into(), llama.embed_tokens.val()),
+        vector("model.norm.weight".into(), llama.norm.gamma.val()),
+    ];
+    save_llm_dir(dir, llama.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_the_forward_pass_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |key: &str, value: Value| {
+            let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "peft_version": "0.18.0"});
+            config[key] = value;
+            fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+            read_adapter_config(dir.path())
+        };
+        for (key, value) in [
+            ("init_lora_weights", json!(true)),
+            ("init_lora_weights", json!("gaussian")),
+            ("layer_replication", json!(null)),
+            ("use_qalora", json!(false)),
+            ("revision", json!("main")),
+        ] {
+            assert_eq!(read(key, value).unwrap().rank, 4, "{key}");
+        }
+        for (key, value) in [
+            ("init_lora_weights", json!("pissa_niter_4")),
+            ("init_lora_weights", json!("olora")),
+            ("alora_invocation_tokens", json!([1, 2])),
+            ("layer_replication", json!([[0, 1]])),
+            ("lora_bias", json!(true)),
+            ("use_qalora", json!(true)),
+            ("use_dora", json!(true)),
+            ("bias", json!("all")),
+        ] {
+            let error = read(key, value).unwrap_err().to_string();
+            assert!(
+                error.contains(CONFIG_FILE) && error.contains(key) && error.ends_with("is not supported"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Matrix factorisation by Bayesian personalised ranking.
+//!
+//! Paper: Rendle et al., *BPR: Bayesian Personalized Ranking from Implicit Feedback*, UAI 2009
+//! (BPR-MF), without item biases. Each training interaction (u, i) meets one item j that the user
+//! has not, drawn evenly:
+//!
+//! mean of −ln σ(x_u·y_i − x_u·y_j) + λ (|x_u|² + |y_i|² + |y_j|²)
+//!
+//! The paper steps by SGD on single triples; here Adam steps on batches of them. A user it has not
+//! seen is the mean of the item vectors of the history.
+
+use burn::module::{AutodiffModule, Param};
+use burn::optim::{GradientsParams, Optimizer};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::log_sigmoid;
+use burn::tensor::backend::AutodiffBackend;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::Interactions;
+use super::collaborative::{Kept, dot, fill_rows, host, indices, keep_best, normal};
+use crate::Result;
+use crate::tensor::AUTODIFF;
+use crate::train::adamw;
+
+/// Settings of BPR.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BprConfig {
+    /// Of the start, the order and the negatives.
+    pub seed: u64,
+    /// Length of a vector.
+    pub dim: usize,
+    /// Adam's.
+    pub learning_rate: f64,
+    /// λ.
+    pub regularization: f64,
+    /// Triples a step.
+    pub batch_size: usize,
+    /// Passes over the interactions, at most.
+    pub epochs: usize,
+    /// Epochs without a better validation NDCG@10 before it stops.
+    pub patience: usize,
+}
+
+impl Default for BprConfig {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            dim: 128,
+            learning_rate: 1e-3,
+            regularization: 1e-3,
+            batch_size: 1024,
+            epochs: 200,
+            patience: 10,
+        }
+    }
+}
+
+/// The two factors as burn parameters.
+#[derive(Module, Debug)]
+pub struct Bpr<B: Backend> {
+    /// `[users, dim]`.
+    pub users: Param<Tensor<B, 2>>,
+    /// `[items, dim]`.
+    pub items: Param<Tensor<B, 2>>,
+}
+
+impl BprConfig {
+    /// Vectors from N(0, 0.1²).
+    pub fn init<B: Backend>(&self, users: usize, items: usize, device: &B::Device) -> Bpr<B> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut matrix = |rows: usize| {
+            let values = normal(&mut rng, rows * self.dim, 0.1);
+            Param::from_tensor(Tensor::from_data(TensorData::new(values, [rows, self.dim]), device))
+        };
+        Bpr { users: matrix(users), items: matrix(items) }
+    }
+}
+
+impl<B: Backend> Bpr<B> {
+    /// The mean loss of triples, `[1]`: user, item, item not taken; all three of equal length.
+    pub fn loss(&self, users: &[u32], taken: &[u32], others: &[u32], regularization: f64) -> Tensor<B, 1> {
+        let device = self.users.val().device();
+        let select = |of: &Param<Tensor<B, 2>>, rows: &[u32]| of.val().select(0, indices(rows, &device));
+        let (user, taken, other) =
+            (select(&self.users, users), select(&self.items, taken), select(&self.items, others));
+        let margin = (user.clone() * (taken.clone() - other.clone())).sum_dim(1);
+        let squares = user.square().sum() + taken.square().sum() + other.square().sum();
+        let penalty = squares.mul_scalar(regularization / users.len() as f64);
+        log_sigmoid(margin).mean().neg() + penalty
+    }
+}
+
+/// What BPR learnt, on the host.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// Length of a vector.
+    pub dim: usize,
+    /// `[known items, dim]`.
+    pub items: Vec<f32>,
+    /// `[users, dim]`.
+    pub users: Vec<f32>,
+}
+
+impl Factors {
+    /// Known histories → `[histories, known items]`: the mean of the history's item vectors times
+    /// each item's.
+    pub(crate) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+        fill_rows(histories.len(), self.items.len() / self.dim, |h, row: &mut [f32]| {
+            let mut mean = vec![0f32; self.dim];
+            for &item in &histories[h] {
+                let vector = &self.items[item as usize * self.dim..][..self.dim];
+                mean.iter_mut().zip(vector).for_each(|(m, v)| *m += v / histories[h].len() as f32);
+            }
+            for (score, item) in row.iter_mut().zip(self.items.chunks_exact(self.dim)) {
+                *score = dot(&mean, item);
+            }
+        })
+    }
+}
+
+/// Trains with early stopping.
+pub(crate) fn train<B: AutodiffBackend>(
+    config: &BprConfig,
+    interactions: &Interactions,
+    device: &B::Device,
+    validate: &mut dyn FnMut(&Factors) -> Result<Option<f64>>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Kept<Factors>> {
+    let taken: Vec<Vec<(u32, u32)>> = interactions.by_user();
+    let pairs: Vec<(u32, u32)> =
+        interactions.runs.iter().flat_map(|run| run.items.iter().map(move |&item| (run.user, item))).collect();
+    let items = interactions.items.len();
+    let mut model: Bpr<B> = config.init(interactions.users, items, device);
+    let mut optimizer = adamw::<Bpr<B>, B>(0.0);
+    let epoch = |epoch: usize| {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(epoch as u64 + 1);
+        let mut triples: Vec<[u32; 3]> = Vec::with_capacity(pairs.len());
+        for &(user, item) in &pairs {
+            triples.extend(other_item(&taken[user as usize], items, &mut rng).map(|other| [user, item, other]));
+        }
+        triples.shuffle(&mut rng);
+        let mut sum = 0.0;
+        for batch in triples.chunks(config.batch_size) {
+            let column = |c: usize| batch.iter().map(|triple| triple[c]).collect::<Vec<u32>>();
+            let _one_graph = AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let loss = model.loss(&column(0), &column(1), &column(2), config.regularization);
+            sum += loss.clone().into_scalar().elem::<f64>() * batch.len() as f64;
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            model = optimizer.step(config.learning_rate, model.clone(), gradients);
+        }
+        let valid = model.valid();
+        let factors = Factors { dim: config.dim, items: host(valid.items.val()), users: host(valid.users.val()) };
+        Ok((factors, sum / triples.len().max(1) as f64))
+    };
+    let finite = |factors: &Factors| factors.items.iter().chain(&factors.users).all(|v| v.is_finite());
+    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
+}
+
+/// An item that is not among `taken` (ascending), evenly; none where the user has all of them.
+pub(crate) fn other_item(taken: &[(u32, u32)], items: usize, rng: &mut ChaCha8Rng) -> Option<u32> {
+    let free = items - taken.len();
+    if free == 0 {
+        return None;
+    }
+    // The n-th free item: each taken one at or before it pushes it on.
+    let mut other = rng.random_range(0..free as u32);
+    for &(item, _) in taken {
+        if item > other {
+            break;
+        }
+        other += 1;
+    }
+    Some(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_items_are_all_that_are_not_taken_evenly() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut drawn = [0; 7];
+        for _ in 0..7000 {
+            drawn[other_item(&[(0, 1), (3, 2), (4, 1)], 7, &mut rng).unwrap() as usize] += 1;
+        }
+        for (item, count) in drawn.into_iter().enumerate() {
+            let expected = if [0, 3, 4].contains(&item) { 0..1 } else { 1600..1900 };
+            assert!(expected.contains(&count), "item {item}: {count}");
+        }
+        assert_eq!(other_item(&[(0, 1), (1, 1)], 2, &mut rng), None);
+    }
+}

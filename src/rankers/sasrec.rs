@@ -1,0 +1,407 @@
+//! SASRec: self-attention over the history.
+//!
+//! Paper: Kang, McAuley, *Self-Attentive Sequential Recommendation*, ICDM 2018. Reference:
+//! github.com/kang205/SASRec (`model.py`, `modules.py`) and its port
+//! github.com/pmixer/SASRec.pytorch (`python/model.py`). As there: learned positions aligned to the
+//! newest item, item embedding times √dim, blocks of causal attention (only the query is
+//! normalised, and the residual goes around it) and of a pointwise feed-forward with ReLU, one
+//! embedding for input and output. Where we differ:
+//!
+//! - The loss is a softmax over all known items; `loss = "bce"` is the references' (one negative a
+//!   position, drawn evenly from the items the user has not taken).
+//! - A sequence longer than `max_len` is cut anew in each epoch at a random place, so every
+//!   interaction is predicted once an epoch; the references keep its last `max_len` alone.
+//! - Padding takes no part in attention (as in kang205; pmixer lets it). Attention has an output
+//!   projection (as pmixer).
+//! - Adam's β₂ is 0.999 (references 0.98); biases start at zero.
+
+use burn::module::{AutodiffModule, Param};
+use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear};
+use burn::optim::{GradientsParams, Optimizer};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::{log_sigmoid, log_softmax, relu, softmax};
+use burn::tensor::backend::AutodiffBackend;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::Interactions;
+use super::bpr::other_item;
+use super::collaborative::{Kept, host, indices, keep_best, normal};
+use crate::Result;
+use crate::kernels::MASKED;
+use crate::tensor::AUTODIFF;
+use crate::train::adamw;
+
+/// Histories that one forward pass takes when ranking.
+const RANKED_TOGETHER: usize = 256;
+
+/// Settings of SASRec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SasRecConfig {
+    /// Of the start, the order, the negatives and dropout.
+    pub seed: u64,
+    /// Length of a vector.
+    pub dim: usize,
+    /// Attention heads; they divide `dim`.
+    pub heads: usize,
+    /// Blocks of attention and feed-forward.
+    pub blocks: usize,
+    /// The newest so many items of a history are seen.
+    pub max_len: usize,
+    /// On embeddings, attention and feed-forward.
+    pub dropout: f64,
+    /// What is minimised.
+    pub loss: SasRecLoss,
+    /// AdamW's.
+    pub learning_rate: f64,
+    /// AdamW's.
+    pub weight_decay: f64,
+    /// Sequences a step.
+    pub batch_size: usize,
+    /// Passes over the interactions, at most.
+    pub epochs: usize,
+    /// Epochs without a better validation NDCG@10 before it stops.
+    pub patience: usize,
+}
+
+impl Default for SasRecConfig {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            dim: 64,
+            heads: 1,
+            blocks: 2,
+            max_len: 20,
+            dropout: 0.5,
+            loss: SasRecLoss::Softmax,
+            learning_rate: 1e-3,
+            weight_decay: 0.0,
+            batch_size: 128,
+            epochs: 200,
+            patience: 10,
+        }
+    }
+}
+
+/// `loss`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SasRecLoss {
+    /// Cross-entropy over all known items.
+    Softmax,
+    /// Binary cross-entropy of the next item and of one negative.
+    Bce,
+}
+
+/// The model.
+#[derive(Module, Debug)]
+pub struct SasRec<B: Backend> {
+    /// `[items, dim]`, of input and output.
+    pub items: Param<Tensor<B, 2>>,
+    /// `[max_len, dim]`; the last row is the newest item's.
+    pub positions: Param<Tensor<B, 2>>,
+    /// Of attention and feed-forward.
+    pub blocks: Vec<Block<B>>,
+    /// After the last block.
+    pub norm: LayerNorm<B>,
+    /// On the embeddings.
+    pub dropout: Dropout,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct Block<B: Backend> {
+    /// Of the query.
+    pub attention_norm: LayerNorm<B>,
+    /// `[dim, dim]`.
+    pub query: Linear<B>,
+    /// `[dim, dim]`.
+    pub key: Linear<B>,
+    /// `[dim, dim]`.
+    pub value: Linear<B>,
+    /// `[dim, dim]`.
+    pub output: Linear<B>,
+    /// Before the feed-forward.
+    pub forward_norm: LayerNorm<B>,
+    /// `[dim, dim]`.
+    pub inner: Linear<B>,
+    /// `[dim, dim]`.
+    pub outer: Linear<B>,
+    /// On attention and feed-forward.
+    pub dropout: Dropout,
+    heads: usize,
+}
+
+/// Sequences to learn from: after each item of `inputs` comes the one of `targets` at its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequences {
+    /// At least one item and at most `max_len` each, oldest first.
+    pub inputs: Vec<Vec<u32>>,
+    /// As long as `inputs`.
+    pub targets: Vec<Vec<u32>>,
+    /// As long as `inputs`; for [`SasRecLoss::Bce`] alone.
+    pub negatives: Vec<Vec<u32>>,
+}
+
+impl SasRecConfig {
+    /// Names and shapes of the parameters that hold every size of the model.
+    pub(crate) fn sizes(&self, items: usize) -> Vec<(String, Vec<usize>)> {
+        let mut sizes =
+            vec![("items".to_string(), vec![items, self.dim]), ("positions".to_string(), vec![self.max_len, self.dim])];
+        sizes.extend((0..self.blocks).map(|block| (format!("blocks.{block}.query.weight"), vec![self.dim, self.dim])));
+        sizes
+    }
+
+    /// Matrices by Glorot's normal initialisation, biases 0, norms 1.
+    pub fn init<B: Backend>(&self, items: usize, device: &B::Device) -> SasRec<B> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let dim = self.dim;
+        let mut matrix = |rows: usize| {
+            let values = normal(&mut rng, rows * dim, (2.0 / (rows + dim) as f64).sqrt());
+            Param::from_tensor(Tensor::<B, 2>::from_data(TensorData::new(values, [rows, dim]), device))
+        };
+        let (items, positions) = (matrix(items), matrix(self.max_len));
+        let mut linear =
+            || Linear { weight: matrix(dim), bias: Some(Param::from_tensor(Tensor::zeros([dim], device))) };
+        let norm = || LayerNormConfig::new(dim).with_epsilon(1e-8).init(device);
+        let dropout = DropoutConfig::new(self.dropout).init();
+        let mut block = || Block {
+            attention_norm: norm(),
+            query: linear(),
+            key: linear(),
+            value: linear(),
+            output: linear(),
+            forward_norm: norm(),
+            inner: linear(),
+            outer: linear(),
+            dropout: dropout.clone(),
+            heads: self.heads,
+        };
+        let blocks = (0..self.blocks).map(|_| block()).collect();
+        SasRec { items, positions, blocks, norm: norm(), dropout }
+    }
+}
+
+impl<B: Backend> SasRec<B> {
+    /// Length of a vector.
+    pub fn dim(&self) -> usize {
+        self.items.dims()[1]
+    }
+
+    /// The state after each item of each row, `[items of all rows, dim]`, row after row. Rows hold
+    /// 1 to `max_len` items.
+    pub fn forward(&self, rows: &[Vec<u32>]) -> Tensor<B, 2> {
+        let device = self.items.val().device();
+        let [max_len, dim] = self.positions.dims();
+        let width = rows.iter().map(Vec::len).max().unwrap_or(1);
+
+        // Rows end together; what fills them up at the front is seen by itself alone.
+        let (mut ids, mut real, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+        for (r, row) in rows.iter().enumerate() {
+            let padding = width - row.len();
+            ids.extend(std::iter::repeat_n(0, padding).chain(row.iter().copied()));
+            real.extend((padding..width).map(|i| (r * width + i) as u32));
+            for query in 0..width {
+                mask.extend(
+                    (0..width).map(|key| if key == query || (padding..query).contains(&key) { 0.0 } else { MASKED }),
+                );
+            }
+        }
+        let mask = Tensor::<B, 4>::from_data(TensorData::new(mask, [rows.len(), 1, width, width]), &device);
+
+        let embedded = self.items.val().select(0, indices(&ids, &device)).mul_scalar((dim as f64).sqrt());
+        let positions = self.positions.val().slice([max_len - width..max_len, 0..dim]).unsqueeze::<3>();
+        let mut x = (embedded.reshape([rows.len(), width, dim]) + positions).reshape([rows.len() * width, dim]);
+        x = self.dropout.forward(x);
+        for block in &self.blocks {
+            x = block.forward(x, mask.clone());
+        }
+        self.norm.forward(x.select(0, indices(&real, &device)))
+    }
+
+    /// The mean loss over all predictions, `[1]`.
+    pub fn loss(&self, sequences: &Sequences, loss: SasRecLoss) -> Tensor<B, 1> {
+        let device = self.items.val().device();
+        let states = self.forward(&sequences.inputs);
+        let targets = indices::<B>(&sequences.targets.concat(), &device);
+        match loss {
+            SasRecLoss::Softmax => {
+                let logits = states.matmul(self.items.val().transpose());
+                log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean().neg()
+            }
+            SasRecLoss::Bce => {
+                let negatives = indices::<B>(&sequences.negatives.concat(), &device);
+                let logit = |items| (states.clone() * self.items.val().select(0, items)).sum_dim(1);
+                log_sigmoid(logit(targets)).mean().neg() - log_sigmoid(logit(negatives).neg()).mean()
+            }
+        }
+    }
+
+    /// `[items, dim]`, row after row.
+    pub(crate) fn item_vectors(&self) -> Vec<f32> {
+        host(self.items.val())
+    }
+
+    /// The state after the last item of each history of any length, `[histories, dim]`; zero after
+    /// none.
+    pub(crate) fn states(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+        self.after_last(histories, self.dim(), |states| states)
+    }
+
+    /// Histories of any length → `[histories, items]`; zero after none.
+    pub(crate) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+        self.after_last(histories, self.items.dims()[0], |states| states.matmul(self.items.val().transpose()))
+    }
+
+    fn after_last(
+        &self,
+        histories: &[Vec<u32>],
+        width: usize,
+        read: impl Fn(Tensor<B, 2>) -> Tensor<B, 2>,
+    ) -> Vec<f32> {
+        let device = self.items.val().device();
+        let [max_len, _] = self.positions.dims();
+        let mut values = vec![0.0; histories.len() * width];
+        let known: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
+        for together in known.chunks(RANKED_TOGETHER) {
+            let rows: Vec<Vec<u32>> = together.iter().map(|&h| newest(&histories[h], max_len).to_vec()).collect();
+            let ends = rows.iter().scan(0, |end, row| {
+                *end += row.len() as u32;
+                Some(*end - 1)
+            });
+            let ends: Vec<u32> = ends.collect();
+            let read = host(read(self.forward(&rows).select(0, indices(&ends, &device))));
+            for (&h, row) in together.iter().zip(read.chunks_exact(width)) {
+                values[h * width..][..width].copy_from_slice(row);
+            }
+        }
+        values
+    }
+}
+
+fn newest(history: &[u32], count: usize) -> &[u32] {
+    &history[history.len().saturating_sub(count)..]
+}
+
+impl<B: Backend> Block<B> {
+    /// `[batch · width, dim]` with a mask `[batch, 1, width, width]`.
+    fn forward(&self, x: Tensor<B, 2>, mask: Tensor<B, 4>) -> Tensor<B, 2> {
+        let [batch, _, width, _] = mask.dims();
+        let [_, dim] = x.dims();
+        let head = dim / self.heads;
+        let split = |x: Tensor<B, 2>| x.reshape([batch, width, self.heads, head]).swap_dims(1, 2);
+
+        let query = self.attention_norm.forward(x.clone());
+        let (q, k, v) = (self.query.forward(query.clone()), self.key.forward(x.clone()), self.value.forward(x));
+        let scores = split(q).matmul(split(k).transpose()).div_scalar((head as f64).sqrt()) + mask;
+        let weights = self.dropout.forward(softmax(scores, 3));
+        let attended = weights.matmul(split(v)).swap_dims(1, 2).reshape([batch * width, dim]);
+        let x = self.forward_norm.forward(query + self.output.forward(attended));
+        let inner = self.dropout.forward(relu(self.inner.forward(x.clone())));
+        x + self.dropout.forward(self.outer.forward(inner))
+    }
+}
+
+/// Trains with early stopping.
+pub(crate) fn train<B: AutodiffBackend>(
+    config: &SasRecConfig,
+    interactions: &Interactions,
+    device: &B::Device,
+    validate: crate::rankers::Validate<SasRec<B::InnerBackend>>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Kept<SasRec<B::InnerBackend>>> {
+    let taken = interactions.by_user();
+    let items = interactions.items.len();
+    let mut model: SasRec<B> = config.init(items, device);
+    let mut optimizer = adamw::<SasRec<B>, B>(config.weight_decay);
+    let mut steps = 0u64;
+    let epoch = |epoch: usize| {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(epoch as u64 + 1);
+        let mut rows = cut(interactions, config.max_len, &mut rng);
+        rows.shuffle(&mut rng);
+        let (mut sum, mut count) = (0.0, 0);
+        for batch in rows.chunks(config.batch_size) {
+            let mut sequences = Sequences::default();
+            for &(user, row) in batch {
+                let Some((_, inputs)) = row.split_last() else { continue };
+                sequences.inputs.push(inputs.to_vec());
+                sequences.targets.push(row[1..].to_vec());
+                if config.loss == SasRecLoss::Bce {
+                    // A user who has taken all items gets any.
+                    let taken = &taken[user as usize];
+                    let mut other =
+                        || other_item(taken, items, &mut rng).unwrap_or_else(|| rng.random_range(0..items as u32));
+                    sequences.negatives.push(inputs.iter().map(|_| other()).collect());
+                }
+            }
+            let predictions = sequences.inputs.iter().map(Vec::len).sum::<usize>();
+            let _one_graph = AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            B::seed(device, config.seed.wrapping_add(steps).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let loss = model.loss(&sequences, config.loss);
+            sum += loss.clone().into_scalar().elem::<f64>() * predictions as f64;
+            count += predictions;
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            model = optimizer.step(config.learning_rate, model.clone(), gradients);
+            steps += 1;
+        }
+        Ok((model.valid(), sum / count.max(1) as f64))
+    };
+    // A state depends on every parameter but the vectors of other items.
+    let longest: Vec<u32> = vec![0; config.max_len];
+    let finite = |model: &SasRec<B::InnerBackend>| {
+        let states = model.states(std::slice::from_ref(&longest));
+        model.item_vectors().iter().chain(&states).all(|v| v.is_finite())
+    };
+    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
+}
+
+/// Every run in rows of 2 to `max_len + 1` items, each of which begins with the last item of the
+/// row before, so that all items but a run's first are a target once. The first cut of a run too
+/// long for one row is drawn.
+fn cut<'a>(interactions: &'a Interactions, max_len: usize, rng: &mut ChaCha8Rng) -> Vec<(u32, &'a [u32])> {
+    let mut rows = Vec::new();
+    for run in &interactions.runs {
+        let last = run.items.len() - 1;
+        let mut start = 0;
+        let mut end = if last > max_len { rng.random_range(1..=max_len) } else { last };
+        while start < last {
+            rows.push((run.user, &run.items[start..=end]));
+            (start, end) = (end, last.min(end + max_len));
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+    use crate::rankers::Run;
+
+    #[test]
+    fn every_interaction_is_a_target_once_an_epoch() {
+        let (corpus, _) = synthetic(3);
+        let log = Interactions::of_training(&corpus).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for max_len in [1, 2, 7, 500] {
+            let rows = cut(&log, max_len, &mut rng);
+            assert!(rows.iter().all(|(_, row)| (2..=max_len + 1).contains(&row.len())));
+            let mut rows = rows.into_iter();
+            for Run { user, items } in &log.runs {
+                let mut rebuilt = items[..1].to_vec();
+                while rebuilt.len() < items.len() {
+                    let (owner, row) = rows.next().unwrap();
+                    assert_eq!((owner, row.first()), (*user, rebuilt.last()));
+                    rebuilt.extend(&row[1..]);
+                }
+                assert_eq!(&rebuilt, items);
+            }
+            assert_eq!(rows.next(), None);
+        }
+    }
+}

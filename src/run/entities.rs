@@ -1,0 +1,137 @@
+//! The vectors and the encoder that a run file's `[items]` names.
+
+use std::fs;
+use std::path::Path;
+
+use burn::prelude::Backend;
+use serde::{Deserialize, Serialize};
+
+use super::align_data::qformer_config;
+use super::qformer_artifact::open_aligned;
+use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
+use crate::core::files::sha256;
+use crate::data::Corpus;
+use crate::model::{EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, Llama, QFormer};
+use crate::rankers::Vectors;
+use crate::text::{BertTokenizer, EntityTokens};
+use crate::{Context, Error, Result};
+
+/// Which encoder and vectors a run needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EntitiesIdentity {
+    /// SHA-256 of the vectors' file.
+    pub vectors: String,
+    /// Of the ids beside it.
+    pub ids: String,
+    /// Sizes of the encoder.
+    pub encoder: EncoderConfig,
+}
+
+/// What `[items]` names, opened; the weights still on disk.
+pub struct EntityMaterial {
+    /// Of the run.
+    pub identity: EntitiesIdentity,
+    /// The numbering of items and users as tokens.
+    pub tokens: EntityTokens,
+    vectors: Vec<f32>,
+}
+
+impl EntityMaterial {
+    /// `None` without an encoder. `started` is what a run in being was started with: its encoder
+    /// then has those sizes, and neither BERT nor phase 1 is needed any more.
+    ///
+    /// # Errors
+    /// Vectors that cannot be read, or that phase 1 did not learn from.
+    pub fn open(
+        config: &RunConfig,
+        corpus: &Corpus,
+        corpus_digest: &str,
+        vocabulary: usize,
+        started: Option<&EntitiesIdentity>,
+    ) -> Result<Option<Self>> {
+        let items = &config.items;
+        let Some(path) = items.vectors.as_ref().filter(|_| items.encoder != Encoder::None) else { return Ok(None) };
+        let vectors = Vectors::open(Path::new(path), corpus)?;
+        let (digest, ids) = (sha256(&fs::read(path).context(path)?), Vectors::ids_digest(Path::new(path))?);
+        let queries = items.queries.unwrap_or(1);
+        let encoder = match (started, items.encoder) {
+            (Some(started), _) => started.encoder.clone(),
+            (None, Encoder::Linear) => EncoderConfig::Linear { queries, vector_width: vectors.dim },
+            (None, Encoder::Mlp) => EncoderConfig::Mlp { queries, vector_width: vectors.dim },
+            (None, _) => EncoderConfig::QFormer(match (&items.aligned, &items.qformer) {
+                (Some(run), _) => {
+                    let config = crate::run::qformer_artifact::read_config(Path::new(run))?;
+                    if config.identity.vectors != digest
+                        || config.identity.ids != ids
+                        || config.identity.corpus != corpus_digest
+                    {
+                        return Err(Error::failed(format!(
+                            "{run}: phase 1 learnt from another corpus or other vectors than {} and {path}",
+                            corpus.name
+                        )));
+                    }
+                    config.qformer
+                }
+                (None, Some(settings)) => {
+                    let dir = Path::new(&settings.text);
+                    qformer_config(settings, dir, &BertTokenizer::from_dir(dir)?, vectors.dim)?
+                }
+                (None, None) => return Err(Error::usage("items.aligned or items.qformer is missing")),
+            }),
+        };
+        encoder.check().context(if started.is_some() { "identity.json" } else { path })?;
+        if encoder.vector_width() != vectors.dim {
+            return Err(Error::failed(format!(
+                "{path}: its vectors have {} numbers, the encoder was made for {}",
+                vectors.dim,
+                encoder.vector_width()
+            )));
+        }
+        let tokens = EntityTokens::new(vocabulary, encoder.queries(), corpus.items.len(), corpus.users())?;
+        let identity = EntitiesIdentity { vectors: digest, ids, encoder };
+        Ok(Some(Self { identity, tokens, vectors: [vectors.items, vectors.users].concat() }))
+    }
+
+    /// The model with its encoder as training begins: the Q-Former of phase 1 or of BERT, or drawn.
+    ///
+    /// # Errors
+    /// Files of phase 1 or of BERT that cannot be read.
+    pub fn start<B: Backend>(
+        self,
+        llm: Llama<B>,
+        items: &ItemsConfig,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<ItemLanguageModel<B>> {
+        let qformer = match (&self.identity.encoder, &items.aligned, &items.qformer) {
+            (EncoderConfig::QFormer(_), Some(run), _) => Some(open_aligned(Path::new(run), device)?.1.qformer),
+            (EncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
+                Some(QFormer::new(config, Some(Path::new(&settings.text)), seed, device)?)
+            }
+            _ => None,
+        };
+        self.model(llm, qformer.as_ref(), seed, device)
+    }
+
+    /// The model with an encoder of the right shape, to read weights into.
+    ///
+    /// # Errors
+    /// Sizes out of range.
+    pub fn blank<B: Backend>(self, llm: Llama<B>, device: &B::Device) -> Result<ItemLanguageModel<B>> {
+        self.model(llm, None, 0, device)
+    }
+
+    fn model<B: Backend>(
+        self,
+        llm: Llama<B>,
+        qformer: Option<&QFormer<B>>,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<ItemLanguageModel<B>> {
+        let (config, hidden) = (&self.identity.encoder, llm.config().hidden_size);
+        let scale = ItemLanguageModel::embedding_scale(&llm);
+        let encoder = EntityEncoder::new(config, qformer, hidden, scale, seed, device)?;
+        let entities = Entities::new(encoder, self.vectors, config.vector_width(), self.tokens, device);
+        Ok(ItemLanguageModel::new(llm, Some(entities)))
+    }
+}

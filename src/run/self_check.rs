@@ -1,0 +1,305 @@
+//! One small random Llama on a device and on the CPU: hidden states, gradients through LoRA, cached
+//! decoding.
+
+use burn::DispatchDevice;
+use burn::module::{AutodiffModule, Param};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::train::TrainStep;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::batch::{Batch, Candidates, Example, Target};
+use crate::config::{DecodeConfig, Scoring};
+use crate::decode::search;
+use crate::device::{Concrete, Training};
+use crate::loss::{AdaptiveTemperature, Loss};
+use crate::model::{
+    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights, causal_mask, save_llm_dir,
+};
+use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
+use crate::train::{Step, TrainableModel};
+use crate::{Context, Error, Result};
+
+/// The largest difference that passes, as a share of the largest value compared: as the tests
+/// against torch ask it of every backend. f32 in another order of summation differs by some 1e-6.
+const TOLERANCE: f64 = 1e-4;
+/// The same for a device that rounds the inputs of its products to TF32: what f16, of as many bits,
+/// does on the CPU is a quarter of it.
+const TF32_TOLERANCE: f64 = 2e-2;
+const SEED: u64 = 42;
+/// Prompts of unlike lengths, so that padding is at work.
+const PROMPTS: [usize; 3] = [5, 11, 17];
+const ITEMS: usize = 16;
+const EOS: u32 = 0;
+const SCORINGS: [Scoring; 2] = [Scoring::Masked, Scoring::Full];
+
+/// A part of the self-check.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Check {
+    /// What was compared.
+    pub name: &'static str,
+    /// With what.
+    pub against: &'static str,
+    /// The largest difference; null where a value is missing or not a number.
+    pub max_difference: f64,
+    /// The same as a share of the largest value that was expected.
+    pub max_relative_difference: f64,
+    /// Of the relative difference.
+    pub tolerance: f64,
+    /// Whether it is within the tolerance.
+    pub passed: bool,
+}
+
+impl Check {
+    fn new(name: &'static str, against: &'static str, found: &[f64], expected: &[f64], tolerance: f64) -> Self {
+        let largest = expected.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+        let difference = |(found, expected): (&f64, &f64)| (found - expected).abs();
+        let worst =
+            found.iter().zip(expected).map(difference).fold(0.0, |most: f64, difference| match difference.is_nan() {
+                true => f64::INFINITY,
+                false => most.max(difference),
+            });
+        let complete = found.len() == expected.len() && largest > 0.0;
+        let max_difference = if complete { worst } else { f64::INFINITY };
+        let max_relative_difference = max_difference / largest;
+        let passed = max_relative_difference <= tolerance;
+        Self { name, against, max_difference, max_relative_difference, tolerance, passed }
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn failure(&self) -> String {
+        let Self { name, against, max_relative_difference: off, tolerance, .. } = self;
+        match off.is_finite() {
+            true => format!("{name} differs from {against} by {off:.1e} of the largest value, more than {tolerance:e}"),
+            false => format!("{name} lacks values, or some are no numbers"),
+        }
+    }
+}
+
+/// What a backend computes of the model.
+pub(crate) struct Numbers {
+    /// Hidden states of the prompts' real tokens.
+    hidden: Vec<f64>,
+    /// Of the masked softmax loss, by LoRA's A and B on every block's q_proj and v_proj.
+    gradient: Vec<f64>,
+    /// Log-probability of every item after every prompt under both scorings, found by the cached
+    /// search; NaN if it was not found.
+    decoded: Vec<f64>,
+}
+
+impl Numbers {
+    /// The device's numbers beside the CPU's; `tf32` says that its products round.
+    pub(crate) fn checks(&self, cpu: &Self, tf32: bool) -> Vec<Check> {
+        let check = |name, found: &[f64], expected: &[f64]| {
+            Check::new(name, "the CPU", found, expected, if tf32 { TF32_TOLERANCE } else { TOLERANCE })
+        };
+        vec![
+            check("forward", &self.hidden, &cpu.hidden),
+            check("gradient", &self.gradient, &cpu.gradient),
+            check("decoding", &self.decoded, &cpu.decoded),
+        ]
+    }
+}
+
+/// The model, on disk, and what it is asked.
+pub(crate) struct SelfCheck {
+    dir: tempfile::TempDir,
+    config: LlamaConfig,
+    lora: LoraConfig,
+    catalogue: Catalogue,
+    prompts: Vec<Vec<u32>>,
+}
+
+impl SelfCheck {
+    /// # Errors
+    /// The temporary directory cannot be written.
+    pub(crate) fn new() -> Result<Self> {
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257)?;
+        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny(tokenizer.vocab_size()) };
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let targets: Vec<Vec<u32>> = (0..ITEMS)
+            .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(1..6)).chain([EOS]).collect())
+            .collect();
+        let vocabulary = config.vocab_size as u32;
+        let prompts =
+            PROMPTS.map(|length| (0..length).map(|_| rng.random_range(1..vocabulary)).collect::<Vec<u32>>()).to_vec();
+        let catalogue = Catalogue { trie: Trie::build(&targets)?, targets };
+
+        let dir = tempfile::tempdir().context("the temporary directory")?;
+        // Every product keeps the size of what it is given, so that all parts of a block count.
+        let tensors = config.tensors().map(|(name, shape)| {
+            let bound = shape.get(1).map_or(0.5, |&columns| (3.0 / columns as f32).sqrt());
+            let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
+            let count = shape.iter().product::<usize>();
+            (name, shape, (0..count).map(|_| centre + rng.random_range(-bound..bound)).collect())
+        });
+        save_llm_dir(dir.path(), &config, tensors, &tokenizer)?;
+        let lora = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
+        Ok(Self { dir, config, lora, catalogue, prompts })
+    }
+
+    /// Rows and inner width of its projections' products, forward and backward.
+    pub(crate) fn products(&self) -> [[usize; 2]; 3] {
+        let (tokens, hidden) = (PROMPTS.iter().sum(), self.config.hidden_size);
+        [[tokens, hidden], [hidden, tokens], [tokens, self.config.intermediate_size]]
+    }
+
+    /// Everything on one device.
+    pub(crate) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
+        self.run_in(Precision::F32, device)
+    }
+
+    fn run_in(&self, precision: Precision, device: &DispatchDevice) -> Result<Numbers> {
+        let recommender = self.recommender(precision, device)?;
+        let examples: Vec<Example> =
+            self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| example(prompt.clone(), item)).collect();
+        let batches = vec![Batch::new(&examples, &self.catalogue, Candidates::Children)];
+        let output =
+            TrainStep::step(&recommender, Step { batches, temperature: AdaptiveTemperature::default(), seed: SEED });
+        let mut gradient = Vec::new();
+        for linear in recommender.model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
+            let Some(lora) = &linear.lora else { continue };
+            for part in [&lora.a, &lora.b] {
+                let part = output.grads.get::<Concrete, 2>(part.id);
+                gradient.extend(host(part.ok_or_else(|| Error::failed("a gradient is missing"))?));
+            }
+        }
+        let model = recommender.valid().model;
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device) })
+    }
+
+    /// The search, which keeps keys and values, beside a whole forward pass for every item.
+    pub(crate) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
+        let uncached = self.uncached(&self.recommender(Precision::F32, device)?.valid());
+        Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached, TOLERANCE)])
+    }
+
+    /// B starts at zero, which would leave A without a gradient: here it is as A is.
+    fn recommender(&self, precision: Precision, device: &DispatchDevice) -> Result<TrainableModel<Training>> {
+        let weights = Weights::open(self.dir.path(), &self.config)?;
+        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+            let Some(lora) = &mut linear.lora else { continue };
+            let shape = lora.b.dims();
+            let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();
+            let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
+            lora.b = Param::initialized(lora.b.id, b);
+        }
+        let root_children = self.catalogue.trie.valid_tokens(ROOT).len();
+        Ok(TrainableModel { model: llm.into(), loss: Loss::Msl, fixed_temperature: 1.0, root_children })
+    }
+
+    fn hidden(&self, llm: &Llama<Concrete>, device: &DispatchDevice) -> Vec<f64> {
+        let (batch, seq) = (PROMPTS.len(), PROMPTS.into_iter().max().unwrap_or(0));
+        let padded =
+            self.prompts.iter().flat_map(|prompt| (0..seq).map(|t| prompt.get(t).map_or(0, |&token| token as i32)));
+        let tokens = Tensor::<Concrete, 2, Int>::from_data(TensorData::new(padded.collect(), [batch, seq]), device);
+        let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
+        let hidden = host(llm.forward(llm.embed(tokens), &positions, causal_mask(seq, device), None).hidden);
+        let width = self.config.hidden_size;
+        let rows = hidden.chunks(seq * width).zip(PROMPTS);
+        rows.flat_map(|(row, length)| row.iter().take(length * width)).copied().collect()
+    }
+
+    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Vec<f64> {
+        let mut log_probs = Vec::new();
+        for scoring in SCORINGS {
+            let decode = DecodeConfig { beams: ITEMS, scoring, length_penalty: 0.0 };
+            for found in search(model, &self.catalogue, &self.prompts, &[], &decode, device) {
+                let of_leaf = |leaf: Node| {
+                    found.iter().find(|ranked| ranked.leaf == leaf).map_or(f64::NAN, |ranked| ranked.log_prob)
+                };
+                log_probs.extend((0..ITEMS as u32).map(|item| of_leaf(self.catalogue.trie.leaf(item))));
+            }
+        }
+        log_probs
+    }
+
+    /// As [`Self::decoded`], from the logits of prompt and target in one pass.
+    fn uncached(&self, recommender: &TrainableModel<Concrete>) -> Vec<f64> {
+        let trie = &self.catalogue.trie;
+        let mut log_probs = [Vec::new(), Vec::new()];
+        for prompt in &self.prompts {
+            let examples: Vec<Example> = (0..ITEMS as u32).map(|item| example(prompt.clone(), item)).collect();
+            let logits = host(recommender.logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
+            let mut predictions = logits.chunks(self.config.vocab_size);
+            for item in 0..ITEMS as u32 {
+                let (mut masked, mut full) = (0.0, 0.0);
+                let mut node = ROOT;
+                for child in trie.path(trie.leaf(item)) {
+                    let logits = predictions.next().unwrap_or_default();
+                    let of = |token: u32| logits.get(token as usize).copied().unwrap_or(f64::NAN);
+                    let label = of(trie.token(child));
+                    masked += label - log_sum_exp(trie.valid_tokens(node).iter().map(|&token| of(token)));
+                    full += label - log_sum_exp(logits.iter().copied());
+                    node = child;
+                }
+                log_probs[0].push(masked);
+                log_probs[1].push(full);
+            }
+        }
+        log_probs.concat()
+    }
+}
+
+fn example(prompt: Vec<u32>, item: u32) -> Example {
+    Example { prompt, target: Target::Item(item), logit_bias: Vec::new() }
+}
+
+/// The logits of this model are small: no shift is needed.
+fn log_sum_exp(logits: impl Iterator<Item = f64>) -> f64 {
+    logits.map(f64::exp).sum::<f64>().ln()
+}
+
+fn host<const D: usize>(tensor: Tensor<Concrete, D>) -> Vec<f64> {
+    let values = tensor.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+    values.into_iter().map(f64::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::BackendName;
+
+    #[test]
+    fn the_cpu_passes_and_a_wrong_number_does_not() {
+        let device = BackendName::Cpu.device().unwrap();
+        let self_check = SelfCheck::new().unwrap();
+        let mut numbers = self_check.run(&device).unwrap();
+        for check in self_check.cpu_with_itself(&numbers, &device).unwrap() {
+            assert!(check.passed && check.max_difference > 0.0, "{check:?}");
+        }
+        let again = self_check.run(&device).unwrap();
+        assert!(numbers.checks(&again, false).iter().all(|check| check.passed && check.max_difference == 0.0));
+        let tokens: usize = PROMPTS.iter().sum();
+        assert_eq!(again.hidden.len(), tokens * 64);
+        // A [4, 64] and B [64 and 32, 4] in two blocks; nothing of it is zero throughout.
+        assert_eq!(again.gradient.len(), 2 * (4 * 64 + 64 * 4 + 4 * 64 + 32 * 4));
+        assert!(again.gradient.chunks(128).all(|part| part.iter().any(|&value| value != 0.0)));
+        assert_eq!(again.decoded.len(), 2 * PROMPTS.len() * ITEMS);
+
+        numbers.gradient[7] += 0.01;
+        numbers.decoded[3] = f64::NAN;
+        numbers.hidden.pop();
+        let checks = numbers.checks(&again, false);
+        assert!(checks.iter().all(|check| !check.passed), "{checks:?}");
+        assert!(checks[1].failure().starts_with("gradient differs from the CPU by "), "{}", checks[1].failure());
+        assert!(checks[2].failure().contains("are no numbers"));
+        assert_eq!(serde_json::to_value(checks[2]).unwrap()["max_difference"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn eleven_bits_are_told_from_24_and_pass_as_tf32() {
+        let device = BackendName::Cpu.device().unwrap();
+        let self_check = SelfCheck::new().unwrap();
+        let [exact, rounded] = [Precision::F32, Precision::F16].map(|p| self_check.run_in(p, &device).unwrap());
+        for (f32, tf32) in rounded.checks(&exact, false).into_iter().zip(rounded.checks(&exact, true)) {
+            println!("{tf32:?}");
+            assert!(!f32.passed && tf32.passed, "{tf32:?}");
+            assert!(tf32.max_relative_difference < TF32_TOLERANCE / 4.0, "{tf32:?}");
+        }
+    }
+}

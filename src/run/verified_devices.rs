@@ -1,0 +1,71 @@
+//! Devices that compute what the CPU computes.
+
+use burn::DispatchDevice;
+
+use super::Check;
+use crate::commands::doctor::checks;
+use crate::device::{BackendChoice, BackendName, TUNED};
+use crate::{Context, Error, Result};
+
+/// The devices to run on. Kernels that are fused, and chosen by timing them ([`TUNED`]), have given
+/// wrong numbers in silence: in a build that has them a GPU must first pass `doctor`'s self-check.
+///
+/// # Errors
+/// As [`BackendChoice::devices`]; a device that dies, or computes otherwise than the CPU.
+pub(crate) fn verified_devices(backend: &BackendChoice) -> Result<Vec<DispatchDevice>> {
+    let devices = backend.devices()?;
+    if TUNED && backend.name != BackendName::Cpu {
+        for device in &devices {
+            let checks =
+                checks(device).context(format_args!("--backend {backend}: the self-check of tuned kernels"))?;
+            refuse(backend, &checks)?;
+        }
+    }
+    Ok(devices)
+}
+
+fn refuse(backend: &BackendChoice, checks: &[Check]) -> Result<()> {
+    match checks.iter().find(|check| !check.passed) {
+        None => Ok(()),
+        Some(failed) => Err(Error::failed(format!(
+            "--backend {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, or update the driver",
+            failed.failure()
+        ))),
+    }
+}
+
+/// The device of a command that runs on one.
+///
+/// # Errors
+/// As [`verified_devices`]; several devices.
+pub(crate) fn verified_device(backend: &BackendChoice) -> Result<DispatchDevice> {
+    if backend.adapters.len() > 1 {
+        return Err(Error::usage(format!(
+            "--backend {backend}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
+        )));
+    }
+    Ok(verified_devices(backend)?.swap_remove(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failed_check_refuses_the_device() {
+        let backend: BackendChoice = "cuda:1".parse().unwrap();
+        let check = |name, off, passed| Check {
+            name,
+            against: "the CPU",
+            max_difference: off,
+            max_relative_difference: off,
+            tolerance: 1e-4,
+            passed,
+        };
+        assert!(refuse(&backend, &[check("forward", 1e-6, true)]).is_ok());
+        let error = refuse(&backend, &[check("forward", 1e-6, true), check("gradient", 0.5, false)]).unwrap_err();
+        let expected = "--backend cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 of the largest value, more than 1e-4; \
+                        take a build without the feature `tuned`, or update the driver";
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
+    }
+}

@@ -1,0 +1,128 @@
+//! Copies of a model on several devices: their work, their gradients, and what they learn.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::mem;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{TensorData, Transaction};
+
+use super::TrainableModel;
+
+/// The device of each micro-batch, by their tokens: the largest first, each to the device that has
+/// the fewest so far. No device is left out if there are as many micro-batches.
+pub(super) fn assign_micro_batches(tokens: &[usize], devices: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..tokens.len()).collect();
+    order.sort_by_key(|&batch| Reverse(tokens[batch]));
+    let (mut loads, mut to) = (vec![0; devices], vec![0; tokens.len()]);
+    for batch in order {
+        let least = (0..devices).min_by_key(|&device| loads[device]).unwrap_or_default();
+        loads[least] += tokens[batch].max(1);
+        to[batch] = least;
+    }
+    to
+}
+
+/// The sum, on the device of `first`, of what each device found; its own first. A device's
+/// gradients are read all at once, after which the device has nothing left to do.
+pub(super) fn reduce_gradients<B: AutodiffBackend>(
+    first: &TrainableModel<B>,
+    found: Vec<GradientsParams>,
+) -> GradientsParams {
+    let mut found = found.into_iter();
+    let mut sum = found.next().unwrap_or_default();
+    let device = first.model.device();
+    for mut grads in found {
+        let mut read = ReadGradients::<B> { grads: &mut grads, ids: Vec::new(), transaction: Transaction::default() };
+        first.visit(&mut read);
+        let data = read.ids.into_iter().zip(read.transaction.execute()).collect();
+        first.visit(&mut AddGradients::<B> { sum: &mut sum, data, device: &device });
+    }
+    sum
+}
+
+/// Gives all others what trains of the first.
+pub(super) fn broadcast_parameters<B: AutodiffBackend>(models: &mut [TrainableModel<B>]) {
+    let Some((first, others)) = models.split_first_mut().filter(|(_, others)| !others.is_empty()) else { return };
+    let mut read = ReadTrained::<B>(Transaction::default());
+    first.visit(&mut read);
+    let data = read.0.execute();
+    for other in others {
+        let device = other.model.device();
+        *other = other.clone().map(&mut WriteTrained::<B> { data: data.iter(), device: &device });
+    }
+}
+
+struct ReadGradients<'a, B: AutodiffBackend> {
+    grads: &'a mut GradientsParams,
+    ids: Vec<ParamId>,
+    transaction: Transaction<B::InnerBackend>,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for ReadGradients<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if let Some(grad) = self.grads.remove::<B::InnerBackend, D>(param.id) {
+            self.ids.push(param.id);
+            self.transaction = mem::take(&mut self.transaction).register(grad);
+        }
+    }
+}
+
+struct AddGradients<'a, B: AutodiffBackend> {
+    sum: &'a mut GradientsParams,
+    data: HashMap<ParamId, TensorData>,
+    device: &'a B::Device,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for AddGradients<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let Some(data) = self.data.remove(&param.id) else { return };
+        let more = Tensor::<B::InnerBackend, D>::from_data(data, self.device);
+        let sum = match self.sum.remove::<B::InnerBackend, D>(param.id) {
+            Some(sum) => sum + more,
+            None => more,
+        };
+        self.sum.register(param.id, sum);
+    }
+}
+
+struct ReadTrained<B: AutodiffBackend>(Transaction<B::InnerBackend>);
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for ReadTrained<B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if param.is_require_grad() {
+            self.0 = mem::take(&mut self.0).register(param.val().inner());
+        }
+    }
+}
+
+struct WriteTrained<'a, B: AutodiffBackend> {
+    data: std::slice::Iter<'a, TensorData>,
+    device: &'a B::Device,
+}
+
+impl<B: AutodiffBackend> ModuleMapper<B> for WriteTrained<'_, B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if !param.is_require_grad() {
+            return param;
+        }
+        let Some(data) = self.data.next() else { return param };
+        param.map(|_| Tensor::from_data(data.clone(), self.device).require_grad())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn like_numbers_of_tokens() {
+        assert_eq!(assign_micro_batches(&[5, 9, 4, 4], 2), [1, 0, 1, 0]);
+        assert_eq!(assign_micro_batches(&[5, 9], 1), [0, 0]);
+        assert_eq!(assign_micro_batches(&[0, 0, 7], 3), [1, 2, 0]);
+        assert!(assign_micro_batches(&[], 2).is_empty());
+    }
+}

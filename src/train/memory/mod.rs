@@ -1,0 +1,368 @@
+//! Bytes of training and of ranking on the CPU, counted from sizes: no weight is read.
+//!
+//! What autodiff keeps is what the operations of [`crate::kernels`] save, and of a matrix product
+//! its left side where its right side trains. An operation takes its input over where nothing else
+//! holds it and else keeps a copy: so a norm keeps one of the residual stream, and attention one of
+//! keys and values, which the cache holds as well. On other devices most of these operations are
+//! burn's own, which keep more.
+
+mod weights;
+
+use serde::Serialize;
+
+pub use weights::{ParameterCount, WeightBytes};
+
+use crate::batch::Batch;
+use crate::loss::LOGITS_OF_A_BLOCK;
+use crate::model::{EncoderConfig, LlamaConfig, MLP_WIDENING, Precision, QuantizedSize, Tune};
+use crate::text::EntityTokens;
+
+/// A number's bytes wherever it is not a frozen projection's.
+const F32: u64 = 4;
+
+/// What decides how much memory a model takes.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryEstimator<'a> {
+    /// The LLM's sizes.
+    pub llama: &'a LlamaConfig,
+    /// What of it trains.
+    pub tune: Tune<'a>,
+    /// What its frozen projections are kept and computed in.
+    pub precision: Precision,
+    /// Which of its matrices stay quantised, where any do.
+    pub quantized: Option<QuantizedSize>,
+    /// What turns items and users into vectors, where there is such.
+    pub encoder: Option<&'a EncoderConfig>,
+    /// Items and users that have a vector.
+    pub entities: usize,
+}
+
+/// Bytes of an optimiser step where it needs most, beside weights and optimiser state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct StepBytes {
+    /// Of all that trains; those that micro-batches before found, and this one's.
+    pub gradients: u64,
+    /// What the forward passes of a micro-batch and of the chain above it keep for backward.
+    pub activations: u64,
+    /// What comes and goes beside it.
+    pub transient: u64,
+    /// Tokens of the micro-batch below the chain.
+    pub tokens: usize,
+    /// Tokens of the chain.
+    pub chain: usize,
+    /// The largest tensor; attention's scores, which only other devices than the CPU form,
+    /// included.
+    pub largest_tensor: u64,
+}
+
+impl StepBytes {
+    /// Of all.
+    pub fn total(&self) -> u64 {
+        self.gradients + self.activations + self.transient
+    }
+}
+
+/// Bytes of ranking some prompts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RankingBytes {
+    /// Prompts that rank together.
+    pub prompts: usize,
+    /// Keys and values: of what the prompts share, of the prompts and of the search's own tokens.
+    pub cache: u64,
+    /// What comes and goes beside it.
+    pub transient: u64,
+}
+
+/// Tokens that run together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pass {
+    tokens: u64,
+    rows: u64,
+    /// Of the rows side by side, padded to the longest.
+    places: u64,
+    /// Tokens that all of them see, and whether their keys and values are the graph's.
+    past: u64,
+    /// Entities among the tokens.
+    entities: u64,
+}
+
+/// Numbers that a block keeps for backward, and that come and go in it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Block {
+    attention: u64,
+    mlp: u64,
+    forward: u64,
+    backward_attention: u64,
+    backward_mlp: u64,
+}
+
+/// Numbers of a whole pass.
+#[derive(Debug, Clone, Copy, Default)]
+struct Whole {
+    kept: u64,
+    /// The most at once from the pass's beginning to its end, what is kept included.
+    forward: u64,
+    /// The same of backward.
+    backward: u64,
+    /// Keys and values.
+    cache: u64,
+}
+
+impl<'a> MemoryEstimator<'a> {
+    /// The optimiser step of `batches`, micro-batch by micro-batch, where it needs most.
+    ///
+    /// * `entities`: the tokens that are items and users.
+    pub fn step(&self, batches: &[Batch], entities: Option<EntityTokens>, checkpointing: bool) -> StepBytes {
+        let present = |tokens: &[u32]| {
+            let mut found: Vec<u32> = tokens.iter().filter_map(|&t| Some(entities.as_ref()?.place(t)?.0)).collect();
+            found.sort_unstable();
+            found.dedup();
+            found.len() as u64
+        };
+        let Some(first) = batches.first() else { return StepBytes::default() };
+        let chain = Pass::chain(first.forest.shared.len() as u64, present(&first.forest.shared));
+        // A frozen LLM's chain of ordinary tokens is in no graph.
+        let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
+        let above = match chain.tokens {
+            0 => Whole::default(),
+            _ => self.pass(chain, chain_tracked, checkpointing),
+        };
+        let leaves = if chain_tracked { above.cache } else { 0 };
+        // The chain's graph, its keys and values and, from the first micro-batch on, their
+        // gradients.
+        let (held, activations) = (above.kept + above.cache + leaves, above.kept + above.cache);
+        let trained = self.parameters().trained;
+        let of = |(index, batch): (usize, &Batch)| {
+            let forest = &batch.forest;
+            let rows = forest.rows() as u64;
+            let longest = forest.parents.iter().map(Vec::len).max().unwrap_or(0) as u64;
+            let pass = Pass {
+                tokens: forest.tokens.len() as u64,
+                rows,
+                places: rows * longest,
+                past: chain.tokens,
+                entities: present(&forest.tokens),
+            };
+            let whole = self.pass(pass, true, checkpointing);
+            let (at_loss, head) = self.loss(batch);
+            let before = if index > 0 { trained } else { 0 };
+            let gradients = before + trained;
+            let hidden = 2 * pass.tokens * self.hidden();
+            // At the end of backward all new gradients are there and nothing of the activations is;
+            // in between one grows as the other falls. The embeddings' gradient is made of as many
+            // zeros, the head's added to it.
+            let table = if self.is_full() { 2 * self.embedding_rows() } else { 0 };
+            let peak = [
+                before + whole.forward,
+                before + whole.kept + hidden + at_loss,
+                before + head + whole.backward + hidden,
+                gradients + table + if self.is_full() { pass.tokens * self.hidden() } else { 0 },
+            ];
+            let most = held + peak.into_iter().max().unwrap_or(0);
+            let shown = if self.is_full() { before + head } else { gradients };
+            StepBytes {
+                gradients: shown.min(most) * F32,
+                activations: (activations + whole.kept) * F32,
+                transient: most.saturating_sub(shown + activations + whole.kept) * F32,
+                tokens: forest.tokens.len(),
+                chain: chain.tokens as usize,
+                largest_tensor: F32 * self.largest(pass, batch),
+            }
+        };
+        let most = batches.iter().enumerate().map(of).max_by_key(StepBytes::total).unwrap_or_default();
+        // A chain can be longer than what is below it.
+        let alone = above.forward.max(above.backward + above.cache + leaves + trained) * F32;
+        let transient = most.transient + alone.saturating_sub(most.total());
+        StepBytes { transient, ..most }
+    }
+
+    /// What the optimiser's step, or a checkpoint's copy of the optimiser's state, takes beside
+    /// weights and state. Where every weight trains, the learner keeps the old ones until all new
+    /// ones are there.
+    pub fn between_steps(&self) -> u64 {
+        let trained = self.parameters().trained;
+        let largest = if self.is_full() { self.embedding_rows() } else { 0 };
+        (trained + 3 * largest).max(2 * trained) * F32
+    }
+
+    /// Ranking of prompts together.
+    ///
+    /// * `lengths`: the tokens of each prompt that they do not share; `shared` those that they do.
+    /// * `a_beam`: tokens that each of a prompt's `beams` adds.
+    /// * `scored`: rows of the vocabulary scored at once.
+    pub fn ranking(
+        &self,
+        lengths: &[usize],
+        shared: usize,
+        beams: usize,
+        a_beam: usize,
+        scored: usize,
+    ) -> RankingBytes {
+        let (rows, tokens) = (lengths.len() as u64, lengths.iter().sum::<usize>() as u64);
+        let longest = lengths.iter().copied().max().unwrap_or(0) as u64;
+        let pass = Pass { tokens, rows, places: rows * longest, past: shared as u64, entities: 0 };
+        let keys = rows * (longest + (beams * a_beam) as u64) + shared as u64;
+        let block = self.block(pass, false, true);
+        let logits = rows * beams as u64 * scored as u64;
+        RankingBytes {
+            prompts: lengths.len(),
+            cache: self.layers() * 2 * keys * self.keys() * F32,
+            transient: (block.forward + pass.tokens * self.hidden() + logits) * F32,
+        }
+    }
+
+    /// * `tracked`: whether something that trains is in it or before it.
+    fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> Whole {
+        let (layers, residual) = (self.layers(), pass.tokens * self.hidden());
+        let encoder = self.encoder.map_or(0, |encoder| pass.entities * encoder_activations(encoder, self.hidden()));
+        // The embeddings train where every weight does; an encoder among them likewise.
+        let first = self.block(pass, tracked, self.is_full() || pass.entities > 0 || checkpointing);
+        let other = self.block(pass, tracked, tracked);
+        let cache = layers * 2 * pass.places * self.keys();
+        if checkpointing {
+            // Of each block the input, which the norms then copy.
+            let kept = layers * residual + encoder;
+            let plain = self.block(pass, false, false);
+            return Whole {
+                kept,
+                forward: kept + cache + plain.forward + residual,
+                backward: kept + other.attention + other.mlp + 2 * residual + other.backward_mlp,
+                cache,
+            };
+        }
+        let kept = first.attention + first.mlp + (layers - 1) * (other.attention + other.mlp) + encoder;
+        Whole {
+            kept,
+            forward: kept + cache + other.forward,
+            backward: (kept + other.backward_mlp).max((kept + other.backward_attention).saturating_sub(other.mlp)),
+            cache,
+        }
+    }
+
+    /// * `tracked`: whether anything in it or before it trains.
+    /// * `input`: whether its input has a gradient.
+    fn block(&self, pass: Pass, tracked: bool, input: bool) -> Block {
+        let Pass { tokens, rows, places, past, .. } = pass;
+        let (h, inner, q, kv) = (self.hidden(), self.llama.intermediate_size as u64, self.queries(), self.keys());
+        let residual = tokens * h;
+        let norm = if tracked && input { residual + tokens } else { 0 };
+        let queries_keys_values = self.left_side(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], h);
+        let attended = places * (q + 2 * kv + self.llama.num_attention_heads as u64) + 2 * past * kv;
+        let attention = norm
+            + tokens * (queries_keys_values + self.left_side(&["self_attn.o_proj"], q))
+            + if tracked { attended } else { 0 };
+        let after = if tracked { residual + tokens } else { 0 };
+        let gates = if tracked { 2 * tokens * inner } else { 0 };
+        let gate_up_down =
+            self.left_side(&["mlp.gate_proj", "mlp.up_proj"], h) + self.left_side(&["mlp.down_proj"], inner);
+        let mlp = after + gates + tokens * gate_up_down;
+        // bf16 products run in f32: both sides and the result are there twice.
+        let half = match self.precision {
+            Precision::Bf16 if !self.is_full() => (3 * tokens * (h + inner) + 3 * h * inner) / 2,
+            _ => 0,
+        };
+        // A matrix is unpacked while it is multiplied with.
+        let half = half + if self.quantized.is_some() { h * inner } else { 0 };
+        let forward = 2 * residual + tokens * inner + half + if tracked { 0 } else { 2 * tokens * inner };
+        // A row's and head's part of the gradients, put together afterwards; of the past each row
+        // has a part.
+        let parts = 2 * places * (q + 2 * kv) + places * q + 2 * (rows + 1) * past * kv;
+        let backward_mlp = residual + (3 * tokens * inner).max(2 * tokens * inner + half);
+        Block { attention, mlp, forward, backward_attention: 2 * residual + parts, backward_mlp }
+    }
+
+    /// Numbers a token that the products of projections with one input of `width` keep: the input
+    /// where one of the weights trains; with LoRA the input, or after dropout one each, and what is
+    /// between the two thin matrices.
+    fn left_side(&self, projections: &[&str], width: u64) -> u64 {
+        match self.tune {
+            Tune::Frozen => 0,
+            Tune::Full => width,
+            Tune::Lora(lora, _) => {
+                let adapted = projections.iter().filter(|projection| lora.adapts(projection)).count() as u64;
+                let inputs = if lora.dropout > 0.0 { adapted } else { adapted.min(1) };
+                inputs * width + adapted * lora.rank as u64
+            }
+        }
+    }
+
+    /// Numbers at once in a batch's loss, and of the head's gradient.
+    fn loss(&self, batch: &Batch) -> (u64, u64) {
+        let (h, vocabulary) = (self.hidden(), self.llama.vocab_size as u64);
+        let predictions = batch.predictions.len() as u64;
+        let rows = batch.rows.as_ref().map_or(vocabulary, |rows| rows.len() as u64);
+        let together = predictions.min((LOGITS_OF_A_BLOCK as u64 / rows.max(1)).max(1));
+        let logit_bias = batch.predictions.iter().any(|prediction| !prediction.logit_bias.is_empty());
+        // Logits before and after those that do not compete are taken away, and which those are, a
+        // byte each, twice.
+        let logits = together * rows * (2 + u64::from(logit_bias)) + together * rows / 2;
+        let selected = if batch.rows.is_some() { rows * h } else { 0 };
+        let states = predictions * h * 4;
+        match self.is_full() {
+            // The sum so far and a block's; then the product that carries it, and the table that
+            // selected rows came from.
+            true => {
+                let gradient = 3 * rows * h + if batch.rows.is_some() { self.embedding_rows() } else { 0 };
+                (logits + selected + states + 2 * rows * h, gradient)
+            }
+            false => (logits + selected + states, 0),
+        }
+    }
+
+    /// Numbers of the largest tensor.
+    fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
+        let seq = pass.places / pass.rows.max(1);
+        let scores = pass.places * self.llama.num_attention_heads as u64 * (seq + pass.past);
+        let logits = batch.rows.as_ref().map_or(self.llama.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
+        let inner = pass.tokens * self.llama.intermediate_size as u64;
+        [scores, logits, inner, self.embedding_rows()].into_iter().max().unwrap_or(0)
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.tune, Tune::Full)
+    }
+
+    fn hidden(&self) -> u64 {
+        self.llama.hidden_size as u64
+    }
+
+    fn layers(&self) -> u64 {
+        self.llama.num_hidden_layers as u64
+    }
+
+    /// Width of all query heads.
+    fn queries(&self) -> u64 {
+        (self.llama.num_attention_heads * self.llama.head_dim) as u64
+    }
+
+    /// Width of all key heads; as much are the values.
+    fn keys(&self) -> u64 {
+        (self.llama.num_key_value_heads * self.llama.head_dim) as u64
+    }
+}
+
+impl Pass {
+    fn chain(tokens: u64, entities: u64) -> Self {
+        Self { tokens, rows: 1, places: tokens, past: 0, entities }
+    }
+}
+
+/// Numbers that an encoder keeps of an entity for backward. Of a Q-Former, whose operations are
+/// burn's own, about as many: of attention and of cross-attention the products' sides, dropout's
+/// and the norm's parts; of the feed-forward those of a GELU made of five operations.
+fn encoder_activations(encoder: &EncoderConfig, hidden: u64) -> u64 {
+    let (queries, width) = (encoder.queries() as u64, encoder.vector_width() as u64);
+    let given = queries * hidden;
+    match encoder {
+        EncoderConfig::Linear { .. } => width + given,
+        EncoderConfig::Mlp { .. } => (1 + 2 * MLP_WIDENING as u64) * width + given,
+        EncoderConfig::QFormer(config) => {
+            let (h, inner) = (config.text.hidden_size as u64, config.text.intermediate_size as u64);
+            let scores = 3 * config.text.num_attention_heads as u64 * queries;
+            given + config.text.num_hidden_layers as u64 * queries * (28 * h + 5 * inner + scores)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
