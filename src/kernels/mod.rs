@@ -31,9 +31,9 @@ pub use frozen_product::frozen_product;
 pub use log_sum_exp::log_sum_exp;
 pub use profile_scope::profile_scope;
 pub use rms_norm::rms_norm;
-pub use simd::InstructionSet;
 pub(crate) use rotary::{Rotary, half_turn};
 pub(crate) use row_gather::RowGather;
+pub use simd::InstructionSet;
 pub use swiglu::swiglu;
 
 #[cfg(test)]
