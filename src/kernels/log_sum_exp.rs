@@ -4,7 +4,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::cpu_op::{floats, may_be_tracked, with_cpu_data, is_cpu};
+use super::cpu_op::{floats, is_cpu, may_be_tracked, with_cpu_data};
 use super::simd::{exp_all, greatest, wide};
 
 /// Returns log Σ exp of each row of `x`. It is native on the CPU where there is no autodiff: only

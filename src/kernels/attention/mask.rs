@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::kernels::MASKED;
-use crate::kernels::cpu_op::{is_cpu_device, is_cpu};
+use crate::kernels::cpu_op::{is_cpu, is_cpu_device};
 
 /// Which of its row's own keys each query sees. The queries are the last tokens among the keys.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ mod product;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
-use super::cpu_op::{may_be_tracked, with_cpu_data, is_cpu, primitive, run};
+use super::cpu_op::{is_cpu, may_be_tracked, primitive, run, with_cpu_data};
 pub use mask::{AttentionMask, Mask};
 
 /// Rotated keys, and values, each `[rows, kv_heads, keys, head_dim]`.
