@@ -88,7 +88,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Llama<B> {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
-    let weights = Weights::open(dir.path(), &config).unwrap();
+    let weights = open_weights(dir.path(), &config).unwrap();
     Llama::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 

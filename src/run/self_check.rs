@@ -176,7 +176,7 @@ impl SelfCheck {
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
     fn recommender(&self, precision: Precision, device: &DispatchDevice) -> Result<TrainableModel<Training>> {
-        let weights = Weights::open(self.dir.path(), &self.config)?;
+        let weights = open_weights(self.dir.path(), &self.config)?;
         let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {

@@ -157,7 +157,7 @@ fn llama_in<B: Backend<Device = DispatchDevice>>(
 ) -> Llama<B> {
     let path = fixture(name).join("config.json");
     let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
+    Llama::load(&config, open_weights(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {

@@ -180,7 +180,7 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
         let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-        let weights = Weights::open(&dir, &config).unwrap();
+        let weights = open_weights(&dir, &config).unwrap();
         let llm = Llama::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
             .unwrap();
         // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
