@@ -420,8 +420,8 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then
     /// the trees below it. The hidden states of the trees' nodes, `[nodes, hidden]`.
-    pub fn forward_forest(&self, forest: &TokenTreeBatch) -> Tensor<B, 2> {
-        let hidden = self.run(self.trees_pass(forest)).hidden;
+    pub fn forward_token_trees(&self, token_trees: &TokenTreeBatch) -> Tensor<B, 2> {
+        let hidden = self.run(self.trees_pass(token_trees)).hidden;
         let [_, nodes, width] = hidden.dims();
         hidden.reshape([nodes, width])
     }
@@ -431,9 +431,9 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Of the trees below their shared chain.
-    pub(crate) fn trees_pass(&self, forest: &TokenTreeBatch) -> Pass<B> {
-        let chain = &forest.shared;
-        let lengths: Vec<usize> = forest.parents.iter().map(Vec::len).collect();
+    pub(crate) fn trees_pass(&self, token_trees: &TokenTreeBatch) -> Pass<B> {
+        let chain = &token_trees.shared_prefix;
+        let lengths: Vec<usize> = token_trees.parents.iter().map(Vec::len).collect();
         let known = self.known(chain);
         let past = match known < chain.len() {
             true => self.run(self.chain_pass(chain)).cache.into_shared(),
@@ -441,9 +441,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         };
         profiler::begin(Part::Attention);
         Pass {
-            mask: Mask::new(AttentionMask::trees(&forest.parents), chain.len(), &self.device()),
-            embeddings: self.embed(&forest.tokens, 1, forest.tokens.len()),
-            positions: forest.positions.clone(),
+            mask: Mask::new(AttentionMask::trees(&token_trees.parents), chain.len(), &self.device()),
+            embeddings: self.embed(&token_trees.tokens, 1, token_trees.tokens.len()),
+            positions: token_trees.positions.clone(),
             packing: Packing::new(&lengths, &self.device()),
             past,
         }

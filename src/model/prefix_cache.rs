@@ -68,11 +68,11 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         (model, Root { run, leaves, grads })
     }
 
-    /// [`ItemLanguageModel::forward_forest`] of a micro-batch, to be run backward by
+    /// [`ItemLanguageModel::forward_token_trees`] of a micro-batch, to be run backward by
     /// [`Trees::backward`]. `seed` draws dropout.
-    pub fn run_trees(&self, forest: &TokenTreeBatch, seed: u64) -> Trees<B> {
+    pub fn run_trees(&self, token_trees: &TokenTreeBatch, seed: u64) -> Trees<B> {
         B::seed(&self.device(), seed);
-        let pass = self.trees_pass(forest);
+        let pass = self.trees_pass(token_trees);
         let (hidden, checkpoints) = match self.gradient_checkpointing {
             true => {
                 let (checkpoints, output, _) = Checkpoints::forward(&self.llm, pass, seed);

@@ -45,7 +45,7 @@ pub struct PrepareOptions {
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
     /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
-    /// [`super::read_tasks`].
+    /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
 

@@ -97,8 +97,8 @@ fn forests_equal_plain_sequences() {
                 continue;
             }
             if count > 10 {
-                assert!(batch.forest.run_tokens() < batch.plain_tokens, "something is shared");
-                assert!(batch.forest.rows() < count, "some trees branch");
+                assert!(batch.token_trees.run_tokens() < batch.plain_tokens, "something is shared");
+                assert!(batch.token_trees.tree_count() < count, "some trees branch");
             }
             let turn = AUTODIFF.lock().unwrap();
             let recommender =
