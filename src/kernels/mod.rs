@@ -33,6 +33,7 @@ pub use profile_scope::profile_scope;
 pub use rms_norm::rms_norm;
 pub(crate) use rotary::{Rotary, half_turn};
 pub(crate) use row_gather::RowGather;
+pub use simd::InstructionSet;
 pub use swiglu::swiglu;
 
 #[cfg(test)]

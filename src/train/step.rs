@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::slice;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
