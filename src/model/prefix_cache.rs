@@ -155,12 +155,7 @@ impl<B: AutodiffBackend> TreesBackward<B> {
     /// that these were computed from. `accumulate` receives them in parts to be summed.
     ///
     /// * `model`: the one that ran the trees.
-    pub fn run(
-        self,
-        model: &ItemLanguageModel<B>,
-        mut grads: B::Gradients,
-        accumulate: &mut impl FnMut(B::Gradients),
-    ) {
+    pub fn run(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, accumulate: &mut impl FnMut(B::Gradients)) {
         let Some(Checkpointed { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
         let gradient = output.grad_remove(&mut grads);
         accumulate(grads);

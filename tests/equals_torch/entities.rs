@@ -131,8 +131,9 @@ fn a_beginning_run_once_changes_nothing() {
             let (plain, cached) = (model.forward(&rows, 3), begun.forward(&rows, 3));
             assert_eq!((plain.cached_len, cached.cached_len), (0, shared));
             for (row, tokens) in rows.iter().enumerate() {
-                let hidden =
-                    |run: &PrefillOutput<Dispatch>, at: usize| host(run.hidden.clone().narrow(0, run.hidden_index(row, at), 1));
+                let hidden = |run: &PrefillOutput<Dispatch>, at: usize| {
+                    host(run.hidden.clone().narrow(0, run.hidden_index(row, at), 1))
+                };
                 (shared..tokens.len()).for_each(|at| close("hidden states", &hidden(&cached, at), &hidden(&plain, at)));
                 for (mut cached, plain) in cached.cache.0.clone().into_iter().zip(&plain.cache.0) {
                     let (own, (plain_k, plain_v)) = (cached.own.remove(0), plain.own[0].clone());
