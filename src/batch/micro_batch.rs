@@ -5,17 +5,8 @@ use std::cmp::Reverse;
 use super::example::ExampleSequence;
 use super::token_tree::TreeBuilder;
 use super::{Batch, Candidates, Example, common_prefix_len};
+use crate::config::MicroBatch;
 use crate::text::Catalogue;
-
-/// How much one forward pass takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MicroBatch {
-    /// A fixed number of samples.
-    Samples(usize),
-    /// As many samples as make at most this number of tokens after the prefix that all prompts of
-    /// the step share. A larger sample runs alone.
-    Tokens(usize),
-}
 
 impl MicroBatch {
     /// Cuts `samples` into batches of samples of similar length, so that attention has little

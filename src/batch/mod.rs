@@ -1,7 +1,7 @@
 //! From examples to the arrays that one forward pass and its loss need.
 //!
 //! Examples ([`Example`]) become token trees ([`TokenTreeBatch`]), which share what sequences have
-//! in common; an optimiser step's examples are cut into micro-batches ([`MicroBatch`]).
+//! in common; an optimiser step's examples are cut into micro-batches ([`crate::config::MicroBatch`]).
 //!
 //! Only positions that carry loss are predicted, and logits are computed only for the token ids
 //! that one of them needs. Under MSL a target token with a single valid child has P_valid = 1: it
@@ -14,7 +14,6 @@ mod text_batch;
 mod token_tree;
 
 pub use example::{Candidates, Example, Target};
-pub use micro_batch::MicroBatch;
 pub use text_batch::TextBatch;
 pub use token_tree::{TokenTreeBatch, common_prefix_len};
 

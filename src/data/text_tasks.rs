@@ -20,9 +20,8 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::manifest::FileDigest;
-use super::sources::{Encoding, Job, read_numbered_lines};
-use super::{Corpus, Split};
+use super::corpus::{Corpus, FileDigest, Split};
+use super::sources::{Encoding, ReadContext, read_numbered_lines};
 use crate::{Context, Result};
 
 /// A task's name, and what its rows are about.
@@ -137,22 +136,22 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
         Ok((TextTaskRow { line: number, task, items, user, text: line.text, split }, given))
     };
 
-    let mut job = Job::new(0, fs::metadata(path).context(path.display())?.len());
+    let mut context = ReadContext::new(0, fs::metadata(path).context(path.display())?.len());
     let mut rows: Vec<TextTaskRow> = Vec::new();
     let mut with_split = None;
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        &mut job,
+        &mut context,
         |number, line, block: &mut Vec<(TextTaskRow, bool)>| {
             block.push(parse(number, line)?);
             Ok(())
         },
-        |job, block| {
+        |context, block| {
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
-                    job.bad(
+                    context.bad(
                         path,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
@@ -166,7 +165,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
     if rows.is_empty() {
         return Err(crate::Error::failed(format!("{}: no row in it", path.display())));
     }
-    let digest = job.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
+    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
     Ok(TextTaskFile { rows, digest })
 }
 
@@ -184,7 +183,7 @@ fn split_of(id: &str) -> Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::corpus::tests::small;
+    use crate::data::corpus::small;
 
     fn entities() -> Vec<TextTaskEntities> {
         let of = |name: &str, items, user| TextTaskEntities { name: name.into(), items, user };
