@@ -11,8 +11,8 @@ use burn::tensor::backend::AutodiffBackend;
 
 use super::item_encoder::Pass;
 use crate::kernels::{Keys, LayerCache, Rotary};
-use crate::model::llm::decoder::Llama;
-use crate::model::llm::kv_cache::Cache;
+use crate::model::llm::decoder::Decoder;
+use crate::model::llm::kv_cache::KvCache;
 
 /// A forward pass that can be run backward.
 pub(crate) struct Checkpoints<B: AutodiffBackend> {
@@ -25,8 +25,8 @@ pub(crate) struct Checkpoints<B: AutodiffBackend> {
 
 impl<B: AutodiffBackend> Checkpoints<B> {
     /// Also returns the last block's output (before the last norm) and the cache that
-    /// [`Llama::forward_masked`] returns; they are in no graph.
-    pub(crate) fn forward(llm: &Llama<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, Cache<B>) {
+    /// [`Decoder::forward_masked`] returns; they are in no graph.
+    pub(crate) fn forward(llm: &Decoder<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let (seq, device) = (pass.embeddings.dims()[1], pass.embeddings.device());
         let rotary = llm.rotary(&pass.positions, seq);
         let untracked =
@@ -40,13 +40,13 @@ impl<B: AutodiffBackend> Checkpoints<B> {
         // On the backend that trains, so that dropout is drawn.
         for (l, layer) in llm.layers.clone().no_grad().iter().enumerate() {
             B::seed(&device, block_seed(seed, l));
-            let past = pass.past.0.get(l).map(untracked).unwrap_or_default();
+            let past = pass.past.layers.get(l).map(untracked).unwrap_or_default();
             inputs.push(x.clone());
             let (next, cache) = layer.forward(x, &rotary, &pass.mask, &pass.packing, past, llm.config());
             layers.push(cache);
             x = next;
         }
-        (Self { pass, rotary, inputs, seed }, x, Cache(layers))
+        (Self { pass, rotary, inputs, seed }, x, KvCache { layers })
     }
 
     /// Backward from the gradients of the last block's output and of each block's keys and values,
@@ -54,7 +54,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     /// of what the embeddings were computed from.
     pub(crate) fn backward(
         self,
-        llm: &Llama<B>,
+        llm: &Decoder<B>,
         output: Option<Tensor<B::InnerBackend, 3>>,
         mut key_values: Vec<[Option<Tensor<B::InnerBackend, 4>>; 2]>,
         each: &mut impl FnMut(B::Gradients),
@@ -65,7 +65,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             let [for_keys, for_values] = key_values.pop().unwrap_or_default();
             B::seed(&device, block_seed(self.seed, l));
             let input = input.require_grad();
-            let past = self.pass.past.0.get(l).cloned().unwrap_or_default();
+            let past = self.pass.past.layers.get(l).cloned().unwrap_or_default();
             let (next, cache) =
                 layer.forward(input.clone(), &self.rotary, &self.pass.mask, &self.pass.packing, past, llm.config());
             let mut terms = vec![weighted(next, gradient.take())];

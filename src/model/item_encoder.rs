@@ -25,8 +25,8 @@ use crate::batch::TokenTreeBatch;
 use crate::core::profiler;
 use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, LayerCache, Mask};
-use crate::model::llm::decoder::{Llama, Output};
-use crate::model::llm::kv_cache::{Cache, Packing};
+use crate::model::llm::decoder::{Decoder, Output};
+use crate::model::llm::kv_cache::{KvCache, Packing};
 use crate::text::EntityTokens;
 use crate::{Error, Result};
 
@@ -239,10 +239,10 @@ pub struct PrefixCache<B: Backend> {
 
 impl<B: Backend> PrefixCache<B> {
     /// Its first `tokens` tokens, shared by all rows.
-    fn beginning(&self, tokens: usize) -> Cache<B> {
+    fn beginning(&self, tokens: usize) -> KvCache<B> {
         let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, 0, tokens);
         let layer = |(k, v)| LayerCache { shared: Some((cut(k), cut(v))), own: Vec::new() };
-        Cache(self.keys.iter().zip(&self.values).map(layer).collect())
+        KvCache { layers: self.keys.iter().zip(&self.values).map(layer).collect() }
     }
 }
 
@@ -250,7 +250,7 @@ impl<B: Backend> PrefixCache<B> {
 #[derive(Module, Debug)]
 pub struct ItemLanguageModel<B: Backend> {
     /// The language model.
-    pub llm: Llama<B>,
+    pub llm: Decoder<B>,
     /// `None` for prompts of text alone.
     pub entities: Option<Entities<B>>,
     pub(crate) prefix: Option<PrefixCache<B>>,
@@ -259,13 +259,13 @@ pub struct ItemLanguageModel<B: Backend> {
     pub gradient_checkpointing: bool,
 }
 
-/// What the decoder is given: see [`Llama::forward_masked`].
+/// What the decoder is given: see [`Decoder::forward_masked`].
 pub(crate) struct Pass<B: Backend> {
     pub embeddings: Tensor<B, 3>,
     pub positions: Vec<u32>,
     pub mask: Mask<B>,
     pub packing: Packing<B>,
-    pub past: Cache<B>,
+    pub past: KvCache<B>,
 }
 
 /// What [`ItemLanguageModel::forward`] returns.
@@ -275,7 +275,7 @@ pub struct PrefillOutput<B: Backend> {
     pub hidden: Tensor<B, 2>,
     /// All rows' tokens: the skipped ones shared, the others padded on the right to the longest
     /// row.
-    pub cache: Cache<B>,
+    pub cache: KvCache<B>,
     /// Tokens of every row that the prefix's cache stood for.
     pub skipped: usize,
     /// `[rows]`: where in `hidden` each row begins.
@@ -289,15 +289,15 @@ impl<B: Backend> PrefillOutput<B> {
     }
 }
 
-impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
-    fn from(llm: Llama<B>) -> Self {
+impl<B: Backend> From<Decoder<B>> for ItemLanguageModel<B> {
+    fn from(llm: Decoder<B>) -> Self {
         Self::new(llm, None)
     }
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// An LLM with items and users.
-    pub fn new(llm: Llama<B>, entities: Option<Entities<B>>) -> Self {
+    pub fn new(llm: Decoder<B>, entities: Option<Entities<B>>) -> Self {
         Self { llm, entities, prefix: None, gradient_checkpointing: false }
     }
 
@@ -307,7 +307,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// The root mean square of the LLM's embeddings.
-    pub fn embedding_scale(llm: &Llama<B>) -> f64 {
+    pub fn embedding_scale(llm: &Decoder<B>) -> f64 {
         let table = llm.embed_tokens.val().detach();
         table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
     }
@@ -325,7 +325,7 @@ impl<B: Backend> ItemLanguageModel<B> {
             return self;
         }
         let run = self.forward(&[&tokens[..ordinary]], 0);
-        let own = run.cache.0.into_iter().flat_map(|layer| layer.own);
+        let own = run.cache.layers.into_iter().flat_map(|layer| layer.own);
         let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
         self.prefix = Some(PrefixCache { keys, values, tokens: tokens[..ordinary].to_vec() });
         self
@@ -414,8 +414,8 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// The cache of the prefix's first `tokens` tokens.
-    fn beginning(&self, tokens: usize) -> Cache<B> {
-        self.prefix.as_ref().filter(|_| tokens > 0).map_or_else(Cache::default, |prefix| prefix.beginning(tokens))
+    fn beginning(&self, tokens: usize) -> KvCache<B> {
+        self.prefix.as_ref().filter(|_| tokens > 0).map_or_else(KvCache::default, |prefix| prefix.beginning(tokens))
     }
 
     /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then

@@ -17,7 +17,7 @@ use super::item_encoder::PrefixCache;
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
 use crate::kernels::{profile_scope, rms_norm};
-use crate::model::llm::kv_cache::Cache;
+use crate::model::llm::kv_cache::KvCache;
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
 
@@ -47,8 +47,8 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         // An encoder among the embeddings may draw as well.
         B::seed(&self.device(), seed);
         let pass = self.chain_pass(chain);
-        let pairs = |cache: Cache<B>| {
-            let layers = cache.into_shared().0.into_iter();
+        let pairs = |cache: KvCache<B>| {
+            let layers = cache.into_shared().layers.into_iter();
             layers.filter_map(|layer| layer.shared.map(|(k, v)| [k, v])).collect::<Vec<_>>()
         };
         let (run, seen) = match self.gradient_checkpointing {
