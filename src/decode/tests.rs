@@ -11,11 +11,11 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use super::{PrefixMass, TriePrior};
-use crate::config::{DecodeConfig, Scoring};
+use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_collaborative;
-use crate::model::{DecoderConfig, ItemLanguageModel, Precision, Tune, Weight, Weights};
+use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, Weights};
 use crate::rankers::{Baseline, Ranker, fit};
 use crate::rankers::{Distribution, Method, Settings, train};
 use crate::text::{Catalogue, ROOT};

@@ -171,8 +171,9 @@ mod tests {
 
     use super::*;
     use crate::batch::{Candidates, Example, Target};
+    use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Decoder, DecoderConfig, LoraConfig, Precision, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
     use crate::text::{Catalogue, Trie};
 
     fn flops(tune: Tune) -> (Parts, DecoderConfig) {
