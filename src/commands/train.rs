@@ -221,7 +221,7 @@ pub(crate) fn start(
     model.gradient_checkpointing = config.train.gradient_checkpointing;
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
-        model = model.with_prefix(&lessons.beginning);
+        model = model.with_prefix_cache(&lessons.beginning);
     }
 
     let (loss, fixed_temperature) = loss(config);
