@@ -8,8 +8,9 @@ use burn::DispatchDevice;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
+use itemlm::config::{LoraConfig, Precision};
 use itemlm::device::{BackendName, Concrete, Training};
-use itemlm::model::{Llama, LoraConfig, Precision, Tune, causal_mask, open_llm};
+use itemlm::model::{Llama, Tune, causal_mask, open_llm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

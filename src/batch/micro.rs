@@ -4,17 +4,8 @@ use std::cmp::Reverse;
 
 use super::token_tree::Trees;
 use super::{Batch, Candidates, Example, Path, shared_beginning};
+use crate::config::MicroBatch;
 use crate::text::Catalogue;
-
-/// How much one forward pass takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MicroBatch {
-    /// So many samples.
-    Samples(usize),
-    /// As many samples as make at most so many tokens below the chain that all of a step share. A
-    /// sample that is larger runs alone.
-    Tokens(usize),
-}
 
 impl MicroBatch {
     /// Batches of samples of like length, so that attention has little padding; a sample is one or

@@ -9,7 +9,6 @@ mod micro;
 mod text;
 mod token_tree;
 
-pub use micro::MicroBatch;
 pub use text::TextBatch;
 pub use token_tree::{TokenTreeBatch, shared_beginning};
 

@@ -293,7 +293,7 @@ impl<'a> Prompts<'a> {
     ) -> Result<Self> {
         let tokens = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
         let beginning = common_beginning(&tokens);
-        let models = models.iter().map(|model| model.clone().with_prefix(beginning)).collect();
+        let models = models.iter().map(|model| model.clone().with_prefix_cache(beginning)).collect();
         let shared = beginning.len();
         Ok(Self { split, windows, tokens, shared, models })
     }

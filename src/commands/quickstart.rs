@@ -13,14 +13,15 @@ use serde::Serialize;
 use super::evaluate::rank_windows;
 use super::train::{TrainOptions, train};
 use crate::config::{
-    DataConfig, DecodeConfig, LlmConfig, LossConfig, LossKind, RunConfig, Temperature, TrainConfig, TuneKind,
+    DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
+    TrainConfig, TuneKind,
 };
 use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::decode::search;
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_baseline, summarise};
-use crate::model::{Llama, LlamaConfig, LoraConfig, Precision, Tune, save_llm_dir};
+use crate::model::{Llama, LlamaConfig, Tune, save_llm_dir};
 use crate::rankers::{Baseline, fit};
 use crate::run::run_dir;
 use crate::run::run_dir::RunInputs;

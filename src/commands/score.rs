@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Encoder, TuneKind};
+use crate::config::{Encoder, Precision, TuneKind};
 use crate::decode;
 use crate::device::{BackendChoice, Concrete};
-use crate::model::{Llama, Precision, Tune, open_llm};
+use crate::model::{Llama, Tune, open_llm};
 use crate::run::verified_devices::verified_device;
 use crate::run::{prompt_context, run_dir};
 use crate::text::Catalogue;

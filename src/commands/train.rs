@@ -15,13 +15,13 @@ use serde::Serialize;
 use super::evaluate::{progress_line, rank_windows};
 use super::plan::{sizes, warning};
 use crate::batch::Example;
-use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
+use crate::config::{LossKind, Precision, RunConfig, Temperature, TuneKind};
 use crate::core::log::log;
 use crate::data::Split;
 use crate::device::{BackendChoice, Concrete, Training};
 use crate::evaluate::summarise;
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Llama, Precision, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::model::{Llama, QuantizedSize, Tune, load_adapter, read_adapter_config};
 use crate::run::out_of_memory::{catch_out_of_memory, training};
 use crate::run::prompt_context::PromptContext;
 use crate::run::run_dir;
@@ -221,7 +221,7 @@ pub(crate) fn start(
     model.gradient_checkpointing = config.train.gradient_checkpointing;
     if config.llm.tune == TuneKind::Frozen {
         // What precedes the first vector depends on nothing that trains.
-        model = model.with_prefix(&lessons.beginning);
+        model = model.with_prefix_cache(&lessons.beginning);
     }
 
     let (loss, fixed_temperature) = loss(config);

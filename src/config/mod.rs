@@ -22,10 +22,10 @@ pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig,
 pub use data::DataConfig;
 pub use decode::{DecodeConfig, Scoring};
 pub use items::{Encoder, ItemsConfig};
-pub use llm::{LlmConfig, TuneKind};
+pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
 pub use prior::{PriorConfig, RankerName};
-pub use train::{Targets, TrainConfig};
+pub use train::{MicroBatch, Targets, TrainConfig};
 
 use crate::{Context, Error, Result};
 
@@ -220,8 +220,6 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::MicroBatch;
-    use crate::model::LoraConfig;
 
     pub(super) const MINIMAL: &str = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
 

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::MicroBatch;
 use crate::{Error, Result};
 
 /// `[train]`
@@ -96,4 +95,14 @@ pub enum Targets {
     /// Each one after the first, from those before it: branches of one token tree. Each counts as
     /// much.
     Every,
+}
+
+/// How much one forward pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// So many samples.
+    Samples(usize),
+    /// As many samples as make at most so many tokens below the chain that all of a step share. A
+    /// sample that is larger runs alone.
+    Tokens(usize),
 }

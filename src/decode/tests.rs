@@ -11,11 +11,11 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use super::{PrefixMass, TriePrior};
-use crate::config::{DecodeConfig, Scoring};
+use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_collaborative;
-use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weight, Weights};
+use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weight, Weights};
 use crate::rankers::{Baseline, Ranker, fit};
 use crate::rankers::{Distribution, Method, Settings, train};
 use crate::text::{Catalogue, ROOT};
@@ -261,7 +261,7 @@ fn generating_equals_running_the_whole_sequence_each_time() {
     let shared = [11, 5, 40];
     let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&shared[..], prompt].concat()).collect();
     let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
-    let model = model.with_prefix(&shared);
+    let model = model.with_prefix_cache(&shared);
     assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
     let found = log_likelihoods(&model, &prompts, &free, &device);
     let expected = log_likelihoods(&llm.into(), &prompts, &free, &device);
@@ -349,7 +349,7 @@ fn the_search_equals_the_plain_one_whatever_the_batch() {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let model = match round % 2 {
             0 => ItemLanguageModel::from(llm.clone()),
-            _ => ItemLanguageModel::from(llm.clone()).with_prefix(&shared),
+            _ => ItemLanguageModel::from(llm.clone()).with_prefix_cache(&shared),
         };
         for (scoring, beams, length_penalty) in
             [(Scoring::Full, 2, 0.0), (Scoring::Full, 5, 1.0), (Scoring::Masked, 2, 0.0), (Scoring::Masked, 5, 0.5)]

@@ -10,11 +10,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::Ranker;
 use super::collaborative::keep_best;
 use super::*;
+use crate::Result;
 use crate::core::files::sha256;
 use crate::data::{Item, Split, UserLog, Window, parquet_bytes, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::{evaluate_collaborative, rank_collaborative, summarise};
-use crate::{Error, Result};
 
 /// One training window over each user's whole log, but for users in `held`, whose window is for
 /// test.

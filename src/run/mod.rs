@@ -23,8 +23,8 @@ pub use text_tasks::{Rows, TextEvaluation, evaluate_texts, writes_texts};
 use burn::DispatchDevice;
 use burn::prelude::Backend;
 
+use crate::config::Precision;
 use crate::device::Concrete;
-use crate::model::Precision;
 use crate::{Error, Result};
 
 /// What the LLM's products are computed in, and what else the device could, in words.

@@ -11,13 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example, Target};
-use crate::config::{DecodeConfig, Scoring};
+use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
 use crate::decode::search;
 use crate::device::{Concrete, Training};
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights, causal_mask, save_llm_dir,
-};
+use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, causal_mask, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
 use crate::train::{Step, TrainableModel};
 use crate::{Context, Error, Result};

@@ -18,7 +18,7 @@ use crate::commands::train::{TrainingData, sample};
 use crate::config::RunConfig;
 use crate::core::files::write_atomic;
 use crate::core::log::log;
-use crate::data::{Corpus, Split, TaskEntities, TaskRow, read_tasks};
+use crate::data::{Corpus, Split, TextTaskEntities, TextTaskRow, read_text_tasks};
 use crate::decode::{generate, log_likelihoods};
 use crate::device::Concrete;
 use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
@@ -36,7 +36,7 @@ const LONGEST_TEXT: usize = 256;
 /// The rows that a run learns from, and how they are asked.
 pub struct Rows {
     tasks: Vec<Task>,
-    rows: Vec<TaskRow>,
+    rows: Vec<TextTaskRow>,
     path: PathBuf,
     /// SHA-256 of the file.
     pub digest: String,
@@ -46,11 +46,11 @@ impl Rows {
     /// Reads the file of rows at `path`.
     ///
     /// # Errors
-    /// Those of [`read_tasks`].
+    /// Those of [`read_text_tasks`].
     pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
         let tasks = elm24()?;
-        let entities: Vec<TaskEntities> = tasks.iter().map(Task::entities).collect();
-        let file = read_tasks(path, corpus, &entities)?;
+        let entities: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).collect();
+        let file = read_text_tasks(path, corpus, &entities)?;
         Ok(Self { tasks, rows: file.rows, path: path.to_path_buf(), digest: file.digest.sha256 })
     }
 
@@ -65,7 +65,7 @@ impl Rows {
     }
 
     /// What stands in a row's prompt.
-    fn filling<'a>(&self, ranking: &'a PromptContext, row: &TaskRow) -> PromptValues<'a> {
+    fn filling<'a>(&self, ranking: &'a PromptContext, row: &TextTaskRow) -> PromptValues<'a> {
         PromptValues {
             history: Vec::new(),
             items: row.items.iter().map(|&item| ranking.item(item)).collect(),
@@ -74,7 +74,7 @@ impl Rows {
         }
     }
 
-    fn prompt(&self, ranking: &PromptContext, row: &TaskRow) -> Result<Vec<u32>> {
+    fn prompt(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<Vec<u32>> {
         ranking.render(self.tasks[row.task].template(row.user.is_some()), &self.filling(ranking, row))
     }
 
@@ -82,7 +82,7 @@ impl Rows {
     ///
     /// # Errors
     /// More tokens than the model was made for.
-    fn tokens(&self, ranking: &PromptContext, row: &TaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
+    fn tokens(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
         let place = || format!("{}: line {}", self.path.display(), row.line);
         let prompt = self.prompt(ranking, row).context(place())?;
         let mut text = ranking.tokenizer.encode(&row.text).context(place())?;
@@ -273,7 +273,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
         }
         let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix(common_beginning(&prompts));
+        let model = run.model.clone().with_prefix_cache(common_beginning(&prompts));
         of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
         let mut left = of_task.as_slice();
         while let Some((_, (prompt, text))) = left.first() {

@@ -18,11 +18,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
+use crate::config::{LoraConfig, Precision};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
-use crate::model::{
-    ItemLanguageModel, Llama, LoraConfig, Precision, export_merged, load_adapter, save_adapter, save_module,
-};
+use crate::model::{ItemLanguageModel, Llama, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 

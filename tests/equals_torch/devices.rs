@@ -74,7 +74,7 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
     let encoder = EntityEncoder::new(&config, None, llm.config().hidden_size, scale, 3, device).unwrap();
     let vectors = (0..ITEMS as usize * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect();
     let entities = Entities::new(encoder, vectors, WIDTH, tokens, device);
-    (ItemLanguageModel::new(llm, Some(entities)).with_prefix(&[5, 6, 7]), tokens)
+    (ItemLanguageModel::new(llm, Some(entities)).with_prefix_cache(&[5, 6, 7]), tokens)
 }
 
 /// Prompts that begin alike and end in some items, as tokens or as vectors; the target is the next

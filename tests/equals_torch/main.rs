@@ -26,15 +26,14 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
-use itemlm::batch::{Batch, Candidates, Example, MicroBatch, Target, TokenTreeBatch};
-use itemlm::config::{DecodeConfig, Scoring};
+use itemlm::batch::{Batch, Candidates, Example, Target, TokenTreeBatch};
+use itemlm::config::{DecodeConfig, LoraConfig, MicroBatch, Precision, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::device::Training;
 use itemlm::kernels::MASKED;
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights, load_adapter, read_adapter_config,
-    save_adapter,
+    ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};

@@ -14,10 +14,11 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::kv_cache::{Cache, Packing};
-use super::lora_linear::{LoraLinear, Precision, Weight};
-use super::peft::{LoraConfig, lora};
+use super::lora_linear::{LoraLinear, Weight};
+use super::peft::lora;
 use super::quantized::Quantized;
 use crate::Result;
+use crate::config::{LoraConfig, Precision};
 use crate::core::profiler::Part;
 use crate::kernels::{
     LayerCache, MASKED, Mask, Rotary, attention, half_turn, log_sum_exp, profile_scope, rms_norm, swiglu,

@@ -23,7 +23,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
         let (forest, config) = (&batch.forest, self.llm.config());
-        let known = self.known(&forest.shared);
+        let known = self.cached_len(&forest.shared);
         let below = forest.shared.len() as u32;
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
         let (mut counter, mut of_chain) = (counter(), counter());
@@ -53,7 +53,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// Whether what the tokens become has a gradient.
     fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
-        let present = self.present(tokens).len();
+        let present = self.entities_among(tokens).len();
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
             return self.llm.embed_tokens.val().is_require_grad();
         };
@@ -171,8 +171,9 @@ mod tests {
 
     use super::*;
     use crate::batch::{Candidates, Example, Target};
+    use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Llama, LlamaConfig, LoraConfig, Precision, Tune, Weights};
+    use crate::model::{Llama, LlamaConfig, Tune, Weights};
     use crate::text::{Catalogue, Trie};
 
     fn flops(tune: Tune) -> (Parts, LlamaConfig) {

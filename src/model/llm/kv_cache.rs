@@ -107,7 +107,7 @@ impl<B: Backend> Packing<B> {
         let x = x.swap_dims(1, 2).reshape([self.rows * self.seq, heads * dim]);
         match &self.ragged {
             None => x,
-            Some(ragged) => ragged.moves.back().apply(x).unwrap_or_else(|x| x.select(0, ragged.places.clone())),
+            Some(ragged) => ragged.moves.inverse().apply(x).unwrap_or_else(|x| x.select(0, ragged.places.clone())),
         }
     }
 }

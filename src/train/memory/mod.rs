@@ -13,8 +13,9 @@ use serde::Serialize;
 pub use weights::{ParameterCount, WeightBytes};
 
 use crate::batch::Batch;
+use crate::config::Precision;
 use crate::loss::LOGITS_OF_A_BLOCK;
-use crate::model::{EncoderConfig, LlamaConfig, MLP_WIDENING, Precision, QuantizedSize, Tune};
+use crate::model::{EncoderConfig, LlamaConfig, MLP_WIDENING, QuantizedSize, Tune};
 use crate::text::EntityTokens;
 
 /// A number's bytes wherever it is not a frozen projection's.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::LoraConfig;
+use crate::config::LoraConfig;
 
 /// One token of a block of width 4, two heads of 2 that share a key, an inner width of 6.
 #[test]

@@ -4,7 +4,8 @@
 use serde::Serialize;
 
 use super::{F32, MemoryEstimator};
-use crate::model::{EncoderConfig, MLP_WIDENING, Precision, QuantizedSize, Tune};
+use crate::config::Precision;
+use crate::model::{EncoderConfig, MLP_WIDENING, QuantizedSize, Tune};
 
 /// Numbers of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
