@@ -14,7 +14,7 @@ use crate::batch::{Batch, Candidates, Example};
 use crate::config::{MicroBatch, Precision, RunConfig, Scoring};
 use crate::core::system;
 use crate::device::{BackendChoice, BackendName};
-use crate::model::{EncoderConfig, LlamaConfig, QuantizedSize};
+use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize};
 use crate::run::prompt_context::PromptContext;
 use crate::run::run_dir::RunInputs;
 use crate::run::verified_devices::verified_devices;
@@ -159,13 +159,20 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
 /// What decides how much memory a run's model takes.
 pub(crate) fn sizes<'a>(
     config: &'a RunConfig,
-    llama: &'a LlamaConfig,
+    llama: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
     encoder: Option<&'a EncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
-    MemoryEstimator { llama, tune: tune(config), precision: config.llm.precision, quantized, encoder, entities }
+    MemoryEstimator {
+        decoder: llama,
+        tune: tune(config),
+        precision: config.llm.precision,
+        quantized,
+        encoder,
+        entities,
+    }
 }
 
 /// Where a run on the CPU is likely not to fit, how much it may take.
@@ -317,7 +324,7 @@ fn ranking_bytes(
     lengths.truncate(together(lengths.first().unwrap_or(&0) + TOKENS_A_BEAM * config.decode.beams));
     let scored = match config.decode.scoring {
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
-        Scoring::Full => sizes.llama.vocab_size,
+        Scoring::Full => sizes.decoder.vocab_size,
     };
     sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_A_BEAM, scored)
 }

@@ -21,7 +21,7 @@ use crate::data::Split;
 use crate::device::{BackendChoice, Concrete, Training};
 use crate::evaluate::summarise;
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Llama, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::model::{Decoder, QuantizedSize, Tune, load_adapter, read_adapter_config};
 use crate::run::out_of_memory::{catch_out_of_memory, training};
 use crate::run::prompt_context::PromptContext;
 use crate::run::run_dir;
@@ -203,7 +203,7 @@ pub(crate) fn start(
     }
 
     let trained = run_dir::trained(config, &ranking.tokenizer);
-    let llm = Llama::<Training>::load(&llama, weights, tune(config), config.llm.precision, device)?;
+    let llm = Decoder::<Training>::load(&llama, weights, tune(config), config.llm.precision, device)?;
     let mut optimizer = adamw(config.train.weight_decay);
     let mut progress = Progress::default();
     let mut model = match (entities, &checkpoint) {
@@ -359,9 +359,9 @@ pub(crate) fn lessons(
 fn start_from(
     adapter: &Path,
     config: &RunConfig,
-    llm: Llama<Training>,
+    llm: Decoder<Training>,
     device: &DispatchDevice,
-) -> Result<Llama<Training>> {
+) -> Result<Decoder<Training>> {
     let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
     let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
     let same =

@@ -21,7 +21,7 @@ use crate::core::log::log;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
 use crate::device::Concrete;
-use crate::model::{ItemLanguageModel, Llama, LlamaConfig, QuantizedSize, Tune, Weights, open_llm};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, QuantizedSize, Tune, Weights, open_llm};
 use crate::rankers::Distribution;
 use crate::rankers::fit;
 use crate::text::{Catalogue, Prompt, PromptSet, Tokenizer};
@@ -60,7 +60,7 @@ pub struct RunInputs {
     /// first.
     pub tasks: Vec<PromptSet>,
     /// The base model's sizes.
-    pub llama: LlamaConfig,
+    pub llama: DecoderConfig,
     /// The base model's weights.
     pub weights: Weights,
     /// What of them stays quantised, by llm.quantized.
@@ -414,7 +414,7 @@ pub(crate) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice
         TuneKind::Full | TuneKind::Frozen => Tune::Frozen,
     };
     crate::run::precision(config.llm.precision, device)?;
-    let llm = Llama::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
+    let llm = Decoder::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
     let model = match material.entities {
         Some(entities) => entities.blank(llm, device)?,
         None => llm.into(),

@@ -12,7 +12,7 @@ const WIDTH: usize = 4;
 
 fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens) {
     let config = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
-    let mut llm: Llama<Training> = llama("llama-untied", Tune::Lora(&config, 1), device);
+    let mut llm: Decoder<Training> = llama("llama-untied", Tune::Lora(&config, 1), device);
     // B starts at zero, which would leave A without a gradient.
     for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
         let lora = linear.lora.as_mut().unwrap();

@@ -5,7 +5,7 @@ use burn::prelude::*;
 
 use crate::batch::Batch;
 use crate::core::profiler::{Part, Parts, Pass};
-use crate::model::{ItemLanguageModel, Layer, LoraLinear};
+use crate::model::{DecoderBlock, ItemLanguageModel, LoraLinear};
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// What the matrix products of a forward and backward pass over `batch` need, a multiplication
@@ -106,7 +106,7 @@ impl Counter {
     /// Whether its keys and values have gradients.
     fn layer<B: Backend>(
         &mut self,
-        layer: &Layer<B>,
+        layer: &DecoderBlock<B>,
         run: &mut Run,
         pasts: &[(usize, [bool; 2])],
         keys_only: bool,
@@ -173,16 +173,17 @@ mod tests {
     use crate::batch::{Candidates, Example, Target};
     use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Llama, LlamaConfig, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
     use crate::text::{Catalogue, Trie};
 
-    fn flops(tune: Tune) -> (Parts, LlamaConfig) {
+    fn flops(tune: Tune) -> (Parts, DecoderConfig) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
-        let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
         let weights = Weights::open(&dir, &config).unwrap();
-        let llm = Llama::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
-            .unwrap();
+        let llm =
+            Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
+                .unwrap();
         // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
         // and one of a single node.
         let targets = vec![vec![1, 9], vec![2, 9]];
