@@ -121,7 +121,8 @@ impl<'a> MemoryEstimator<'a> {
             found.len() as u64
         };
         let Some(first) = batches.first() else { return StepBytes::default() };
-        let chain = Pass::chain(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
+        let chain =
+            Pass::chain(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
         // A frozen LLM's chain of ordinary tokens is in no graph.
         let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
         let above = match chain.tokens {
@@ -314,7 +315,8 @@ impl<'a> MemoryEstimator<'a> {
     fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
         let seq = pass.places / pass.rows.max(1);
         let scores = pass.places * self.decoder.num_attention_heads as u64 * (seq + pass.past);
-        let logits = batch.candidate_ids.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
+        let logits =
+            batch.candidate_ids.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
         let inner = pass.tokens * self.decoder.intermediate_size as u64;
         [scores, logits, inner, self.embedding_rows()].into_iter().max().unwrap_or(0)
     }
