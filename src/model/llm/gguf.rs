@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Llama3RopeScaling, LlamaConfig};
+use super::config::{Llama3RopeScaling, DecoderConfig};
 use crate::model::formats::gguf::{Gguf, GgufFile, GgufTensor};
 use crate::model::formats::gguf_tokenizer;
 use crate::model::formats::tensor_store::{Encoding, StoredTensor, Weights};
@@ -11,7 +11,7 @@ use crate::{Context, Error, Result};
 
 /// Opens a `.gguf` file, with all its parts where it is split; the tokenizer by `legacy` as
 /// [`gguf_tokenizer::GgufVocabulary::legacy`].
-pub(crate) fn open(path: &Path, legacy: bool) -> Result<(LlamaConfig, Weights, Tokenizer)> {
+pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights, Tokenizer)> {
     let gguf = Gguf::open(path)?;
     let (config, tokenizer) = describe(&gguf, legacy).context(path.display())?;
     let mut weights = Weights::new(path);
@@ -39,7 +39,7 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 const DESCRIPTIVE: [&str; 6] =
     ["vocab_size", "tensor_data_layout", "expert_used_count", "rope.scaling.finetuned", "rope.scaling.original_context_length", "rope.dimension_sections"];
 
-fn describe(gguf: &Gguf, legacy: bool) -> Result<(LlamaConfig, Tokenizer)> {
+fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
     let header = gguf.header();
     if let Some(kind) = header.text("general.type")?.filter(|kind| *kind != "model") {
         return refuse(format!("general.type is {kind:?}; give the language model itself"));
@@ -59,7 +59,7 @@ fn describe(gguf: &Gguf, legacy: bool) -> Result<(LlamaConfig, Tokenizer)> {
     Ok((config, gguf_tokenizer::read(header, &gguf.first.bytes, legacy)?))
 }
 
-fn config(gguf: &Gguf) -> Result<LlamaConfig> {
+fn config(gguf: &Gguf) -> Result<DecoderConfig> {
     let header = gguf.header();
     let required = |key: &str| match header.size(key)? {
         Some(size) => Ok(size),
@@ -103,7 +103,7 @@ fn config(gguf: &Gguf) -> Result<LlamaConfig> {
         Some((factors, bytes)) => rope_scaling(factors, bytes, rope_theta, head_dim)?,
         None => None,
     };
-    Ok(LlamaConfig {
+    Ok(DecoderConfig {
         vocab_size,
         hidden_size,
         intermediate_size: required("llama.feed_forward_length")?,

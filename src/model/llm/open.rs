@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::config::LlamaConfig;
+use super::config::DecoderConfig;
 use super::gguf;
 use crate::core::files::hex;
 use crate::core::log::log;
@@ -18,7 +18,7 @@ const LONGEST_CONFIG: u64 = 16 << 20;
 /// An opened language model.
 pub struct Llm {
     /// The sizes.
-    pub config: LlamaConfig,
+    pub config: DecoderConfig,
     /// The tensors, on disk until taken.
     pub weights: Weights,
     /// The tokenizer.
@@ -63,7 +63,7 @@ fn open(path: &Path, legacy: bool) -> Result<Llm> {
             return Err(no_config(path));
         }
         let text = read_text(&config_path, LONGEST_CONFIG)?;
-        let mut config = LlamaConfig::from_json(&config_path, &text)?;
+        let mut config = DecoderConfig::from_json(&config_path, &text)?;
         let mut weights = safetensors::open(path)?;
         weights.complete_names("embed_tokens.weight", "model.", &["lm_head.weight"])?;
         if config.tie_word_embeddings && !legacy && weights.differ("model.embed_tokens.weight", "lm_head.weight")? {
@@ -112,13 +112,13 @@ fn no_config(dir: &Path) -> Error {
 ///
 /// # Errors
 /// Missing, unexpected and misshapen tensors, damaged files.
-pub fn open_weights(dir: &Path, config: &LlamaConfig) -> Result<Weights> {
+pub fn open_weights(dir: &Path, config: &DecoderConfig) -> Result<Weights> {
     safetensors::open(dir)?.check(config.tensors(), config.tie_word_embeddings)
 }
 
 /// A hundredth of a vocabulary may lie beyond the embeddings, and added tokens too: texts that need
 /// them are refused then.
-pub(super) fn check_fit(tokenizer: &Tokenizer, config: &LlamaConfig) -> Result<()> {
+pub(super) fn check_fit(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<()> {
     let rows = config.vocab_size;
     let beyond = tokenizer.vocabulary_beyond(rows) > (rows / 100).max(1);
     let misfits =
@@ -131,7 +131,7 @@ pub(super) fn check_fit(tokenizer: &Tokenizer, config: &LlamaConfig) -> Result<(
     }
 }
 
-fn fingerprint(config: &LlamaConfig, weights: &Weights, tokenizer: &Tokenizer) -> String {
+fn fingerprint(config: &DecoderConfig, weights: &Weights, tokenizer: &Tokenizer) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());

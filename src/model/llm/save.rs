@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use super::config::LlamaConfig;
+use super::config::DecoderConfig;
 use super::open::check_fit;
 use crate::core::files::{persist, temporary_beside, write_atomic};
 use crate::text::Tokenizer;
@@ -21,7 +21,7 @@ use crate::{Context, Error, Result};
 /// A tensor that `config` does not ask for, or a missing or misshapen one; a failed write.
 pub fn save_llm_dir(
     dir: &Path,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn save_llm_dir(
 /// Streams the tensors into a file, so that a model is never in memory twice.
 fn write_safetensors(
     path: &Path,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
 ) -> Result<()> {
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
