@@ -260,7 +260,7 @@ fn set_prefix_space(document: &mut Value, class: &str, adds: bool) -> bool {
     let is_sentencepiece = class.starts_with("LlamaTokenizer");
     let is = |part: &Value, kind: &str| part.get("type").and_then(Value::as_str) == Some(kind);
     let before = document.clone();
-    let mut change = |part: &mut Value| {
+    let change = |part: &mut Value| {
         if is_byte_level && is(part, "ByteLevel") {
             part["add_prefix_space"] = json!(adds);
         } else if is_sentencepiece && !adds && is(part, "Metaspace") {

@@ -132,7 +132,8 @@ impl Tokenizer {
                 self.backend.with_post_processor(None::<PostProcessorWrapper>);
             }
             (Some(true), Some(bos)) => {
-                self.backend.with_post_processor(Some(begin_with(&self.backend, bos)?));
+                let first = begin_with(&self.backend, bos)?;
+                self.backend.with_post_processor(Some(first));
             }
             (Some(true), None) => {
                 return Err(Error::usage(
