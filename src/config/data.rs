@@ -21,7 +21,7 @@ pub struct DataConfig {
     /// [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
-    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_tasks`] reads it:
+    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_text_tasks`] reads it:
     /// the model learns their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,

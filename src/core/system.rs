@@ -1,6 +1,6 @@
-//! The machine's memory, as far as the system tells.
+//! Memory of the machine and of this process, as far as the system tells.
 
-/// Of all.
+/// Total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {
     #[cfg(unix)]
     {
@@ -14,22 +14,22 @@ pub fn memory_bytes() -> Option<u64> {
     }
 }
 
-/// That programs could get; told by Linux.
+/// Memory available to new allocations (`MemAvailable`), bytes; Linux only.
 pub fn available_bytes() -> Option<u64> {
     bytes_of("/proc/meminfo", "MemAvailable:")
 }
 
-/// The limit on this process's container, of Linux's cgroups (version 2).
+/// Memory limit of this process's container (cgroups version 2), bytes; Linux only.
 pub fn limit_bytes() -> Option<u64> {
     std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
-/// That this process holds now; told by Linux.
+/// Resident memory of this process (`VmRSS`), bytes; Linux only.
 pub fn resident_bytes() -> Option<u64> {
     bytes_of("/proc/self/status", "VmRSS:")
 }
 
-/// The most that this process has held; 0 where the system is no Unix.
+/// Peak resident memory of this process, bytes; 0 where the system is no Unix.
 pub fn peak_bytes() -> u64 {
     #[cfg(unix)]
     {
@@ -48,7 +48,7 @@ pub fn peak_bytes() -> u64 {
     }
 }
 
-/// Of one of /proc's tables in kB.
+/// Reads an entry in kB of one of the tables in `/proc`, in bytes.
 fn bytes_of(table: &str, entry: &str) -> Option<u64> {
     let table = std::fs::read_to_string(table).ok()?;
     let kilobytes =

@@ -47,7 +47,7 @@ impl<B: Backend> BatchedSearch<B> {
     ///   ([`ItemLanguageModel::clone_to_device`]).
     pub fn new(models: &[ItemLanguageModel<B>], prompts: Vec<Vec<u32>>) -> Self {
         let prefix = common_prefix(&prompts);
-        let models = models.iter().map(|model| model.clone().with_prefix(prefix)).collect();
+        let models = models.iter().map(|model| model.clone().with_prefix_cache(prefix)).collect();
         let prefix_len = prefix.len();
         Self { prompts, prefix_len, models }
     }

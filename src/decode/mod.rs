@@ -16,7 +16,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::config::Scoring;
-use crate::model::Llama;
+use crate::model::Decoder;
 use crate::text::{Node, Trie};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ struct NodeLogits {
 
 impl NodeLogits {
     /// * `hidden`: `[nodes, hidden]`, of the last token before each node's children.
-    fn new<B: Backend>(llm: &Llama<B>, hidden: Tensor<B, 2>, trie: &Trie, nodes: &[Node], vocabulary: bool) -> Self {
+    fn new<B: Backend>(llm: &Decoder<B>, hidden: Tensor<B, 2>, trie: &Trie, nodes: &[Node], vocabulary: bool) -> Self {
         let mut distinct = nodes.to_vec();
         distinct.sort_unstable();
         distinct.dedup();

@@ -83,8 +83,8 @@ fn wide_for<R>(set: InstructionSet, work: impl FnOnce() -> R) -> R {
 /// Number of partial sums of a loop: adding up in order could not use SIMD.
 const LANES: usize = 16;
 
-/// Returns e^x within 2 ulp: 0 below -87, where it leaves the normal numbers; finite above 88; NaN for NaN.
-/// After Cephes' `expf`.
+/// Returns e^x within 2 ulp: 0 below -87, where it leaves the normal numbers; finite above 88; NaN
+/// for NaN. After Cephes' `expf`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     // Adding it rounds to a whole number, which then stands in the low bits.

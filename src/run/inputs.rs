@@ -15,7 +15,7 @@ use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
 use crate::device::Concrete;
-use crate::model::{LlamaConfig, QuantizedSize, Weights, open_llm};
+use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm};
 use crate::rankers::{Distribution, fit};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
@@ -28,7 +28,7 @@ pub struct RunInputs {
     /// first.
     pub tasks: Vec<PromptSet>,
     /// The base model's sizes.
-    pub llama: LlamaConfig,
+    pub llama: DecoderConfig,
     /// The base model's weights.
     pub weights: Weights,
     /// What of them stays quantised, by llm.quantized.

@@ -11,7 +11,7 @@ use crate::core::system;
 use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_batch};
 use crate::device::{BackendChoice, BackendName};
 use crate::loss::Loss;
-use crate::model::{EncoderConfig, LlamaConfig, QuantizedSize, Tune};
+use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
 
@@ -51,14 +51,14 @@ pub struct LargestMicroBatch {
 /// What decides how much memory a run's model takes.
 pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
-    llama: &'a LlamaConfig,
+    llama: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
     encoder: Option<&'a EncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
     MemoryEstimator {
-        llama,
+        decoder: llama,
         tune: Tune::training(&config.llm, config.seed),
         precision: config.llm.precision,
         quantized,
@@ -218,7 +218,7 @@ fn ranking_bytes(
     lengths.truncate(prompts_per_batch(lengths.first().unwrap_or(&0) + TOKENS_PER_BEAM * config.decode.beams));
     let scored = match config.decode.scoring {
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
-        Scoring::Full => sizes.llama.vocab_size,
+        Scoring::Full => sizes.decoder.vocab_size,
     };
     sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_PER_BEAM, scored)
 }

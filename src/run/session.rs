@@ -15,7 +15,7 @@ use super::text_tasks::TextTasks;
 use crate::config::RunConfig;
 use crate::core::files::sha256;
 use crate::device::Concrete;
-use crate::model::{ItemLanguageModel, Llama, Tune};
+use crate::model::{Decoder, ItemLanguageModel, Tune};
 use crate::text::PromptSet;
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
@@ -62,7 +62,7 @@ pub(crate) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice
     };
     let tune = Tune::inference(&config.llm, config.seed);
     check_precision(config.llm.precision, device)?;
-    let llm = Llama::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
+    let llm = Decoder::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
     let model = match material.entities {
         Some(entities) => entities.blank(llm, device)?,
         None => llm.into(),

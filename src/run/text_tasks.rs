@@ -8,7 +8,7 @@ use super::dataset::{TrainingData, sample};
 use super::prompt_context::PromptContext;
 use crate::batch::{Example, Target};
 use crate::config::RunConfig;
-use crate::data::{Corpus, Split, TaskEntities, TaskRow, read_tasks};
+use crate::data::{Corpus, Split, TextTaskEntities, TextTaskRow, read_text_tasks};
 use crate::decode::common_prefix;
 use crate::text::{PromptValue, PromptValues, Task, elm24};
 use crate::train::{Samples, mix};
@@ -17,7 +17,7 @@ use crate::{Context, Error, Result};
 /// The rows that a run learns from, and how they are asked.
 pub struct TextTasks {
     pub(crate) tasks: Vec<Task>,
-    pub(crate) rows: Vec<TaskRow>,
+    pub(crate) rows: Vec<TextTaskRow>,
     pub(crate) path: PathBuf,
     /// SHA-256 of the file.
     pub digest: String,
@@ -27,11 +27,11 @@ impl TextTasks {
     /// Reads the file of rows at `path`.
     ///
     /// # Errors
-    /// Those of [`read_tasks`].
+    /// Those of [`read_text_tasks`].
     pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
         let tasks = elm24()?;
-        let entities: Vec<TaskEntities> = tasks.iter().map(Task::entities).collect();
-        let file = read_tasks(path, corpus, &entities)?;
+        let entities: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).collect();
+        let file = read_text_tasks(path, corpus, &entities)?;
         Ok(Self { tasks, rows: file.rows, path: path.to_path_buf(), digest: file.digest.sha256 })
     }
 
@@ -46,7 +46,7 @@ impl TextTasks {
     }
 
     /// What stands in a row's prompt.
-    fn filling<'a>(&self, ranking: &'a PromptContext, row: &TaskRow) -> PromptValues<'a> {
+    fn filling<'a>(&self, ranking: &'a PromptContext, row: &TextTaskRow) -> PromptValues<'a> {
         PromptValues {
             history: Vec::new(),
             items: row.items.iter().map(|&item| ranking.item(item)).collect(),
@@ -55,7 +55,7 @@ impl TextTasks {
         }
     }
 
-    fn prompt(&self, ranking: &PromptContext, row: &TaskRow) -> Result<Vec<u32>> {
+    fn prompt(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<Vec<u32>> {
         ranking.render(self.tasks[row.task].template(row.user.is_some()), &self.filling(ranking, row))
     }
 
@@ -63,7 +63,7 @@ impl TextTasks {
     ///
     /// # Errors
     /// More tokens than the model was made for.
-    pub(crate) fn tokens(&self, ranking: &PromptContext, row: &TaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
+    pub(crate) fn tokens(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
         let place = || format!("{}: line {}", self.path.display(), row.line);
         let prompt = self.prompt(ranking, row).context(place())?;
         let mut text = ranking.tokenizer.encode(&row.text).context(place())?;

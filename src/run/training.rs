@@ -17,7 +17,7 @@ use crate::config::{RunConfig, TuneKind};
 use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Llama, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::model::{Decoder, QuantizedSize, Tune, load_adapter, read_adapter_config};
 use crate::text::ROOT;
 use crate::train::{Checkpoints, Progress, Run, TrainableModel, Trained, Ui, adamw};
 use crate::{Error, Result};
@@ -106,7 +106,7 @@ impl PreparedRun {
         }
 
         let trained = Trained::of(&config.llm, &ranking.tokenizer);
-        let llm = Llama::<Training>::load(
+        let llm = Decoder::<Training>::load(
             &llama,
             weights,
             Tune::training(&config.llm, config.seed),
@@ -130,7 +130,7 @@ impl PreparedRun {
         model.gradient_checkpointing = config.train.gradient_checkpointing;
         if config.llm.tune == TuneKind::Frozen {
             // What precedes the first vector depends on nothing that trains.
-            model = model.with_prefix(&data.beginning);
+            model = model.with_prefix_cache(&data.beginning);
         }
 
         let (loss, fixed_temperature) = Loss::of(&config.loss);
@@ -166,9 +166,9 @@ impl PreparedRun {
 fn start_from(
     adapter: &Path,
     config: &RunConfig,
-    llm: Llama<Training>,
+    llm: Decoder<Training>,
     device: &DispatchDevice,
-) -> Result<Llama<Training>> {
+) -> Result<Decoder<Training>> {
     let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
     let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
     let same =

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 
 use super::{Prompt, PromptSegment, PromptValues};
-use crate::data::TaskEntities;
+use crate::data::TextTaskEntities;
 use crate::{Context, Error, Result};
 
 const ELM24: &str = include_str!("../../assets/elm24/tasks.toml");
@@ -26,8 +26,8 @@ pub struct Task {
 
 impl Task {
     /// What the task's rows are about.
-    pub fn entities(&self) -> TaskEntities {
-        TaskEntities { name: self.name.clone(), items: self.prompt.items(), user: self.for_user.is_some() }
+    pub fn entities(&self) -> TextTaskEntities {
+        TextTaskEntities { name: self.name.clone(), items: self.prompt.items(), user: self.for_user.is_some() }
     }
 
     /// The template of a row with or without a user.
@@ -111,7 +111,7 @@ mod tests {
                          long description, funnier, sadder, scarier, improve, movie to viewer, pitch, criticize, convince1, convince2, \
                          convince3, dissuade1, dissuade2, similarities, interpolation, why like nn, diff than nn, common with nn";
         assert_eq!(names, published.split(", ").collect::<Vec<_>>());
-        let of_two: Vec<TaskEntities> = tasks.iter().map(Task::entities).filter(|needs| needs.items == 2).collect();
+        let of_two: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).filter(|needs| needs.items == 2).collect();
         let of_two: Vec<&str> = of_two.iter().map(|needs| needs.name.as_str()).collect();
         assert_eq!(of_two, ["similarities", "interpolation", "why like nn", "diff than nn", "common with nn"]);
         assert_eq!(tasks.iter().filter(|task| task.entities().user).count(), 6);

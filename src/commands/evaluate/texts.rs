@@ -89,7 +89,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
         }
         let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix(common_prefix(&prompts));
+        let model = run.model.clone().with_prefix_cache(common_prefix(&prompts));
         of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
         let mut left = of_task.as_slice();
         while let Some((_, (prompt, text))) = left.first() {

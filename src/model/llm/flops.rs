@@ -5,7 +5,7 @@ use burn::prelude::*;
 
 use crate::batch::Batch;
 use crate::core::profiler::{Part, Parts, Pass};
-use crate::model::{ItemLanguageModel, Layer, LoraLinear};
+use crate::model::{DecoderBlock, ItemLanguageModel, LoraLinear};
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// What the matrix products of a forward and backward pass over `batch` need, a multiplication
@@ -23,7 +23,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
         let (forest, config) = (&batch.forest, self.llm.config());
-        let known = self.known(&forest.shared);
+        let known = self.cached_len(&forest.shared);
         let below = forest.shared.len() as u32;
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
         let (mut counter, mut of_chain) = (counter(), counter());
@@ -53,7 +53,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// Whether what the tokens become has a gradient.
     fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
-        let present = self.present(tokens).len();
+        let present = self.entities_among(tokens).len();
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
             return self.llm.embed_tokens.val().is_require_grad();
         };
@@ -106,7 +106,7 @@ impl Counter {
     /// Whether its keys and values have gradients.
     fn layer<B: Backend>(
         &mut self,
-        layer: &Layer<B>,
+        layer: &DecoderBlock<B>,
         run: &mut Run,
         pasts: &[(usize, [bool; 2])],
         keys_only: bool,
@@ -173,16 +173,17 @@ mod tests {
     use crate::batch::{Candidates, Example, Target};
     use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Llama, LlamaConfig, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
     use crate::text::{Catalogue, Trie};
 
-    fn flops(tune: Tune) -> (Parts, LlamaConfig) {
+    fn flops(tune: Tune) -> (Parts, DecoderConfig) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
-        let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
         let weights = Weights::open(&dir, &config).unwrap();
-        let llm = Llama::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
-            .unwrap();
+        let llm =
+            Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
+                .unwrap();
         // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
         // and one of a single node.
         let targets = vec![vec![1, 9], vec![2, 9]];

@@ -15,7 +15,7 @@ pub use weights::{ParameterCount, WeightBytes};
 use crate::batch::Batch;
 use crate::config::Precision;
 use crate::loss::LOGITS_OF_A_BLOCK;
-use crate::model::{EncoderConfig, LlamaConfig, MLP_WIDENING, QuantizedSize, Tune};
+use crate::model::{DecoderConfig, EncoderConfig, MLP_WIDENING, QuantizedSize, Tune};
 use crate::text::EntityTokens;
 
 /// A number's bytes wherever it is not a frozen projection's.
@@ -25,7 +25,7 @@ const F32: u64 = 4;
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryEstimator<'a> {
     /// The LLM's sizes.
-    pub llama: &'a LlamaConfig,
+    pub decoder: &'a DecoderConfig,
     /// What of it trains.
     pub tune: Tune<'a>,
     /// What its frozen projections are kept and computed in.
@@ -244,11 +244,11 @@ impl<'a> MemoryEstimator<'a> {
     /// * `input`: whether its input has a gradient.
     fn block(&self, pass: Pass, tracked: bool, input: bool) -> Block {
         let Pass { tokens, rows, places, past, .. } = pass;
-        let (h, inner, q, kv) = (self.hidden(), self.llama.intermediate_size as u64, self.queries(), self.keys());
+        let (h, inner, q, kv) = (self.hidden(), self.decoder.intermediate_size as u64, self.queries(), self.keys());
         let residual = tokens * h;
         let norm = if tracked && input { residual + tokens } else { 0 };
         let queries_keys_values = self.left_side(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], h);
-        let attended = places * (q + 2 * kv + self.llama.num_attention_heads as u64) + 2 * past * kv;
+        let attended = places * (q + 2 * kv + self.decoder.num_attention_heads as u64) + 2 * past * kv;
         let attention = norm
             + tokens * (queries_keys_values + self.left_side(&["self_attn.o_proj"], q))
             + if tracked { attended } else { 0 };
@@ -289,7 +289,7 @@ impl<'a> MemoryEstimator<'a> {
 
     /// Numbers at once in a batch's loss, and of the head's gradient.
     fn loss(&self, batch: &Batch) -> (u64, u64) {
-        let (h, vocabulary) = (self.hidden(), self.llama.vocab_size as u64);
+        let (h, vocabulary) = (self.hidden(), self.decoder.vocab_size as u64);
         let predictions = batch.predictions.len() as u64;
         let rows = batch.rows.as_ref().map_or(vocabulary, |rows| rows.len() as u64);
         let together = predictions.min((LOGITS_OF_A_BLOCK as u64 / rows.max(1)).max(1));
@@ -313,9 +313,9 @@ impl<'a> MemoryEstimator<'a> {
     /// Numbers of the largest tensor.
     fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
         let seq = pass.places / pass.rows.max(1);
-        let scores = pass.places * self.llama.num_attention_heads as u64 * (seq + pass.past);
-        let logits = batch.rows.as_ref().map_or(self.llama.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
-        let inner = pass.tokens * self.llama.intermediate_size as u64;
+        let scores = pass.places * self.decoder.num_attention_heads as u64 * (seq + pass.past);
+        let logits = batch.rows.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
+        let inner = pass.tokens * self.decoder.intermediate_size as u64;
         [scores, logits, inner, self.embedding_rows()].into_iter().max().unwrap_or(0)
     }
 
@@ -324,21 +324,21 @@ impl<'a> MemoryEstimator<'a> {
     }
 
     fn hidden(&self) -> u64 {
-        self.llama.hidden_size as u64
+        self.decoder.hidden_size as u64
     }
 
     fn layers(&self) -> u64 {
-        self.llama.num_hidden_layers as u64
+        self.decoder.num_hidden_layers as u64
     }
 
     /// Width of all query heads.
     fn queries(&self) -> u64 {
-        (self.llama.num_attention_heads * self.llama.head_dim) as u64
+        (self.decoder.num_attention_heads * self.decoder.head_dim) as u64
     }
 
     /// Width of all key heads; as much are the values.
     fn keys(&self) -> u64 {
-        (self.llama.num_key_value_heads * self.llama.head_dim) as u64
+        (self.decoder.num_key_value_heads * self.decoder.head_dim) as u64
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Terminator};
 
-use super::Job;
-use super::input::{Input, Parsed, hand_on};
+use super::input::{Input, ParsedBlock, hand_on};
+use super::read_context::ReadContext;
 use crate::{Error, Result};
 
 /// Records are parsed in blocks of so many.
@@ -17,7 +17,7 @@ const MAX_RECORD: usize = 64 << 20;
 const END: &[u8] = b"\n\0\n";
 
 /// The records of a file after its header.
-pub(super) struct Records {
+pub(super) struct DelimitedReader {
     path: PathBuf,
     reader: csv::Reader<Bounded>,
     record: ByteRecord,
@@ -28,9 +28,9 @@ pub(super) struct Records {
 
 /// The fields of a record.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(&'a StringRecord);
+pub(super) struct Record<'a>(&'a StringRecord);
 
-impl<'a> Fields<'a> {
+impl<'a> Record<'a> {
     /// A field; empty if there is none.
     pub(super) fn get(self, at: usize) -> &'a str {
         let field = self.0.get(at).unwrap_or_default();
@@ -112,10 +112,10 @@ impl Read for Bounded {
     }
 }
 
-impl Records {
+impl DelimitedReader {
     /// Opens a file and reads its header.
-    pub(super) fn open(path: &Path, delimiter: u8, job: &Job) -> Result<Self> {
-        Self::new(path, delimiter, Input::open(path, job)?)
+    pub(super) fn open(path: &Path, delimiter: u8, context: &ReadContext) -> Result<Self> {
+        Self::new(path, delimiter, Input::open(path, context)?)
     }
 
     /// The names of the columns.
@@ -205,9 +205,9 @@ impl Records {
 
     fn block<C: Default>(
         &mut self,
-        parse: &mut impl FnMut(u64, Fields, &mut C) -> std::result::Result<(), String>,
-    ) -> Result<Parsed<C>> {
-        let mut parsed = Parsed::default();
+        parse: &mut impl FnMut(u64, Record, &mut C) -> std::result::Result<(), String>,
+    ) -> Result<ParsedBlock<C>> {
+        let mut parsed = ParsedBlock::default();
         let mut spare = ByteRecord::new();
         while parsed.lines < BLOCK && !self.ended {
             if !self.advance()? {
@@ -220,7 +220,7 @@ impl Records {
             } else {
                 match StringRecord::from_byte_record(std::mem::replace(&mut self.record, spare)) {
                     Ok(record) => {
-                        let result = parse(line, Fields(&record), &mut parsed.values);
+                        let result = parse(line, Record(&record), &mut parsed.values);
                         spare = std::mem::replace(&mut self.record, record.into_byte_record());
                         result
                     }
@@ -241,16 +241,16 @@ impl Records {
     /// [`read_numbered_lines`](super::input::read_numbered_lines) does.
     pub(super) fn read<C: Default + Send>(
         mut self,
-        job: &mut Job,
-        mut parse: impl FnMut(u64, Fields, &mut C) -> std::result::Result<(), String> + Send,
-        mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
+        context: &mut ReadContext,
+        mut parse: impl FnMut(u64, Record, &mut C) -> std::result::Result<(), String> + Send,
+        mut sink: impl FnMut(&mut ReadContext, C) -> Result<()> + Send,
     ) -> Result<()> {
         let path = self.path.clone();
         let mut done = None;
         loop {
             let ended = self.ended;
             let (handed, next) = rayon::join(
-                || hand_on(&path, done.take(), job, &mut sink),
+                || hand_on(&path, done.take(), context, &mut sink),
                 || if ended { Ok(None) } else { self.block(&mut parse).map(Some) },
             );
             handed?;
@@ -259,7 +259,7 @@ impl Records {
                 break;
             }
         }
-        job.inputs.push(self.reader.into_inner().input.finish()?);
+        context.inputs.push(self.reader.into_inner().input.finish()?);
         Ok(())
     }
 }
@@ -278,11 +278,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f.csv");
         std::fs::write(&path, text).unwrap();
-        let mut job = Job::quiet();
-        job.skip_bad = skip_bad;
+        let mut context = ReadContext::quiet();
+        context.skip_bad = skip_bad;
         let mut all = Vec::new();
-        Records::open(&path, b',', &job)?.read(
-            &mut job,
+        DelimitedReader::open(&path, b',', &context)?.read(
+            &mut context,
             |line, record, rows: &mut Vec<_>| {
                 if record.get(0) == "bad" {
                     return Err("it is bad".to_string());

@@ -3,19 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::manifest::MANIFEST;
-use super::store::data_files;
+use super::layout::{MANIFEST, data_files};
 use crate::{Context, Error, Result};
 
 /// A place that a corpus may be written to.
-pub(super) struct Place {
+pub(in crate::data) struct OutputDir {
     dir: PathBuf,
-    pub(super) parent: PathBuf,
+    pub(in crate::data) parent: PathBuf,
 }
 
-impl Place {
+impl OutputDir {
     /// Makes the parent folder and refuses a `dir` that holds anything but a corpus.
-    pub(super) fn check(dir: &Path) -> Result<Self> {
+    pub(in crate::data) fn check(dir: &Path) -> Result<Self> {
         // A link keeps pointing at what it points at.
         let dir = if dir.is_dir() {
             fs::canonicalize(dir).context(dir.display())?
@@ -58,7 +57,7 @@ impl Place {
     }
 
     /// Puts the finished folder in place.
-    pub(super) fn replace(self, finished: tempfile::TempDir) -> Result<()> {
+    pub(in crate::data) fn replace(self, finished: tempfile::TempDir) -> Result<()> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

@@ -7,9 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::layout::MANIFEST;
 use crate::{Context, Error, Result};
 
-pub(super) const MANIFEST: &str = "corpus.toml";
 const FORMAT: u32 = 1;
 
 /// `corpus.toml`.
@@ -77,7 +77,7 @@ impl FileDigest {
     }
 
     /// The digest of a file.
-    pub(super) fn of_file(path: &Path) -> Result<Self> {
+    pub(in crate::data) fn of_file(path: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
         let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -117,7 +117,7 @@ pub struct Provenance {
 }
 
 impl Manifest {
-    pub(super) fn new(
+    pub(in crate::data) fn new(
         name: String,
         provenance: Provenance,
         validation: String,
@@ -140,7 +140,7 @@ impl Manifest {
     }
 
     /// Writes `dir/corpus.toml`.
-    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+    pub(in crate::data) fn write(&self, dir: &Path) -> Result<()> {
         let text = toml::to_string(self).context(MANIFEST)?;
         write(&dir.join(MANIFEST), text.as_bytes())
     }

@@ -1,13 +1,10 @@
-//! The corpus in memory.
+//! The corpus in memory: catalogue, interaction log, windows.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::{self, Display};
 use std::path::Path;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::store::{INTERACTIONS, ITEMS, windows_file};
+use super::layout::{INTERACTIONS, ITEMS, windows_file};
+use super::window::{Split, Window};
 use crate::{Error, Result};
 
 /// One item of the catalogue. Its dense index is its position in [`Corpus::items`].
@@ -17,61 +14,6 @@ pub struct Item {
     pub id: String,
     /// The title, byte for byte as the source has it. Not unique; in one released catalogue, empty.
     pub title: String,
-}
-
-/// A slice of one user's interactions: the last one is the target, those before it the history,
-/// oldest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    /// Dense user index.
-    pub user: u32,
-    /// Offset of the oldest interaction in [`Corpus::interactions`].
-    pub start: u32,
-    /// Number of interactions, the target included; at least 2.
-    pub len: u32,
-}
-
-impl Window {
-    /// The offsets of the window in [`Corpus::interactions`].
-    pub fn range(&self) -> std::ops::Range<usize> {
-        let start = self.start as usize;
-        start..start.saturating_add(self.len as usize)
-    }
-}
-
-/// Which windows: those to learn from, those to choose a step by, those to report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Split {
-    /// Learn from these.
-    Train,
-    /// Choose models and steps by these.
-    Valid,
-    /// Report these; nothing is chosen by them.
-    Test,
-}
-
-impl Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Train => "train",
-            Self::Valid => "valid",
-            Self::Test => "test",
-        })
-    }
-}
-
-impl FromStr for Split {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "train" => Ok(Self::Train),
-            "valid" => Ok(Self::Valid),
-            "test" => Ok(Self::Test),
-            _ => Err(Error::usage(format!("split `{text}`: use train, valid or test"))),
-        }
-    }
 }
 
 /// One user's interactions in time order.
@@ -107,18 +49,6 @@ pub struct Corpus {
     pub(super) valid: Vec<Window>,
     pub(super) test: Vec<Window>,
     pub(super) valid_from_train: u32,
-}
-
-/// Windows of each split. `train` counts all windows of the source's training file, so where no
-/// windows were released for validation it includes the `valid` ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WindowCounts {
-    /// As released.
-    pub train: usize,
-    /// Those that validate.
-    pub valid: usize,
-    /// As released.
-    pub test: usize,
 }
 
 impl Corpus {
@@ -402,13 +332,5 @@ pub(crate) mod tests {
         assert!(corpus.check(Path::new("d")).unwrap_err().to_string().contains("row 3"));
         corpus.items.clear();
         assert!(corpus.check(Path::new("d")).unwrap_err().to_string().contains("empty"));
-    }
-
-    #[test]
-    fn splits_by_name() {
-        for split in [Split::Train, Split::Valid, Split::Test] {
-            assert_eq!(split.to_string().parse::<Split>(), Ok(split));
-        }
-        assert_eq!("tset".parse::<Split>().unwrap_err().exit_code(), 2);
     }
 }

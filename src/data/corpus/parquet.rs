@@ -1,11 +1,4 @@
-//! The corpus on disk: three kinds of Parquet file and `corpus.toml`, which says what they hold,
-//! where they come from and their SHA-256.
-//!
-//! | file | columns |
-//! |---|---|
-//! | `items.parquet` | `item` u32 (row number), `id`, `title`; perhaps further texts, such as `genres` |
-//! | `interactions.parquet` | `user` u32, `user_id`, `item` u32, `timestamp` i64 or null, perhaps `rating` f32; by user, then time |
-//! | `windows-{train,valid,test}.parquet` | `user`, `start`, `len` u32 (rows of the interactions), `timestamp` of the target |
+//! Reads and writes the corpus's Parquet files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,23 +7,12 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::{Column, DataFrame, ParquetReader, ParquetWriter, SerReader};
 
-use super::corpus::{Corpus, Item, Split, Window};
-use super::manifest::{Counts, FileDigest, MANIFEST, Manifest, Provenance, write};
-use super::place::Place;
+use super::in_memory::{Corpus, Item};
+use super::layout::{INTERACTIONS, ITEMS, MANIFEST, SPLITS, data_files, windows_file};
+use super::manifest::{Counts, FileDigest, Manifest, Provenance, write};
+use super::output_dir::OutputDir;
+use super::window::{Split, Window};
 use crate::{Context, Error, Result};
-
-pub(super) const ITEMS: &str = "items.parquet";
-pub(super) const INTERACTIONS: &str = "interactions.parquet";
-const SPLITS: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
-
-pub(super) fn windows_file(split: Split) -> String {
-    format!("windows-{split}.parquet")
-}
-
-pub(super) fn data_files() -> [String; 5] {
-    let [train, valid, test] = SPLITS.map(windows_file);
-    [ITEMS.into(), INTERACTIONS.into(), train, valid, test]
-}
 
 /// A data frame as the bytes of a Parquet file. Equal frames give equal bytes.
 pub(crate) fn parquet_bytes(columns: Vec<Column>) -> Result<Vec<u8>> {
@@ -177,7 +159,7 @@ impl Corpus {
     /// Writes the corpus to `dir`, whole or not at all. A corpus already there is replaced;
     /// anything else there is a usage error.
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
-        let place = Place::check(dir)?;
+        let place = OutputDir::check(dir)?;
         let finished =
             tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
         self.write(finished.path(), provenance)?;
@@ -185,7 +167,7 @@ impl Corpus {
     }
 
     /// Writes the corpus's files into an empty folder.
-    pub(super) fn write(&self, dir: &Path, provenance: &Provenance) -> Result<Manifest> {
+    pub(in crate::data) fn write(&self, dir: &Path, provenance: &Provenance) -> Result<Manifest> {
         let mut files = Vec::new();
         for name in data_files() {
             let bytes = self.file(&name)?;
@@ -261,8 +243,8 @@ impl Corpus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::corpus::tests::small;
-    use crate::data::manifest::Step;
+    use crate::data::Step;
+    use crate::data::corpus::in_memory::tests::small;
 
     fn provenance() -> Provenance {
         Provenance {

@@ -9,19 +9,19 @@ use crate::{Error, Result};
 
 /// Texts, one after another in one buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Texts {
+pub(crate) struct StringArena {
     buffer: String,
     /// Text i is `buffer[ends[i]..ends[i + 1]]`.
     ends: Vec<usize>,
 }
 
-impl Default for Texts {
+impl Default for StringArena {
     fn default() -> Self {
         Self { buffer: String::new(), ends: vec![0] }
     }
 }
 
-impl Texts {
+impl StringArena {
     pub(crate) fn push(&mut self, text: &str) {
         self.buffer.push_str(text);
         self.ends.push(self.buffer.len());
@@ -44,16 +44,16 @@ impl Texts {
 
 /// Ids and their dense numbers, by first appearance.
 #[derive(Default)]
-pub(crate) struct Ids {
-    texts: Texts,
+pub(crate) struct Interner {
+    texts: StringArena,
     /// A number with 32 bits of its id's hash: growing and most misses need not look at the text.
     numbers: HashTable<(u32, u32)>,
     hasher: RandomState,
 }
 
-impl Ids {
+impl Interner {
     /// The number of an id, a new one if it is new.
-    pub(crate) fn number(&mut self, id: &str) -> Result<u32> {
+    pub(crate) fn intern(&mut self, id: &str) -> Result<u32> {
         let bits = self.bits(id);
         let Self { texts, numbers, .. } = self;
         if let Some((_, number)) = numbers.find(spread(bits), |&(b, n)| b == bits && texts.get(n as usize) == id) {
@@ -101,12 +101,12 @@ mod tests {
 
     #[test]
     fn ids_are_numbered_by_first_appearance() {
-        let mut ids = Ids::default();
+        let mut ids = Interner::default();
         for i in (0..5000).chain(0..5000) {
-            assert_eq!(ids.number(&format!("id{i}")).unwrap(), i);
+            assert_eq!(ids.intern(&format!("id{i}")).unwrap(), i);
         }
         assert_eq!((ids.len(), ids.get(17), ids.find("id4999"), ids.find("x")), (5000, "id17", Some(4999), None));
-        assert_eq!(ids.number("").unwrap(), 5000);
+        assert_eq!(ids.intern("").unwrap(), 5000);
         assert_eq!(ids.get(5000), "");
     }
 }

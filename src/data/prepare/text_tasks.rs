@@ -25,7 +25,7 @@ use tempfile::NamedTempFile;
 
 use crate::core::files;
 use crate::data::progress::check_stop;
-use crate::data::sources::Raw;
+use crate::data::sources::RawDataset;
 use crate::{Context, Error, Result};
 
 /// MovieLens' words for an item without genres.
@@ -47,7 +47,7 @@ struct Described<'a> {
 }
 
 impl<'a> Described<'a> {
-    fn new(raw: &'a Raw, item: u32) -> Self {
+    fn new(raw: &'a RawDataset, item: u32) -> Self {
         let attribute = |name: &str| raw.catalogue.attributes.get(name)?.get(item as usize)?.as_deref();
         let parts =
             |name| attribute(name).unwrap_or_default().split('|').map(str::trim).filter(|part| !part.is_empty());
@@ -187,7 +187,11 @@ impl Features {
 
 /// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for
 /// [`files::persist`]; the number of rows of each task.
-pub(super) fn write_tasks(raw: &Raw, order: &[u32], path: &Path) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
+pub(super) fn write_text_tasks(
+    raw: &RawDataset,
+    order: &[u32],
+    path: &Path,
+) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
     let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
     let features = Features::new(&described);
     let file = files::temporary_beside(path)?;

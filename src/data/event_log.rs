@@ -1,35 +1,21 @@
 //! The event log on its way from raw files to a corpus: columns of dense numbers in data frames, in
 //! memory or, where they would take more than their share of it, in temporary Parquet files.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use polars::prelude::{BooleanChunked, Column, DataFrame, LazyFrame, NewChunkedArray, col};
 
-use polars::io::parquet::write::BatchedWriter;
-use polars::prelude::{
-    BooleanChunked, Column, DataFrame, Engine, IntoLazy, LazyFrame, NewChunkedArray, ParquetCompression, ParquetWriter,
-    PlRefPath, ScanArgsParquet, col,
-};
-use tempfile::TempDir;
-
-use super::ids::{Ids, Texts};
+use super::interner::{Interner, StringArena};
 use super::progress::check_stop;
-use super::sources::ReadOptions;
-use crate::{Context, Error, Result};
+use super::sharded_table::{PIECE, ShardedTable, Workspace, collect, f32s, i64s, u32s};
+use crate::{Context, Result};
 
 /// Bytes of an event in the log's columns.
 pub(crate) const EVENT_BYTES: u64 = 20;
-/// Rows are worked on by about this many at a time.
-pub(crate) const PIECE: u64 = 1 << 19;
-/// A log may take this share of the memory before it goes to files.
-const SHARE: u64 = 4;
-/// No more open files than this.
-const MAX_SHARDS: u64 = 256;
 
 /// Who met what when, as a reader has parsed it.
 #[derive(Default)]
 pub(crate) struct Events {
-    pub(crate) users: Texts,
-    pub(crate) items: Texts,
+    pub(crate) users: StringArena,
+    pub(crate) items: StringArena,
     /// Unix time in milliseconds; 0 where the source knows none.
     pub(crate) times: Vec<i64>,
     /// NaN where the source knows none.
@@ -47,39 +33,30 @@ impl Events {
 
 /// A log of events in the order of its source, in shards by user that each fit the memory.
 pub(crate) struct EventLog {
-    pub(crate) users: Ids,
-    pub(crate) items: Ids,
+    pub(crate) users: Interner,
+    pub(crate) items: Interner,
     /// Does the source tell times? Else events are in each user's order.
     pub(crate) timed: bool,
     /// Does the source tell ratings?
     pub(crate) rated: bool,
-    pub(crate) shards: Shards,
-    scatter: Scatter,
-    memory: u64,
-    scratch: PathBuf,
+    pub(crate) shards: ShardedTable,
+    scatter: ShardWriter,
+    workspace: Workspace,
 }
 
 impl EventLog {
-    /// A log of about `events` events or fewer under the options' memory limit.
-    pub(crate) fn new(events: u64, options: &ReadOptions, timed: bool, rated: bool) -> Result<Self> {
-        let shards = Shards::new(events, EVENT_BYTES, options.memory, &options.scratch)?;
-        let scatter = Scatter::new(shards.len(), rated);
-        let (users, items) = (Ids::default(), Ids::default());
-        Ok(Self {
-            users,
-            items,
-            timed,
-            rated,
-            shards,
-            scatter,
-            memory: options.memory,
-            scratch: options.scratch.clone(),
-        })
+    /// A log of about `events` events or fewer under the workspace's memory limit.
+    pub(crate) fn new(events: u64, workspace: &Workspace, timed: bool, rated: bool) -> Result<Self> {
+        let shards = ShardedTable::new(events, EVENT_BYTES, workspace)?;
+        let scatter = ShardWriter::new(shards.len(), rated);
+        let (users, items) = (Interner::default(), Interner::default());
+        Ok(Self { users, items, timed, rated, shards, scatter, workspace: workspace.clone() })
     }
 
     /// Adds events to the end of the log.
     pub(crate) fn append(&mut self, events: &Events) -> Result<()> {
-        let number = |ids: &mut Ids, texts: &Texts| texts.iter().map(|t| ids.number(t)).collect::<Result<Vec<u32>>>();
+        let number =
+            |ids: &mut Interner, texts: &StringArena| texts.iter().map(|t| ids.intern(t)).collect::<Result<Vec<u32>>>();
         let (users, items) =
             rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
         self.scatter(&users?, &items?, &events.times, &events.ratings)?;
@@ -107,10 +84,10 @@ impl EventLog {
         if rows <= self.shards.room {
             return Ok(());
         }
-        let mut old = Shards::new(rows.saturating_mul(4), EVENT_BYTES, self.memory, &self.scratch)?;
+        let mut old = ShardedTable::new(rows.saturating_mul(4), EVENT_BYTES, &self.workspace)?;
         std::mem::swap(&mut old, &mut self.shards);
         old.close()?;
-        self.scatter = Scatter::new(self.shards.len(), self.rated);
+        self.scatter = ShardWriter::new(self.shards.len(), self.rated);
         for shard in 0..old.len() {
             let frame = old.take(shard)?;
             for from in (0..frame.height()).step_by(PIECE as usize) {
@@ -163,7 +140,7 @@ impl EventLog {
 }
 
 /// Events on their way into shards.
-pub(crate) struct Scatter {
+pub(crate) struct ShardWriter {
     pending: Vec<Columns>,
     rows: usize,
     rated: bool,
@@ -177,7 +154,7 @@ struct Columns {
     rating: Vec<f32>,
 }
 
-impl Scatter {
+impl ShardWriter {
     pub(crate) fn new(shards: usize, rated: bool) -> Self {
         let mut pending = Vec::new();
         pending.resize_with(shards, Columns::default);
@@ -196,11 +173,11 @@ impl Scatter {
         }
     }
 
-    pub(crate) fn flush_if_full(&mut self, shards: &mut Shards) -> Result<()> {
+    pub(crate) fn flush_if_full(&mut self, shards: &mut ShardedTable) -> Result<()> {
         if self.rows as u64 >= PIECE { self.flush(shards) } else { Ok(()) }
     }
 
-    pub(crate) fn flush(&mut self, shards: &mut Shards) -> Result<()> {
+    pub(crate) fn flush(&mut self, shards: &mut ShardedTable) -> Result<()> {
         self.rows = 0;
         for (at, pending) in self.pending.iter_mut().enumerate() {
             let columns = std::mem::take(pending);
@@ -218,159 +195,15 @@ impl Scatter {
     }
 }
 
-/// Runs a query on polars' streaming engine.
-pub(crate) fn collect(query: LazyFrame) -> Result<DataFrame> {
-    Ok(query.collect_with_engine(Engine::Streaming).context("polars")?.unwrap_single())
-}
-
-macro_rules! column_values {
-    ($name:ident, $kind:ty, $cast:ident) => {
-        /// A column's values; it has no nulls.
-        pub(crate) fn $name(frame: &DataFrame, name: &str) -> Result<Vec<$kind>> {
-            let column = frame.column(name).context("event log")?.$cast().context("event log")?;
-            let mut values = Vec::with_capacity(column.len());
-            column.downcast_iter().for_each(|chunk| values.extend_from_slice(chunk.values()));
-            Ok(values)
-        }
-    };
-}
-column_values!(u32s, u32, u32);
-column_values!(i64s, i64, i64);
-column_values!(f32s, f32, f32);
-
-/// A table in pieces, all of them in memory or all in temporary Parquet files.
-pub(crate) struct Shards {
-    folder: Option<TempDir>,
-    shards: Vec<Shard>,
-    /// So many rows keep to the memory.
-    room: u64,
-}
-
-#[derive(Default)]
-struct Shard {
-    frame: DataFrame,
-    file: Option<PathBuf>,
-    rows: usize,
-    writer: Option<BatchedWriter<File>>,
-}
-
-impl Shards {
-    /// Pieces for `rows` rows or fewer, of so many bytes; if they take more than their share of the
-    /// memory they are files in a temporary folder in `scratch`.
-    pub(crate) fn new(rows: u64, bytes: u64, memory: u64, scratch: &Path) -> Result<Self> {
-        let spilled = rows.saturating_mul(bytes) > memory / SHARE;
-        // Sorting takes several times what is sorted.
-        let piece = if spilled { (memory / SHARE / 16 / bytes).clamp(1, PIECE) } else { PIECE };
-        let folder = if spilled {
-            Some(tempfile::Builder::new().prefix(".itemlm-").tempdir_in(scratch).context(scratch.display())?)
-        } else {
-            None
-        };
-        let mut shards = Vec::new();
-        let count = (rows / piece + 1).min(MAX_SHARDS);
-        shards.resize_with(count as usize, Shard::default);
-        let room = match (spilled, count) {
-            (false, _) => memory / SHARE / bytes,
-            (true, MAX_SHARDS) => u64::MAX,
-            (true, count) => count * piece,
-        };
-        Ok(Self { folder, shards, room })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.shards.len()
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.shards.iter().map(|s| s.rows).sum()
-    }
-
-    /// Adds rows to a shard.
-    pub(crate) fn append(&mut self, at: usize, frame: DataFrame) -> Result<()> {
-        let name = self.folder.as_ref().map(|folder| folder.path().join(format!("{at}.parquet")));
-        let Some(shard) = self.shards.get_mut(at) else { return Ok(()) };
-        shard.rows += frame.height();
-        let Some(path) = name else {
-            if shard.frame.width() == 0 {
-                shard.frame = frame;
-            } else {
-                shard.frame.vstack_mut(&frame).context("event log")?;
-            }
-            return Ok(());
-        };
-        if shard.writer.is_none() {
-            shard.writer = Some(writer(&path, &frame)?);
-            shard.file = Some(path);
-        }
-        if let Some(writer) = &mut shard.writer {
-            writer.write_batch(&frame).context("temporary file")?;
-        }
-        Ok(())
-    }
-
-    /// Ends what is being written.
-    pub(crate) fn close(&mut self) -> Result<()> {
-        for shard in &mut self.shards {
-            if let Some(writer) = shard.writer.take() {
-                writer.finish().context("temporary file")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A piece, which is then gone.
-    pub(crate) fn take(&mut self, at: usize) -> Result<DataFrame> {
-        let Some(shard) = self.shards.get_mut(at) else { return Ok(DataFrame::empty()) };
-        let Some(path) = shard.file.take() else { return Ok(std::mem::take(&mut shard.frame)) };
-        let frame = collect(scan(&path)?)?;
-        fs::remove_file(&path).context(path.display())?;
-        Ok(frame)
-    }
-
-    pub(crate) fn lazy(&self, at: usize) -> Result<LazyFrame> {
-        let Some(shard) = self.shards.get(at) else { return Ok(LazyFrame::default()) };
-        match &shard.file {
-            None => Ok(shard.frame.clone().lazy()),
-            Some(path) => scan(path),
-        }
-    }
-
-    fn replace(&mut self, at: usize, frame: DataFrame) -> Result<()> {
-        let Some(shard) = self.shards.get_mut(at) else { return Ok(()) };
-        shard.rows = frame.height();
-        let Some(path) = &shard.file else {
-            shard.frame = frame;
-            return Ok(());
-        };
-        let mut writer = writer(path, &frame)?;
-        writer.write_batch(&frame).context("temporary file")?;
-        writer.finish().context("temporary file")?;
-        Ok(())
-    }
-}
-
-fn writer(path: &Path, frame: &DataFrame) -> Result<BatchedWriter<File>> {
-    let file = File::create(path).context(path.display())?;
-    // It is read again at once, from the page cache.
-    let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Uncompressed);
-    writer.batched(frame.schema()).context(path.display())
-}
-
-/// A lazy scan of a Parquet file.
-pub(crate) fn scan(path: &Path) -> Result<LazyFrame> {
-    let place = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
-    LazyFrame::scan_parquet(PlRefPath::new(place), ScanArgsParquet { glob: false, ..Default::default() })
-        .context(path.display())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::sharded_table::SHARE;
 
     /// Users with their items and times, in order, of a log said to have `expected` events.
     fn sequences(expected: u64, memory: u64) -> (EventLog, Vec<Vec<(u32, i64)>>) {
-        let options = ReadOptions { memory, scratch: std::env::temp_dir(), ..ReadOptions::default() };
-        let mut log = EventLog::new(expected, &options, true, false).unwrap();
+        let workspace = Workspace { memory, scratch: std::env::temp_dir() };
+        let mut log = EventLog::new(expected, &workspace, true, false).unwrap();
         for block in 0..12 {
             let mut events = Events::default();
             for n in 0..100_000i64 {

@@ -9,20 +9,20 @@ use crate::{Error, Result};
 
 /// The windows of all files on their way to users' interaction sequences.
 #[derive(Default)]
-pub(super) struct Merge {
+pub(super) struct SequenceBuilder {
     users: Vec<String>,
     index: HashMap<String, u32>,
     /// The rows of each file.
-    pub(super) files: Vec<Vec<Raw>>,
+    pub(super) files: Vec<Vec<ReleasedWindow>>,
 }
 
-pub(super) struct Raw {
+pub(super) struct ReleasedWindow {
     user: u32,
     pub(super) items: Vec<u32>,
     time: i64,
 }
 
-impl Merge {
+impl SequenceBuilder {
     /// Adds a row to the last file. Users are numbered as they first appear.
     pub(super) fn add(&mut self, row: Row, catalogue: &HashMap<&str, u32>, path: &Path) -> Result<()> {
         let mut items = Vec::with_capacity(row.items.len());
@@ -42,7 +42,7 @@ impl Merge {
             self.users.push(row.user);
         }
         if let Some(file) = self.files.last_mut() {
-            file.push(Raw { user, items, time: row.time });
+            file.push(ReleasedWindow { user, items, time: row.time });
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Merge {
         let mut windows: Vec<Vec<Window>> =
             self.files.iter().map(|rows| vec![Window { user: 0, start: 0, len: 0 }; rows.len()]).collect();
         for (file, row) in order {
-            let Raw { user, items, time } = &self.files[file][row];
+            let ReleasedWindow { user, items, time } = &self.files[file][row];
             let (sequence, times) = &mut sequences[*user as usize];
             let heads = (1..items.len()).rev().map(|n| items.split_at(n));
             let new = heads.into_iter().find(|(head, _)| sequence.ends_with(head));
