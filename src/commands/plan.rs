@@ -79,15 +79,15 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     check_precision(config.llm.precision, device)?;
     config.llm.check_trainable()?;
     let options = TrainOptions::dry(backend, Interrupter::new());
-    let RunInputs { ranking, llama, weights, quantized, entities, tasks, rows, .. } =
+    let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } =
         RunInputs::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
     let encoder = entities.map(|entities| entities.identity.encoder);
     let ranking = Rc::new(ranking);
-    let data = match rows {
+    let data = match text_tasks {
         Some(tasks) => tasks.training_data(config, &ranking)?,
-        None => training_windows(config, &ranking, &tasks, &options)?,
+        None => training_windows(config, &ranking, &prompt_sets, &options)?,
     };
     let sizes = memory::estimator(config, &llama, quantized, encoder.as_ref(), &ranking);
     let counted = RunMemory::new(config, sizes, &ranking, &data, name == BackendName::Cpu, SAMPLES)?;

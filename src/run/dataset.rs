@@ -44,7 +44,7 @@ pub(crate) struct TrainingData {
 pub(crate) fn training_windows(
     config: &RunConfig,
     ranking: &Rc<PromptContext>,
-    tasks: &[PromptSet],
+    prompt_sets: &[PromptSet],
     options: &TrainOptions,
 ) -> Result<TrainingData> {
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
@@ -59,12 +59,12 @@ pub(crate) fn training_windows(
     let valid_examples =
         valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(ranking, tasks, &windows)?;
+    check_lengths(ranking, prompt_sets, &windows)?;
     let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
     let mut shown = format!("{} windows to train on", windows.len());
-    if let Some(first) = tasks.first() {
-        let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
-        shown += &format!(", by the tasks {} in turn; {} seen:0 validates", names.join(", "), first.task);
+    if let Some(first) = prompt_sets.first() {
+        let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
+        shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
     }
     let validation = ranking.corpus.validation.clone();
 
@@ -93,7 +93,7 @@ pub(crate) fn training_windows(
         Box::new(validate) as Validate<Concrete>
     });
 
-    let train = samples(config, ranking.clone(), tasks, windows, in_loss);
+    let train = samples(config, ranking.clone(), prompt_sets, windows, in_loss);
     Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
 }
 

@@ -16,10 +16,10 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// SHA-256 of the prompt template, of all of them where there are tasks, or of those of the
-    /// rows' tasks.
+    /// SHA-256 of the prompt template, of all templates of the prompt sets, or of those of the text
+    /// tasks.
     pub prompt: String,
-    /// SHA-256 of the file of rows, where the run learns such.
+    /// SHA-256 of the file of text tasks' rows, where the run learns such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
     /// Of the vectors and the encoder of items and users, where the prompt has such.
@@ -45,7 +45,7 @@ pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Resul
         return Err(differs(dir, "corpus", &config.data.corpus));
     }
     if trained.rows != found.rows {
-        return Err(differs(dir, "file of rows", config.data.rows.as_deref().unwrap_or("its run file")));
+        return Err(differs(dir, "file of rows", config.data.text_tasks.as_deref().unwrap_or("its run file")));
     }
     if trained.prompt != found.prompt {
         return Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm")));

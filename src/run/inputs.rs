@@ -8,8 +8,8 @@ use burn::DispatchDevice;
 use super::entities::EntityMaterial;
 use super::identity::Identity;
 use super::prompt_context::{PromptContext, names};
-use super::prompt_selection::{TaskChoice, open_prompt_sets};
-use super::text_tasks::TextTasks;
+use super::prompt_selection::{PromptSelection, open_prompt_sets};
+use super::text_tasks::{TextTaskData, open_text_tasks};
 use crate::config::{PriorConfig, RankerName, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
@@ -24,9 +24,9 @@ use crate::{Context, Error, Result};
 pub struct RunInputs {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: PromptContext,
-    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's
-    /// first.
-    pub tasks: Vec<PromptSet>,
+    /// The run's prompt sets; empty for a run with one prompt. The ranking's prompt is then the
+    /// first seen prompt of the first set.
+    pub prompt_sets: Vec<PromptSet>,
     /// The base model's sizes.
     pub llama: DecoderConfig,
     /// The base model's weights.
@@ -35,8 +35,8 @@ pub struct RunInputs {
     pub quantized: Option<QuantizedSize>,
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
-    /// Rows of tasks, where the run learns such in place of windows.
-    pub rows: Option<TextTasks>,
+    /// Rows of text tasks, which the run learns in place of windows.
+    pub text_tasks: Option<TextTaskData>,
     /// Of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
@@ -51,8 +51,8 @@ impl RunInputs {
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let mut llm = open_llm(Path::new(&config.llm.path))?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
-        let tasks = open_prompt_sets(&config.data)?;
-        let prompt = match TaskChoice::default().one(&tasks)? {
+        let prompt_sets = open_prompt_sets(&config.data)?;
+        let prompt = match PromptSelection::default().one(&prompt_sets)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };
@@ -64,19 +64,19 @@ impl RunInputs {
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
         let started = started.and_then(|identity| identity.entities.as_ref());
         let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
-        let rows = config.data.rows.as_ref().map(|rows| TextTasks::open(Path::new(rows), &corpus)).transpose()?;
-        let templates = match (&rows, tasks.as_slice()) {
-            (Some(rows), _) => rows.templates(),
+        let text_tasks = open_text_tasks(&config.data, &corpus)?;
+        let templates = match (&text_tasks, prompt_sets.as_slice()) {
+            (Some(tasks), _) => tasks.templates(),
             (None, []) => PromptContext::template(&prompt),
-            (None, tasks) => {
-                tasks.iter().flat_map(PromptSet::prompts).map(PromptContext::template).collect::<Vec<_>>().join("\0")
+            (None, sets) => {
+                sets.iter().flat_map(PromptSet::prompts).map(PromptContext::template).collect::<Vec<_>>().join("\0")
             }
         };
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
             prompt: sha256(templates.as_bytes()),
-            rows: rows.as_ref().map(|rows| rows.digest.clone()),
+            rows: text_tasks.as_ref().map(|tasks| tasks.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
@@ -92,7 +92,16 @@ impl RunInputs {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, quantized, entities, identity })
+        Ok(Self {
+            ranking,
+            prompt_sets,
+            text_tasks,
+            llama: llm.config,
+            weights: llm.weights,
+            quantized,
+            entities,
+            identity,
+        })
     }
 }
 

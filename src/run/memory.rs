@@ -8,7 +8,7 @@ use crate::Result;
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::{MicroBatch, RunConfig, Scoring};
 use crate::core::system;
-use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_batch};
+use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
 use crate::loss::Loss;
 use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize, Tune};
@@ -160,7 +160,7 @@ impl<'a> RunMemory<'a> {
         let of = |micro: MicroBatch| self.peak(&self.largest(micro, gradient_checkpointing, STEPS));
         let tokens = |samples: &Vec<Vec<Example>>| {
             let whole = MicroBatch::Samples(usize::MAX).batches(samples.clone(), self.catalogue, self.candidates);
-            whole.iter().map(|batch| batch.forest.tokens.len()).sum::<usize>()
+            whole.iter().map(|batch| batch.token_trees.tokens.len()).sum::<usize>()
         };
         let whole = self.steps.iter().take(STEPS).map(tokens).max().unwrap_or(1);
         let (micro_batch_tokens, whole_step) =
@@ -215,7 +215,7 @@ fn ranking_bytes(
     let shared = common_prefix(&prompts).len();
     let mut lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - shared).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    lengths.truncate(prompts_per_batch(lengths.first().unwrap_or(&0) + TOKENS_PER_BEAM * config.decode.beams));
+    lengths.truncate(prompts_per_pass(lengths.first().unwrap_or(&0) + TOKENS_PER_BEAM * config.decode.beams));
     let scored = match config.decode.scoring {
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
         Scoring::Full => sizes.decoder.vocab_size,

@@ -11,7 +11,7 @@ use super::inputs::RunInputs;
 use super::precision::check_precision;
 use super::prior_choice::ChosenPrior;
 use super::prompt_context::PromptContext;
-use super::text_tasks::TextTasks;
+use super::text_tasks::TextTaskData;
 use crate::config::RunConfig;
 use crate::core::files::sha256;
 use crate::device::Concrete;
@@ -26,11 +26,11 @@ pub struct OpenRun {
     pub config: RunConfig,
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: PromptContext,
-    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's
-    /// first.
-    pub tasks: Vec<PromptSet>,
-    /// The rows of tasks that it learnt, where it did.
-    pub rows: Option<TextTasks>,
+    /// The run's prompt sets; empty for a run with one prompt. The ranking's prompt is then the
+    /// first seen prompt of the first set.
+    pub prompt_sets: Vec<PromptSet>,
+    /// The rows of text tasks that the run learnt in place of windows.
+    pub text_tasks: Option<TextTaskData>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -76,5 +76,14 @@ pub(crate) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, tasks: material.tasks, rows: material.rows, model, step, prior_vectors, chosen })
+    Ok(OpenRun {
+        config,
+        ranking,
+        prompt_sets: material.prompt_sets,
+        text_tasks: material.text_tasks,
+        model,
+        step,
+        prior_vectors,
+        chosen,
+    })
 }

@@ -7,30 +7,39 @@ use std::rc::Rc;
 use super::dataset::{TrainingData, sample};
 use super::prompt_context::PromptContext;
 use crate::batch::{Example, Target};
-use crate::config::RunConfig;
+use crate::config::{DataConfig, RunConfig};
 use crate::data::{Corpus, Split, TextTaskEntities, TextTaskRow, read_text_tasks};
 use crate::decode::common_prefix;
-use crate::text::{PromptValue, PromptValues, Task, elm24};
+use crate::text::{ELM24, PromptValue, PromptValues, TextTask};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
 /// The rows that a run learns from, and how they are asked.
-pub struct TextTasks {
-    pub(crate) tasks: Vec<Task>,
+pub struct TextTaskData {
+    pub(crate) tasks: Vec<TextTask>,
     pub(crate) rows: Vec<TextTaskRow>,
     pub(crate) path: PathBuf,
     /// SHA-256 of the file.
     pub digest: String,
 }
 
-impl TextTasks {
+/// Opens the rows that `data.text_tasks` names; `None` for a run that learns windows.
+///
+/// # Errors
+/// Those of [`TextTaskData::open`].
+pub(crate) fn open_text_tasks(data: &DataConfig, corpus: &Corpus) -> Result<Option<TextTaskData>> {
+    let prompts = data.text_task_prompts.as_deref().unwrap_or(ELM24);
+    data.text_tasks.as_ref().map(|rows| TextTaskData::open(Path::new(rows), prompts, corpus)).transpose()
+}
+
+impl TextTaskData {
     /// Reads the file of rows at `path`.
     ///
     /// # Errors
-    /// Those of [`read_text_tasks`].
-    pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
-        let tasks = elm24()?;
-        let entities: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).collect();
+    /// Those of [`TextTask::open_all`] and [`read_text_tasks`].
+    pub fn open(path: &Path, prompts: &str, corpus: &Corpus) -> Result<Self> {
+        let tasks = TextTask::open_all(prompts)?;
+        let entities: Vec<TextTaskEntities> = tasks.iter().map(TextTask::entities).collect();
         let file = read_text_tasks(path, corpus, &entities)?;
         Ok(Self { tasks, rows: file.rows, path: path.to_path_buf(), digest: file.digest.sha256 })
     }

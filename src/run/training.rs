@@ -86,7 +86,7 @@ impl PreparedRun {
         for other in &devices[1..] {
             check_precision(config.llm.precision, other)?;
         }
-        let RunInputs { ranking, llama, weights, quantized, entities, tasks, rows, .. } = material;
+        let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
         if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
             let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
             precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
@@ -95,9 +95,9 @@ impl PreparedRun {
             config.llm.check_trainable()?;
         }
         let ranking = Rc::new(ranking);
-        let data = match rows {
+        let data = match text_tasks {
             Some(tasks) => tasks.training_data(config, &ranking)?,
-            None => training_windows(config, &ranking, &tasks, options)?,
+            None => training_windows(config, &ranking, &prompt_sets, options)?,
         };
         let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
         let sizes = memory::estimator(config, &llama, quantized, encoder, &ranking);

@@ -17,7 +17,7 @@ use crate::device::BackendChoice;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::run::dir::read_config;
 use crate::run::precision::check_precision;
-use crate::run::prompt_selection::{SelectedPrompt, TaskChoice};
+use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
 use crate::run::{ChosenPrior, OpenRun, TriedWeight, catch_out_of_memory, open_run};
@@ -37,7 +37,7 @@ pub struct EvaluateOptions {
     /// In place of the run file's.
     pub length_penalty: Option<f64>,
     /// Of a run with tasks.
-    pub choice: TaskChoice,
+    pub choice: PromptSelection,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation
     /// windows best becomes the run's.
     pub prior_weights: Vec<f64>,
@@ -133,7 +133,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let devices = verified_devices(&options.backend)?;
     let mut run = open_run(dir, &devices[0])?;
-    let asked = options.choice.all(&run.tasks)?;
+    let asked = options.choice.all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -143,7 +143,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
 
-    let first = asked.first().map(|first| format!("{} {}", first.task, first.prompt));
+    let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
     let used = run.chosen.as_ref().filter(|_| options.prior_weights.is_empty());
     if let Some(chosen) = used.filter(|chosen| chosen.asked != first) {
         let (by, now) = (chosen.asked.as_deref().unwrap_or_default(), first.as_deref().unwrap_or_default());
@@ -202,7 +202,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
     run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
     let mut tasks = Vec::new();
-    for SelectedPrompt { task, prompt, template } in &asked {
+    for SelectedPrompt { set: task, prompt, template } in &asked {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
             run.ranking.prompt = template.clone();
@@ -231,7 +231,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
     let evaluation = Evaluation {
         split,
-        task: asked.first().map(|first| first.task.clone()),
+        task: asked.first().map(|first| first.set.clone()),
         prompt: asked.first().map(|first| first.prompt),
         summary,
         tasks: if tasks.len() > 1 { tasks } else { Vec::new() },

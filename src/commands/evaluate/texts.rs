@@ -11,11 +11,11 @@ use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Corpus, Split};
-use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, prompts_per_batch};
+use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, prompts_per_pass};
 use crate::device::Concrete;
 use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
 use crate::run::open_run;
-use crate::run::text_tasks::TextTasks;
+use crate::run::text_tasks::TextTaskData;
 use crate::run::verified_devices::verified_device;
 use crate::{Context, Error, Result};
 
@@ -51,7 +51,7 @@ pub struct TextEvaluation {
 /// Options that are for ranking; a split without rows.
 pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
-    let asks = options.choice.task.is_some() || options.choice.prompt.is_some();
+    let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
     if ranks || asks || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
             "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
@@ -60,7 +60,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     }
     let device = verified_device(&options.backend)?;
     let run = open_run(dir, &device)?;
-    let Some(tasks) = run.rows else {
+    let Some(tasks) = run.text_tasks else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
     };
     let sentence_encoder = match &options.sentence_encoder {
@@ -95,7 +95,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
         while let Some((_, (prompt, text))) = left.first() {
             progress.set(written.len());
             let longest = prompt.len() + text.len().max(if encoder.is_some() { LONGEST_TEXT } else { 0 });
-            let (now, later) = left.split_at(left.len().min(prompts_per_batch(longest)));
+            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
             left = later;
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
             let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device);
@@ -146,7 +146,7 @@ struct Written {
 }
 
 impl Written {
-    fn line(&self, tasks: &TextTasks, corpus: &Corpus) -> serde_json::Value {
+    fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
         let mut line = json!({
