@@ -6,7 +6,7 @@
 mod adapters;
 #[cfg(feature = "tuned")]
 mod autotune_cache;
-#[cfg(all(feature = "cuda", unix))]
+#[cfg(feature = "cuda")]
 mod cuda;
 mod oom;
 
