@@ -7,7 +7,7 @@ mod adapters;
 #[cfg(feature = "tuned")]
 mod autotune_cache;
 mod benchmark;
-#[cfg(all(feature = "cuda", unix))]
+#[cfg(feature = "cuda")]
 mod cuda;
 mod oom;
 
