@@ -64,10 +64,14 @@ pub(crate) fn open(dir: &Path) -> Result<Weights> {
 
 /// Says what a directory without safetensors holds, and what to do.
 fn no_tensors(dir: &Path) -> Error {
-    let names = || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let place = dir.display();
-    let mut others: Vec<String> =
-        names().filter(|name| [".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".safetensors"].iter().any(|end| name.ends_with(end))).collect();
+    let mut others: Vec<String> = names()
+        .filter(|name| {
+            [".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".safetensors"].iter().any(|end| name.ends_with(end))
+        })
+        .collect();
     others.sort();
     match others.first() {
         None => Error::failed(format!("{place}: holds neither model.safetensors nor model.safetensors.index.json")),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Llama3RopeScaling, DecoderConfig};
+use super::config::{DecoderConfig, Llama3RopeScaling};
 use crate::model::formats::gguf::{Gguf, GgufFile, GgufTensor};
 use crate::model::formats::gguf_tokenizer;
 use crate::model::formats::tensor_store::{Encoding, StoredTensor, Weights};
@@ -36,8 +36,14 @@ pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights,
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Keys of an architecture that describe the file, or repeat what the tensors' shapes say.
-const DESCRIPTIVE: [&str; 6] =
-    ["vocab_size", "tensor_data_layout", "expert_used_count", "rope.scaling.finetuned", "rope.scaling.original_context_length", "rope.dimension_sections"];
+const DESCRIPTIVE: [&str; 6] = [
+    "vocab_size",
+    "tensor_data_layout",
+    "expert_used_count",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.dimension_sections",
+];
 
 fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
     let header = gguf.header();
@@ -121,7 +127,12 @@ fn config(gguf: &Gguf) -> Result<DecoderConfig> {
 
 /// GGUF keeps only the factor of each wavelength. Llama 3.1 to 3.3 differ in nothing but the
 /// largest, so the scaling is theirs if it gives exactly these factors.
-fn rope_scaling(factors: &GgufTensor, bytes: &[u8], rope_theta: f64, head_dim: usize) -> Result<Option<Llama3RopeScaling>> {
+fn rope_scaling(
+    factors: &GgufTensor,
+    bytes: &[u8],
+    rope_theta: f64,
+    head_dim: usize,
+) -> Result<Option<Llama3RopeScaling>> {
     let stored: Vec<f64> = bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
     if factors.encoding != Encoding::F32 || stored.len() != head_dim / 2 {
         return refuse(format!("tensor {ROPE_FACTORS}: is not {} F32 numbers", head_dim / 2));
@@ -181,7 +192,8 @@ mod tests {
     fn read(factors: &[f64]) -> Result<Option<Llama3RopeScaling>> {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| (*factor as f32).to_le_bytes()).collect();
         let range = 0..bytes.len();
-        let tensor = GgufTensor { name: ROPE_FACTORS.into(), shape: vec![factors.len()], encoding: Encoding::F32, range };
+        let tensor =
+            GgufTensor { name: ROPE_FACTORS.into(), shape: vec![factors.len()], encoding: Encoding::F32, range };
         rope_scaling(&tensor, &bytes, 500_000.0, 64)
     }
 

@@ -90,12 +90,15 @@ fn open(path: &Path, legacy: bool) -> Result<Llm> {
 
 /// Says what a directory without `config.json` holds, and what to do.
 fn no_config(dir: &Path) -> Error {
-    let names = || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names =
+        || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut models: Vec<String> = names().filter(|name| name.ends_with(".gguf")).collect();
     models.sort();
     let place = dir.display();
     if let Some(model) = models.first() {
-        return Error::failed(format!("{place}: holds {model} and no config.json; give the file itself: {place}/{model}"));
+        return Error::failed(format!(
+            "{place}: holds {model} and no config.json; give the file itself: {place}/{model}"
+        ));
     }
     match names().find(|name| name == "adapter_config.json" || name == "params.json") {
         Some(name) if name == "adapter_config.json" => Error::failed(format!(
@@ -121,8 +124,10 @@ pub fn open_weights(dir: &Path, config: &DecoderConfig) -> Result<Weights> {
 pub(super) fn check_fit(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<()> {
     let rows = config.vocab_size;
     let beyond = tokenizer.vocabulary_beyond(rows) > (rows / 100).max(1);
-    let misfits =
-        [("has token id", tokenizer.largest_id(), beyond), ("ends with token id", tokenizer.eos(), tokenizer.eos() as usize >= rows)];
+    let misfits = [
+        ("has token id", tokenizer.largest_id(), beyond),
+        ("ends with token id", tokenizer.eos(), tokenizer.eos() as usize >= rows),
+    ];
     match misfits.into_iter().find(|(.., misfit)| *misfit) {
         Some((what, id, _)) => Err(Error::failed(format!(
             "the tokenizer does not fit the model: it {what} {id}, but the model has {rows} embeddings"

@@ -155,7 +155,13 @@ mod tests {
                 let mut three = [0; 3];
                 three[..part.len()].copy_from_slice(part);
                 let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-                (0..4).map(move |n| if n > part.len() { '=' } else { DIGITS[(bits >> (18 - 6 * n) & 63) as usize] as char }).collect::<String>()
+                (0..4)
+                    .map(
+                        move |n| {
+                            if n > part.len() { '=' } else { DIGITS[(bits >> (18 - 6 * n) & 63) as usize] as char }
+                        },
+                    )
+                    .collect::<String>()
             };
             bytes.chunks(3).map(group).collect()
         }
@@ -213,7 +219,10 @@ mod tests {
             };
             if let Ok(tokenizer) = tokenizer(&json!(encode(&bytes))) {
                 accepted += 1;
-                texts.iter().chain([&"AbA".to_string()]).for_each(|text| drop(tokenizer.encode_fast(text.as_str(), false)));
+                texts
+                    .iter()
+                    .chain([&"AbA".to_string()])
+                    .for_each(|text| drop(tokenizer.encode_fast(text.as_str(), false)));
             }
         }
         assert!(accepted > 10, "{accepted}");

@@ -21,8 +21,7 @@ const SPECIAL: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 
 /// The tokens with a role, by the keys that name them.
-const ROLES: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The JSON files beside `tokenizer.json`; one that is absent is empty.
 struct Files {
@@ -114,7 +113,12 @@ impl Files {
                 _ => Err(Error::failed(format!("{}: not a JSON object", path.display()))),
             }
         };
-        Ok(Self { config: object(CONFIG)?, special: object(SPECIAL)?, added: object(ADDED)?, model: object("config.json")? })
+        Ok(Self {
+            config: object(CONFIG)?,
+            special: object(SPECIAL)?,
+            added: object(ADDED)?,
+            model: object("config.json")?,
+        })
     }
 
     /// Whether `tokenizer_config.json` lists the added tokens, and so decides alone (repositories since

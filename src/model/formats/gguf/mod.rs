@@ -170,7 +170,8 @@ impl Header {
         };
         let read = self.read.borrow();
         let keys = self.metadata.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(prefix)?, value)));
-        let mut unread = keys.filter(|(key, name, value)| !read.contains(*key) && !ignored.contains(name) && !neutral(value));
+        let mut unread =
+            keys.filter(|(key, name, value)| !read.contains(*key) && !ignored.contains(name) && !neutral(value));
         unread.next().map(|(key, ..)| key.as_str())
     }
 

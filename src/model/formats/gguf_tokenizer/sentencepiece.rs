@@ -36,7 +36,8 @@ impl GgufVocabulary {
         let pieces: Vec<String> = (0..self.tokens.len()).map(|id| self.piece(id)).collect();
         let mut vocab = Vocab::default();
         vocab.extend(pieces.iter().cloned().zip(0..));
-        if !self.legacy && !vocab.contains_key("\t")
+        if !self.legacy
+            && !vocab.contains_key("\t")
             && let Some(&tab) = vocab.get("<0x09>")
         {
             // As Gemma's own: merges may make tokens of several tabs.
@@ -46,7 +47,8 @@ impl GgufVocabulary {
         }
         let merges = self.sentencepiece_merges(&pieces, &vocab)?;
         let mut model = BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(true);
-        let unknown = self.unknown.map(|id| id as usize).or_else(|| self.types.iter().position(|kind| *kind == UNKNOWN));
+        let unknown =
+            self.unknown.map(|id| id as usize).or_else(|| self.types.iter().position(|kind| *kind == UNKNOWN));
         if let Some(unknown) = unknown.and_then(|id| pieces.get(id)).filter(|_| !self.legacy) {
             model = model.unk_token(unknown.clone());
         }
@@ -76,7 +78,8 @@ impl GgufVocabulary {
     }
 
     fn space_prefix(&self) -> SpacePrefix {
-        let has_instruction_tokens = || (0..self.tokens.len()).any(|id| self.tokens[id] == "[INST]" && self.is_added(id));
+        let has_instruction_tokens =
+            || (0..self.tokens.len()).any(|id| self.tokens[id] == "[INST]" && self.is_added(id));
         match self.add_space_prefix {
             _ if self.legacy => SpacePrefix::First,
             Some(false) => SpacePrefix::Never,

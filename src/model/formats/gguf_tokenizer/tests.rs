@@ -55,11 +55,13 @@ fn agrees_with_transformers() {
         texts: Vec<String>,
         ids: Vec<Vec<u32>>,
     }
-    let cases: Vec<Case> = serde_json::from_str(include_str!("../../../../tests/fixtures/gguf/tokenizers.json")).unwrap();
+    let cases: Vec<Case> =
+        serde_json::from_str(include_str!("../../../../tests/fixtures/gguf/tokenizers.json")).unwrap();
     assert_eq!(cases.len(), 3);
     for case in cases {
         let Case { model, pre, tokens, types, scores, merges, eos, special, texts, ids } = case;
-        let vocabulary = GgufVocabulary { model, pre, tokens, types, scores, merges, eos, special, ..Default::default() };
+        let vocabulary =
+            GgufVocabulary { model, pre, tokens, types, scores, merges, eos, special, ..Default::default() };
         let (kind, size) = (format!("{} {:?}", vocabulary.model, vocabulary.pre), vocabulary.tokens.len());
         let tokenizer = vocabulary.build().unwrap();
         assert_eq!(tokenizer.vocab_size(), size);

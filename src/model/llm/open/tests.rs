@@ -211,7 +211,8 @@ fn lying_safetensors_are_errors() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
     let try_bytes = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        let weights = safetensors::open(dir.path()).and_then(|weights| weights.check(config.tensors(), config.tie_word_embeddings));
+        let weights = safetensors::open(dir.path())
+            .and_then(|weights| weights.check(config.tensors(), config.tie_word_embeddings));
         weights.map_err(|error| error.to_string())
     };
     for end in (0..header_end).step_by(7).chain((header_end..good.len()).step_by(501)) {
