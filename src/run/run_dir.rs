@@ -15,15 +15,14 @@ use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::prompt_context::{PromptContext, names};
 use super::prompt_selection::{TaskChoice, open_prompt_sets};
 use super::text_tasks::Rows;
-use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
+use crate::config::{DecodeConfig, PriorConfig, RunConfig, TuneKind};
 use crate::core::files::{sha256, write_atomic};
 use crate::core::log::log;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
 use crate::device::Concrete;
 use crate::model::{ItemLanguageModel, Llama, LlamaConfig, QuantizedSize, Tune, Weights, open_llm};
-use crate::rankers::Distribution;
-use crate::rankers::fit;
+use crate::rankers::RankerSpec;
 use crate::text::{Catalogue, Prompt, PromptSet, Tokenizer};
 use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
@@ -77,6 +76,8 @@ impl RunInputs {
     /// Opens what `config` names; `started` is what a run in being was started with. A prior's
     /// network ranks on `device`.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
+        // Before a large corpus is read.
+        let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
@@ -112,7 +113,9 @@ impl RunInputs {
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
-        let prior = config.prior.as_ref().map(|prior| open_prior(prior, &corpus, &catalogue, device)).transpose()?;
+        let prior = ranker.iter().zip(&config.prior);
+        let prior = prior.map(|(ranker, prior)| open_prior(ranker, prior, &corpus, &catalogue, device)).next();
+        let prior = prior.transpose()?;
         let ranking = PromptContext {
             corpus,
             names,
@@ -141,20 +144,14 @@ pub fn open_prompt(template: &str) -> Result<Prompt> {
 }
 
 fn open_prior(
+    spec: &RankerSpec,
     config: &PriorConfig,
     corpus: &Corpus,
     catalogue: &Catalogue,
     device: &DispatchDevice,
 ) -> Result<TriePrior> {
-    let (trie, weight, smoothing) = (&catalogue.trie, config.weight, config.smoothing);
-    Ok(match config.ranker {
-        RankerName::Counting(baseline) => TriePrior::new(fit(baseline, corpus), trie, weight, smoothing),
-        RankerName::Collaborative(method) => {
-            let path = Path::new(config.vectors.as_deref().unwrap_or_default());
-            let ranker = Distribution::<Concrete>::open(path, method, corpus, device).context("prior.vectors")?;
-            TriePrior::new(ranker, trie, weight, smoothing)
-        }
-    })
+    let fitted = spec.open(config.vectors.as_deref(), corpus, device)?;
+    Ok(TriePrior::new(fitted.ranker, &catalogue.trie, config.weight, config.smoothing))
 }
 
 /// What a checkpoint of `config`'s run holds of the LLM.
