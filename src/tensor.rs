@@ -1,8 +1,55 @@
-//! What all tensor code shares.
+//! Reads of tensors, and the lock of automatic differentiation.
 
 use std::sync::Mutex;
 
+use burn::prelude::*;
+use burn::tensor::{BasicOps, TensorData};
+
+use crate::{Error, Result};
+
+/// Lock that a thread holds while it builds a graph and runs its backward pass.
+///
 /// burn 0.21's `backward` frees autodiff steps that another thread is still building, and a
 /// gradient is silently lost (tracel-ai/burn#5573; seen here in one run of twenty). So one training
 /// step at a time in a process; code that differentiates beside it must take turns as well.
 pub static AUTODIFF: Mutex<()> = Mutex::new(());
+
+/// Reads `tensor` from its device: its values as `f32`, in row-major order.
+///
+/// # Errors
+/// A device that failed; the message names `what` was read.
+pub fn to_vec<B: Backend, const D: usize>(tensor: Tensor<B, D>, what: &str) -> Result<Vec<f32>> {
+    floats(read(tensor, what)?, what)
+}
+
+/// Reads `tensor` from its device.
+///
+/// # Errors
+/// A device that failed; the message names `what` was read.
+pub fn read<B: Backend, const D: usize, K: BasicOps<B>>(tensor: Tensor<B, D, K>, what: &str) -> Result<TensorData> {
+    tensor.try_into_data().map_err(|e| Error::failed(format!("reading {what} from the device: {e}")))
+}
+
+/// Converts `data` of any number type to `f32`.
+///
+/// # Errors
+/// Data that is no numbers; the message names `what` it is.
+pub fn floats(data: TensorData, what: &str) -> Result<Vec<f32>> {
+    data.convert::<f32>().into_vec::<f32>().map_err(|e| Error::failed(format!("{what}: not numbers: {e:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{BackendName, Concrete};
+
+    #[test]
+    fn reads_floats_of_any_width() {
+        let device = BackendName::Cpu.device().unwrap();
+        let tensor = Tensor::<Concrete, 2>::from_data([[1.0, 2.5], [3.0, -4.0]], &device);
+        assert_eq!(to_vec(tensor.clone(), "a tensor").unwrap(), [1.0, 2.5, 3.0, -4.0]);
+        assert_eq!(floats(TensorData::from([1.5f64, 2.0]), "data").unwrap(), [1.5, 2.0]);
+        let ints = read(tensor.int(), "a tensor").unwrap();
+        assert_eq!(ints.shape.to_vec(), [2, 2]);
+    }
+}

@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::run::Check;
 use crate::run::self_check::{Numbers, SelfCheck};
 
+use crate::config::Precision;
 use crate::core::panic::{recorded_panic, take_recorded_panic};
 use crate::core::system;
 use crate::device::{Adapter, BackendName, Concrete, TUNED, kernels_dir};
-use crate::model::Precision;
 use crate::{Context, Error, Result};
 
 /// As Cargo.toml pins it; burn does not tell its version.

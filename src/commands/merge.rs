@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::config::TuneKind;
+use crate::config::{Precision, TuneKind};
 use crate::device::BackendName;
-use crate::model::{Precision, export_merged};
+use crate::model::export_merged;
 use crate::run::run_dir::{open_run_as, read_config};
 use crate::{Error, Result};
 

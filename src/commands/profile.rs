@@ -7,10 +7,9 @@ use super::doctor::matmul_rate;
 use super::train::start;
 use super::{MatmulRate, TrainOptions};
 use crate::Result;
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::core::profiler::{Part, Pass, Recorded};
 use crate::device::{BackendChoice, BackendName};
-use crate::model::Precision;
 use crate::run::run_dir::RunInputs;
 use crate::run::verified_devices::verified_device;
 

@@ -1,8 +1,10 @@
 //! `[llm]` of the run file.
 
+use std::fmt::Display;
+
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LoraConfig, Precision};
 use crate::{Error, Result};
 
 /// `[llm]`
@@ -55,4 +57,103 @@ pub enum TuneKind {
     Full,
     /// Nothing of the LLM.
     Frozen,
+}
+
+/// LoRA's hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    pub rank: usize,
+    /// The update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Probability of dropping an input of the adapter while training.
+    pub dropout: f64,
+    /// Projections with an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
+    /// `down_proj`.
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    /// The MSL paper's: rank 8, alpha 16, dropout 0.05, on q_proj and v_proj.
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, dropout: 0.05, targets: vec!["q_proj".into(), "v_proj".into()] }
+    }
+}
+
+impl LoraConfig {
+    /// The projections of a block that an adapter may be put on.
+    pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+    /// # Errors
+    /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::usage(format!("llm.lora: {what}")));
+        if self.rank == 0 || self.rank > 4096 {
+            return bad(format!("rank is {}, it must be between 1 and 4096", self.rank));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return bad(format!("dropout is {}, it must be at least 0 and below 1", self.dropout));
+        }
+        if !self.alpha.is_finite() {
+            return bad("alpha must be a finite number".into());
+        }
+        if self.targets.is_empty() {
+            return bad("targets is empty: name at least one projection".into());
+        }
+        for target in &self.targets {
+            if !Self::TARGETS.contains(&target.as_str()) {
+                return bad(format!("unknown target {target:?}; known: {}", Self::TARGETS.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a projection, named as `self_attn.q_proj` or `q_proj`, has an adapter.
+    pub fn adapts(&self, projection: &str) -> bool {
+        let short = projection.rsplit('.').next().unwrap_or(projection);
+        self.targets.iter().any(|target| target == short)
+    }
+}
+
+/// The numbers that an LLM's products are computed in, and its frozen weights kept in.
+///
+/// Mixed precision is spelled out in [`crate::model::LoraLinear::forward`]: the input is cast, the product's
+/// result cast back. All else is f32: whatever trains, the embeddings, the residual stream,
+/// rotation, norms, softmax, the output head and the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes a weight.
+    #[default]
+    F32,
+    /// 2 bytes: the range of f32, 8 bits of precision.
+    Bf16,
+    /// 2 bytes: 11 bits of precision up to 65,504; gradients below 6e-8 vanish, so nothing trains
+    /// through it.
+    F16,
+}
+
+impl Precision {
+    /// All, the widest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// burn's name of it.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+impl Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
+    }
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::MicroBatch;
 use crate::{Error, Result};
 
 /// `[train]`
@@ -96,4 +95,14 @@ pub enum Targets {
     /// Each one after the first, from those before it: branches of one token tree. Each counts as
     /// much.
     Every,
+}
+
+/// How much one forward pass takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// A fixed number of samples.
+    Samples(usize),
+    /// As many samples as make at most this number of tokens after the prefix that all prompts of
+    /// the step share. A larger sample runs alone.
+    Tokens(usize),
 }

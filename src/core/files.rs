@@ -1,4 +1,4 @@
-//! Atomic writes: a file is whole or absent, whenever the process dies.
+//! Atomic writes: a file is complete or absent, whenever the process dies.
 
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::Path;
@@ -8,12 +8,12 @@ use tempfile::NamedTempFile;
 
 use crate::{Context, Result};
 
-/// SHA-256 in hex.
+/// Returns the SHA-256 of `bytes`, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Bytes in hex.
+/// Returns `bytes` in hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -25,7 +25,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     persist(file, path)
 }
 
-/// As [`write_atomic`], of what `write` writes as it is made: its SHA-256 in hex.
+/// Writes what `write` produces to a temporary file beside `path`, syncs it, then renames it onto
+/// `path`; returns the SHA-256 of the content, in hex.
 pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut HashingWriter) -> io::Result<()>) -> Result<String> {
     let mut hashing =
         HashingWriter { file: BufWriter::with_capacity(1 << 20, temporary_beside(path)?), digest: Sha256::new() };
@@ -35,12 +36,12 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut HashingWriter) -> 
     Ok(hex(&hashing.digest.finalize()))
 }
 
-/// The folder that a file is to be in.
+/// Returns the folder of a file: its parent, or `.`.
 pub fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A new file for [`persist`], in the folder of `path`.
+/// Creates a temporary file for [`persist`], in the folder of `path`.
 pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     // As any new file, less what the umask takes; tempfile's own default is its maker's alone.
@@ -49,7 +50,7 @@ pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     builder.tempfile_in(folder(path)).context(path.display())
 }
 
-/// A file, and the digest of what was written.
+/// A file that computes the digest of what is written to it.
 pub struct HashingWriter {
     file: BufWriter<NamedTempFile>,
     digest: Sha256,
@@ -67,7 +68,7 @@ impl Write for HashingWriter {
     }
 }
 
-/// Syncs a whole file written beside `path`, then renames it onto it.
+/// Syncs a temporary file and renames it onto `path`.
 pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().context(path.display())?;
     file.persist(path).map_err(|e| e.error).context(path.display())?;

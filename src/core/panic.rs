@@ -1,4 +1,4 @@
-//! Panics on any thread, kept in place of being printed.
+//! Record of panics on any thread, kept instead of printed.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use std::sync::Mutex;
 /// while its queue goes on handing out garbage, so training asks after every step.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Keeps panics' messages instead of printing them.
+/// Installs a panic hook that records the first message instead of printing it.
 pub fn record_panics() {
     std::panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("a panic without a message");
@@ -17,12 +17,12 @@ pub fn record_panics() {
     }));
 }
 
-/// Forgets the recorded panic and returns it: for a caller that expected it and says so itself.
+/// Removes the recorded panic and returns it: for a caller that expects it and reports it itself.
 pub fn take_recorded_panic() -> Option<String> {
     PANIC.lock().ok().and_then(|mut first| first.take())
 }
 
-/// The recorded panic, if there was one.
+/// Returns the recorded panic, if there was one.
 pub fn recorded_panic() -> Option<String> {
     PANIC.lock().ok().and_then(|first| first.clone())
 }

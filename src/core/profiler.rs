@@ -1,9 +1,9 @@
-//! Where a training step's time goes.
+//! Profiler of a training step: seconds and operations of each part.
 //!
-//! A clock belongs to the thread that trains and always runs for one [`Part`] of the work:
-//! [`begin`] turns it to the next one, and [`mark`](crate::kernels::profile_scope), put on a tensor
-//! between two parts, does so forward and, when the gradient passes, backward. The device is waited
-//! for at every turn. Without [`record`] there is no clock and nothing of this does anything.
+//! The thread that trains has a clock that always runs for one [`Part`] of the work. [`begin`]
+//! switches it to the next part; [`profile_scope`](crate::kernels::profile_scope()), put on a
+//! tensor between two parts, does so in the forward and in the backward pass. At every switch the
+//! device is waited for. Without [`record`] there is no clock, and none of this does anything.
 
 use std::cell::{Cell, RefCell};
 use std::ops::AddAssign;
@@ -15,11 +15,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// Tokenising, and laying batches out.
+    /// Tokenising, and making batches.
     Data,
-    /// Rows of the embedding table; the encoder of items and users.
+    /// Embedding table; encoder of items and users.
     Embedding,
-    /// Norm, projections, rotation, attention, and who sees whom.
+    /// Norm, projections, rotation, mask and attention.
     Attention,
     /// Norm and feed-forward.
     Mlp,
@@ -27,54 +27,54 @@ pub enum Part {
     Loss,
     /// Clipping, and the step of the optimiser.
     Optimizer,
-    /// All else.
+    /// Everything else.
     Rest,
 }
 
 impl Part {
-    /// All, in the order of a step.
+    /// All parts, in the order of a step.
     pub const ALL: [Self; 7] =
         [Self::Data, Self::Embedding, Self::Attention, Self::Mlp, Self::Loss, Self::Optimizer, Self::Rest];
 }
 
-/// Forward or backward.
+/// The forward or the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pass {
-    /// All but [`Pass::Backward`].
+    /// Everything but [`Pass::Backward`].
     Forward,
     /// From the loss to the gradients.
     Backward,
 }
 
-/// A number for each part, forward and backward.
+/// A number for each part and pass.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Parts([[f64; 2]; 7]);
 
 impl Parts {
-    /// One of them.
+    /// Returns the number of a part and pass.
     pub fn of(&self, part: Part, pass: Pass) -> f64 {
         self.0[part as usize][pass as usize]
     }
 
-    /// Adds to one of them.
+    /// Adds to the number of a part and pass.
     pub fn add(&mut self, part: Part, pass: Pass, value: f64) {
         self.0[part as usize][pass as usize] += value;
     }
 
-    /// Those of one pass, 0 for the other.
+    /// Returns the numbers of one pass, with 0 for the other.
     pub fn only(mut self, pass: Pass) -> Self {
         let other = if pass == Pass::Forward { Pass::Backward } else { Pass::Forward };
         self.0.iter_mut().for_each(|values| values[other as usize] = 0.0);
         self
     }
 
-    /// Of a pass.
+    /// Returns the sum over the parts of a pass.
     pub fn total(&self, pass: Pass) -> f64 {
         Part::ALL.iter().map(|&part| self.of(part, pass)).sum()
     }
 
-    /// Of both passes.
+    /// Returns the sum over parts and passes.
     pub fn sum(&self) -> f64 {
         self.total(Pass::Forward) + self.total(Pass::Backward)
     }
@@ -86,7 +86,7 @@ impl AddAssign for Parts {
     }
 }
 
-/// What [`record`] found.
+/// The result of [`record`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Recorded {
     /// Seconds.
@@ -108,9 +108,9 @@ thread_local! {
     static CLOCK: RefCell<Option<Clock>> = const { RefCell::new(None) };
 }
 
-/// Does `work` under the clock, which starts at [`Part::Rest`].
+/// Runs `work` under the clock, which starts at [`Part::Rest`].
 ///
-/// * `sync`: waits until the device has done what it was asked for.
+/// * `sync`: waits until the device has finished its queue.
 pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, Recorded) {
     sync();
     let clock = Clock {
@@ -128,17 +128,17 @@ pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, Rec
     (done, CLOCK.take().map(|clock| clock.recorded).unwrap_or_default())
 }
 
-/// Whether this thread records.
+/// Returns whether this thread records.
 pub fn is_on() -> bool {
     ON.get()
 }
 
-/// From now on the clock runs for `part`; for which it ran until now.
+/// Switches the clock to `part`, and returns the part that it ran for.
 pub fn begin(part: Part) -> Option<Part> {
     turn(|clock| std::mem::replace(&mut clock.part, part))
 }
 
-/// Works as a part of the backward pass.
+/// Runs `work` as a part of the backward pass.
 pub fn backward<T>(work: impl FnOnce() -> T) -> T {
     turn(|clock| clock.pass = Pass::Backward);
     let done = work();
@@ -146,7 +146,7 @@ pub fn backward<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Adds to the operations that the step needed.
+/// Adds to the number of operations of the step.
 pub fn count(flops: Parts) {
     with_clock(|clock| clock.recorded.flops += flops);
 }

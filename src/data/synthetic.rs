@@ -6,8 +6,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::corpus::{Corpus, Item, UserLog, Window};
-use super::manifest::{Provenance, Step};
+use super::corpus::{Corpus, Item, Provenance, Step, UserLog, Window};
 
 const ADJECTIVES: [&str; 8] = ["Silent", "Crimson", "Hollow", "Golden", "Broken", "Distant", "Winter", "Hidden"];
 /// The nouns of each genre. Two series of a genre share a noun, series of all genres the

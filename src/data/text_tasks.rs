@@ -20,14 +20,13 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::manifest::FileDigest;
-use super::sources::{Encoding, Job, read_numbered_lines};
-use super::{Corpus, Split};
+use super::corpus::{Corpus, FileDigest, Split};
+use super::sources::{Encoding, ReadContext, read_numbered_lines};
 use crate::{Context, Result};
 
 /// A task's name, and what its rows are about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskEntities {
+pub struct TextTaskEntities {
     /// Its name.
     pub name: String,
     /// How many items a row names.
@@ -38,10 +37,10 @@ pub struct TaskEntities {
 
 /// A row of a task file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskRow {
+pub struct TextTaskRow {
     /// Its line in the file, from 1.
     pub line: u64,
-    /// The task: its place in the list given to [`read_tasks`].
+    /// The task: its place in the list given to [`read_text_tasks`].
     pub task: usize,
     /// Dense item indices.
     pub items: Vec<u32>,
@@ -55,9 +54,9 @@ pub struct TaskRow {
 
 /// A task file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskFile {
+pub struct TextTaskFile {
     /// Its rows, in order.
-    pub rows: Vec<TaskRow>,
+    pub rows: Vec<TextTaskRow>,
     /// Of the file as it is stored.
     pub digest: FileDigest,
 }
@@ -97,13 +96,13 @@ impl Id {
 /// A line that is no such row, for the first of these: unknown keys, tasks, items and users, a
 /// number of items that is not the task's, a blank text. A `split` that other rows lack, once the
 /// lines around it (about 1 MiB) are found good. A file without rows.
-pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Result<TaskFile> {
+pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities]) -> Result<TextTaskFile> {
     let items: HashMap<&str, u32> = corpus.items.iter().map(|item| item.id.as_str()).zip(0..).collect();
     let users: HashMap<&str, u32> = (0..corpus.users() as u32).map(|user| (corpus.user_id(user), user)).collect();
     let places: HashMap<&str, usize> = tasks.iter().map(|task| task.name.as_str()).zip(0..).collect();
     let splits: Vec<Split> = corpus.items.iter().map(|item| split_of(&item.id)).collect();
 
-    let parse = |number: u64, line: &str| -> std::result::Result<(TaskRow, bool), String> {
+    let parse = |number: u64, line: &str| -> std::result::Result<(TextTaskRow, bool), String> {
         let line: Line = serde_json::from_str(line).map_err(|error| {
             let text = error.to_string();
             format!("not a row of a task: {}", text.split(" at line ").next().unwrap_or_default())
@@ -112,7 +111,7 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
             let known: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
             format!("unknown task {:?}: use {}", line.task, known.join(", "))
         })?;
-        let TaskEntities { name, items: wanted, user: takes_user } = &tasks[task];
+        let TextTaskEntities { name, items: wanted, user: takes_user } = &tasks[task];
         if line.items.len() != *wanted {
             return Err(format!("{} items, the task {name:?} is about {wanted}", line.items.len()));
         }
@@ -134,25 +133,25 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
             let has = |split| items.iter().any(|&item| splits[item as usize] == split);
             [Split::Test, Split::Valid].into_iter().find(|&split| has(split)).unwrap_or(Split::Train)
         });
-        Ok((TaskRow { line: number, task, items, user, text: line.text, split }, given))
+        Ok((TextTaskRow { line: number, task, items, user, text: line.text, split }, given))
     };
 
-    let mut job = Job::new(0, fs::metadata(path).context(path.display())?.len());
-    let mut rows: Vec<TaskRow> = Vec::new();
+    let mut context = ReadContext::new(0, fs::metadata(path).context(path.display())?.len());
+    let mut rows: Vec<TextTaskRow> = Vec::new();
     let mut with_split = None;
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        &mut job,
-        |number, line, block: &mut Vec<(TaskRow, bool)>| {
+        &mut context,
+        |number, line, block: &mut Vec<(TextTaskRow, bool)>| {
             block.push(parse(number, line)?);
             Ok(())
         },
-        |job, block| {
+        |context, block| {
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
-                    job.bad(
+                    context.bad(
                         path,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
@@ -166,8 +165,8 @@ pub fn read_tasks(path: &Path, corpus: &Corpus, tasks: &[TaskEntities]) -> Resul
     if rows.is_empty() {
         return Err(crate::Error::failed(format!("{}: no row in it", path.display())));
     }
-    let digest = job.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
-    Ok(TaskFile { rows, digest })
+    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
+    Ok(TextTaskFile { rows, digest })
 }
 
 /// An item's split: by the first 8 bytes of the SHA-256 of `tasks:id`, in tenths.
@@ -184,17 +183,17 @@ fn split_of(id: &str) -> Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::corpus::tests::small;
+    use crate::data::corpus::small;
 
-    fn entities() -> Vec<TaskEntities> {
-        let of = |name: &str, items, user| TaskEntities { name: name.into(), items, user };
+    fn entities() -> Vec<TextTaskEntities> {
+        let of = |name: &str, items, user| TextTaskEntities { name: name.into(), items, user };
         vec![of("plot", 1, false), of("pair", 2, true)]
     }
 
-    fn read(text: impl AsRef<[u8]>) -> Result<TaskFile> {
+    fn read(text: impl AsRef<[u8]>) -> Result<TextTaskFile> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        read_tasks(file.path(), &small(), &entities())
+        read_text_tasks(file.path(), &small(), &entities())
     }
 
     #[test]
@@ -203,8 +202,8 @@ mod tests {
                     {\"text\": \" c\", \"items\": [\"i0\", \"i9\"], \"user\": \"b\", \"task\": \"pair\", \"split\": \"train\"}";
         let file = read(text).unwrap();
         let expected = [
-            TaskRow { line: 1, task: 0, items: vec![3], user: None, text: "a\nb".into(), split: Split::Valid },
-            TaskRow { line: 3, task: 1, items: vec![0, 9], user: Some(1), text: " c".into(), split: Split::Train },
+            TextTaskRow { line: 1, task: 0, items: vec![3], user: None, text: "a\nb".into(), split: Split::Valid },
+            TextTaskRow { line: 3, task: 1, items: vec![0, 9], user: Some(1), text: " c".into(), split: Split::Train },
         ];
         assert_eq!(file.rows, expected);
         assert_eq!((file.digest.bytes, file.digest.sha256.len()), (text.len() as u64, 64));
@@ -223,7 +222,7 @@ mod tests {
             .collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), lines).unwrap();
-        let rows = read_tasks(file.path(), &corpus, &entities()).unwrap().rows;
+        let rows = read_text_tasks(file.path(), &corpus, &entities()).unwrap().rows;
         let splits: Vec<Split> = corpus.items.iter().map(|item| split_of(&item.id)).collect();
         for row in &rows {
             let of: Vec<Split> = row.items.iter().map(|&item| splits[item as usize]).collect();
@@ -274,7 +273,7 @@ mod tests {
         assert!(read("\n \n").unwrap_err().to_string().contains("no row"));
         assert!(read("").unwrap_err().to_string().contains("empty"));
         assert!(read(b"\xff".as_slice()).unwrap_err().to_string().contains("line 1: not UTF-8"));
-        assert!(read_tasks(Path::new("/nowhere"), &small(), &entities()).is_err());
+        assert!(read_text_tasks(Path::new("/nowhere"), &small(), &entities()).is_err());
     }
 
     /// Random damage gives an error or fewer rows, never a panic.

@@ -39,7 +39,7 @@ use super::PrefixMass;
 use super::{NodeLogits, first_needed, ints, select};
 use crate::config::{DecodeConfig, Scoring};
 use crate::kernels::{AttentionMask, Mask};
-use crate::model::{Cache, ItemLanguageModel, Packing};
+use crate::model::{ItemLanguageModel, KvCache, Packing};
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
 /// A found item.
@@ -104,12 +104,12 @@ pub fn search<B: Backend>(
     if users.iter().any(|user| !user.live.is_empty()) {
         let prompts: Vec<&[u32]> = users.iter().map(|user| user.prompt.as_slice()).collect();
         let run = model.forward(&prompts, first_needed(&prompts));
-        let width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0) - run.skipped;
+        let width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0) - run.cached_len;
         let mut asked: Vec<(usize, Node)> = users.iter().enumerate().map(|(u, user)| (u, user.start)).collect();
         asked.retain(|&(u, _)| !users[u].live.is_empty());
-        let last = asked.iter().map(|&(u, _)| run.at(u, users[u].prompt.len() - 1)).collect();
+        let last = asked.iter().map(|&(u, _)| run.hidden_index(u, users[u].prompt.len() - 1)).collect();
         let mut hidden = select(run.hidden, last);
-        let mut grown = Grown { cache: run.cache, skipped: run.skipped, width, places: 0 };
+        let mut grown = Grown { cache: run.cache, skipped: run.cached_len, width, places: 0 };
         loop {
             let nodes: Vec<Node> = asked.iter().map(|&(_, node)| node).collect();
             let logits = NodeLogits::new(&model.llm, hidden, search.trie, &nodes, decode.scoring == Scoring::Full);
@@ -225,7 +225,7 @@ fn best<T>(values: &mut Vec<T>, count: usize, mut order: impl FnMut(&T, &T) -> O
 
 /// The cache of a search, and how it is laid out.
 struct Grown<B: Backend> {
-    cache: Cache<B>,
+    cache: KvCache<B>,
     /// Tokens that all prompts share.
     skipped: usize,
     /// Places of a prompt's other tokens.

@@ -27,8 +27,8 @@ pub fn generate<B: Backend>(
         return texts;
     }
     let run = model.forward(&slices(prompts), first_needed(&slices(prompts)));
-    let (skipped, width) = (run.skipped, longest(prompts) - run.skipped);
-    let last = prompts.iter().enumerate().map(|(row, prompt)| run.at(row, prompt.len() - 1)).collect();
+    let (skipped, width) = (run.cached_len, longest(prompts) - run.cached_len);
+    let last = prompts.iter().enumerate().map(|(row, prompt)| run.hidden_index(row, prompt.len() - 1)).collect();
     let (mut hidden, mut cache) = (select(run.hidden, last), run.cache);
     let mut ended = vec![false; batch];
     loop {
@@ -87,7 +87,7 @@ pub fn log_likelihoods<B: Backend>(
         if target.is_empty() {
             return 0.0;
         }
-        let hidden = run.hidden.clone().narrow(0, run.at(row, prompt.len() - 1), target.len());
+        let hidden = run.hidden.clone().narrow(0, run.hidden_index(row, prompt.len() - 1), target.len());
         let log_sums = host(model.llm.log_sum_vocabulary(hidden.clone()));
         let labels = ints::<B>(target.iter().map(|&token| token as usize), 1, target.len(), device);
         let logits = host(model.llm.logits(hidden, Some(labels.reshape([target.len()]))));

@@ -12,20 +12,20 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use super::{PrefixMass, TriePrior};
-use crate::config::{DecodeConfig, Scoring};
+use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_histories;
-use crate::model::{ItemLanguageModel, LlamaConfig, Precision, Tune, Weight, Weights};
+use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, Weights};
 use crate::rankers::testing::{fit, train_vectors};
 use crate::rankers::{Ranker, TopK};
 use crate::text::{Catalogue, ROOT};
 
-fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
+fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
     let path = dir.join("config.json");
-    let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
+    let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+    Decoder::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
 /// All logits are 0.
@@ -196,7 +196,7 @@ fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
 }
 
 /// Log-probabilities of the tokens after `sequence`, run by itself.
-fn next_token(model: &Llama<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
+fn next_token(model: &Decoder<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
     let seq = sequence.len();
     let positions: Vec<u32> = (0..seq as u32).collect();
     let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
@@ -244,7 +244,7 @@ fn generating_equals_running_the_whole_sequence_each_time() {
     let shared = [11, 5, 40];
     let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&shared[..], prompt].concat()).collect();
     let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
-    let model = model.with_prefix(&shared);
+    let model = model.with_prefix_cache(&shared);
     assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
     let found = log_likelihoods(&model, &prompts, &free, &device);
     let expected = log_likelihoods(&llm.into(), &prompts, &free, &device);
@@ -274,7 +274,7 @@ fn likelihoods_are_those_of_the_tokens_one_by_one() {
 
 /// One user, one beam and one token at a time, each prefix run whole: what the search must equal.
 fn plain_search(
-    llm: &Llama<Dispatch>,
+    llm: &Decoder<Dispatch>,
     trie: &Trie,
     prompt: &[u32],
     decode: &DecodeConfig,
@@ -332,7 +332,7 @@ fn the_search_equals_the_plain_one_whatever_the_batch() {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let model = match round % 2 {
             0 => ItemLanguageModel::from(llm.clone()),
-            _ => ItemLanguageModel::from(llm.clone()).with_prefix(&shared),
+            _ => ItemLanguageModel::from(llm.clone()).with_prefix_cache(&shared),
         };
         for (scoring, beams, length_penalty) in
             [(Scoring::Full, 2, 0.0), (Scoring::Full, 5, 1.0), (Scoring::Masked, 2, 0.0), (Scoring::Masked, 5, 0.5)]

@@ -1,4 +1,4 @@
-//! How an operation on the host's memory becomes a step of burn's autodiff.
+//! Operations on the CPU's memory as steps of burn's autodiff.
 
 use std::any::{Any, TypeId};
 use std::fmt::Debug;
@@ -15,30 +15,30 @@ use burn::tensor::{DType, TensorData, TensorPrimitive, read_sync};
 
 use crate::device::{Concrete, Training};
 
-/// An operation of `N` inputs, f32 and contiguous, in the host's memory.
+/// An operation of `N` inputs, f32 and contiguous, in the CPU's memory.
 pub(crate) trait CpuOperation<const N: usize>: Debug + Send + 'static {
-    /// What its backward needs.
+    /// What the backward pass needs.
     type Saved: Debug + Send + Sync + 'static;
 
-    /// The inputs → the output and what backward needs.
+    /// Returns the output and what the backward pass needs.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::Saved);
 
-    /// The output's gradient → the inputs', of those that are `wanted`.
+    /// Returns the gradients of the `wanted` inputs, from the gradient of the output.
     fn backward(&self, saved: &Self::Saved, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N];
 }
 
-/// Whether [`run`] can run on this tensor's device.
-pub(crate) fn on_host<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
-    tensor.dtype() == DType::F32 && is_cpu::<B>(&tensor.device())
+/// Returns whether `tensor` is f32 in the CPU's memory, so that [`run`] can run on it.
+pub(crate) fn is_cpu<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool {
+    tensor.dtype() == DType::F32 && is_cpu_device::<B>(&tensor.device())
 }
 
-/// Whether tensors of this device are in the host's memory, and not of an autodiff that [`run`]
-/// cannot add to.
-pub(crate) fn is_cpu<B: Backend>(device: &B::Device) -> bool {
-    (is::<B, Concrete>() || is::<B, Training>()) && (device as &dyn Any).downcast_ref().is_some_and(is_cpu_device)
+/// Returns whether tensors of this device are in the CPU's memory, and of a backend whose autodiff
+/// [`run`] can add to.
+pub(crate) fn is_cpu_device<B: Backend>(device: &B::Device) -> bool {
+    (is::<B, Concrete>() || is::<B, Training>()) && (device as &dyn Any).downcast_ref().is_some_and(is_flex)
 }
 
-fn is_cpu_device(device: &DispatchDevice) -> bool {
+fn is_flex(device: &DispatchDevice) -> bool {
     match device {
         #[cfg(feature = "cpu")]
         DispatchDevice::Flex(_) => true,
@@ -46,7 +46,8 @@ fn is_cpu_device(device: &DispatchDevice) -> bool {
     }
 }
 
-/// Runs an operation on tensors that are [`on_host`], tracked if any of them is.
+/// Runs an operation on tensors that satisfy [`is_cpu`]; autodiff tracks the output if it tracks
+/// any input.
 pub(crate) fn run<B: Backend, O: CpuOperation<N>, const N: usize, const D: usize>(
     operation: O,
     inputs: [FloatTensor<B>; N],
@@ -62,9 +63,9 @@ pub(crate) fn run<B: Backend, O: CpuOperation<N>, const N: usize, const D: usize
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 
-/// Runs `work` on the numbers of untracked tensors that are [`on_host`], and gives the tensors
-/// back: nothing is copied of those that are contiguous and that nothing else holds.
-pub(crate) fn lend<B: Backend, const D: usize>(
+/// Runs `work` on the numbers of untracked tensors that satisfy [`is_cpu`], and returns its output
+/// and the tensors. Tensors that are contiguous and have no other owner are not copied.
+pub(crate) fn with_cpu_data<B: Backend, const D: usize>(
     tensors: Vec<Tensor<B, D>>,
     work: impl FnOnce(&[TensorData]) -> TensorData,
 ) -> (Tensor<B, D>, Vec<Tensor<B, D>>) {
@@ -74,12 +75,12 @@ pub(crate) fn lend<B: Backend, const D: usize>(
     (output, numbers.into_iter().map(|data| Tensor::from_data(data, &device)).collect())
 }
 
-/// Whether tensors of this backend may be tracked by autodiff.
-pub(crate) fn is_tracked<B: Backend>() -> bool {
+/// Returns whether autodiff may track tensors of this backend.
+pub(crate) fn may_be_tracked<B: Backend>() -> bool {
     is::<B, Training>()
 }
 
-/// As [`run`] takes them.
+/// Returns the primitive of a float tensor, as [`run`] takes it.
 pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
@@ -89,22 +90,22 @@ fn tracked<O: CpuOperation<N>, const N: usize>(
     inputs: [FloatTensor<Training>; N],
 ) -> FloatTensor<Training> {
     let device = Concrete::float_device(&inputs[0].primitive);
-    registered(HostStep(operation), inputs, |HostStep(operation), inputs| {
+    register(CpuStep(operation), inputs, |CpuStep(operation), inputs| {
         let (output, saved) = operation.forward(inputs.map(read));
         (Arc::new(saved), Concrete::float_from_data(output, &device))
     })
 }
 
-/// The output of an operation, which autodiff tracks if it does any of the inputs.
+/// Registers an operation with autodiff and returns its output, tracked if any input is.
 ///
-/// * `forward`: the inputs → what backward needs and the output.
-pub(crate) fn registered<O: Backward<Concrete, N>, const N: usize>(
+/// * `forward`: returns what the backward pass needs, and the output.
+pub(crate) fn register<O: Backward<Concrete, N>, const N: usize>(
     operation: O,
     inputs: [FloatTensor<Training>; N],
     forward: impl FnOnce(&O, [FloatTensor<Concrete>; N]) -> (O::State, FloatTensor<Concrete>),
 ) -> FloatTensor<Training> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
-    // A step's parents must live until it is registered.
+    // A step's parents must live until it is register.
     let _alive = inputs.each_ref().map(|input| input.rc.clone());
     let (state, output) = forward(&operation, inputs.map(|input| input.primitive));
     match operation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
@@ -113,10 +114,11 @@ pub(crate) fn registered<O: Backward<Concrete, N>, const N: usize>(
     }
 }
 
+/// A [`CpuOperation`] as a backward step of autodiff.
 #[derive(Debug)]
-struct HostStep<O>(O);
+struct CpuStep<O>(O);
 
-impl<O: CpuOperation<N>, const N: usize> Backward<Concrete, N> for HostStep<O> {
+impl<O: CpuOperation<N>, const N: usize> Backward<Concrete, N> for CpuStep<O> {
     type State = Arc<O::Saved>;
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -132,26 +134,27 @@ impl<O: CpuOperation<N>, const N: usize> Backward<Concrete, N> for HostStep<O> {
     }
 }
 
-/// Without a copy where nothing else holds the tensor and it is contiguous.
+/// Reads a tensor; without a copy where it is contiguous and has no other owner.
 fn read(tensor: FloatTensor<Concrete>) -> TensorData {
     read_sync(Concrete::float_into_data(tensor)).expect("the CPU's memory can be read")
 }
 
-/// The numbers of an operation's input.
+/// Returns the numbers of an operation's input.
 pub(crate) fn floats(data: &TensorData) -> &[f32] {
-    data.as_slice().expect("f32, as on_host asked")
+    data.as_slice().expect("f32, as is_cpu checked")
 }
 
-/// The same, to be written over.
+/// Returns the numbers of an operation's input, to be overwritten.
 pub(crate) fn floats_mut(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice().expect("f32, as on_host asked")
+    data.as_mut_slice().expect("f32, as is_cpu checked")
 }
 
+/// Returns whether `A` and `B` are the same type.
 pub(crate) fn is<A: 'static, B: 'static>() -> bool {
     TypeId::of::<A>() == TypeId::of::<B>()
 }
 
-/// `value` as what it is: `T` and `U` are the same type, which the compiler does not know.
+/// Returns `value` as a `U`. `T` and `U` are the same type, which the compiler does not know.
 pub(crate) fn cast<T: 'static, U: 'static>(value: T) -> U {
     let mut value = Some(value);
     let same: Option<&mut Option<U>> = (&mut value as &mut dyn Any).downcast_mut();

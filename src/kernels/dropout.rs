@@ -5,17 +5,17 @@ use burn::prelude::*;
 use burn::tensor::{Distribution, TensorData};
 use rayon::prelude::*;
 
-use super::cpu_op::{CpuOperation, floats_mut, on_host, primitive, run};
+use super::cpu_op::{CpuOperation, floats_mut, is_cpu, primitive, run};
 use super::simd::wide;
 
-/// While training, each number is 0 with the probability `dropout.prob` and otherwise divided by
-/// the rest of it.
+/// Sets each number to 0 with the probability `p = dropout.prob`, and divides the others by `1 -
+/// p`; returns `x` where nothing trains.
 ///
-/// On the CPU the choice is a hash of a number's place and of a seed, drawn once from the backend's
-/// generator: backward makes it again instead of keeping it.
+/// On the CPU the choice is a hash of a number's index and of a seed, drawn once from the backend's
+/// generator. The backward pass computes it again instead of keeping it.
 pub fn dropout<B: Backend>(dropout: &Dropout, x: Tensor<B, 2>) -> Tensor<B, 2> {
     let device = x.device();
-    if !on_host(&x) || !B::ad_enabled(&device) || dropout.prob == 0.0 {
+    if !is_cpu(&x) || !B::ad_enabled(&device) || dropout.prob == 0.0 {
         return dropout.forward(x);
     }
     let drawn = Tensor::<B, 1>::random([2], Distribution::Default, &device).into_data();
@@ -23,7 +23,7 @@ pub fn dropout<B: Backend>(dropout: &Dropout, x: Tensor<B, 2>) -> Tensor<B, 2> {
     run(Mask { seed, prob: dropout.prob }, [primitive(x)])
 }
 
-/// Numbers that one thread works on at a time.
+/// Number of values that one thread works on at a time.
 const CHUNK: usize = 8192;
 
 #[derive(Debug)]

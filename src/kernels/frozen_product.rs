@@ -1,4 +1,4 @@
-//! A product with a frozen matrix that is made anew where it is needed.
+//! Product with a frozen matrix that is computed again where it is needed.
 
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
@@ -10,18 +10,22 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{FloatDType, TensorPrimitive};
 
-use super::cpu_op::{cast, is, primitive, registered};
+use super::cpu_op::{cast, is, primitive, register};
 use crate::device::{Concrete, Training};
 
-/// `x Wᵀ` in the weight's precision, f32 `[n, in]` → f32 `[n, out]`. `weight` gives W, `[out, in]`,
-/// once forward and once backward; between the two nothing of it is kept, where autodiff's own
-/// product would keep it.
+/// Returns `x Wᵀ`, computed in the precision of the weight W.
+///
+/// `weight` makes W once for the forward and once for the backward pass. Between the two nothing of
+/// it is kept, where autodiff's own product would keep it.
+///
+/// # Shapes
+/// `x`: f32 `[n, in]`; W: `[out, in]`; output: f32 `[n, out]`.
 pub fn frozen_product<B: Backend>(
     x: Tensor<B, 2>,
     weight: impl Fn() -> Tensor<Concrete, 2> + Send + Sync + 'static,
 ) -> Tensor<B, 2> {
     let output: FloatTensor<B> = match is::<B, Training>() {
-        true => cast(registered(FrozenProduct, [cast(primitive(x))], |_, [x]| {
+        true => cast(register(FrozenProduct, [cast(primitive(x))], |_, [x]| {
             let output = product(x, weight().transpose());
             (Weight(Arc::new(weight)), output)
         })),

@@ -1,17 +1,20 @@
-//! log Σ exp of rows.
+//! Log of the sum of exponentials of each row.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::cpu_op::{floats, is_tracked, lend, on_host};
+use super::cpu_op::{floats, is_cpu, may_be_tracked, with_cpu_data};
 use super::simd::{exp_all, greatest, wide};
 
-/// `[n, m]` → `[n, 1]`: log Σ exp of each row. Ranking and generation alone need it (the loss has
-/// [its own](crate::loss)), so it is native where there is no autodiff.
+/// Returns log Σ exp of each row of `x`. It is native on the CPU where there is no autodiff: only
+/// ranking and generation need it, as the losses have [their own](crate::loss).
+///
+/// # Shapes
+/// `x`: `[n, m]`; output: `[n, 1]`.
 pub fn log_sum_exp<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
-    match on_host(&x) && !is_tracked::<B>() {
-        true => lend(vec![x], |x| native(&x[0])).0,
+    match is_cpu(&x) && !may_be_tracked::<B>() {
+        true => with_cpu_data(vec![x], |x| native(&x[0])).0,
         false => plain(x),
     }
 }
@@ -21,7 +24,7 @@ fn plain<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     (x - max.clone()).exp().sum_dim(1).log() + max
 }
 
-/// Numbers of a row that are in the cache while their exponentials are summed.
+/// Number of values of a row that stay in the cache while their exponentials are summed.
 const BLOCK: usize = 256;
 
 fn native(x: &TensorData) -> TensorData {

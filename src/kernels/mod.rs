@@ -1,12 +1,12 @@
-//! Operations with their own backward: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`],
-//! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`mark`].
+//! Operations with their own backward pass: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`],
+//! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`profile_scope`].
 //!
-//! Made of tensor operations, each of them reads and writes its numbers many times, on the CPU
-//! mostly on one core, and autodiff keeps every intermediate result for the backward pass. Here
-//! each is one pass over memory on all cores, and keeps only its inputs.
+//! As a chain of tensor operations each of them would read and write its numbers many times, on the
+//! CPU mostly on one core, and autodiff would keep every intermediate result for the backward pass.
+//! Here each is one pass over memory on all cores, and keeps only its inputs.
 //!
-//! On the CPU they run natively, on the tensors' own memory; on any other device they are the plain
-//! tensor operations, which are also what the tests compare with.
+//! On the CPU they run natively, on the tensors' own memory. On any other device they are the plain
+//! tensor operations, with which the tests compare them.
 //!
 //! A [`burn::Dispatch`] on a `DispatchDevice::autodiff` cannot have such operations: the autodiff
 //! tensor that a backward step must be tied to is a private field. [`Training`], autodiff around
@@ -25,7 +25,7 @@ mod simd;
 mod swiglu;
 
 pub use attention::{AttentionMask, Keys, LayerCache, Mask, attention};
-pub(crate) use cpu_op::{cast, is, is_cpu};
+pub(crate) use cpu_op::{cast, is, is_cpu_device};
 pub use dropout::dropout;
 pub use frozen_product::frozen_product;
 pub use log_sum_exp::log_sum_exp;
@@ -33,6 +33,7 @@ pub use profile_scope::profile_scope;
 pub use rms_norm::rms_norm;
 pub(crate) use rotary::{Rotary, half_turn};
 pub(crate) use row_gather::RowGather;
+pub use simd::InstructionSet;
 pub use swiglu::swiglu;
 
 #[cfg(test)]
@@ -41,6 +42,6 @@ mod testing;
 #[cfg(doc)]
 use crate::device::Training;
 
-/// The additive mask's "may not attend": finite, so that a row without any choice is uniform and
-/// not NaN.
+/// Value of an additive mask for a key that may not be attended to. It is finite, so that a row
+/// without any visible key gives uniform weights and not NaN.
 pub const MASKED: f32 = f32::MIN / 2.0;

@@ -1,4 +1,4 @@
-//! The identity, which tells the profile's clock that it was passed.
+//! The identity function, which switches the clock of the [profiler](crate::core::profiler).
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
@@ -7,22 +7,22 @@ use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
 use burn::tensor::ops::FloatTensor;
 
-use super::cpu_op::{cast, is, primitive, registered};
+use super::cpu_op::{cast, is, primitive, register};
 use crate::core::profiler;
 use crate::core::profiler::Part;
 use crate::device::{Concrete, Training};
 
-/// `x`. Where the [profile](crate::core::profiler) is recorded, what follows belongs to `part`;
-/// backward, what follows (it came before `x`) to the part that ended here.
+/// Returns `x` and starts the part `part` of the [profile](crate::core::profiler), where one is
+/// recorded. In the backward pass it starts the part that came before `x` in the forward pass.
 ///
-/// burn runs backward steps by their depth in the graph, the deepest first. So the marks must lie
-/// on every way through the graph, as they do on a decoder's residual stream. Of tensors that meet
-/// other ones of their own depth, such as a prefix's layers those of the trees after it, each
-/// layer's marks come together.
+/// burn runs backward steps by their depth in the graph, the deepest first. So every path through
+/// the graph must pass the scopes, as it does on a decoder's residual stream. Where two passes have
+/// layers of the same depth (a shared prefix and the trees after it), their scopes of a layer run
+/// next to each other.
 pub fn profile_scope<B: Backend, const D: usize>(x: Tensor<B, D>, part: Part) -> Tensor<B, D> {
     match profiler::begin(part) {
         Some(ended) if is::<B, Training>() => {
-            let output: FloatTensor<B> = cast(registered(Mark, [cast(primitive(x))], |_, [x]| (ended, x)));
+            let output: FloatTensor<B> = cast(register(Mark, [cast(primitive(x))], |_, [x]| (ended, x)));
             Tensor::from_primitive(TensorPrimitive::Float(output))
         }
         _ => x,

@@ -5,18 +5,18 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::cpu_op::{CpuOperation, floats, on_host, primitive, run};
+use super::cpu_op::{CpuOperation, floats, is_cpu, primitive, run};
 use super::simd::{dot, wide};
 
-/// `x / √(mean(x²) + ε) · γ` over the last dimension.
+/// Returns `x / √(mean(x²) + ε) · γ`, the mean taken over the last dimension.
 pub fn rms_norm<B: Backend, const D: usize>(norm: &RmsNorm<B>, x: Tensor<B, D>) -> Tensor<B, D> {
-    match on_host(&x) {
+    match is_cpu(&x) {
         true => run(Norm { epsilon: norm.epsilon as f32 }, [primitive(x), primitive(norm.gamma.val())]),
         false => norm.forward(x),
     }
 }
 
-/// Rows that one thread works on at a time.
+/// Number of rows that one thread works on at a time.
 const ROWS: usize = 16;
 
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl CpuOperation<2> for Norm {
         (TensorData::new(output, x.shape.clone()), Saved { x, gamma, scales })
     }
 
-    /// With r = scale, n the width and g = γ·dy: `dx = r (g − x r² (g·x) / n)`, `dγ = Σ rows dy x
-    /// r`.
+    /// With r the saved scale, n the width and g = γ·dy: `dx = r (g − x r² (g·x) / n)` and
+    /// `dγ = Σ dy x r` over the rows.
     fn backward(&self, saved: &Saved, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
         let (x, gamma, grads) = (floats(&saved.x), floats(&saved.gamma), floats(&grad));
         let width = gamma.len();

@@ -1,4 +1,5 @@
-//! Rotary position embedding, of halves (Hugging Face's `rotate_half`), not of interleaved pairs.
+//! Rotary position embedding of the halves of a head (`rotate_half` of transformers), not of
+//! interleaved pairs.
 //! Paper: arXiv 2104.09864.
 
 use std::sync::Arc;
@@ -7,28 +8,28 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::cpu_op::{CpuOperation, floats_mut, on_host, primitive, run};
+use super::cpu_op::{CpuOperation, floats_mut, is_cpu, primitive, run};
 use super::simd::wide;
 
-/// The rotation of a pass's tokens.
+/// Rotations of the tokens of one forward pass.
 pub(crate) enum Rotary<B: Backend> {
-    /// In the host's memory.
-    Host(Angles),
-    /// As `x cos + (x H) sin`: H swaps the two halves of each head and negates the first. As a
-    /// product, over flat rows, every operand is contiguous.
+    /// On the CPU.
+    Cpu(Angles),
+    /// On other devices, computed as `x cos + (x H) sin`: H swaps the two halves of each head and
+    /// negates the first. As a product over flat rows every operand is contiguous.
     Tensors {
         /// cos and sin, `[batch or 1, seq · heads · head_dim]`.
         queries: (Tensor<B, 2>, Tensor<B, 2>),
         /// cos and sin, `[batch or 1, seq · kv_heads · head_dim]`.
         keys: (Tensor<B, 2>, Tensor<B, 2>),
-        /// H, `[head_dim, head_dim]`.
+        /// The matrix H, `[head_dim, head_dim]`.
         half_turn: Tensor<B, 2>,
-        /// Tokens a row.
+        /// Tokens of a row.
         seq: usize,
     },
 }
 
-/// cos and sin of each token's angles, `[tokens of the batch or of one row, head_dim / 2]`.
+/// Cosines and sines of each token's angles, `[batch · seq or seq, head_dim / 2]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Angles {
     cos: Arc<[f32]>,
@@ -37,10 +38,12 @@ pub(crate) struct Angles {
 }
 
 impl<B: Backend> Rotary<B> {
+    /// Computes the rotations of one forward pass.
+    ///
     /// * `positions`: `[batch · seq]`, row after row.
     /// * `frequencies`: `[head_dim / 2]`, the angle per position.
-    /// * `heads`: of queries and of keys.
-    /// * `half_turn`: as [`half_turn`] makes it.
+    /// * `heads`: number of heads of queries, and of keys.
+    /// * `half_turn`: what [`half_turn`] returns for the head's dimension.
     pub(crate) fn new(
         positions: &[u32],
         seq: usize,
@@ -55,8 +58,8 @@ impl<B: Backend> Rotary<B> {
             positions.iter().flat_map(|&p| frequencies.iter().map(move |f| of(p as f32 * f))).collect()
         };
         let angles = Angles { cos: table(f32::cos), sin: table(f32::sin), half: frequencies.len() };
-        if on_host(half_turn) {
-            return Self::Host(angles);
+        if is_cpu(half_turn) {
+            return Self::Cpu(angles);
         }
         let of = |heads| {
             (angles.tensor(&angles.cos, heads, seq, half_turn), angles.tensor(&angles.sin, heads, seq, half_turn))
@@ -64,19 +67,19 @@ impl<B: Backend> Rotary<B> {
         Self::Tensors { queries: of(heads[0]), keys: of(heads[1]), half_turn: half_turn.clone(), seq }
     }
 
-    /// `[batch · seq, heads · head_dim]` → the same, rotated.
+    /// Rotates queries, `[batch · seq, heads · head_dim]`.
     pub(crate) fn queries(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.rotate(x, |queries, _| queries)
     }
 
-    /// `[batch · seq, kv_heads · head_dim]` → the same, rotated.
+    /// Rotates keys, `[batch · seq, kv_heads · head_dim]`.
     pub(crate) fn keys(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.rotate(x, |_, keys| keys)
     }
 
     fn rotate(&self, x: Tensor<B, 2>, table: for<'a> fn(&'a Table<B>, &'a Table<B>) -> &'a Table<B>) -> Tensor<B, 2> {
         match self {
-            Self::Host(angles) => run(angles.clone(), [primitive(x)]),
+            Self::Cpu(angles) => run(angles.clone(), [primitive(x)]),
             Self::Tensors { queries, keys, half_turn, seq } => {
                 let (cos, sin) = table(queries, keys);
                 let [tokens, width] = x.dims();
@@ -91,8 +94,8 @@ impl<B: Backend> Rotary<B> {
 
 type Table<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
-/// H of [`Rotary::Tensors`]: `(x H)[j] = -x[j + half]` in the first half, `x[j - half]` in the
-/// second.
+/// Returns the matrix H of [`Rotary::Tensors`], `[dim, dim]`: `(x H)[j]` is `-x[j + dim / 2]` in
+/// the first half and `x[j - dim / 2]` in the second.
 pub(crate) fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B, 2> {
     let mut values = vec![0.0; dim * dim];
     for j in 0..dim / 2 {
@@ -103,7 +106,8 @@ pub(crate) fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B,
 }
 
 impl Angles {
-    /// `values` for both halves of each of `heads`, `[batch or 1, seq · heads · head_dim]`.
+    /// Returns `values` repeated for both halves of each of `heads` heads:
+    /// `[batch or 1, seq · heads · head_dim]`.
     fn tensor<B: Backend>(&self, values: &[f32], heads: usize, seq: usize, like: &Tensor<B, 2>) -> Tensor<B, 2> {
         let tokens = values.chunks(self.half);
         let rows = values.len() / self.half / seq;
@@ -112,7 +116,8 @@ impl Angles {
         Tensor::from_data(TensorData::new(repeated, [rows, 2 * seq * heads * self.half]), &like.device())
     }
 
-    /// Turns `x`, `[batch · seq, heads · head_dim]`, forward for `direction` 1 and back for -1.
+    /// Rotates `x`, `[batch · seq, heads · head_dim]`, forward for `direction` 1 and backward for
+    /// -1.
     fn turn(&self, mut x: TensorData, direction: f32) -> TensorData {
         let width = x.shape[1];
         floats_mut(&mut x).par_chunks_mut(width).enumerate().for_each(|(token, heads)| {
@@ -150,7 +155,7 @@ mod tests {
     use crate::device::Training;
     use crate::kernels::testing::{numbers, same};
 
-    /// One table for all rows, and one for each.
+    /// With one table for all rows, and with one for each row.
     #[test]
     fn equals_the_plain_operations() {
         for positions in [[0, 1, 2, 0, 1, 2], [4, 5, 6, 1, 2, 2]] {
@@ -158,8 +163,8 @@ mod tests {
             let plain = |x: &Tensor<Training, 2>| {
                 let half_turn = half_turn(6, &x.device());
                 let angles = match Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn) {
-                    Rotary::Host(angles) => angles,
-                    Rotary::Tensors { .. } => unreachable!("the CPU is the host"),
+                    Rotary::Cpu(angles) => angles,
+                    Rotary::Tensors { .. } => unreachable!("the tests run on the CPU"),
                 };
                 let table = |values: &[f32]| angles.tensor(values, heads, 3, &half_turn);
                 let queries = (table(&angles.cos), table(&angles.sin));

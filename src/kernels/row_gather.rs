@@ -1,4 +1,4 @@
-//! Rows of a matrix put elsewhere.
+//! Gathers and scatters rows of a matrix.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::cpu_op::{CpuOperation, floats, on_host, primitive, run};
+use super::cpu_op::{CpuOperation, floats, is_cpu, primitive, run};
 
-/// Which row of the input each row of the output is, or none (then it is 0), and the other way.
+/// A gather of rows that can be inverted: for each output row its input row, or none (the output
+/// row is then 0), and for each input row its output row.
 #[derive(Debug, Clone)]
 pub(crate) struct RowGather {
     from: Arc<[Option<u32>]>,
@@ -16,25 +17,28 @@ pub(crate) struct RowGather {
 }
 
 impl RowGather {
-    /// * `from`: each of the input's `rows` at most once.
+    /// * `from`: for each output row the index of its input row; each of the `rows` at most once.
     pub fn new(from: Vec<Option<u32>>, rows: usize) -> Self {
         let mut to = vec![None; rows];
-        for (place, row) in from.iter().enumerate() {
+        for (output, row) in from.iter().enumerate() {
             if let Some(row) = row {
-                to[*row as usize] = Some(place as u32);
+                to[*row as usize] = Some(output as u32);
             }
         }
         Self { from: from.into(), to: to.into() }
     }
 
-    /// Every output row's input row back to where it came from.
-    pub fn back(&self) -> Self {
+    /// Returns the inverse: each output row back to its input row.
+    pub fn inverse(&self) -> Self {
         Self { from: self.to.clone(), to: self.from.clone() }
     }
 
-    /// `[rows, width]` → `[places, width]`, where the tensor is in the host's memory.
+    /// Gathers the rows of `x`, `[rows, width]`: `[output rows, width]`.
+    ///
+    /// # Errors
+    /// `x` itself, unchanged, where it is not in the CPU's memory.
     pub fn apply<B: Backend>(&self, x: Tensor<B, 2>) -> Result<Tensor<B, 2>, Tensor<B, 2>> {
-        match on_host(&x) {
+        match is_cpu(&x) {
             true => Ok(run(self.clone(), [primitive(x)])),
             false => Err(x),
         }
@@ -45,23 +49,23 @@ impl CpuOperation<1> for RowGather {
     type Saved = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
-        (moved(&x, &self.from), ())
+        (gather(&x, &self.from), ())
     }
 
     fn backward(&self, _: &(), grad: TensorData, _: [bool; 1]) -> [Option<TensorData>; 1] {
-        [Some(moved(&grad, &self.to))]
+        [Some(gather(&grad, &self.to))]
     }
 }
 
-/// Rows that one thread copies at a time, at least.
+/// Smallest number of rows that one thread copies at a time.
 const ROWS: usize = 32;
 
-fn moved(x: &TensorData, from: &[Option<u32>]) -> TensorData {
+fn gather(x: &TensorData, from: &[Option<u32>]) -> TensorData {
     let (width, x) = (x.shape[1], floats(x));
     let mut output = vec![0.0; from.len() * width];
-    output.par_chunks_mut(width.max(1)).zip(from).with_min_len(ROWS).for_each(|(place, row)| {
+    output.par_chunks_mut(width.max(1)).zip(from).with_min_len(ROWS).for_each(|(output, row)| {
         if let Some(row) = row {
-            place.copy_from_slice(&x[*row as usize * width..][..width]);
+            output.copy_from_slice(&x[*row as usize * width..][..width]);
         }
     });
     TensorData::new(output, [from.len(), width])
@@ -84,7 +88,7 @@ mod tests {
         let there = moves.apply(x.clone()).unwrap();
         let values = |t: Tensor<Training, 2>| t.into_data().to_vec::<f32>().unwrap();
         assert_eq!(values(there.clone()), [5.0, 6.0, 0.0, 0.0, 1.0, 2.0]);
-        assert_eq!(values(moves.back().apply(there.clone()).unwrap()), [1.0, 2.0, 0.0, 0.0, 5.0, 6.0]);
+        assert_eq!(values(moves.inverse().apply(there.clone()).unwrap()), [1.0, 2.0, 0.0, 0.0, 5.0, 6.0]);
         let weights = Tensor::from_data([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device);
         let grads = (there * weights).sum().backward();
         let gradient = x.grad(&grads).unwrap().into_data().to_vec::<f32>().unwrap();

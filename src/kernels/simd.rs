@@ -1,28 +1,90 @@
-//! Loops that the compiler turns into SIMD instructions.
+//! Loops that the compiler turns into SIMD instructions, of the best set that the processor has.
 
-/// Runs a loop compiled for AVX2 where the CPU has it; the build's baseline is SSE2. What `work`
-/// calls must be inlined.
+/// Instruction set that [`wide`] compiles loops for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// AVX-512 (F, BW, DQ, VL) with FMA: 16 numbers at once.
+    Avx512,
+    /// AVX2 with FMA: 8 numbers at once.
+    Avx2,
+    /// What the build targets: SSE2 on x86-64, NEON on ARM.
+    Baseline,
+}
+
+impl InstructionSet {
+    /// Returns the best one that this processor has.
+    #[inline(always)]
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                return Self::Avx512;
+            }
+            if avx2 {
+                return Self::Avx2;
+            }
+        }
+        Self::Baseline
+    }
+}
+
+impl std::fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Avx512 => "AVX-512",
+            Self::Avx2 => "AVX2",
+            Self::Baseline if cfg!(target_arch = "aarch64") => "NEON",
+            Self::Baseline => "SSE2",
+        })
+    }
+}
+
+/// Runs a loop compiled for the best instruction set of this processor. What `work` calls must be
+/// inlined. The numbers are the same with each: sums have [`LANES`] columns with all of them.
 #[inline(always)]
 pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
+    wide_for(InstructionSet::detect(), work)
+}
+
+/// Runs a loop compiled for `set`, or for the baseline on another kind of processor.
+///
+/// The caller must have `set` from [`InstructionSet::detect`], or one below it.
+#[inline(always)]
+fn wide_for<R>(set: InstructionSet, work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]
         fn avx2<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the CPU has both.
-            return unsafe { avx2(work) };
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        match set {
+            // SAFETY: the processor has it, as `detect` found.
+            InstructionSet::Avx512 => return unsafe { avx512(work) },
+            // SAFETY: likewise; a processor with AVX-512 has AVX2 and FMA, too.
+            InstructionSet::Avx2 => return unsafe { avx2(work) },
+            InstructionSet::Baseline => {}
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = set;
     work()
 }
 
-/// Sums of this many columns apart from each other, since adding up in order cannot use SIMD.
+/// Number of partial sums of a loop: adding up in order could not use SIMD.
 const LANES: usize = 16;
 
-/// e^x within 2 ulp; 0 below -87, where it leaves the normal numbers; finite above 88; NaN for NaN.
-/// After Cephes' `expf`.
+/// Returns e^x within 2 ulp: 0 below -87, where it leaves the normal numbers; finite above 88; NaN
+/// for NaN. After Cephes' `expf`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     // Adding it rounds to a whole number, which then stands in the low bits.
@@ -42,7 +104,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power_of_two }
 }
 
-/// Σ aᵢ bᵢ.
+/// Returns the dot product Σ aᵢ bᵢ.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -56,7 +118,8 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The greatest; -∞ of none. NaN is passed over: it shows in whatever is computed next.
+/// Returns the greatest value; -∞ of an empty slice. NaN is passed over: it shows in whatever is
+/// computed next.
 #[inline(always)]
 pub(crate) fn greatest(values: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
@@ -71,7 +134,7 @@ pub(crate) fn greatest(values: &[f32]) -> f32 {
     lanes.into_iter().fold(rest, greater)
 }
 
-/// Each value to `e^(value - shift)`; returns their sum.
+/// Replaces each value by `e^(value - shift)` and returns their sum.
 #[inline(always)]
 pub(crate) fn exp_all(values: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0.0; LANES];
@@ -117,6 +180,28 @@ mod tests {
             let sum = exp_all(&mut powers, 0.5);
             let expected: f32 = a.iter().map(|a| (a - 0.5).exp()).sum();
             assert!((sum - expected).abs() < 1e-4);
+        }
+    }
+
+    /// The numbers do not depend on the processor.
+    #[test]
+    fn instruction_sets_agree_to_the_bit() {
+        let values: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+        let run = |set| {
+            let mut powers = values.clone();
+            let sum = wide_for(set, || exp_all(&mut powers, 3.0));
+            let dot = wide_for(set, || dot(&values, &powers));
+            let greatest = wide_for(set, || greatest(&values));
+            (powers, sum, dot, greatest)
+        };
+        let expected = run(InstructionSet::Baseline);
+        let sets = match InstructionSet::detect() {
+            InstructionSet::Avx512 => vec![InstructionSet::Avx2, InstructionSet::Avx512],
+            InstructionSet::Avx2 => vec![InstructionSet::Avx2],
+            InstructionSet::Baseline => vec![],
+        };
+        for set in sets {
+            assert_eq!(run(set), expected, "{set}");
         }
     }
 }

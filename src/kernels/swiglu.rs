@@ -5,26 +5,26 @@ use burn::tensor::TensorData;
 use burn::tensor::activation::silu;
 use rayon::prelude::*;
 
-use super::cpu_op::{CpuOperation, floats, on_host, primitive, run};
+use super::cpu_op::{CpuOperation, floats, is_cpu, primitive, run};
 use super::simd::{exp, wide};
 
-/// `silu(gate) · up`, elementwise.
+/// Returns `silu(gate) · up`, elementwise; all of one shape, `[tokens, width]`.
 pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     assert_eq!(gate.dims(), up.dims(), "gate and up are of one shape");
-    match on_host(&gate) {
+    match is_cpu(&gate) {
         true => run(SwiGlu, [primitive(gate), primitive(up)]),
         false => silu(gate) * up,
     }
 }
 
-/// Numbers that one thread works on at a time.
+/// Number of values that one thread works on at a time.
 const CHUNK: usize = 8192;
 
 #[derive(Debug)]
 struct SwiGlu;
 
 impl CpuOperation<2> for SwiGlu {
-    /// Gate and up.
+    /// The inputs gate and up.
     type Saved = [TensorData; 2];
 
     fn forward(&self, inputs: [TensorData; 2]) -> (TensorData, Self::Saved) {

@@ -1,73 +1,75 @@
-//! A forward pass that keeps each decoder block's input alone; the backward pass runs the blocks
-//! again, the last one first.
+//! Gradient checkpointing: the forward pass keeps only the input of each decoder block; the
+//! backward pass runs the blocks again, from the last to the first, and embeds the tokens again.
 //!
 //! Paper: arXiv 1604.06174. Reference: transformers' `gradient_checkpointing_enable`
 //! (torch.utils.checkpoint, a decoder layer at a time). There the generator's state is kept for
-//! dropout; here each block draws from a seed of its own, both times.
+//! dropout; here the embeddings and each block draw from a seed of their own, both times.
+//!
+//! No autodiff graph may live while another one is run backward: burn 0.21 then loses gradients,
+//! at random (its `backward` forgets the parameters' nodes, and a graph whose parameters are
+//! forgotten is removed). So nothing here keeps a tensor that is in a graph: the embeddings are
+//! computed again at the end of the backward pass, and the cached prefix is cut where it is used.
 
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
-use super::item_encoder::Pass;
-use crate::kernels::{Keys, LayerCache, Rotary};
-use crate::model::llm::decoder::Llama;
-use crate::model::llm::kv_cache::Cache;
+use super::ItemLanguageModel;
+use super::item_language_model::Pass;
+use crate::kernels::Rotary;
+use crate::model::llm::kv_cache::KvCache;
 
 /// A forward pass that can be run backward.
 pub(crate) struct Checkpoints<B: AutodiffBackend> {
     pass: Pass<B>,
     rotary: Rotary<B>,
-    /// Of each block, untracked: `[batch, seq, hidden]`.
+    /// Each block's input, in no graph: `[1, tokens, hidden]`.
     inputs: Vec<Tensor<B, 3>>,
     seed: u64,
 }
 
 impl<B: AutodiffBackend> Checkpoints<B> {
-    /// Also returns the last block's output (before the last norm) and the cache that
-    /// [`Llama::forward_masked`] returns; they are in no graph.
-    pub(crate) fn forward(llm: &Llama<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, Cache<B>) {
-        let (seq, device) = (pass.embeddings.dims()[1], pass.embeddings.device());
-        let rotary = llm.rotary(&pass.positions, seq);
-        let untracked =
-            |pair: &Keys<B>| (pair.0.clone().set_require_grad(false), pair.1.clone().set_require_grad(false));
-        let untracked = |layer: &LayerCache<B>| LayerCache {
-            shared: layer.shared.as_ref().map(untracked),
-            own: layer.own.iter().map(untracked).collect(),
-        };
-        let mut x = pass.embeddings.clone().set_require_grad(false);
-        let (mut inputs, mut layers) = (Vec::new(), Vec::new());
+    /// Runs `pass`. Also returns the last block's output (before the last norm) and the cache that
+    /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
+    pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
+        let device = model.device();
+        let rotary = model.llm.rotary(&pass.positions, pass.tokens.len());
         // On the backend that trains, so that dropout is drawn.
-        for (l, layer) in llm.layers.clone().no_grad().iter().enumerate() {
+        let model = model.untracked();
+        let mut x = embed(&model, &pass, seed);
+        let (mut inputs, mut layers) = (Vec::new(), Vec::new());
+        for (l, layer) in model.llm.layers.iter().enumerate() {
             B::seed(&device, block_seed(seed, l));
-            let past = pass.past.0.get(l).map(untracked).unwrap_or_default();
             inputs.push(x.clone());
-            let (next, cache) = layer.forward(x, &rotary, &pass.mask, &pass.packing, past, llm.config());
+            let past = model.cached_layer(l, pass.cached_len);
+            let (next, cache) = layer.forward(x, &rotary, &pass.mask, &pass.packing, past, model.llm.config());
             layers.push(cache);
             x = next;
         }
-        (Self { pass, rotary, inputs, seed }, x, Cache(layers))
+        (Self { pass, rotary, inputs, seed }, x, KvCache { layers })
     }
 
-    /// Backward from the gradients of the last block's output and of each block's keys and values,
-    /// where there are any. `each` is given the gradients that each block finds, and at last those
-    /// of what the embeddings were computed from.
+    /// Runs backward from the gradients of the last block's output and of each block's keys and
+    /// values, where there are any. `accumulate` receives the gradients in parts to be summed: each
+    /// block's, and at last those of what the embeddings were computed from.
+    ///
+    /// * `model`: the one of [`Checkpoints::forward`].
     pub(crate) fn backward(
         self,
-        llm: &Llama<B>,
+        model: &ItemLanguageModel<B>,
         output: Option<Tensor<B::InnerBackend, 3>>,
         mut key_values: Vec<[Option<Tensor<B::InnerBackend, 4>>; 2]>,
-        each: &mut impl FnMut(B::Gradients),
+        accumulate: &mut impl FnMut(B::Gradients),
     ) {
-        let device = self.pass.embeddings.device();
+        let (device, llm, pass) = (model.device(), &model.llm, &self.pass);
         let mut gradient = output;
         for (l, (layer, input)) in llm.layers.iter().zip(self.inputs).enumerate().rev() {
             let [for_keys, for_values] = key_values.pop().unwrap_or_default();
             B::seed(&device, block_seed(self.seed, l));
             let input = input.require_grad();
-            let past = self.pass.past.0.get(l).cloned().unwrap_or_default();
+            let past = model.cached_layer(l, pass.cached_len);
             let (next, cache) =
-                layer.forward(input.clone(), &self.rotary, &self.pass.mask, &self.pass.packing, past, llm.config());
+                layer.forward(input.clone(), &self.rotary, &pass.mask, &pass.packing, past, llm.config());
             let mut terms = vec![weighted(next, gradient.take())];
             if for_keys.is_some() || for_values.is_some() {
                 let (keys, values) = cache.into_whole();
@@ -76,19 +78,27 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             let Some(sum) = terms.into_iter().flatten().reduce(|a, b| a + b) else { continue };
             let mut grads = sum.backward();
             gradient = input.grad_remove(&mut grads);
-            each(grads);
+            accumulate(grads);
         }
-        if let Some(sum) = weighted(self.pass.embeddings, gradient) {
-            each(backward_if_tracked(sum));
+        if gradient.is_some()
+            && let Some(sum) = weighted(embed(model, pass, self.seed), gradient)
+        {
+            accumulate(backward_if_tracked(sum));
         }
     }
+}
+
+/// `[1, tokens, hidden]`, with the dropout that `seed` draws in an item encoder.
+fn embed<B: AutodiffBackend>(model: &ItemLanguageModel<B>, pass: &Pass<B>, seed: u64) -> Tensor<B, 3> {
+    B::seed(&model.device(), seed);
+    model.embed(&pass.tokens, 1, pass.tokens.len())
 }
 
 fn block_seed(seed: u64, block: usize) -> u64 {
     seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(block as u64)
 }
 
-/// A sum whose gradient with respect to `tensor` is `gradient`.
+/// Returns a sum whose gradient with respect to `tensor` is `gradient`.
 pub(crate) fn weighted<B: AutodiffBackend, const D: usize>(
     tensor: Tensor<B, D>,
     gradient: Option<Tensor<B::InnerBackend, D>>,
@@ -96,8 +106,17 @@ pub(crate) fn weighted<B: AutodiffBackend, const D: usize>(
     Some((tensor * Tensor::from_inner(gradient?)).sum())
 }
 
-/// Gradients of `sum`; none where nothing trains that it was computed from.
+/// Returns the gradients of `sum`: none if it was computed from nothing that trains.
 pub(crate) fn backward_if_tracked<B: AutodiffBackend>(sum: Tensor<B, 1>) -> B::Gradients {
     let tracked = Tensor::zeros([1], &sum.device()).require_grad();
     (sum + tracked).backward()
+}
+
+impl<B: AutodiffBackend> ItemLanguageModel<B> {
+    /// Returns a copy, on the same backend, whose passes make no graph.
+    pub(crate) fn untracked(&self) -> Self {
+        let mut model = self.clone().no_grad();
+        model.prefix = model.prefix.map(|prefix| prefix.untracked());
+        model
+    }
 }

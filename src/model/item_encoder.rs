@@ -1,8 +1,7 @@
-//! The item-language model: an LLM whose prompt holds vectors of items and users between ordinary
-//! tokens.
+//! Encoders of items and users: from a collaborative vector to K vectors in the space of an LLM's
+//! embeddings.
 //!
-//! Paper: ILM, arXiv 2406.02844: an entity's collaborative vector passes a Q-Former and a linear
-//! adapter, and its K vectors take the places of a placeholder. Beside it two plainer encoders:
+//! ILM's (arXiv 2406.02844) is a Q-Former and a linear adapter. Beside it two plainer ones:
 //! CoLLM's MLP (arXiv 2310.19488; zyang1580/CoLLM, minigpt4/models/minigpt4rec_v2.py, `llama_proj`)
 //! and LLaRA's projection (arXiv 2312.02445).
 //!
@@ -21,12 +20,6 @@ use serde::{Deserialize, Serialize};
 use super::bert::Linear;
 use super::parameters::{Parameters, Start, load_module, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
-use crate::batch::TokenTreeBatch;
-use crate::core::profiler;
-use crate::core::profiler::Part;
-use crate::kernels::{AttentionMask, LayerCache, Mask};
-use crate::model::llm::decoder::{Llama, Output};
-use crate::model::llm::kv_cache::{Cache, Packing};
 use crate::text::EntityTokens;
 use crate::{Error, Result};
 
@@ -195,7 +188,7 @@ pub struct Entities<B: Backend> {
     /// `[items + users, vector_width]`; they do not train.
     pub(crate) vectors: Tensor<B, 2>,
     #[module(skip)]
-    tokens: EntityTokens,
+    pub(crate) tokens: EntityTokens,
 }
 
 impl<B: Backend> Entities<B> {
@@ -225,240 +218,5 @@ impl<B: Backend> Entities<B> {
     /// Missing, unexpected and misshapen tensors, by name.
     pub fn load_encoder(self, path: &Path) -> Result<Self> {
         Ok(Self { encoder: load_module(path, self.encoder)?, ..self })
-    }
-}
-
-/// The beginning that prompts share, run once: its keys and values.
-#[derive(Module, Debug)]
-pub struct PrefixCache<B: Backend> {
-    pub(crate) keys: Vec<Tensor<B, 4>>,
-    pub(crate) values: Vec<Tensor<B, 4>>,
-    #[module(skip)]
-    pub(crate) tokens: Vec<u32>,
-}
-
-impl<B: Backend> PrefixCache<B> {
-    /// Its first `tokens` tokens, shared by all rows.
-    fn beginning(&self, tokens: usize) -> Cache<B> {
-        let cut = |t: &Tensor<B, 4>| t.clone().narrow(2, 0, tokens);
-        let layer = |(k, v)| LayerCache { shared: Some((cut(k), cut(v))), own: Vec::new() };
-        Cache(self.keys.iter().zip(&self.values).map(layer).collect())
-    }
-}
-
-/// An LLM, and what encodes items and users for it.
-#[derive(Module, Debug)]
-pub struct ItemLanguageModel<B: Backend> {
-    /// The language model.
-    pub llm: Llama<B>,
-    /// `None` for prompts of text alone.
-    pub entities: Option<Entities<B>>,
-    pub(crate) prefix: Option<PrefixCache<B>>,
-    /// Training keeps each decoder block's input alone and runs the block again in the backward
-    /// pass: less memory, more time.
-    pub gradient_checkpointing: bool,
-}
-
-/// What the decoder is given: see [`Llama::forward_masked`].
-pub(crate) struct Pass<B: Backend> {
-    pub embeddings: Tensor<B, 3>,
-    pub positions: Vec<u32>,
-    pub mask: Mask<B>,
-    pub packing: Packing<B>,
-    pub past: Cache<B>,
-}
-
-/// What [`ItemLanguageModel::forward`] returns.
-#[derive(Debug, Clone)]
-pub struct PrefillOutput<B: Backend> {
-    /// `[tokens, hidden]`, of each row's tokens after the first `skipped`, row after row.
-    pub hidden: Tensor<B, 2>,
-    /// All rows' tokens: the skipped ones shared, the others padded on the right to the longest
-    /// row.
-    pub cache: Cache<B>,
-    /// Tokens of every row that the prefix's cache stood for.
-    pub skipped: usize,
-    /// `[rows]`: where in `hidden` each row begins.
-    starts: Vec<usize>,
-}
-
-impl<B: Backend> PrefillOutput<B> {
-    /// Where in [`PrefillOutput::hidden`] the token at `position` of `row` stands.
-    pub fn at(&self, row: usize, position: usize) -> usize {
-        self.starts[row] + position - self.skipped
-    }
-}
-
-impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
-    fn from(llm: Llama<B>) -> Self {
-        Self::new(llm, None)
-    }
-}
-
-impl<B: Backend> ItemLanguageModel<B> {
-    /// An LLM with items and users.
-    pub fn new(llm: Llama<B>, entities: Option<Entities<B>>) -> Self {
-        Self { llm, entities, prefix: None, gradient_checkpointing: false }
-    }
-
-    /// The device of its weights.
-    pub fn device(&self) -> B::Device {
-        self.llm.embed_tokens.val().device()
-    }
-
-    /// The root mean square of the LLM's embeddings.
-    pub fn embedding_scale(llm: &Llama<B>) -> f64 {
-        let table = llm.embed_tokens.val().detach();
-        table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
-    }
-
-    /// Runs the beginning that `tokens` is once, unless the prefix there is stands for it, for rows
-    /// that begin with it or with a part of it. It holds while no weight of the LLM changes;
-    /// entities among the tokens end it.
-    pub fn with_prefix(mut self, tokens: &[u32]) -> Self {
-        if self.known(tokens) == tokens.len() {
-            return self;
-        }
-        self.prefix = None;
-        let ordinary = tokens.iter().take_while(|&&token| self.place(token).is_none()).count();
-        if ordinary == 0 {
-            return self;
-        }
-        let run = self.forward(&[&tokens[..ordinary]], 0);
-        let own = run.cache.0.into_iter().flat_map(|layer| layer.own);
-        let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
-        self.prefix = Some(PrefixCache { keys, values, tokens: tokens[..ordinary].to_vec() });
-        self
-    }
-
-    fn place(&self, token: u32) -> Option<(u32, u32)> {
-        self.entities.as_ref().and_then(|entities| entities.tokens.place(token))
-    }
-
-    /// The entities among `tokens`, ascending.
-    pub(crate) fn present(&self, tokens: &[u32]) -> Vec<u32> {
-        let mut present: Vec<u32> = tokens.iter().filter_map(|&token| Some(self.place(token)?.0)).collect();
-        present.sort_unstable();
-        present.dedup();
-        present
-    }
-
-    /// `[batch · seq]` tokens, ordinary ones and [`EntityTokens`], → `[batch, seq, hidden]`. Each
-    /// entity is encoded once.
-    pub fn embed(&self, tokens: &[u32], batch: usize, seq: usize) -> Tensor<B, 3> {
-        profiler::begin(Part::Embedding);
-        let device = self.device();
-        let ints = |values: Vec<i32>| {
-            let count = values.len();
-            Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &device)
-        };
-        let present = self.present(tokens);
-        let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
-            return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
-        };
-        // The ordinary tokens' rows come first, then K rows an entity.
-        let is_ordinary = |token: &&u32| self.place(**token).is_none();
-        let ordinary: Vec<i32> = tokens.iter().filter(is_ordinary).map(|&t| t as i32).collect();
-        let (first, per_entity) = (ordinary.len(), entities.tokens.per_entity() as usize);
-        let mut next = 0..first as i32;
-        let row = |&token: &u32| match self.place(token) {
-            None => next.next().unwrap_or_default(),
-            Some((entity, n)) => {
-                let before = present.partition_point(|&other| other < entity);
-                (first + before * per_entity + n as usize) as i32
-            }
-        };
-        let at: Vec<i32> = tokens.iter().map(row).collect();
-        let vectors = entities.vectors.clone().select(0, ints(present.iter().map(|&e| e as i32).collect()));
-        let encoded = entities.encoder.forward(vectors);
-        let width = encoded.dims()[1];
-        let rows = match first {
-            0 => encoded,
-            _ => Tensor::cat(
-                vec![self.llm.embed(ints(ordinary).reshape([1, first])).reshape([first, width]), encoded],
-                0,
-            ),
-        };
-        rows.select(0, ints(at)).reshape([batch, seq, width])
-    }
-
-    /// Runs rows of tokens from their beginning, as far as the prefix does not stand for it.
-    ///
-    /// * `needed`: the first position of a row whose hidden state is asked for.
-    ///
-    /// # Panics
-    /// On an empty row.
-    pub fn forward(&self, rows: &[&[u32]], needed: usize) -> PrefillOutput<B> {
-        let device = self.device();
-        let skipped = rows.iter().map(|row| self.known(row)).min().unwrap_or(0).min(needed);
-        let own: Vec<u32> = rows.iter().flat_map(|row| &row[skipped..]).copied().collect();
-        let positions: Vec<u32> = rows.iter().flat_map(|row| skipped as u32..row.len() as u32).collect();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.len() - skipped).collect();
-        let packing = Packing::new(&lengths, &device);
-        let mask = Mask::new(AttentionMask::causal(packing.seq()), skipped, &device);
-        let embeddings = self.embed(&own, 1, own.len());
-        let output = self.llm.forward_masked(embeddings, &positions, &mask, &packing, self.beginning(skipped));
-        let mut next = 0;
-        let start = |length: usize| {
-            next += length;
-            next - length
-        };
-        let starts = lengths.into_iter().map(start).collect();
-        let width = output.hidden.dims()[2];
-        PrefillOutput { hidden: output.hidden.reshape([own.len(), width]), cache: output.cache, skipped, starts }
-    }
-
-    /// How many of the first tokens the prefix stands for.
-    pub(crate) fn known(&self, tokens: &[u32]) -> usize {
-        self.prefix.as_ref().map_or(0, |prefix| prefix.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count())
-    }
-
-    /// The cache of the prefix's first `tokens` tokens.
-    fn beginning(&self, tokens: usize) -> Cache<B> {
-        self.prefix.as_ref().filter(|_| tokens > 0).map_or_else(Cache::default, |prefix| prefix.beginning(tokens))
-    }
-
-    /// Runs token trees: their shared chain once, as far as the prefix does not stand for it, then
-    /// the trees below it. The hidden states of the trees' nodes, `[nodes, hidden]`.
-    pub fn forward_forest(&self, forest: &TokenTreeBatch) -> Tensor<B, 2> {
-        let hidden = self.run(self.trees_pass(forest)).hidden;
-        let [_, nodes, width] = hidden.dims();
-        hidden.reshape([nodes, width])
-    }
-
-    pub(crate) fn run(&self, pass: Pass<B>) -> Output<B> {
-        self.llm.forward_masked(pass.embeddings, &pass.positions, &pass.mask, &pass.packing, pass.past)
-    }
-
-    /// Of the trees below their shared chain.
-    pub(crate) fn trees_pass(&self, forest: &TokenTreeBatch) -> Pass<B> {
-        let chain = &forest.shared;
-        let lengths: Vec<usize> = forest.parents.iter().map(Vec::len).collect();
-        let known = self.known(chain);
-        let past = match known < chain.len() {
-            true => self.run(self.chain_pass(chain)).cache.into_shared(),
-            false => self.beginning(known),
-        };
-        profiler::begin(Part::Attention);
-        Pass {
-            mask: Mask::new(AttentionMask::trees(&forest.parents), chain.len(), &self.device()),
-            embeddings: self.embed(&forest.tokens, 1, forest.tokens.len()),
-            positions: forest.positions.clone(),
-            packing: Packing::new(&lengths, &self.device()),
-            past,
-        }
-    }
-
-    /// Of what of a chain the prefix does not stand for.
-    pub(crate) fn chain_pass(&self, chain: &[u32]) -> Pass<B> {
-        let known = self.known(chain);
-        let rest = chain.len() - known;
-        Pass {
-            embeddings: self.embed(&chain[known..], 1, rest),
-            positions: (known as u32..chain.len() as u32).collect(),
-            mask: Mask::new(AttentionMask::causal(rest), known, &self.device()),
-            packing: Packing::even(1, rest),
-            past: self.beginning(known),
-        }
     }
 }

@@ -1,114 +1,178 @@
-//! The chain that all micro-batches of an optimiser step stand below, run once a step: forward
-//! before them and, with the sum of the gradients that they have with respect to its keys and
-//! values, backward after them.
+//! Prompts that begin with the same tokens: those tokens' keys and values, computed once
+//! ([`PrefixCache`]), and in training their gradients, too ([`SharedPrefix`]).
+//!
+//! In an optimiser step all micro-batches begin with the same prefix. It is run forward once,
+//! before them, without a graph; after them it is run once more, with a graph, and backward from
+//! the sum of the gradients that they have with respect to its keys and values:
 //!
 //! ```text
-//!   chain ──▶ keys and values ═╤═▶ micro-batch 1 ─▶ loss        ═ cut: leaves of each micro-batch's graph
-//!     ▲           ▲            ├─▶ micro-batch 2 ─▶ loss
-//!     └───────────┴─ Σ gradients ◀─┘
+//!   prefix ──▶ keys and values ═╤═▶ micro-batch 1 ─▶ loss       ═ cut: leaves of each micro-batch's graph
+//!     ▲            ▲            ├─▶ micro-batch 2 ─▶ loss
+//!     └────────────┴─ Σ gradients ◀─┘
 //! ```
+//!
+//! Its graph is not kept in between, because graphs that outlive another one's backward pass lose
+//! gradients ([`super::gradient_checkpointing`]).
 
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::ItemLanguageModel;
 use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted};
-use super::item_encoder::PrefixCache;
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
-use crate::kernels::{profile_scope, rms_norm};
-use crate::model::llm::kv_cache::Cache;
+use crate::kernels::{LayerCache, profile_scope, rms_norm};
+use crate::model::llm::kv_cache::KvCache;
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
 
-/// Keys and values that micro-batches share, those of the first layer first.
-pub struct Root<B: AutodiffBackend> {
-    run: Run<B>,
-    /// What the micro-batches see.
+/// Keys and values of the tokens that prompts begin with.
+#[derive(Module, Debug)]
+pub struct PrefixCache<B: Backend> {
+    /// One tensor a layer: `[1, heads, tokens, head_dim]`.
+    pub(crate) keys: Vec<Tensor<B, 4>>,
+    /// One tensor a layer: `[1, heads, tokens, head_dim]`.
+    pub(crate) values: Vec<Tensor<B, 4>>,
+    #[module(skip)]
+    pub(crate) tokens: Vec<u32>,
+}
+
+impl<B: Backend> PrefixCache<B> {
+    /// Returns how many of the first `tokens` are cached.
+    pub(crate) fn common_prefix_len(&self, tokens: &[u32]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Returns the first `len` tokens, shared by all rows.
+    pub(crate) fn first(&self, len: usize) -> KvCache<B> {
+        KvCache { layers: (0..self.keys.len()).map(|layer| self.layer(layer, len)).collect() }
+    }
+
+    /// Returns one layer of the first `len` tokens, shared by all rows.
+    fn layer(&self, layer: usize, len: usize) -> LayerCache<B> {
+        let cut = |tensor: &Tensor<B, 4>| tensor.clone().narrow(2, 0, len);
+        LayerCache { shared: Some((cut(&self.keys[layer]), cut(&self.values[layer]))), own: Vec::new() }
+    }
+
+    /// Returns the same numbers, in no graph.
+    pub(crate) fn untracked(self) -> Self {
+        let untracked =
+            |tensors: Vec<Tensor<B, 4>>| tensors.into_iter().map(|tensor| tensor.set_require_grad(false)).collect();
+        Self { keys: untracked(self.keys), values: untracked(self.values), tokens: self.tokens }
+    }
+}
+
+impl<B: Backend> ItemLanguageModel<B> {
+    /// Returns one layer of the first `len` tokens of the prefix cache; empty for 0.
+    pub(crate) fn cached_layer(&self, layer: usize, len: usize) -> LayerCache<B> {
+        self.prefix.as_ref().filter(|_| len > 0).map_or_else(LayerCache::default, |prefix| prefix.layer(layer, len))
+    }
+}
+
+/// The prefix of all micro-batches of an optimiser step.
+pub struct SharedPrefix<B: AutodiffBackend> {
+    tokens: Vec<u32>,
+    seed: u64,
+    /// Where the blocks run again in the backward pass.
+    checkpoints: Option<Checkpoints<B>>,
+    /// Keys and values that the micro-batches attend to, one pair a layer.
     leaves: Vec<[Tensor<B, 4>; 2]>,
-    /// Summed over the micro-batches.
+    /// Their gradients, summed over the micro-batches.
     grads: Vec<[Option<Tensor<Inner<B>, 4>>; 2]>,
 }
 
-enum Run<B: AutodiffBackend> {
-    /// Keys and values in the graph of the chain.
-    Graph(Vec<[Tensor<B, 4>; 2]>),
-    Checkpoints(Checkpoints<B>),
+/// The backward pass of token trees that [`ItemLanguageModel::train_trees`] ran.
+pub struct TreesBackward<B: AutodiffBackend> {
+    checkpointed: Option<Checkpointed<B>>,
+}
+
+struct Checkpointed<B: AutodiffBackend> {
+    checkpoints: Checkpoints<B>,
+    /// The last block's output, a leaf.
+    output: Tensor<B, 3>,
+    /// The part of the trees' shared prefix that was not cached, with the model that has it cached.
+    prefix: Option<(ItemLanguageModel<B>, SharedPrefix<B>)>,
 }
 
 impl<B: AutodiffBackend> ItemLanguageModel<B> {
-    /// The model, for micro-batches that begin with `chain`, and what sums up their gradients.
-    /// Nothing is run where the prefix stands for all of it. `seed` draws dropout.
-    pub fn with_root(&self, chain: &[u32], seed: u64) -> (Self, Root<B>) {
+    /// Runs `tokens`, which all micro-batches begin with. Returns the model with their keys and
+    /// values cached, and what sums up the gradients of these. Nothing is run if all of them are
+    /// cached already.
+    ///
+    /// * `seed`: of dropout.
+    pub fn with_shared_prefix(&self, tokens: &[u32], seed: u64) -> (Self, SharedPrefix<B>) {
         let mut model = self.clone();
-        if self.known(chain) == chain.len() {
-            return (model, Root { run: Run::Graph(vec![]), leaves: vec![], grads: vec![] });
+        let mut prefix =
+            SharedPrefix { tokens: tokens.to_vec(), seed, checkpoints: None, leaves: vec![], grads: vec![] };
+        if self.cached_len(tokens) == tokens.len() {
+            return (model, prefix);
         }
-        // An encoder among the embeddings may draw as well.
-        B::seed(&self.device(), seed);
-        let pass = self.chain_pass(chain);
-        let pairs = |cache: Cache<B>| {
-            let layers = cache.into_shared().0.into_iter();
-            layers.filter_map(|layer| layer.shared.map(|(k, v)| [k, v])).collect::<Vec<_>>()
-        };
-        let (run, seen) = match self.gradient_checkpointing {
+        let cache = match self.gradient_checkpointing {
             true => {
-                let (checkpoints, _, cache) = Checkpoints::forward(&self.llm, pass, seed);
-                (Run::Checkpoints(checkpoints), pairs(cache))
+                let (checkpoints, _, cache) = Checkpoints::forward(self, self.prefix_pass(tokens), seed);
+                prefix.checkpoints = Some(checkpoints);
+                cache
             }
-            false => {
-                let run = pairs(self.run(pass).cache);
-                (Run::Graph(run.clone()), run)
-            }
+            false => self.untracked().run_prefix(tokens, seed),
         };
-        let leaves: Vec<_> = seen.into_iter().map(|pair| pair.map(|tensor| tensor.detach().require_grad())).collect();
-        let (keys, values) = leaves.iter().map(|[k, v]| (k.clone(), v.clone())).unzip();
-        model.prefix = Some(PrefixCache { keys, values, tokens: chain.to_vec() });
-        let grads = leaves.iter().map(|_| [None, None]).collect();
-        (model, Root { run, leaves, grads })
+        prefix.leaves = pairs(cache).map(|pair| pair.map(|tensor| tensor.detach().require_grad())).collect();
+        prefix.grads = prefix.leaves.iter().map(|_| [None, None]).collect();
+        let (keys, values) = prefix.leaves.iter().map(|[k, v]| (k.clone(), v.clone())).unzip();
+        model.prefix = Some(PrefixCache { keys, values, tokens: tokens.to_vec() });
+        (model, prefix)
     }
 
-    /// [`ItemLanguageModel::forward_forest`] of a micro-batch, to be run backward by
-    /// [`Trees::backward`]. `seed` draws dropout.
-    pub fn run_trees(&self, forest: &TokenTreeBatch, seed: u64) -> Trees<B> {
+    fn run_prefix(&self, tokens: &[u32], seed: u64) -> KvCache<B> {
+        // An item encoder among the embeddings may draw dropout as well.
         B::seed(&self.device(), seed);
-        let pass = self.trees_pass(forest);
-        let (hidden, checkpoints) = match self.gradient_checkpointing {
-            true => {
-                let (checkpoints, output, _) = Checkpoints::forward(&self.llm, pass, seed);
-                let output = output.require_grad();
-                (rms_norm(&self.llm.norm, profile_scope(output.clone(), Part::Loss)), Some((checkpoints, output)))
-            }
-            false => (self.run(pass).hidden, None),
-        };
+        self.run(&self.prefix_pass(tokens)).cache
+    }
+
+    /// Runs token trees as [`ItemLanguageModel::forward_trees`] does, for a backward pass. Returns
+    /// the hidden states of their nodes, `[nodes, hidden]`, and what continues a loss's backward
+    /// pass below them.
+    ///
+    /// * `seed`: of dropout.
+    pub fn train_trees(&self, trees: &TokenTreeBatch, seed: u64) -> (Tensor<B, 2>, TreesBackward<B>) {
+        if !self.gradient_checkpointing {
+            B::seed(&self.device(), seed);
+            return (self.forward_trees(trees), TreesBackward { checkpointed: None });
+        }
+        let uncached = self.cached_len(&trees.shared_prefix) < trees.shared_prefix.len();
+        let prefix = uncached.then(|| self.with_shared_prefix(&trees.shared_prefix, seed));
+        let model = prefix.as_ref().map_or(self, |(model, _)| model);
+        let (checkpoints, output, _) = Checkpoints::forward(model, model.trees_pass(trees), seed);
+        let output = output.require_grad();
+        let hidden = rms_norm(&self.llm.norm, profile_scope(output.clone(), Part::Loss));
         let [_, nodes, width] = hidden.dims();
-        Trees { hidden: hidden.reshape([nodes, width]), checkpoints }
+        let checkpointed = Checkpointed { checkpoints, output, prefix };
+        (hidden.reshape([nodes, width]), TreesBackward { checkpointed: Some(checkpointed) })
     }
 }
 
-/// Token trees that were run, and can be run backward.
-pub struct Trees<B: AutodiffBackend> {
-    /// Of the trees' nodes, `[nodes, hidden]`.
-    pub hidden: Tensor<B, 2>,
-    /// And the last block's output, a leaf.
-    checkpoints: Option<(Checkpoints<B>, Tensor<B, 3>)>,
-}
-
-impl<B: AutodiffBackend> Trees<B> {
-    /// Goes on from the gradients of a loss on `hidden` to those of all that it was computed from;
-    /// `each` is given them in parts to be summed.
-    pub fn backward(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, each: &mut impl FnMut(B::Gradients)) {
-        let before = self.checkpoints.map(|(checkpoints, output)| (checkpoints, output.grad_remove(&mut grads)));
-        each(grads);
-        if let Some((checkpoints, gradient)) = before {
-            checkpoints.backward(&model.llm, gradient, Vec::new(), each);
-        }
+impl<B: AutodiffBackend> TreesBackward<B> {
+    /// Continues from `grads`, those of a loss on the trees' hidden states, to the gradients of all
+    /// that these were computed from. `accumulate` receives them in parts to be summed.
+    ///
+    /// * `model`: the one that ran the trees.
+    pub fn run(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, accumulate: &mut impl FnMut(B::Gradients)) {
+        let Some(Checkpointed { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
+        let gradient = output.grad_remove(&mut grads);
+        accumulate(grads);
+        let Some((longer, mut prefix)) = prefix else {
+            return checkpoints.backward(model, gradient, Vec::new(), accumulate);
+        };
+        checkpoints.backward(&longer, gradient, Vec::new(), &mut |mut grads| {
+            prefix.take_gradients(&mut grads);
+            accumulate(grads);
+        });
+        prefix.backward(model, accumulate);
     }
 }
 
-impl<B: AutodiffBackend> Root<B> {
-    /// Takes a micro-batch's gradients with respect to the keys and values.
-    pub fn take(&mut self, grads: &mut B::Gradients) {
+impl<B: AutodiffBackend> SharedPrefix<B> {
+    /// Takes out of `grads` a micro-batch's gradients with respect to the prefix's keys and values.
+    pub fn take_gradients(&mut self, grads: &mut B::Gradients) {
         for (leaf, sum) in self.leaves.iter().flatten().zip(self.grads.iter_mut().flatten()) {
             *sum = match (leaf.grad_remove(grads), sum.take()) {
                 (Some(grad), Some(sum)) => Some(sum + grad),
@@ -117,17 +181,29 @@ impl<B: AutodiffBackend> Root<B> {
         }
     }
 
-    /// The gradients of what the chain was computed from, to `each` in parts to be summed.
-    pub fn backward(self, model: &ItemLanguageModel<B>, each: &mut impl FnMut(B::Gradients)) {
-        match self.run {
-            Run::Checkpoints(checkpoints) => checkpoints.backward(&model.llm, None, self.grads, each),
-            Run::Graph(run) => {
-                let terms = run.into_iter().flatten().zip(self.grads.into_iter().flatten());
-                let sum = terms.filter_map(|(tensor, grad)| weighted(tensor, grad)).reduce(|a, b| a + b);
-                if let Some(sum) = sum {
-                    each(backward_if_tracked(sum));
-                }
-            }
+    /// Runs the prefix backward. `accumulate` receives the gradients in parts to be summed.
+    ///
+    /// * `model`: the one of [`ItemLanguageModel::with_shared_prefix`].
+    pub fn backward(self, model: &ItemLanguageModel<B>, accumulate: &mut impl FnMut(B::Gradients)) {
+        if self.grads.iter().flatten().all(Option::is_none) {
+            return;
+        }
+        if let Some(checkpoints) = self.checkpoints {
+            return checkpoints.backward(model, None, self.grads, accumulate);
+        }
+        let keys_and_values = pairs(model.run_prefix(&self.tokens, self.seed)).flatten();
+        let terms = keys_and_values.zip(self.grads.into_iter().flatten());
+        let sum = terms.filter_map(|(tensor, grad)| weighted(tensor, grad)).reduce(|a, b| a + b);
+        if let Some(sum) = sum {
+            accumulate(backward_if_tracked(sum));
         }
     }
+}
+
+/// Each layer's keys and values of the one row of `cache`, those before it included.
+fn pairs<B: Backend>(cache: KvCache<B>) -> impl Iterator<Item = [Tensor<B, 4>; 2]> {
+    cache.layers.into_iter().map(|layer| {
+        let (keys, values) = layer.into_whole();
+        [keys, values]
+    })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::slice;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -19,7 +19,7 @@ use crate::core::profiler::{Part, Pass};
 use crate::loss::{
     AdaptiveTemperature, Loss, RootStatistics, linear_cross_entropy, linear_cross_entropy_value, with_prior,
 };
-use crate::model::{ItemLanguageModel, Root};
+use crate::model::{ItemLanguageModel, SharedPrefix};
 use crate::tensor::AUTODIFF;
 
 /// An LLM that trains on a loss.
@@ -82,18 +82,18 @@ impl<B: Backend> TrainableModel<B> {
 
     /// `[predictions, hidden]`: the states that a batch predicts from.
     fn hidden(&self, batch: &Batch) -> Tensor<B, 2> {
-        self.predicting(self.model.forward_forest(&batch.forest), batch)
+        self.predicting(self.model.forward_trees(&batch.token_trees), batch)
     }
 
     /// Of the nodes' states, `[nodes, hidden]`, those that a batch predicts from.
     fn predicting(&self, hidden: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.at as i32).collect()))
+        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.hidden_index as i32).collect()))
     }
 
     /// `[rows, hidden]`: the rows of the output projection that a batch scores.
     fn head(&self, batch: &Batch) -> Tensor<B, 2> {
         let head = self.model.llm.head();
-        match &batch.rows {
+        match &batch.candidate_ids {
             None => head,
             Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
         }
@@ -106,26 +106,26 @@ impl<B: Backend> TrainableModel<B> {
 
     /// With the chain run, as far as the model's prefix does not stand for it.
     fn below(&self, chain: &[u32]) -> Self {
-        Self { model: self.model.clone().with_prefix(chain), ..*self }
+        Self { model: self.model.clone().with_prefix_cache(chain), ..*self }
     }
 }
 
 /// The beginning that the chains of all `batches` share.
 fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     let Some(first) = batches.first() else { return &[] };
-    let first = first.forest.shared.as_slice();
+    let first = first.token_trees.shared_prefix.as_slice();
     let common = |chain: &[u32]| chain.iter().zip(first).take_while(|(a, b)| a == b).count();
-    &first[..batches.iter().map(|batch| common(&batch.forest.shared)).min().unwrap_or(0)]
+    &first[..batches.iter().map(|batch| common(&batch.token_trees.shared_prefix)).min().unwrap_or(0)]
 }
 
 /// Tokens run, the common `chain` once a device.
 fn run_tokens(batches: &[&Batch], chain: &[u32], devices: usize) -> usize {
-    batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
+    batches.iter().map(|batch| batch.token_trees.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
 }
 
 fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
     let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-    if values.len() == batch.predictions.len() * batch.rows.as_ref().map_or(0, Vec::len) {
+    if values.len() == batch.predictions.len() * batch.candidate_ids.as_ref().map_or(0, Vec::len) {
         statistics.add(&values, batch);
     }
 }
@@ -134,7 +134,7 @@ fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: 
 struct DeviceShard<'a, B: AutodiffBackend> {
     model: &'a TrainableModel<B>,
     rooted: ItemLanguageModel<B>,
-    root: Root<B>,
+    root: SharedPrefix<B>,
     grads: GradientsAccumulator<TrainableModel<B>>,
 }
 
@@ -150,7 +150,7 @@ impl<B: AutodiffBackend> DeviceShard<'_, B> {
 /// Gradients of the loss of the whole step, on the device of the first of `models`: each
 /// micro-batch's sum is divided by the whole step's denominator, so the split makes no difference
 /// but in what dropout draws. The chain that all micro-batches begin with is run once on each
-/// device ([`ItemLanguageModel::with_root`]), and draws the same dropout on all.
+/// device ([`ItemLanguageModel::with_shared_prefix`]), and draws the same dropout on all.
 ///
 /// The adaptive temperature is one for the step (papers.md A2) and is needed before the first
 /// gradient. With one micro-batch its statistics come from the same forward pass; with several,
@@ -199,7 +199,7 @@ pub fn train_step<B: AutodiffBackend>(models: &[TrainableModel<B>], step: Step) 
 
     let denominator = kind.denominator(&step.batches).max(1) as f64;
     let shares = models.iter().map(|&model| {
-        let (rooted, root) = model.model.with_root(chain, seed(0));
+        let (rooted, root) = model.model.with_shared_prefix(chain, seed(0));
         DeviceShard { model, rooted, root, grads: GradientsAccumulator::new() }
     });
     let mut shares: Vec<DeviceShard<B>> = shares.collect();
@@ -209,8 +209,8 @@ pub fn train_step<B: AutodiffBackend>(models: &[TrainableModel<B>], step: Step) 
         if profiler::is_on() {
             profiler::count(model.model.flops(batch, index > 0));
         }
-        let trees = rooted.run_trees(&batch.forest, seed(index + 1));
-        let (hidden, head) = (model.predicting(trees.hidden.clone(), batch), model.head(batch));
+        let (nodes, backward) = rooted.train_trees(&batch.token_trees, seed(index + 1));
+        let (hidden, head) = (model.predicting(nodes, batch), model.head(batch));
         if adapts && batches.len() == 1 {
             let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
             root_statistics(with_prior(logits, batch), batch, &mut statistics);
@@ -222,9 +222,9 @@ pub fn train_step<B: AutodiffBackend>(models: &[TrainableModel<B>], step: Step) 
         let batch_loss = batch_loss.mul_scalar(kind.factor(tau) / denominator);
         losses.push(batch_loss.clone().inner());
         profiler::backward(|| {
-            trees.backward(rooted, batch_loss.backward(), &mut |mut grads| {
+            backward.run(rooted, batch_loss.backward(), &mut |mut grads| {
                 profiler::begin(Part::Rest);
-                root.take(&mut grads);
+                root.take_gradients(&mut grads);
                 accumulator.accumulate(*model, GradientsParams::from_grads(grads, *model));
             });
         });
@@ -275,7 +275,7 @@ struct Dealt<'a, B: Backend> {
 
 fn dealt<'a, B: Backend>(models: &'a [TrainableModel<B>], batches: &[&Batch]) -> Dealt<'a, B> {
     let models: Vec<_> = models.iter().take(batches.len().max(1)).collect();
-    let tokens: Vec<usize> = batches.iter().map(|batch| batch.forest.tokens.len()).collect();
+    let tokens: Vec<usize> = batches.iter().map(|batch| batch.token_trees.tokens.len()).collect();
     Dealt { to: assign_micro_batches(&tokens, models.len()), models }
 }
 

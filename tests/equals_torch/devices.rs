@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
-use itemlm::model::{Entities, EntityEncoder, Layer, open_llm};
+use itemlm::model::{DecoderBlock, Entities, EntityEncoder, open_llm};
 use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
@@ -74,7 +74,7 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
     let encoder = EntityEncoder::new(&config, None, llm.config().hidden_size, scale, 3, device).unwrap();
     let vectors = (0..ITEMS as usize * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect();
     let entities = Entities::new(encoder, vectors, WIDTH, tokens, device);
-    (ItemLanguageModel::new(llm, Some(entities)).with_prefix(&[5, 6, 7]), tokens)
+    (ItemLanguageModel::new(llm, Some(entities)).with_prefix_cache(&[5, 6, 7]), tokens)
 }
 
 /// Prompts that begin alike and end in some items, as tokens or as vectors; the target is the next
@@ -215,10 +215,10 @@ fn a_copy_is_the_same_model() {
             open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
         opened.weights.keep_quantized().unwrap();
         let llm =
-            Llama::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
+            Decoder::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
         let copy = ItemLanguageModel::from(llm.clone()).clone_to_device(&second);
         assert_eq!(copy.devices(), std::slice::from_ref(&second));
-        let numbers = |layer: &Layer<Dispatch>| host(layer.down_proj.weight.dense());
+        let numbers = |layer: &DecoderBlock<Dispatch>| host(layer.down_proj.weight.dense());
         assert_eq!(numbers(&copy.llm.layers[0]), numbers(&llm.layers[0]));
     }
 }

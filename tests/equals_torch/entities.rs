@@ -40,7 +40,7 @@ fn vectors() -> Vec<f32> {
     (0..(ITEMS + USERS) * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect()
 }
 
-fn tokens<B: Backend>(llm: &Llama<B>, config: &EncoderConfig) -> EntityTokens {
+fn tokens<B: Backend>(llm: &Decoder<B>, config: &EncoderConfig) -> EntityTokens {
     EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS, USERS).unwrap()
 }
 
@@ -121,7 +121,7 @@ fn vectors_are_spliced_as_by_hand() {
 fn a_beginning_run_once_changes_nothing() {
     for device in devices() {
         let (model, numbers) = model::<Dispatch>(&encoders()[1], &device);
-        let begun = model.clone().with_prefix(&[5, 6, 7, 8]);
+        let begun = model.clone().with_prefix_cache(&[5, 6, 7, 8]);
         let vector: Vec<u32> = numbers.item(1).collect();
         // Rows that share all of it, and rows that share two tokens.
         for (last, shared) in [(7, 3), (9, 2)] {
@@ -129,12 +129,13 @@ fn a_beginning_run_once_changes_nothing() {
             let second = [5, 6, last, 21, 22, vector[0]];
             let rows: [&[u32]; 2] = [&first, &second];
             let (plain, cached) = (model.forward(&rows, 3), begun.forward(&rows, 3));
-            assert_eq!((plain.skipped, cached.skipped), (0, shared));
+            assert_eq!((plain.cached_len, cached.cached_len), (0, shared));
             for (row, tokens) in rows.iter().enumerate() {
-                let hidden =
-                    |run: &PrefillOutput<Dispatch>, at: usize| host(run.hidden.clone().narrow(0, run.at(row, at), 1));
+                let hidden = |run: &PrefillOutput<Dispatch>, at: usize| {
+                    host(run.hidden.clone().narrow(0, run.hidden_index(row, at), 1))
+                };
                 (shared..tokens.len()).for_each(|at| close("hidden states", &hidden(&cached, at), &hidden(&plain, at)));
-                for (mut cached, plain) in cached.cache.0.clone().into_iter().zip(&plain.cache.0) {
+                for (mut cached, plain) in cached.cache.layers.clone().into_iter().zip(&plain.cache.layers) {
                     let (own, (plain_k, plain_v)) = (cached.own.remove(0), plain.own[0].clone());
                     let (shared_k, shared_v) = cached.shared.unwrap();
                     let of_row = |t: Tensor<Dispatch, 4>| t.narrow(0, row, 1);
@@ -144,7 +145,7 @@ fn a_beginning_run_once_changes_nothing() {
                 }
             }
         }
-        assert_eq!(begun.forward(&[&[5, 6, 7, 8, 9]], 1).skipped, 1, "what is needed is run");
+        assert_eq!(begun.forward(&[&[5, 6, 7, 8, 9]], 1).cached_len, 1, "what is needed is run");
         // A single row is one of a batch.
         let (alone, among) =
             (begun.forward(&[&[5, 6, 7, 20, 21]], 3), begun.forward(&[&[5, 6, 7, 20, 21], &[5, 6, 7, 9]], 3));
@@ -168,7 +169,7 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let recommender =
                 |model| TrainableModel { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
             let plain = recommender(model.clone());
-            let begun = recommender(model.clone().with_prefix(&[5, 6, 7, 8]));
+            let begun = recommender(model.clone().with_prefix_cache(&[5, 6, 7, 8]));
             let (mut one, mut other) = (plain.step(step()), begun.step(step()));
             near("loss", other.item.loss, one.item.loss);
             let norm = clip_grad_norm(&plain, &mut one.grads, 1e9);

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use itemlm::data::{
-    Columns, Corpus, PrepareOptions, Report, Source, Split, TaskEntities, TaskRow, prepare, read_tasks,
+    Columns, Corpus, PrepareOptions, Report, Source, Split, TextTaskEntities, TextTaskRow, prepare, read_text_tasks,
 };
-use itemlm::text::{Task, elm24};
+use itemlm::text::{TextTask, elm24};
 
 use crate::names;
 use crate::real::data;
@@ -49,12 +49,12 @@ fn options(source: Source, inputs: Vec<PathBuf>, dir: &Path) -> PrepareOptions {
 }
 
 /// The rows that were written, by task.
-fn rows(options: &PrepareOptions, report: &Report) -> (Corpus, BTreeMap<String, Vec<TaskRow>>) {
+fn rows(options: &PrepareOptions, report: &Report) -> (Corpus, BTreeMap<String, Vec<TextTaskRow>>) {
     let corpus = Corpus::open(&options.out).unwrap();
     let tasks = elm24().unwrap();
-    let entities: Vec<TaskEntities> = tasks.iter().map(Task::entities).collect();
-    let mut rows: BTreeMap<String, Vec<TaskRow>> = BTreeMap::new();
-    for row in read_tasks(options.tasks.as_ref().unwrap(), &corpus, &entities).unwrap().rows {
+    let entities: Vec<TextTaskEntities> = tasks.iter().map(TextTask::entities).collect();
+    let mut rows: BTreeMap<String, Vec<TextTaskRow>> = BTreeMap::new();
+    for row in read_text_tasks(options.tasks.as_ref().unwrap(), &corpus, &entities).unwrap().rows {
         rows.entry(tasks[row.task].name.clone()).or_default().push(row);
     }
     assert_eq!(report.tasks, rows.iter().map(|(task, rows)| (task.clone(), rows.len())).collect());

@@ -6,9 +6,9 @@ use std::path::Path;
 use polars::prelude::{DataFrame, col};
 
 use crate::data::Split;
-use crate::data::events::{collect, scan, u32s};
+use crate::data::corpus::{INTERACTIONS, windows_file};
 use crate::data::progress::check_stop;
-use crate::data::store::{INTERACTIONS, windows_file};
+use crate::data::sharded_table::{collect, scan, u32s};
 use crate::{Context, Result};
 
 /// Rows looked at at a time.

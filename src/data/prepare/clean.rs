@@ -7,18 +7,18 @@ use sha2::{Digest, Sha256};
 
 use super::config::Cleaning;
 use crate::data::Step;
-use crate::data::events::EventLog;
+use crate::data::event_log::EventLog;
 use crate::data::progress::check_stop;
-use crate::data::sources::{Catalogue, Raw};
+use crate::data::sources::{Catalogue, RawDataset};
 use crate::{Error, Result};
 
 /// Users and items that have an event.
-pub(super) struct Present {
+pub(super) struct PresentIds {
     pub(super) users: Vec<bool>,
     pub(super) items: Vec<bool>,
 }
 
-impl Present {
+impl PresentIds {
     pub(super) fn of(log: &EventLog) -> Result<Self> {
         let mut present = Self { users: vec![false; log.users.len()], items: vec![false; log.items.len()] };
         log.pairs(|user, item| {
@@ -35,9 +35,9 @@ impl Present {
 }
 
 /// Runs a step; what it did, for the report.
-pub(super) fn clean(raw: &mut Raw, step: &Cleaning) -> Result<Step> {
+pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
     check_stop()?;
-    let Raw { log, catalogue, .. } = raw;
+    let RawDataset { log, catalogue, .. } = raw;
     let before = log.shards.rows();
     let what = match *step {
         Cleaning::Rating { min } => {
@@ -94,7 +94,7 @@ pub(super) fn clean(raw: &mut Raw, step: &Cleaning) -> Result<Step> {
     if after == 0 {
         return Err(Error::failed(format!("step {}: none of the {before} events is left; loosen it", step.name())));
     }
-    let (users, items) = Present::of(log)?.counts();
+    let (users, items) = PresentIds::of(log)?.counts();
     Ok(Step { name: step.name().into(), before, after, users: Some(users), items: Some(items), what })
 }
 
@@ -129,7 +129,7 @@ fn rewrite_titles(log: &EventLog, catalogue: &mut Catalogue, entities: bool, con
 /// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a
 /// generator's version.
 fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
-    let present = Present::of(log)?.items;
+    let present = PresentIds::of(log)?.items;
     let items = (0..log.items.len() as u32).filter(|item| present[*item as usize]);
     let mut hashes: Vec<([u8; 32], u32)> =
         items.map(|item| (Sha256::digest(format!("{seed}:{}", log.items.get(item))).into(), item)).collect();
@@ -172,13 +172,18 @@ fn k_core(log: &mut EventLog, user_min: u32, item_min: u32) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::events::{Events, i64s, u32s};
-    use crate::data::sources::ReadOptions;
+    use crate::data::event_log::Events;
+    use crate::data::sharded_table::{Workspace, i64s, u32s};
 
     /// Events (user, item, time, rating) and titles; a memory limit of 1 byte gives many shards.
-    fn raw(events: &[(&str, &str, i64, f32)], titles: &[(&str, &str)], memory: u64, scratch: &std::path::Path) -> Raw {
-        let options = ReadOptions { memory, scratch: scratch.into(), ..Default::default() };
-        let mut log = EventLog::new(7, &options, true, true).unwrap();
+    fn raw(
+        events: &[(&str, &str, i64, f32)],
+        titles: &[(&str, &str)],
+        memory: u64,
+        scratch: &std::path::Path,
+    ) -> RawDataset {
+        let workspace = Workspace { memory, scratch: scratch.into() };
+        let mut log = EventLog::new(7, &workspace, true, true).unwrap();
         let mut all = Events::default();
         for (user, item, time, rating) in events {
             all.push(user, item, *time, *rating);
@@ -189,7 +194,7 @@ mod tests {
         for (id, title) in titles {
             catalogue.set_title(log.items.find(id).unwrap(), title).unwrap();
         }
-        Raw { log, catalogue, format: "made up".into() }
+        RawDataset { log, catalogue, format: "made up".into() }
     }
 
     /// The events left, as user, item and time, sorted.
@@ -201,7 +206,7 @@ mod tests {
             clean(&mut raw, step).unwrap();
             let mut left = Vec::new();
             for shard in 0..raw.log.shards.len() {
-                let frame = crate::data::events::collect(raw.log.shards.lazy(shard).unwrap()).unwrap();
+                let frame = crate::data::sharded_table::collect(raw.log.shards.lazy(shard).unwrap()).unwrap();
                 if frame.width() == 0 {
                     continue;
                 }

@@ -3,8 +3,8 @@
 mod audit;
 mod clean;
 mod config;
-mod split;
-mod tasks;
+mod text_tasks;
+mod windows;
 mod write;
 
 use std::collections::BTreeMap;
@@ -15,13 +15,12 @@ use std::sync::atomic::Ordering;
 pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
 use serde::{Deserialize, Serialize};
 
-use self::clean::Present;
-use super::corpus::WindowCounts;
-use super::manifest::{Counts, Manifest, Provenance, Step};
-use super::place::Place;
+use self::clean::PresentIds;
+use super::corpus::{Counts, Manifest, OutputDir, Provenance, Step, WindowCounts};
 use super::progress::Progress;
+use super::sharded_table::Workspace;
 use super::sources;
-use super::sources::{Columns, Job, ReadOptions};
+use super::sources::{Columns, ReadContext, ReadOptions};
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
@@ -45,7 +44,7 @@ pub struct PrepareOptions {
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
     /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
-    /// [`super::read_tasks`].
+    /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
 
@@ -89,14 +88,14 @@ pub struct Report {
 /// ties by the order of the input (files as given, then rows). The same input gives the same bytes,
 /// whatever the threads and the memory.
 pub fn prepare(options: &PrepareOptions) -> Result<Report> {
-    let place = Place::check(&options.out)?;
+    let output = OutputDir::check(&options.out)?;
     if let Some(path) = &options.tasks {
         let parent = files::folder(path);
         let parent = fs::canonicalize(parent).context(parent.display())?;
         let same = options.out.file_name() == path.file_name()
-            && fs::canonicalize(&place.parent).context(place.parent.display())? == parent;
+            && fs::canonicalize(&output.parent).context(output.parent.display())? == parent;
         if same || fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
-            let what = "a corpus folder holds the corpus alone: choose another place for the tasks";
+            let what = "a corpus folder holds the corpus alone: choose another output for the tasks";
             return Err(Error::usage(format!("{}: {what}", path.display())));
         }
         if path.is_dir() {
@@ -113,32 +112,34 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         return Err(Error::usage(format!("{}: it is for the source {source}, not {}", path.display(), options.source)));
     }
     if options.source == Source::Msl {
-        return prepare_msl(options, place);
+        return prepare_msl(options, output);
     }
     let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
 
     if options.source != Source::Table && config.columns != Columns::default() {
         return Err(Error::usage(format!("columns are named for the source table only, not for {}", options.source)));
     }
-    let files = sources::files(&options.inputs)?;
+    let files = sources::list_files(&options.inputs)?;
     let total = files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum();
-    let mut job = Job::new(options.skip_bad, total);
+    let mut context = ReadContext::new(options.skip_bad, total);
     let read_options = ReadOptions {
         format: options.format.clone().or(config.format.clone()),
-        memory: options.memory.map_or_else(half_of_memory, Ok)?,
-        scratch: place.parent.clone(),
+        workspace: Workspace {
+            memory: options.memory.map_or_else(half_of_memory, Ok)?,
+            scratch: output.parent.clone(),
+        },
         columns: options.columns.clone().or(&config.columns),
     };
     let mut raw = match options.source {
-        Source::Amazon => sources::amazon::read(&files, &read_options, &mut job)?,
-        Source::Movielens => sources::movielens::read(&files, &read_options, &mut job)?,
-        Source::Openp5 => sources::openp5::read(&files, &read_options, &mut job)?,
-        Source::Msl | Source::Table => sources::table::read(&files, &read_options, &mut job)?,
+        Source::Amazon => sources::amazon::read(&files, &read_options, &mut context)?,
+        Source::Movielens => sources::movielens::read(&files, &read_options, &mut context)?,
+        Source::Openp5 => sources::openp5::read(&files, &read_options, &mut context)?,
+        Source::Msl | Source::Table => sources::table::read(&files, &read_options, &mut context)?,
     };
-    let Job { skipped, inputs, progress, .. } = job;
+    let ReadContext { skipped, inputs, progress, .. } = context;
     drop(progress);
 
-    let (users, items) = Present::of(&raw.log)?.counts();
+    let (users, items) = PresentIds::of(&raw.log)?.counts();
     let events = raw.log.shards.rows();
     let what = format!("{}; {skipped} bad rows left out", raw.format);
     let mut steps =
@@ -155,8 +156,8 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     drop(progress);
 
     let finished =
-        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
-    let written = write::write(&mut raw, config.split, finished.path(), read_options.memory, &place.parent)?;
+        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
+    let written = write::write(&mut raw, config.split, finished.path(), &read_options.workspace)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
     }
@@ -203,18 +204,18 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let mut report = report(finished.path(), &manifest, raw.format.clone(), dropped, warnings)?;
     let Some(path) = &options.tasks else {
-        place.replace(finished)?;
+        output.replace(finished)?;
         return Ok(report);
     };
-    let (rows, counts) = tasks::write_tasks(&raw, &written.item_order, path)?;
+    let (rows, counts) = text_tasks::write_text_tasks(&raw, &written.item_order, path)?;
     report.tasks = counts;
-    place.replace(finished)?;
+    output.replace(finished)?;
     files::persist(rows, path)?;
     Ok(report)
 }
 
 /// The released windows, kept as they are split.
-fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
+fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage(
             "prepare msl takes one folder: train.csv, test.csv, perhaps valid.csv, id2name4Rec.json",
@@ -228,11 +229,11 @@ fn prepare_msl(options: &PrepareOptions, place: Place) -> Result<Report> {
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
     let (corpus, provenance) = sources::read_msl(dir, memory)?;
     let finished =
-        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+        tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
     let format = provenance.source.clone();
     let manifest = corpus.write(finished.path(), &provenance)?;
     let report = report(finished.path(), &manifest, format, BTreeMap::new(), vec![])?;
-    place.replace(finished)?;
+    output.replace(finished)?;
     Ok(report)
 }
 

@@ -10,14 +10,15 @@ use polars::prelude::{Column, DataFrame, IntoLazy, ParquetWriter, SortMultipleOp
 
 use rayon::slice::ParallelSliceMut;
 
-use super::clean::Present;
+use super::clean::PresentIds;
 use super::config::Protocol;
 use crate::data::Split;
-use crate::data::events::{EVENT_BYTES, PIECE, Scatter, Shards, collect, f32s, i64s, u32s};
-use crate::data::manifest::FileDigest;
+use crate::data::corpus::FileDigest;
+use crate::data::corpus::{INTERACTIONS, ITEMS, windows_file};
+use crate::data::event_log::{EVENT_BYTES, ShardWriter};
 use crate::data::progress::{Progress, check_stop};
-use crate::data::sources::Raw;
-use crate::data::store::{INTERACTIONS, ITEMS, windows_file};
+use crate::data::sharded_table::{PIECE, ShardedTable, Workspace, collect, f32s, i64s, u32s};
+use crate::data::sources::RawDataset;
 use crate::{Context, Error, Result};
 
 /// Rows of a row group: the same for every memory limit, so that the bytes are.
@@ -98,12 +99,12 @@ pub(super) struct Written {
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
 /// user's events are sorted by time, ties by the order of the input.
-pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, scratch: &Path) -> Result<Written> {
+pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, workspace: &Workspace) -> Result<Written> {
     let (timed, events) = (raw.log.timed, raw.log.shards.rows());
     if matches!(protocol, Protocol::Msl { .. }) && !timed {
         return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
     }
-    let present = Present::of(&raw.log)?;
+    let present = PresentIds::of(&raw.log)?;
     let (user_order, user_number) = numbers(&present.users, |user| raw.log.users.get(user));
     let (item_order, item_number) = numbers(&present.items, |item| raw.log.items.get(item));
     let (items_digest, untitled) = write_items(raw, &item_order, dir)?;
@@ -114,10 +115,10 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
     for table in &mut tables {
         table.append(empty.clone())?;
     }
-    let mut waiting = Shards::new(events as u64, WINDOW_BYTES, memory, scratch)?;
+    let mut waiting = ShardedTable::new(events as u64, WINDOW_BYTES, workspace)?;
     let ranges = sample_times(raw, waiting.len())?;
 
-    let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), memory, scratch)?;
+    let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), workspace)?;
     let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
     let mut progress = Progress::new("writing", events as u64);
     let mut done = 0usize;
@@ -134,7 +135,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
         let mut cut: [Vec<WindowRow>; 3] = Default::default();
         let mut first = 0;
         for run in users.chunk_by(|a, b| a == b) {
-            for window in protocol.cuts(run.len() as u32) {
+            for window in protocol.spans(run.len() as u32) {
                 let time = times.get(first + window.end as usize - 1).copied().unwrap_or_default();
                 let start = u32::try_from(done + first).context(INTERACTIONS)? + window.start;
                 let row = WindowRow { user: run[0], start, len: window.end - window.start, time };
@@ -174,7 +175,7 @@ pub(super) fn write(raw: &mut Raw, protocol: Protocol, dir: &Path, memory: u64, 
     Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled })
 }
 
-fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut Shards) -> Result<()> {
+fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {
     for (range, rows) in by_time.iter_mut().enumerate() {
         waiting.append(range, sortable_frame(&std::mem::take(rows))?)?;
     }
@@ -193,7 +194,7 @@ fn numbers<'a>(present: &[bool], id: impl Fn(u32) -> &'a str) -> (Vec<u32>, Vec<
     (order, new)
 }
 
-fn write_items(raw: &Raw, order: &[u32], dir: &Path) -> Result<(FileDigest, usize)> {
+fn write_items(raw: &RawDataset, order: &[u32], dir: &Path) -> Result<(FileDigest, usize)> {
     let mut table = Table::new(dir, ITEMS);
     let titles: Vec<&str> = order.iter().map(|item| raw.catalogue.title(*item).unwrap_or_default()).collect();
     let untitled = titles.iter().filter(|t| t.is_empty()).count();
@@ -212,7 +213,7 @@ fn write_items(raw: &Raw, order: &[u32], dir: &Path) -> Result<(FileDigest, usiz
 }
 
 /// Times that cut the windows into about equal `pieces`.
-fn sample_times(raw: &Raw, pieces: usize) -> Result<Vec<i64>> {
+fn sample_times(raw: &RawDataset, pieces: usize) -> Result<Vec<i64>> {
     let log = &raw.log;
     if pieces == 1 {
         return Ok(vec![]);
@@ -230,16 +231,15 @@ fn sample_times(raw: &Raw, pieces: usize) -> Result<Vec<i64>> {
 /// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they
 /// are read.
 fn renumber(
-    raw: &mut Raw,
+    raw: &mut RawDataset,
     user_number: &[u32],
     item_number: &[u32],
     users: usize,
-    memory: u64,
-    scratch: &Path,
-) -> Result<Shards> {
-    let Raw { log, .. } = raw;
-    let mut pieces = Shards::new(log.shards.rows() as u64, EVENT_BYTES, memory, scratch)?;
-    let mut scatter = Scatter::new(pieces.len(), log.rated);
+    workspace: &Workspace,
+) -> Result<ShardedTable> {
+    let RawDataset { log, .. } = raw;
+    let mut pieces = ShardedTable::new(log.shards.rows() as u64, EVENT_BYTES, workspace)?;
+    let mut scatter = ShardWriter::new(pieces.len(), log.rated);
     let width = users.div_ceil(pieces.len()).max(1);
     for shard in 0..log.shards.len() {
         check_stop()?;
@@ -274,7 +274,7 @@ fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
 }
 
 fn interaction_frame(
-    raw: &Raw,
+    raw: &RawDataset,
     frame: &DataFrame,
     order: &[usize],
     users: &[u32],
@@ -333,7 +333,7 @@ fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
 
 /// Windows in ranges of time, each sorted by time and then by user and position, the order they
 /// came in.
-fn write_by_time(mut waiting: Shards, tables: &mut [Table; 3]) -> Result<()> {
+fn write_by_time(mut waiting: ShardedTable, tables: &mut [Table; 3]) -> Result<()> {
     let total = waiting.rows();
     let (train, valid) = (total * 8 / 10, total * 9 / 10);
     let mut done = 0;

@@ -1,6 +1,33 @@
 //! Fields of text rows: ids, ratings, times.
 
-use super::{Unit, short};
+/// The unit of a source's Unix times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+impl Unit {
+    /// Milliseconds; times before 1970 or after 2100 are refused.
+    pub(crate) fn milliseconds(self, time: i64) -> std::result::Result<i64, String> {
+        const END: i64 = 4_102_444_800;
+        let end = if self == Self::Seconds { END } else { END * 1000 };
+        if !(0..end).contains(&time) {
+            let unit = if self == Self::Seconds { "seconds" } else { "milliseconds" };
+            return Err(format!("timestamp {time} is not between 1970 and 2100 in {unit}"));
+        }
+        Ok(if self == Self::Seconds { time * 1000 } else { time })
+    }
+}
+
+/// The start of a text, for an error line.
+pub(crate) fn short(text: &str) -> String {
+    let mut start: String = text.chars().take(60).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
+}
 
 /// A time as a source writes it.
 #[derive(Clone, Copy, Debug, PartialEq)]

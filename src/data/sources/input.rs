@@ -11,9 +11,9 @@ use flate2::bufread::MultiGzDecoder;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Job;
+use super::read_context::ReadContext;
 use crate::core::files::hex;
-use crate::data::FileDigest;
+use crate::data::corpus::FileDigest;
 use crate::data::progress::check_stop;
 use crate::{Context, Error, Result};
 
@@ -35,23 +35,23 @@ pub(crate) enum Encoding {
 pub(crate) struct Input {
     path: PathBuf,
     content: Box<dyn BufRead + Send>,
-    read: Arc<Mutex<Raw>>,
+    read: Arc<Mutex<StoredBytes>>,
 }
 
 /// What was read of the stored bytes so far.
 #[derive(Default)]
-struct Raw {
+struct StoredBytes {
     hash: Sha256,
     bytes: u64,
 }
 
-struct Hashing {
+struct HashingReader {
     file: File,
-    read: Arc<Mutex<Raw>>,
+    read: Arc<Mutex<StoredBytes>>,
     progress: Option<Arc<AtomicU64>>,
 }
 
-impl Read for Hashing {
+impl Read for HashingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         check_stop().map_err(io::Error::other)?;
         let count = self.file.read(buffer)?;
@@ -77,15 +77,15 @@ pub(super) fn is_packed(path: &Path) -> Result<bool> {
 
 impl Input {
     /// Opens `path`; gzip and zstd are known by their first bytes. An empty file is an error.
-    pub(crate) fn open(path: &Path, job: &Job) -> Result<Self> {
-        Self::new(path, Some(job.progress.bytes.clone()))
+    pub(crate) fn open(path: &Path, context: &ReadContext) -> Result<Self> {
+        Self::new(path, Some(context.progress.bytes.clone()))
     }
 
     fn new(path: &Path, progress: Option<Arc<AtomicU64>>) -> Result<Self> {
         let place = path.display();
         let file = File::open(path).context(place.to_string())?;
-        let read = Arc::new(Mutex::new(Raw::default()));
-        let mut stored = BufReader::with_capacity(1 << 20, Hashing { file, read: read.clone(), progress });
+        let read = Arc::new(Mutex::new(StoredBytes::default()));
+        let mut stored = BufReader::with_capacity(1 << 20, HashingReader { file, read: read.clone(), progress });
         let start = stored.fill_buf().context(place.to_string())?;
         if start.is_empty() {
             return Err(Error::failed(format!("{place}: the file is empty")));
@@ -185,7 +185,7 @@ impl Input {
 
 /// What a block of lines gave.
 #[derive(Default)]
-pub(super) struct Parsed<C> {
+pub(super) struct ParsedBlock<C> {
     pub(super) values: C,
     /// Line, from 1, and what is wrong with it.
     pub(super) bad: Vec<(u64, String)>,
@@ -196,29 +196,29 @@ pub(super) struct Parsed<C> {
 ///
 /// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is
 /// wrong and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count
-/// against [`Job::skip_bad`].
+/// against [`ReadContext::skip_bad`].
 pub(crate) fn read_lines<C: Default + Send>(
     path: &Path,
     encoding: Encoding,
     skip: u64,
-    job: &mut Job,
+    context: &mut ReadContext,
     parse: impl Fn(&str, &mut C) -> std::result::Result<(), String> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
-    read_numbered_lines(path, encoding, skip, job, |_, line, values| parse(line, values), |_, values| sink(values))
+    read_numbered_lines(path, encoding, skip, context, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
 /// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse`
-/// is told the line's number, from 1, and `sink` is handed the job, for [`Job::bad`].
+/// is told the line's number, from 1, and `sink` is handed the job, for [`ReadContext::bad`].
 pub(crate) fn read_numbered_lines<C: Default + Send>(
     path: &Path,
     encoding: Encoding,
     skip: u64,
-    job: &mut Job,
+    context: &mut ReadContext,
     parse: impl Fn(u64, &str, &mut C) -> std::result::Result<(), String> + Sync,
-    mut sink: impl FnMut(&mut Job, C) -> Result<()> + Send,
+    mut sink: impl FnMut(&mut ReadContext, C) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut input = Input::open(path, job)?;
+    let mut input = Input::open(path, context)?;
     let mut carry = Vec::new();
     let mut lines = 0u64;
     // While a batch of blocks is parsed, the next is read and the one before is handed on.
@@ -237,10 +237,10 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
         Ok(blocks)
     };
     let mut waiting = read(&mut lines)?;
-    let mut done: Vec<Parsed<C>> = Vec::new();
+    let mut done: Vec<ParsedBlock<C>> = Vec::new();
     while !waiting.is_empty() || !done.is_empty() {
         let (handed, (parsed, following)) = rayon::join(
-            || hand_on(path, std::mem::take(&mut done), job, &mut sink),
+            || hand_on(path, std::mem::take(&mut done), context, &mut sink),
             || {
                 rayon::join(
                     || {
@@ -259,28 +259,28 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
             Ok(blocks) => blocks,
             // Bad lines before the place where reading failed are named first.
             Err(error) => {
-                hand_on(path, done, job, &mut sink)?;
+                hand_on(path, done, context, &mut sink)?;
                 return Err(error);
             }
         };
     }
-    job.inputs.push(input.finish()?);
+    context.inputs.push(input.finish()?);
     Ok(())
 }
 
 /// Counts the bad lines of parsed blocks and gives `sink` the values of the others.
 pub(super) fn hand_on<C>(
     path: &Path,
-    done: impl IntoIterator<Item = Parsed<C>>,
-    job: &mut Job,
-    sink: &mut impl FnMut(&mut Job, C) -> Result<()>,
+    done: impl IntoIterator<Item = ParsedBlock<C>>,
+    context: &mut ReadContext,
+    sink: &mut impl FnMut(&mut ReadContext, C) -> Result<()>,
 ) -> Result<()> {
     for block in done {
         for (line, what) in block.bad {
-            job.bad(path, line, &what)?;
+            context.bad(path, line, &what)?;
         }
-        sink(job, block.values)?;
-        job.progress.add(block.lines)?;
+        sink(context, block.values)?;
+        context.progress.add(block.lines)?;
     }
     Ok(())
 }
@@ -291,8 +291,8 @@ fn parse_block<C: Default>(
     encoding: Encoding,
     skip: u64,
     parse: &impl Fn(u64, &str, &mut C) -> std::result::Result<(), String>,
-) -> Parsed<C> {
-    let mut parsed = Parsed::default();
+) -> ParsedBlock<C> {
+    let mut parsed = ParsedBlock::default();
     let mut latin1 = String::new();
     let body = block.strip_suffix(b"\n").unwrap_or(block);
     for (number, bytes) in (first..).zip(body.split(|b| *b == b'\n')) {
@@ -329,7 +329,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn lines(path: &Path, encoding: Encoding, job: &mut Job) -> Result<Vec<String>> {
+    fn lines(path: &Path, encoding: Encoding, context: &mut ReadContext) -> Result<Vec<String>> {
         let mut all = Vec::new();
         let parse = |line: &str, out: &mut Vec<String>| {
             if line.contains("bad") {
@@ -338,7 +338,7 @@ mod tests {
             out.push(line.to_string());
             Ok(())
         };
-        read_lines(path, encoding, 0, job, parse, |block: Vec<String>| {
+        read_lines(path, encoding, 0, context, parse, |block: Vec<String>| {
             all.extend(block);
             Ok(())
         })?;
@@ -355,16 +355,16 @@ mod tests {
         let members = [gz(a.as_bytes()), gz(b.as_bytes())].concat();
         for stored in [text.clone().into_bytes(), members, zstd::stream::encode_all(text.as_bytes(), 1).unwrap()] {
             std::fs::write(&path, &stored).unwrap();
-            let mut job = Job::quiet();
-            let all = lines(&path, Encoding::Utf8, &mut job).unwrap();
+            let mut context = ReadContext::quiet();
+            let all = lines(&path, Encoding::Utf8, &mut context).unwrap();
             assert_eq!(all.len(), 200_000);
             assert_eq!(all[123_456], "line 123456");
-            assert_eq!(job.inputs, [FileDigest::of("f", &stored)]);
+            assert_eq!(context.inputs, [FileDigest::of("f", &stored)]);
             assert_eq!(Input::first_line(&path).unwrap(), "line 0");
         }
         let cut = gz(text.as_bytes());
         std::fs::write(&path, &cut[..cut.len() / 2]).unwrap();
-        let error = lines(&path, Encoding::Utf8, &mut Job::quiet()).unwrap_err().to_string();
+        let error = lines(&path, Encoding::Utf8, &mut ReadContext::quiet()).unwrap_err().to_string();
         assert!(error.contains("cut or damaged"), "{error}");
         std::fs::write(&path, "").unwrap();
         assert!(Input::first_line(&path).err().unwrap().to_string().contains("empty"));
@@ -375,17 +375,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"\xef\xbb\xbfa\n\nbad\n\xff\nbad\nb").unwrap();
-        let mut job = Job::quiet();
-        job.skip_bad = 3;
-        assert_eq!(lines(&path, Encoding::Utf8, &mut job).unwrap(), ["a", "b"]);
-        assert_eq!(job.skipped, 3);
+        let mut context = ReadContext::quiet();
+        context.skip_bad = 3;
+        assert_eq!(lines(&path, Encoding::Utf8, &mut context).unwrap(), ["a", "b"]);
+        assert_eq!(context.skipped, 3);
         for (allowed, line) in [(0, "line 3: it is bad"), (1, "line 4: not UTF-8"), (2, "line 5: it is bad")] {
-            let mut job = Job::quiet();
-            job.skip_bad = allowed;
-            let error = lines(&path, Encoding::Utf8, &mut job).unwrap_err().to_string();
+            let mut context = ReadContext::quiet();
+            context.skip_bad = allowed;
+            let error = lines(&path, Encoding::Utf8, &mut context).unwrap_err().to_string();
             assert!(error.contains(line), "{error}");
         }
         std::fs::write(&path, b"caf\xe9").unwrap();
-        assert_eq!(lines(&path, Encoding::Latin1, &mut Job::quiet()).unwrap(), ["café"]);
+        assert_eq!(lines(&path, Encoding::Latin1, &mut ReadContext::quiet()).unwrap(), ["café"]);
     }
 }

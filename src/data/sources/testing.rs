@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Job, Raw, ReadOptions, files};
+use super::{RawDataset, ReadContext, ReadOptions, list_files};
 use crate::Result;
-use crate::data::events::{collect, i64s, u32s};
+use crate::data::sharded_table::{Workspace, collect, i64s, u32s};
 
 pub(super) fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -16,23 +16,23 @@ pub(super) fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 pub(super) fn options() -> ReadOptions {
-    ReadOptions { memory: 1 << 30, scratch: std::env::temp_dir(), ..ReadOptions::default() }
+    ReadOptions { workspace: Workspace { memory: 1 << 30, scratch: std::env::temp_dir() }, ..ReadOptions::default() }
 }
 
 /// Reads all files of a folder.
 pub(super) fn read_folder(
     dir: &Path,
-    read: fn(&[PathBuf], &ReadOptions, &mut Job) -> Result<Raw>,
+    read: fn(&[PathBuf], &ReadOptions, &mut ReadContext) -> Result<RawDataset>,
     options: &ReadOptions,
     skip_bad: u64,
-) -> Result<Raw> {
-    let mut job = Job::quiet();
-    job.skip_bad = skip_bad;
-    read(&files(&[dir.to_path_buf()])?, options, &mut job)
+) -> Result<RawDataset> {
+    let mut context = ReadContext::quiet();
+    context.skip_bad = skip_bad;
+    read(&list_files(&[dir.to_path_buf()])?, options, &mut context)
 }
 
 /// The events of a log of one shard: user, item, time, rating (NaN is -1).
-pub(super) fn events(raw: &Raw) -> Vec<(String, String, i64, f32)> {
+pub(super) fn events(raw: &RawDataset) -> Vec<(String, String, i64, f32)> {
     let mut all = Vec::new();
     for shard in 0..raw.log.shards.len() {
         let frame = collect(raw.log.shards.lazy(shard).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Attention on the host's memory, where every tensor is `[rows, tokens, heads, head_dim]`.
+//! Attention in the CPU's memory, where every tensor is `[rows, tokens, heads, head_dim]`.
 
 use std::ops::Range;
 
@@ -10,31 +10,33 @@ use super::product::{Matrix, Then, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
 use crate::kernels::simd::{dot, exp_all, greatest, wide};
 
+/// Attention of one layer, for tensors of these sizes.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
     pub heads: usize,
     pub kv_heads: usize,
     pub dim: usize,
     pub visible: AttentionMask,
-    /// Whether there are keys that all rows share.
+    /// Whether all rows share some keys.
     pub shared: bool,
 }
 
-/// The inputs, and for each of a row's queries and heads the log of the sum of its exponentials.
+/// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
+/// exponentials.
 #[derive(Debug)]
 pub(crate) struct Saved<const N: usize> {
     inputs: [TensorData; N],
     log_sums: Vec<f32>,
 }
 
-/// Rows of scores that are computed at once: enough to keep a matrix product busy, and few enough
-/// to stay in the cache.
+/// Number of rows of scores that are computed at once: enough to keep a matrix product busy, and
+/// few enough to stay in the cache.
 const SCORES: usize = 128;
 
 impl<const N: usize> CpuOperation<N> for Attention {
     type Saved = Saved<N>;
 
-    /// Inputs: q, own k and v in one block, and where there are shared keys those and their values.
+    /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Saved<N>) {
         let (output, log_sums) = self.attend(&inputs);
         (output, Saved { inputs, log_sums })
@@ -63,7 +65,7 @@ impl<const N: usize> CpuOperation<N> for Attention {
             );
             output
         };
-        // The past is one for all rows.
+        // All rows share the past.
         let past = |of: fn(&Part) -> &[f32]| {
             let mut output = vec![0.0; tensors.past * self.kv_heads * self.dim];
             for (n, part) in parts.iter().enumerate() {
@@ -90,11 +92,10 @@ impl<const N: usize> CpuOperation<N> for Attention {
 }
 
 impl Attention {
-    /// The output, and for each of a row's queries and heads the log of the sum of its
-    /// exponentials.
+    /// Returns the output, and for each query and head the log of the sum of its exponentials,
+    /// `[batch, seq, heads]`.
     ///
-    /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if there are
-    ///   any.
+    /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if any.
     pub(crate) fn attend(&self, inputs: &[TensorData]) -> (TensorData, Vec<f32>) {
         let tensors = Tensors::new(self, inputs);
         let (heads, width) = (self.heads, self.heads * self.dim);
@@ -117,7 +118,7 @@ impl Attention {
     }
 }
 
-/// The operation with its inputs' numbers.
+/// The operation with the numbers of its inputs.
 struct Tensors<'a> {
     attention: &'a Attention,
     q: &'a [f32],
@@ -125,26 +126,26 @@ struct Tensors<'a> {
     shared: Option<Keys<'a>>,
     batch: usize,
     seq: usize,
-    /// A row's own keys.
+    /// Number of own keys of a row.
     keys: usize,
-    /// Shared keys.
+    /// Number of shared keys.
     past: usize,
 }
 
 /// Keys (0) and values (1), `[rows, keys, kv_heads, head_dim]`.
 struct Keys<'a> {
     numbers: [&'a [f32]; 2],
-    /// Where they stand among the row's own keys.
-    places: Range<usize>,
+    /// Positions among the row's own keys.
+    positions: Range<usize>,
 }
 
 impl<'a> Keys<'a> {
     fn new(inputs: &'a [TensorData], first: usize) -> Self {
-        Self { numbers: [floats(&inputs[0]), floats(&inputs[1])], places: first..first + inputs[0].shape[1] }
+        Self { numbers: [floats(&inputs[0]), floats(&inputs[1])], positions: first..first + inputs[0].shape[1] }
     }
 
-    /// Those of one row and key/value head that stand in `span`, and the place of the first; `None`
-    /// where there are none.
+    /// Returns the keys or values of one row and key/value head at the positions `span`, and the
+    /// first such position; `None` where there are none.
     fn within(
         &self,
         span: &Range<usize>,
@@ -152,14 +153,14 @@ impl<'a> Keys<'a> {
         row: usize,
         [kv, kv_heads, dim]: [usize; 3],
     ) -> Option<(usize, Matrix<'a>)> {
-        let (start, end) = (span.start.max(self.places.start), span.end.min(self.places.end));
+        let (start, end) = (span.start.max(self.positions.start), span.end.min(self.positions.end));
         let stride = kv_heads * dim;
-        let at = (row * self.places.len() + start - self.places.start) * stride + kv * dim;
+        let at = (row * self.positions.len() + start - self.positions.start) * stride + kv * dim;
         (start < end).then(|| (start, Matrix::new(&self.numbers[which][at..], end - start, dim, stride)))
     }
 }
 
-/// The gradients that one row and key/value head has a part in.
+/// Gradients that one row and key/value head contributes to.
 struct Part {
     /// `[seq, heads of the group, head_dim]`.
     q: Vec<f32>,
@@ -178,7 +179,7 @@ impl<'a> Tensors<'a> {
         let mut keys = 0;
         let block = |inputs: &'a [TensorData]| {
             let block = Keys::new(inputs, keys);
-            keys = block.places.end;
+            keys = block.positions.end;
             block
         };
         Self {
@@ -187,18 +188,18 @@ impl<'a> Tensors<'a> {
             own: own.chunks(2).map(block).collect(),
             batch: inputs[0].shape[0],
             seq: inputs[0].shape[1],
-            past: shared.as_ref().map_or(0, |shared| shared.places.end),
+            past: shared.as_ref().map_or(0, |shared| shared.positions.end),
             shared,
             keys,
         }
     }
 
-    /// Query heads that share a key.
+    /// Returns the number of query heads that share a key.
     fn group(&self) -> usize {
         self.attention.heads / self.attention.kv_heads
     }
 
-    /// Queries of a block.
+    /// Returns the number of queries of a block.
     fn block(&self) -> usize {
         (SCORES / self.group()).max(1)
     }
@@ -233,7 +234,7 @@ struct Block<'a> {
     span: Range<usize>,
     /// `[queries · group, head_dim]`.
     gathered: Vec<f32>,
-    /// Shared keys that are seen: all or none.
+    /// Number of shared keys that are seen: all or none.
     past: usize,
     /// `[queries · group, past + span]`.
     scores: Vec<f32>,
@@ -252,12 +253,13 @@ impl<'a> Block<'a> {
         self.queries.len() * self.tensors.group()
     }
 
-    /// Keys that the block meets.
+    /// Returns the number of keys that the block meets.
     fn width(&self) -> usize {
         self.past + self.span.len()
     }
 
-    /// The block's keys (0) or values (1), each part with its column among the scores.
+    /// Returns the block's keys (`which` 0) or values (1), each part with its column among the
+    /// scores.
     fn keys(&self, which: usize, kv: usize) -> impl Iterator<Item = (usize, Matrix<'a>)> {
         let (tensors, row, past, span) = (self.tensors, self.row, self.past, self.span.clone());
         let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
@@ -268,7 +270,7 @@ impl<'a> Block<'a> {
         shared.chain(own)
     }
 
-    /// Its lines of `tensor`, `[batch, seq, heads, head_dim]`, side by side.
+    /// Copies the block's lines of `tensor`, `[batch, seq, heads, head_dim]`, into `into`.
     fn gather(&self, tensor: &[f32], kv: usize, into: &mut [f32]) {
         let (dim, group) = (self.tensors.attention.dim, self.tensors.group());
         let stride = self.tensors.attention.heads * dim;
@@ -279,7 +281,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// `scores = scale · lines · [past; own]ᵀ`, for keys (0) or values (1).
+    /// Computes `scores = scale · lines · [past; own]ᵀ`, with keys (`which` 0) or values (1).
     fn score(&self, lines: &[f32], which: usize, kv: usize, scale: f32, scores: &mut [f32]) {
         let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
@@ -288,7 +290,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// `output = scale · weights · [past; own]`, for keys (0) or values (1).
+    /// Computes `output = scale · weights · [past; own]`, with keys (`which` 0) or values (1).
     fn mix(&self, weights: &[f32], which: usize, kv: usize, scale: f32, output: &mut [f32]) {
         let mut then = Then::Replace;
         for (column, keys) in self.keys(which, kv) {
@@ -298,7 +300,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// `[past; own] += weightsᵀ · lines`.
+    /// Adds `weightsᵀ · lines` to `[past; own]`.
     fn collect(&self, weights: &[f32], lines: &[f32], past_sum: &mut [f32], own_sum: &mut [f32]) {
         let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past);
         let lines = Matrix::new(lines, self.lines(), dim, dim);
@@ -312,7 +314,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Scores of the queries, -∞ for keys that they do not see.
+    /// Computes the scores of the queries, -∞ for keys that they do not see.
     fn masked_scores(&mut self, kv: usize) {
         let (mut gathered, mut scores) = (std::mem::take(&mut self.gathered), std::mem::take(&mut self.scores));
         self.gather(self.tensors.q, kv, &mut gathered);
@@ -345,7 +347,7 @@ impl<'a> Block<'a> {
         for (line, scores) in self.scores.chunks_mut(width).enumerate() {
             let (shift, sum) = wide(|| {
                 let shift = greatest(scores);
-                // A query that sees nothing: its weights are all 0.
+                // The weights of a query that sees nothing are all 0.
                 let shift = if shift == f32::NEG_INFINITY { 0.0 } else { shift };
                 (shift, exp_all(scores, shift))
             });

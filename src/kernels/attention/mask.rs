@@ -1,4 +1,4 @@
-//! Who sees whom.
+//! Attention masks: which keys each query sees.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::kernels::MASKED;
-use crate::kernels::cpu_op::{is_cpu, on_host};
+use crate::kernels::cpu_op::{is_cpu, is_cpu_device};
 
-/// Which of its row's own keys each query sees. The queries are the last of the keys.
+/// Which of its row's own keys each query sees. The queries are the last tokens among the keys.
 #[derive(Debug, Clone)]
 pub struct AttentionMask {
-    /// Of the batch, or 1 where all are alike.
+    /// Rows of the batch, or 1 where all rows have the same mask.
     rows: usize,
     queries: usize,
     keys: usize,
     /// `[rows, queries, keys]`.
     seen: Arc<[bool]>,
-    /// `[rows, queries]`: from the first key that a query sees to behind the last; empty where it
-    /// sees none.
+    /// `[rows, queries]`: the range from the first key that a query sees to the last; empty where
+    /// it sees none.
     spans: Arc<[(usize, usize)]>,
 }
 
 impl AttentionMask {
-    /// `seen`: `[rows, queries, keys]`; one row stands for all.
+    /// * `seen`: `[rows, queries, keys]`; one row stands for all rows of a batch.
     ///
     /// # Panics
     /// If `seen` is not that long.
@@ -37,13 +37,15 @@ impl AttentionMask {
         Self { rows, queries, keys, seen: seen.into(), spans }
     }
 
-    /// Each of `seq` tokens sees itself and those before it.
+    /// Returns the causal mask: each of `seq` tokens sees itself and those before it.
     pub fn causal(seq: usize) -> Self {
         Self::new(1, seq, seq, (0..seq * seq).map(|at| at % seq <= at / seq).collect())
     }
 
-    /// Each token sees itself and its ancestors. A row is its tokens' parents, each before its
-    /// children; rows are filled up with tokens that see themselves.
+    /// Returns the mask of token trees: each token sees itself and its ancestors.
+    ///
+    /// * `rows`: for each token of a row the index of its parent, which comes before it; shorter
+    ///   rows are padded with tokens that see only themselves.
     ///
     /// # Panics
     /// If a parent does not come before its child.
@@ -62,8 +64,8 @@ impl AttentionMask {
         Self::new(rows.len(), seq, seq, seen)
     }
 
-    /// What an additive mask `[rows, 1, queries, past + keys]` of 0 and [`MASKED`] says, if all see
-    /// all of the past.
+    /// Converts an additive mask, `[rows, 1, queries, past + keys]`, of 0 and [`MASKED`]. `None` if
+    /// it holds other values, or if a query does not see all of the past.
     fn of_additive(mask: &[f32], [rows, queries, total]: [usize; 3], past: usize) -> Option<Self> {
         let known = mask.iter().all(|&m| m == 0.0 || m <= MASKED);
         let sees_past = mask.chunks(total).all(|query| query[..past].iter().all(|&m| m == 0.0));
@@ -71,20 +73,22 @@ impl AttentionMask {
         (known && sees_past).then(|| Self::new(rows, queries, total - past, own()))
     }
 
+    /// Checks the mask against the shape of a pass.
+    ///
     /// # Panics
-    /// If it is of other queries and keys than these.
+    /// If they differ.
     pub(crate) fn check(&self, batch: usize, queries: usize, keys: usize) {
         assert!(self.rows == 1 || self.rows == batch, "the mask's rows are the batch's");
         assert_eq!((self.queries, self.keys), (queries, keys), "the mask is of these queries and keys");
     }
 
-    /// The keys that query `query` of `row` sees.
+    /// Returns, for each key, whether query `query` of `row` sees it.
     pub fn of(&self, row: usize, query: usize) -> &[bool] {
         let at = self.at(row, query) * self.keys;
         &self.seen[at..at + self.keys]
     }
 
-    /// From the first key that any of these queries sees to behind the last.
+    /// Returns the range from the first key that any of `queries` sees to the last.
     pub(crate) fn span(&self, row: usize, queries: std::ops::Range<usize>) -> std::ops::Range<usize> {
         let spans = &self.spans[self.at(row, queries.start)..][..queries.len()];
         let some = spans.iter().filter(|(start, end)| start < end);
@@ -97,7 +101,7 @@ impl AttentionMask {
     }
 }
 
-/// Who sees whom in one forward pass, in the form that works best with its device.
+/// The mask of one forward pass, in the form that is fastest on its device.
 #[derive(Debug, Clone)]
 pub enum Mask<B: Backend> {
     /// On the CPU.
@@ -108,23 +112,25 @@ pub enum Mask<B: Backend> {
 }
 
 impl<B: Backend> Mask<B> {
-    /// From an additive mask whose first `past` keys are shared by all rows.
+    /// Converts an additive mask, `[batch or 1, 1, seq, past + keys]`, whose first `past` keys all
+    /// rows share.
     pub fn from_additive(mask: Tensor<B, 4>, past: usize) -> Self {
         let [rows, _, queries, total] = mask.dims();
-        let host = on_host(&mask).then(|| mask.to_data().to_vec::<f32>().ok()).flatten();
+        let host = is_cpu(&mask).then(|| mask.to_data().to_vec::<f32>().ok()).flatten();
         let visible = host.and_then(|values| AttentionMask::of_additive(&values, [rows, queries, total], past));
         visible.map_or(Self::Additive(mask), Self::Visible)
     }
 
-    /// `past` keys are shared by all rows.
+    /// Returns `visible` in the form for `device`; before the own keys stand `past` keys that all
+    /// rows share.
     pub fn new(visible: AttentionMask, past: usize, device: &B::Device) -> Self {
-        match is_cpu::<B>(device) {
+        match is_cpu_device::<B>(device) {
             true => Self::Visible(visible),
             false => Self::Additive(Self::Visible(visible).additive(past, device)),
         }
     }
 
-    /// `[batch or 1, 1, seq, past + keys]`.
+    /// Returns the additive mask, `[batch or 1, 1, seq, past + keys]`.
     pub(crate) fn additive(&self, past: usize, device: &B::Device) -> Tensor<B, 4> {
         match self {
             Self::Additive(mask) => mask.clone(),

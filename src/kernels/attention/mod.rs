@@ -1,17 +1,19 @@
-//! Grouped-query attention (arXiv 2305.13245) over token trees, which never keeps the scores:
-//! backward computes them again from queries, keys and the log of each query's sum (FlashAttention,
-//! arXiv 2205.14135; here a block of queries meets all its keys at once, since a prompt's keys fit
-//! the cache).
+//! Grouped-query attention (arXiv 2305.13245) over token trees.
+//!
+//! The scores are never kept: the backward pass computes them again from queries, keys and the log
+//! of each query's sum (FlashAttention, arXiv 2205.14135). Unlike FlashAttention a block of queries
+//! meets all its keys at once, since the keys of a prompt fit into the processor's cache.
 //!
 //! ```text
 //!             shared keys, once       each row's own keys, in one block or several
-//!            ┌──────────────────┐   ┌───────────────────────────────┬────────────┐
-//!   query ──▶│ sees all of them │ + │ sees those that are `AttentionMask` │            │   a causal row, a tree, a beam's ancestors
-//!            └──────────────────┘   └───────────────────────────────┴────────────┘
+//!            ┌──────────────────┐   ┌────────────────────────────────────┬────────┐
+//!   query ──▶│ sees all of them │ + │ sees those that the mask lets it see        │
+//!            └──────────────────┘   └────────────────────────────────────┴────────┘
+//!                                     causal row, token tree, ancestors of a beam
 //! ```
 //!
-//! So a search keeps its instruction once for all users and each user's prompt as it was made; only
-//! the block of the search's own tokens grows.
+//! So a search keeps the instruction once for all users, and the keys of each user's prompt without
+//! a copy; only the block of the search's own tokens grows.
 
 mod cpu;
 mod mask;
@@ -20,19 +22,18 @@ mod product;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
-use super::cpu_op::{is_tracked, lend, on_host, primitive, run};
+use super::cpu_op::{is_cpu, may_be_tracked, primitive, run, with_cpu_data};
 pub use mask::{AttentionMask, Mask};
 
-/// Keys (rotated) and values, each `[rows, kv_heads, keys, head_dim]`.
+/// Rotated keys, and values, each `[rows, kv_heads, keys, head_dim]`.
 pub type Keys<B> = (Tensor<B, 4>, Tensor<B, 4>);
 
-/// The keys and values that a pass's queries meet in one layer.
+/// Keys and values of one layer that the queries of a pass attend to.
 #[derive(Debug, Clone)]
 pub struct LayerCache<B: Backend> {
-    /// Of one row: seen by all queries of all rows, and never copied for them.
+    /// Keys and values that all queries of all rows see; one row, never copied for the others.
     pub shared: Option<Keys<B>>,
-    /// Of the pass's rows. Block after block they are a row's own keys, of which its queries see
-    /// what the mask says.
+    /// Each row's own keys and values, block after block; the mask says which of them a query sees.
     pub own: Vec<Keys<B>>,
 }
 
@@ -43,7 +44,7 @@ impl<B: Backend> Default for LayerCache<B> {
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// All own blocks from the `first`-th on as one.
+    /// Joins the own blocks from index `first` on into one.
     pub fn join(&mut self, first: usize) {
         if self.own.len() > first + 1 {
             let (keys, values) = self.own.drain(first..).unzip();
@@ -51,7 +52,7 @@ impl<B: Backend> LayerCache<B> {
         }
     }
 
-    /// What a single row's tokens see, as one.
+    /// Joins the shared keys and the own keys of a single row.
     pub fn into_whole(self) -> Keys<B> {
         let (keys, values) = self.shared.into_iter().chain(self.own).unzip();
         (joined(keys), joined(values))
@@ -62,21 +63,24 @@ impl<B: Backend> LayerCache<B> {
     }
 }
 
-/// `[rows, kv_heads, keys, head_dim]` one after the other; contiguous by token, as the projections
-/// make them.
+/// Joins blocks of `[rows, kv_heads, keys, head_dim]` along the keys; the result is contiguous by
+/// token, as the projections return it.
 fn joined<B: Backend>(blocks: Vec<Tensor<B, 4>>) -> Tensor<B, 4> {
     Tensor::cat(blocks.into_iter().map(|block| block.swap_dims(1, 2)).collect(), 1).swap_dims(1, 2)
 }
 
-/// `softmax(q kᵀ / √head_dim) v` over the keys that each query sees: `[batch, heads, seq,
-/// head_dim]`; and the cache as it was given.
+/// Returns `softmax(q kᵀ / √head_dim) v` over the keys that each query sees, and the cache as it
+/// was given.
 ///
-/// * `q`: `[batch, heads, seq, head_dim]`; `heads / kv_heads` neighbours share a key.
-/// * `mask`: of the own keys.
+/// * `mask`: which of the own keys each query sees.
 ///
 /// On the CPU it is fastest for tensors that are `[rows, tokens, heads, head_dim]` in memory, as
-/// the projections make them, and copies no keys that the cache alone holds. A query that sees none
-/// of its own keys is padding: what it gets means nothing.
+/// the projections return them, and copies no keys whose only owner is the cache. A query that sees
+/// none of its own keys is padding; its output has no meaning.
+///
+/// # Shapes
+/// `q` and the output: `[batch, heads, seq, head_dim]`; `heads / kv_heads` neighbouring heads share
+/// a key.
 pub fn attention<B: Backend>(
     q: Tensor<B, 4>,
     mut cache: LayerCache<B>,
@@ -84,14 +88,14 @@ pub fn attention<B: Backend>(
 ) -> (Tensor<B, 4>, LayerCache<B>) {
     let [batch, heads, seq, dim] = q.dims();
     let visible = match mask {
-        Mask::Visible(visible) if on_host(&q) => visible.clone(),
+        Mask::Visible(visible) if is_cpu(&q) => visible.clone(),
         _ => return (plain(q, &cache, mask), cache),
     };
     visible.check(batch, seq, cache.own_keys());
     let kv_heads = cache.own[0].0.dims()[1];
     let operation = cpu::Attention { heads, kv_heads, dim, visible, shared: cache.shared.is_some() };
     let by_token = |tensor: Tensor<B, 4>| tensor.swap_dims(1, 2);
-    if is_tracked::<B>() {
+    if may_be_tracked::<B>() {
         cache.join(0);
         let (k, v) = cache.own[0].clone();
         let [q, k, v] = [q, k, v].map(|tensor| primitive(by_token(tensor)));
@@ -105,7 +109,7 @@ pub fn attention<B: Backend>(
     }
     let blocks = cache.own.into_iter().chain(cache.shared).flat_map(|(k, v)| [k, v]);
     let tensors = std::iter::once(q).chain(blocks).map(by_token).collect();
-    let (output, back) = lend(tensors, |inputs| operation.attend(inputs).0);
+    let (output, back) = with_cpu_data(tensors, |inputs| operation.attend(inputs).0);
     let mut back = back.into_iter().skip(1).map(|tensor| tensor.swap_dims(1, 2));
     let mut own = Vec::new();
     while let (Some(k), Some(v)) = (back.next(), back.next()) {
@@ -118,14 +122,14 @@ pub fn attention<B: Backend>(
 fn plain<B: Backend>(q: Tensor<B, 4>, cache: &LayerCache<B>, mask: &Mask<B>) -> Tensor<B, 4> {
     let [batch, heads, seq, dim] = q.dims();
     let kv_heads = cache.own[0].0.dims()[1];
-    // The query heads that share a key stand together, so one product serves the group.
+    // The query heads that share a key are neighbours, so one product serves the group.
     let q = q.mul_scalar(1.0 / (dim as f64).sqrt()).reshape([batch, kv_heads, heads / kv_heads * seq, dim]);
     let blocks: Vec<&Keys<B>> = cache.shared.iter().chain(&cache.own).collect();
     let scores = Tensor::cat(blocks.iter().map(|(k, _)| q.clone().matmul(k.clone().transpose())).collect(), 3);
     let total = scores.dims()[3];
     let mask = mask.additive(total - cache.own_keys(), &scores.device());
     let scores = match mask.dims()[0] {
-        // One mask for all rows: over flat ones the CPU backend adds it at full speed.
+        // One mask for all rows: the CPU backend adds it to flat rows at full speed.
         1 => scores.reshape([batch * heads, seq * total]) + mask.reshape([1, seq * total]),
         _ => (scores.reshape([batch, heads, seq, total]) + mask).reshape([batch * heads, seq * total]),
     };

@@ -1,6 +1,6 @@
-//! Matrix products on parts of the host's memory, on the calling thread.
+//! Matrix products on slices of memory, on the calling thread.
 
-/// A matrix in memory.
+/// A view of a matrix in memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     values: &'a [f32],
@@ -11,7 +11,10 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows of `columns` numbers that begin every `stride` numbers.
+    /// Returns the view of `rows` rows of `columns` numbers, a row every `stride` numbers.
+    ///
+    /// # Panics
+    /// If the matrix does not fit into `values`.
     pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(fits(values.len(), rows, columns, stride), "the matrix lies in its memory");
         Self { values, rows, columns, row_stride: stride, column_stride: 1 }
@@ -36,14 +39,17 @@ fn fits(length: usize, rows: usize, columns: usize, stride: usize) -> bool {
     columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= length)
 }
 
-/// What a product does with what is there already.
+/// Whether a product replaces its output or is added to it.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Then {
     Replace,
     Add,
 }
 
-/// `scale · a b` into `output`, whose rows begin every `stride` numbers.
+/// Writes `scale · a b` into `output`, a row every `stride` numbers.
+///
+/// # Panics
+/// If the inner dimensions differ, or the product does not fit into `output`.
 pub(crate) fn product(output: &mut [f32], stride: usize, a: Matrix, b: Matrix, scale: f32, then: Then) {
     assert_eq!(a.columns, b.rows, "the product's inner dimension");
     assert!(fits(output.len(), a.rows, b.columns, stride), "the product lies in its memory");

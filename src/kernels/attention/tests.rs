@@ -4,7 +4,7 @@ use super::*;
 use crate::device::{Concrete, Training};
 use crate::kernels::testing::{numbers, same};
 
-/// Heads, key/value heads and their width.
+/// Numbers of heads and key/value heads, and the heads' width.
 const SHAPE: [usize; 3] = [6, 2, 8];
 
 fn inputs(batch: usize, seq: usize, keys: usize) -> [TensorData; 3] {
@@ -49,7 +49,7 @@ fn check(batch: usize, queries: usize, keys: usize, visible: &AttentionMask) {
     }
 }
 
-/// Of tensors that are lent: three blocks and shared keys against one tensor of all own keys.
+/// Without autodiff: three blocks and shared keys, against one tensor of all own keys.
 fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize) {
     let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
     let mask = Mask::<Concrete>::Visible(visible.clone());
@@ -85,7 +85,7 @@ fn trees_that_differ_from_row_to_row() {
     );
 }
 
-/// As a beam search asks: a few new tokens, and keys of a row's own past.
+/// As in a beam search: a few new tokens, and keys of a row's own past.
 #[test]
 fn few_queries_at_the_end_of_many_keys() {
     let seen = (0..2 * 5 * 70).map(|at: usize| at % 70 < 40 || at % 7 == 3).collect();

@@ -3,15 +3,13 @@
 //! LoRA: arXiv 2106.09685; semantics as PEFT's `LoraLayer` (peft/tuners/lora/layer.py,
 //! `LoraLinear.forward`).
 
-use std::fmt::Display;
-
 use burn::module::Param;
 use burn::nn::Dropout;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
-use serde::{Deserialize, Serialize};
 
 use super::quantized::Quantized;
+use crate::config::Precision;
 use crate::kernels::{dropout, frozen_product};
 
 /// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
@@ -55,48 +53,6 @@ impl<B: Backend> Weight<B> {
     /// Whether it trains.
     pub fn is_require_grad(&self) -> bool {
         matches!(self, Self::Plain(weight) if weight.val().is_require_grad())
-    }
-}
-
-/// The numbers that an LLM's products are computed in, and its frozen weights kept in.
-///
-/// Mixed precision is spelled out in [`LoraLinear::forward`]: the input is cast, the product's
-/// result cast back. All else is f32: whatever trains, the embeddings, the residual stream,
-/// rotation, norms, softmax, the output head and the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 4 bytes a weight.
-    #[default]
-    F32,
-    /// 2 bytes: the range of f32, 8 bits of precision.
-    Bf16,
-    /// 2 bytes: 11 bits of precision up to 65,504; gradients below 6e-8 vanish, so nothing trains
-    /// through it.
-    F16,
-}
-
-impl Precision {
-    /// All, the widest first.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-
-    /// burn's name of it.
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::Bf16 => FloatDType::BF16,
-            Self::F16 => FloatDType::F16,
-        }
-    }
-}
-
-impl Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        })
     }
 }
 

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lora_linear::{Lora, LoraLinear};
+use crate::config::LoraConfig;
 use crate::core::files::write_atomic;
-use crate::model::{Layer, Llama, save_llm_dir};
+use crate::model::{Decoder, DecoderBlock, save_llm_dir};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -33,64 +34,6 @@ pub const PROJECTIONS: [&str; 7] = [
     "mlp.up_proj",
     "mlp.down_proj",
 ];
-
-/// LoRA's hyper-parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
-    /// Rank of the update.
-    pub rank: usize,
-    /// The update is scaled by alpha / rank.
-    pub alpha: f64,
-    /// Probability of dropping an input of the adapter while training.
-    pub dropout: f64,
-    /// Projections with an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`.
-    pub targets: Vec<String>,
-}
-
-impl Default for LoraConfig {
-    /// The MSL paper's: rank 8, alpha 16, dropout 0.05, on q_proj and v_proj.
-    fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, dropout: 0.05, targets: vec!["q_proj".into(), "v_proj".into()] }
-    }
-}
-
-impl LoraConfig {
-    /// # Errors
-    /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.
-    pub fn validate(&self) -> Result<()> {
-        let bad = |what: String| Err(Error::usage(format!("llm.lora: {what}")));
-        if self.rank == 0 || self.rank > 4096 {
-            return bad(format!("rank is {}, it must be between 1 and 4096", self.rank));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return bad(format!("dropout is {}, it must be at least 0 and below 1", self.dropout));
-        }
-        if !self.alpha.is_finite() {
-            return bad("alpha must be a finite number".into());
-        }
-        if self.targets.is_empty() {
-            return bad("targets is empty: name at least one projection".into());
-        }
-        for target in &self.targets {
-            if !PROJECTIONS.iter().any(|p| short(p) == target) {
-                let known: Vec<&str> = PROJECTIONS.iter().map(|p| short(p)).collect();
-                return bad(format!("unknown target {target:?}; known: {}", known.join(", ")));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the projection `self_attn.q_proj`, … has an adapter.
-    pub(crate) fn adapts(&self, projection: &str) -> bool {
-        self.targets.iter().any(|target| target == short(projection))
-    }
-}
-
-fn short(projection: &str) -> &str {
-    projection.rsplit('.').next().unwrap_or(projection)
-}
 
 /// A fresh adapter; its start depends on the seed and the parameter's place alone, so it is the
 /// same on every backend.
@@ -117,7 +60,7 @@ pub(crate) fn lora<B: Backend>(
     }
 }
 
-impl<B: Backend> Layer<B> {
+impl<B: Backend> DecoderBlock<B> {
     /// The block's projections in the order of [`PROJECTIONS`].
     pub(crate) fn projections(&self) -> [&LoraLinear<B>; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
@@ -224,7 +167,7 @@ fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
-pub fn save_adapter<B: Backend>(dir: &Path, llama: &Llama<B>, config: &LoraConfig, base: &str) -> Result<()> {
+pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let peft = PeftConfig {
         peft_type: "LORA".into(),
@@ -287,7 +230,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see
 /// [`read_adapter_config`].
-pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
     let mut weights = crate::model::formats::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
     for (l, layer) in llama.layers.iter_mut().enumerate() {
         for (projection, linear) in PROJECTIONS.iter().zip(layer.projections_mut()) {
@@ -306,7 +249,7 @@ pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Dev
 }
 
 /// Writes the model, adapter merged into its weights, as a Hugging Face directory.
-pub fn export_merged<B: Backend>(dir: &Path, llama: &Llama<B>, tokenizer: &Tokenizer) -> Result<()> {
+pub fn export_merged<B: Backend>(dir: &Path, llama: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
     let values = |data: TensorData| data.convert::<f32>().to_vec::<f32>().unwrap_or_default();
     let matrix = |name: String, t: Tensor<B, 2>| (name, t.dims().to_vec(), values(t.into_data()));
     let vector = |name: String, t: Tensor<B, 1>| (name, t.dims().to_vec(), values(t.into_data()));

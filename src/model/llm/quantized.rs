@@ -13,7 +13,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::device::{Concrete, Training};
-use crate::kernels::{cast, is, is_cpu};
+use crate::kernels::{cast, is, is_cpu_device};
 use crate::model::clone_to_device::copied;
 
 /// A frozen `[out, in]` matrix on a device.
@@ -90,7 +90,7 @@ impl<B: Backend> Quantized<B> {
     /// `[out, in]`, f32.
     pub fn unpacked(&self) -> Tensor<B, 2> {
         let ([out, width], device) = (self.dims(), self.codes.device());
-        if is_cpu::<B>(&device) {
+        if is_cpu_device::<B>(&device) {
             let [codes, scales] = [self.codes.to_data(), self.scales.to_data()];
             let offsets = self.offsets.as_ref().map(Tensor::to_data);
             let offsets = offsets.as_ref().map_or(&[][..], slice);

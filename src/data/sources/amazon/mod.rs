@@ -37,9 +37,11 @@ use serde::de::{self, Deserializer, Visitor};
 use self::detect::{Edition, Found, Role, Syntax};
 use super::python;
 use super::python::Value;
-use super::{Catalogue, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most, read_lines, read_numbered_lines};
-use crate::data::events::{EventLog, Events};
-use crate::data::ids::{Ids, Texts};
+use super::{
+    Catalogue, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most, read_lines, read_numbered_lines,
+};
+use crate::data::event_log::{EventLog, Events};
+use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
 /// Bytes of a review and of a CSV row, at least, as published.
@@ -62,7 +64,7 @@ type Line<T> = std::result::Result<T, String>;
 /// # Errors
 /// Usage: an unknown format, files of two editions, no review file, no metadata file. Failed: a
 /// file that is neither, and more bad lines than the job allows.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> Result<Raw> {
+pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let found = files.iter().map(|file| detect::role(file, &Input::first_line(file)?)).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
         Some(name) => Edition::named(name)?,
@@ -86,17 +88,17 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
         let bytes = if matches!(file.syntax, Syntax::Csv(_)) { ROW_BYTES } else { REVIEW_BYTES };
         events += at_most(std::slice::from_ref(&file.path), bytes)?;
     }
-    let mut log = EventLog::new(events, options, true, true)?;
+    let mut log = EventLog::new(events, &options.workspace, true, true)?;
     for file in &reviews {
-        read_reviews(file, edition, &mut log, job)?;
+        read_reviews(file, edition, &mut log, context)?;
     }
     log.finish()?;
     let mut catalogue = Catalogue::default();
     for file in &metadata {
-        read_titles(file, edition, &log.items, &mut catalogue, job)?;
+        read_titles(file, edition, &log.items, &mut catalogue, context)?;
     }
     let format = format!("Amazon {edition} (reviews as {}, metadata as {})", kinds(&reviews), kinds(&metadata));
-    Ok(Raw { log, catalogue, format })
+    Ok(RawDataset { log, catalogue, format })
 }
 
 /// The syntaxes of files, for people.
@@ -111,7 +113,7 @@ fn kinds(files: &[&Found]) -> String {
     kinds.join(" and ")
 }
 
-fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, job: &mut Job) -> Result<()> {
+fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     let sink = |events: Events| log.append(&events);
     let unit = edition.unit();
     match &file.syntax {
@@ -121,13 +123,20 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, job: &mut Jo
                 None => edition.columns(),
             };
             let skip = u64::from(header.is_some());
-            read_lines(&file.path, Encoding::Utf8, skip, job, |line, events| row(line, &columns, unit, events), sink)
+            read_lines(
+                &file.path,
+                Encoding::Utf8,
+                skip,
+                context,
+                |line, events| row(line, &columns, unit, events),
+                sink,
+            )
         }
         _ if edition == Edition::Y2023 => read_lines(
             &file.path,
             Encoding::Utf8,
             0,
-            job,
+            context,
             |line, events| {
                 let Review2023 { user_id, parent_asin, rating, timestamp } =
                     serde_json::from_str(line).map_err(json_error)?;
@@ -139,7 +148,7 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, job: &mut Jo
             &file.path,
             Encoding::Utf8,
             0,
-            job,
+            context,
             |line, events| {
                 let Review { reviewer, asin, overall, time } = serde_json::from_str(line).map_err(json_error)?;
                 event(events, &reviewer, &asin, overall.real(), unit.milliseconds(time.whole("unixReviewTime")?)?)
@@ -298,10 +307,16 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
 struct Titles {
     lines: Vec<u64>,
     items: Vec<u32>,
-    titles: Texts,
+    titles: StringArena,
 }
 
-fn read_titles(file: &Found, edition: Edition, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
+fn read_titles(
+    file: &Found,
+    edition: Edition,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
     let path = &file.path;
     let parse = |number: u64, line: &str, out: &mut Titles| -> Line<()> {
         let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { described(line, edition)? };
@@ -318,10 +333,10 @@ fn read_titles(file: &Found, edition: Edition, items: &Ids, catalogue: &mut Cata
         }
         Ok(())
     };
-    read_numbered_lines(path, Encoding::Utf8, 0, job, parse, |job, found| {
+    read_numbered_lines(path, Encoding::Utf8, 0, context, parse, |context, found| {
         for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
             if let Err(what) = catalogue.set_title(item, title) {
-                job.bad(path, line, &format!("item {}: {what}", items.get(item)))?;
+                context.bad(path, line, &format!("item {}: {what}", items.get(item)))?;
             }
         }
         Ok(())

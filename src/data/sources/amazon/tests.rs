@@ -2,7 +2,7 @@ use std::io::Write;
 
 use super::*;
 use crate::data::FileDigest;
-use crate::data::events::{collect, u32s};
+use crate::data::sharded_table::{Workspace, collect, i64s, u32s};
 
 /// User, item, time, rating.
 type Event = (String, String, i64, f32);
@@ -25,18 +25,22 @@ impl Folder {
         Self(dir)
     }
 
-    fn read(&self, names: &[&str], format: Option<&str>, job: &mut Job) -> Result<Raw> {
+    fn read(&self, names: &[&str], format: Option<&str>, context: &mut ReadContext) -> Result<RawDataset> {
         let files: Vec<PathBuf> = names.iter().map(|name| self.0.path().join(name)).collect();
-        let options = ReadOptions { format: format.map(str::to_string), memory: 1 << 30, ..ReadOptions::default() };
-        read(&files, &options, job)
+        let options = ReadOptions {
+            format: format.map(str::to_string),
+            workspace: Workspace { memory: 1 << 30, scratch: std::env::temp_dir() },
+            ..ReadOptions::default()
+        };
+        read(&files, &options, context)
     }
 }
 
-fn read_all(files: &[(&str, &str)], format: Option<&str>, skip_bad: u64) -> Result<(Raw, u64)> {
+fn read_all(files: &[(&str, &str)], format: Option<&str>, skip_bad: u64) -> Result<(RawDataset, u64)> {
     let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-    let mut job = Job { skip_bad, ..Job::quiet() };
-    let raw = Folder::new(files).read(&names, format, &mut job)?;
-    Ok((raw, job.skipped))
+    let mut context = ReadContext { skip_bad, ..ReadContext::quiet() };
+    let raw = Folder::new(files).read(&names, format, &mut context)?;
+    Ok((raw, context.skipped))
 }
 
 fn error(files: &[(&str, &str)], format: Option<&str>) -> (String, u8) {
@@ -44,9 +48,9 @@ fn error(files: &[(&str, &str)], format: Option<&str>) -> (String, u8) {
     (error.to_string(), error.exit_code())
 }
 
-fn events(raw: &Raw) -> Vec<Event> {
+fn events(raw: &RawDataset) -> Vec<Event> {
     let frame = collect(raw.log.shards.lazy(0).unwrap()).unwrap();
-    let times = crate::data::events::i64s(&frame, "time").unwrap();
+    let times = i64s(&frame, "time").unwrap();
     let ratings: Vec<f32> = frame.column("rating").unwrap().f32().unwrap().into_no_null_iter().collect();
     let users = u32s(&frame, "user").unwrap().into_iter().zip(u32s(&frame, "item").unwrap());
     let id = |(user, item)| (raw.log.users.get(user).to_string(), raw.log.items.get(item).to_string());
@@ -57,7 +61,7 @@ fn expected(rows: &[(&str, &str, i64, f32)]) -> Vec<Event> {
     rows.iter().map(|(u, i, t, r)| (u.to_string(), i.to_string(), *t, *r)).collect()
 }
 
-fn title<'a>(raw: &'a Raw, item: &str) -> Option<&'a str> {
+fn title<'a>(raw: &'a RawDataset, item: &str) -> Option<&'a str> {
     raw.catalogue.title(raw.log.items.find(item).unwrap())
 }
 
@@ -85,15 +89,15 @@ fn reads_2014() {
     // Metadata first, gzipped: reviews are read before it all the same.
     let files = [("meta_X.json.gz", META_2014), ("reviews_X_5.json", REVIEWS_2014)];
     let folder = Folder::new(&files);
-    let mut job = Job::quiet();
-    let raw = folder.read(&["meta_X.json.gz", "reviews_X_5.json"], None, &mut job).unwrap();
+    let mut context = ReadContext::quiet();
+    let raw = folder.read(&["meta_X.json.gz", "reviews_X_5.json"], None, &mut context).unwrap();
     assert_eq!(raw.format, "Amazon 2014 (reviews as JSON lines, metadata as Python literals)");
     assert_eq!(events(&raw), events_2014());
     assert_eq!(title(&raw, "0000013714"), Some("Girl's \"Tutu\" &amp; café"));
     assert_eq!((title(&raw, "B000000001"), title(&raw, "B000000002")), (None, Some("Two’s")));
     assert_eq!(raw.log.items.find("B999999999"), None);
     assert!(raw.log.timed && raw.log.rated);
-    assert_eq!(job.inputs[0], FileDigest::of("reviews_X_5.json", REVIEWS_2014.as_bytes()));
+    assert_eq!(context.inputs[0], FileDigest::of("reviews_X_5.json", REVIEWS_2014.as_bytes()));
 
     let ratings =
         "A2SUAM1J3GNN3B,0000013714,5.0,1252800000\nA1,B000000001,1.0,1252886400\n#oc-R1,B000000002,4.0,1252972800";
@@ -321,9 +325,13 @@ fn random_bytes_never_panic() {
             std::fs::write(path, bytes).unwrap();
         }
         let format = [None, Some("2014"), Some("2018"), Some("2023")][rng.random_range(0..4)].map(str::to_string);
-        let options = ReadOptions { format, memory: 1 << 30, ..ReadOptions::default() };
-        let mut job = Job { skip_bad: rng.random_range(0..3), ..Job::quiet() };
-        if let Err(error) = read(&paths, &options, &mut job) {
+        let options = ReadOptions {
+            format,
+            workspace: Workspace { memory: 1 << 30, scratch: std::env::temp_dir() },
+            ..ReadOptions::default()
+        };
+        let mut context = ReadContext { skip_bad: rng.random_range(0..3), ..ReadContext::quiet() };
+        if let Err(error) = read(&paths, &options, &mut context) {
             assert!(!error.to_string().contains('\n'));
         }
     }

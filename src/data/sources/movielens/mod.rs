@@ -15,12 +15,12 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use self::tags::Tags;
+use super::delimited::DelimitedReader;
 use super::fields::{present, rating};
 use super::input::read_numbered_lines;
-use super::records::Records;
-use super::{Catalogue, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most};
-use crate::data::events::{EventLog, Events};
-use crate::data::ids::Ids;
+use super::{Catalogue, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most};
+use crate::data::event_log::{EventLog, Events};
+use crate::data::interner::Interner;
 use crate::{Error, Result};
 
 /// The shortest row of ratings: `1::1::5::978300760`.
@@ -137,7 +137,7 @@ pub(super) fn stored_name(path: &Path) -> String {
 }
 
 /// Reads ratings, titles, genres, tags and plots.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> Result<Raw> {
+pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let forced = options.format.as_deref().map(Format::parse).transpose()?;
     let format = |path: &Path| forced.map_or_else(|| Format::find(path), Ok);
     let of = |role| files.iter().filter(move |path| Role::of(path) == Some(role));
@@ -154,30 +154,30 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
         }
     }
     let rows = at_most(&ratings.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>(), RATING_BYTES)?;
-    let mut log = EventLog::new(rows, options, true, true)?;
+    let mut log = EventLog::new(rows, &options.workspace, true, true)?;
     for path in ratings {
-        read_ratings(path, found, &mut log, job)?;
+        read_ratings(path, found, &mut log, context)?;
     }
     log.finish()?;
 
     let mut catalogue = Catalogue::default();
     let mut described = found.describe().to_string();
     for path in of(Role::Movies) {
-        let encoding = read_movies(path, format(path)?, &log.items, &mut catalogue, job)?;
+        let encoding = read_movies(path, format(path)?, &log.items, &mut catalogue, context)?;
         if encoding == Encoding::Latin1 {
             described.push_str(", titles in ISO 8859-1");
         }
     }
     let mut tags = Tags::default();
     for path in of(Role::Tags) {
-        tags.read(path, format(path)? == Format::Csv, &log.items, job)?;
+        tags.read(path, format(path)? == Format::Csv, &log.items, context)?;
     }
     tags.describe(&mut catalogue);
     for path in of(Role::Plots) {
-        read_plots(path, &log.items, &mut catalogue, job)?;
+        read_plots(path, &log.items, &mut catalogue, context)?;
         described.push_str(", with plots");
     }
-    Ok(Raw { log, catalogue, format: described })
+    Ok(RawDataset { log, catalogue, format: described })
 }
 
 fn push(events: &mut Events, user: &str, item: &str, given: &str, time: &str) -> std::result::Result<(), String> {
@@ -188,17 +188,17 @@ fn push(events: &mut Events, user: &str, item: &str, given: &str, time: &str) ->
     Ok(())
 }
 
-fn read_ratings(path: &Path, format: Format, log: &mut EventLog, job: &mut Job) -> Result<()> {
+fn read_ratings(path: &Path, format: Format, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     let delimiter = match format {
         Format::Dat => "::",
         Format::Tabs => "\t",
         Format::Csv => {
-            let records = Records::open(path, b',', job)?;
+            let records = DelimitedReader::open(path, b',', context)?;
             let [user, item, given, time] =
                 ["userId", "movieId", "rating", "timestamp"].map(|name| records.column(name));
             let (user, item, given, time) = (user?, item?, given?, time?);
             return records.read(
-                job,
+                context,
                 |_, record, events| {
                     let field = |at| record.get(at);
                     push(events, field(user), field(item), field(given), field(time))
@@ -211,7 +211,7 @@ fn read_ratings(path: &Path, format: Format, log: &mut EventLog, job: &mut Job) 
         path,
         Encoding::Utf8,
         0,
-        job,
+        context,
         |_, line, events| {
             let mut fields = line.split(delimiter);
             let four = (fields.next(), fields.next(), fields.next(), fields.next(), fields.next());
@@ -262,16 +262,27 @@ impl Movie {
 
 /// Reads the titles and genres of a `movies.dat` for the items of a log, and says how they are
 /// encoded.
-pub(super) fn read_movies_dat(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<Encoding> {
-    read_movies(path, Format::Dat, items, catalogue, job)
+pub(super) fn read_movies_dat(
+    path: &Path,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<Encoding> {
+    read_movies(path, Format::Dat, items, catalogue, context)
 }
 
-fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<Encoding> {
-    let mut take_in = |job: &mut Job, movies: Vec<Movie>| -> Result<()> {
+fn read_movies(
+    path: &Path,
+    format: Format,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<Encoding> {
+    let mut take_in = |context: &mut ReadContext, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
             let Some(item) = items.find(&movie.id) else { continue };
             if let Err(what) = catalogue.describe(item, &movie.title) {
-                job.bad(path, movie.line, &what)?;
+                context.bad(path, movie.line, &what)?;
                 continue;
             }
             if !movie.genres.is_empty() {
@@ -281,11 +292,11 @@ fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalog
         Ok(())
     };
     if format == Format::Csv {
-        let records = Records::open(path, b',', job)?;
+        let records = DelimitedReader::open(path, b',', context)?;
         let [id, title, genres] = ["movieId", "title", "genres"].map(|name| records.column(name));
         let (id, title, genres) = (id?, title?, genres?);
         records.read(
-            job,
+            context,
             |line, record, movies: &mut Vec<Movie>| {
                 let field = |at| record.get(at);
                 movies.push(Movie::new(line, field(id), field(title), field(genres).to_string())?);
@@ -301,7 +312,7 @@ fn read_movies(path: &Path, format: Format, items: &Ids, catalogue: &mut Catalog
         path,
         encoding,
         0,
-        job,
+        context,
         |line, text, movies: &mut Vec<Movie>| {
             movies.push(parse(line, text)?);
             Ok(())
@@ -344,13 +355,18 @@ pub(super) fn holds_plots(path: &Path) -> bool {
 
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot
 /// may hold `::`.
-pub(super) fn read_plots(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
+pub(super) fn read_plots(
+    path: &Path,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
     const FIELDS: usize = 11;
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        job,
+        context,
         |_, line, plots: &mut Vec<(u32, [String; 3])>| {
             let fields: Vec<&str> = line.splitn(FIELDS - 1, "::").collect();
             let last = fields.get(FIELDS - 2).and_then(|rest| rest.rsplit_once("::"));

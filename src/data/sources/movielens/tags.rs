@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::{Catalogue, Job, Records, encoding, present, read_numbered_lines, wrong_fields};
+use super::{Catalogue, DelimitedReader, ReadContext, encoding, present, read_numbered_lines, wrong_fields};
 use crate::Result;
-use crate::data::ids::Ids;
+use crate::data::interner::Interner;
 
 /// An item keeps this many tags.
 const MOST: usize = 20;
@@ -20,7 +20,7 @@ impl Tags {
     /// Reads `tags.csv`, or `user::item::tag::timestamp` whose tag may hold `::`. A few published
     /// tags are empty; they count for nothing. A `|` in a tag, which separates the tags of an item,
     /// becomes a space.
-    pub(super) fn read(&mut self, path: &Path, csv: bool, items: &Ids, job: &mut Job) -> Result<()> {
+    pub(super) fn read(&mut self, path: &Path, csv: bool, items: &Interner, context: &mut ReadContext) -> Result<()> {
         let parse = |id: &str, tag: &str, tags: &mut Vec<(u32, String)>| -> std::result::Result<(), String> {
             let item = items.find(present(id, "movie")?);
             let tag = tag.replace('|', " ");
@@ -29,16 +29,16 @@ impl Tags {
             }
             Ok(())
         };
-        let count = |_: &mut Job, tags: Vec<(u32, String)>| {
+        let count = |_: &mut ReadContext, tags: Vec<(u32, String)>| {
             for (item, tag) in tags {
                 *self.counts.entry(item).or_default().entry(tag).or_default() += 1;
             }
             Ok(())
         };
         if csv {
-            let records = Records::open(path, b',', job)?;
+            let records = DelimitedReader::open(path, b',', context)?;
             let (item, tag) = (records.column("movieId")?, records.column("tag")?);
-            return records.read(job, |_, record, tags| parse(record.get(item), record.get(tag), tags), count);
+            return records.read(context, |_, record, tags| parse(record.get(item), record.get(tag), tags), count);
         }
         let split = |line: &str, tags: &mut Vec<(u32, String)>| {
             let mut ends = line.splitn(3, "::");
@@ -48,7 +48,7 @@ impl Tags {
             };
             parse(item, tag, tags)
         };
-        read_numbered_lines(path, encoding(path)?, 0, job, |_, line, tags| split(line, tags), count)
+        read_numbered_lines(path, encoding(path)?, 0, context, |_, line, tags| split(line, tags), count)
     }
 
     /// Gives the items their tags, the most frequent first, then by the alphabet.

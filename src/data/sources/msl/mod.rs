@@ -5,19 +5,19 @@
 //! `timestamp` the target's time. The interaction log itself is not released; it is put together
 //! from the windows.
 
-mod merge;
 mod rows;
+mod sequences;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use self::merge::Merge;
 use self::rows::{read_rows, read_titles};
+use self::sequences::SequenceBuilder;
 use super::Input;
 use crate::data::corpus::Corpus;
-use crate::data::manifest::{Provenance, Step};
+use crate::data::corpus::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
@@ -63,7 +63,7 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
 
     let has_valid = stored(dir, "valid.csv").exists();
     let files: &[&str] = if has_valid { &["train.csv", "valid.csv", "test.csv"] } else { &["train.csv", "test.csv"] };
-    let mut merged = Merge::default();
+    let mut merged = SequenceBuilder::default();
     for file in files {
         let path = dir.join(file);
         merged.files.push(Vec::new());

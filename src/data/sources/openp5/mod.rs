@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 use super::fields::present;
 use super::input::read_numbered_lines;
 use super::movielens::{holds_plots, read_movies_dat, read_plots, stored_name, wrong_fields};
-use super::{Catalogue, Encoding, Job, Raw, ReadOptions, at_most};
-use crate::data::events::{EventLog, Events};
-use crate::data::ids::{Ids, Texts};
+use super::{Catalogue, Encoding, RawDataset, ReadContext, ReadOptions, at_most};
+use crate::data::event_log::{EventLog, Events};
+use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
 /// The shortest id and its space.
 const EVENT_BYTES: u64 = 2;
 
 /// Reads sequences, titles and indexings.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> Result<Raw> {
+pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     if let Some(name) = options.format.as_deref().filter(|name| *name != "openp5") {
         return Err(Error::usage(format!("openp5 has no format `{name}`: its only one is openp5")));
     }
@@ -36,25 +36,25 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
     if sequences.is_empty() {
         return Err(Error::usage("openp5: no user_sequence.txt among the inputs"));
     }
-    let mut log = EventLog::new(at_most(&sequences, EVENT_BYTES)?, options, false, false)?;
+    let mut log = EventLog::new(at_most(&sequences, EVENT_BYTES)?, &options.workspace, false, false)?;
     for path in &sequences {
-        read_sequences(path, &mut log, job)?;
+        read_sequences(path, &mut log, context)?;
     }
     log.finish()?;
 
     let mut catalogue = Catalogue::default();
     let mut format = "OpenP5".to_string();
     for path in of("", "asin_title.tsv") {
-        read_titles(path, &log.items, &mut catalogue, job)?;
+        read_titles(path, &log.items, &mut catalogue, context)?;
         format.push_str(", titles by ASIN");
     }
     for path in of("", "movies.dat") {
-        let encoding = read_movies_dat(path, &log.items, &mut catalogue, job)?;
+        let encoding = read_movies_dat(path, &log.items, &mut catalogue, context)?;
         format.push_str(", titles of MovieLens in ");
         format.push_str(if encoding == Encoding::Utf8 { "UTF-8" } else { "ISO 8859-1" });
     }
     for path in files.iter().filter(|path| holds_plots(path)) {
-        read_plots(path, &log.items, &mut catalogue, job)?;
+        read_plots(path, &log.items, &mut catalogue, context)?;
         format.push_str(", with plots");
     }
     for (attribute, start, end) in [
@@ -64,31 +64,31 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
     ] {
         let mut indexings = of(start, end);
         if let Some(path) = indexings.next() {
-            read_indexing(path, attribute, &log.items, &mut catalogue, job)?;
+            read_indexing(path, attribute, &log.items, &mut catalogue, context)?;
         }
         if let Some(path) = indexings.next() {
             return Err(Error::usage(format!("{}: a second {start}: give one of them", path.display())));
         }
     }
-    Ok(Raw { log, catalogue, format })
+    Ok(RawDataset { log, catalogue, format })
 }
 
 /// The sequences of a block of lines.
 #[derive(Default)]
 struct Sequences {
-    users: Texts,
+    users: StringArena,
     lines: Vec<u64>,
     /// Items of all of them; sequence i has `lengths[i]`.
-    items: Texts,
+    items: StringArena,
     lengths: Vec<usize>,
 }
 
-fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> {
+fn read_sequences(path: &Path, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        job,
+        context,
         |number, line, sequences: &mut Sequences| {
             let mut ids = line.split_ascii_whitespace();
             let user = ids.next().unwrap_or_default();
@@ -103,7 +103,7 @@ fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> 
             sequences.lengths.push(length);
             Ok(())
         },
-        |job, block| {
+        |context, block| {
             let mut events = Events::default();
             let mut items = block.items.iter();
             let mut users = HashSet::new();
@@ -111,7 +111,7 @@ fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> 
                 let items = items.by_ref().take(*length);
                 if log.users.find(user).is_some() || !users.insert(user) {
                     items.for_each(drop);
-                    job.bad(path, *line, &format!("user {user} has a sequence already"))?;
+                    context.bad(path, *line, &format!("user {user} has a sequence already"))?;
                 } else {
                     items.for_each(|item| events.push(user, item, 0, f32::NAN));
                 }
@@ -121,12 +121,12 @@ fn read_sequences(path: &Path, log: &mut EventLog, job: &mut Job) -> Result<()> 
     )
 }
 
-fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
+fn read_titles(path: &Path, items: &Interner, catalogue: &mut Catalogue, context: &mut ReadContext) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        job,
+        context,
         |number, line, titles: &mut Vec<(u64, u32, String)>| {
             let (id, title) = line.split_once('\t').ok_or_else(|| wrong_fields(2, "\t", 1))?;
             if title.contains('\t') {
@@ -137,10 +137,10 @@ fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Jo
             }
             Ok(())
         },
-        |job, titles| {
+        |context, titles| {
             for (line, item, title) in titles {
                 if let Err(what) = catalogue.describe(item, &title) {
-                    job.bad(path, line, &what)?;
+                    context.bad(path, line, &what)?;
                 }
             }
             Ok(())
@@ -151,15 +151,15 @@ fn read_titles(path: &Path, items: &Ids, catalogue: &mut Catalogue, job: &mut Jo
 fn read_indexing(
     path: &Path,
     attribute: &'static str,
-    items: &Ids,
+    items: &Interner,
     catalogue: &mut Catalogue,
-    job: &mut Job,
+    context: &mut ReadContext,
 ) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,
         0,
-        job,
+        context,
         |_, line, indices: &mut Vec<(u32, String)>| {
             let mut fields = line.split_ascii_whitespace();
             let (Some(id), Some(index), None) = (fields.next(), fields.next(), fields.next()) else {

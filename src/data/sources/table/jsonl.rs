@@ -12,7 +12,7 @@ use super::{Cell, Columns, Input, Row, Table, Unit, time};
 use crate::Result;
 
 /// Values of the columns user, item, time, rating, title and text.
-pub(super) struct Fields<'a>([Value<'a>; 6]);
+pub(super) struct Record<'a>([Value<'a>; 6]);
 
 #[derive(Clone)]
 enum Value<'a> {
@@ -25,7 +25,7 @@ enum Value<'a> {
     Other,
 }
 
-impl Fields<'_> {
+impl Record<'_> {
     /// The row's cells; ids that are numbers turn into their digits.
     pub(super) fn row(&self) -> std::result::Result<Row<'_>, String> {
         let [user, item, time, rating, title, text] = &self.0;
@@ -67,7 +67,7 @@ impl Value<'_> {
 }
 
 /// Reads the columns of a line.
-pub(super) fn parse<'a>(line: &'a str, columns: &Columns) -> std::result::Result<Fields<'a>, String> {
+pub(super) fn parse<'a>(line: &'a str, columns: &Columns) -> std::result::Result<Record<'a>, String> {
     let c = columns;
     let names = [&c.user, &c.item, &c.time, &c.rating, &c.title, &c.text].map(|name| name.as_deref());
     let mut json = serde_json::Deserializer::from_str(line);
@@ -136,21 +136,21 @@ fn look(path: &Path, mut enough: impl FnMut(&str) -> bool) -> Result<()> {
 struct Object<'c>([Option<&'c str>; 6]);
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
-    type Value = Fields<'de>;
+    type Value = Record<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Fields<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Record<'de>, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Fields<'de>;
+    type Value = Record<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Fields<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Record<'de>, A::Error> {
         let mut values = [const { Value::Missing }; 6];
         while let Some(wanted) = map.next_key_seed(Key(&self.0))? {
             if !wanted.contains(&true) {
@@ -162,7 +162,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                 place.clone_from(&value);
             }
         }
-        Ok(Fields(values))
+        Ok(Record(values))
     }
 }
 

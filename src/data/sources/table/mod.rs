@@ -9,13 +9,13 @@ mod parquet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::delimited::{DelimitedReader, Record, missing_column};
 use super::fields;
 use super::fields::{Time, present};
 use super::input::read_numbered_lines;
-use super::records::{Fields, Records, missing_column};
-use super::{Catalogue, Columns, Encoding, Input, Job, Raw, ReadOptions, Unit, at_most};
-use crate::data::events::{EventLog, Events};
-use crate::data::ids::Texts;
+use super::{Catalogue, Columns, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most};
+use crate::data::event_log::{EventLog, Events};
+use crate::data::interner::StringArena;
 use crate::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Table {
     fn open(path: &Path, forced: Option<Format>, asked: &Columns) -> Result<Self> {
         let format = forced.map_or_else(|| Format::find(path), Ok)?;
         let (names, rows) = match format {
-            Format::Csv | Format::Tsv => (Records::header_of(path, delimiter(format))?, text_rows(path)?),
+            Format::Csv | Format::Tsv => (DelimitedReader::header_of(path, delimiter(format))?, text_rows(path)?),
             Format::Jsonl => (jsonl::keys(path)?, text_rows(path)?),
             Format::Parquet => parquet::columns(path, asked)?,
         };
@@ -126,21 +126,21 @@ impl Table {
 
     /// Reads the rows; the first time of the first log sets `unit`. Has it the columns of titles
     /// and of texts?
-    fn read(&self, raw: &mut Raw, unit: &mut Option<Unit>, job: &mut Job) -> Result<[bool; 2]> {
-        let Raw { log, catalogue, .. } = raw;
+    fn read(&self, raw: &mut RawDataset, unit: &mut Option<Unit>, context: &mut ReadContext) -> Result<[bool; 2]> {
+        let RawDataset { log, catalogue, .. } = raw;
         let mut found = if self.format == Format::Jsonl { [false; 2] } else { self.describes() };
-        let sink = |job: &mut Job, block: Block| {
+        let sink = |context: &mut ReadContext, block: Block| {
             found = either(found, block.found);
-            block.hand_on(self, log, catalogue, job)
+            block.hand_on(self, log, catalogue, context)
         };
         match self.format {
             Format::Csv | Format::Tsv => {
-                let records = Records::open(&self.path, delimiter(self.format), job)?;
+                let records = DelimitedReader::open(&self.path, delimiter(self.format), context)?;
                 let place = |name: &Option<String>| name.as_deref().map(|name| records.column(name)).transpose();
                 let c = &self.columns;
                 let (user, item, time) = (place(&c.user)?, place(&c.item)?, place(&c.time)?);
                 let (rating, title, text) = (place(&c.rating)?, place(&c.title)?, place(&c.text)?);
-                let parse = |line, record: Fields, block: &mut Block| {
+                let parse = |line, record: Record, block: &mut Block| {
                     let field = |at: Option<usize>| at.map_or("", |at| record.get(at));
                     let row = Row {
                         user: field(user),
@@ -152,7 +152,7 @@ impl Table {
                     };
                     block.push(line, &row, self, unit)
                 };
-                records.read(job, parse, sink)?;
+                records.read(context, parse, sink)?;
             }
             Format::Jsonl => {
                 if self.log && unit.is_none() {
@@ -165,9 +165,9 @@ impl Table {
                     block.found = either(block.found, fields.describes());
                     Ok(())
                 };
-                read_numbered_lines(&self.path, Encoding::Utf8, 0, job, parse, sink)?;
+                read_numbered_lines(&self.path, Encoding::Utf8, 0, context, parse, sink)?;
             }
-            Format::Parquet => parquet::read(self, unit, job, sink)?,
+            Format::Parquet => parquet::read(self, unit, context, sink)?,
         }
         Ok(found)
     }
@@ -216,8 +216,8 @@ struct Row<'a> {
 struct Block {
     events: Events,
     /// Titles, texts and numbers of the rows, if the table describes items.
-    titles: Texts,
-    texts: Texts,
+    titles: StringArena,
+    texts: StringArena,
     numbers: Vec<u64>,
     /// Has any JSON object the keys of title and text?
     found: [bool; 2],
@@ -249,17 +249,23 @@ impl Block {
     }
 
     /// Adds the rows to the log and the catalogue, but those that give an item a second title.
-    fn hand_on(mut self, table: &Table, log: &mut EventLog, catalogue: &mut Catalogue, job: &mut Job) -> Result<()> {
+    fn hand_on(
+        mut self,
+        table: &Table,
+        log: &mut EventLog,
+        catalogue: &mut Catalogue,
+        context: &mut ReadContext,
+    ) -> Result<()> {
         let mut bad = Vec::new();
         let described = self.events.items.iter().zip(self.titles.iter().zip(self.texts.iter())).zip(&self.numbers);
         for (at, ((id, (title, text)), number)) in described.enumerate() {
             if title.trim().is_empty() && text.trim().is_empty() {
                 continue;
             }
-            let item = if table.log { Some(log.items.number(id)?) } else { log.items.find(id) };
+            let item = if table.log { Some(log.items.intern(id)?) } else { log.items.find(id) };
             let Some(item) = item else { continue };
             if let Err(what) = catalogue.describe(item, title) {
-                job.bad_at(&table.path, &format!("{} {number}", table.format.row()), &what)?;
+                context.bad_at(&table.path, &format!("{} {number}", table.format.row()), &what)?;
                 bad.push(at);
             } else if !text.trim().is_empty() {
                 catalogue.set_attribute("text", item, text);
@@ -305,7 +311,7 @@ fn rating(cell: Cell) -> std::result::Result<f32, String> {
 }
 
 /// Reads the logs in their order, then the catalogues.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> Result<Raw> {
+pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let asked = &options.columns;
     if asked.user.is_none() || asked.item.is_none() {
         return Err(Error::usage("table: name the columns of users and of items (--user COLUMN --item COLUMN)"));
@@ -321,16 +327,16 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, job: &mut Job) -> R
     described(asked, perhaps, &logs)?;
 
     let rows = logs.iter().map(|table| table.rows).sum();
-    let log = EventLog::new(rows, options, asked.time.is_some(), asked.rating.is_some())?;
-    let mut raw = Raw { log, catalogue: Catalogue::default(), format: String::new() };
+    let log = EventLog::new(rows, &options.workspace, asked.time.is_some(), asked.rating.is_some())?;
+    let mut raw = RawDataset { log, catalogue: Catalogue::default(), format: String::new() };
     let mut unit = None;
     let mut found = [false; 2];
     for table in &logs {
-        found = either(found, table.read(&mut raw, &mut unit, job)?);
+        found = either(found, table.read(&mut raw, &mut unit, context)?);
     }
     raw.log.finish()?;
     for table in &catalogues {
-        found = either(found, table.read(&mut raw, &mut unit, job)?);
+        found = either(found, table.read(&mut raw, &mut unit, context)?);
     }
     described(asked, found, &logs)?;
     let times = match (&asked.time, unit) {

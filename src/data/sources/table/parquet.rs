@@ -10,7 +10,7 @@ use polars::prelude::{
     PlRefPath, PlanCallback, PolarsResult, ScanArgsParquet, SerReader, StringChunked, TimeUnit, col,
 };
 
-use super::{Block, Cell, Columns, Input, Job, Row, Table, Unit};
+use super::{Block, Cell, Columns, Input, ReadContext, Row, Table, Unit};
 use crate::{Context, Error, Result};
 
 /// Rows of a batch.
@@ -82,11 +82,11 @@ fn readable(dtype: &ArrowDataType) -> bool {
 pub(super) fn read(
     table: &Table,
     unit: &mut Option<Unit>,
-    job: &mut Job,
-    mut sink: impl FnMut(&mut Job, Block) -> Result<()>,
+    context: &mut ReadContext,
+    mut sink: impl FnMut(&mut ReadContext, Block) -> Result<()>,
 ) -> Result<()> {
     let path = &table.path;
-    let digest = Input::open(path, job)?.finish()?;
+    let digest = Input::open(path, context)?.finish()?;
     let place = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
     let arguments = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
     let scan = LazyFrame::scan_parquet(PlRefPath::new(place), arguments).context(path.display())?;
@@ -100,7 +100,7 @@ pub(super) fn read(
     let mut row = 0;
     let mut taken = Ok(());
     for frame in frames {
-        taken = take_in(&frame, table, &mut row, unit, job).and_then(|block| sink(job, block));
+        taken = take_in(&frame, table, &mut row, unit, context).and_then(|block| sink(context, block));
         if taken.is_err() {
             break;
         }
@@ -108,7 +108,7 @@ pub(super) fn read(
     let read = worker.join();
     taken?;
     read.map_err(|_| Error::failed(format!("{}: polars cannot read it", path.display())))?.context(path.display())?;
-    job.inputs.push(digest);
+    context.inputs.push(digest);
     Ok(())
 }
 
@@ -122,7 +122,13 @@ fn selection(columns: &Columns) -> Vec<Expr> {
 }
 
 /// Parses a batch whose first row comes after `row`.
-fn take_in(frame: &DataFrame, table: &Table, row: &mut u64, unit: &mut Option<Unit>, job: &mut Job) -> Result<Block> {
+fn take_in(
+    frame: &DataFrame,
+    table: &Table,
+    row: &mut u64,
+    unit: &mut Option<Unit>,
+    context: &mut ReadContext,
+) -> Result<Block> {
     let place = table.path.display();
     let texts = |role: &str| frame.column(role).ok().map(|column| column.str()).transpose().context(&place);
     let (users, items, titles, about) = (texts("user")?, texts("item")?, texts("title")?, texts("text")?);
@@ -139,10 +145,10 @@ fn take_in(frame: &DataFrame, table: &Table, row: &mut u64, unit: &mut Option<Un
             text: text_at(about, at),
         };
         if let Err(what) = block.push(*row, &cells, table, unit) {
-            job.bad_at(&table.path, &format!("row {row}"), &what)?;
+            context.bad_at(&table.path, &format!("row {row}"), &what)?;
         }
     }
-    job.progress.add(frame.height() as u64)?;
+    context.progress.add(frame.height() as u64)?;
     Ok(block)
 }
 

@@ -1,0 +1,173 @@
+//! `corpus.toml`: what a corpus holds, where it comes from, and its files' SHA-256.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::layout::MANIFEST;
+use crate::{Context, Error, Result};
+
+const FORMAT: u32 = 1;
+
+/// `corpus.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the layout: 1.
+    pub format: u32,
+    /// The data set's name.
+    pub name: String,
+    /// Where the data come from.
+    pub source: String,
+    /// The program that wrote it.
+    pub software: String,
+    /// What validates, in one sentence.
+    pub validation: String,
+    /// How many training windows validate, for want of released validation windows.
+    pub valid_from_train: u32,
+    /// Sizes.
+    pub counts: Counts,
+    /// The source's files.
+    #[serde(default)]
+    pub inputs: Vec<FileDigest>,
+    /// The corpus's own files.
+    pub files: Vec<FileDigest>,
+    /// What was done to the source.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// Sizes of a corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Users.
+    pub users: usize,
+    /// Items of the catalogue.
+    pub items: usize,
+    /// Interactions.
+    pub interactions: usize,
+    /// Training windows as released.
+    pub train: usize,
+    /// Validation windows.
+    pub valid: usize,
+    /// Test windows.
+    pub test: usize,
+}
+
+/// A file's name, size and checksum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// File name, without its folder.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256, in hex.
+    pub sha256: String,
+}
+
+impl FileDigest {
+    /// The digest of a file with these contents.
+    pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
+        Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::core::files::sha256(bytes) }
+    }
+
+    /// The digest of a file.
+    pub(in crate::data) fn of_file(path: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, bytes, sha256: crate::core::files::hex(&hash.finalize()) })
+    }
+}
+
+/// One step from the source to the corpus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// Rows before.
+    pub before: usize,
+    /// Rows after.
+    pub after: usize,
+    /// Users after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<usize>,
+    /// Items after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<usize>,
+    /// What it does and to what.
+    pub what: String,
+}
+
+/// Where a corpus comes from, for `corpus.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Where the data come from.
+    pub source: String,
+    /// The source's files.
+    pub inputs: Vec<FileDigest>,
+    /// What was done to them.
+    pub steps: Vec<Step>,
+}
+
+impl Manifest {
+    pub(in crate::data) fn new(
+        name: String,
+        provenance: Provenance,
+        validation: String,
+        valid_from_train: u32,
+        counts: Counts,
+        files: Vec<FileDigest>,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            name,
+            source: provenance.source,
+            software: format!("itemlm {}", env!("CARGO_PKG_VERSION")),
+            validation,
+            valid_from_train,
+            counts,
+            inputs: provenance.inputs,
+            files,
+            steps: provenance.steps,
+        }
+    }
+
+    /// Writes `dir/corpus.toml`.
+    pub(in crate::data) fn write(&self, dir: &Path) -> Result<()> {
+        let text = toml::to_string(self).context(MANIFEST)?;
+        write(&dir.join(MANIFEST), text.as_bytes())
+    }
+
+    /// Reads `dir/corpus.toml` and checks its version.
+    pub fn read(dir: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let path = dir.join(MANIFEST);
+        let place = path.display();
+        let text = fs::read_to_string(&path)
+            .map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
+        let Version { format } = toml::from_str(&text).context(place.to_string())?;
+        if format != FORMAT {
+            return Err(Error::failed(format!(
+                "{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again"
+            )));
+        }
+        toml::from_str(&text).context(place)
+    }
+}
+
+/// Writes and syncs a file of a corpus that is not in its place yet.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).context(path.display())?;
+    file.write_all(bytes).context(path.display())?;
+    file.sync_all().context(path.display())
+}

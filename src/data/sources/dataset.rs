@@ -1,0 +1,69 @@
+//! What a source gives: an event log and texts of its items.
+
+use std::collections::BTreeMap;
+
+use super::fields::short;
+use crate::data::event_log::EventLog;
+
+/// What a source gives.
+pub(crate) struct RawDataset {
+    /// Who met what when.
+    pub(crate) log: EventLog,
+    /// What is known of the items of the log.
+    pub(crate) catalogue: Catalogue,
+    /// The format found, in a few words: "Amazon 2014".
+    pub(crate) format: String,
+}
+
+/// Titles and other texts of the items of a log, by dense index.
+#[derive(Default)]
+pub(crate) struct Catalogue {
+    titles: Vec<Option<Box<str>>>,
+    /// Other columns of `items.parquet`, such as `genres`, by name.
+    pub(crate) attributes: BTreeMap<&'static str, Vec<Option<Box<str>>>>,
+}
+
+impl Catalogue {
+    /// Sets a title. An item may be described twice, but not by two titles: the error says both.
+    pub(crate) fn set_title(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
+        let place = place(&mut self.titles, item);
+        match place {
+            Some(known) if **known != *title => {
+                Err(format!("two titles for one item: `{}` and `{}`", short(known), short(title)))
+            }
+            Some(_) => Ok(()),
+            None => {
+                *place = Some(title.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// [`Catalogue::set_title`], where a blank text is no title.
+    pub(crate) fn describe(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
+        if title.trim().is_empty() { Ok(()) } else { self.set_title(item, title) }
+    }
+
+    /// An item's title, if it has one.
+    pub(crate) fn title(&self, item: u32) -> Option<&str> {
+        self.titles.get(item as usize)?.as_deref()
+    }
+
+    /// Replaces a title.
+    pub(crate) fn replace_title(&mut self, item: u32, title: String) {
+        *place(&mut self.titles, item) = Some(title.into());
+    }
+
+    /// Sets an attribute; the last one counts.
+    pub(crate) fn set_attribute(&mut self, name: &'static str, item: u32, text: &str) {
+        *place(self.attributes.entry(name).or_default(), item) = Some(text.into());
+    }
+}
+
+fn place(column: &mut Vec<Option<Box<str>>>, item: u32) -> &mut Option<Box<str>> {
+    let at = item as usize;
+    if column.len() <= at {
+        column.resize(at + 1, None);
+    }
+    &mut column[at]
+}
