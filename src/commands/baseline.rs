@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::cf::valid_ndcg;
 use crate::config::settings_table;
 use crate::data::{Corpus, Split};
 use crate::device::BackendChoice;
-use crate::evaluate::{Summary, evaluate_ranker, summarise};
+use crate::evaluate::{Summary, evaluate_ranker, summarise, valid_ndcg};
 use crate::rankers::{Fitting, RankerSpec, TopK};
 use crate::run::verified_devices::verified_device;
 use crate::{Context, Error, Result};

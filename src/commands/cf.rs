@@ -6,11 +6,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::config::settings_table;
-use crate::data::{Corpus, Split};
+use crate::data::Corpus;
 use crate::device::BackendChoice;
-use crate::evaluate::{evaluate_ranker, summarise};
+use crate::evaluate::valid_ndcg;
 use crate::rankers::registry::vector_method;
-use crate::rankers::{Fitting, Ranker, TopK, VectorRanker};
+use crate::rankers::{Fitting, TopK, VectorRanker};
 use crate::run::verified_devices::verified_device;
 use crate::{Context, Error, Result};
 
@@ -93,12 +93,6 @@ pub fn cf(
         sha256,
         valid_ndcg_at_10,
     })
-}
-
-/// Returns NDCG@10 on the validation windows; `None` where there are none.
-pub(crate) fn valid_ndcg(ranker: &dyn Ranker, top_k: &TopK, corpus: &Corpus) -> Option<f64> {
-    let outcomes = evaluate_ranker(ranker, top_k, corpus, Split::Valid, None);
-    summarise(&outcomes, 0).all.metric("ndcg@10")
 }
 
 /// Refuses a path that cannot be written, before minutes of training.

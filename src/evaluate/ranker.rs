@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::metrics::{CUTOFFS, Outcome, rank_of};
+use super::metrics::{CUTOFFS, Outcome, rank_of, summarise};
 use crate::data::{Corpus, Split};
 use crate::rankers::{Ranker, TopK};
 
@@ -48,6 +48,12 @@ pub fn evaluate_ranker(
         Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
     });
     outcomes.collect()
+}
+
+/// Returns NDCG@10 on the validation windows; `None` where there are none.
+pub fn valid_ndcg(ranker: &dyn Ranker, top_k: &TopK, corpus: &Corpus) -> Option<f64> {
+    let outcomes = evaluate_ranker(ranker, top_k, corpus, Split::Valid, None);
+    summarise(&outcomes, 0).all.metric("ndcg@10")
 }
 
 #[cfg(test)]
