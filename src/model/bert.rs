@@ -75,6 +75,10 @@ struct Variant {
     model_type: Option<String>,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
 }
 
 impl BertConfig {
@@ -97,6 +101,11 @@ impl BertConfig {
             if found.as_ref().is_some_and(|found| found != supported) || (key == "model_type" && found.is_none()) {
                 let found = found.as_deref().unwrap_or("absent");
                 return Err(Error::failed(format!("{key} is {found:?}, only {supported:?} is supported")));
+            }
+        }
+        for (key, set) in [("is_decoder", variant.is_decoder), ("add_cross_attention", variant.add_cross_attention)] {
+            if set {
+                return Err(Error::failed(format!("{key} is true, only encoders are supported")));
             }
         }
         let config: Self = serde_json::from_str(text).context("not a BERT configuration")?;
@@ -203,15 +212,55 @@ impl<B: Backend> Bert<B> {
         })
     }
 
-    /// The mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included), of
-    /// length 1: `[batch, hidden]`.
-    pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
+    /// Combines each text's last hidden states into one vector.
+    ///
+    /// # Shapes
+    /// `[batch, hidden]`.
+    pub fn pooled(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
         let hidden = self.forward(text);
         let [batch, seq, width] = hidden.dims();
-        let share = |b: usize, t: usize| if t < text.lengths[b] { 1.0 / text.lengths[b] as f32 } else { 0.0 };
-        let shares: Vec<f32> = (0..batch).flat_map(|b| (0..seq).map(move |t| share(b, t))).collect();
-        let shares = Tensor::<B, 3>::from_data(TensorData::new(shares, [batch, 1, seq]), &hidden.device());
-        unit_length(shares.matmul(hidden).reshape([batch, width]))
+        let weight = |b: usize, t: usize| if t < text.lengths[b] { pooling.weight(t, text.lengths[b]) } else { 0.0 };
+        let weights: Vec<f32> = (0..batch).flat_map(|b| (0..seq).map(move |t| weight(b, t))).collect();
+        let weights = Tensor::<B, 3>::from_data(TensorData::new(weights, [batch, 1, seq]), &hidden.device());
+        weights.matmul(hidden).reshape([batch, width])
+    }
+
+    /// Computes the mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included),
+    /// of length 1.
+    ///
+    /// # Shapes
+    /// `[batch, hidden]`.
+    pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
+        unit_length(self.pooled(text, Pooling::Mean))
+    }
+}
+
+/// How the hidden states of a text's tokens become one vector, as sentence-transformers' `Pooling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's.
+    Cls,
+    /// Their mean.
+    Mean,
+    /// Their sum over the square root of their number.
+    MeanSqrtLength,
+    /// Their mean weighted by their positions, from 1.
+    WeightedMean,
+    /// The last token's.
+    LastToken,
+}
+
+impl Pooling {
+    /// The weight of token `t` of a text of `length` tokens.
+    fn weight(self, t: usize, length: usize) -> f32 {
+        let length = length as f32;
+        match self {
+            Self::Cls => f32::from(u8::from(t == 0)),
+            Self::Mean => 1.0 / length,
+            Self::MeanSqrtLength => 1.0 / length.sqrt(),
+            Self::WeightedMean => (t + 1) as f32 / (length * (length + 1.0) / 2.0),
+            Self::LastToken => f32::from(u8::from(t as f32 + 1.0 == length)),
+        }
     }
 }
 
@@ -249,6 +298,21 @@ impl<B: Backend> Linear<B> {
     pub(crate) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
         let weight = from.read(&format!("{name}.weight"), [out, width], DEVIATION)?;
         Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Start::Constant(0.0))? })
+    }
+
+    /// Reads the frozen layer `name` of the safetensors files in `dir`; without `has_bias` the bias is 0.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, by file and name.
+    pub fn open(dir: &Path, name: &str, out: usize, width: usize, has_bias: bool, device: &B::Device) -> Result<Self> {
+        let weights = Some(BertTensors::open(dir)?);
+        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let weight = from.read(&format!("{name}.weight"), [out, width], DEVIATION)?;
+        let bias = match has_bias {
+            true => from.read(&format!("{name}.bias"), [out], Start::Constant(0.0))?,
+            false => from.drawn([out], Start::Constant(0.0)),
+        };
+        Ok(Self { weight, bias })
     }
 
     /// Drawn as BERT's, whatever the directory holds.
