@@ -16,6 +16,7 @@ use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::{Interactions, Settings, Vectors, als, bpr, sasrec};
+use crate::core::panic::DeviceGuard;
 use crate::data::Corpus;
 use crate::{Context, Error, Result};
 
@@ -198,8 +199,8 @@ pub(crate) fn keep_best<M>(
     for epoch in 1..=epochs {
         let started = std::time::Instant::now();
         let (model, loss) = train_epoch(epoch - 1)?;
-        if let Some(panic) = crate::core::panic::recorded_panic() {
-            return Err(Error::failed(format!("epoch {epoch}: a thread of the device died ({panic})")));
+        if let Some(panic) = DeviceGuard::current().panic() {
+            return Err(Error::device(format!("epoch {epoch}: a thread of the device died ({panic})")));
         }
         // The loss is of the batches before the last step: that one may have spoilt the model yet.
         if !loss.is_finite() || !finite(&model) {

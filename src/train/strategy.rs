@@ -34,6 +34,7 @@ use crate::batch::{Batch, Example};
 use crate::config::TrainConfig;
 use crate::core::files::write_atomic;
 use crate::core::log::log;
+use crate::core::panic::DeviceGuard;
 use crate::core::profiler;
 use crate::core::profiler::Part;
 use crate::text::Catalogue;
@@ -378,12 +379,14 @@ fn finite(step: usize, what: &str, value: f64) -> Result<()> {
     )))
 }
 
+/// Checks the device after `step`.
+///
 /// # Errors
-/// A panic on some thread since the process began.
+/// A panic on one of its threads.
 pub fn check_device_alive(step: usize) -> Result<()> {
-    match crate::core::panic::recorded_panic() {
+    match DeviceGuard::current().panic() {
         None => Ok(()),
-        Some(panic) => Err(Error::failed(format!(
+        Some(panic) => Err(Error::device(format!(
             "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
         ))),
     }
