@@ -19,7 +19,7 @@ use itemlm::decode::search;
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
 use itemlm::loss::linear_cross_entropy;
-use itemlm::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, save_llm_dir};
+use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -75,9 +75,9 @@ fn prompts(count: usize, tokens: usize) -> Vec<Vec<u32>> {
     (0..count).map(|_| (0..tokens).map(|_| rng.random_range(1..VOCABULARY as u32)).collect()).collect()
 }
 
-fn llama<B: Backend<Device = DispatchDevice>>() -> Llama<B> {
+fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
     let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257).unwrap();
-    let config = LlamaConfig { max_position_embeddings: 2048, ..LlamaConfig::tiny(VOCABULARY) };
+    let config = DecoderConfig { max_position_embeddings: 2048, ..DecoderConfig::tiny(VOCABULARY) };
     let mut rng = StdRng::seed_from_u64(1);
     let tensors: Vec<_> = config
         .tensors()
@@ -89,7 +89,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Llama<B> {
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
     let weights = Weights::open(dir.path(), &config).unwrap();
-    Llama::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
+    Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 
 fn trie(c: &mut Criterion) {
@@ -138,7 +138,7 @@ fn loss(c: &mut Criterion) {
         let example = |item| Example { prompt: vec![1, 2, 3], target: Target::Item(item), logit_bias: vec![] };
         let examples: Vec<Example> = items.map(example).collect();
         let batch = Batch::new(&examples, catalogue, Candidates::Children);
-        let index = batch.rows.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
+        let index = batch.candidate_ids.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
         let rows = Tensor::<Training, 1, Int>::from_data(TensorData::new(index.clone(), [index.len()]), &device);
         let head = llm.head().select(0, rows);
         let shape = [batch.predictions.len(), llm.config().hidden_size];

@@ -10,7 +10,7 @@ use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use itemlm::config::{LoraConfig, Precision};
 use itemlm::device::{BackendName, Concrete, Training};
-use itemlm::model::{Llama, Tune, causal_mask, open_llm};
+use itemlm::model::{Decoder, Tune, causal_mask, open_llm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,7 +26,7 @@ fn clocks() -> [f64; 2] {
 }
 
 /// Seconds forward and backward, then the same of processor time.
-fn step<B: AutodiffBackend>(llm: &Llama<B>, [rows, tokens]: [usize; 2], device: &B::Device) -> [f64; 4] {
+fn step<B: AutodiffBackend>(llm: &Decoder<B>, [rows, tokens]: [usize; 2], device: &B::Device) -> [f64; 4] {
     let ids = (0..rows * tokens).map(|i| (i * 7919 % llm.config().vocab_size) as i32).collect();
     let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [rows, tokens]), device);
     let positions: Vec<u32> = (0..rows).flat_map(|_| 0..tokens as u32).collect();
@@ -55,10 +55,11 @@ fn main() {
     let open = || open_llm(Path::new(model)).unwrap();
     let plain = open();
     let plain =
-        Llama::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), Precision::F32, &autodiff).unwrap();
+        Decoder::<Concrete>::load(&plain.config, plain.weights, Tune::Lora(&lora, 1), Precision::F32, &autodiff)
+            .unwrap();
     let fused = open();
     let fused =
-        Llama::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), Precision::F32, &device).unwrap();
+        Decoder::<Training>::load(&fused.config, fused.weights, Tune::Lora(&lora, 1), Precision::F32, &device).unwrap();
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..=rounds {
         times[0].push(step(&plain, size, &autodiff));

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             itemlm::core::log::log("error: killed from the dashboard; go on from the last checkpoint with --resume");
             return 1;
         }
-        if let Some(why) = itemlm::device::exhausted(&why) {
+        if let Some(why) = itemlm::device::out_of_memory_message(&why) {
             itemlm::core::log::log(format_args!(
                 "error: the device ran out of memory ({why}): do less at once, or use --backend cpu"
             ));

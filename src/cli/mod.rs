@@ -13,8 +13,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use burn::train::Interrupter;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde_json::json;
 
@@ -25,6 +25,11 @@ use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
+
+/// Returns the command line as clap describes it, for the generated reference in `docs/`.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs the command line; the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {

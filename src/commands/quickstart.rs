@@ -21,7 +21,7 @@ use crate::data::{Corpus, Split, Window, synthetic};
 use crate::decode::search;
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_baseline, summarise};
-use crate::model::{Llama, LlamaConfig, Tune, save_llm_dir};
+use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{Baseline, fit};
 use crate::run::run_dir;
 use crate::run::run_dir::RunInputs;
@@ -239,7 +239,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     let texts =
         corpus.items.iter().map(|item| prompt.render_titles([item.title.as_str(), item.title.as_str()].into_iter()));
     let tokenizer = Tokenizer::train_bpe(texts, 512)?;
-    let config = LlamaConfig::tiny(tokenizer.vocab_size());
+    let config = DecoderConfig::tiny(tokenizer.vocab_size());
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(SEED);
     let tensors: BTreeMap<String, Vec<usize>> = config.tensors().collect();
     let tensors = tensors.into_iter().map(|(name, shape)| {
@@ -257,7 +257,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let RunInputs { ranking, llama, weights, .. } = run_dir::RunInputs::open(config, None, device)?;
-    let llm = Llama::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
+    let llm = Decoder::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
     let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Encoder, Precision, TuneKind};
 use crate::decode;
 use crate::device::{BackendChoice, Concrete};
-use crate::model::{Llama, Tune, open_llm};
+use crate::model::{Decoder, Tune, open_llm};
 use crate::run::verified_devices::verified_device;
 use crate::run::{prompt_context, run_dir};
 use crate::text::Catalogue;
@@ -77,7 +77,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     if run.as_ref().is_some_and(|(_, config)| config.llm.quantized) {
         opened.weights.keep_quantized()?;
     }
-    let mut llm = Llama::<Concrete>::load(&opened.config, opened.weights, tune, precision, &device)?;
+    let mut llm = Decoder::<Concrete>::load(&opened.config, opened.weights, tune, precision, &device)?;
     if let Some((dir, config)) = &run {
         run_dir::check_llm(dir, &opened.fingerprint, &options.llm)?;
         let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {

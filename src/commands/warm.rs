@@ -91,14 +91,14 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
     config.train.valid_windows = WINDOWS;
     let name = backend.name;
     let options = TrainOptions::dry(backend, interrupter);
-    let exhausted = || "while the run was warmed: lower train.micro_batch_tokens or decode.beams".to_string();
+    let advice = || "while the run was warmed: lower train.micro_batch_tokens or decode.beams".to_string();
     let warmed = || {
         let rounds = config.llm.precision != Precision::F32
             || [128, 1024].iter().any(|&size| rounds_to_tf32(&device, size, size));
         Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
     let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
-        unless_it_panics(|| catch_out_of_memory(&options.backend, exhausted, warmed))?;
+        unless_it_panics(|| catch_out_of_memory(&options.backend, advice, warmed))?;
     let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
     let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
     let max_relative_difference = largest_difference(&warmed, &cpu);

@@ -39,7 +39,7 @@ use super::PrefixMass;
 use super::{NodeLogits, first_needed, ints, select};
 use crate::config::{DecodeConfig, Scoring};
 use crate::kernels::{AttentionMask, Mask};
-use crate::model::{Cache, ItemLanguageModel, Packing};
+use crate::model::{ItemLanguageModel, KvCache, Packing};
 use crate::text::{Catalogue, Node, ROOT, Trie};
 
 /// A found item.
@@ -228,7 +228,7 @@ fn best<T>(values: &mut Vec<T>, count: usize, mut order: impl FnMut(&T, &T) -> O
 
 /// The cache of a search, and how it is laid out.
 struct Grown<B: Backend> {
-    cache: Cache<B>,
+    cache: KvCache<B>,
     /// Tokens that all prompts share.
     skipped: usize,
     /// Places of a prompt's other tokens.

@@ -1,10 +1,12 @@
 //! Ranking: log-probabilities of items, and beam search over the trie. And free text.
 
+mod batching;
 mod beam;
 mod generate;
 mod score;
 mod trie_prior;
 
+pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 pub use beam::{Ranked, search};
 pub use generate::{generate, log_likelihoods};
 pub use score::{ItemScore, score};
@@ -14,7 +16,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::config::Scoring;
-use crate::model::Llama;
+use crate::model::Decoder;
 use crate::text::{Node, Trie};
 
 /// Logits on the host after some nodes, at the tokens that may follow any of them.
@@ -30,7 +32,7 @@ struct NodeLogits {
 
 impl NodeLogits {
     /// * `hidden`: `[nodes, hidden]`, of the last token before each node's children.
-    fn new<B: Backend>(llm: &Llama<B>, hidden: Tensor<B, 2>, trie: &Trie, nodes: &[Node], vocabulary: bool) -> Self {
+    fn new<B: Backend>(llm: &Decoder<B>, hidden: Tensor<B, 2>, trie: &Trie, nodes: &[Node], vocabulary: bool) -> Self {
         let mut distinct = nodes.to_vec();
         distinct.sort_unstable();
         distinct.dedup();

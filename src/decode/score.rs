@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 use super::{NodeLogits, ints};
 use crate::config::Scoring;
 use crate::kernels::MASKED;
-use crate::model::{Llama, Output, causal_mask};
+use crate::model::{Decoder, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
 /// An item's log-probability, summed over its tokens, EOS included.
@@ -28,7 +28,7 @@ const TOGETHER: usize = 512;
 /// # Panics
 /// On an empty prompt and an item outside the catalogue.
 pub fn score<B: Backend>(
-    llm: &Llama<B>,
+    llm: &Decoder<B>,
     catalogue: &Catalogue,
     prompt: &[u32],
     items: &[u32],
@@ -53,7 +53,7 @@ pub fn score<B: Backend>(
 }
 
 fn score_together<B: Backend>(
-    llm: &Llama<B>,
+    llm: &Decoder<B>,
     catalogue: &Catalogue,
     prompt: &Output<B>,
     items: &[u32],

@@ -15,16 +15,16 @@ use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_collaborative;
-use crate::model::{ItemLanguageModel, LlamaConfig, Tune, Weight, Weights};
+use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, Weights};
 use crate::rankers::{Baseline, Ranker, fit};
 use crate::rankers::{Distribution, Method, Settings, train};
 use crate::text::{Catalogue, ROOT};
 
-fn llama(device: &DispatchDevice) -> Llama<Dispatch> {
+fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
     let path = dir.join("config.json");
-    let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
+    let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+    Decoder::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
 /// All logits are 0.
@@ -213,7 +213,7 @@ fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
 }
 
 /// Log-probabilities of the tokens after `sequence`, run by itself.
-fn next_token(model: &Llama<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
+fn next_token(model: &Decoder<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
     let seq = sequence.len();
     let positions: Vec<u32> = (0..seq as u32).collect();
     let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
@@ -291,7 +291,7 @@ fn likelihoods_are_those_of_the_tokens_one_by_one() {
 
 /// One user, one beam and one token at a time, each prefix run whole: what the search must equal.
 fn plain_search(
-    llm: &Llama<Dispatch>,
+    llm: &Decoder<Dispatch>,
     trie: &Trie,
     prompt: &[u32],
     decode: &DecodeConfig,

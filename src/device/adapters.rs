@@ -1,4 +1,4 @@
-//! The devices that each backend finds, for people to look at.
+//! Lists of the devices of each backend.
 
 use serde::Serialize;
 
@@ -10,11 +10,11 @@ use crate::Result;
 /// A device that a backend could run on, as its API describes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Adapter {
-    /// Its place in the backend's list.
+    /// Index in the backend's list.
     pub index: usize,
-    /// burn's name of it: `DiscreteGpu(1)`, `Cuda(0)`, …
+    /// burn's name of the device: `DiscreteGpu(1)`, `Cuda(0)`, …
     pub id: String,
-    /// Its model.
+    /// Model of the device.
     pub name: String,
     /// `CPU`, `GPU`, `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` (a GPU played by
     /// the CPU) or `other`.
@@ -23,9 +23,9 @@ pub struct Adapter {
     pub api: String,
     /// The driver's name and version.
     pub driver: String,
-    /// Of all, where the API tells (wgpu does not).
+    /// Total memory, bytes, where the API tells (wgpu does not).
     pub memory_bytes: Option<u64>,
-    /// The largest tensor, where the API sets a limit.
+    /// Size of the largest tensor, bytes, where the API sets a limit.
     pub largest_buffer_bytes: Option<u64>,
     /// Whether `--backend` runs on it.
     pub used: bool,
@@ -33,13 +33,13 @@ pub struct Adapter {
 
 #[cfg(feature = "wgpu")]
 impl Adapter {
-    /// burn's device of an adapter of wgpu's.
+    /// Returns burn's device of this adapter of wgpu.
     pub(crate) fn wgpu(&self) -> Result<burn::backend::wgpu::WgpuDevice> {
         use burn::backend::wgpu::WgpuDevice;
         let (kind, number) = self.id.trim_end_matches(')').split_once('(').unwrap_or((&self.id, "0"));
         let number: usize = number.parse().unwrap_or_default();
         Ok(match kind {
-            // It is set up already.
+            // The default device is set up already.
             _ if self.used => WgpuDevice::DefaultDevice,
             "DiscreteGpu" => WgpuDevice::DiscreteGpu(number),
             "IntegratedGpu" => WgpuDevice::IntegratedGpu(number),
@@ -56,13 +56,13 @@ impl Adapter {
 }
 
 impl BackendChoice {
-    /// The first device's entry in the backend's list.
+    /// Returns the first named device's entry in the backend's list.
     ///
     /// # Errors
     /// As [`Self::devices`].
     pub(crate) fn adapter(&self) -> Result<Adapter> {
         let adapters = self.name.adapters()?;
-        match self.found(&adapters)?.first() {
+        match self.select(&adapters)?.first() {
             Some(found) => Ok((*found).clone()),
             None => {
                 let used = adapters.into_iter().find(|adapter| adapter.used);
@@ -73,7 +73,7 @@ impl BackendChoice {
 }
 
 impl BackendName {
-    /// Every device of the backend. Of wgpu those of the API that burn takes: Metal on macOS,
+    /// Lists every device of the backend; of wgpu those of the API that burn uses: Metal on macOS,
     /// Vulkan elsewhere. On Windows CUDA's list is empty.
     ///
     /// # Errors
@@ -89,16 +89,16 @@ impl BackendName {
             #[cfg(all(feature = "cuda", not(unix)))]
             Self::Cuda => Ok(Vec::new()),
             #[allow(unreachable_patterns)]
-            absent => Err(absent.missing()),
+            absent => Err(absent.not_compiled()),
         }
     }
 }
 
 #[cfg(feature = "cpu")]
 fn cpu() -> Adapter {
-    let known = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu_info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
-        known.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+        cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
     Adapter {
         index: 0,
         id: "Flex".into(),
@@ -112,16 +112,16 @@ fn cpu() -> Adapter {
     }
 }
 
-/// burn shows wgpu's instance and adapters in no other way than by setting its default device up,
-/// which it does once in a process.
+/// Lists the adapters of wgpu, once in a process: burn shows them only while it sets its default
+/// device up.
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Result<Vec<Adapter>> {
-    static FOUND: std::sync::OnceLock<Result<Vec<Adapter>>> = std::sync::OnceLock::new();
-    FOUND.get_or_init(find_wgpu).clone()
+    static ADAPTERS: std::sync::OnceLock<Result<Vec<Adapter>>> = std::sync::OnceLock::new();
+    ADAPTERS.get_or_init(list_wgpu).clone()
 }
 
 #[cfg(feature = "wgpu")]
-fn find_wgpu() -> Result<Vec<Adapter>> {
+fn list_wgpu() -> Result<Vec<Adapter>> {
     use burn::backend::wgpu::{WgpuDevice, graphics::AutoGraphicsApi, init_setup};
 
     #[cfg(feature = "tuned")]
@@ -132,7 +132,7 @@ fn find_wgpu() -> Result<Vec<Adapter>> {
         .map_err(|_| BackendName::Wgpu.no_device(crate::core::panic::take_recorded_panic().unwrap_or_default()))?;
     let used = setup.adapter.get_info();
     let all = burn::tensor::read_sync(setup.instance.enumerate_adapters(setup.backend.into()));
-    let mut found: Vec<Adapter> = Vec::with_capacity(all.len());
+    let mut list: Vec<Adapter> = Vec::with_capacity(all.len());
     for (index, adapter) in all.iter().enumerate() {
         let info = adapter.get_info();
         let (kind, id) = match format!("{:?}", info.device_type).as_str() {
@@ -143,12 +143,12 @@ fn find_wgpu() -> Result<Vec<Adapter>> {
             _ => ("other", "Other"),
         };
         // burn numbers the devices of a kind, and knows one CPU.
-        let alike = found.iter().filter(|adapter| adapter.kind == kind).count();
-        found.push(Adapter {
+        let same_kind = list.iter().filter(|adapter| adapter.kind == kind).count();
+        list.push(Adapter {
             index,
-            id: if kind == "software" { id.into() } else { format!("{id}({alike})") },
-            // Two of the same kind may say the same of themselves.
-            used: info == used && !found.iter().any(|adapter| adapter.used),
+            id: if kind == "software" { id.into() } else { format!("{id}({same_kind})") },
+            // Two devices of the same kind may have the same description.
+            used: info == used && !list.iter().any(|adapter| adapter.used),
             name: info.name,
             kind: kind.into(),
             api: format!("{:?}", info.backend),
@@ -157,5 +157,5 @@ fn find_wgpu() -> Result<Vec<Adapter>> {
             largest_buffer_bytes: Some(adapter.limits().max_storage_buffer_binding_size),
         });
     }
-    Ok(found)
+    Ok(list)
 }

@@ -1,6 +1,6 @@
-//! Where it is kept which kernels were the fastest.
+//! Location of CubeCL's autotune cache.
 //!
-//! CubeCL 0.10 keeps that under the `target` folder of the next Cargo.toml above the working
+//! CubeCL 0.10 keeps the cache under the `target` folder of the next Cargo.toml above the working
 //! directory (`cubecl-runtime/src/config`). Here it goes to the user's cache, unless a
 //! `cubecl.toml` or `burn.toml` names another place than `target`. CUDA's compiled kernels are not
 //! kept: CubeCL would give those of one card to another (`cubecl-cuda/src/compute/context.rs`).
@@ -13,11 +13,11 @@ use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 use crate::core::files::sha256;
 
-/// What decides which card is a backend's first, beside what the machine has.
+/// Environment variables that decide which card is a backend's first.
 const CHOOSING: [&str; 4] =
     ["CUDA_VISIBLE_DEVICES", "CUBECL_WGPU_DEFAULT_DEVICE", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
 
-/// `itemlm/kernels/CARDS` in the user's cache (`$XDG_CACHE_HOME`, by default `~/.cache`;
+/// Returns `itemlm/kernels/CARDS` in the user's cache (`$XDG_CACHE_HOME`, by default `~/.cache`;
 /// `~/Library/Caches` on macOS, `%LOCALAPPDATA%` on Windows); `None` where there is no such folder.
 fn dir() -> Option<PathBuf> {
     let chosen = CHOOSING.map(|name| format!("{name}={:?}\n", std::env::var_os(name))).concat();
@@ -25,18 +25,18 @@ fn dir() -> Option<PathBuf> {
     Some(dirs::cache_dir()?.join("itemlm").join("kernels").join(&cards[..16]))
 }
 
-/// Graphics cards and NVIDIA's driver, as Linux tells of them; nothing elsewhere. CubeCL tells
-/// cards apart by their place alone, and a choice made on one card may not run on the card that
-/// another machine, with the same home, has in its place.
+/// Returns the graphics cards and the version of NVIDIA's driver on Linux; nothing elsewhere.
+/// CubeCL tells cards apart by their index alone, and a kernel selected on one card may not run on
+/// the card that another machine with the same home directory has at this index.
 fn cards(sys: &Path) -> String {
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let devices =
         std::fs::read_dir(sys.join("bus/pci/devices")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let of_graphics = devices.filter(|device| read(device.join("class")).starts_with("0x03"));
-    let mut cards: Vec<String> = of_graphics
+    let graphics = devices.filter(|device| read(device.join("class")).starts_with("0x03"));
+    let mut cards: Vec<String> = graphics
         .map(|device| {
-            let place = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            format!("{place} {} {}", read(device.join("vendor")), read(device.join("device")))
+            let address = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            format!("{address} {} {}", read(device.join("vendor")), read(device.join("device")))
         })
         .collect();
     cards.sort();
@@ -44,7 +44,8 @@ fn cards(sys: &Path) -> String {
     cards.join("\n")
 }
 
-/// Before the first device of a GPU: CubeCL reads this once, and it has no effect after that.
+/// Sets the location of the cache. It must be called before the first device of a GPU: CubeCL reads
+/// it once.
 pub(crate) fn set_cache() {
     if CubeClRuntimeConfig::storage().lock().is_some() {
         return;
@@ -52,7 +53,7 @@ pub(crate) fn set_cache() {
     let read = std::panic::catch_unwind(|| CubeClRuntimeConfig::from_current_dir().override_from_env());
     let Ok(mut config) = read else {
         // CubeCL panics over a file that it does not understand. The device, tried next, does so
-        // again, and is told.
+        // again, and is reported.
         crate::core::panic::take_recorded_panic();
         return;
     };
@@ -62,7 +63,7 @@ pub(crate) fn set_cache() {
     CubeClRuntimeConfig::storage().lock().get_or_insert_with(|| Arc::new(config));
 }
 
-/// Where the configuration in force keeps it.
+/// Returns the folder of the cache by the configuration in force.
 pub(crate) fn dir_in_use() -> Option<PathBuf> {
     set_cache();
     CubeClRuntimeConfig::storage().lock().as_ref().map(|config| config.autotune.cache.root())

@@ -1,4 +1,4 @@
-//! NVIDIA's GPUs as their driver's own library lists them.
+//! List of NVIDIA's GPUs, from the driver's own library.
 //!
 //! The library is loaded at run time, as cudarc does; cudarc itself panics where there is none.
 
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// `CUDA_ERROR_NO_DEVICE` of cuda.h.
 const NO_DEVICE: c_int = 100;
 
-/// All GPUs; burn's device 0 is the one in use.
+/// Lists all GPUs; the first one is in use by default.
 ///
 /// # Errors
 /// No driver, or none that finds a GPU.

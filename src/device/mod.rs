@@ -1,4 +1,4 @@
-//! The backends of one binary, chosen at run time.
+//! Backends and devices, chosen at run time.
 //!
 //! Modules are generic over `B: Backend` and built for [`Concrete`] and, with gradients,
 //! [`Training`]; the device says where the work runs.
@@ -20,7 +20,7 @@ use burn::{Dispatch, DispatchDevice};
 use serde::Serialize;
 
 pub use adapters::Adapter;
-pub use oom::exhausted;
+pub use oom::out_of_memory_message;
 
 use crate::{Error, Result};
 
@@ -31,20 +31,21 @@ pub type Concrete = Dispatch;
 /// `DispatchDevice::autodiff` it has [operations with their own backward](crate::kernels).
 pub type Training = burn::backend::Autodiff<Concrete>;
 
-/// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them: the feature `tuned`.
+/// Whether this build has the feature `tuned`: kernels of wgpu and CUDA that are fused, and
+/// selected by timing them.
 pub const TUNED: bool = cfg!(feature = "tuned");
 
-/// Where the choices of [`TUNED`] are kept between runs; `None` in other builds, which make none.
-/// The first device of a GPU, or this, sets CubeCL's configuration of the process, if the program
-/// has not.
+/// Returns the folder in which the selected kernels of a [`TUNED`] build are kept between runs;
+/// `None` in other builds. If the program has not set CubeCL's configuration of the process, this
+/// or the first device of a GPU sets it.
 pub fn kernels_dir() -> Option<PathBuf> {
     #[cfg(feature = "tuned")]
-    return kernels::dir_in_use();
+    return autotune_cache::dir_in_use();
     #[cfg(not(feature = "tuned"))]
     None
 }
 
-/// Where to run.
+/// Name of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendName {
@@ -56,13 +57,15 @@ pub enum BackendName {
     Cuda,
 }
 
-/// `--backend`: a backend, and which of its devices: `wgpu`, `cuda:1`, `wgpu:radeon`, `cuda:0,1`.
+/// A backend and its devices, as `--backend` takes them: `wgpu`, `cuda:1`, `wgpu:radeon`,
+/// `cuda:0,1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendChoice {
     /// The backend.
     pub name: BackendName,
-    /// Its devices: the place of each in `itemlm doctor`'s list, or a part of its name in any case.
-    /// None named is the first of CUDA's and what wgpu thinks the most powerful of its own.
+    /// Its devices: the index of each in the list of `itemlm doctor`, or a part of its name in any
+    /// case. Empty means the first device of CUDA, and the one that wgpu takes for the most
+    /// powerful.
     pub adapters: Vec<String>,
 }
 
@@ -92,7 +95,7 @@ impl FromStr for BackendChoice {
                 || name != BackendName::Cpu && adapters.iter().all(|adapter: &String| !adapter.is_empty())
         }) else {
             return Err(Error::usage(
-                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its place or a part of its name, \
+                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its index or a part of its name, \
                  wgpu:DEVICE,DEVICE several",
             ));
         };
@@ -104,7 +107,7 @@ impl FromStr for BackendChoice {
 }
 
 impl BackendChoice {
-    /// The devices, tried out, in the order named.
+    /// Opens the devices in the order named, and tries each with a small product.
     ///
     /// # Errors
     /// Those of [`BackendName::device`]; an adapter that is not there, a name that several have, an
@@ -113,15 +116,16 @@ impl BackendChoice {
         if self.adapters.is_empty() {
             return Ok(vec![self.name.device()?]);
         }
-        let known = self.name.adapters()?;
-        let found = self.found(&known)?;
-        found.into_iter().map(|adapter| self.name.tried(self.name.on(Some(adapter))?)).collect()
+        let all = self.name.adapters()?;
+        let found = self.select(&all)?;
+        found.into_iter().map(|adapter| self.name.try_device(self.name.burn_device(Some(adapter))?)).collect()
     }
 
-    fn found<'a>(&self, known: &'a [Adapter]) -> Result<Vec<&'a Adapter>> {
+    /// Returns the adapters that are named, of all that are there.
+    fn select<'a>(&self, all: &'a [Adapter]) -> Result<Vec<&'a Adapter>> {
         let mut found: Vec<&Adapter> = Vec::with_capacity(self.adapters.len());
         for wanted in &self.adapters {
-            let adapter = adapter_of(self.name, known, wanted)?;
+            let adapter = find_adapter(self.name, all, wanted)?;
             if found.iter().any(|other| other.index == adapter.index) {
                 return Err(Error::usage(format!(
                     "--backend {self}: the device {} ({}) is named twice",
@@ -134,9 +138,13 @@ impl BackendChoice {
     }
 }
 
-fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
+/// Returns the adapter with the index or the part of a name that is `wanted`.
+///
+/// # Errors
+/// No such adapter, or several.
+fn find_adapter<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> Result<&'a Adapter> {
     let named = |adapter: &&Adapter| adapter.name.to_lowercase().contains(&wanted.to_lowercase());
-    // A number is a place alone: many names have a digit of it.
+    // A number is an index only: many names have digits.
     let found: Vec<&Adapter> = match wanted.parse::<usize>() {
         Ok(index) => adapters.iter().filter(|adapter| adapter.index == index).collect(),
         Err(_) => adapters.iter().filter(named).collect(),
@@ -154,10 +162,10 @@ fn adapter_of<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) -> R
 }
 
 impl BackendName {
-    /// All, the one that others are checked against first.
+    /// All backends; first the one that the others are checked against.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::Wgpu, Self::Cuda];
 
-    /// Whether this build has it.
+    /// Returns whether this build has the backend.
     pub fn is_compiled(self) -> bool {
         match self {
             Self::Cpu => cfg!(feature = "cpu"),
@@ -166,20 +174,20 @@ impl BackendName {
         }
     }
 
-    /// The first device of this backend, tried out.
+    /// Opens the first device of this backend and tries it with a small product.
     ///
     /// # Errors
     /// A backend that this build lacks, or that finds no device: a usage error that says how to get
     /// one.
     pub fn device(self) -> Result<DispatchDevice> {
-        self.tried(self.on(None)?)
+        self.try_device(self.burn_device(None)?)
     }
 
-    /// burn's device, not tried out.
-    fn on(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
+    /// Returns burn's device of `adapter`, or of the first one; it is not tried.
+    fn burn_device(self, adapter: Option<&Adapter>) -> Result<DispatchDevice> {
         #[cfg(feature = "tuned")]
         if self != Self::Cpu {
-            kernels::set_cache();
+            autotune_cache::set_cache();
         }
         Ok(match self {
             #[cfg(feature = "cpu")]
@@ -195,12 +203,13 @@ impl BackendName {
             #[allow(unreachable_patterns)]
             absent => {
                 let _ = adapter;
-                return Err(absent.missing());
+                return Err(absent.not_compiled());
             }
         })
     }
 
-    fn tried(self, device: DispatchDevice) -> Result<DispatchDevice> {
+    /// Returns `device` if a small product on it is right.
+    fn try_device(self, device: DispatchDevice) -> Result<DispatchDevice> {
         let probe = device.clone();
         let sum = catch_unwind(move || {
             let ones = Tensor::<Concrete, 2>::ones([4, 4], &probe);
@@ -217,7 +226,7 @@ impl BackendName {
         Error::usage(format!("--backend {self}: no usable device ({why}); {}", self.advice()))
     }
 
-    fn missing(self) -> Error {
+    fn not_compiled(self) -> Error {
         Error::usage(format!(
             "--backend {self}: this build lacks it; build with `cargo build --release --features {self}`"
         ))
@@ -276,14 +285,14 @@ mod tests {
             assert!(choice(wrong).is_err(), "{wrong}");
         }
         let adapters = [adapter(0, "NVIDIA H100"), adapter(1, "AMD Radeon 780M"), adapter(2, "NVIDIA H100")];
-        let found = |wanted| adapter_of(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
+        let found = |wanted| find_adapter(BackendName::Wgpu, &adapters, wanted).map(|adapter| adapter.index);
         assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780m").unwrap()), (2, 1, 1));
         let several = found("nvidia").unwrap_err().to_string();
         assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
         assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
-        assert!(found("intel").is_err() && found("780").is_err(), "a number is a place");
-        assert_eq!(two.found(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
-        let twice = choice("wgpu:1,radeon").unwrap().found(&adapters).unwrap_err().to_string();
+        assert!(found("intel").is_err() && found("780").is_err(), "a number is an index");
+        assert_eq!(two.select(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
+        let twice = choice("wgpu:1,radeon").unwrap().select(&adapters).unwrap_err().to_string();
         assert!(twice.contains("wgpu:1,radeon: the device 1 (AMD Radeon 780M) is named twice"), "{twice}");
     }
 }

@@ -1,11 +1,11 @@
-//! What burn says when a device's memory gives out.
+//! Messages of burn about a device that ran out of memory.
 
-/// How a device's memory gave out, by the message of a panic; `None` where that is about something
-/// else.
+/// Returns the line of a panic's message that says that a device ran out of memory; `None` where
+/// the panic is about something else.
 ///
-/// No allocation fails where it is asked for. cubecl's server notes it and the next read panics
-/// with it; wgpu panics on the device's own thread.
-pub fn exhausted(panic: &str) -> Option<&str> {
+/// No allocation fails at the call. cubecl's server notes it and the next read panics with it; wgpu
+/// panics on the device's own thread.
+pub fn out_of_memory_message(panic: &str) -> Option<&str> {
     const MESSAGES: [&str; 7] = [
         // cubecl-runtime's `IoError::BufferTooBig`: a tensor larger than wgpu's buffers may be, or
         // CUDA's out of memory.
@@ -24,7 +24,7 @@ pub fn exhausted(panic: &str) -> Option<&str> {
         "CUDA_ERROR_OUT_OF_MEMORY",
     ];
     let line = panic.lines().find(|line| MESSAGES.iter().any(|message| line.contains(message)))?;
-    // This one is told inside others; its own words are enough.
+    // This message stands inside others; it is enough alone.
     let start = line.find(MESSAGES[0]).unwrap_or(0);
     Some(line[start..].trim())
 }
@@ -37,16 +37,19 @@ mod tests {
     fn the_sources_own_messages_and_no_others() {
         let buffer = "The server is in an invalid state\nCaused by:\n  [An execution error happened during profiling\nCaused by:\n  \
                       can't allocate buffer of size: 536870912\n   0: backtrace] (src/a.rs:1)";
-        assert_eq!(exhausted(buffer), Some("can't allocate buffer of size: 536870912"));
-        assert_eq!(exhausted("wgpu error: Out of Memory\n (src/b.rs:2)"), Some("wgpu error: Out of Memory"));
+        assert_eq!(out_of_memory_message(buffer), Some("can't allocate buffer of size: 536870912"));
+        assert_eq!(
+            out_of_memory_message("wgpu error: Out of Memory\n (src/b.rs:2)"),
+            Some("wgpu error: Out of Memory")
+        );
         let too_large = "wgpu error: Validation Error\n\nCaused by:\n    Buffer size 9 is greater than the maximum buffer size (8)\n";
-        assert_eq!(exhausted(too_large), Some("Buffer size 9 is greater than the maximum buffer size (8)"));
+        assert_eq!(out_of_memory_message(too_large), Some("Buffer size 9 is greater than the maximum buffer size (8)"));
         for message in [
             "wgpu error: Validation Error\n\nCaused by:\n  In Device::create_buffer\n    Buffer size 9 is greater than the maximum buffer size (8)\n",
             "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "An out-of-memory error happened during launch\nCaused by:\n  no room",
         ] {
-            assert!(exhausted(message).is_some(), "{message}");
+            assert!(out_of_memory_message(message).is_some(), "{message}");
         }
         for other in [
             "wgpu error: Validation Error\n\nCaused by:\n  Shader entry point's workgroup size [1024, 1, 1] is too large",
@@ -54,7 +57,7 @@ mod tests {
             "couldn't find resource for that handle: memory is gone",
             "The device is lost",
         ] {
-            assert_eq!(exhausted(other), None, "{other}");
+            assert_eq!(out_of_memory_message(other), None, "{other}");
         }
     }
 }

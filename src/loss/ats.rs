@@ -82,9 +82,9 @@ impl TokenLoss for Ats {
     }
 
     fn observe(&mut self, logits: &[f32], batch: &Batch) {
-        let columns = batch.rows.as_ref().map_or(0, Vec::len);
+        let columns = batch.candidate_ids.as_ref().map_or(0, Vec::len);
         let s = &mut self.statistics;
-        for (p, prediction) in batch.predictions.iter().enumerate().filter(|(_, p)| p.root) {
+        for (p, prediction) in batch.predictions.iter().enumerate().filter(|(_, p)| p.is_root_position) {
             let logits = &logits[p * columns..(p + 1) * columns];
             s.positions += 1.0;
             s.label_sum += f64::from(logits[prediction.label]);

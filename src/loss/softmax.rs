@@ -61,7 +61,7 @@ impl<B: Backend> Softmax<B> {
 /// them all.
 ///
 /// # Shapes
-/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::rows`]; the result:
+/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::candidate_ids`]; the result:
 /// `[1]`.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
     let logits = logits.div_scalar(temperature);

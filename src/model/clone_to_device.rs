@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 
-use super::{ItemLanguageModel, Layer, Weight};
+use super::{DecoderBlock, ItemLanguageModel, Weight};
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// A copy on `device`, which may be the model's own: the same parameters by id, the same ones
@@ -16,7 +16,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         let mut model = self.clone().map(&mut CopyTo { device });
         // What is no parameter.
         model.llm.half_turn = copied(model.llm.half_turn, device);
-        for linear in model.llm.layers.iter_mut().flat_map(Layer::projections_mut) {
+        for linear in model.llm.layers.iter_mut().flat_map(DecoderBlock::projections_mut) {
             if let Weight::Quantized(blocks) = &mut linear.weight {
                 *blocks = blocks.clone().clone_to_device(device);
             }

@@ -17,7 +17,7 @@ use burn::tensor::backend::AutodiffBackend;
 use super::ItemLanguageModel;
 use super::item_language_model::Pass;
 use crate::kernels::Rotary;
-use crate::model::llm::kv_cache::Cache;
+use crate::model::llm::kv_cache::KvCache;
 
 /// A forward pass that can be run backward.
 pub(crate) struct Checkpoints<B: AutodiffBackend> {
@@ -30,8 +30,8 @@ pub(crate) struct Checkpoints<B: AutodiffBackend> {
 
 impl<B: AutodiffBackend> Checkpoints<B> {
     /// Runs `pass`. Also returns the last block's output (before the last norm) and the cache that
-    /// [`crate::model::Llama::forward_masked`] returns; neither is in a graph.
-    pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, Cache<B>) {
+    /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
+    pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
         let rotary = model.llm.rotary(&pass.positions, pass.tokens.len());
         // On the backend that trains, so that dropout is drawn.
@@ -46,7 +46,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             layers.push(cache);
             x = next;
         }
-        (Self { pass, rotary, inputs, seed }, x, Cache(layers))
+        (Self { pass, rotary, inputs, seed }, x, KvCache { layers })
     }
 
     /// Runs backward from the gradients of the last block's output and of each block's keys and

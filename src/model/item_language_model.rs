@@ -13,14 +13,14 @@ use crate::batch::TokenTreeBatch;
 use crate::core::profiler;
 use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, Mask};
-use crate::model::llm::decoder::{Llama, Output};
-use crate::model::llm::kv_cache::{Cache, Packing};
+use crate::model::llm::decoder::{Decoder, Output};
+use crate::model::llm::kv_cache::{KvCache, Packing};
 
 /// An LLM, and what encodes items and users for it.
 #[derive(Module, Debug)]
 pub struct ItemLanguageModel<B: Backend> {
     /// The language model.
-    pub llm: Llama<B>,
+    pub llm: Decoder<B>,
     /// `None` for prompts of text alone.
     pub entities: Option<Entities<B>>,
     pub(crate) prefix: Option<PrefixCache<B>>,
@@ -29,7 +29,7 @@ pub struct ItemLanguageModel<B: Backend> {
     pub gradient_checkpointing: bool,
 }
 
-/// The input of one forward pass of the decoder; see [`Llama::forward_masked`].
+/// The input of one forward pass of the decoder; see [`Decoder::forward_masked`].
 pub(crate) struct Pass<B: Backend> {
     /// Row after row, without padding: ordinary tokens and [`crate::text::EntityTokens`].
     pub tokens: Vec<u32>,
@@ -48,7 +48,7 @@ pub struct PrefillOutput<B: Backend> {
     pub hidden: Tensor<B, 2>,
     /// Keys and values of all tokens: the first `cached_len` shared by all rows, the others padded
     /// on the right to the longest row.
-    pub cache: Cache<B>,
+    pub cache: KvCache<B>,
     /// Tokens at the beginning of every row that the prefix cache stood for.
     pub cached_len: usize,
     /// `[rows]`: index in `hidden` of each row's first token.
@@ -62,15 +62,15 @@ impl<B: Backend> PrefillOutput<B> {
     }
 }
 
-impl<B: Backend> From<Llama<B>> for ItemLanguageModel<B> {
-    fn from(llm: Llama<B>) -> Self {
+impl<B: Backend> From<Decoder<B>> for ItemLanguageModel<B> {
+    fn from(llm: Decoder<B>) -> Self {
         Self::new(llm, None)
     }
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// Makes a model of an LLM and, if its prompts hold vectors, of items and users.
-    pub fn new(llm: Llama<B>, entities: Option<Entities<B>>) -> Self {
+    pub fn new(llm: Decoder<B>, entities: Option<Entities<B>>) -> Self {
         Self { llm, entities, prefix: None, gradient_checkpointing: false }
     }
 
@@ -80,7 +80,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Returns the root mean square of the LLM's embeddings.
-    pub fn embedding_scale(llm: &Llama<B>) -> f64 {
+    pub fn embedding_scale(llm: &Decoder<B>) -> f64 {
         let table = llm.embed_tokens.val().detach();
         table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
     }
@@ -98,7 +98,7 @@ impl<B: Backend> ItemLanguageModel<B> {
             return self;
         }
         let run = self.forward(&[&tokens[..ordinary]], 0);
-        let own = run.cache.0.into_iter().flat_map(|layer| layer.own);
+        let own = run.cache.layers.into_iter().flat_map(|layer| layer.own);
         let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
         self.prefix = Some(PrefixCache { keys, values, tokens: tokens[..ordinary].to_vec() });
         self
@@ -110,8 +110,8 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Returns keys and values of the first `len` tokens of the prefix cache.
-    fn cached_prefix(&self, len: usize) -> Cache<B> {
-        self.prefix.as_ref().filter(|_| len > 0).map_or_else(Cache::default, |prefix| prefix.first(len))
+    fn cached_prefix(&self, len: usize) -> KvCache<B> {
+        self.prefix.as_ref().filter(|_| len > 0).map_or_else(KvCache::default, |prefix| prefix.first(len))
     }
 
     /// Returns the entity that `token` is a vector of, and the number of the vector; `None` for an
@@ -203,9 +203,9 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// # Shapes
     /// `[nodes, hidden]`: the hidden states of the trees' nodes.
     pub fn forward_trees(&self, trees: &TokenTreeBatch) -> Tensor<B, 2> {
-        let past = match self.cached_len(&trees.shared) < trees.shared.len() {
-            true => self.run(&self.prefix_pass(&trees.shared)).cache.into_shared(),
-            false => self.cached_prefix(trees.shared.len()),
+        let past = match self.cached_len(&trees.shared_prefix) < trees.shared_prefix.len() {
+            true => self.run(&self.prefix_pass(&trees.shared_prefix)).cache.into_shared(),
+            false => self.cached_prefix(trees.shared_prefix.len()),
         };
         let hidden = self.run_after(&self.trees_pass(trees), past).hidden;
         let [_, nodes, width] = hidden.dims();
@@ -217,7 +217,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Runs `pass` after tokens whose keys and values are `past`.
-    fn run_after(&self, pass: &Pass<B>, past: Cache<B>) -> Output<B> {
+    fn run_after(&self, pass: &Pass<B>, past: KvCache<B>) -> Output<B> {
         let embeddings = self.embed(&pass.tokens, 1, pass.tokens.len());
         self.llm.forward_masked(embeddings, &pass.positions, &pass.mask, &pass.packing, past)
     }
@@ -227,11 +227,11 @@ impl<B: Backend> ItemLanguageModel<B> {
         profiler::begin(Part::Attention);
         let lengths: Vec<usize> = trees.parents.iter().map(Vec::len).collect();
         Pass {
-            mask: Mask::new(AttentionMask::trees(&trees.parents), trees.shared.len(), &self.device()),
+            mask: Mask::new(AttentionMask::trees(&trees.parents), trees.shared_prefix.len(), &self.device()),
             tokens: trees.tokens.clone(),
             positions: trees.positions.clone(),
             packing: Packing::new(&lengths, &self.device()),
-            cached_len: trees.shared.len(),
+            cached_len: trees.shared_prefix.len(),
         }
     }
 

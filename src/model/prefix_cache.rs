@@ -22,7 +22,7 @@ use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted};
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
 use crate::kernels::{LayerCache, profile_scope, rms_norm};
-use crate::model::llm::kv_cache::Cache;
+use crate::model::llm::kv_cache::KvCache;
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
 
@@ -44,8 +44,8 @@ impl<B: Backend> PrefixCache<B> {
     }
 
     /// Returns the first `len` tokens, shared by all rows.
-    pub(crate) fn first(&self, len: usize) -> Cache<B> {
-        Cache((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
+    pub(crate) fn first(&self, len: usize) -> KvCache<B> {
+        KvCache { layers: (0..self.keys.len()).map(|layer| self.layer(layer, len)).collect() }
     }
 
     /// Returns one layer of the first `len` tokens, shared by all rows.
@@ -122,7 +122,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         (model, prefix)
     }
 
-    fn run_prefix(&self, tokens: &[u32], seed: u64) -> Cache<B> {
+    fn run_prefix(&self, tokens: &[u32], seed: u64) -> KvCache<B> {
         // An item encoder among the embeddings may draw dropout as well.
         B::seed(&self.device(), seed);
         self.run(&self.prefix_pass(tokens)).cache
@@ -138,8 +138,8 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
             B::seed(&self.device(), seed);
             return (self.forward_trees(trees), TreesBackward { checkpointed: None });
         }
-        let uncached = self.cached_len(&trees.shared) < trees.shared.len();
-        let prefix = uncached.then(|| self.with_shared_prefix(&trees.shared, seed));
+        let uncached = self.cached_len(&trees.shared_prefix) < trees.shared_prefix.len();
+        let prefix = uncached.then(|| self.with_shared_prefix(&trees.shared_prefix, seed));
         let model = prefix.as_ref().map_or(self, |(model, _)| model);
         let (checkpoints, output, _) = Checkpoints::forward(model, model.trees_pass(trees), seed);
         let output = output.require_grad();
@@ -201,8 +201,8 @@ impl<B: AutodiffBackend> SharedPrefix<B> {
 }
 
 /// Each layer's keys and values of the one row of `cache`, those before it included.
-fn pairs<B: Backend>(cache: Cache<B>) -> impl Iterator<Item = [Tensor<B, 4>; 2]> {
-    cache.0.into_iter().map(|layer| {
+fn pairs<B: Backend>(cache: KvCache<B>) -> impl Iterator<Item = [Tensor<B, 4>; 2]> {
+    cache.layers.into_iter().map(|layer| {
         let (keys, values) = layer.into_whole();
         [keys, values]
     })

@@ -11,7 +11,7 @@ use super::qformer_artifact::open_aligned;
 use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
-use crate::model::{EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, Llama, QFormer};
+use crate::model::{Decoder, EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, QFormer};
 use crate::rankers::Vectors;
 use crate::text::{BertTokenizer, EntityTokens};
 use crate::{Context, Error, Result};
@@ -98,7 +98,7 @@ impl EntityMaterial {
     /// Files of phase 1 or of BERT that cannot be read.
     pub fn start<B: Backend>(
         self,
-        llm: Llama<B>,
+        llm: Decoder<B>,
         items: &ItemsConfig,
         seed: u64,
         device: &B::Device,
@@ -117,13 +117,13 @@ impl EntityMaterial {
     ///
     /// # Errors
     /// Sizes out of range.
-    pub fn blank<B: Backend>(self, llm: Llama<B>, device: &B::Device) -> Result<ItemLanguageModel<B>> {
+    pub fn blank<B: Backend>(self, llm: Decoder<B>, device: &B::Device) -> Result<ItemLanguageModel<B>> {
         self.model(llm, None, 0, device)
     }
 
     fn model<B: Backend>(
         self,
-        llm: Llama<B>,
+        llm: Decoder<B>,
         qformer: Option<&QFormer<B>>,
         seed: u64,
         device: &B::Device,

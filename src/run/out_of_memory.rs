@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::commands::train::TrainOptions;
 use crate::config::{RunConfig, TrainConfig};
 use crate::core::panic::{recorded_panic, take_recorded_panic};
-use crate::device::{BackendChoice, exhausted};
+use crate::device::{BackendChoice, out_of_memory_message};
 use crate::train::{Checkpoints, Progress};
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(crate) fn catch_out_of_memory<T>(
         return Ok(value);
     }
     let panic = recorded_panic().unwrap_or_default();
-    if let Some(why) = exhausted(&panic) {
+    if let Some(why) = out_of_memory_message(&panic) {
         // It is told here; the work that this is a part of need not.
         take_recorded_panic();
         return Err(Error::failed(format!("{backend} ran out of memory ({why}) {}", then())));

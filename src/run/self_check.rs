@@ -15,7 +15,7 @@ use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
 use crate::decode::search;
 use crate::device::{Concrete, Training};
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, causal_mask, save_llm_dir};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, causal_mask, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
 use crate::train::{Step, TrainableModel};
 use crate::{Context, Error, Result};
@@ -104,7 +104,7 @@ impl Numbers {
 /// The model, on disk, and what it is asked.
 pub(crate) struct SelfCheck {
     dir: tempfile::TempDir,
-    config: LlamaConfig,
+    config: DecoderConfig,
     lora: LoraConfig,
     catalogue: Catalogue,
     prompts: Vec<Vec<u32>>,
@@ -115,7 +115,7 @@ impl SelfCheck {
     /// The temporary directory cannot be written.
     pub(crate) fn new() -> Result<Self> {
         let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 257)?;
-        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny(tokenizer.vocab_size()) };
+        let config = DecoderConfig { tie_word_embeddings: false, ..DecoderConfig::tiny(tokenizer.vocab_size()) };
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         let targets: Vec<Vec<u32>> = (0..ITEMS)
             .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(1..6)).chain([EOS]).collect())
@@ -177,7 +177,8 @@ impl SelfCheck {
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
     fn recommender(&self, precision: Precision, device: &DispatchDevice) -> Result<TrainableModel<Training>> {
         let weights = Weights::open(self.dir.path(), &self.config)?;
-        let mut llm = Llama::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
+        let mut llm =
+            Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
             let Some(lora) = &mut linear.lora else { continue };
@@ -190,7 +191,7 @@ impl SelfCheck {
         Ok(TrainableModel { model: llm.into(), loss: Loss::Msl, fixed_temperature: 1.0, root_children })
     }
 
-    fn hidden(&self, llm: &Llama<Concrete>, device: &DispatchDevice) -> Vec<f64> {
+    fn hidden(&self, llm: &Decoder<Concrete>, device: &DispatchDevice) -> Vec<f64> {
         let (batch, seq) = (PROMPTS.len(), PROMPTS.into_iter().max().unwrap_or(0));
         let padded =
             self.prompts.iter().flat_map(|prompt| (0..seq).map(|t| prompt.get(t).map_or(0, |&token| token as i32)));

@@ -21,7 +21,7 @@ use super::AdamW;
 use crate::config::{LoraConfig, Precision};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
-use crate::model::{ItemLanguageModel, Llama, export_merged, load_adapter, save_adapter, save_module};
+use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -107,7 +107,7 @@ impl Trained {
     }
 
     /// Reads the LLM's part alone.
-    pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+    pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
         match self {
             Self::Encoder => Ok(llm),
             Self::Adapter(..) => load_adapter(dir, llm, device),
@@ -120,7 +120,7 @@ impl Trained {
                 let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
                 // Before the one that takes its place is read.
                 drop(llm);
-                Llama::load(&opened.config, opened.weights, tune, precision, device)
+                Decoder::load(&opened.config, opened.weights, tune, precision, device)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use itemlm::model::{LlamaConfig, save_llm_dir};
+use itemlm::model::{DecoderConfig, save_llm_dir};
 use itemlm::text::Tokenizer;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -315,15 +315,15 @@ pub fn write_llm(dir: &Path, seed: u64) {
 }
 
 /// The same with other sizes.
-pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut LlamaConfig)) {
+pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut DecoderConfig)) {
     let tokenizer = tokenizer();
-    let mut config = LlamaConfig {
+    let mut config = DecoderConfig {
         hidden_size: 16,
         intermediate_size: 32,
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 8,
-        ..LlamaConfig::tiny(tokenizer.vocab_size())
+        ..DecoderConfig::tiny(tokenizer.vocab_size())
     };
     change(&mut config);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
-use itemlm::model::{Entities, EntityEncoder, Layer, open_llm};
+use itemlm::model::{DecoderBlock, Entities, EntityEncoder, open_llm};
 use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
@@ -215,10 +215,10 @@ fn a_copy_is_the_same_model() {
             open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
         opened.weights.keep_quantized().unwrap();
         let llm =
-            Llama::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
+            Decoder::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
         let copy = ItemLanguageModel::from(llm.clone()).clone_to_device(&second);
         assert_eq!(copy.devices(), std::slice::from_ref(&second));
-        let numbers = |layer: &Layer<Dispatch>| host(layer.down_proj.weight.dense());
+        let numbers = |layer: &DecoderBlock<Dispatch>| host(layer.down_proj.weight.dense());
         assert_eq!(numbers(&copy.llm.layers[0]), numbers(&llm.layers[0]));
     }
 }

@@ -40,7 +40,7 @@ fn vectors() -> Vec<f32> {
     (0..(ITEMS + USERS) * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect()
 }
 
-fn tokens<B: Backend>(llm: &Llama<B>, config: &EncoderConfig) -> EntityTokens {
+fn tokens<B: Backend>(llm: &Decoder<B>, config: &EncoderConfig) -> EntityTokens {
     EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS, USERS).unwrap()
 }
 
@@ -135,7 +135,7 @@ fn a_beginning_run_once_changes_nothing() {
                     host(run.hidden.clone().narrow(0, run.hidden_index(row, at), 1))
                 };
                 (shared..tokens.len()).for_each(|at| close("hidden states", &hidden(&cached, at), &hidden(&plain, at)));
-                for (mut cached, plain) in cached.cache.0.clone().into_iter().zip(&plain.cache.0) {
+                for (mut cached, plain) in cached.cache.layers.clone().into_iter().zip(&plain.cache.layers) {
                     let (own, (plain_k, plain_v)) = (cached.own.remove(0), plain.own[0].clone());
                     let (shared_k, shared_v) = cached.shared.unwrap();
                     let of_row = |t: Tensor<Dispatch, 4>| t.narrow(0, row, 1);

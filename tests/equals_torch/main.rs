@@ -10,10 +10,10 @@ mod alignment;
 mod cf;
 mod devices;
 mod entities;
-mod forest;
 mod losses;
 mod precision;
 mod search;
+mod token_tree;
 mod training;
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ use itemlm::device::Training;
 use itemlm::kernels::MASKED;
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    ItemLanguageModel, Llama, LlamaConfig, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+    Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
@@ -145,7 +145,7 @@ fn mask<B: Backend>(rows: Vec<Vec<bool>>, shape: [usize; 4], device: &B::Device)
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-fn llama<B: Backend<Device = DispatchDevice>>(name: &str, tune: Tune, device: &DispatchDevice) -> Llama<B> {
+fn llama<B: Backend<Device = DispatchDevice>>(name: &str, tune: Tune, device: &DispatchDevice) -> Decoder<B> {
     llama_in(name, tune, Precision::F32, device)
 }
 
@@ -154,10 +154,10 @@ fn llama_in<B: Backend<Device = DispatchDevice>>(
     tune: Tune,
     precision: Precision,
     device: &DispatchDevice,
-) -> Llama<B> {
+) -> Decoder<B> {
     let path = fixture(name).join("config.json");
-    let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Llama::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
+    let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+    Decoder::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {
@@ -222,7 +222,7 @@ fn a_past_of_one_row_serves_all() {
             model.forward(model.embed(ids(&tokens(past), [1, past], &device)), &[0, 1, 2, 3, 4], all, None).cache;
         for batch in [1, 3] {
             let mut copies = begun.clone();
-            for layer in &mut copies.0 {
+            for layer in &mut copies.layers {
                 let copied = |t: &Tensor<Dispatch, 4>, at, count| t.clone().narrow(2, at, count).repeat_dim(0, batch);
                 let (k, v) = layer.own.remove(0);
                 layer.own = [(0, 2), (2, 3)].map(|(at, count)| (copied(&k, at, count), copied(&v, at, count))).to_vec();
@@ -235,7 +235,7 @@ fn a_past_of_one_row_serves_all() {
             let mut separate = model.forward(input(), &positions, mask, Some(copies));
             close("hidden states", &host(shared.hidden), &host(separate.hidden));
             separate.cache.join_grown();
-            let (found, expected) = (&shared.cache.0[1].own, &separate.cache.0[1].own);
+            let (found, expected) = (&shared.cache.layers[1].own, &separate.cache.layers[1].own);
             assert_eq!((found.len(), expected.len()), (1, 2));
             close("keys", &host(found[0].0.clone()), &host(expected[1].0.clone().narrow(2, past - 2, seq)));
         }
@@ -272,16 +272,16 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
         let at = Tensor::<Training, 1, Int>::from_data(TensorData::new(at, [7]), &device);
         let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
-            at: 0,
+            hidden_index: 0,
             label,
             valid: Vec::new(),
             logit_bias: Vec::new(),
-            root: false,
+            is_root_position: false,
         });
         let batch = Batch {
-            forest: TokenTreeBatch::new(&[], 0).0,
+            token_trees: TokenTreeBatch::new(&[], 0).0,
             predictions: predictions.collect(),
-            rows: None,
+            candidate_ids: None,
             target_tokens: 7,
             branching_tokens: 0,
             plain_tokens: 0,
@@ -318,7 +318,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
     }
 }
 
-fn for_each_adapter<B: Backend>(model: &Llama<B>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<B, 2>>)) {
+fn for_each_adapter<B: Backend>(model: &Decoder<B>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<B, 2>>)) {
     for (l, layer) in model.layers.iter().enumerate() {
         for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
             let lora = linear.lora.as_ref().unwrap();

@@ -8,7 +8,7 @@ use crate::*;
 /// How far from f32, of the largest value: a few roundings of 8 and 11 bits in two blocks.
 const HALVES: [(Precision, f64); 2] = [(Precision::Bf16, 8e-2), (Precision::F16, 1e-2)];
 
-fn hidden<B: Backend<Device = DispatchDevice>>(model: &Llama<B>, device: &DispatchDevice) -> Tensor<B, 2> {
+fn hidden<B: Backend<Device = DispatchDevice>>(model: &Decoder<B>, device: &DispatchDevice) -> Tensor<B, 2> {
     let input = ids(&(0..24).map(|t| 7 * t % 90 + 3).collect::<Vec<_>>(), [2, 12], device);
     let positions: Vec<u32> = (0..2).flat_map(|_| 0..12).collect();
     let output = model.forward(model.embed(input), &positions, mask(causal(12), [1, 1, 12, 12], device), None);
@@ -118,7 +118,7 @@ fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
                     assert!(size.bytes * 3 < size.plain_bytes, "{size:?}");
                 }
                 let tune = Tune::Lora(&config, 1);
-                let mut model = Llama::<Training>::load(&llm.config, llm.weights, tune, precision, &device).unwrap();
+                let mut model = Decoder::<Training>::load(&llm.config, llm.weights, tune, precision, &device).unwrap();
                 // Adapters start where they change nothing and so have no gradient but B's.
                 for layer in &mut model.layers {
                     for lora in

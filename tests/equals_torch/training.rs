@@ -35,7 +35,7 @@ fn four_steps_of_training_in_every_split() {
         for (kind, loss, candidates, fixed_temperature) in kinds {
             let expected = Tensors::open(&format!("training/{kind}.safetensors"));
             for &micro in splits {
-                let mut llm: Llama<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
+                let mut llm: Decoder<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 for (l, layer) in llm.layers.iter_mut().enumerate() {
                     for (projection, linear) in [("q_proj", &mut layer.q_proj), ("v_proj", &mut layer.v_proj)] {
                         let lora = linear.lora.as_mut().unwrap();
@@ -87,7 +87,7 @@ fn four_steps_of_training_in_every_split() {
                     // not 1e-4.
                     close_to(5e-4, &format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
                 });
-                let frozen: Llama<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
+                let frozen: Decoder<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 assert_eq!(
                     host(model.model.llm.embed_tokens.val()),
                     host(frozen.embed_tokens.val()),

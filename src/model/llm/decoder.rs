@@ -13,7 +13,7 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::kv_cache::{Cache, Packing};
+use super::kv_cache::{KvCache, Packing};
 use super::lora_linear::{LoraLinear, Weight};
 use super::peft::lora;
 use super::quantized::Quantized;
@@ -23,7 +23,7 @@ use crate::core::profiler::Part;
 use crate::kernels::{
     LayerCache, MASKED, Mask, Rotary, attention, half_turn, log_sum_exp, profile_scope, rms_norm, swiglu,
 };
-use crate::model::{LlamaConfig, Weights};
+use crate::model::{DecoderConfig, Weights};
 
 /// What of the LLM trains.
 #[derive(Debug, Clone, Copy)]
@@ -38,11 +38,11 @@ pub enum Tune<'a> {
 
 /// A Llama decoder.
 #[derive(Module, Debug)]
-pub struct Llama<B: Backend> {
+pub struct Decoder<B: Backend> {
     /// `[vocab, hidden]`.
     pub embed_tokens: Param<Tensor<B, 2>>,
     /// The decoder's blocks.
-    pub layers: Vec<Layer<B>>,
+    pub layers: Vec<DecoderBlock<B>>,
     /// After the last block.
     pub norm: RmsNorm<B>,
     /// The output projection; absent where the embedding serves as both.
@@ -52,12 +52,12 @@ pub struct Llama<B: Backend> {
     #[module(skip)]
     inverse_frequencies: Vec<f32>,
     #[module(skip)]
-    config: LlamaConfig,
+    config: DecoderConfig,
 }
 
 /// One decoder block.
 #[derive(Module, Debug)]
-pub struct Layer<B: Backend> {
+pub struct DecoderBlock<B: Backend> {
     /// Before attention.
     pub input_layernorm: RmsNorm<B>,
     /// `[heads · head_dim, hidden]`.
@@ -84,14 +84,14 @@ pub struct Output<B: Backend> {
     /// After the last norm, of the shape of the embeddings.
     pub hidden: Tensor<B, 3>,
     /// The cache that was given, and this pass's keys and values as a further own block.
-    pub cache: Cache<B>,
+    pub cache: KvCache<B>,
 }
 
 /// Columns of the vocabulary that are scored at once, where only the sum over all of them is
 /// wanted. Tests' vocabularies have two blocks and a part.
 const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
-impl<B: Backend> Llama<B> {
+impl<B: Backend> Decoder<B> {
     /// Reads every weight onto `device`: the projections of the blocks that do not train in
     /// `precision`, or as they are on disk where [`Weights::keep_quantized`] says so, all else in
     /// f32.
@@ -102,7 +102,7 @@ impl<B: Backend> Llama<B> {
     /// # Errors
     /// Missing, misshapen and unexpected tensors, by file and name.
     pub fn load(
-        config: &LlamaConfig,
+        config: &DecoderConfig,
         mut weights: Weights,
         tune: Tune,
         precision: Precision,
@@ -115,7 +115,7 @@ impl<B: Backend> Llama<B> {
         let embed_tokens = loader.param("model.embed_tokens.weight", [config.vocab_size, h])?;
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
-                Ok(Layer {
+                Ok(DecoderBlock {
                     input_layernorm: loader.norm(&format!("model.layers.{l}.input_layernorm"))?,
                     q_proj: loader.linear(l, "self_attn.q_proj", q, h)?,
                     k_proj: loader.linear(l, "self_attn.k_proj", kv, h)?,
@@ -149,7 +149,7 @@ impl<B: Backend> Llama<B> {
     }
 
     /// The model's sizes.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
@@ -172,7 +172,7 @@ impl<B: Backend> Llama<B> {
         embeddings: Tensor<B, 3>,
         positions: &[u32],
         mask: Tensor<B, 4>,
-        past: Option<Cache<B>>,
+        past: Option<KvCache<B>>,
     ) -> Output<B> {
         let [batch, seq, _] = embeddings.dims();
         let past = past.unwrap_or_default();
@@ -190,20 +190,20 @@ impl<B: Backend> Llama<B> {
         positions: &[u32],
         mask: &Mask<B>,
         packing: &Packing<B>,
-        past: Cache<B>,
+        past: KvCache<B>,
     ) -> Output<B> {
         let [batch, seq, _] = embeddings.dims();
         assert_eq!(positions.len(), batch * seq, "a position a token");
         let rotary = self.rotary(positions, seq);
         let mut x = profile_scope(embeddings, Part::Attention);
-        let mut past = past.0.into_iter();
+        let mut past = past.layers.into_iter();
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (next, cache) = layer.forward(x, &rotary, mask, packing, past.next().unwrap_or_default(), &self.config);
             layers.push(cache);
             x = next;
         }
-        Output { hidden: rms_norm(&self.norm, profile_scope(x, Part::Loss)), cache: Cache(layers) }
+        Output { hidden: rms_norm(&self.norm, profile_scope(x, Part::Loss)), cache: KvCache { layers } }
     }
 
     /// The rotation of rows of `seq` tokens at `positions`.
@@ -248,7 +248,7 @@ pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
     Tensor::from_data(TensorData::new(values, [1, 1, seq, seq]), device)
 }
 
-impl<B: Backend> Layer<B> {
+impl<B: Backend> DecoderBlock<B> {
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
@@ -256,19 +256,19 @@ impl<B: Backend> Layer<B> {
         mask: &Mask<B>,
         packing: &Packing<B>,
         mut cache: LayerCache<B>,
-        config: &LlamaConfig,
+        config: &DecoderConfig,
     ) -> (Tensor<B, 3>, LayerCache<B>) {
         let [batch, seq, hidden] = x.dims();
         let (heads, kv_heads, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
 
         let x = profile_scope(x, Part::Attention);
         let normed = rms_norm(&self.input_layernorm, x.clone()).reshape([batch * seq, hidden]);
-        let q = packing.rows(rotary.queries(self.q_proj.forward(normed.clone())), heads, dim);
-        let k = packing.rows(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads, dim);
-        cache.own.push((k, packing.rows(self.v_proj.forward(normed), kv_heads, dim)));
+        let q = packing.pad(rotary.queries(self.q_proj.forward(normed.clone())), heads, dim);
+        let k = packing.pad(rotary.keys(self.k_proj.forward(normed.clone())), kv_heads, dim);
+        cache.own.push((k, packing.pad(self.v_proj.forward(normed), kv_heads, dim)));
         let (attended, cache) = attention(q, cache, mask);
         let x =
-            profile_scope(x + self.o_proj.forward(packing.tokens(attended)).reshape([batch, seq, hidden]), Part::Mlp);
+            profile_scope(x + self.o_proj.forward(packing.unpad(attended)).reshape([batch, seq, hidden]), Part::Mlp);
 
         let normed = rms_norm(&self.post_attention_layernorm, x.clone()).reshape([batch * seq, hidden]);
         let inner = swiglu(self.gate_proj.forward(normed.clone()), self.up_proj.forward(normed));
@@ -278,7 +278,7 @@ impl<B: Backend> Layer<B> {
 
 /// `theta^(-2i / head_dim)`, slowed for long wavelengths where the config asks for Llama 3's
 /// scaling.
-fn inverse_frequencies(config: &LlamaConfig) -> Vec<f32> {
+fn inverse_frequencies(config: &DecoderConfig) -> Vec<f32> {
     let pairs = config.head_dim / 2;
     let stretch = match &config.rope_scaling {
         Some(scaling) => scaling.stretch(config.rope_theta, config.head_dim),
@@ -290,7 +290,7 @@ fn inverse_frequencies(config: &LlamaConfig) -> Vec<f32> {
 
 /// Takes tensors from the files and makes parameters of them, trainable or not.
 struct Loader<'a, B: Backend> {
-    config: &'a LlamaConfig,
+    config: &'a DecoderConfig,
     weights: &'a mut Weights,
     tune: Tune<'a>,
     precision: Precision,

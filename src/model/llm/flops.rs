@@ -5,7 +5,7 @@ use burn::prelude::*;
 
 use crate::batch::Batch;
 use crate::core::profiler::{Part, Parts, Pass};
-use crate::model::{ItemLanguageModel, Layer, LoraLinear};
+use crate::model::{DecoderBlock, ItemLanguageModel, LoraLinear};
 
 impl<B: Backend> ItemLanguageModel<B> {
     /// What the matrix products of a forward and backward pass over `batch` need, a multiplication
@@ -22,17 +22,17 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
-        let (forest, config) = (&batch.forest, self.llm.config());
-        let known = self.cached_len(&forest.shared);
-        let below = forest.shared.len() as u32;
+        let (token_trees, config) = (&batch.token_trees, self.llm.config());
+        let known = self.cached_len(&token_trees.shared_prefix);
+        let below = token_trees.shared_prefix.len() as u32;
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
         let (mut counter, mut of_chain) = (counter(), counter());
 
-        let chain = &forest.shared[known..];
+        let chain = &token_trees.shared_prefix[known..];
         let mut shared =
             Run::new(chain.len(), (chain.len() * (chain.len() + 1) / 2) as f64, self.embedded(chain, &mut of_chain));
-        let own = forest.positions.iter().map(|position| f64::from(position - below + 1)).sum();
-        let mut trees = Run::new(forest.tokens.len(), own, self.embedded(&forest.tokens, &mut counter));
+        let own = token_trees.positions.iter().map(|position| f64::from(position - below + 1)).sum();
+        let mut trees = Run::new(token_trees.tokens.len(), own, self.embedded(&token_trees.tokens, &mut counter));
 
         for (l, layer) in self.llm.layers.iter().enumerate() {
             let frozen = (known, [false; 2]);
@@ -42,7 +42,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         }
 
         let head = self.llm.head();
-        let rows = batch.rows.as_ref().map_or(config.vocab_size, Vec::len);
+        let rows = batch.candidate_ids.as_ref().map_or(config.vocab_size, Vec::len);
         let product = 2.0 * (batch.predictions.len() * rows * config.hidden_size) as f64;
         counter.add(Part::Loss, product, count([trees.tracked, head.is_require_grad()]) * product);
         if !chain_ran {
@@ -106,7 +106,7 @@ impl Counter {
     /// Whether its keys and values have gradients.
     fn layer<B: Backend>(
         &mut self,
-        layer: &Layer<B>,
+        layer: &DecoderBlock<B>,
         run: &mut Run,
         pasts: &[(usize, [bool; 2])],
         keys_only: bool,
@@ -173,16 +173,17 @@ mod tests {
     use crate::batch::{Candidates, Example, Target};
     use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Llama, LlamaConfig, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
     use crate::text::{Catalogue, Trie};
 
-    fn flops(tune: Tune) -> (Parts, LlamaConfig) {
+    fn flops(tune: Tune) -> (Parts, DecoderConfig) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
-        let config = LlamaConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
         let weights = Weights::open(&dir, &config).unwrap();
-        let llm = Llama::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
-            .unwrap();
+        let llm =
+            Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
+                .unwrap();
         // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
         // and one of a single node.
         let targets = vec![vec![1, 9], vec![2, 9]];
@@ -190,7 +191,10 @@ mod tests {
         let example = |prompt: &[u32]| Example { prompt: prompt.to_vec(), target: Target::Item(0), logit_bias: vec![] };
         let examples = [&[1, 2, 3, 4, 5, 6][..], &[1, 2, 3, 4, 5, 7], &[1, 2, 3, 8]].map(example);
         let batch = Batch::new(&examples, &catalogue, Candidates::Children);
-        assert_eq!((batch.forest.shared.len(), batch.forest.rows(), batch.forest.run_tokens()), (3, 2, 8));
+        assert_eq!(
+            (batch.token_trees.shared_prefix.len(), batch.token_trees.tree_count(), batch.token_trees.run_tokens()),
+            (3, 2, 8)
+        );
         (ItemLanguageModel::from(llm).flops(&batch, false), config)
     }
 

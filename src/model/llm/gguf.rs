@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Llama3RopeScaling, LlamaConfig};
+use super::config::{DecoderConfig, Llama3RopeScaling};
 use crate::model::formats::gguf::{Header, Tensor};
 use crate::model::formats::tensor_store::{Stored, Weights, map_file};
 use crate::text::GgufVocabulary;
@@ -10,7 +10,7 @@ use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
 /// Opens a `.gguf` file.
-pub(crate) fn open(path: &Path) -> Result<(LlamaConfig, Weights, Tokenizer)> {
+pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Weights, Tokenizer)> {
     let bytes = map_file(path)?;
     let header = Header::parse(&bytes).context(path.display())?;
     let (config, tokenizer) = describe(&header, &bytes).context(path.display())?;
@@ -33,7 +33,7 @@ pub(crate) fn open(path: &Path) -> Result<(LlamaConfig, Weights, Tokenizer)> {
 
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-fn describe(header: &Header, bytes: &[u8]) -> Result<(LlamaConfig, Tokenizer)> {
+fn describe(header: &Header, bytes: &[u8]) -> Result<(DecoderConfig, Tokenizer)> {
     match header.text("general.architecture")? {
         Some("llama") => {}
         Some(other) => {
@@ -46,7 +46,7 @@ fn describe(header: &Header, bytes: &[u8]) -> Result<(LlamaConfig, Tokenizer)> {
     Ok((config, tokenizer(header, bytes)?))
 }
 
-fn config(header: &Header, bytes: &[u8]) -> Result<LlamaConfig> {
+fn config(header: &Header, bytes: &[u8]) -> Result<DecoderConfig> {
     let required = |key: &str| match header.size(key)? {
         Some(size) => Ok(size),
         None => refuse(format!("no metadata key {key}")),
@@ -87,7 +87,7 @@ fn config(header: &Header, bytes: &[u8]) -> Result<LlamaConfig> {
         Some(factors) => rope_scaling(factors, bytes, rope_theta, head_dim)?,
         None => None,
     };
-    Ok(LlamaConfig {
+    Ok(DecoderConfig {
         vocab_size,
         hidden_size,
         intermediate_size: required("llama.feed_forward_length")?,

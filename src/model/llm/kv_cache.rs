@@ -9,30 +9,33 @@ use crate::kernels::{LayerCache, RowGather};
 ///
 /// A pass takes it and gives it back with a block more, so that nothing in it is copied.
 #[derive(Debug, Clone)]
-pub struct Cache<B: Backend>(pub Vec<LayerCache<B>>);
+pub struct KvCache<B: Backend> {
+    /// A cache of each block.
+    pub layers: Vec<LayerCache<B>>,
+}
 
-impl<B: Backend> Default for Cache<B> {
+impl<B: Backend> Default for KvCache<B> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { layers: Vec::new() }
     }
 }
 
-impl<B: Backend> Cache<B> {
+impl<B: Backend> KvCache<B> {
     /// Of a single row: shared by all rows of the passes to come.
     pub fn into_shared(self) -> Self {
         let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
-        Self(self.0.into_iter().map(layer).collect())
+        Self { layers: self.layers.into_iter().map(layer).collect() }
     }
 
     /// All own blocks behind the first as one: what grows token by token is copied, what it grows
     /// from is not.
     pub fn join_grown(&mut self) {
-        self.0.iter_mut().for_each(|layer| layer.join(1));
+        self.layers.iter_mut().for_each(|layer| layer.join(1));
     }
 
     /// Tokens that all rows share.
     pub(crate) fn shared_tokens(&self) -> usize {
-        self.0.first().and_then(|layer| layer.shared.as_ref()).map_or(0, |(keys, _)| keys.dims()[2])
+        self.layers.first().and_then(|layer| layer.shared.as_ref()).map_or(0, |(keys, _)| keys.dims()[2])
     }
 }
 
@@ -93,7 +96,7 @@ impl<B: Backend> Packing<B> {
     }
 
     /// `[tokens, heads · head_dim]` → `[rows, heads, seq, head_dim]`.
-    pub(crate) fn rows(&self, x: Tensor<B, 2>, heads: usize, dim: usize) -> Tensor<B, 4> {
+    pub(crate) fn pad(&self, x: Tensor<B, 2>, heads: usize, dim: usize) -> Tensor<B, 4> {
         let x = match &self.ragged {
             None => x,
             Some(ragged) => ragged.moves.apply(x).unwrap_or_else(|x| x.select(0, ragged.tokens.clone())),
@@ -102,7 +105,7 @@ impl<B: Backend> Packing<B> {
     }
 
     /// `[rows, heads, seq, head_dim]` → `[tokens, heads · head_dim]`.
-    pub(crate) fn tokens(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
+    pub(crate) fn unpad(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
         let [_, heads, _, dim] = x.dims();
         let x = x.swap_dims(1, 2).reshape([self.rows * self.seq, heads * dim]);
         match &self.ragged {

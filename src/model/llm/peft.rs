@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::lora_linear::{Lora, LoraLinear};
 use crate::config::LoraConfig;
 use crate::core::files::write_atomic;
-use crate::model::{Layer, Llama, save_llm_dir};
+use crate::model::{Decoder, DecoderBlock, save_llm_dir};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -60,7 +60,7 @@ pub(crate) fn lora<B: Backend>(
     }
 }
 
-impl<B: Backend> Layer<B> {
+impl<B: Backend> DecoderBlock<B> {
     /// The block's projections in the order of [`PROJECTIONS`].
     pub(crate) fn projections(&self) -> [&LoraLinear<B>; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
@@ -167,7 +167,7 @@ fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
-pub fn save_adapter<B: Backend>(dir: &Path, llama: &Llama<B>, config: &LoraConfig, base: &str) -> Result<()> {
+pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let peft = PeftConfig {
         peft_type: "LORA".into(),
@@ -230,7 +230,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see
 /// [`read_adapter_config`].
-pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Device) -> Result<Llama<B>> {
+pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
     let mut weights = crate::model::formats::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
     for (l, layer) in llama.layers.iter_mut().enumerate() {
         for (projection, linear) in PROJECTIONS.iter().zip(layer.projections_mut()) {
@@ -249,7 +249,7 @@ pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Llama<B>, device: &B::Dev
 }
 
 /// Writes the model, adapter merged into its weights, as a Hugging Face directory.
-pub fn export_merged<B: Backend>(dir: &Path, llama: &Llama<B>, tokenizer: &Tokenizer) -> Result<()> {
+pub fn export_merged<B: Backend>(dir: &Path, llama: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
     let values = |data: TensorData| data.convert::<f32>().to_vec::<f32>().unwrap_or_default();
     let matrix = |name: String, t: Tensor<B, 2>| (name, t.dims().to_vec(), values(t.into_data()));
     let vector = |name: String, t: Tensor<B, 1>| (name, t.dims().to_vec(), values(t.into_data()));

@@ -4,18 +4,18 @@ use crate::config::LoraConfig;
 /// One token of a block of width 4, two heads of 2 that share a key, an inner width of 6.
 #[test]
 fn what_a_block_keeps_by_hand() {
-    let llama = LlamaConfig {
+    let llama = DecoderConfig {
         hidden_size: 4,
         intermediate_size: 6,
         num_hidden_layers: 1,
         num_attention_heads: 2,
         num_key_value_heads: 1,
         head_dim: 2,
-        ..LlamaConfig::tiny(10)
+        ..DecoderConfig::tiny(10)
     };
     let lora = LoraConfig { rank: 3, dropout: 0.0, ..LoraConfig::default() };
     let sizes = |tune| MemoryEstimator {
-        llama: &llama,
+        decoder: &llama,
         tune,
         precision: Precision::F32,
         quantized: None,

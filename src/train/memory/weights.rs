@@ -72,7 +72,7 @@ impl MemoryEstimator<'_> {
 
     /// Name, rows and columns.
     fn projections(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        self.llama.layer_shapes().into_iter().filter_map(|(name, shape)| match shape.as_slice() {
+        self.decoder.layer_shapes().into_iter().filter_map(|(name, shape)| match shape.as_slice() {
             &[rows, columns] => Some((name, rows as u64, columns as u64)),
             _ => None,
         })
@@ -89,7 +89,7 @@ impl MemoryEstimator<'_> {
     }
 
     pub(super) fn embedding_rows(&self) -> u64 {
-        self.llama.vocab_size as u64 * self.hidden()
+        self.decoder.vocab_size as u64 * self.hidden()
     }
 
     /// The norms included.
@@ -98,7 +98,7 @@ impl MemoryEstimator<'_> {
     }
 
     fn head_numbers(&self) -> u64 {
-        if self.llama.tie_word_embeddings { 0 } else { self.embedding_rows() }
+        if self.decoder.tie_word_embeddings { 0 } else { self.embedding_rows() }
     }
 }
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::safetensors;
 use crate::core::files::{hex, persist, temporary_beside, write_atomic};
-use crate::model::llm::config::LlamaConfig;
+use crate::model::llm::config::DecoderConfig;
 use crate::model::llm::gguf;
 use crate::model::llm::quantized::Blocks;
 use crate::text::Tokenizer;
@@ -26,7 +26,7 @@ const LONGEST_CONFIG: u64 = 16 << 20;
 /// An opened language model.
 pub struct Llm {
     /// The sizes.
-    pub config: LlamaConfig,
+    pub config: DecoderConfig,
     /// The tensors, on disk until taken.
     pub weights: Weights,
     /// The tokenizer.
@@ -46,7 +46,7 @@ pub fn open_llm(path: &Path) -> Result<Llm> {
     let (config, weights, tokenizer) = if path.is_dir() {
         let config_path = path.join("config.json");
         let text = read_text(&config_path, LONGEST_CONFIG)?;
-        let config = LlamaConfig::from_json(&config_path, &text)?;
+        let config = DecoderConfig::from_json(&config_path, &text)?;
         let weights = Weights::open(path, &config)?;
         (config, weights, Tokenizer::from_dir(path)?)
     } else {
@@ -60,7 +60,7 @@ pub fn open_llm(path: &Path) -> Result<Llm> {
     Ok(Llm { config, weights, tokenizer, fingerprint })
 }
 
-fn check_fit(tokenizer: &Tokenizer, config: &LlamaConfig) -> Result<()> {
+fn check_fit(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<()> {
     for (what, id) in [("has token id", tokenizer.largest_id()), ("ends with token id", tokenizer.eos())] {
         if id as usize >= config.vocab_size {
             return Err(Error::failed(format!(
@@ -143,7 +143,7 @@ impl Weights {
     ///
     /// # Errors
     /// Missing, unexpected and misshapen tensors, damaged files.
-    pub fn open(dir: &Path, config: &LlamaConfig) -> Result<Self> {
+    pub fn open(dir: &Path, config: &DecoderConfig) -> Result<Self> {
         let mut weights = safetensors::open(dir)?;
         weights.tied = config.tie_word_embeddings;
         weights.check(config)?;
@@ -268,7 +268,7 @@ impl Weights {
     }
 
     /// Checks every name and shape before anything is allocated by the configuration's sizes.
-    fn check(&self, config: &LlamaConfig) -> Result<()> {
+    fn check(&self, config: &DecoderConfig) -> Result<()> {
         let mut expected = std::collections::BTreeSet::new();
         for (name, shape) in config.tensors() {
             self.find(&name, &shape)?;
@@ -328,7 +328,7 @@ fn half_rotation_rows<T: Copy>(rows: &[T], shape: &[usize], heads: usize) -> Vec
     out
 }
 
-fn fingerprint(config: &LlamaConfig, weights: &Weights, tokenizer: &Tokenizer) -> String {
+fn fingerprint(config: &DecoderConfig, weights: &Weights, tokenizer: &Tokenizer) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -373,7 +373,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String> {
 /// A tensor that `config` does not ask for, or a missing or misshapen one; a failed write.
 pub fn save_llm_dir(
     dir: &Path,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
@@ -394,7 +394,7 @@ pub fn save_llm_dir(
 /// Streams the tensors into a file, so that a model is never in memory twice.
 fn write_safetensors(
     path: &Path,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
 ) -> Result<()> {
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);

@@ -8,17 +8,17 @@ const TINY_JSON: &str = include_str!("../../../../tests/fixtures/gguf/tiny.json"
 
 type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
-fn tiny_config() -> LlamaConfig {
+fn tiny_config() -> DecoderConfig {
     let text = r#"{"model_type": "llama", "vocab_size": 260, "hidden_size": 8, "intermediate_size": 12,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": false}"#;
-    LlamaConfig::from_json(Path::new("tiny"), text).unwrap()
+    DecoderConfig::from_json(Path::new("tiny"), text).unwrap()
 }
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::train_bpe(["a b c", "a b"].map(String::from).into_iter(), 260).unwrap()
 }
 
-fn random_tensors(config: &LlamaConfig) -> Tensors {
+fn random_tensors(config: &DecoderConfig) -> Tensors {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
     let fill =
         |shape: &[usize]| -> Vec<f32> { (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.0)).collect() };
@@ -32,7 +32,7 @@ fn random_tensors(config: &LlamaConfig) -> Tensors {
         .collect()
 }
 
-fn saved(tensors: Tensors) -> (tempfile::TempDir, LlamaConfig) {
+fn saved(tensors: Tensors) -> (tempfile::TempDir, DecoderConfig) {
     let (dir, config) = (tempfile::tempdir().unwrap(), tiny_config());
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer()).unwrap();
     (dir, config)
@@ -100,7 +100,7 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
 #[test]
 fn missing_unexpected_and_misshapen_tensors_are_named() {
     let (dir, config) = saved(random_tensors(&tiny_config()));
-    let rewrite = |change: &dyn Fn(&mut LlamaConfig)| {
+    let rewrite = |change: &dyn Fn(&mut DecoderConfig)| {
         let mut config = config.clone();
         change(&mut config);
         fs::write(dir.path().join("config.json"), config.to_json(0)).unwrap();

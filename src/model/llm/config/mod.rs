@@ -9,7 +9,7 @@ use crate::{Context, Error, Result};
 
 /// The architecture of a Llama-family decoder, named as in Hugging Face's `LlamaConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LlamaConfig {
+pub struct DecoderConfig {
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -72,7 +72,7 @@ impl Llama3RopeScaling {
     }
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// Two layers small enough to make and run on the spot: for demonstrations, self-checks and
     /// tests.
     pub fn tiny(vocab_size: usize) -> Self {

@@ -5,12 +5,12 @@ const SMOLLM2: &str = r#"{"model_type": "llama", "head_dim": 64, "hidden_act": "
     "num_hidden_layers": 30, "num_key_value_heads": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
     "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "vocab_size": 49152}"#;
 
-fn parse(text: &str) -> Result<LlamaConfig> {
-    LlamaConfig::from_json(Path::new("m/config.json"), text)
+fn parse(text: &str) -> Result<DecoderConfig> {
+    DecoderConfig::from_json(Path::new("m/config.json"), text)
 }
 
 /// Parses SmolLM2's configuration with `keys` set.
-fn changed(keys: Value) -> Result<LlamaConfig> {
+fn changed(keys: Value) -> Result<DecoderConfig> {
     let mut config: Value = serde_json::from_str(SMOLLM2).unwrap();
     let keys = keys.as_object().unwrap().clone();
     config.as_object_mut().unwrap().extend(keys);

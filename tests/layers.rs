@@ -1,0 +1,109 @@
+//! The shape of the sources: which module may use which, and how long files and lines may be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of the crate. A module uses only itself and those before it.
+const ORDER: [&str; 17] = [
+    "core", "device", "tensor", "config", "data", "text", "batch", "kernels", "model", "loss", "train", "rankers",
+    "decode", "evaluate", "run", "commands", "cli",
+];
+
+/// Lines of a file.
+const LONGEST_FILE: usize = 450;
+/// Columns of a line of code.
+const LONGEST_LINE: usize = 120;
+
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|extension| extension == "rs") => files.push(path),
+                false => {}
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Returns the top module of a file below `src`: `src/data/corpus.rs` is of `data`.
+fn top_module(path: &Path) -> Option<String> {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).ok()?;
+    let first = below.components().next()?.as_os_str().to_string_lossy().into_owned();
+    Some(first.trim_end_matches(".rs").to_string())
+}
+
+/// Returns the modules of the crate that a line of code names: `a` and `b` of
+/// `use crate::a::{…}; crate::b::f()`.
+fn named_modules(line: &str) -> impl Iterator<Item = &str> {
+    line.match_indices("crate::").map(|(at, name)| {
+        let rest = &line[at + name.len()..];
+        &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+    })
+}
+
+/// Returns the upward imports of a file: its line numbers and lines. Tests may use every module.
+fn upward_imports(module: &str, text: &str) -> Vec<String> {
+    let rank = |name: &str| ORDER.iter().position(|&other| other == name);
+    let Some(own) = rank(module) else { return Vec::new() };
+    let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]") && *line != "mod tests {");
+    let numbered = (1..).zip(code).filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let upward =
+        numbered.filter(|(_, line)| named_modules(line).any(|name| rank(name).is_some_and(|other| other > own)));
+    upward.map(|(number, line)| format!("{number}: {}", line.trim())).collect()
+}
+
+#[test]
+fn no_module_uses_one_after_it() {
+    let mut upward = Vec::new();
+    for path in sources("src") {
+        let module = top_module(&path).unwrap();
+        if path.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        upward.extend(upward_imports(&module, &text).into_iter().map(|line| format!("{}:{line}", path.display())));
+    }
+    assert!(upward.is_empty(), "imports of a later module:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn every_module_has_its_rank() {
+    let library = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let mut declared: Vec<&str> =
+        library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let mut ranked = ORDER.to_vec();
+    declared.sort_unstable();
+    ranked.sort_unstable();
+    assert_eq!(declared, ranked);
+}
+
+#[test]
+fn files_and_lines_are_short() {
+    let mut long = Vec::new();
+    for path in ["src", "tests", "benches"].into_iter().flat_map(sources) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().count();
+        if lines > LONGEST_FILE {
+            long.push(format!("{}: {lines} lines", path.display()));
+        }
+        let wide = (1..).zip(text.lines()).filter(|(_, line)| line.chars().count() > LONGEST_LINE);
+        long.extend(
+            wide.map(|(number, line)| format!("{}:{number}: {} columns", path.display(), line.chars().count())),
+        );
+    }
+    assert!(long.is_empty(), "more than {LONGEST_FILE} lines or {LONGEST_LINE} columns:\n{}", long.join("\n"));
+}
+
+#[test]
+fn an_upward_import_is_found() {
+    let text = "use crate::core::files;\nuse crate::train::step;\nfn f() { crate::cli::run() }\n// crate::cli\n\
+                #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
+    assert_eq!(upward_imports("model", text), ["2: use crate::train::step;", "3: fn f() { crate::cli::run() }"]);
+    assert!(upward_imports("cli", text).is_empty());
+}
