@@ -7,13 +7,14 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use super::TrainOptions;
-use super::train::{TrainingData, lessons, loss, refuse_f16, tune};
+use super::train::{TrainingData, lessons, refuse_f16, token_loss, tune};
 use crate::Result;
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::{MicroBatch, Precision, RunConfig, Scoring};
 use crate::core::system;
 use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
+use crate::loss::TokenLoss;
 use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize};
 use crate::run::prompt_context::PromptContext;
 use crate::run::run_dir::RunInputs;
@@ -228,7 +229,7 @@ impl<'a> Counted<'a> {
         Ok(Self {
             sizes,
             steps: first_steps(lessons, samples)?,
-            candidates: loss(config).0.candidates(),
+            candidates: token_loss(config, &ranking.catalogue).candidates(),
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &lessons.valid)),

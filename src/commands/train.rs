@@ -15,21 +15,21 @@ use serde::Serialize;
 use super::evaluate::{progress_line, rank_windows};
 use super::plan::{sizes, warning};
 use crate::batch::Example;
-use crate::config::{LossKind, Precision, RunConfig, Temperature, TuneKind};
+use crate::config::{Precision, RunConfig, TuneKind};
 use crate::core::log::log;
 use crate::data::Split;
 use crate::device::{BackendChoice, Concrete, Training};
 use crate::evaluate::summarise;
-use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Decoder, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::loss::{Ats, Loss, LossContext, TokenLoss};
+use crate::model::{Decoder, ItemLanguageModel, QuantizedSize, Tune, load_adapter, read_adapter_config};
 use crate::run::out_of_memory::{catch_out_of_memory, training};
 use crate::run::prompt_context::PromptContext;
 use crate::run::run_dir;
 use crate::run::run_dir::{Identity, RunInputs};
 use crate::run::samples::{check_lengths, example, samples};
 use crate::run::verified_devices::verified_devices;
-use crate::text::{PromptSet, ROOT};
-use crate::train::{Checkpoints, Progress, Run, Samples, TrainableModel, Ui, Validate, adamw};
+use crate::text::{Catalogue, PromptSet, ROOT};
+use crate::train::{Checkpoints, Progress, Run, Samples, Ui, Validate, ValidationScore, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -116,7 +116,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || start(config, &options, material, checkpoint, &devices);
-    let PreparedRun { recommender, run, precision, notice, shown, validation } =
+    let PreparedRun { model, run, precision, notice, shown, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
@@ -130,9 +130,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
             if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
         log(format_args!("{shared}{precision}; {shown}; {validation}"));
     }
+    let mut token_loss = run.token_loss;
     let outcome =
-        catch_out_of_memory(&options.backend, || training(config, &options), || crate::train::run(recommender, run))?;
+        catch_out_of_memory(&options.backend, || training(config, &options), || crate::train::run(model, run))?;
 
+    token_loss.restore(&outcome.progress.loss_state);
     if outcome.progress.epoch == config.train.epochs {
         publish(dir, config.llm.tune)?;
     }
@@ -142,11 +144,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         total_steps: outcome.total_steps,
         samples: outcome.progress.samples,
         seconds: outcome.progress.seconds,
-        samples_per_second: if outcome.seconds > 0.0 { outcome.samples as f64 / outcome.seconds } else { 0.0 },
+        samples_per_second: outcome.samples_per_second(),
         peak_memory_bytes: crate::core::system::peak_bytes(),
         loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
-        temperature: outcome.progress.temperature.value,
-        valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.ndcg_at_10),
+        temperature: token_loss.temperature(),
+        valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.score.ndcg_at_10),
         validation,
         notice,
     })
@@ -155,7 +157,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
 /// A run that can begin, or go on.
 pub(crate) struct PreparedRun {
     /// The model, at the state to go on from.
-    pub recommender: TrainableModel<Training>,
+    pub model: ItemLanguageModel<Training>,
     /// All else that training needs.
     pub run: Run<Training>,
     /// What the LLM computes in, in words.
@@ -175,7 +177,7 @@ pub(crate) fn start(
     config: &RunConfig,
     options: &TrainOptions,
     material: RunInputs,
-    checkpoint: Option<(PathBuf, Progress)>,
+    checkpoint: Option<(PathBuf, Progress<ValidationScore>)>,
     devices: &[DispatchDevice],
 ) -> Result<PreparedRun> {
     let device = &devices[0];
@@ -224,10 +226,10 @@ pub(crate) fn start(
         model = model.with_prefix_cache(&lessons.beginning);
     }
 
-    let (loss, fixed_temperature) = loss(config);
+    let token_loss = token_loss(config, &ranking.catalogue);
     let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
-    let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
-        let start = AdaptiveTemperature::default().value;
+    let notice = (matches!(token_loss, Loss::Ats(_)) && !Ats::adapts(root_children)).then(|| {
+        let start = Ats::START;
         format!(
             "the adaptive temperature stays at {start}: with this tokenizer the root of the titles' trie has {root_children} \
              children, and ATS has an answer only above 4; set loss.temperature to a number to choose another"
@@ -236,6 +238,7 @@ pub(crate) fn start(
     let run = Run {
         other_devices: devices[1..].to_vec(),
         optimizer,
+        token_loss,
         progress,
         config: config.train.clone(),
         seed: config.seed,
@@ -249,8 +252,7 @@ pub(crate) fn start(
         max_steps: options.max_steps,
         interrupter: options.interrupter.clone(),
     };
-    let recommender = TrainableModel { model, loss, fixed_temperature, root_children };
-    Ok(PreparedRun { recommender, run, precision, notice, shown: lessons.shown, validation: lessons.validation })
+    Ok(PreparedRun { model, run, precision, notice, shown: lessons.shown, validation: lessons.validation })
 }
 
 /// What a run learns from, and what chooses its best epoch.
@@ -280,13 +282,10 @@ pub(crate) fn refuse_f16(config: &RunConfig) -> Result<()> {
     }
 }
 
-/// What is minimised, and the temperature of [`Loss::Msl`].
-pub(crate) fn loss(config: &RunConfig) -> (Loss, f64) {
-    match (config.loss.kind, config.loss.temperature) {
-        (LossKind::Lml, _) => (Loss::Lml, 1.0),
-        (LossKind::Msl, Temperature::Adaptive) => (Loss::MslAts, 1.0),
-        (LossKind::Msl, Temperature::Fixed(temperature)) => (Loss::Msl, temperature),
-    }
+/// Returns what is minimised.
+pub(crate) fn token_loss(config: &RunConfig, catalogue: &Catalogue) -> Loss {
+    let root_children = catalogue.trie.valid_tokens(ROOT).len();
+    Loss::new(&config.loss, &LossContext { root_children, beams: config.decode.beams })
 }
 
 /// What of the LLM trains.
@@ -331,8 +330,7 @@ pub(crate) fn lessons(
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
         let (ranking, backend) = (ranking.clone(), options.backend.clone());
-        let validate = move |recommenders: &[TrainableModel<Concrete>]| {
-            let models: Vec<_> = recommenders.iter().map(|recommender| recommender.model.clone()).collect();
+        let validate = move |models: &[ItemLanguageModel<Concrete>]| {
             let beams = decode.beams;
             let then = || {
                 format!(
@@ -345,7 +343,7 @@ pub(crate) fn lessons(
                 }
                 !interrupter.should_stop()
             };
-            let rank = || rank_windows(&models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
+            let rank = || rank_windows(models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
             let ranked = catch_out_of_memory(&backend, then, rank)?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };

@@ -1,6 +1,7 @@
 //! Runs: what a run file names, opened; the run directory; what commands share.
 
 pub(crate) mod align_data;
+pub(crate) mod align_task;
 pub(crate) mod entities;
 pub(crate) mod out_of_memory;
 pub(crate) mod prompt_context;

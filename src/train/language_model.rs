@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use burn::module::AutodiffModule;
 use burn::optim::Optimizer;
-use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use burn::train::Interrupter;
 use serde::{Deserialize, Serialize};

@@ -13,6 +13,8 @@ use crate::{Error, Result};
 pub struct ProfiledStep {
     /// What the step found: the same, to the last bit, as without a clock.
     pub output: StepOutput,
+    /// The gradient's norm before clipping.
+    pub grad_norm: f64,
     /// Windows or rows.
     pub samples: usize,
     /// Seconds and operations.
@@ -46,7 +48,8 @@ pub fn profile<B: AutodiffBackend>(
             let _ = B::sync(&device);
         };
         let (output, recorded) = record(sync, || task.take(number, &samples));
-        taken.push(ProfiledStep { output: output?.0, samples: samples.len(), recorded });
+        let (output, grad_norm) = output?;
+        taken.push(ProfiledStep { output, grad_norm, samples: samples.len(), recorded });
     }
     match taken.len() > warm_up {
         true => Ok(taken),
