@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use burn::DispatchDevice;
 use serde::Serialize;
 
-use super::train::{FirstLast, TrainOptions};
 use crate::config::{AlignConfig, Init};
 use crate::core::log::log;
 use crate::device::Concrete;
@@ -14,8 +13,9 @@ use crate::evaluate::Retrieval;
 use crate::model::{Aligner, load_module};
 use crate::run::align_data::{AlignData, AlignIdentity};
 use crate::run::align_task::{AlignTask, RETRIEVAL};
+use crate::run::dir;
 use crate::run::qformer_artifact::{AlignedConfig, WEIGHTS};
-use crate::run::run_dir;
+use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::scalar;
 use crate::train::{Checkpoints, LoopOptions, MetricsLog, Progress, Score, Task, Ui, adamw};
@@ -58,10 +58,10 @@ pub struct AlignReport {
 /// loss or gradient that is not finite; a file that cannot be read or written. The last good
 /// checkpoint stays.
 pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport> {
-    let dir = options.out.as_path();
-    let started = || AlignConfig::open(&dir.join(run_dir::CONFIG), &[])?.to_toml();
-    run_dir::check_directory(dir, &config.to_toml()?, options.resume, started)?;
-    let held = if options.resume { Some(run_dir::lock(dir)?) } else { None };
+    let out = options.out.as_path();
+    let started = || AlignConfig::open(&out.join(dir::CONFIG), &[])?.to_toml();
+    dir::check_directory(out, &config.to_toml()?, options.resume, started)?;
+    let held = if options.resume { Some(dir::lock(out)?) } else { None };
     let device = verified_device(&options.backend)?;
     let autodiff = DispatchDevice::autodiff(device.clone());
     let (data, qformer, identity) = AlignData::open(config)?;
@@ -73,19 +73,19 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     let mut progress = Progress::default();
     let _lock = match held {
         Some(lock) => {
-            check_identity(dir, &identity, config)?;
+            check_identity(out, &identity, config)?;
             lock
         }
-        None => run_dir::create(dir, &config.to_toml()?, &identity)?,
+        None => dir::create(out, &config.to_toml()?, &identity)?,
     };
-    let checkpoints = Checkpoints::recovered(dir)?;
+    let checkpoints = Checkpoints::recovered(out)?;
     // A new run has none.
     if let Some((checkpoint, found)) = checkpoints.latest()? {
         aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
     }
-    let retrievals = MetricsLog::open(dir.join(RETRIEVAL), progress.step)?;
+    let retrievals = MetricsLog::open(out.join(RETRIEVAL), progress.step)?;
     let untrained_is_measured = progress.step > 0 || !retrievals.is_empty();
     let mut task =
         AlignTask { config, data: &data, aligner, optimizer, checkpoints: checkpoints.clone(), retrievals, device };
@@ -108,7 +108,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     }
 
     let loop_options = LoopOptions {
-        dir: dir.to_path_buf(),
+        dir: out.to_path_buf(),
         epochs: config.train.epochs,
         checkpoint_steps: None,
         max_steps: options.max_steps,
@@ -122,10 +122,10 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     {
         let scale = data.scale;
         AlignedConfig { format: 1, step, projection: width, scale: Some(scale), identity, qformer }
-            .publish(dir, &best)?;
+            .publish(out, &best)?;
     }
     Ok(AlignReport {
-        run: dir.to_path_buf(),
+        run: out.to_path_buf(),
         steps: progress.step,
         total_steps: outcome.total_steps,
         samples: progress.samples,
@@ -140,8 +140,8 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     })
 }
 
-fn check_identity(dir: &Path, found: &AlignIdentity, config: &AlignConfig) -> Result<()> {
-    let trained: AlignIdentity = run_dir::read_identity(dir)?;
+fn check_identity(out: &Path, found: &AlignIdentity, config: &AlignConfig) -> Result<()> {
+    let trained: AlignIdentity = dir::read_identity(out)?;
     for (what, was, is, path) in [
         ("corpus", &trained.corpus, &found.corpus, &config.data.corpus),
         ("set of vectors", &trained.vectors, &found.vectors, &config.data.vectors),
@@ -150,7 +150,7 @@ fn check_identity(dir: &Path, found: &AlignIdentity, config: &AlignConfig) -> Re
         ("Q-Former", &trained.qformer, &found.qformer, &config.qformer.text),
     ] {
         if was != is {
-            return Err(run_dir::differs(dir, what, path));
+            return Err(dir::differs(out, what, path));
         }
     }
     Ok(())
