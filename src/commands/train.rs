@@ -59,7 +59,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let devices = verified_devices(&options.backend)?;
     let checkpoint = if options.resume { Checkpoints::recovered(out)?.latest()? } else { None };
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
-    let started = if checkpoint.is_some() { Some(dir::read_identity::<Identity>(out)?) } else { None };
+    let started = options.resume.then(|| dir::read_identity::<Identity>(out)).transpose()?;
+    let started = started.map(|identity| match checkpoint {
+        Some(_) => identity,
+        None => Identity { entities: None, ..identity },
+    });
     let material = RunInputs::open(config, started.as_ref(), &devices[0])?;
     let identity = material.identity.clone();
     if options.resume {
