@@ -147,7 +147,9 @@ fn loss(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                linear_token_loss(hidden.clone(), head.clone(), false, &batch, &Msl { temperature: 1.0 }).loss.backward()
+                linear_token_loss(hidden.clone(), head.clone(), false, &batch, &Msl { temperature: 1.0 })
+                    .loss
+                    .backward()
             })
         });
     };

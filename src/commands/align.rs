@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use crate::Result;
 use crate::config::{AlignConfig, Init};
 use crate::core::log::log;
 use crate::device::Concrete;
@@ -19,7 +20,6 @@ use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::scalar;
 use crate::train::{Checkpoints, LoopOptions, MetricsLog, Progress, Score, Task, Ui, adamw};
-use crate::Result;
 
 /// What `align --json` prints.
 #[derive(Debug, Clone, Serialize)]

@@ -59,7 +59,9 @@ impl LossConfig {
 
     pub(super) fn validate(&self) -> Result<()> {
         if self.kind == LossKind::Bear && self.temperature == Temperature::Adaptive {
-            return Err(Error::usage("loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number"));
+            return Err(Error::usage(
+                "loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number",
+            ));
         }
         if let Temperature::Fixed(temperature) = self.temperature {
             above_zero("loss.temperature", temperature)?;

@@ -110,8 +110,7 @@ impl TokenLoss for Ats {
             let discriminant = (d * d - 2.0 * c * variance).max(0.0);
             let temperature = (d + discriminant.sqrt()) / (2.0 * c);
             if temperature.is_finite() {
-                self.temperature =
-                    (1.0 - ALPHA) * self.temperature + ALPHA * temperature.clamp(BOUNDS.0, BOUNDS.1);
+                self.temperature = (1.0 - ALPHA) * self.temperature + ALPHA * temperature.clamp(BOUNDS.0, BOUNDS.1);
             }
         }
     }

@@ -195,7 +195,8 @@ mod tests {
                         let grads = found.mul_scalar(0.3).backward();
                         close("hidden", &hidden.grad(&grads).unwrap(), &expected[0]);
                     }
-                    let found = linear_token_loss(hidden.clone(), head.clone(), true, &batch, &Lml { temperature }).loss;
+                    let found =
+                        linear_token_loss(hidden.clone(), head.clone(), true, &batch, &Lml { temperature }).loss;
                     let grads = found.mul_scalar(0.3).backward();
                     close("head", &head.grad(&grads).unwrap(), &expected[1]);
 

@@ -184,10 +184,8 @@ impl Task for AlignTask<'_> {
         let decay = learning_rate * self.config.train.weight_decay;
         let aligner = WeightDecay::apply(self.aligner.clone(), &grads, decay);
         self.aligner = self.optimizer.step(learning_rate, aligner, grads).clamp_temperatures();
-        let temperatures = [
-            ("temperature", &self.aligner.temperature),
-            ("pair_temperature", &self.aligner.pair_temperature),
-        ];
+        let temperatures =
+            [("temperature", &self.aligner.temperature), ("pair_temperature", &self.aligner.pair_temperature)];
         let mut logged = Vec::new();
         for (name, temperature) in temperatures {
             logged.push((name, json!(scalar(temperature.val(), name)?)));

@@ -17,8 +17,8 @@ use crate::core::progress::Progress;
 use crate::data::Split;
 use crate::device::Concrete;
 use crate::evaluate::summarise;
-use crate::text::PromptSet;
 use crate::model::ItemLanguageModel;
+use crate::text::PromptSet;
 use crate::train::{Samples, Ui, Validate};
 use crate::{Error, Result};
 

@@ -122,7 +122,8 @@ impl<'a> RunMemory<'a> {
         Ok(Self {
             sizes,
             steps: first_steps(data, samples)?,
-            candidates: Loss::new(&config.loss, &LossContext::new(&ranking.catalogue, config.decode.beams)).candidates(),
+            candidates: Loss::new(&config.loss, &LossContext::new(&ranking.catalogue, config.decode.beams))
+                .candidates(),
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &data.valid)),

@@ -3,9 +3,9 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
+use crate::Result;
 use crate::batch::TextBatch;
 use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_similarity, smoothed_cross_entropy};
-use crate::Result;
 use crate::model::{Aligner, Mask};
 use crate::tensor::to_vec;
 

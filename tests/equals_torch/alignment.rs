@@ -333,7 +333,12 @@ fn phase_1_steps() {
                     let weights = ItemTextWeights { contrastive: 1.0, generation: 0.5, matching: 2.0 };
                     let vectors = expected.tensor("vectors", &device);
                     let parts = item_text_losses(&model, vectors, &text, &weights, SMOOTHING, |_| negatives.clone());
-                    parts.unwrap().into_iter().map(|(_, weight, loss)| loss.mul_scalar(weight)).reduce(|a, b| a + b).unwrap()
+                    parts
+                        .unwrap()
+                        .into_iter()
+                        .map(|(_, weight, loss)| loss.mul_scalar(weight))
+                        .reduce(|a, b| a + b)
+                        .unwrap()
                 }
             };
             near(&what, loss.clone().into_scalar().elem(), known["loss"].as_f64().unwrap());

@@ -87,11 +87,7 @@ fn four_steps_of_training_in_every_split() {
                     close_to(5e-4, &format!("{kind}, {name}"), &host(param.val()), &expected.floats(&known));
                 });
                 let frozen: Decoder<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
-                assert_eq!(
-                    host(model.llm.embed_tokens.val()),
-                    host(frozen.embed_tokens.val()),
-                    "frozen means frozen"
-                );
+                assert_eq!(host(model.llm.embed_tokens.val()), host(frozen.embed_tokens.val()), "frozen means frozen");
                 assert_eq!(
                     host(model.llm.layers[0].k_proj.weight.dense()),
                     host(frozen.layers[0].k_proj.weight.dense())
