@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::{RunConfig, TrainConfig};
 use crate::core::panic::{DeviceGuard, catch};
 use crate::device::{BackendChoice, out_of_memory_message};
-use crate::train::{Checkpoints, Progress};
+use crate::train::{Checkpoints, Progress, ValidationScore};
 use crate::{Error, Result};
 
 /// Does `work` on a device, and turns the panic of a device whose memory gave out into an error.
@@ -27,7 +27,11 @@ pub(crate) fn catch_out_of_memory<T>(
     if let Ok(Ok(value)) = done {
         return Ok(value);
     }
-    let of_work = done.as_ref().err().map(|panic| panic.message.clone());
+    // A read of a tensor that failed returns an error, other operations panic.
+    let of_work = match &done {
+        Ok(result) => result.as_ref().err().map(Error::to_string),
+        Err(panic) => Some(panic.message.clone()),
+    };
     let mut messages = [guard.panic(), of_work].into_iter().flatten();
     if let Some(why) = messages.find_map(|message| out_of_memory_message(&message).map(str::to_string)) {
         return Err(Error::device(format!("{backend} ran out of memory ({why}) {}", advice())));
@@ -43,7 +47,8 @@ pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let kept = match Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress>()) {
+    let latest = Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress<ValidationScore>>());
+    let kept = match latest {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),
     };
