@@ -13,7 +13,9 @@ use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::data::{Split, Window};
-use crate::decode::{PrefixMass, Ranked, TOKENS_PER_BEAM, TriePrior, common_prefix, prompts_per_pass, search};
+use crate::decode::{
+    ItemFilter, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, TriePrior, common_prefix, prompts_per_pass, search,
+};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::model::ItemLanguageModel;
@@ -369,17 +371,21 @@ impl<'a> Prompts<'a> {
         together: &[usize],
     ) -> Result<Vec<(usize, Outcome)>> {
         let (corpus, windows) = (&ranking.corpus, self.windows);
-        let prompts: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
         let prior_of =
             |prior| together.iter().map(move |&w| TriePrior::of_window(prior, corpus, self.split, &windows[w].1));
         let priors: Vec<PrefixMass> = ranking.prior.iter().flat_map(prior_of).collect();
-        let found = search(model, &ranking.catalogue, &prompts, &priors, decode, &model.device());
+        let trie = &ranking.catalogue.trie;
+        let filter = |&w: &usize| ItemFilter::without_titles(trie, corpus.history(&windows[w].1));
+        let filters: Vec<ItemFilter> = together.iter().filter(|_| decode.exclude_history).map(filter).collect();
+        let query = |(n, prompt)| Query { prompt, prior: priors.get(n), filter: filters.get(n) };
+        let queries: Vec<Query> = together.iter().map(|&w| self.tokens[w].as_slice()).enumerate().map(query).collect();
+        let found = search(model, &ranking.catalogue, &queries, decode, &model.device())?;
         crate::run::check_log_probs(found.iter().flatten().map(|ranked| ranked.log_prob))?;
         let outcome = |(&w, ranked): (&usize, Vec<Ranked>)| {
             let (index, window) = windows[w];
-            let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
             let (target, user) = (corpus.target(&window), window.user);
-            let rank = ranking.rank_of(target, &items);
+            // A hit is an equal title: of all items whose titles are the same tokens.
+            let rank = ranked.iter().position(|found| found.leaf == trie.leaf(target)).map(|rank| rank as u32);
             (w, Outcome { window: index, user, target, cold: cold[target as usize], rank })
         };
         Ok(together.iter().zip(found).map(outcome).collect())
