@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::cf;
 use crate::config::RankerName;
 use crate::data::{Corpus, Split};
 use crate::device::BackendChoice;
 use crate::evaluate::{Summary, evaluate_baseline, evaluate_collaborative, summarise};
 use crate::rankers::Settings;
 use crate::rankers::fit;
+use crate::run::collaborative;
 use crate::{Error, Result};
 
 /// What the command line decides.
@@ -81,7 +81,7 @@ pub fn baseline(
         }
         RankerName::Collaborative(method) => {
             let settings = Settings::parse(method, &options.set)?;
-            let trained = cf::fit(&settings, &corpus, corpus_dir, &options.backend, say)?;
+            let trained = collaborative::fit(&settings, &corpus, corpus_dir, &options.backend, say)?;
             started = Instant::now();
             evaluate_collaborative(&trained.model, &corpus, split, limit)
         }

@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::DispatchDevice;
 use serde::Serialize;
 
-use crate::data::{Corpus, Split};
-use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{evaluate_collaborative, summarise};
-use crate::rankers::{Distribution, Method, Model, Settings, Trained, train};
-use crate::run::verified_devices::verified_device;
-use crate::{Context, Error, Result};
+use crate::data::Corpus;
+use crate::device::BackendChoice;
+use crate::rankers::{Distribution, Method, Settings};
+use crate::run::collaborative::{fit, valid_ndcg};
+use crate::{Error, Result};
 
 /// What the command line decides.
 #[derive(Debug, Clone)]
@@ -55,7 +53,7 @@ pub struct CfReport {
 /// Trains on a corpus's training windows and writes the vectors of its items and users to `out`.
 ///
 /// # Errors
-/// Settings or an `out` that cannot be (usage); those of [`Corpus::open`] and [`train`].
+/// Settings or an `out` that cannot be (usage); those of [`Corpus::open`] and [`crate::rankers::train`].
 pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMut(&str)) -> Result<CfReport> {
     let settings = Settings::parse(options.method, &options.set)?;
     writable(out)?;
@@ -79,24 +77,6 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
         sha256,
         valid_ndcg_at_10,
     })
-}
-
-/// Trains with a corpus's validation windows.
-pub(crate) fn fit(
-    settings: &Settings,
-    corpus: &Corpus,
-    corpus_dir: &Path,
-    backend: &BackendChoice,
-    say: &mut dyn FnMut(&str),
-) -> Result<Trained<Concrete>> {
-    let device = DispatchDevice::autodiff(verified_device(backend)?);
-    let mut validate = |model: &Model<Concrete>| Ok(valid_ndcg(model, corpus));
-    train::<Concrete>(settings, corpus, &device, &mut validate, say).context(corpus_dir.display())
-}
-
-fn valid_ndcg(model: &Model<Concrete>, corpus: &Corpus) -> Option<f64> {
-    let outcomes = evaluate_collaborative(model, corpus, Split::Valid, None);
-    summarise(&outcomes, 0).all.metric("ndcg@10")
 }
 
 /// Minutes of training should not end at a path that cannot be.

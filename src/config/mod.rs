@@ -61,7 +61,24 @@ fn seed() -> u64 {
     42
 }
 
+/// What a run learns to write after a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective<'a> {
+    /// Titles of the catalogue: the run ranks items.
+    Items,
+    /// The texts of this file of text tasks: the run ranks no items.
+    Texts(&'a str),
+}
+
 impl RunConfig {
+    /// Returns what the run learns to write.
+    pub fn objective(&self) -> Objective<'_> {
+        match &self.data.text_tasks {
+            None => Objective::Items,
+            Some(rows) => Objective::Texts(rows),
+        }
+    }
+
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
     /// # Errors

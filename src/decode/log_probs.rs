@@ -4,11 +4,28 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::PrefixMass;
-use crate::Result;
 use crate::config::Scoring;
 use crate::model::Decoder;
 use crate::tensor::to_vec;
 use crate::text::{Node, Trie};
+use crate::{Error, Result};
+
+/// Checks log-probabilities that a device computed.
+///
+/// # Errors
+/// A NaN, as of damaged weights; a panic on a device's own thread, after which its numbers are
+/// garbage.
+pub fn check_log_probs(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
+    if let Some(panic) = crate::core::panic::recorded_panic() {
+        return Err(Error::failed(format!("a thread of the device died ({panic}); its numbers cannot be trusted")));
+    }
+    match log_probs.any(f64::is_nan) {
+        true => Err(Error::failed(
+            "the model's log-probabilities are NaN: its weights are damaged, or llm.precision = \"f16\" overflows",
+        )),
+        false => Ok(()),
+    }
+}
 
 /// Logits of the valid tokens after some nodes, read from the device.
 pub(super) struct NodeLogits {

@@ -1,5 +1,6 @@
 //! Ranking: log-probabilities of items, and beam search over the trie. And free text.
 
+mod batched_search;
 mod batching;
 mod beam;
 mod filter;
@@ -9,10 +10,12 @@ mod score;
 mod search;
 mod trie_prior;
 
+pub use batched_search::BatchedSearch;
 pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 pub use beam::Ranked;
 pub use filter::ItemFilter;
 pub use generate::{generate, log_likelihoods};
+pub use log_probs::check_log_probs;
 pub use score::{ItemScore, score};
 pub use search::{Query, search};
 pub use trie_prior::{PrefixMass, TriePrior};

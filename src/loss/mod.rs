@@ -12,6 +12,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::batch::{Batch, Candidates, Prediction};
+use crate::config::{LossConfig, LossKind, Temperature};
 
 pub(crate) use blocked::LOGITS_OF_A_BLOCK;
 pub use blocked::{linear_cross_entropy, linear_cross_entropy_value};
@@ -35,6 +36,15 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// Returns the loss that a run file asks for, and the temperature of [`Loss::Msl`].
+    pub fn of(config: &LossConfig) -> (Self, f64) {
+        match (config.kind, config.temperature) {
+            (LossKind::Lml, _) => (Self::Lml, 1.0),
+            (LossKind::Msl, Temperature::Adaptive) => (Self::MslAts, 1.0),
+            (LossKind::Msl, Temperature::Fixed(temperature)) => (Self::Msl, temperature),
+        }
+    }
+
     /// The tokens that compete.
     pub fn candidates(self) -> Candidates {
         match self {

@@ -18,7 +18,7 @@ use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_collaborative;
-use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weight, Weights};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weight, open_weights};
 use crate::rankers::{Baseline, Ranker, fit};
 use crate::rankers::{Distribution, Method, Settings, train};
 use crate::text::{Catalogue, Node, ROOT, Trie};
@@ -27,7 +27,7 @@ fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
     let path = dir.join("config.json");
     let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Decoder::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
+    Decoder::load(&config, open_weights(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
 /// All logits are 0.
