@@ -19,9 +19,9 @@ use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::decode::{Query, check_log_probs, search};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Summary, evaluate_baseline, summarise};
+use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Baseline, fit};
+use crate::rankers::{Fitting, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
 use crate::run::rank_windows;
 use crate::run::training::TrainOptions;
@@ -107,9 +107,13 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
 
     say("3. Rankers that only count");
     let mut results = Vec::new();
-    for baseline in [Baseline::Popularity, Baseline::Markov, Baseline::Cooccurrence] {
-        let outcomes = evaluate_baseline(&fit(baseline, &corpus), &corpus, Split::Test, None);
-        results.push(RankerResult { name: baseline.to_string(), summary: summarise(&outcomes, SEED) });
+    let top_k = TopK::new(&corpus);
+    for name in ["popularity", "markov", "cooccurrence"] {
+        let device = || Ok(device.clone());
+        let mut fitting = Fitting { corpus: &corpus, device: &device, validate: &|_| None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, &corpus, Split::Test, None);
+        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) });
     }
 
     say("4. The language model: untrained, then trained with each loss");

@@ -62,8 +62,6 @@ pub(super) struct BeamState<'a> {
     /// The node that the prompt ends at.
     pub start: Node,
     pub prior: Option<&'a PrefixMass<'a>>,
-    /// [`PrefixMass::lookahead`], or empty.
-    lookahead: Vec<f64>,
     filter: Option<&'a ItemFilter>,
     /// The prefixes that grow; all of one length in transformers' search.
     beams: Vec<Beam>,
@@ -83,15 +81,10 @@ impl<'a> BeamState<'a> {
         let start = if settings.is_masked() { trie.follow_forced(ROOT) } else { ROOT };
         let forced = trie.path(start);
         let prompt = query.prompt.iter().copied().chain(forced.iter().map(|&node| trie.token(node))).collect();
-        let lookahead = match (query.prior, settings.decode.search) {
-            (Some(prior), SearchKind::Trie) => prior.lookahead(trie),
-            _ => Vec::new(),
-        };
         let mut state = Self {
             prompt,
             start,
             prior: query.prior,
-            lookahead,
             filter: query.filter,
             beams: Vec::new(),
             complete: Vec::new(),
@@ -161,7 +154,7 @@ impl<'a> BeamState<'a> {
                 let score = settings.penalised(log_prob, trie.depth_of(node));
                 self.complete.push(Ranked { leaf: node, log_prob, score });
             } else {
-                let priority = log_prob + self.lookahead.get(node as usize).unwrap_or(&0.0);
+                let priority = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
                 next.push((priority, Beam { node, log_prob }));
             }
         }

@@ -141,7 +141,7 @@ mod tests {
     use crate::data::{Split, synthetic};
     use crate::decode::TriePrior;
     use crate::device::BackendName;
-    use crate::rankers::{Baseline, fit};
+    use crate::rankers::testing::fit;
     use crate::text::{Catalogue, Trie};
 
     /// Loss and gradient, softmax with the prior minus target, against sums over the trie's
@@ -156,7 +156,7 @@ mod tests {
             .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(0..5)).chain([9]).collect())
             .collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let prior = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
+        let prior = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
         let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
         let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };
