@@ -18,7 +18,7 @@ use itemlm::config::{DecodeConfig, Precision, Scoring};
 use itemlm::decode::{Query, search};
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
-use itemlm::loss::linear_cross_entropy;
+use itemlm::loss::{Msl, linear_token_loss};
 use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, open_weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
@@ -147,7 +147,9 @@ fn loss(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                linear_cross_entropy(hidden.clone(), head.clone(), false, &batch, 1.0).backward()
+                linear_token_loss(hidden.clone(), head.clone(), false, &batch, &Msl { temperature: 1.0 })
+                    .loss
+                    .backward()
             })
         });
     };

@@ -125,7 +125,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     let mut runs = Vec::new();
     let mut examples = Vec::new();
     for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
-        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature });
+        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
         if n == 0 {
             let summary = rank_untrained(&config, &windows, &device)?;
             results.push(RankerResult { name: "LLM, untrained".into(), summary });

@@ -152,21 +152,21 @@ fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevi
         }
         _ => true,
     };
-    let PreparedRun { recommender, run, .. } =
+    let PreparedRun { model, run, .. } =
         PreparedRun::open(config, options, material, None, std::slice::from_ref(device))?;
     let mut ranking_seconds = None;
     if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
         let started = Instant::now();
-        validate(&[recommender.valid()])?.ok_or_else(interrupted)?;
+        validate(&[model.valid()])?.ok_or_else(interrupted)?;
         ranking_seconds = Some(started.elapsed().as_secs_f64());
     }
-    let steps = crate::train::profile(recommender, run, 0, STEPS)?;
+    let steps = crate::train::profile(model, run, 0, STEPS)?;
     if steps.len() < STEPS {
         return Err(interrupted());
     }
     let step = |step: &ProfiledStep| WarmStep {
         loss: step.output.loss,
-        grad_norm: step.output.grad_norm,
+        grad_norm: step.grad_norm,
         seconds: step.recorded.seconds.sum(),
     };
     Ok(FirstSteps { steps: steps.iter().map(step).collect(), comparable, ranking_seconds })

@@ -10,7 +10,7 @@ use crate::config::{MicroBatch, RunConfig, Scoring};
 use crate::core::system;
 use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
-use crate::loss::Loss;
+use crate::loss::{Loss, LossContext, TokenLoss};
 use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
@@ -122,7 +122,8 @@ impl<'a> RunMemory<'a> {
         Ok(Self {
             sizes,
             steps: first_steps(data, samples)?,
-            candidates: Loss::of(&config.loss).0.candidates(),
+            candidates: Loss::new(&config.loss, &LossContext::new(&ranking.catalogue, config.decode.beams))
+                .candidates(),
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &data.valid)),
