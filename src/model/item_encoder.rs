@@ -243,9 +243,7 @@ impl<B: Backend> ItemEncoder<B> {
         let [n, width] = vectors.dims();
         let (projected, queries) = match self {
             Self::Linear(encoder) => (encoder.projection.forward(vectors), encoder.queries),
-            Self::Mlp(encoder) => {
-                (encoder.projection.forward(relu(encoder.inner.forward(vectors))), encoder.queries)
-            }
+            Self::Mlp(encoder) => (encoder.projection.forward(relu(encoder.inner.forward(vectors))), encoder.queries),
             Self::QFormer(encoder) => {
                 let encoded = encoder.qformer.forward(vectors.reshape([n, 1, width]));
                 let [_, queries, width] = encoded.dims();
@@ -342,7 +340,8 @@ mod tests {
             assert!(names.iter().all(|name| tensors.names().iter().any(|found| found == name)), "{config:?}");
             let loaded: ItemEncoder<Concrete> = load_module(&path, encoder(2)).unwrap();
             let vectors = Tensor::ones([2, config.vector_width()], &device);
-            let outputs = [encoder(1), loaded].map(|encoder| to_vec(encoder.forward(vectors.clone()), "output").unwrap());
+            let outputs =
+                [encoder(1), loaded].map(|encoder| to_vec(encoder.forward(vectors.clone()), "output").unwrap());
             assert_eq!(outputs[0], outputs[1], "{config:?}");
         }
     }

@@ -11,7 +11,9 @@ use super::qformer_artifact::{open_aligned, read_config};
 use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
-use crate::model::{Decoder, Entities, ItemEncoder, ItemEncoderConfig, ItemLanguageModel, QFormer, QFormerConfig, VectorScale};
+use crate::model::{
+    Decoder, Entities, ItemEncoder, ItemEncoderConfig, ItemLanguageModel, QFormer, QFormerConfig, VectorScale,
+};
 use crate::rankers::Vectors;
 use crate::text::{BertTokenizer, EntityTokens};
 use crate::{Context, Error, Result};

@@ -2,7 +2,7 @@
 //! loss and every gradient, with LoRA and with vectors of items.
 
 use burn::module::list_param_ids;
-use itemlm::model::{ItemEncoderConfig, Entities, ItemEncoder, LoraLinear};
+use itemlm::model::{Entities, ItemEncoder, ItemEncoderConfig, LoraLinear};
 use itemlm::text::EntityTokens;
 use rand::{Rng, SeedableRng};
 
