@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::{Precision, RunConfig};
 use crate::core::panic::DeviceGuard;
 use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir, rounds_to_tf32};
-use crate::model::{EncoderConfig, QFormerConfig};
+use crate::model::{ItemEncoderConfig, QFormerConfig};
 use crate::run::catch_out_of_memory;
 use crate::run::inputs::RunInputs;
 use crate::run::self_check::no_cpu;
@@ -147,7 +147,7 @@ fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevi
     let material = RunInputs::open(config, None, device)?;
     let encoder = material.entities.as_ref().map(|entities| &entities.identity.encoder);
     let comparable = match encoder {
-        Some(EncoderConfig::QFormer(QFormerConfig { text, .. })) => {
+        Some(ItemEncoderConfig::QFormer(QFormerConfig { text, .. })) => {
             text.hidden_dropout_prob == 0.0 && text.attention_probs_dropout_prob == 0.0
         }
         _ => true,

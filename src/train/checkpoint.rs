@@ -87,7 +87,7 @@ pub enum Trained {
     Weights(Box<Tokenizer>),
 }
 
-/// The encoder's file: every parameter of [`crate::model::EntityEncoder`], f32, named by its
+/// The encoder's file: every parameter of [`crate::model::ItemEncoder`], f32, named by its
 /// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
