@@ -64,12 +64,12 @@ enum Activation {
 }
 
 impl<B: Backend> SentenceEncoder<B> {
-    /// Reads a directory of sentence-transformers, or a plain BERT of Hugging Face (mean pooling over
-    /// 256 tokens).
+    /// Reads a directory of sentence-transformers, or a plain BERT of Hugging Face (mean pooling
+    /// over 256 tokens).
     ///
     /// # Errors
-    /// Damaged or missing files, another architecture, a module that is not supported, a tokenizer with
-    /// more tokens than the model.
+    /// Damaged or missing files, another architecture, a module that is not supported, a tokenizer
+    /// with more tokens than the model.
     pub fn open(dir: &Path, device: &B::Device) -> Result<Self> {
         let settings = Settings::read(dir)?;
         let dir = settings.transformer.as_path();
@@ -96,8 +96,8 @@ impl<B: Backend> SentenceEncoder<B> {
         Ok(Self { bert, tokenizer, settings: Settings { longest: Some(longest), ..settings }, dense })
     }
 
-    /// Computes the cosine of each pair of texts. A long text is cut to as many tokens as the encoder
-    /// reads.
+    /// Computes the cosine of each pair of texts. A long text is cut to as many tokens as the
+    /// encoder reads.
     ///
     /// # Errors
     /// The tokenizer refuses a text; a device that failed.
@@ -209,8 +209,8 @@ impl Settings {
     }
 }
 
-/// Lists the modules of a directory, by the last part of their type, with their directories: those of
-/// `modules.json`, or else those whose directory says what it is (`1_Pooling`).
+/// Lists the modules of a directory, by the last part of their type, with their directories: those
+/// of `modules.json`, or else those whose directory says what it is (`1_Pooling`).
 fn modules(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let path = dir.join("modules.json");
     if path.exists() {
