@@ -8,7 +8,7 @@ fn byte_level() -> GgufVocabulary {
     types.extend([3.0, 1.0, 1.0, 4.0]);
     GgufVocabulary {
         model: "gpt2".into(),
-        pre: Some("smollm".into()),
+        pre: Some("gpt-2".into()),
         tokens,
         types,
         merges: Some(vec!["Ġ a".into(), "1 2".into()]),
@@ -128,7 +128,7 @@ fn bos_is_first_where_the_file_or_its_publisher_says_so() {
 #[test]
 fn a_missing_pre_is_told_by_the_vocabulary() {
     let rule_of = |tokens: &[&str]| {
-        let mut vocabulary = GgufVocabulary { pre: None, ..byte_level() };
+        let mut vocabulary = GgufVocabulary { pre: None, types: Vec::new(), ..byte_level() };
         vocabulary.tokens.extend(tokens.iter().map(|token| (*token).to_owned()));
         vocabulary.tokens.retain(|token| token != "12" || tokens.contains(&"12"));
         vocabulary.merges = Some(Vec::new());
