@@ -158,8 +158,8 @@ impl Command {
                 show(json, &report, inspect::text)
             }
             Self::Cf { name, corpus, out, set, backend, json } => {
-                let options = CfOptions { method: name, set, backend };
-                let report = commands::cf(&corpus, &out, &options, &mut |line| log(line))?;
+                let options = CfOptions { set, backend };
+                let report = commands::cf(&name, &corpus, &out, &options, &mut |line| log(line))?;
                 show(json, &report, text::vectors)
             }
             Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
@@ -174,8 +174,8 @@ impl Command {
             }
             Self::Baseline { name, corpus, split, limit, set, backend, json } => {
                 let options = BaselineOptions { split, limit, set, backend };
-                let report = commands::baseline(&corpus, name, &options, &mut |line| log(line))?;
-                show(json, &report, |report| text::table(&[(name.to_string().as_str(), &report.summary)]))
+                let report = commands::baseline(&corpus, &name, &options, &mut |line| log(line))?;
+                show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
         }
     }

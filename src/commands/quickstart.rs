@@ -17,11 +17,11 @@ use crate::config::{
 };
 use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
-use crate::decode::{check_log_probs, search};
+use crate::decode::{Query, check_log_probs, search};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Summary, evaluate_baseline, summarise};
+use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Baseline, fit};
+use crate::rankers::{Fitting, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
 use crate::run::rank_windows;
 use crate::run::training::TrainOptions;
@@ -107,9 +107,13 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
 
     say("3. Rankers that only count");
     let mut results = Vec::new();
-    for baseline in [Baseline::Popularity, Baseline::Markov, Baseline::Cooccurrence] {
-        let outcomes = evaluate_baseline(&fit(baseline, &corpus), &corpus, Split::Test, None);
-        results.push(RankerResult { name: baseline.to_string(), summary: summarise(&outcomes, SEED) });
+    let top_k = TopK::new(&corpus);
+    for name in ["popularity", "markov", "cooccurrence"] {
+        let device = || Ok(device.clone());
+        let mut fitting = Fitting { corpus: &corpus, device: &device, validate: &|_| None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, &corpus, Split::Test, None);
+        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) });
     }
 
     say("4. The language model: untrained, then trained with each loss");
@@ -121,7 +125,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     let mut runs = Vec::new();
     let mut examples = Vec::new();
     for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
-        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature });
+        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
         if n == 0 {
             let summary = rank_untrained(&config, &windows, &device)?;
             results.push(RankerResult { name: "LLM, untrained".into(), summary });
@@ -274,9 +278,10 @@ fn example_users(
         .map(|(_, window)| {
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
             let prompt = run.ranking.window_tokens(window)?;
-            let found = search(&run.model, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device)
-                .pop()
-                .unwrap_or_default();
+            let found =
+                search(&run.model, &run.ranking.catalogue, &[Query::from(&prompt)], &run.config.decode, device)?
+                    .pop()
+                    .unwrap_or_default();
             check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
             let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();

@@ -10,13 +10,12 @@ use super::identity::Identity;
 use super::prompt_context::{PromptContext, names};
 use super::prompt_selection::{PromptSelection, open_prompt_sets};
 use super::text_tasks::{TextTaskData, open_text_tasks};
-use crate::config::{PriorConfig, RankerName, RunConfig};
+use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
-use crate::device::Concrete;
-use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm};
-use crate::rankers::{Distribution, fit};
+use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm, open_llm_of_run};
+use crate::rankers::RankerSpec;
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
 
@@ -45,11 +44,19 @@ impl RunInputs {
     /// Opens what `config` names; `started` is what a run in being was started with. A prior's
     /// network ranks on `device`.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
+        // Before a large corpus is read.
+        let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
-        let mut llm = open_llm(Path::new(&config.llm.path))?;
+        let path = Path::new(&config.llm.path);
+        // A run keeps the tokens that it was trained with.
+        let (mut llm, bos) = match started {
+            Some(identity) => (open_llm_of_run(path, &identity.llm)?, Some(identity.puts_bos_first())),
+            None => (open_llm(path)?, config.data.bos.choice()),
+        };
+        llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let prompt_sets = open_prompt_sets(&config.data)?;
         let prompt = match PromptSelection::default().one(&prompt_sets)? {
@@ -76,11 +83,14 @@ impl RunInputs {
             llm: llm.fingerprint,
             corpus: corpus_digest,
             prompt: sha256(templates.as_bytes()),
+            bos: Some(!llm.tokenizer.prefix().is_empty()),
             rows: text_tasks.as_ref().map(|tasks| tasks.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
-        let prior = config.prior.as_ref().map(|prior| open_prior(prior, &corpus, &catalogue, device)).transpose()?;
+        let prior = ranker.iter().zip(&config.prior);
+        let prior = prior.map(|(ranker, prior)| open_prior(ranker, prior, &corpus, &catalogue, device)).next();
+        let prior = prior.transpose()?;
         let ranking = PromptContext {
             corpus,
             names,
@@ -118,18 +128,12 @@ pub fn open_prompt(template: &str) -> Result<Prompt> {
 }
 
 fn open_prior(
+    spec: &RankerSpec,
     config: &PriorConfig,
     corpus: &Corpus,
     catalogue: &Catalogue,
     device: &DispatchDevice,
 ) -> Result<TriePrior> {
-    let (trie, weight, smoothing) = (&catalogue.trie, config.weight, config.smoothing);
-    Ok(match config.ranker {
-        RankerName::Counting(baseline) => TriePrior::new(fit(baseline, corpus), trie, weight, smoothing),
-        RankerName::Collaborative(method) => {
-            let path = Path::new(config.vectors.as_deref().unwrap_or_default());
-            let ranker = Distribution::<Concrete>::open(path, method, corpus, device).context("prior.vectors")?;
-            TriePrior::new(ranker, trie, weight, smoothing)
-        }
-    })
+    let fitted = spec.open(config.vectors.as_deref(), corpus, device)?;
+    Ok(TriePrior::new(fitted.ranker, &catalogue.trie, config.weight, config.smoothing))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{RunConfig, TrainConfig};
 use crate::core::panic::{recorded_panic, take_recorded_panic};
 use crate::device::{BackendChoice, out_of_memory_message};
-use crate::train::{Checkpoints, Progress};
+use crate::train::{Checkpoints, Progress, ValidationScore};
 use crate::{Error, Result};
 
 /// Does `work`; where the device's memory gives out meanwhile, on this thread or on the device's
@@ -26,8 +26,10 @@ pub(crate) fn catch_out_of_memory<T>(
     if let Ok(Ok(value)) = done {
         return Ok(value);
     }
+    // A read of a tensor that failed returns an error, other operations panic.
     let panic = recorded_panic().unwrap_or_default();
-    if let Some(why) = out_of_memory_message(&panic) {
+    let error = done.as_ref().ok().and_then(|done| done.as_ref().err()).map(Error::to_string).unwrap_or_default();
+    if let Some(why) = out_of_memory_message(&panic).or_else(|| out_of_memory_message(&error)) {
         // It is told here; the work that this is a part of need not.
         take_recorded_panic();
         return Err(Error::failed(format!("{backend} ran out of memory ({why}) {}", then())));
@@ -46,7 +48,8 @@ pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let kept = match Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress>()) {
+    let latest = Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress<ValidationScore>>());
+    let kept = match latest {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),
     };
