@@ -164,6 +164,7 @@ mod tests {
             host: Host {
                 system: "linux".into(),
                 threads: 2,
+                instruction_set: "AVX2".into(),
                 memory_bytes: Some(3 << 30),
                 available_bytes: None,
                 limit_bytes: Some(2 << 30),
