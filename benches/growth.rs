@@ -138,7 +138,7 @@ fn loss(c: &mut Criterion) {
         let example = |item| Example { prompt: vec![1, 2, 3], target: Target::Item(item), logit_bias: vec![] };
         let examples: Vec<Example> = items.map(example).collect();
         let batch = Batch::new(&examples, catalogue, Candidates::Children);
-        let index = batch.rows.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
+        let index = batch.candidate_ids.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
         let rows = Tensor::<Training, 1, Int>::from_data(TensorData::new(index.clone(), [index.len()]), &device);
         let head = llm.head().select(0, rows);
         let shape = [batch.predictions.len(), llm.config().hidden_size];

@@ -9,30 +9,22 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::batch::shared_beginning;
 use crate::config::{DecodeConfig, PriorConfig, Scoring};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::data::{Split, Window};
-use crate::decode::{PrefixMass, TriePrior};
-use crate::decode::{Ranked, search};
+use crate::decode::{PrefixMass, Ranked, TOKENS_PER_BEAM, TriePrior, common_prefix, prompts_per_pass, search};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
 use crate::model::ItemLanguageModel;
 use crate::run::open_run;
 use crate::run::prompt_context::PromptContext;
-use crate::run::prompt_selection::{SelectedPrompt, TaskChoice};
+use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
 use crate::run::text_tasks::check_ranks;
 use crate::run::verified_devices::verified_devices;
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
-
-/// Tokens of the prompts that one forward pass takes at most, what all of them begin with left out
-/// (one user's prompt may exceed it).
-const TOKEN_BUDGET: usize = 4096;
-/// What a search runs beside the prompt, about: tokens a beam.
-pub(crate) const TOKENS_A_BEAM: usize = 8;
 
 /// What the command line decides.
 pub struct EvaluateOptions {
@@ -47,7 +39,7 @@ pub struct EvaluateOptions {
     /// In place of the run file's.
     pub length_penalty: Option<f64>,
     /// Of a run with tasks.
-    pub choice: TaskChoice,
+    pub choice: PromptSelection,
     /// In place of the run's weight of the prior; of several, the one that ranks the validation
     /// windows best becomes the run's.
     pub prior_weights: Vec<f64>,
@@ -118,7 +110,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let devices = verified_devices(&options.backend)?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &devices[0])?;
-    let asked = options.choice.all(&run.tasks)?;
+    let asked = options.choice.all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let mut decode = run.config.decode.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -128,7 +120,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
 
-    let first = asked.first().map(|first| format!("{} {}", first.task, first.prompt));
+    let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
     let used = run.chosen.as_ref().filter(|_| options.prior_weights.is_empty());
     if let Some(chosen) = used.filter(|chosen| chosen.asked != first) {
         let (by, now) = (chosen.asked.as_deref().unwrap_or_default(), first.as_deref().unwrap_or_default());
@@ -188,7 +180,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
     run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
     let mut tasks = Vec::new();
-    for SelectedPrompt { task, prompt, template } in &asked {
+    for SelectedPrompt { set: task, prompt, template } in &asked {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
             run.ranking.prompt = template.clone();
@@ -217,7 +209,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
     let evaluation = Evaluation {
         split,
-        task: asked.first().map(|first| first.task.clone()),
+        task: asked.first().map(|first| first.set.clone()),
         prompt: asked.first().map(|first| first.prompt),
         summary,
         tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
@@ -292,7 +284,7 @@ impl<'a> Prompts<'a> {
         windows: &'a [(u32, Window)],
     ) -> Result<Self> {
         let tokens = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-        let beginning = common_beginning(&tokens);
+        let beginning = common_prefix(&tokens);
         let models = models.iter().map(|model| model.clone().with_prefix_cache(beginning)).collect();
         let shared = beginning.len();
         Ok(Self { split, windows, tokens, shared, models })
@@ -359,8 +351,8 @@ impl<'a> Prompts<'a> {
         let mut batches = Vec::new();
         let mut left = order.as_slice();
         while let Some(&longest) = left.first() {
-            let longest = self.tokens[longest].len() - self.shared + TOKENS_A_BEAM * beams;
-            let (now, later) = left.split_at(left.len().min(together(longest)));
+            let longest = self.tokens[longest].len() - self.shared + TOKENS_PER_BEAM * beams;
+            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
             batches.push(now.to_vec());
             left = later;
         }
@@ -392,17 +384,6 @@ impl<'a> Prompts<'a> {
         };
         Ok(together.iter().zip(found).map(outcome).collect())
     }
-}
-
-/// Prompts that one forward pass takes, the longest of which runs so many tokens.
-pub(crate) fn together(longest: usize) -> usize {
-    (TOKEN_BUDGET / longest.max(1)).max(1)
-}
-
-/// What all `prompts` begin with.
-pub(crate) fn common_beginning(prompts: &[Vec<u32>]) -> &[u32] {
-    let tokens = shared_beginning(prompts.iter().map(Vec::as_slice));
-    prompts.first().map_or(&[], |prompt| &prompt[..tokens])
 }
 
 /// One line on stderr that overwrites itself.

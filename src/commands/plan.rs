@@ -7,12 +7,12 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use super::TrainOptions;
-use super::evaluate::{TOKENS_A_BEAM, common_beginning, together};
 use super::train::{TrainingData, lessons, loss, refuse_f16, tune};
 use crate::Result;
 use crate::batch::{Batch, Candidates, Example};
 use crate::config::{MicroBatch, Precision, RunConfig, Scoring};
 use crate::core::system;
+use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
 use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize};
 use crate::run::prompt_context::PromptContext;
@@ -115,15 +115,15 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     crate::run::precision(config.llm.precision, device)?;
     refuse_f16(config)?;
     let options = TrainOptions::dry(backend, Interrupter::new());
-    let RunInputs { ranking, llama, weights, quantized, entities, tasks, rows, .. } =
+    let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } =
         RunInputs::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
     let encoder = entities.map(|entities| entities.identity.encoder);
     let ranking = Rc::new(ranking);
-    let lessons = match rows {
+    let lessons = match text_tasks {
         Some(rows) => rows.lessons(config, &ranking)?,
-        None => lessons(config, &ranking, &tasks, &options)?,
+        None => lessons(config, &ranking, &prompt_sets, &options)?,
     };
     let sizes = sizes(config, &llama, quantized, encoder.as_ref(), &ranking);
     let counted = Counted::new(config, sizes, &ranking, &lessons, name == BackendName::Cpu, SAMPLES)?;
@@ -266,7 +266,7 @@ impl<'a> Counted<'a> {
         let of = |micro: MicroBatch| self.peak(&self.largest(micro, gradient_checkpointing, STEPS));
         let tokens = |samples: &Vec<Vec<Example>>| {
             let whole = MicroBatch::Samples(usize::MAX).batches(samples.clone(), self.catalogue, self.candidates);
-            whole.iter().map(|batch| batch.forest.tokens.len()).sum::<usize>()
+            whole.iter().map(|batch| batch.token_trees.tokens.len()).sum::<usize>()
         };
         let whole = self.steps.iter().take(STEPS).map(tokens).max().unwrap_or(1);
         let (micro_batch_tokens, whole_step) =
@@ -318,15 +318,15 @@ fn ranking_bytes(
     valid: &[Example],
 ) -> RankingBytes {
     let prompts: Vec<Vec<u32>> = valid.iter().map(|example| example.prompt.clone()).collect();
-    let shared = common_beginning(&prompts).len();
+    let shared = common_prefix(&prompts).len();
     let mut lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - shared).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    lengths.truncate(together(lengths.first().unwrap_or(&0) + TOKENS_A_BEAM * config.decode.beams));
+    lengths.truncate(prompts_per_pass(lengths.first().unwrap_or(&0) + TOKENS_PER_BEAM * config.decode.beams));
     let scored = match config.decode.scoring {
         Scoring::Masked => catalogue.trie.valid_tokens(ROOT).len(),
         Scoring::Full => sizes.decoder.vocab_size,
     };
-    sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_A_BEAM, scored)
+    sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_PER_BEAM, scored)
 }
 
 /// The memory of the device that a run would take.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::decode::search;
 use crate::device::BackendChoice;
-use crate::run::prompt_selection::TaskChoice;
+use crate::run::prompt_selection::PromptSelection;
 use crate::run::run_dir::{open_run, read_config};
 use crate::run::text_tasks::check_ranks;
 use crate::run::verified_devices::verified_device;
@@ -36,7 +36,7 @@ pub fn recommend(
     dir: &Path,
     history: &[String],
     user: Option<&str>,
-    choice: &TaskChoice,
+    choice: &PromptSelection,
     k: usize,
     backend: BackendChoice,
 ) -> Result<Vec<Recommendation>> {
@@ -46,7 +46,7 @@ pub fn recommend(
     let device = verified_device(&backend)?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
-    if let Some(asked) = choice.one(&run.tasks)? {
+    if let Some(asked) = choice.one(&run.prompt_sets)? {
         run.ranking.prompt = asked.template;
     }
     let mut decode = run.config.decode.clone();

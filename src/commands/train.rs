@@ -183,7 +183,7 @@ pub(crate) fn start(
     for other in &devices[1..] {
         crate::run::precision(config.llm.precision, other)?;
     }
-    let RunInputs { ranking, llama, weights, quantized, entities, tasks, rows, .. } = material;
+    let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
     if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
         let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
         precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
@@ -192,9 +192,9 @@ pub(crate) fn start(
         refuse_f16(config)?;
     }
     let ranking = Rc::new(ranking);
-    let lessons = match rows {
+    let lessons = match text_tasks {
         Some(rows) => rows.lessons(config, &ranking)?,
-        None => lessons(config, &ranking, &tasks, options)?,
+        None => lessons(config, &ranking, &prompt_sets, options)?,
     };
     let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
     let sizes = sizes(config, &llama, quantized, encoder, &ranking);
@@ -302,7 +302,7 @@ pub(crate) fn tune(config: &RunConfig) -> Tune<'_> {
 pub(crate) fn lessons(
     config: &RunConfig,
     ranking: &Rc<PromptContext>,
-    tasks: &[PromptSet],
+    prompt_sets: &[PromptSet],
     options: &TrainOptions,
 ) -> Result<TrainingData> {
     let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
@@ -317,12 +317,12 @@ pub(crate) fn lessons(
     let valid_examples =
         valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(ranking, tasks, &windows)?;
+    check_lengths(ranking, prompt_sets, &windows)?;
     let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
     let mut shown = format!("{} windows to train on", windows.len());
-    if let Some(first) = tasks.first() {
-        let names: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
-        shown += &format!(", by the tasks {} in turn; {} seen:0 validates", names.join(", "), first.task);
+    if let Some(first) = prompt_sets.first() {
+        let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
+        shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
     }
     let validation = ranking.corpus.validation.clone();
 
@@ -352,7 +352,7 @@ pub(crate) fn lessons(
         Box::new(validate) as Validate<Concrete>
     });
 
-    let train = samples(config, ranking.clone(), tasks, windows, in_loss);
+    let train = samples(config, ranking.clone(), prompt_sets, windows, in_loss);
     Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
 }
 

@@ -131,7 +131,7 @@ impl RunConfig {
             }
         }
         self.data.validate()?;
-        self.validate_rows()?;
+        self.validate_text_tasks()?;
         self.items.validate()?;
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
             return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
@@ -139,20 +139,20 @@ impl RunConfig {
         self.llm.lora.validate()
     }
 
-    fn validate_rows(&self) -> Result<()> {
+    fn validate_text_tasks(&self) -> Result<()> {
         let refuse = |what: &str| Err(Error::usage(what));
         let data = &self.data;
         match data.mixing {
             Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
                 return refuse(&format!("data.mixing is {alpha}, it must be between 0 and 1"));
             }
-            Some(_) if data.rows.is_none() => return refuse("data.mixing is for data.rows: windows are of one task"),
-            _ if data.rows.is_none() => return Ok(()),
+            Some(_) if data.text_tasks.is_none() => return refuse("data.mixing is only for data.text_tasks"),
+            _ if data.text_tasks.is_none() => return Ok(()),
             _ => {}
         }
-        if data.prompt.is_some() || !data.tasks.is_empty() {
+        if data.prompt.is_some() || !data.prompt_sets.is_empty() {
             return refuse(
-                "data.rows excludes data.prompt and data.tasks: rows are asked by their own tasks' templates",
+                "data.text_tasks excludes data.prompt and data.prompt_sets: text tasks have templates of their own (data.text_task_prompts)",
             );
         }
         if self.train.targets == Targets::Every {
@@ -160,15 +160,15 @@ impl RunConfig {
         }
         if self.loss.kind != LossKind::Lml {
             return refuse(
-                "data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
+                "data.text_tasks needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
             );
         }
         if self.prior.is_some() {
-            return refuse("[prior] is for ranking: a run with data.rows writes texts");
+            return refuse("[prior] is for ranking: a run with data.text_tasks writes texts");
         }
         match self.train.shuffle {
             true => Ok(()),
-            false => refuse("train.shuffle = false is not for data.rows: the mixing rule orders them"),
+            false => refuse("train.shuffle = false is not for data.text_tasks: the mixing rule orders them"),
         }
     }
 }
@@ -210,6 +210,11 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let replaced = match last {
         "micro_batch_size" => Some("micro_batch_tokens"),
         "micro_batch_tokens" => Some("micro_batch_size"),
+        // Keys with their spelling of before.
+        "text_tasks" => Some("rows"),
+        "rows" => Some("text_tasks"),
+        "prompt_sets" => Some("tasks"),
+        "tasks" => Some("prompt_sets"),
         _ => None,
     };
     replaced.map(|other| table.remove(other));
@@ -267,9 +272,9 @@ mod tests {
             ("items.beside_text=false", "beside_text"),
             ("llm.tune=frozen", "nothing would train"),
             ("data={ corpus = \"c\", prompts_per_window = 2 }", "data.prompts_per_window"),
-            ("data={ corpus = \"c\", tasks = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
-            ("data={ corpus = \"c\", tasks = [\"a\"], prompt = \"items\" }", "data.tasks"),
-            ("data={ corpus = \"c\", tasks = [\"a\", \"b\", \"a\"] }", "twice"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompt = \"items\" }", "data.prompt_sets"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\", \"b\", \"a\"] }", "twice"),
             ("prior.ranker=lda", "lda"),
             ("prior.ranker=als", "itemlm cf als"),
             ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
@@ -278,11 +283,13 @@ mod tests {
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
             ("prior={ ranker = \"markov\", smoothing = 0 }", "prior.smoothing"),
-            ("data={ corpus = \"c\", rows = \"r\" }", "loss.kind = \"lml\""),
-            ("data={ corpus = \"c\", rows = \"r\", prompt = \"p\" }", "data.prompt"),
-            ("data={ corpus = \"c\", rows = \"r\", mixing = 1.5 }", "data.mixing"),
+            ("data={ corpus = \"c\", text_tasks = \"r\" }", "loss.kind = \"lml\""),
+            ("data={ corpus = \"c\", text_tasks = \"r\", prompt = \"p\" }", "data.prompt"),
+            ("data={ corpus = \"c\", text_tasks = \"r\", mixing = 1.5 }", "data.mixing"),
             ("data.mixing=nan", "data.mixing"),
-            ("data.mixing=0.5", "data.rows"),
+            ("data.mixing=0.5", "data.text_tasks"),
+            ("data.text_task_prompts=x", "data.text_tasks"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompt_sets = [\"b\"] }", "duplicate"),
             ("decode", "="),
             ("seed.x=1", "seed"),
         ];
@@ -295,10 +302,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_tasks() {
-        let set = ["data.rows=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
+    fn renamed_keys_are_read_by_their_old_spelling() {
+        let old = "[data]\ncorpus = \"c\"\nrows = \"r\"\ntasks = [\"a\"]\n[llm]\npath = \"m\"\n";
+        let parse = |sets: &[&str]| {
+            from_toml::<RunConfig>(old, &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>(), "x", |_| Ok(()))
+        };
+        let data = parse(&[]).unwrap().data;
+        assert_eq!((data.text_tasks.as_deref(), data.prompt_sets.as_slice()), (Some("r"), &["a".to_string()][..]));
+        let data = parse(&["data.text_tasks=s", "data.prompt_sets=[]"]).unwrap().data;
+        assert_eq!((data.text_tasks.as_deref(), data.prompt_sets.len()), (Some("s"), 0));
+        assert_eq!(parse(&["data.rows=s"]).unwrap().data.text_tasks.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn rows_of_text_tasks() {
+        let set = ["data.text_tasks=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
         let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
-        assert_eq!((config.data.rows.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
+        assert_eq!((config.data.text_tasks.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
         assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
         for (more, named) in [("train.shuffle=false", "train.shuffle"), ("prior.ranker=markov", "[prior]")] {
             let set = [&set[..], &[more.to_string()]].concat();

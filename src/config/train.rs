@@ -100,9 +100,9 @@ pub enum Targets {
 /// How much one forward pass takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MicroBatch {
-    /// So many samples.
+    /// A fixed number of samples.
     Samples(usize),
-    /// As many samples as make at most so many tokens below the chain that all of a step share. A
-    /// sample that is larger runs alone.
+    /// As many samples as make at most this number of tokens after the prefix that all prompts of
+    /// the step share. A larger sample runs alone.
     Tokens(usize),
 }

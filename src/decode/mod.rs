@@ -1,10 +1,12 @@
 //! Ranking: log-probabilities of items, and beam search over the trie. And free text.
 
+mod batching;
 mod beam;
 mod generate;
 mod score;
 mod trie_prior;
 
+pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 pub use beam::{Ranked, search};
 pub use generate::{generate, log_likelihoods};
 pub use score::{ItemScore, score};

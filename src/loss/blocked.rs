@@ -141,13 +141,13 @@ mod tests {
                         } else {
                             vec![]
                         };
-                        Prediction { at: 0, label, valid, logit_bias, root: false }
+                        Prediction { hidden_index: 0, label, valid, logit_bias, is_root_position: false }
                     })
                     .collect();
                 let batch = Batch {
-                    forest: TokenTreeBatch::new(&[], 0).0,
+                    token_trees: TokenTreeBatch::new(&[], 0).0,
                     predictions,
-                    rows: (!vocabulary).then(|| (0..rows as u32).collect()),
+                    candidate_ids: (!vocabulary).then(|| (0..rows as u32).collect()),
                     target_tokens: count,
                     branching_tokens: count,
                     plain_tokens: 0,

@@ -157,7 +157,7 @@ mod tests {
         // The last one has no prior.
         let examples: Vec<Example> = examples.chain([example(vec![])]).collect();
         let batch = Batch::new(&examples, &catalogue, Candidates::Children);
-        let (predictions, rows) = (batch.predictions.len(), batch.rows.as_ref().unwrap().len());
+        let (predictions, rows) = (batch.predictions.len(), batch.candidate_ids.as_ref().unwrap().len());
         let values: Vec<f32> = (0..predictions * rows).map(|_| rng.random_range(-3.0..3.0)).collect();
 
         for tau in [1.0, 2.5] {
@@ -169,7 +169,7 @@ mod tests {
                 let path = catalogue.trie.path(catalogue.trie.leaf(item));
                 let nodes = std::iter::once(crate::text::ROOT).chain(path.iter().copied());
                 for (node, &label) in nodes.zip(&path).filter(|(node, _)| catalogue.trie.children(*node).len() > 1) {
-                    let row = |token| p * rows + batch.rows.as_ref().unwrap().binary_search(&token).unwrap();
+                    let row = |token| p * rows + batch.candidate_ids.as_ref().unwrap().binary_search(&token).unwrap();
                     let logit = |child| {
                         let gain = priors.get(n).map_or(0.0, |user| 0.6 * (user.mass(child) / user.mass(node)).ln());
                         (f64::from(values[row(catalogue.trie.token(child))]) + gain) / tau

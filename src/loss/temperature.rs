@@ -30,8 +30,8 @@ impl RootStatistics {
     /// Adds the root positions of `batch`; `logits` is the host copy of `[predictions, rows]`, not
     /// divided by a temperature.
     pub fn add(&mut self, logits: &[f32], batch: &Batch) {
-        let rows = batch.rows.as_ref().map_or(0, Vec::len);
-        for (p, prediction) in batch.predictions.iter().enumerate().filter(|(_, p)| p.root) {
+        let rows = batch.candidate_ids.as_ref().map_or(0, Vec::len);
+        for (p, prediction) in batch.predictions.iter().enumerate().filter(|(_, p)| p.is_root_position) {
             let logits = &logits[p * rows..(p + 1) * rows];
             self.positions += 1.0;
             self.label_sum += f64::from(logits[prediction.label]);

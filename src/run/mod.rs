@@ -14,11 +14,11 @@ pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
 pub(crate) use out_of_memory::catch_out_of_memory;
-pub use prompt_selection::TaskChoice;
+pub use prompt_selection::PromptSelection;
 pub use qformer_artifact::{AlignedConfig, open_aligned};
 pub use run_dir::{ChosenPrior, OpenRun, TriedWeight, open_run};
 pub use self_check::Check;
-pub use text_tasks::{Rows, TextEvaluation, evaluate_texts, writes_texts};
+pub use text_tasks::{TextEvaluation, TextTaskData, evaluate_texts, writes_texts};
 
 use burn::DispatchDevice;
 use burn::prelude::Backend;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::entities::{EntitiesIdentity, EntityMaterial};
 use super::prompt_context::{PromptContext, names};
-use super::prompt_selection::{TaskChoice, open_prompt_sets};
-use super::text_tasks::Rows;
+use super::prompt_selection::{PromptSelection, open_prompt_sets};
+use super::text_tasks::{TextTaskData, open_text_tasks};
 use crate::config::{DecodeConfig, PriorConfig, RankerName, RunConfig, TuneKind};
 use crate::core::files::{sha256, write_atomic};
 use crate::core::log::log;
@@ -41,10 +41,10 @@ pub struct Identity {
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// SHA-256 of the prompt template, of all of them where there are tasks, or of those of the
-    /// rows' tasks.
+    /// SHA-256 of the prompt template, of all templates of the prompt sets, or of those of the text
+    /// tasks.
     pub prompt: String,
-    /// SHA-256 of the file of rows, where the run learns such.
+    /// SHA-256 of the file of text tasks' rows, where the run learns such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
     /// Of the vectors and the encoder of items and users, where the prompt has such.
@@ -56,9 +56,9 @@ pub struct Identity {
 pub struct RunInputs {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: PromptContext,
-    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's
-    /// first.
-    pub tasks: Vec<PromptSet>,
+    /// The run's prompt sets; empty for a run with one prompt. The ranking's prompt is then the
+    /// first seen prompt of the first set.
+    pub prompt_sets: Vec<PromptSet>,
     /// The base model's sizes.
     pub llama: DecoderConfig,
     /// The base model's weights.
@@ -67,8 +67,8 @@ pub struct RunInputs {
     pub quantized: Option<QuantizedSize>,
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
-    /// Rows of tasks, where the run learns such in place of windows.
-    pub rows: Option<Rows>,
+    /// Rows of text tasks, which the run learns in place of windows.
+    pub text_tasks: Option<TextTaskData>,
     /// Of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
@@ -83,8 +83,8 @@ impl RunInputs {
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
         let mut llm = open_llm(Path::new(&config.llm.path))?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
-        let tasks = open_prompt_sets(&config.data)?;
-        let prompt = match TaskChoice::default().one(&tasks)? {
+        let prompt_sets = open_prompt_sets(&config.data)?;
+        let prompt = match PromptSelection::default().one(&prompt_sets)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };
@@ -96,19 +96,19 @@ impl RunInputs {
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
         let started = started.and_then(|identity| identity.entities.as_ref());
         let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
-        let rows = config.data.rows.as_ref().map(|rows| Rows::open(Path::new(rows), &corpus)).transpose()?;
-        let templates = match (&rows, tasks.as_slice()) {
-            (Some(rows), _) => rows.templates(),
+        let text_tasks = open_text_tasks(&config.data, &corpus)?;
+        let templates = match (&text_tasks, prompt_sets.as_slice()) {
+            (Some(tasks), _) => tasks.templates(),
             (None, []) => PromptContext::template(&prompt),
-            (None, tasks) => {
-                tasks.iter().flat_map(PromptSet::prompts).map(PromptContext::template).collect::<Vec<_>>().join("\0")
+            (None, sets) => {
+                sets.iter().flat_map(PromptSet::prompts).map(PromptContext::template).collect::<Vec<_>>().join("\0")
             }
         };
         let identity = Identity {
             llm: llm.fingerprint,
             corpus: corpus_digest,
             prompt: sha256(templates.as_bytes()),
-            rows: rows.as_ref().map(|rows| rows.digest.clone()),
+            rows: text_tasks.as_ref().map(|tasks| tasks.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };
         let context = llm.config.max_position_embeddings;
@@ -124,7 +124,16 @@ impl RunInputs {
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
         };
-        Ok(Self { ranking, tasks, rows, llama: llm.config, weights: llm.weights, quantized, entities, identity })
+        Ok(Self {
+            ranking,
+            prompt_sets,
+            text_tasks,
+            llama: llm.config,
+            weights: llm.weights,
+            quantized,
+            entities,
+            identity,
+        })
     }
 }
 
@@ -172,11 +181,11 @@ pub struct OpenRun {
     pub config: RunConfig,
     /// Its corpus, prompt, tokenizer and catalogue.
     pub ranking: PromptContext,
-    /// The prompts of its tasks, where it has such; the ranking's prompt is then the first task's
-    /// first.
-    pub tasks: Vec<PromptSet>,
-    /// The rows of tasks that it learnt, where it did.
-    pub rows: Option<Rows>,
+    /// The run's prompt sets; empty for a run with one prompt. The ranking's prompt is then the
+    /// first seen prompt of the first set.
+    pub prompt_sets: Vec<PromptSet>,
+    /// The rows of text tasks that the run learnt in place of windows.
+    pub text_tasks: Option<TextTaskData>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
     /// The optimiser step it is of.
@@ -296,7 +305,7 @@ pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Resul
         return Err(differs(dir, "corpus", &config.data.corpus));
     }
     if trained.rows != found.rows {
-        return Err(differs(dir, "file of rows", config.data.rows.as_deref().unwrap_or("its run file")));
+        return Err(differs(dir, "file of rows", config.data.text_tasks.as_deref().unwrap_or("its run file")));
     }
     if trained.prompt != found.prompt {
         return Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm")));
@@ -428,7 +437,16 @@ pub(crate) fn open_run_as(dir: &Path, config: RunConfig, device: &DispatchDevice
         chosen = ChosenPrior::read(dir, config, &prior_vectors, step)?;
         prior.weight = chosen.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
     }
-    Ok(OpenRun { config, ranking, tasks: material.tasks, rows: material.rows, model, step, prior_vectors, chosen })
+    Ok(OpenRun {
+        config,
+        ranking,
+        prompt_sets: material.prompt_sets,
+        text_tasks: material.text_tasks,
+        model,
+        step,
+        prior_vectors,
+        chosen,
+    })
 }
 
 #[cfg(test)]

@@ -13,16 +13,16 @@ use super::prompt_context::PromptContext;
 use super::run_dir::{is_run, read_config};
 use super::verified_devices::verified_device;
 use crate::batch::{Example, Target};
-use crate::commands::evaluate::{EvaluateOptions, common_beginning, progress_line, together};
+use crate::commands::evaluate::{EvaluateOptions, progress_line};
 use crate::commands::train::{TrainingData, sample};
-use crate::config::RunConfig;
+use crate::config::{DataConfig, RunConfig};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::data::{Corpus, Split, TextTaskEntities, TextTaskRow, read_text_tasks};
-use crate::decode::{generate, log_likelihoods};
+use crate::decode::{common_prefix, generate, log_likelihoods, prompts_per_pass};
 use crate::device::Concrete;
 use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
-use crate::text::{PromptValue, PromptValues, Task, elm24};
+use crate::text::{ELM24, PromptValue, PromptValues, TextTask};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
@@ -34,22 +34,32 @@ const SENTENCE_ENCODER: &str = "models/minilm-l6";
 const LONGEST_TEXT: usize = 256;
 
 /// The rows that a run learns from, and how they are asked.
-pub struct Rows {
-    tasks: Vec<Task>,
+pub struct TextTaskData {
+    tasks: Vec<TextTask>,
     rows: Vec<TextTaskRow>,
     path: PathBuf,
     /// SHA-256 of the file.
     pub digest: String,
 }
 
-impl Rows {
-    /// Reads the file of rows at `path`.
+/// Opens the rows that `data.text_tasks` names; `None` for a run that learns windows.
+///
+/// # Errors
+/// Those of [`TextTaskData::open`].
+pub(crate) fn open_text_tasks(data: &DataConfig, corpus: &Corpus) -> Result<Option<TextTaskData>> {
+    let prompts = data.text_task_prompts.as_deref().unwrap_or(ELM24);
+    data.text_tasks.as_ref().map(|rows| TextTaskData::open(Path::new(rows), prompts, corpus)).transpose()
+}
+
+impl TextTaskData {
+    /// Reads the file of rows at `path`; `prompts` names their tasks' templates
+    /// ([`TextTask::open_all`]).
     ///
     /// # Errors
-    /// Those of [`read_text_tasks`].
-    pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
-        let tasks = elm24()?;
-        let entities: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).collect();
+    /// Those of [`TextTask::open_all`] and [`read_text_tasks`].
+    pub fn open(path: &Path, prompts: &str, corpus: &Corpus) -> Result<Self> {
+        let tasks = TextTask::open_all(prompts)?;
+        let entities: Vec<TextTaskEntities> = tasks.iter().map(TextTask::entities).collect();
         let file = read_text_tasks(path, corpus, &entities)?;
         Ok(Self { tasks, rows: file.rows, path: path.to_path_buf(), digest: file.digest.sha256 })
     }
@@ -167,7 +177,7 @@ impl Rows {
             train,
             valid,
             validate: None,
-            beginning: common_beginning(&prompts).to_vec(),
+            beginning: common_prefix(&prompts).to_vec(),
             shown,
             validation,
         })
@@ -214,13 +224,13 @@ pub struct TextEvaluation {
 /// # Errors
 /// A damaged run file.
 pub fn writes_texts(dir: &Path) -> Result<bool> {
-    Ok(is_run(dir) && read_config(dir)?.data.rows.is_some())
+    Ok(is_run(dir) && read_config(dir)?.data.text_tasks.is_some())
 }
 
 /// # Errors
 /// A run that writes texts.
 pub(crate) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
-    match &config.data.rows {
+    match &config.data.text_tasks {
         None => Ok(()),
         Some(rows) => Err(Error::usage(format!(
             "{}: this run writes the texts of {rows} and ranks no items; see it with `itemlm evaluate`",
@@ -236,7 +246,7 @@ pub(crate) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
 /// Options that are for ranking; a split without rows.
 pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
-    let asks = options.choice.task.is_some() || options.choice.prompt.is_some();
+    let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
     if ranks || asks || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
             "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
@@ -245,7 +255,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     }
     let device = verified_device(&options.backend)?;
     let run = open_run(dir, &device)?;
-    let Some(tasks) = run.rows else {
+    let Some(tasks) = run.text_tasks else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
     };
     let sentence_encoder = match &options.sentence_encoder {
@@ -273,7 +283,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
         }
         let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix_cache(common_beginning(&prompts));
+        let model = run.model.clone().with_prefix_cache(common_prefix(&prompts));
         of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
         let mut left = of_task.as_slice();
         while let Some((_, (prompt, text))) = left.first() {
@@ -281,7 +291,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
                 progress_line("writing", written.len(), rows.len());
             }
             let longest = prompt.len() + text.len().max(if encoder.is_some() { LONGEST_TEXT } else { 0 });
-            let (now, later) = left.split_at(left.len().min(together(longest)));
+            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
             left = later;
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
             let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device);
@@ -334,7 +344,7 @@ struct Written {
 }
 
 impl Written {
-    fn line(&self, tasks: &Rows, corpus: &Corpus) -> serde_json::Value {
+    fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
         let mut line = json!({

@@ -80,7 +80,7 @@ fn generation_loss<B: Backend>(
     text: &TextBatch,
     smoothing: f64,
 ) -> Tensor<B, 1> {
-    let text = text.beginning_with(aligner.qformer.config().dec());
+    let text = text.with_first_token(aligner.qformer.config().dec());
     let (_, words) = aligner.qformer.forward(vectors, &text, Mask::Causal);
     let [n, seq, width] = words.dims();
     let places = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));

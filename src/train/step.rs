@@ -82,18 +82,18 @@ impl<B: Backend> TrainableModel<B> {
 
     /// `[predictions, hidden]`: the states that a batch predicts from.
     fn hidden(&self, batch: &Batch) -> Tensor<B, 2> {
-        self.predicting(self.model.forward_trees(&batch.forest), batch)
+        self.predicting(self.model.forward_trees(&batch.token_trees), batch)
     }
 
     /// Of the nodes' states, `[nodes, hidden]`, those that a batch predicts from.
     fn predicting(&self, hidden: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.at as i32).collect()))
+        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.hidden_index as i32).collect()))
     }
 
     /// `[rows, hidden]`: the rows of the output projection that a batch scores.
     fn head(&self, batch: &Batch) -> Tensor<B, 2> {
         let head = self.model.llm.head();
-        match &batch.rows {
+        match &batch.candidate_ids {
             None => head,
             Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
         }
@@ -113,19 +113,19 @@ impl<B: Backend> TrainableModel<B> {
 /// The beginning that the chains of all `batches` share.
 fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     let Some(first) = batches.first() else { return &[] };
-    let first = first.forest.shared.as_slice();
+    let first = first.token_trees.shared_prefix.as_slice();
     let common = |chain: &[u32]| chain.iter().zip(first).take_while(|(a, b)| a == b).count();
-    &first[..batches.iter().map(|batch| common(&batch.forest.shared)).min().unwrap_or(0)]
+    &first[..batches.iter().map(|batch| common(&batch.token_trees.shared_prefix)).min().unwrap_or(0)]
 }
 
 /// Tokens run, the common `chain` once a device.
 fn run_tokens(batches: &[&Batch], chain: &[u32], devices: usize) -> usize {
-    batches.iter().map(|batch| batch.forest.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
+    batches.iter().map(|batch| batch.token_trees.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
 }
 
 fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
     let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-    if values.len() == batch.predictions.len() * batch.rows.as_ref().map_or(0, Vec::len) {
+    if values.len() == batch.predictions.len() * batch.candidate_ids.as_ref().map_or(0, Vec::len) {
         statistics.add(&values, batch);
     }
 }
@@ -209,7 +209,7 @@ pub fn train_step<B: AutodiffBackend>(models: &[TrainableModel<B>], step: Step) 
         if profiler::is_on() {
             profiler::count(model.model.flops(batch, index > 0));
         }
-        let (nodes, backward) = rooted.train_trees(&batch.forest, seed(index + 1));
+        let (nodes, backward) = rooted.train_trees(&batch.token_trees, seed(index + 1));
         let (hidden, head) = (model.predicting(nodes, batch), model.head(batch));
         if adapts && batches.len() == 1 {
             let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
@@ -275,7 +275,7 @@ struct Dealt<'a, B: Backend> {
 
 fn dealt<'a, B: Backend>(models: &'a [TrainableModel<B>], batches: &[&Batch]) -> Dealt<'a, B> {
     let models: Vec<_> = models.iter().take(batches.len().max(1)).collect();
-    let tokens: Vec<usize> = batches.iter().map(|batch| batch.forest.tokens.len()).collect();
+    let tokens: Vec<usize> = batches.iter().map(|batch| batch.token_trees.tokens.len()).collect();
     Dealt { to: assign_micro_batches(&tokens, models.len()), models }
 }
 

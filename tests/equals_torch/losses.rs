@@ -14,7 +14,7 @@ fn gathered(
         let n = values.len();
         Tensor::<Dispatch, 1, Int>::from_data(TensorData::new(values, [n]), device)
     };
-    let Some(rows) = &batch.rows else { return dense.clone() };
+    let Some(rows) = &batch.candidate_ids else { return dense.clone() };
     let at = (0..children.len()).filter(|&p| children[p] > 1).map(|p| p as i32).collect();
     dense.clone().select(0, index(at)).select(1, index(rows.iter().map(|&r| r as i32).collect()))
 }

@@ -10,10 +10,10 @@ mod alignment;
 mod cf;
 mod devices;
 mod entities;
-mod forest;
 mod losses;
 mod precision;
 mod search;
+mod token_tree;
 mod training;
 
 use std::collections::BTreeMap;
@@ -272,16 +272,16 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
         let at = Tensor::<Training, 1, Int>::from_data(TensorData::new(at, [7]), &device);
         let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
-            at: 0,
+            hidden_index: 0,
             label,
             valid: Vec::new(),
             logit_bias: Vec::new(),
-            root: false,
+            is_root_position: false,
         });
         let batch = Batch {
-            forest: TokenTreeBatch::new(&[], 0).0,
+            token_trees: TokenTreeBatch::new(&[], 0).0,
             predictions: predictions.collect(),
-            rows: None,
+            candidate_ids: None,
             target_tokens: 7,
             branching_tokens: 0,
             plain_tokens: 0,

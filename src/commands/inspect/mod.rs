@@ -383,7 +383,7 @@ fn tokens(ranking: &PromptContext, example: &Example, target: u32) -> Result<Vec
     }
     for prediction in &batch.predictions {
         // The logits at a position predict the token after it.
-        tokens[batch.forest.shared.len() + prediction.at + 1].loss = true;
+        tokens[batch.token_trees.shared_prefix.len() + prediction.hidden_index + 1].loss = true;
     }
     Ok(tokens)
 }

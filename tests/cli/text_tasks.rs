@@ -9,7 +9,7 @@ const RUN: &str = r#"
 seed = 7
 [data]
 corpus = "corpus"
-rows = "tasks.jsonl"
+text_tasks = "tasks.jsonl"
 mixing = 0.5
 [llm]
 path = "llm"
@@ -154,12 +154,12 @@ fn refusals() {
     let refused = |set: &str, code, named: &[&str]| {
         lab.refused(&format!("train tasks.toml --out new {set}"), code, named);
     };
-    refused("--set loss.kind=msl", 2, &["data.rows", "loss.kind"]);
-    refused("--set data.prompt=short", 2, &["data.rows", "data.prompt"]);
+    refused("--set loss.kind=msl", 2, &["data.text_tasks", "loss.kind"]);
+    refused("--set data.prompt=short", 2, &["data.text_tasks", "data.prompt"]);
     refused("--set data.mixing=2", 2, &["data.mixing"]);
     refused("--set train.shuffle=false", 2, &["train.shuffle"]);
-    refused("--set data.rows=none.jsonl", 1, &["none.jsonl"]);
-    lab.refused("train run.toml --out new --set data.mixing=1", 2, &["data.mixing", "data.rows"]);
+    refused("--set data.text_tasks=none.jsonl", 1, &["none.jsonl"]);
+    lab.refused("train run.toml --out new --set data.mixing=1", 2, &["data.mixing", "data.text_tasks"]);
 
     let good = rows();
     let first = "{\"items\":[\"100\"]";

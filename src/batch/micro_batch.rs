@@ -1,16 +1,17 @@
-//! An optimiser step's samples, cut into what one forward pass takes.
+//! An optimiser step's samples, cut into micro-batches: what one forward pass takes.
 
 use std::cmp::Reverse;
 
-use super::token_tree::Trees;
-use super::{Batch, Candidates, Example, Path, shared_beginning};
+use super::example::ExampleSequence;
+use super::token_tree::TreeBuilder;
+use super::{Batch, Candidates, Example, common_prefix_len};
 use crate::config::MicroBatch;
 use crate::text::Catalogue;
 
 impl MicroBatch {
-    /// Batches of samples of like length, so that attention has little padding; a sample is one or
-    /// more examples, which stay together. All lie below the chain that every one of the samples
-    /// begins with.
+    /// Cuts `samples` into batches of samples of similar length, so that attention has little
+    /// padding. A sample is one or more examples, which stay together. All batches have the prefix
+    /// that the prompts of all samples share.
     ///
     /// # Panics
     /// As [`Batch::new`].
@@ -18,8 +19,8 @@ impl MicroBatch {
         self.batches_for(1, samples, catalogue, candidates)
     }
 
-    /// As [`MicroBatch::batches`]; where those are fewer than `devices`, cut finer, so that each
-    /// has one if there are samples enough.
+    /// Cuts `samples` as [`MicroBatch::batches`] does; where that gives fewer batches than
+    /// `devices`, cuts finer, so that each device has a batch if there are samples enough.
     pub fn batches_for(
         self,
         devices: usize,
@@ -28,48 +29,49 @@ impl MicroBatch {
         candidates: Candidates,
     ) -> Vec<Batch> {
         samples.sort_by_key(|examples| Reverse(examples.iter().map(|example| example.prompt.len()).max()));
-        let shared = shared_beginning(samples.iter().flatten().map(|example| example.prompt.as_slice()));
-        let add = |trees: &mut Trees, sample: &[Example]| {
+        let shared = common_prefix_len(samples.iter().flatten().map(|example| example.prompt.as_slice()));
+        let insert = |trees: &mut TreeBuilder, sample: &[Example]| {
             for example in sample {
-                trees.add(&Path::of(example, catalogue, candidates).tokens[shared..]);
+                trees.insert(&ExampleSequence::new(example, catalogue, candidates).tokens[shared..]);
             }
         };
         let wanted = devices.min(samples.len());
-        let mut groups = self.groups(&samples, add);
+        let mut groups = self.groups(&samples, insert);
         if groups.len() < wanted {
             let finer = match self {
                 Self::Samples(_) => Self::Samples(samples.len() / wanted),
                 Self::Tokens(_) => {
-                    let mut all = Trees::default();
-                    samples.iter().for_each(|sample| add(&mut all, sample));
-                    Self::Tokens(all.nodes.div_ceil(devices))
+                    let mut all = TreeBuilder::default();
+                    samples.iter().for_each(|sample| insert(&mut all, sample));
+                    Self::Tokens(all.node_count.div_ceil(devices))
                 }
             };
-            groups = finer.groups(&samples, add);
+            groups = finer.groups(&samples, insert);
         }
-        // One long sample may leave the others together.
+        // One long sample may leave all others in one group: halve the largest group.
         while groups.len() < wanted
             && let Some(largest) = (0..groups.len()).max_by_key(|&n| groups[n].len())
         {
-            let (one, other) = groups[largest].split_at(groups[largest].len() / 2);
-            groups.splice(largest..=largest, [one, other]);
+            let (first, second) = groups[largest].split_at(groups[largest].len() / 2);
+            groups.splice(largest..=largest, [first, second]);
         }
-        groups.into_iter().map(|samples| Batch::below(shared, &samples.concat(), catalogue, candidates)).collect()
+        let batch = |samples: &[Vec<Example>]| Batch::after_prefix(shared, &samples.concat(), catalogue, candidates);
+        groups.into_iter().map(batch).collect()
     }
 
-    /// `add` puts a sample into trees.
-    fn groups(self, samples: &[Vec<Example>], add: impl Fn(&mut Trees, &[Example])) -> Vec<&[Vec<Example>]> {
+    /// Cuts `samples` into runs of neighbours that fit; `insert` puts a sample into trees.
+    fn groups(self, samples: &[Vec<Example>], insert: impl Fn(&mut TreeBuilder, &[Example])) -> Vec<&[Vec<Example>]> {
         let budget = match self {
             Self::Samples(count) => return samples.chunks(count).collect(),
             Self::Tokens(budget) => budget,
         };
-        let (mut groups, mut first, mut trees) = (Vec::new(), 0, Trees::default());
+        let (mut groups, mut first, mut trees) = (Vec::new(), 0, TreeBuilder::default());
         for (n, sample) in samples.iter().enumerate() {
-            add(&mut trees, sample);
-            if n > first && trees.nodes > budget {
+            insert(&mut trees, sample);
+            if n > first && trees.node_count > budget {
                 groups.push(&samples[first..n]);
-                (first, trees) = (n, Trees::default());
-                add(&mut trees, sample);
+                (first, trees) = (n, TreeBuilder::default());
+                insert(&mut trees, sample);
             }
         }
         groups.extend(samples.get(first..).filter(|rest| !rest.is_empty()));
@@ -113,8 +115,11 @@ mod tests {
             let one = MicroBatch::Samples(100).batches(samples.clone(), &catalogue, candidates);
             let alone = MicroBatch::Samples(1).batches(samples.clone(), &catalogue, candidates);
             for batch in &batches {
-                assert_eq!(batch.forest.shared, one[0].forest.shared, "one chain a step");
-                let tokens = batch.forest.tokens.len();
+                assert_eq!(
+                    batch.token_trees.shared_prefix, one[0].token_trees.shared_prefix,
+                    "one shared prefix a step"
+                );
+                let tokens = batch.token_trees.tokens.len();
                 assert!(tokens <= budget || alone.contains(batch), "{tokens} of {budget}");
             }
             let sums = |batches: &[Batch]| {
@@ -138,7 +143,7 @@ mod tests {
                     "{} of {micro:?}",
                     found.len()
                 );
-                let largest = |batches: &[Batch]| batches.iter().map(|b| b.forest.tokens.len()).max().unwrap_or(0);
+                let largest = |batches: &[Batch]| batches.iter().map(|b| b.token_trees.tokens.len()).max().unwrap_or(0);
                 match micro {
                     MicroBatch::Tokens(_) => assert!(largest(&found) <= largest(&plain)),
                     MicroBatch::Samples(size) => assert!(plain.len() == samples.len().div_ceil(size)),

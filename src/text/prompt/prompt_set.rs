@@ -1,71 +1,73 @@
-//! A task's prompts: those that a model is taught with, and one that it never saw. OpenP5's two
-//! tasks are in `assets/prompts/openp5/`.
+//! Prompt sets: several ways to ask for the next item, some to train with and one that the model
+//! never saw. OpenP5's two sets are in `assets/prompts/openp5/`.
 
 use std::fmt::{self, Display};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
 use super::Prompt;
+use super::library::Library;
 use crate::{Error, Result};
 
 /// OpenP5's prompts (arXiv 2306.11134; agiresearch/OpenP5, prompt.txt).
-const EMBEDDED: [(&str, &str); 2] = [
-    ("sequential", include_str!("../../assets/prompts/openp5/sequential.txt")),
-    ("straightforward", include_str!("../../assets/prompts/openp5/straightforward.txt")),
-];
+const SETS: Library = Library {
+    kind: "prompt set",
+    embedded: &[
+        ("sequential", include_str!("../../../assets/prompts/openp5/sequential.txt")),
+        ("straightforward", include_str!("../../../assets/prompts/openp5/straightforward.txt")),
+    ],
+};
 
-/// What follows every prompt. OpenP5's T5 needs nothing there, its Llama has " Response: ".
+/// The text after every prompt of a set. OpenP5's T5 needs none, its Llama has " Response: ".
 const ANSWER: &str = "\nResponse:\n";
 
-/// The prompts of a task. All of them show the same: the user, the history or both.
+/// A prompt set. All its prompts have the same placeholders: the user, the history or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptSet {
-    /// The task.
-    pub task: String,
-    /// Trained with; one at least.
+    /// The embedded set's name, or the file's name without its extension.
+    pub name: String,
+    /// The prompts to train with, at least one.
     pub seen: Vec<Prompt>,
-    /// Only ranked with.
+    /// The prompt that the model is never trained with.
     pub unseen: Prompt,
 }
 
 /// One prompt of a set: `seen:N` or `unseen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptChoice {
-    /// The n-th of those trained with, from 0.
+    /// One of the prompts to train with, by its index.
     Seen(usize),
-    /// The other one.
+    /// The prompt that the model is never trained with.
     Unseen,
 }
 
 impl PromptSet {
-    /// An embedded set, by its task.
+    /// Opens the embedded set `name`, or else the set in the file at the path `name`.
     ///
     /// # Errors
-    /// Another task.
-    pub fn open(task: &str) -> Result<Self> {
-        let Some((_, text)) = EMBEDDED.iter().find(|(known, _)| *known == task) else {
-            let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
-            return Err(Error::usage(format!("data.tasks: task {task:?} is none of {}", known.join(", "))));
-        };
-        Self::parse(task, text)
+    /// `name` is neither; a file that [`PromptSet::parse`] refuses, by its name.
+    pub fn open(name: &str) -> Result<Self> {
+        let text = SETS.read(name)?;
+        let stem = Path::new(name).file_stem().map_or_else(|| name.into(), |stem| stem.to_string_lossy());
+        Self::parse(&stem, &text).map_err(|error| SETS.refuse(name, error))
     }
 
-    /// Reads lines `seen: TEMPLATE` and one `unseen: TEMPLATE`; empty lines and those that begin
-    /// with # say nothing.
+    /// Parses lines `seen: TEMPLATE` and one line `unseen: TEMPLATE`. Empty lines and lines that
+    /// begin with # are skipped.
     ///
     /// # Errors
-    /// Another line, by its number; no prompt of a kind, or two unseen; prompts that show one the
-    /// history and another not.
-    pub fn parse(task: &str, text: &str) -> Result<Self> {
-        let refuse = |what: String| Error::usage(format!("prompts of task {task}: {what}"));
+    /// Any other line, by its number; no seen prompt, or another number of unseen ones than 1;
+    /// prompts with different placeholders.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
         let (mut seen, mut unseen) = (Vec::new(), Vec::new());
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-            let refuse = |what: &str| refuse(format!("line {}: {what}", number + 1));
+            let refuse = |what: &str| Error::usage(format!("line {}: {what}", number + 1));
             let (kind, template) = line.split_once(": ").ok_or_else(|| refuse("it needs `seen: ` or `unseen: `"))?;
             let prompt = Prompt::parse(&format!("{template}{ANSWER}")).map_err(|e| refuse(&e.to_string()))?;
             if prompt.items() > 0 {
-                return Err(refuse("{item} has no meaning where the next item is asked for"));
+                return Err(refuse("{item} has no meaning where the next item is wanted"));
             }
             match kind {
                 "seen" => seen.push(prompt),
@@ -74,30 +76,30 @@ impl PromptSet {
             }
         }
         let (Some(unseen), true, true) = (unseen.pop(), unseen.is_empty(), !seen.is_empty()) else {
-            return Err(refuse("they need one unseen and at least one seen".into()));
+            return Err(Error::usage("it needs one unseen and at least one seen prompt"));
         };
-        let shows = |prompt: &Prompt| (prompt.has_user(), prompt.has_history());
-        match seen.iter().all(|prompt| shows(prompt) == shows(&unseen)) {
-            true => Ok(Self { task: task.into(), seen, unseen }),
-            false => Err(refuse("all must show the same of {user} and {history}".into())),
+        let placeholders = |prompt: &Prompt| (prompt.has_user(), prompt.has_history());
+        match seen.iter().all(|prompt| placeholders(prompt) == placeholders(&unseen)) {
+            true => Ok(Self { name: name.into(), seen, unseen }),
+            false => Err(Error::usage("all prompts must have the same of {user} and {history}")),
         }
     }
 
-    /// All prompts, the unseen one last.
+    /// Iterates over all prompts, the unseen one last.
     pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         self.seen.iter().chain([&self.unseen])
     }
 
-    /// The prompt of that name.
+    /// Returns the prompt `choice`.
     ///
     /// # Errors
-    /// A number beyond the last.
+    /// An index beyond the last seen prompt.
     pub fn prompt(&self, choice: PromptChoice) -> Result<&Prompt> {
         match choice {
             PromptChoice::Unseen => Ok(&self.unseen),
             PromptChoice::Seen(number) => self.seen.get(number).ok_or_else(|| {
                 let last = self.seen.len().saturating_sub(1);
-                Error::usage(format!("--prompt {choice}: task {} has seen:0 to seen:{last} and unseen", self.task))
+                Error::usage(format!("prompt {choice}: the set {} has seen:0 to seen:{last} and unseen", self.name))
             }),
         }
     }
@@ -138,10 +140,10 @@ mod tests {
 
     #[test]
     fn openp5s() {
-        let shown = |text: &str| PromptValue { text: Some(text.into()), vectors: None };
-        let history = vec![shown("\"1001\""), shown("\"1007\"")];
-        let filling = PromptValues { history, user: shown("3"), dataset: "ML1M", ..PromptValues::default() };
-        for (task, has_history, first, unseen) in [
+        let value = |text: &str| PromptValue { text: Some(text.into()), vectors: None };
+        let history = vec![value("\"1001\""), value("\"1007\"")];
+        let values = PromptValues { history, user: value("3"), dataset: "ML1M", ..PromptValues::default() };
+        for (name, has_history, first, unseen) in [
             (
                 "sequential",
                 true,
@@ -155,15 +157,15 @@ mod tests {
                 "What is the top recommendation for ML1M user 3 ?",
             ),
         ] {
-            let set = PromptSet::open(task).unwrap();
+            let set = PromptSet::open(name).unwrap();
             assert_eq!((set.seen.len(), set.prompts().count()), (10, 11));
-            assert!(set.prompts().all(|prompt| prompt.has_user() && prompt.has_history() == has_history), "{task}");
+            assert!(set.prompts().all(|prompt| prompt.has_user() && prompt.has_history() == has_history), "{name}");
             for (n, prompt) in set.prompts().enumerate() {
-                assert!(set.prompts().skip(n + 1).all(|other| other != prompt), "{task}: {n} is there twice");
+                assert!(set.prompts().skip(n + 1).all(|other| other != prompt), "{name}: {n} is there twice");
             }
             for (choice, expected) in [("seen:0", first), ("unseen", unseen)] {
                 let prompt = set.prompt(choice.parse().unwrap()).unwrap();
-                assert_eq!(prompt.render(&filling), [PromptSegment::Text(format!("{expected}\nResponse:\n"))]);
+                assert_eq!(prompt.render(&values), [PromptSegment::Text(format!("{expected}\nResponse:\n"))]);
             }
             assert_eq!(set.prompt(PromptChoice::Seen(9)), Ok(&set.seen[9]));
             let error = set.prompt(PromptChoice::Seen(10)).unwrap_err().to_string();
@@ -200,5 +202,17 @@ mod tests {
         for bad in ["", "seen", "seen:", "seen:-1", "seen:x", "unseen:0", "0"] {
             assert!(bad.parse::<PromptChoice>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_file_of_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nights.txt");
+        std::fs::write(&path, "seen: After {history}?\nunseen: {history}, then\n").unwrap();
+        let set = PromptSet::open(path.to_str().unwrap()).unwrap();
+        assert_eq!((set.name.as_str(), set.seen.len(), set.unseen.has_user()), ("nights", 1, false));
+        std::fs::write(&path, "seen: After {history}?\nunsen: {history}\n").unwrap();
+        let error = PromptSet::open(path.to_str().unwrap()).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("nights.txt: line 2"), "{error}");
     }
 }

@@ -1,18 +1,18 @@
-//! Texts side by side, as an encoder takes them.
+//! Texts padded to one length, as a text encoder takes them.
 
-/// Texts of tokens, padded on the right.
+/// Token ids of several texts, padded on the right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextBatch {
-    /// `[texts · seq]` token ids, 0 where padded.
+    /// `[texts, seq]` flattened: token ids, 0 where padded.
     pub tokens: Vec<u32>,
-    /// Tokens of each text; one a text at least.
+    /// `[texts]`: the number of tokens of each text, at least 1.
     pub lengths: Vec<usize>,
-    /// Tokens of the longest text.
+    /// The number of tokens of the longest text.
     pub seq: usize,
 }
 
 impl TextBatch {
-    /// Lays out `texts`, none of them empty.
+    /// Pads `texts`, none of them empty.
     pub fn new<'a>(texts: impl IntoIterator<Item = &'a [u32]>) -> Self {
         let texts: Vec<&[u32]> = texts.into_iter().collect();
         let seq = texts.iter().map(|t| t.len()).max().unwrap_or(0);
@@ -23,29 +23,29 @@ impl TextBatch {
         Self { tokens, lengths: texts.iter().map(|t| t.len()).collect(), seq }
     }
 
-    /// The tokens of text `row`, without padding.
-    pub fn text(&self, row: usize) -> &[u32] {
-        &self.tokens[row * self.seq..][..self.lengths[row]]
+    /// Returns the tokens of text `index`, without padding.
+    pub fn text(&self, index: usize) -> &[u32] {
+        &self.tokens[index * self.seq..][..self.lengths[index]]
     }
 
-    /// The texts at `rows`, in that order.
-    pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
-        Self::new(rows.into_iter().map(|row| self.text(row)))
+    /// Returns the texts with these indices, in that order.
+    pub fn select(&self, indices: impl IntoIterator<Item = usize>) -> Self {
+        Self::new(indices.into_iter().map(|index| self.text(index)))
     }
 
-    /// The same texts with another first token.
-    pub fn beginning_with(&self, token: u32) -> Self {
+    /// Returns the same texts with another first token.
+    pub fn with_first_token(&self, token: u32) -> Self {
         let mut texts = self.clone();
         texts.tokens.iter_mut().step_by(self.seq.max(1)).for_each(|first| *first = token);
         texts
     }
 
-    /// Real tokens.
+    /// Returns the number of tokens, padding not counted.
     pub fn len(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    /// Whether there is no text.
+    /// Returns whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
@@ -60,6 +60,6 @@ mod tests {
         let texts = TextBatch::new([&[2u32, 7, 3][..], &[2, 3]]);
         assert_eq!((texts.tokens.as_slice(), texts.seq, texts.len()), (&[2, 7, 3, 2, 3, 0][..], 3, 5));
         assert_eq!(texts.select([1, 1]).tokens, [2, 3, 2, 3]);
-        assert_eq!(texts.beginning_with(9).tokens, [9, 7, 3, 9, 3, 0]);
+        assert_eq!(texts.with_first_token(9).tokens, [9, 7, 3, 9, 3, 0]);
     }
 }

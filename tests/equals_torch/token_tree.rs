@@ -1,4 +1,4 @@
-//! A forest of token trees computes what its sequences compute one by one, side by side and whole:
+//! Token trees compute what their sequences compute one by one, side by side and whole:
 //! loss and every gradient, with LoRA and with vectors of items.
 
 use burn::module::list_param_ids;
@@ -64,7 +64,7 @@ fn plain(
 }
 
 #[test]
-fn forests_equal_plain_sequences() {
+fn token_trees_equal_plain_sequences() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(6);
     for device in devices() {
         let host_device = format!("{device:?}").contains("Flex");
@@ -97,8 +97,8 @@ fn forests_equal_plain_sequences() {
                 continue;
             }
             if count > 10 {
-                assert!(batch.forest.run_tokens() < batch.plain_tokens, "something is shared");
-                assert!(batch.forest.rows() < count, "some trees branch");
+                assert!(batch.token_trees.run_tokens() < batch.plain_tokens, "something is shared");
+                assert!(batch.token_trees.tree_count() < count, "some trees branch");
             }
             let turn = AUTODIFF.lock().unwrap();
             let recommender =

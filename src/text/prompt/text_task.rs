@@ -1,22 +1,28 @@
-//! Prompt templates of tasks whose answers are free text: ELM's 24 on movies, in
-//! `assets/elm24/tasks.toml`.
+//! Text tasks, whose answers are free text, and their prompt templates. ELM's 24 tasks on movies
+//! are in `assets/elm24/tasks.toml`.
 //!
-//! They are [`Prompt`]s: the k-th `{item}` is the k-th item of a row; `{user}` is its user.
+//! In a template ([`Prompt`]) the k-th `{item}` is the k-th item of a row, `{user}` the row's user.
 
 use std::collections::HashSet;
 
 use serde::Deserialize;
 
+use super::library::Library;
 use super::{Prompt, PromptSegment, PromptValues};
 use crate::data::TextTaskEntities;
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 
-const ELM24: &str = include_str!("../../assets/elm24/tasks.toml");
+/// The name of ELM's text tasks.
+pub const ELM24: &str = "elm24";
 
-/// A task and how it is asked.
+/// ELM's 24 movie tasks (arXiv 2310.04475; the paper's names, our own prompts).
+const TASKS: Library =
+    Library { kind: "text tasks", embedded: &[(ELM24, include_str!("../../../assets/elm24/tasks.toml"))] };
+
+/// A text task and its templates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Its name in task files.
+pub struct TextTask {
+    /// The task's name in files of rows.
     pub name: String,
     /// The template, with one `{item}` or more.
     pub prompt: Prompt,
@@ -24,13 +30,22 @@ pub struct Task {
     pub for_user: Option<Prompt>,
 }
 
-impl Task {
-    /// What the task's rows are about.
+impl TextTask {
+    /// Opens the embedded tasks `name`, or else those of the TOML file at the path `name`: a table
+    /// `[[task]]` for each task, with `name`, `prompt` and, if rows may name a user, `for_user`.
+    ///
+    /// # Errors
+    /// `name` is neither; a file without tasks or with a task that makes no sense, by its name.
+    pub fn open_all(name: &str) -> Result<Vec<Self>> {
+        parse(&TASKS.read(name)?).map_err(|error| TASKS.refuse(name, error))
+    }
+
+    /// Returns the entities that the task's rows name.
     pub fn entities(&self) -> TextTaskEntities {
         TextTaskEntities { name: self.name.clone(), items: self.prompt.items(), user: self.for_user.is_some() }
     }
 
-    /// The template of a row with or without a user.
+    /// Returns the template for rows with or without a user.
     pub fn template(&self, user: bool) -> &Prompt {
         self.for_user.as_ref().filter(|_| user).unwrap_or(&self.prompt)
     }
@@ -44,9 +59,9 @@ impl Task {
         for (key, template, user) in [("prompt", Some(&self.prompt), false), ("for_user", self.for_user.as_ref(), true)]
         {
             let Some(template) = template else { continue };
-            let found = template.items();
-            if found == 0 || found != items {
-                return refuse(format!("{key} has {found} {{item}}; both templates need the same number, 1 or more"));
+            let count = template.items();
+            if count == 0 || count != items {
+                return refuse(format!("{key} has {count} {{item}}; both templates need the same number, 1 or more"));
             }
             if template.has_user() != user {
                 return refuse(format!("{key} needs {{user}} {} times", usize::from(user)));
@@ -54,9 +69,9 @@ impl Task {
             if template.has_history() {
                 return refuse(format!("{key} has {{history}}, which a row does not name"));
             }
-            let brace =
+            let has_brace =
                 |segment: &PromptSegment| matches!(segment, PromptSegment::Text(text) if text.contains(['{', '}']));
-            if template.render(&PromptValues::default()).iter().any(brace) {
+            if template.render(&PromptValues::default()).iter().any(has_brace) {
                 return refuse(format!("{key} has a brace that belongs to no placeholder"));
             }
         }
@@ -64,12 +79,12 @@ impl Task {
     }
 }
 
-/// ELM's 24 movie tasks (arXiv 2310.04475; papers' names, our own prompts).
-pub fn elm24() -> Result<Vec<Task>> {
-    parse(ELM24).context("assets/elm24/tasks.toml")
+/// Opens ELM's 24 movie tasks.
+pub fn elm24() -> Result<Vec<TextTask>> {
+    TextTask::open_all(ELM24)
 }
 
-fn parse(text: &str) -> Result<Vec<Task>> {
+fn parse(text: &str) -> Result<Vec<TextTask>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct File {
@@ -82,7 +97,10 @@ fn parse(text: &str) -> Result<Vec<Task>> {
         prompt: String,
         for_user: Option<String>,
     }
-    let File { task: entries } = toml::from_str(text).map_err(|e| Error::usage(e.to_string()))?;
+    let File { task: entries } = toml::from_str(text).map_err(|e| Error::usage(e.to_string().trim_end()))?;
+    if entries.is_empty() {
+        return Err(Error::usage("it has no task"));
+    }
     let mut names = HashSet::new();
     let task = |Entry { name, prompt, for_user }: Entry| {
         if !names.insert(name.clone()) {
@@ -93,7 +111,7 @@ fn parse(text: &str) -> Result<Vec<Task>> {
         };
         let (prompt, for_user) =
             (parse("prompt", &prompt)?, for_user.map(|template| parse("for_user", &template)).transpose()?);
-        let task = Task { name, prompt, for_user };
+        let task = TextTask { name, prompt, for_user };
         task.check().map(|()| task)
     };
     entries.into_iter().map(task).collect()
@@ -111,7 +129,8 @@ mod tests {
                          long description, funnier, sadder, scarier, improve, movie to viewer, pitch, criticize, convince1, convince2, \
                          convince3, dissuade1, dissuade2, similarities, interpolation, why like nn, diff than nn, common with nn";
         assert_eq!(names, published.split(", ").collect::<Vec<_>>());
-        let of_two: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).filter(|needs| needs.items == 2).collect();
+        let of_two: Vec<TextTaskEntities> =
+            tasks.iter().map(TextTask::entities).filter(|needs| needs.items == 2).collect();
         let of_two: Vec<&str> = of_two.iter().map(|needs| needs.name.as_str()).collect();
         assert_eq!(of_two, ["similarities", "interpolation", "why like nn", "diff than nn", "common with nn"]);
         assert_eq!(tasks.iter().filter(|task| task.entities().user).count(), 6);
@@ -145,5 +164,22 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        let name = path.to_str().unwrap();
+        std::fs::write(&path, "[[task]]\nname = \"colour\"\nprompt = \"Of what colour is {item}?\\n\"\n").unwrap();
+        let tasks = TextTask::open_all(name).unwrap();
+        assert_eq!((tasks.len(), tasks[0].name.as_str(), tasks[0].entities().items), (1, "colour", 1));
+        assert_eq!(TextTask::open_all(ELM24).unwrap(), elm24().unwrap());
+        for (text, what) in [("[[task]]\nname = 3\n", "mine.toml: "), ("", "mine.toml: "), ("task = []", "no task")] {
+            std::fs::write(&path, text).unwrap();
+            let error = TextTask::open_all(name).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(what), "{error}");
+        }
+        assert!(TextTask::open_all("elm25").unwrap_err().to_string().contains("elm24"));
     }
 }
