@@ -19,7 +19,7 @@ use itemlm::decode::search;
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
 use itemlm::loss::linear_cross_entropy;
-use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, save_llm_dir};
+use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, open_weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -88,7 +88,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
-    let weights = Weights::open(dir.path(), &config).unwrap();
+    let weights = open_weights(dir.path(), &config).unwrap();
     Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 

@@ -19,7 +19,6 @@ use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::train::{FirstLast, TrainOptions};
 use crate::batch::TextBatch;
 use crate::config::{AlignConfig, Init};
 use crate::core::log::log;
@@ -28,8 +27,9 @@ use crate::evaluate::{Recall, Retrieval, retrieval};
 use crate::loss::{hard_negatives, query_text_similarity};
 use crate::model::{Aligner, load_module, save_module};
 use crate::run::align_data::{AlignData, AlignIdentity, ItemText, Work};
+use crate::run::dir as run_dir;
 use crate::run::qformer_artifact::{AlignedConfig, WEIGHTS};
-use crate::run::run_dir;
+use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::AUTODIFF;
 use crate::train::{

@@ -7,14 +7,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Encoder, Precision, TuneKind};
+use crate::config::{Encoder, Precision};
 use crate::decode;
 use crate::device::{BackendChoice, Concrete};
 use crate::model::{Decoder, Tune, open_llm};
+use crate::run::identity::check_llm;
+use crate::run::precision::check_precision;
 use crate::run::verified_devices::verified_device;
-use crate::run::{prompt_context, run_dir};
+use crate::run::{dir, prompt_context};
 use crate::text::Catalogue;
-use crate::train::Checkpoints;
+use crate::train::{Checkpoints, Trained};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -60,30 +62,27 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let catalogue = Catalogue::new(&opened.tokenizer, titles.iter().copied()).context(place)?;
     let items: HashMap<&str, u32> = titles.iter().zip(0..).map(|(title, item)| (*title, item)).collect();
 
-    let run = options.adapter.as_ref().map(|dir| Ok((dir, run_dir::read_config(dir)?))).transpose()?;
-    if let Some((dir, _)) = run.as_ref().filter(|(_, config)| config.items.encoder != Encoder::None) {
+    let run = options.adapter.as_ref().map(|run_dir| Ok((run_dir, dir::read_config(run_dir)?))).transpose()?;
+    if let Some((run_dir, _)) = run.as_ref().filter(|(_, config)| config.items.encoder != Encoder::None) {
         return Err(Error::usage(format!(
             "--adapter {}: its prompts hold vectors, a prompt of text alone does not",
-            dir.display()
+            run_dir.display()
         )));
     }
-    let tune = match &run {
-        Some((_, config)) if config.llm.tune == TuneKind::Lora => Tune::Lora(&config.llm.lora, config.seed),
-        _ => Tune::Frozen,
-    };
+    let tune = run.as_ref().map_or(Tune::Frozen, |(_, config)| Tune::inference(&config.llm, config.seed));
     let context = opened.config.max_position_embeddings;
     let precision = run.as_ref().map_or(Precision::F32, |(_, config)| config.llm.precision);
-    crate::run::precision(precision, &device)?;
+    check_precision(precision, &device)?;
     if run.as_ref().is_some_and(|(_, config)| config.llm.quantized) {
         opened.weights.keep_quantized()?;
     }
     let mut llm = Decoder::<Concrete>::load(&opened.config, opened.weights, tune, precision, &device)?;
-    if let Some((dir, config)) = &run {
-        run_dir::check_llm(dir, &opened.fingerprint, &options.llm)?;
-        let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {
-            return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
+    if let Some((run_dir, config)) = &run {
+        check_llm(run_dir, &opened.fingerprint, &options.llm)?;
+        let Some((weights, _)) = Checkpoints::open(run_dir)?.selected()? else {
+            return Err(Error::failed(format!("{}: no checkpoint yet; train it first", run_dir.display())));
         };
-        llm = run_dir::trained(config, &opened.tokenizer).load_llm(&weights, llm, &device)?;
+        llm = Trained::of(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
     }
 
     let file = File::open(&options.input).context(options.input.display())?;
@@ -101,7 +100,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         }
         prompt_context::check_context(prompt.len(), &catalogue, context).context(&place)?;
         let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device);
-        crate::run::check_log_probs(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
+        decode::check_log_probs(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
         let (full, masked) = scores.iter().map(|s| (s.full, s.masked)).unzip();
         let json = serde_json::to_string(&Scores { full, masked }).context(&place)?;
         writeln!(out, "{json}").context("stdout")?;

@@ -24,7 +24,7 @@ pub use decode::{DecodeConfig, Scoring};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
-pub use prior::{PriorConfig, RankerName};
+pub use prior::PriorConfig;
 pub use train::{MicroBatch, Targets, TrainConfig};
 
 use crate::{Context, Error, Result};
@@ -61,7 +61,24 @@ fn seed() -> u64 {
     42
 }
 
+/// What a run learns to write after a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective<'a> {
+    /// Titles of the catalogue: the run ranks items.
+    Items,
+    /// The texts of this file of text tasks: the run ranks no items.
+    Texts(&'a str),
+}
+
 impl RunConfig {
+    /// Returns what the run learns to write.
+    pub fn objective(&self) -> Objective<'_> {
+        match &self.data.text_tasks {
+            None => Objective::Items,
+            Some(rows) => Objective::Texts(rows),
+        }
+    }
+
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
     /// # Errors
@@ -191,6 +208,16 @@ fn from_toml<T: DeserializeOwned>(
     Ok(config)
 }
 
+/// Makes a table of `key=value` settings, in order; a later one replaces an earlier one.
+///
+/// # Errors
+/// A usage error where there is no `=` or no key.
+pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    assignments.iter().try_for_each(|assignment| set(&mut table, assignment))?;
+    Ok(table)
+}
+
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
 pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
@@ -275,10 +302,6 @@ mod tests {
             ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
             ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompt = \"items\" }", "data.prompt_sets"),
             ("data={ corpus = \"c\", prompt_sets = [\"a\", \"b\", \"a\"] }", "twice"),
-            ("prior.ranker=lda", "lda"),
-            ("prior.ranker=als", "itemlm cf als"),
-            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
-            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
             ("prior.weight=1", "ranker"),
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),

@@ -12,6 +12,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::batch::{Batch, Candidates, Prediction};
+use crate::config::{LossConfig, LossKind, Temperature};
 
 pub(crate) use blocked::LOGITS_OF_A_BLOCK;
 pub use blocked::{linear_cross_entropy, linear_cross_entropy_value};
@@ -35,6 +36,15 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// Returns the loss that a run file asks for, and the temperature of [`Loss::Msl`].
+    pub fn of(config: &LossConfig) -> (Self, f64) {
+        match (config.kind, config.temperature) {
+            (LossKind::Lml, _) => (Self::Lml, 1.0),
+            (LossKind::Msl, Temperature::Adaptive) => (Self::MslAts, 1.0),
+            (LossKind::Msl, Temperature::Fixed(temperature)) => (Self::Msl, temperature),
+        }
+    }
+
     /// The tokens that compete.
     pub fn candidates(self) -> Candidates {
         match self {
@@ -131,7 +141,7 @@ mod tests {
     use crate::data::{Split, synthetic};
     use crate::decode::TriePrior;
     use crate::device::BackendName;
-    use crate::rankers::{Baseline, fit};
+    use crate::rankers::testing::fit;
     use crate::text::{Catalogue, Trie};
 
     /// Loss and gradient, softmax with the prior minus target, against sums over the trie's
@@ -146,7 +156,7 @@ mod tests {
             .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(0..5)).chain([9]).collect())
             .collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let prior = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
+        let prior = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
         let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
         let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };

@@ -257,10 +257,10 @@ fn texts(
 
 fn pairs(interactions: &Interactions, items: u32) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
     let (mut of_items, mut of_users) = (Vec::new(), Vec::new());
-    for run in &interactions.runs {
-        let known: Vec<u32> = run.items.iter().map(|&place| interactions.items[place as usize]).collect();
+    for sequence in &interactions.sequences {
+        let known: Vec<u32> = sequence.rows.iter().map(|&row| interactions.items[row as usize]).collect();
         of_items.extend(known.windows(2).map(|pair| [pair[0], pair[1]]));
-        of_users.extend(known.iter().map(|&item| [items + run.user, item]));
+        of_users.extend(known.iter().map(|&item| [items + sequence.user, item]));
     }
     for pairs in [&mut of_items, &mut of_users] {
         pairs.sort_unstable();

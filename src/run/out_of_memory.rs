@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
-use crate::commands::train::TrainOptions;
 use crate::config::{RunConfig, TrainConfig};
 use crate::core::panic::{recorded_panic, take_recorded_panic};
 use crate::device::{BackendChoice, out_of_memory_message};
@@ -40,18 +39,18 @@ pub(crate) fn catch_out_of_memory<T>(
 }
 
 /// When a run's training stopped, what helps, and what is kept.
-pub(crate) fn training(config: &RunConfig, options: &TrainOptions) -> String {
+pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
     let TrainConfig { micro_batch_size, gradient_checkpointing, .. } = config.train;
     let (key, value) = match (micro_batch_size, config.train.micro_batch_tokens) {
         (Some(samples), _) => ("micro_batch_size", samples),
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let kept = match Checkpoints::open(&options.out).and_then(|checkpoints| checkpoints.latest::<Progress>()) {
+    let kept = match Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress>()) {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),
     };
-    let step = last_step(&options.out) + 1;
+    let step = last_step(dir) + 1;
     format!("in step {step}: lower train.{key} (now {value}){or}; {kept}")
 }
 

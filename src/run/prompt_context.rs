@@ -2,7 +2,7 @@
 
 use crate::data::{Corpus, Window};
 use crate::decode::TriePrior;
-use crate::text::{Catalogue, EntityTokens, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
+use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
 
 /// The texts of a run: corpus, prompt, tokenizer, catalogue, and how items and users are shown.
@@ -164,10 +164,14 @@ impl PromptContext {
             .collect()
     }
 
-    /// Where the target's name stands in a ranking, from 0: a hit is an equal name.
-    pub fn rank_of(&self, target: u32, ranking: &[u32]) -> Option<u32> {
+    /// Returns the rank of the target in a ranking of leaves, from 0; `None` if it is not there.
+    ///
+    /// A hit is an equal name: that of any item of the leaf, for names that differ may tokenise
+    /// alike.
+    pub fn rank_of(&self, target: u32, ranking: impl IntoIterator<Item = Node>) -> Option<u32> {
         let name = self.name(target);
-        ranking.iter().position(|&item| self.name(item) == name).map(|rank| rank as u32)
+        let hit = |leaf: Node| self.catalogue.trie.items(leaf).any(|item| self.name(item) == name);
+        ranking.into_iter().position(hit).map(|rank| rank as u32)
     }
 
     /// What identifies the prompt template, whatever fills it.

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
+use crate::core::panic::catch_device_panic;
 use crate::decode::search;
-use crate::device::{Concrete, Training};
+use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
 use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, causal_mask, save_llm_dir};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, causal_mask, open_weights, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
 use crate::train::{Step, TrainableModel};
 use crate::{Context, Error, Result};
@@ -176,7 +177,7 @@ impl SelfCheck {
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
     fn recommender(&self, precision: Precision, device: &DispatchDevice) -> Result<TrainableModel<Training>> {
-        let weights = Weights::open(self.dir.path(), &self.config)?;
+        let weights = open_weights(self.dir.path(), &self.config)?;
         let mut llm =
             Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -244,6 +245,29 @@ impl SelfCheck {
     }
 }
 
+/// Runs the self-check on `device`, and on the CPU to compare with.
+///
+/// # Errors
+/// A build without the CPU, a device that dies; a temporary directory that cannot be written.
+pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
+    let self_check = SelfCheck::new()?;
+    let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
+    let run = || catch_device_panic(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
+    // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
+    run().or_else(|_| run())
+}
+
+/// The error of a build that has no CPU to compare with.
+pub(crate) fn no_cpu() -> Error {
+    Error::failed("this build has no CPU backend to compare with; build with the feature cpu")
+}
+
+/// Compares a device's numbers with the CPU's. Tuned kernels of one size may round where those of
+/// another do not.
+pub(crate) fn compare(self_check: &SelfCheck, numbers: &Numbers, cpu: &Numbers, device: &DispatchDevice) -> Vec<Check> {
+    numbers.checks(cpu, self_check.products().into_iter().any(|[rows, width]| rounds_to_tf32(device, rows, width)))
+}
+
 fn example(prompt: Vec<u32>, item: u32) -> Example {
     Example { prompt, target: Target::Item(item), logit_bias: Vec::new() }
 }
@@ -261,7 +285,6 @@ fn host<const D: usize>(tensor: Tensor<Concrete, D>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::BackendName;
 
     #[test]
     fn the_cpu_passes_and_a_wrong_number_does_not() {

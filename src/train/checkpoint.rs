@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
-use crate::config::{LoraConfig, Precision};
+use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
 use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
@@ -75,6 +75,15 @@ pub enum Trained {
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
 impl Trained {
+    /// Returns what a run file's `[llm]` trains of the LLM.
+    pub fn of(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
+        match config.tune {
+            TuneKind::Full => Self::Weights(Box::new(tokenizer.clone())),
+            TuneKind::Lora => Self::Adapter(config.lora.clone(), config.path.clone()),
+            TuneKind::Frozen => Self::Encoder,
+        }
+    }
+
     /// Writes it to `dir`.
     pub fn save<B: Backend>(&self, dir: &Path, model: &ItemLanguageModel<B>) -> Result<()> {
         match self {

@@ -33,7 +33,7 @@ use itemlm::device::Training;
 use itemlm::kernels::MASKED;
 use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
 use itemlm::model::{
-    Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+    Decoder, DecoderConfig, ItemLanguageModel, Tune, load_adapter, open_weights, read_adapter_config, save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
@@ -157,7 +157,7 @@ fn llama_in<B: Backend<Device = DispatchDevice>>(
 ) -> Decoder<B> {
     let path = fixture(name).join("config.json");
     let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Decoder::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
+    Decoder::load(&config, open_weights(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {

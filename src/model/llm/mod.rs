@@ -6,5 +6,7 @@ pub mod flops;
 pub mod gguf;
 pub mod kv_cache;
 pub mod lora_linear;
+pub mod open;
 pub mod peft;
 pub mod quantized;
+pub mod save;
