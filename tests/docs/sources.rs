@@ -132,7 +132,8 @@ impl Sources {
             }
             _ => return None,
         };
-        let has_default = serde(attributes).iter().any(|(k, _)| k == "default");
+        // A struct made from another one fills its defaults in there.
+        let has_default = serde(attributes).iter().any(|(k, _)| matches!(k.as_str(), "default" | "from" | "try_from"));
         Some(Item { doc: self.doc(attributes), keys, has_default, name: name.into(), file })
     }
 
@@ -154,7 +155,10 @@ impl Sources {
         if let Some(&(file, index)) = self.types.get(&kind.name)
             && let syn::Item::Enum(item) = &self.files[file].items[index]
         {
-            let through_text = serde(&item.attrs).iter().any(|(k, _)| k == "try_from");
+            // What parses itself may spell its variants in any way, but a number.
+            let numbers = item.variants.iter().any(|v| !v.fields.is_empty());
+            let by_itself = !read_by_serde(&item.attrs) && !numbers;
+            let through_text = by_itself || serde(&item.attrs).iter().any(|(k, _)| k == "try_from");
             let style = style(&item.attrs);
             let mut each = Vec::new();
             for variant in item.variants.iter().filter(|_| !through_text) {
