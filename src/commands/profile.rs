@@ -86,7 +86,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let options = TrainOptions::dry(backend, interrupter);
     let material = RunInputs::open(config, None, &device)?;
     let started = PreparedRun::open(config, &options, material, None, std::slice::from_ref(&device))?;
-    let steps = crate::train::profile(started.recommender, started.run, WARM_UP, STEPS)?;
+    let steps = crate::train::profile(started.model, started.run, WARM_UP, STEPS)?;
     let peak = matmul_rate(&device, config.llm.precision.dtype())?;
 
     let measured = &steps[WARM_UP..];

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::config::{RunConfig, TuneKind};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
+use crate::loss::TokenLoss;
 use crate::run::dir;
 use crate::run::identity::{Identity, check_identity};
 use crate::run::inputs::RunInputs;
@@ -58,7 +59,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let devices = verified_devices(&options.backend)?;
     let checkpoint = if options.resume { Checkpoints::recovered(out)?.latest()? } else { None };
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
-    let started = if checkpoint.is_some() { Some(dir::read_identity::<Identity>(out)?) } else { None };
+    let started = options.resume.then(|| dir::read_identity::<Identity>(out)).transpose()?;
+    let started = started.map(|identity| match checkpoint {
+        Some(_) => identity,
+        None => Identity { entities: None, ..identity },
+    });
     let material = RunInputs::open(config, started.as_ref(), &devices[0])?;
     let identity = material.identity.clone();
     if options.resume {
@@ -67,7 +72,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);
-    let PreparedRun { recommender, run, precision, notice, shown, validation } =
+    let PreparedRun { model, run, precision, notice, shown, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
@@ -81,8 +86,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
             if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
         log(format_args!("{shared}{precision}; {shown}; {validation}"));
     }
-    let outcome =
-        catch_out_of_memory(&options.backend, || training(config, out), || crate::train::run(recommender, run))?;
+    let mut token_loss = run.token_loss;
+    let outcome = catch_out_of_memory(&options.backend, || training(config, out), || crate::train::run(model, run))?;
+    token_loss.restore(&outcome.progress.loss_state);
 
     if outcome.progress.epoch == config.train.epochs {
         publish(out, config.llm.tune)?;
@@ -93,11 +99,11 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         total_steps: outcome.total_steps,
         samples: outcome.progress.samples,
         seconds: outcome.progress.seconds,
-        samples_per_second: if outcome.seconds > 0.0 { outcome.samples as f64 / outcome.seconds } else { 0.0 },
+        samples_per_second: outcome.samples_per_second(),
         peak_memory_bytes: crate::core::system::peak_bytes(),
         loss: FirstLast { first: outcome.progress.first_loss, last: outcome.last_loss },
-        temperature: outcome.progress.temperature.value,
-        valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.ndcg_at_10),
+        temperature: token_loss.temperature(),
+        valid_ndcg_at_10: outcome.progress.best.and_then(|best| best.score.ndcg_at_10),
         validation,
         notice,
     })

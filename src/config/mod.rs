@@ -20,7 +20,7 @@ mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use data::DataConfig;
-pub use decode::{DecodeConfig, Scoring};
+pub use decode::{DecodeConfig, Scoring, SearchKind};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
@@ -128,15 +128,7 @@ impl RunConfig {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
             }
         }
-        let above_zero = [
-            ("train.max_grad_norm", self.train.max_grad_norm),
-            ("loss.temperature", if let Temperature::Fixed(t) = self.loss.temperature { t } else { 1.0 }),
-        ];
-        for (key, value) in above_zero {
-            if !value.is_finite() || value <= 0.0 {
-                return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
-            }
-        }
+        self.loss.validate()?;
         self.train.validate()?;
         self.llm.validate()?;
         if let Some(prior) = &self.prior {
@@ -177,7 +169,7 @@ impl RunConfig {
         }
         if self.loss.kind != LossKind::Lml {
             return refuse(
-                "data.text_tasks needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
+                "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and texts are free",
             );
         }
         if self.prior.is_some() {
@@ -259,7 +251,7 @@ mod tests {
     fn defaults_are_the_papers() {
         let config = RunConfig::parse(MINIMAL, &[], "run.toml").unwrap();
         assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
+        assert_eq!(config.loss, LossConfig::default());
         assert_eq!(config.llm.lora, LoraConfig::default());
         assert_eq!((config.train.micro_batch_size, config.train.micro_batch_tokens), (None, Some(2048)));
         let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
@@ -274,7 +266,7 @@ mod tests {
         let sets =
             ["loss.temperature=4.5", "llm.path=models/x", "train.epochs=1", "loss.kind=\"lml\""].map(String::from);
         let config = RunConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Lml, temperature: Temperature::Fixed(4.5) });
+        assert_eq!((config.loss.kind, config.loss.temperature), (LossKind::Lml, Temperature::Fixed(4.5)));
         assert_eq!((config.llm.path.as_str(), config.train.epochs), ("models/x", 1));
     }
 

@@ -17,8 +17,9 @@ use crate::core::progress::Progress;
 use crate::data::Split;
 use crate::device::Concrete;
 use crate::evaluate::summarise;
+use crate::model::ItemLanguageModel;
 use crate::text::PromptSet;
-use crate::train::{Samples, TrainableModel, Ui, Validate};
+use crate::train::{Samples, Ui, Validate};
 use crate::{Error, Result};
 
 /// What a run learns from, and what chooses its best epoch.
@@ -55,6 +56,12 @@ pub(crate) fn training_windows(
     if windows.is_empty() {
         return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
     }
+    if ranking.catalogue.trie.leaves() < 2 {
+        return Err(Error::failed(format!(
+            "{}: all items have the same title, so there is nothing to tell apart and nothing to train",
+            config.data.corpus
+        )));
+    }
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
     let valid_examples =
         valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
@@ -73,8 +80,7 @@ pub(crate) fn training_windows(
         let (decode, seed, show) =
             (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
         let (ranking, backend) = (ranking.clone(), options.backend.clone());
-        let validate = move |recommenders: &[TrainableModel<Concrete>]| {
-            let models: Vec<_> = recommenders.iter().map(|recommender| recommender.model.clone()).collect();
+        let validate = move |models: &[ItemLanguageModel<Concrete>]| {
             let beams = decode.beams;
             let then = || {
                 format!(
@@ -86,7 +92,7 @@ pub(crate) fn training_windows(
                 progress.set(done);
                 !interrupter.should_stop()
             };
-            let rank = || rank_windows(&models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
+            let rank = || rank_windows(models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
             let ranked = catch_out_of_memory(&backend, then, rank)?;
             Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };

@@ -19,12 +19,22 @@ pub struct Identity {
     /// SHA-256 of the prompt template, of all templates of the prompt sets, or of those of the text
     /// tasks.
     pub prompt: String,
+    /// Whether prompts begin with the BOS token; absent in runs from before itemlm put one first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<bool>,
     /// SHA-256 of the file of text tasks' rows, where the run learns such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
     /// Of the vectors and the encoder of items and users, where the prompt has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entities: Option<EntitiesIdentity>,
+}
+
+impl Identity {
+    /// Whether prompts begin with the BOS token.
+    pub fn puts_bos_first(&self) -> bool {
+        self.bos.unwrap_or(false)
+    }
 }
 
 /// # Errors
@@ -43,6 +53,9 @@ pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Resul
     let trained: Identity = read_identity(dir)?;
     if trained.corpus != found.corpus {
         return Err(differs(dir, "corpus", &config.data.corpus));
+    }
+    if trained.puts_bos_first() != found.puts_bos_first() {
+        return Err(differs(dir, "BOS token", "data.bos"));
     }
     if trained.rows != found.rows {
         return Err(differs(dir, "file of rows", config.data.text_tasks.as_deref().unwrap_or("its run file")));

@@ -14,7 +14,7 @@ use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
-use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm};
+use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm, open_llm_of_run};
 use crate::rankers::RankerSpec;
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
@@ -50,7 +50,13 @@ impl RunInputs {
         let corpus = Corpus::open(dir)?;
         let manifest = dir.join("corpus.toml");
         let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
-        let mut llm = open_llm(Path::new(&config.llm.path))?;
+        let path = Path::new(&config.llm.path);
+        // A run keeps the tokens that it was trained with.
+        let (mut llm, bos) = match started {
+            Some(identity) => (open_llm_of_run(path, &identity.llm)?, Some(identity.puts_bos_first())),
+            None => (open_llm(path)?, config.data.bos.choice()),
+        };
+        llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let prompt_sets = open_prompt_sets(&config.data)?;
         let prompt = match PromptSelection::default().one(&prompt_sets)? {
@@ -77,6 +83,7 @@ impl RunInputs {
             llm: llm.fingerprint,
             corpus: corpus_digest,
             prompt: sha256(templates.as_bytes()),
+            bos: Some(!llm.tokenizer.prefix().is_empty()),
             rows: text_tasks.as_ref().map(|tasks| tasks.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
         };

@@ -10,8 +10,8 @@ use crate::config::{MicroBatch, RunConfig, Scoring};
 use crate::core::system;
 use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
-use crate::loss::Loss;
-use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize, Tune};
+use crate::loss::{Loss, LossContext, TokenLoss};
+use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
 
@@ -53,7 +53,7 @@ pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
     llama: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
-    encoder: Option<&'a EncoderConfig>,
+    encoder: Option<&'a ItemEncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
@@ -122,7 +122,8 @@ impl<'a> RunMemory<'a> {
         Ok(Self {
             sizes,
             steps: first_steps(data, samples)?,
-            candidates: Loss::of(&config.loss).0.candidates(),
+            candidates: Loss::new(&config.loss, &LossContext::new(&ranking.catalogue, config.decode.beams))
+                .candidates(),
             catalogue: &ranking.catalogue,
             entities: ranking.entities,
             ranking: ranks.then(|| ranking_bytes(config, &sizes, &ranking.catalogue, &data.valid)),

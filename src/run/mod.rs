@@ -1,6 +1,7 @@
 //! Runs: the run directory, what a run file names, opened, and the run as it trains and ranks.
 
 pub(crate) mod align_data;
+pub(crate) mod align_task;
 pub(crate) mod dataset;
 pub(crate) mod dir;
 pub(crate) mod entities;

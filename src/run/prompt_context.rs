@@ -100,19 +100,20 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// The tokens of a prompt, of any length: each text between vectors is tokenised as one.
+    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first, then
+    /// each text between vectors tokenised as one.
     ///
     /// # Errors
     /// An empty prompt.
     pub fn render(&self, prompt: &Prompt, filling: &PromptValues) -> Result<Vec<u32>> {
-        let mut tokens = Vec::new();
+        let mut tokens = self.tokenizer.prefix().to_vec();
         for segment in prompt.render(filling) {
             match segment {
                 PromptSegment::Text(text) => tokens.extend(self.tokenizer.encode(&text)?),
                 PromptSegment::Vectors(vectors) => tokens.extend(vectors),
             }
         }
-        if tokens.is_empty() {
+        if tokens.len() == self.tokenizer.prefix().len() {
             return Err(Error::usage("the prompt template gives no token at all"));
         }
         Ok(tokens)
@@ -125,7 +126,7 @@ impl PromptContext {
             PromptSegment::Text(text) => text.len() + 1,
             PromptSegment::Vectors(vectors) => vectors.len(),
         };
-        prompt.render(filling).into_iter().map(bytes).sum()
+        self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
     /// What stands in a window's prompt.

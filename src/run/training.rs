@@ -16,10 +16,9 @@ use super::precision::check_precision;
 use crate::config::{RunConfig, TuneKind};
 use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
-use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Decoder, QuantizedSize, Tune, load_adapter, read_adapter_config};
-use crate::text::ROOT;
-use crate::train::{Checkpoints, Progress, Run, TrainableModel, Trained, Ui, adamw};
+use crate::loss::{Ats, Loss, LossContext};
+use crate::model::{Decoder, ItemLanguageModel, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::train::{Checkpoints, Progress, Run, Trained, Ui, ValidationScore, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -57,7 +56,7 @@ pub struct FirstLast {
 /// A run that can begin, or go on.
 pub(crate) struct PreparedRun {
     /// The model, at the state to go on from.
-    pub recommender: TrainableModel<Training>,
+    pub model: ItemLanguageModel<Training>,
     /// All else that training needs.
     pub run: Run<Training>,
     /// What the LLM computes in, in words.
@@ -78,7 +77,7 @@ impl PreparedRun {
         config: &RunConfig,
         options: &TrainOptions,
         material: RunInputs,
-        checkpoint: Option<(PathBuf, Progress)>,
+        checkpoint: Option<(PathBuf, Progress<ValidationScore>)>,
         devices: &[DispatchDevice],
     ) -> Result<Self> {
         let device = &devices[0];
@@ -133,18 +132,12 @@ impl PreparedRun {
             model = model.with_prefix_cache(&data.beginning);
         }
 
-        let (loss, fixed_temperature) = Loss::of(&config.loss);
-        let root_children = ranking.catalogue.trie.valid_tokens(ROOT).len();
-        let notice = (loss == Loss::MslAts && !AdaptiveTemperature::adapts(root_children)).then(|| {
-        let start = AdaptiveTemperature::default().value;
-        format!(
-            "the adaptive temperature stays at {start}: with this tokenizer the root of the titles' trie has {root_children} \
-             children, and ATS has an answer only above 4; set loss.temperature to a number to choose another"
-        )
-    });
+        let context = LossContext::new(&ranking.catalogue, config.decode.beams);
+        let token_loss = Loss::new(&config.loss, &context);
         let run = Run {
             other_devices: devices[1..].to_vec(),
             optimizer,
+            token_loss,
             progress,
             config: config.train.clone(),
             seed: config.seed,
@@ -158,9 +151,22 @@ impl PreparedRun {
             max_steps: options.max_steps,
             interrupter: options.interrupter.clone(),
         };
-        let recommender = TrainableModel { model, loss, fixed_temperature, root_children };
-        Ok(PreparedRun { recommender, run, precision, notice, shown: data.shown, validation: data.validation })
+        let notice = notice(&token_loss, &context);
+        Ok(PreparedRun { model, run, precision, notice, shown: data.shown, validation: data.validation })
     }
+}
+
+/// What `[loss]` asks for and this catalogue does not give.
+fn notice(token_loss: &Loss, context: &LossContext) -> Option<String> {
+    let stays = matches!(token_loss, Loss::Ats(_)) && !Ats::adapts(context.root_children);
+    stays.then(|| {
+        format!(
+            "the adaptive temperature stays at {}: with this tokenizer the root of the titles' trie has {} children, and \
+             ATS has an answer only above 4; set loss.temperature to a number to choose another",
+            Ats::START,
+            context.root_children
+        )
+    })
 }
 
 fn start_from(

@@ -99,6 +99,11 @@ impl Weights {
         Ok(())
     }
 
+    /// Returns the names of the tensors that were not taken yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     pub(crate) fn file_of(&self, name: &str) -> Option<usize> {
         self.tensors.get(name).map(|tensor| tensor.file)
     }

@@ -8,5 +8,6 @@ pub mod kv_cache;
 pub mod lora_linear;
 pub mod open;
 pub mod peft;
+mod peft_targets;
 pub mod quantized;
 pub mod save;
