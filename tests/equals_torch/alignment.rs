@@ -4,7 +4,7 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::Optimizer;
 use itemlm::batch::TextBatch;
 use itemlm::loss::Negatives;
-use itemlm::model::{Aligner, Bert, BertConfig, Mask, QFormer, QFormerConfig, load_module, save_module};
+use itemlm::model::{Aligner, Bert, BertConfig, QFormer, QFormerConfig, QFormerMask, load_module, save_module};
 use itemlm::text::BertTokenizer;
 use itemlm::train::{CosineSchedule, ItemTextWeights, WeightDecay, WeightedLoss, item_text_losses, pair_loss};
 
