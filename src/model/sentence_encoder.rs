@@ -12,9 +12,9 @@ use burn::prelude::*;
 use burn::tensor::activation::{relu, tanh};
 use serde_json::{Map, Value};
 
+use super::{Bert, BertConfig, Linear, Pooling, unit_length};
 use crate::batch::TextBatch;
 use crate::core::log::log;
-use crate::model::{Bert, BertConfig, Linear, Pooling, unit_length};
 use crate::tensor::to_vec;
 use crate::text::BertTokenizer;
 use crate::{Context, Error, Result};
@@ -32,6 +32,7 @@ pub struct SentenceEncoder<B: Backend> {
     tokenizer: BertTokenizer,
     settings: Settings,
     dense: Vec<Dense<B>>,
+    dim: usize,
 }
 
 /// What the directory's files say about texts and their vectors.
@@ -93,7 +94,7 @@ impl<B: Backend> SentenceEncoder<B> {
             dense.push(layer);
         }
         let bert = Bert::load(dir, &config, device)?;
-        Ok(Self { bert, tokenizer, settings: Settings { longest: Some(longest), ..settings }, dense })
+        Ok(Self { bert, tokenizer, settings: Settings { longest: Some(longest), ..settings }, dense, dim: width })
     }
 
     /// Computes the cosine of each pair of texts. A long text is cut to as many tokens as the
@@ -110,6 +111,26 @@ impl<B: Backend> SentenceEncoder<B> {
             cosines.extend(products.into_iter().map(f64::from));
         }
         Ok(cosines)
+    }
+
+    /// Returns the length of a sentence's vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Encodes texts as vectors of length 1. A long text is cut to as many tokens as the encoder reads.
+    ///
+    /// # Shapes
+    /// Returns `[texts, dim]`, row after row.
+    ///
+    /// # Errors
+    /// The tokenizer refuses a text; a device that failed.
+    pub fn encode(&self, texts: &[&str]) -> Result<Vec<f32>> {
+        let mut vectors = Vec::with_capacity(texts.len() * self.dim);
+        for texts in texts.chunks(BATCH) {
+            vectors.extend(to_vec(self.vectors(texts.iter().copied())?, "sentence vectors")?);
+        }
+        Ok(vectors)
     }
 
     /// Encodes texts as vectors of length 1.
