@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::AdamW;
-use crate::config::{LoraConfig, Precision};
+use crate::config::LoraConfig;
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::AdaptiveTemperature;
 use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
@@ -117,7 +117,7 @@ impl Trained {
                     true => crate::model::Tune::Full,
                     false => crate::model::Tune::Frozen,
                 };
-                let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
+                let precision = llm.precision();
                 // Before the one that takes its place is read.
                 drop(llm);
                 Decoder::load(&opened.config, opened.weights, tune, precision, device)

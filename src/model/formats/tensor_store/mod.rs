@@ -127,6 +127,8 @@ pub(crate) struct Stored {
     pub(crate) encoding: Encoding,
     /// Rows of this many heads are in llama.cpp's order for interleaved RoPE.
     pub(crate) interleaved_heads: Option<usize>,
+    /// Added to its numbers: -1 for norms that a file keeps with the 1 that the model adds.
+    pub(crate) offset: f32,
 }
 
 /// A model's tensors by their Hugging Face names, memory-mapped and read one at a time.
@@ -204,6 +206,9 @@ impl Weights {
         let mut decoded = tensor.encoding.decode(bytes, values).context(place)?;
         if let Some(heads) = tensor.interleaved_heads {
             decoded = half_rotation_rows(&decoded, shape, heads);
+        }
+        if tensor.offset != 0.0 {
+            decoded.iter_mut().for_each(|value| *value += tensor.offset);
         }
         self.tensors.remove(name);
         Ok(decoded)
