@@ -13,6 +13,7 @@ use crate::model::formats::gguf::Header;
 /// Name of the tensor with the stretch of each of RoPE's wavelengths.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
+#[allow(dead_code)]
 /// Keys of an architecture that this reads, without the architecture's name.
 pub(super) const KEYS: [&str; 30] = [
     "embedding_length",
