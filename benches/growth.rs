@@ -18,8 +18,8 @@ use itemlm::config::{DecodeConfig, Precision, Scoring};
 use itemlm::decode::search;
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, ScoreScaling, attention};
-use itemlm::loss::linear_cross_entropy;
-use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, save_llm_dir};
+use itemlm::loss::{Msl, linear_token_loss};
+use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, open_weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -88,7 +88,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
-    let weights = Weights::open(dir.path(), &config).unwrap();
+    let weights = open_weights(dir.path(), &config).unwrap();
     Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn loss(c: &mut Criterion) {
         let example = |item| Example { prompt: vec![1, 2, 3], target: Target::Item(item), logit_bias: vec![] };
         let examples: Vec<Example> = items.map(example).collect();
         let batch = Batch::new(&examples, catalogue, Candidates::Children);
-        let index = batch.rows.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
+        let index = batch.candidate_ids.iter().flatten().map(|&row| row as i32).collect::<Vec<_>>();
         let rows = Tensor::<Training, 1, Int>::from_data(TensorData::new(index.clone(), [index.len()]), &device);
         let head = llm.head().select(0, rows);
         let shape = [batch.predictions.len(), llm.config().hidden_size];
@@ -147,7 +147,9 @@ fn loss(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                linear_cross_entropy(hidden.clone(), head.clone(), false, &batch, 1.0).backward()
+                linear_token_loss(hidden.clone(), head.clone(), false, &batch, &Msl { temperature: 1.0 })
+                    .loss
+                    .backward()
             })
         });
     };

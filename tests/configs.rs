@@ -26,11 +26,11 @@ fn shipped_run_files() {
             assert!(config.loss.item_text_contrastive > 0.0, "{place}");
         } else {
             let config = RunConfig::open(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-            for task in &config.data.tasks {
-                let set = PromptSet::open(task).unwrap_or_else(|e| panic!("{place}: {e}"));
+            for name in &config.data.prompt_sets {
+                let set = PromptSet::open(name).unwrap_or_else(|e| panic!("{place}: {e}"));
                 assert!(config.data.prompts_per_window.is_some_and(|count| count <= set.seen.len()), "{place}");
             }
-            if config.data.tasks.is_empty() && config.data.rows.is_none() {
+            if config.data.prompt_sets.is_empty() && config.data.text_tasks.is_none() {
                 let prompt = config.data.prompt.unwrap_or_else(|| panic!("{place}: no data.prompt"));
                 Prompt::open(&prompt).unwrap_or_else(|e| panic!("{place}: {e}"));
             }

@@ -1,81 +1,57 @@
-//! From windows to what one forward pass and its loss need, as plain arrays.
+//! From examples to the arrays that one forward pass and its loss need.
 //!
-//! Only positions that carry loss are predicted, and only the vocabulary rows that one of them
-//! needs are scored. Under MSL a target token with a single valid child has P_valid = 1: it adds
-//! nothing to the loss, so it is not predicted, and tokens after a target's last branching are not
-//! run at all.
+//! Examples ([`Example`]) become token trees ([`TokenTreeBatch`]), which share what sequences have
+//! in common; an optimiser step's examples are cut into micro-batches ([`crate::config::MicroBatch`]).
+//!
+//! Only positions that carry loss are predicted, and logits are computed only for the token ids
+//! that one of them needs. Under MSL a target token with a single valid child has P_valid = 1: it
+//! adds nothing to the loss, so it is not predicted, and tokens after a target's last branching are
+//! not run.
 
-mod micro;
-mod text;
+mod example;
+mod micro_batch;
+mod text_batch;
 mod token_tree;
 
-pub use text::TextBatch;
-pub use token_tree::{TokenTreeBatch, shared_beginning};
+pub use example::{Candidates, Example, Target};
+pub use text_batch::TextBatch;
+pub use token_tree::{TokenTreeBatch, common_prefix_len};
 
 use crate::text::{Catalogue, ROOT};
-
-/// A prompt and what to predict after it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    /// The prompt's tokens, at least one; [`crate::text::EntityTokens`] among them.
-    pub prompt: Vec<u32>,
-    /// What comes after it.
-    pub target: Target,
-    /// What a collaborative prior adds to the logits: [`crate::decode::PrefixMass::logit_bias_to`]
-    /// the item; empty without a prior in the loss.
-    pub logit_bias: Vec<f32>,
-}
-
-/// What an LLM is to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// An item of the catalogue.
-    Item(u32),
-    /// Any text, its EOS included; [`Candidates::Vocabulary`] alone can learn it.
-    Text(Vec<u32>),
-}
-
-/// Which tokens compete in the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Candidates {
-    /// The whole vocabulary, at every target token (LML).
-    Vocabulary,
-    /// The trie's children, at target tokens with more than one (MSL).
-    Children,
-}
+use example::{ExampleSequence, PredictedToken};
 
 /// One token to predict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// Where its logits come from: a node, as an index into [`TokenTreeBatch::tokens`].
-    pub at: usize,
-    /// The token's place in [`Batch::rows`].
+    /// Index into [`TokenTreeBatch::tokens`] of the token whose hidden state gives the logits.
+    pub hidden_index: usize,
+    /// Index of the right token in [`Batch::candidate_ids`].
     pub label: usize,
-    /// The places in [`Batch::rows`] of the tokens that compete; empty when every row does.
+    /// Indices in [`Batch::candidate_ids`] of the tokens that compete; empty when all do.
     pub valid: Vec<usize>,
     /// What is added to the logits of `valid`, in their order; empty for nothing.
     pub logit_bias: Vec<f32>,
-    /// Whether it has as many children as the root: the released test for a position that counts
-    /// for the adaptive temperature (A2: a test on the count, not on the depth).
-    pub root: bool,
+    /// Whether the node before has as many children as the root. By this count, and not by depth,
+    /// MSL's released code tells the positions that count for the adaptive temperature.
+    pub is_root_position: bool,
 }
 
 /// Prompts and targets of some examples, as token trees.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// What is run.
-    pub forest: TokenTreeBatch,
+    /// The tokens that are run.
+    pub token_trees: TokenTreeBatch,
     /// The positions that carry loss.
     pub predictions: Vec<Prediction>,
-    /// Ascending vocabulary ids that are scored; `None` is the whole vocabulary.
-    pub rows: Option<Vec<u32>>,
+    /// Ascending ids of the tokens whose logits are computed; `None` is the whole vocabulary.
+    pub candidate_ids: Option<Vec<u32>>,
     /// All target tokens, EOS included, predicted or not: the denominator of LML and of MSL at a
     /// fixed temperature.
     pub target_tokens: usize,
     /// Target tokens with more than one valid child: the denominator of MSL with ATS.
     pub branching_tokens: usize,
-    /// Tokens that the same examples would be side by side and whole, as a plain batch runs them;
-    /// padding not counted.
+    /// Tokens of the same examples side by side and whole, as a plain batch runs them; padding not
+    /// counted.
     pub plain_tokens: usize,
 }
 
@@ -83,113 +59,67 @@ impl Batch {
     /// Lays out `examples`.
     ///
     /// # Panics
-    /// On an empty prompt, an item outside the catalogue, gains for another item, or a text among
-    /// [`Candidates::Children`]: all are made by the program, never read.
+    /// On an empty prompt, an item outside the catalogue, a logit bias for another item, or a text
+    /// with [`Candidates::Children`]: all are made by the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
-        Self::below(
-            shared_beginning(examples.iter().map(|example| example.prompt.as_slice())),
-            examples,
-            catalogue,
-            candidates,
-        )
+        let shared = common_prefix_len(examples.iter().map(|example| example.prompt.as_slice()));
+        Self::after_prefix(shared, examples, catalogue, candidates)
     }
 
-    /// As [`Batch::new`], below the first `shared` tokens, which all prompts begin with.
-    fn below(shared: usize, examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
+    /// Lays out `examples`, whose prompts all begin with the same `shared` tokens.
+    fn after_prefix(shared: usize, examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
-        let mut paths: Vec<Path> = examples.iter().map(|example| Path::of(example, catalogue, candidates)).collect();
-        let sum = |count: fn(&Path) -> usize| -> usize { paths.iter().map(count).sum() };
-        let (target_tokens, branching_tokens) = (sum(|path| path.target_tokens), sum(|path| path.branching_tokens));
+        let mut sequences: Vec<ExampleSequence> =
+            examples.iter().map(|example| ExampleSequence::new(example, catalogue, candidates)).collect();
+        let sum = |count: fn(&ExampleSequence) -> usize| -> usize { sequences.iter().map(count).sum() };
+        let target_tokens = sum(|sequence| sequence.target_tokens);
+        let branching_tokens = sum(|sequence| sequence.branching_tokens);
         let plain_tokens = examples.iter().map(|example| example.prompt.len()).sum::<usize>() + target_tokens;
-        let sequences: Vec<Vec<u32>> = paths.iter_mut().map(|path| std::mem::take(&mut path.tokens)).collect();
-        // Row, place in the row, token and node before it, of each prediction.
-        let of_row = |(row, path): (usize, &Path)| {
-            path.predicted.iter().map(move |&(at, token, node)| (row, at, token, node)).collect::<Vec<_>>()
+        let tokens: Vec<Vec<u32>> = sequences.iter_mut().map(|s| std::mem::take(&mut s.tokens)).collect();
+        let of_example = |(n, sequence): (usize, &ExampleSequence)| {
+            sequence.predicted.iter().map(move |&predicted| (n, predicted)).collect::<Vec<_>>()
         };
-        let found: Vec<(usize, usize, u32, u32)> = paths.iter().enumerate().flat_map(of_row).collect();
+        let predicted: Vec<(usize, PredictedToken)> = sequences.iter().enumerate().flat_map(of_example).collect();
 
-        let rows = (candidates == Candidates::Children).then(|| {
-            let mut rows: Vec<u32> =
-                found.iter().flat_map(|&(_, _, _, node)| trie.valid_tokens(node)).copied().collect();
-            rows.sort_unstable();
-            rows.dedup();
-            rows
+        let candidate_ids = (candidates == Candidates::Children).then(|| {
+            let valid = predicted.iter().flat_map(|(_, predicted)| trie.valid_tokens(predicted.node));
+            let mut ids: Vec<u32> = valid.copied().collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
         });
-        let place = |token: u32| match &rows {
-            Some(rows) => rows.binary_search(&token).expect("rows hold every valid token"),
+        let index_of = |token: u32| match &candidate_ids {
+            Some(ids) => ids.binary_search(&token).expect("the candidates hold every valid token"),
             None => token as usize,
         };
-        let (forest, places) = TokenTreeBatch::new(&sequences, shared);
+        let (token_trees, nodes) = TokenTreeBatch::new(&tokens, shared);
         let mut logit_bias: Vec<&[f32]> = examples.iter().map(|example| example.logit_bias.as_slice()).collect();
-        let mut next_gains = |row: usize, node| match logit_bias[row] {
+        let mut next_logit_bias = |example: usize, node| match logit_bias[example] {
             [] => Vec::new(),
             left => {
                 let (now, later) = left.split_at(trie.valid_tokens(node).len());
-                logit_bias[row] = later;
+                logit_bias[example] = later;
                 now.to_vec()
             }
         };
-        let predictions = found
+        let predictions = predicted
             .into_iter()
-            .map(|(row, at, token, node)| Prediction {
-                at: places[row][at - shared],
-                label: place(token),
+            .map(|(example, PredictedToken { before, token, node })| Prediction {
+                hidden_index: nodes[example][before - shared],
+                label: index_of(token),
                 valid: match candidates {
                     Candidates::Vocabulary => Vec::new(),
-                    Candidates::Children => trie.valid_tokens(node).iter().map(|&t| place(t)).collect(),
+                    Candidates::Children => trie.valid_tokens(node).iter().map(|&t| index_of(t)).collect(),
                 },
                 logit_bias: match candidates {
                     Candidates::Vocabulary => Vec::new(),
-                    Candidates::Children => next_gains(row, node),
+                    Candidates::Children => next_logit_bias(example, node),
                 },
-                root: trie.valid_tokens(node).len() == root_children,
+                is_root_position: trie.valid_tokens(node).len() == root_children,
             })
             .collect();
-        Self { forest, predictions, rows, target_tokens, branching_tokens, plain_tokens }
-    }
-}
-
-/// An example as one sequence.
-struct Path {
-    /// What of it is run: the token before the last predicted one is the last.
-    tokens: Vec<u32>,
-    /// Of each prediction: the place of the token before it, the token, and the trie's node before
-    /// it.
-    predicted: Vec<(usize, u32, u32)>,
-    target_tokens: usize,
-    branching_tokens: usize,
-}
-
-impl Path {
-    fn of(example: &Example, catalogue: &Catalogue, candidates: Candidates) -> Self {
-        assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
-        let before = example.prompt.len() - 1;
-        let run = |target: &[u32], last: usize| [example.prompt.as_slice(), &target[..last]].concat();
-        let item = match &example.target {
-            Target::Item(item) => *item,
-            Target::Text(text) => {
-                assert!(candidates == Candidates::Vocabulary, "a text has no place in the trie");
-                return Self {
-                    tokens: run(text, text.len().saturating_sub(1)),
-                    predicted: text.iter().enumerate().map(|(t, &token)| (before + t, token, ROOT)).collect(),
-                    target_tokens: text.len(),
-                    branching_tokens: 0,
-                };
-            }
-        };
-        let (trie, target) = (&catalogue.trie, &catalogue.targets[item as usize]);
-        let (mut predicted, mut branching_tokens, mut node) = (Vec::new(), 0, ROOT);
-        for (t, &token) in target.iter().enumerate() {
-            let branches = trie.valid_tokens(node).len() > 1;
-            branching_tokens += usize::from(branches);
-            if branches || candidates == Candidates::Vocabulary {
-                predicted.push((before + t, token, node));
-            }
-            node = trie.child(node, token).expect("the trie holds every target");
-        }
-        let last = predicted.last().map_or(0, |(at, _, _)| at - before);
-        Self { tokens: run(target, last), predicted, target_tokens: target.len(), branching_tokens }
+        Self { token_trees, predictions, candidate_ids, target_tokens, branching_tokens, plain_tokens }
     }
 }
 
@@ -216,19 +146,31 @@ mod tests {
     #[test]
     fn children_stop_at_the_last_branching() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
-        // Row 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; row 1 predicts 5 and
+        // Tree 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; tree 1 predicts 5 and
         // stops there.
-        assert_eq!(batch.forest.rows(), 2);
-        assert_eq!(batch.forest.tokens, [7, 8, 1, 3]);
-        assert_eq!(batch.rows.as_deref(), Some(&[1, 2, 4, 5][..]));
+        assert_eq!(batch.token_trees.tree_count(), 2);
+        assert_eq!(batch.token_trees.tokens, [7, 8, 1, 3]);
+        assert_eq!(batch.candidate_ids.as_deref(), Some(&[1, 2, 4, 5][..]));
         let expected = [
-            Prediction { at: 1, label: 0, valid: vec![0, 3], logit_bias: vec![-1.0, -2.0], root: true },
-            Prediction { at: 2, label: 1, valid: vec![1, 2], logit_bias: vec![-3.0, -4.0], root: true },
-            Prediction { at: 3, label: 3, valid: vec![0, 3], logit_bias: vec![], root: true },
+            Prediction {
+                hidden_index: 1,
+                label: 0,
+                valid: vec![0, 3],
+                logit_bias: vec![-1.0, -2.0],
+                is_root_position: true,
+            },
+            Prediction {
+                hidden_index: 2,
+                label: 1,
+                valid: vec![1, 2],
+                logit_bias: vec![-3.0, -4.0],
+                is_root_position: true,
+            },
+            Prediction { hidden_index: 3, label: 3, valid: vec![0, 3], logit_bias: vec![], is_root_position: true },
         ];
         assert_eq!(batch.predictions, expected);
         assert_eq!(
-            (batch.target_tokens, batch.branching_tokens, batch.forest.run_tokens(), batch.plain_tokens),
+            (batch.target_tokens, batch.branching_tokens, batch.token_trees.run_tokens(), batch.plain_tokens),
             (7, 3, 4, 10)
         );
     }
@@ -236,9 +178,9 @@ mod tests {
     #[test]
     fn vocabulary_predicts_every_target_token() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Vocabulary);
-        assert_eq!(batch.forest.tokens, [7, 8, 1, 2, 3, 3, 5, 6]);
+        assert_eq!(batch.token_trees.tokens, [7, 8, 1, 2, 3, 3, 5, 6]);
         assert_eq!(batch.predictions.len(), batch.target_tokens);
-        assert!(batch.rows.is_none());
+        assert!(batch.candidate_ids.is_none());
         let labels: Vec<usize> = batch.predictions.iter().map(|p| p.label).collect();
         assert_eq!(labels, [1, 2, 3, 9, 5, 6, 9]);
     }

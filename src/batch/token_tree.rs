@@ -1,11 +1,11 @@
-//! A batch as a forest of token trees.
+//! Sequences of tokens as trees that run what several sequences have in common once.
 //!
 //! A node is a token with a parent; it attends to its ancestors and to itself, and its position is
-//! its depth. Sequences that begin alike, as tokens, share those nodes, so that what each of them
+//! its depth. Sequences that begin with the same tokens share those nodes, so what each of them
 //! computes is what it would compute alone:
 //!
 //! ```text
-//!   shared by all rows, run once        a row: one tree, one or more sequences
+//!   shared prefix, run once             one tree, of one or more sequences
 //!   ┌───────────────────────────┐      ┌─ "A" ─┬─ end ─ target B
 //!   │ instruction ─ … ─ before: │ ─────┤       └─ , "B" ─┬─ end ─ target C
 //!   └───────────────────────────┘      │                 └─ , "C" ─ end ─ target D
@@ -13,37 +13,38 @@
 //!                                      └─ …
 //! ```
 //!
-//! Trees stand one after the other.
+//! The trees stand one after the other in one array.
 
 use std::collections::HashMap;
 
-/// Token trees below one shared chain.
+/// Token trees that continue one shared prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenTreeBatch {
-    /// What every sequence begins with: positions 0, 1, …
-    pub shared: Vec<u32>,
-    /// Tree after tree its tokens, a parent before its children.
+    /// The tokens that every sequence begins with, at positions 0, 1, …
+    pub shared_prefix: Vec<u32>,
+    /// `[nodes]`: the trees' tokens, tree after tree, a parent before its children.
     pub tokens: Vec<u32>,
-    /// Each token's depth below the whole tree's root, the shared chain counted.
+    /// `[nodes]`: each token's position in its sequence; the first one after the shared prefix has
+    /// the prefix's length.
     pub positions: Vec<u32>,
-    /// Each tree's nodes' parents among the tree's nodes; `None` below the shared chain.
+    /// `[trees][nodes of the tree]`: the parent's index in the tree; `None` for a token right after
+    /// the shared prefix.
     pub parents: Vec<Vec<Option<usize>>>,
 }
 
-/// A sequence joins the tree before it if at least this part of it is there already: else its own
-/// row wastes less.
-const JOINS: f64 = 0.3;
+/// A sequence joins the last tree if at least this part of its tokens is there already; else a tree
+/// of its own wastes less attention.
+const MIN_SHARED_TO_JOIN: f64 = 0.3;
 
 impl TokenTreeBatch {
-    /// Merges `sequences`, of which the first `shared` tokens are the same in all. Also returns,
-    /// for each sequence, the nodes (as indices into [`TokenTreeBatch::tokens`]) of its tokens
-    /// after those.
+    /// Merges `sequences`, which all begin with the same `shared` tokens. Also returns, for each
+    /// sequence, the nodes (indices into [`TokenTreeBatch::tokens`]) of its tokens after those.
     pub fn new(sequences: &[Vec<u32>], shared: usize) -> (Self, Vec<Vec<usize>>) {
-        let mut trees = Trees::default();
-        let places: Vec<(usize, Vec<usize>)> =
-            sequences.iter().map(|sequence| trees.add(&sequence[shared..])).collect();
-        let Trees { trees, nodes } = trees;
-        let (mut tokens, mut positions) = (Vec::with_capacity(nodes), Vec::with_capacity(nodes));
+        let mut builder = TreeBuilder::default();
+        let inserted: Vec<(usize, Vec<usize>)> =
+            sequences.iter().map(|sequence| builder.insert(&sequence[shared..])).collect();
+        let TreeBuilder { trees, node_count } = builder;
+        let (mut tokens, mut positions) = (Vec::with_capacity(node_count), Vec::with_capacity(node_count));
         let mut starts = Vec::with_capacity(trees.len());
         for tree in &trees {
             let start = tokens.len();
@@ -53,47 +54,49 @@ impl TokenTreeBatch {
             }
             starts.push(start);
         }
-        let of_tree = |(tree, nodes): (usize, Vec<usize>)| nodes.into_iter().map(|node| starts[tree] + node).collect();
-        let places = places.into_iter().map(of_tree).collect();
-        let shared = sequences.first().map_or(&[][..], |sequence| &sequence[..shared]).to_vec();
-        (Self { shared, tokens, positions, parents: trees.into_iter().map(|tree| tree.parents).collect() }, places)
+        let in_batch = |(tree, nodes): (usize, Vec<usize>)| nodes.into_iter().map(|node| starts[tree] + node).collect();
+        let nodes = inserted.into_iter().map(in_batch).collect();
+        let shared_prefix = sequences.first().map_or(&[][..], |sequence| &sequence[..shared]).to_vec();
+        let parents = trees.into_iter().map(|tree| tree.parents).collect();
+        (Self { shared_prefix, tokens, positions, parents }, nodes)
     }
 
-    /// Trees.
-    pub fn rows(&self) -> usize {
+    /// The number of trees.
+    pub fn tree_count(&self) -> usize {
         self.parents.len()
     }
 
-    /// Tokens that are run.
+    /// The number of tokens that are run, the shared prefix included.
     pub fn run_tokens(&self) -> usize {
-        self.shared.len() + self.tokens.len()
+        self.shared_prefix.len() + self.tokens.len()
     }
 }
 
-/// Trees in the making.
+/// Builds token trees from sequences that are inserted one after the other.
 #[derive(Default)]
-pub(super) struct Trees {
+pub(super) struct TreeBuilder {
     trees: Vec<Tree>,
-    /// Of all of them.
-    pub nodes: usize,
+    /// Nodes of all trees together.
+    pub node_count: usize,
 }
 
-impl Trees {
-    /// The sequence's tree and its nodes there.
-    pub(super) fn add(&mut self, sequence: &[u32]) -> (usize, Vec<usize>) {
-        let joins = |tree: &Tree| tree.common(sequence) as f64 >= JOINS * sequence.len() as f64;
+impl TreeBuilder {
+    /// Inserts `sequence`, into the last tree if it shares enough of it. Returns the tree's index
+    /// and the sequence's nodes in that tree.
+    pub(super) fn insert(&mut self, sequence: &[u32]) -> (usize, Vec<usize>) {
+        let joins = |tree: &Tree| tree.shared_len(sequence) as f64 >= MIN_SHARED_TO_JOIN * sequence.len() as f64;
         let mut tree = self.trees.pop_if(|tree| joins(tree)).unwrap_or_default();
         let before = tree.tokens.len();
         let nodes = tree.insert(sequence);
-        self.nodes += tree.tokens.len() - before;
+        self.node_count += tree.tokens.len() - before;
         self.trees.push(tree);
         (self.trees.len() - 1, nodes)
     }
 }
 
-/// The beginning that all of `prompts` share, the last token of each excepted: it has something to
-/// predict.
-pub fn shared_beginning<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> usize {
+/// Returns how many tokens all of `prompts` begin with. The last token of each prompt is never
+/// counted: its hidden state predicts something.
+pub fn common_prefix_len<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> usize {
     let Some(first) = prompts.next() else { return 0 };
     let most = first.len().saturating_sub(1);
     prompts.fold(most, |most, prompt| {
@@ -102,6 +105,7 @@ pub fn shared_beginning<'a>(mut prompts: impl Iterator<Item = &'a [u32]>) -> usi
     })
 }
 
+/// One tree under construction.
 #[derive(Default)]
 struct Tree {
     tokens: Vec<u32>,
@@ -110,31 +114,31 @@ struct Tree {
 }
 
 impl Tree {
-    /// How many of the first tokens are there already.
-    fn common(&self, sequence: &[u32]) -> usize {
-        let mut at = None;
-        let there = |token: &&u32| match self.children.get(&(at, **token)) {
-            Some(&node) => {
-                at = Some(node);
+    /// Returns how many of the sequence's first tokens the tree has already.
+    fn shared_len(&self, sequence: &[u32]) -> usize {
+        let mut node = None;
+        let is_in_tree = |token: &&u32| match self.children.get(&(node, **token)) {
+            Some(&child) => {
+                node = Some(child);
                 true
             }
             None => false,
         };
-        sequence.iter().take_while(there).count()
+        sequence.iter().take_while(is_in_tree).count()
     }
 
-    /// The sequence's nodes.
+    /// Adds the tokens that are missing; returns the sequence's nodes.
     fn insert(&mut self, sequence: &[u32]) -> Vec<usize> {
-        let mut at = None;
+        let mut parent = None;
         let mut nodes = Vec::with_capacity(sequence.len());
         for &token in sequence {
             let next = self.tokens.len();
-            let node = *self.children.entry((at, token)).or_insert(next);
+            let node = *self.children.entry((parent, token)).or_insert(next);
             if node == next {
                 self.tokens.push(token);
-                self.parents.push(at);
+                self.parents.push(parent);
             }
-            at = Some(node);
+            parent = Some(node);
             nodes.push(node);
         }
         nodes
@@ -150,13 +154,13 @@ mod tests {
     #[test]
     fn a_user_with_two_targets_is_one_tree() {
         let sequences = [vec![1, 2, 10, 11, 30, 31], vec![1, 2, 10, 11, 12, 30], vec![1, 2, 20, 21, 30]];
-        let (forest, places) = TokenTreeBatch::new(&sequences, 2);
-        assert_eq!((forest.shared.as_slice(), forest.rows()), (&[1, 2][..], 2));
-        assert_eq!(forest.tokens, [10, 11, 30, 31, 12, 30, 20, 21, 30]);
-        assert_eq!(forest.parents[0], [None, Some(0), Some(1), Some(2), Some(1), Some(4)]);
-        assert_eq!(forest.positions, [2, 3, 4, 5, 4, 5, 2, 3, 4]);
-        assert_eq!(places, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8]]);
-        assert_eq!(forest.run_tokens(), 2 + 6 + 3);
+        let (batch, nodes_of) = TokenTreeBatch::new(&sequences, 2);
+        assert_eq!((batch.shared_prefix.as_slice(), batch.tree_count()), (&[1, 2][..], 2));
+        assert_eq!(batch.tokens, [10, 11, 30, 31, 12, 30, 20, 21, 30]);
+        assert_eq!(batch.parents[0], [None, Some(0), Some(1), Some(2), Some(1), Some(4)]);
+        assert_eq!(batch.positions, [2, 3, 4, 5, 4, 5, 2, 3, 4]);
+        assert_eq!(nodes_of, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8]]);
+        assert_eq!(batch.run_tokens(), 2 + 6 + 3);
     }
 
     /// Walking up from a sequence's last node spells it, whatever the sequences.
@@ -175,27 +179,27 @@ mod tests {
                 sequence.extend((0..rng.random_range(1..6)).map(|_| rng.random_range(1..4u32)));
                 sequences.push(sequence);
             }
-            let shared = shared_beginning(sequences.iter().map(Vec::as_slice));
+            let shared = common_prefix_len(sequences.iter().map(Vec::as_slice));
             assert!(shared >= 1 && sequences.iter().all(|s| s.len() > shared && s[..shared] == sequences[0][..shared]));
-            let (forest, places) = TokenTreeBatch::new(&sequences, shared);
-            for (sequence, nodes) in sequences.iter().zip(&places) {
-                let ends = forest.parents.iter().scan(0, |end, parents| {
+            let (batch, nodes_of) = TokenTreeBatch::new(&sequences, shared);
+            for (sequence, nodes) in sequences.iter().zip(&nodes_of) {
+                let ends = batch.parents.iter().scan(0, |end, parents| {
                     *end += parents.len();
                     Some(*end)
                 });
-                let row = ends.take_while(|end| *end <= nodes[0]).count();
-                let start: usize = forest.parents[..row].iter().map(Vec::len).sum();
+                let tree = ends.take_while(|end| *end <= nodes[0]).count();
+                let start: usize = batch.parents[..tree].iter().map(Vec::len).sum();
                 let mut read = Vec::new();
                 let mut at = nodes.last().map(|node| node - start);
                 while let Some(node) = at {
-                    assert_eq!(forest.positions[start + node] as usize, sequence.len() - 1 - read.len());
-                    read.push(forest.tokens[start + node]);
-                    at = forest.parents[row][node];
+                    assert_eq!(batch.positions[start + node] as usize, sequence.len() - 1 - read.len());
+                    read.push(batch.tokens[start + node]);
+                    at = batch.parents[tree][node];
                 }
                 read.reverse();
-                assert_eq!([&forest.shared[..], &read].concat(), *sequence);
+                assert_eq!([&batch.shared_prefix[..], &read].concat(), *sequence);
             }
-            for parents in &forest.parents {
+            for parents in &batch.parents {
                 assert!(parents.iter().enumerate().all(|(node, parent)| parent.is_none_or(|parent| parent < node)));
             }
         }

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::prepare::PrepareArgs;
-use crate::config::RankerName;
 use crate::data::Split;
 use crate::device::BackendChoice;
-use crate::rankers::Method;
-use crate::run::TaskChoice;
+use crate::run::PromptSelection;
 use crate::text::PromptChoice;
 
 /// Tune a language model into a recommender.
@@ -156,7 +154,7 @@ pub(super) enum Command {
     /// Collaborative vectors of items and users, learnt from the training windows
     Cf {
         /// als, bpr or sasrec
-        name: Method,
+        name: String,
         /// The corpus directory
         corpus: PathBuf,
         /// The safetensors file; the ids go beside it, to FILE.items.parquet and FILE.users.parquet
@@ -189,7 +187,7 @@ pub(super) enum Command {
     /// A ranker without a language model, on the same split
     Baseline {
         /// popularity, markov, cooccurrence, als, bpr or sasrec
-        name: RankerName,
+        name: String,
         /// The corpus directory
         corpus: PathBuf,
         /// train, valid or test
@@ -239,21 +237,21 @@ pub(super) struct RunArgs {
     pub(super) json: bool,
 }
 
-/// What ranks of a run with tasks.
+/// The prompt to rank with, of a run with prompt sets.
 #[derive(Args)]
 pub(super) struct TaskArgs {
-    /// One of the run's data.tasks; `evaluate` without --task and --prompt ranks seen:0 and unseen
-    /// of all
+    /// A prompt set of the run (data.prompt_sets), the first by default; `evaluate` without --task
+    /// and --prompt ranks with seen:0 and unseen of every set
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// Its prompt: one it was trained with, from seen:0, or unseen
+    /// A prompt of the set: one that the run was trained with, from seen:0, or unseen
     #[arg(long, value_name = "seen:N|unseen")]
     prompt: Option<PromptChoice>,
 }
 
-impl From<TaskArgs> for TaskChoice {
+impl From<TaskArgs> for PromptSelection {
     fn from(arguments: TaskArgs) -> Self {
-        Self { task: arguments.task, prompt: arguments.prompt }
+        Self { set: arguments.task, prompt: arguments.prompt }
     }
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::decode::search;
+use crate::decode::{check_log_probs, search};
 use crate::device::BackendChoice;
-use crate::run::prompt_selection::TaskChoice;
-use crate::run::run_dir::{open_run, read_config};
-use crate::run::text_tasks::check_ranks;
+use crate::run::dir::{check_ranks, read_config};
+use crate::run::open_run;
+use crate::run::prompt_selection::PromptSelection;
 use crate::run::verified_devices::verified_device;
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
@@ -36,7 +36,7 @@ pub fn recommend(
     dir: &Path,
     history: &[String],
     user: Option<&str>,
-    choice: &TaskChoice,
+    choice: &PromptSelection,
     k: usize,
     backend: BackendChoice,
 ) -> Result<Vec<Recommendation>> {
@@ -46,7 +46,7 @@ pub fn recommend(
     let device = verified_device(&backend)?;
     check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &device)?;
-    if let Some(asked) = choice.one(&run.tasks)? {
+    if let Some(asked) = choice.one(&run.prompt_sets)? {
         run.ranking.prompt = asked.template;
     }
     let mut decode = run.config.decode.clone();
@@ -75,7 +75,7 @@ pub fn recommend(
     let priors: Vec<_> = run.ranking.prior.iter().map(|prior| prior.after(&items)).collect();
     let ranked =
         search(&run.model, &run.ranking.catalogue, &[prompt], &priors, &decode, &device).pop().unwrap_or_default();
-    crate::run::check_log_probs(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
+    check_log_probs(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
     let recommendation = |(place, found): (usize, crate::decode::Ranked)| {
         let item = run.ranking.catalogue.trie.items(found.leaf).next()?;
         let title = run.ranking.name(item).to_string();

@@ -1,6 +1,6 @@
 //! `[data]` of the run file.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Error, Result};
 
@@ -10,42 +10,107 @@ use crate::{Error, Result};
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
     pub corpus: String,
-    /// An embedded prompt template or a file with `{history}` or `{user}`; by default the one of
-    /// the corpus's name, or `items`.
+    /// The prompt template: an embedded one's name, or a file with `{history}` or `{user}`
+    /// ([`crate::text::Prompt`]). By default the embedded one of the corpus's name, else `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// In place of one prompt: tasks with prompts of their own, [`crate::text::PromptSet`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tasks: Vec<String>,
-    /// Of every task's seen prompts so many, drawn anew each epoch, ask of each window;
+    /// In place of one prompt: prompt sets ([`crate::text::PromptSet`]), each an embedded one's name
+    /// or a file. Before, this key was `tasks`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "tasks")]
+    pub prompt_sets: Vec<String>,
+    /// How many of each set's seen prompts ask for each window; they are drawn anew each epoch.
     /// [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
-    /// In place of windows a file of rows of ELM's tasks, as [`crate::data::read_text_tasks`] reads it:
-    /// the model learns their texts.
+    /// In place of windows: a file of rows of text tasks ([`crate::data::read_text_tasks`]), whose
+    /// texts the model learns. Before, this key was `rows`.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "rows")]
+    pub text_tasks: Option<String>,
+    /// The text tasks' prompt templates: an embedded name or a TOML file
+    /// ([`crate::text::TextTask::open_all`]). `elm24` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<String>,
-    /// How often the rows' tasks come: alpha of [`crate::train::mix`], 1 by default.
+    pub text_task_prompts: Option<String>,
+    /// How often the rows of each text task come: alpha of [`crate::train::mix`], 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<f64>,
-    /// Train on a seeded sample of this many windows or rows.
+    /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own tokenizer
+    /// does, `true` or `false`.
+    #[serde(default, skip_serializing_if = "Bos::is_auto")]
+    pub bos: Bos,
+    /// Number of windows or rows to train on, a seeded sample; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
 }
 
+/// Whether prompts begin with the BOS token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bos {
+    /// Where the model's own tokenizer puts it first.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Bos {
+    /// Returns the choice; `None` leaves it to the tokenizer.
+    pub fn choice(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Always => Some(true),
+            Self::Never => Some(false),
+        }
+    }
+
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl Serialize for Bos {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.choice() {
+            Some(flag) => serializer.serialize_bool(flag),
+            None => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bos {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Flag(bool),
+            Word(String),
+        }
+        match Value::deserialize(deserializer) {
+            Ok(Value::Flag(true)) => Ok(Self::Always),
+            Ok(Value::Flag(false)) => Ok(Self::Never),
+            Ok(Value::Word(word)) if word == "auto" => Ok(Self::Auto),
+            _ => Err(D::Error::custom("bos must be \"auto\", true or false")),
+        }
+    }
+}
+
 impl DataConfig {
-    /// OpenP5's, where it samples.
+    /// OpenP5's number of prompts a window, where it samples them.
     pub const PROMPTS_PER_WINDOW: usize = 3;
 
     pub(super) fn validate(&self) -> Result<()> {
-        if self.prompts_per_window.is_some() && self.tasks.is_empty() {
-            return Err(Error::usage("data.prompts_per_window is only for data.tasks"));
+        if self.prompts_per_window.is_some() && self.prompt_sets.is_empty() {
+            return Err(Error::usage("data.prompts_per_window is only for data.prompt_sets"));
         }
-        if self.prompt.is_some() && !self.tasks.is_empty() {
-            return Err(Error::usage("data.prompt and data.tasks exclude each other: tasks have prompts of their own"));
+        if self.prompt.is_some() && !self.prompt_sets.is_empty() {
+            return Err(Error::usage("data.prompt and data.prompt_sets exclude each other"));
         }
-        match self.tasks.iter().enumerate().find(|(n, task)| self.tasks[..*n].contains(task)) {
-            Some((_, task)) => Err(Error::usage(format!("data.tasks: {task:?} is there twice"))),
+        if self.text_task_prompts.is_some() && self.text_tasks.is_none() {
+            return Err(Error::usage("data.text_task_prompts is only for data.text_tasks"));
+        }
+        match self.prompt_sets.iter().enumerate().find(|(n, set)| self.prompt_sets[..*n].contains(set)) {
+            Some((_, set)) => Err(Error::usage(format!("data.prompt_sets: {set:?} is there twice"))),
             None => Ok(()),
         }
     }

@@ -33,6 +33,17 @@ pub struct LlmConfig {
 }
 
 impl LlmConfig {
+    /// # Errors
+    /// A precision that loses gradients.
+    pub fn check_trainable(&self) -> Result<()> {
+        match self.precision {
+            Precision::F16 => Err(Error::usage(
+                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         if self.quantized && self.tune == TuneKind::Full {
             return Err(Error::usage(
@@ -70,7 +81,7 @@ pub struct LoraConfig {
     /// Probability of dropping an input of the adapter while training.
     pub dropout: f64,
     /// Projections with an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`.
+    /// `down_proj`; of Phi-3 `qkv_proj`, `o_proj`, `gate_up_proj`, `down_proj`.
     pub targets: Vec<String>,
 }
 
@@ -83,7 +94,8 @@ impl Default for LoraConfig {
 
 impl LoraConfig {
     /// The projections of a block that an adapter may be put on.
-    pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    pub const TARGETS: [&str; 9] =
+        ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
 
     /// # Errors
     /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.

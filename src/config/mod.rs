@@ -24,7 +24,7 @@ pub use decode::{DecodeConfig, Scoring};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
-pub use prior::{PriorConfig, RankerName};
+pub use prior::PriorConfig;
 pub use train::{MicroBatch, Targets, TrainConfig};
 
 use crate::{Context, Error, Result};
@@ -61,7 +61,24 @@ fn seed() -> u64 {
     42
 }
 
+/// What a run learns to write after a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective<'a> {
+    /// Titles of the catalogue: the run ranks items.
+    Items,
+    /// The texts of this file of text tasks: the run ranks no items.
+    Texts(&'a str),
+}
+
 impl RunConfig {
+    /// Returns what the run learns to write.
+    pub fn objective(&self) -> Objective<'_> {
+        match &self.data.text_tasks {
+            None => Objective::Items,
+            Some(rows) => Objective::Texts(rows),
+        }
+    }
+
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
     /// # Errors
@@ -111,15 +128,7 @@ impl RunConfig {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
             }
         }
-        let above_zero = [
-            ("train.max_grad_norm", self.train.max_grad_norm),
-            ("loss.temperature", if let Temperature::Fixed(t) = self.loss.temperature { t } else { 1.0 }),
-        ];
-        for (key, value) in above_zero {
-            if !value.is_finite() || value <= 0.0 {
-                return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
-            }
-        }
+        self.loss.validate()?;
         self.train.validate()?;
         self.llm.validate()?;
         if let Some(prior) = &self.prior {
@@ -131,7 +140,7 @@ impl RunConfig {
             }
         }
         self.data.validate()?;
-        self.validate_rows()?;
+        self.validate_text_tasks()?;
         self.items.validate()?;
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
             return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
@@ -139,20 +148,20 @@ impl RunConfig {
         self.llm.lora.validate()
     }
 
-    fn validate_rows(&self) -> Result<()> {
+    fn validate_text_tasks(&self) -> Result<()> {
         let refuse = |what: &str| Err(Error::usage(what));
         let data = &self.data;
         match data.mixing {
             Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
                 return refuse(&format!("data.mixing is {alpha}, it must be between 0 and 1"));
             }
-            Some(_) if data.rows.is_none() => return refuse("data.mixing is for data.rows: windows are of one task"),
-            _ if data.rows.is_none() => return Ok(()),
+            Some(_) if data.text_tasks.is_none() => return refuse("data.mixing is only for data.text_tasks"),
+            _ if data.text_tasks.is_none() => return Ok(()),
             _ => {}
         }
-        if data.prompt.is_some() || !data.tasks.is_empty() {
+        if data.prompt.is_some() || !data.prompt_sets.is_empty() {
             return refuse(
-                "data.rows excludes data.prompt and data.tasks: rows are asked by their own tasks' templates",
+                "data.text_tasks excludes data.prompt and data.prompt_sets: text tasks have templates of their own (data.text_task_prompts)",
             );
         }
         if self.train.targets == Targets::Every {
@@ -160,15 +169,15 @@ impl RunConfig {
         }
         if self.loss.kind != LossKind::Lml {
             return refuse(
-                "data.rows needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
+                "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and texts are free",
             );
         }
         if self.prior.is_some() {
-            return refuse("[prior] is for ranking: a run with data.rows writes texts");
+            return refuse("[prior] is for ranking: a run with data.text_tasks writes texts");
         }
         match self.train.shuffle {
             true => Ok(()),
-            false => refuse("train.shuffle = false is not for data.rows: the mixing rule orders them"),
+            false => refuse("train.shuffle = false is not for data.text_tasks: the mixing rule orders them"),
         }
     }
 }
@@ -191,6 +200,16 @@ fn from_toml<T: DeserializeOwned>(
     Ok(config)
 }
 
+/// Makes a table of `key=value` settings, in order; a later one replaces an earlier one.
+///
+/// # Errors
+/// A usage error where there is no `=` or no key.
+pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    assignments.iter().try_for_each(|assignment| set(&mut table, assignment))?;
+    Ok(table)
+}
+
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
 pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
@@ -210,6 +229,11 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let replaced = match last {
         "micro_batch_size" => Some("micro_batch_tokens"),
         "micro_batch_tokens" => Some("micro_batch_size"),
+        // Keys with their spelling of before.
+        "text_tasks" => Some("rows"),
+        "rows" => Some("text_tasks"),
+        "prompt_sets" => Some("tasks"),
+        "tasks" => Some("prompt_sets"),
         _ => None,
     };
     replaced.map(|other| table.remove(other));
@@ -227,7 +251,7 @@ mod tests {
     fn defaults_are_the_papers() {
         let config = RunConfig::parse(MINIMAL, &[], "run.toml").unwrap();
         assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
+        assert_eq!(config.loss, LossConfig::default());
         assert_eq!(config.llm.lora, LoraConfig::default());
         assert_eq!((config.train.micro_batch_size, config.train.micro_batch_tokens), (None, Some(2048)));
         let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
@@ -242,7 +266,7 @@ mod tests {
         let sets =
             ["loss.temperature=4.5", "llm.path=models/x", "train.epochs=1", "loss.kind=\"lml\""].map(String::from);
         let config = RunConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Lml, temperature: Temperature::Fixed(4.5) });
+        assert_eq!((config.loss.kind, config.loss.temperature), (LossKind::Lml, Temperature::Fixed(4.5)));
         assert_eq!((config.llm.path.as_str(), config.train.epochs), ("models/x", 1));
     }
 
@@ -267,22 +291,20 @@ mod tests {
             ("items.beside_text=false", "beside_text"),
             ("llm.tune=frozen", "nothing would train"),
             ("data={ corpus = \"c\", prompts_per_window = 2 }", "data.prompts_per_window"),
-            ("data={ corpus = \"c\", tasks = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
-            ("data={ corpus = \"c\", tasks = [\"a\"], prompt = \"items\" }", "data.tasks"),
-            ("data={ corpus = \"c\", tasks = [\"a\", \"b\", \"a\"] }", "twice"),
-            ("prior.ranker=lda", "lda"),
-            ("prior.ranker=als", "itemlm cf als"),
-            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
-            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompt = \"items\" }", "data.prompt_sets"),
+            ("data={ corpus = \"c\", prompt_sets = [\"a\", \"b\", \"a\"] }", "twice"),
             ("prior.weight=1", "ranker"),
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),
             ("prior={ ranker = \"markov\", smoothing = 0 }", "prior.smoothing"),
-            ("data={ corpus = \"c\", rows = \"r\" }", "loss.kind = \"lml\""),
-            ("data={ corpus = \"c\", rows = \"r\", prompt = \"p\" }", "data.prompt"),
-            ("data={ corpus = \"c\", rows = \"r\", mixing = 1.5 }", "data.mixing"),
+            ("data={ corpus = \"c\", text_tasks = \"r\" }", "loss.kind = \"lml\""),
+            ("data={ corpus = \"c\", text_tasks = \"r\", prompt = \"p\" }", "data.prompt"),
+            ("data={ corpus = \"c\", text_tasks = \"r\", mixing = 1.5 }", "data.mixing"),
             ("data.mixing=nan", "data.mixing"),
-            ("data.mixing=0.5", "data.rows"),
+            ("data.mixing=0.5", "data.text_tasks"),
+            ("data.text_task_prompts=x", "data.text_tasks"),
+            ("data={ corpus = \"c\", tasks = [\"a\"], prompt_sets = [\"b\"] }", "duplicate"),
             ("decode", "="),
             ("seed.x=1", "seed"),
         ];
@@ -295,10 +317,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_tasks() {
-        let set = ["data.rows=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
+    fn renamed_keys_are_read_by_their_old_spelling() {
+        let old = "[data]\ncorpus = \"c\"\nrows = \"r\"\ntasks = [\"a\"]\n[llm]\npath = \"m\"\n";
+        let parse = |sets: &[&str]| {
+            from_toml::<RunConfig>(old, &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>(), "x", |_| Ok(()))
+        };
+        let data = parse(&[]).unwrap().data;
+        assert_eq!((data.text_tasks.as_deref(), data.prompt_sets.as_slice()), (Some("r"), &["a".to_string()][..]));
+        let data = parse(&["data.text_tasks=s", "data.prompt_sets=[]"]).unwrap().data;
+        assert_eq!((data.text_tasks.as_deref(), data.prompt_sets.len()), (Some("s"), 0));
+        assert_eq!(parse(&["data.rows=s"]).unwrap().data.text_tasks.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn rows_of_text_tasks() {
+        let set = ["data.text_tasks=r", "data.mixing=0.5", "loss.kind=lml"].map(String::from);
         let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
-        assert_eq!((config.data.rows.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
+        assert_eq!((config.data.text_tasks.as_deref(), config.data.mixing), (Some("r"), Some(0.5)));
         assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
         for (more, named) in [("train.shuffle=false", "train.shuffle"), ("prior.ranker=markov", "[prior]")] {
             let set = [&set[..], &[more.to_string()]].concat();

@@ -77,6 +77,12 @@ impl TrainConfig {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
+        if !self.max_grad_norm.is_finite() || self.max_grad_norm <= 0.0 {
+            return Err(Error::usage(format!(
+                "train.max_grad_norm is {}, it must be a finite number above 0",
+                self.max_grad_norm
+            )));
+        }
         match self.micro_batch_size.is_some() && self.micro_batch_tokens.is_some() {
             true => Err(Error::usage(
                 "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
@@ -100,9 +106,9 @@ pub enum Targets {
 /// How much one forward pass takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MicroBatch {
-    /// So many samples.
+    /// A fixed number of samples.
     Samples(usize),
-    /// As many samples as make at most so many tokens below the chain that all of a step share. A
-    /// sample that is larger runs alone.
+    /// As many samples as make at most this number of tokens after the prefix that all prompts of
+    /// the step share. A larger sample runs alone.
     Tokens(usize),
 }

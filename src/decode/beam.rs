@@ -66,8 +66,6 @@ struct User<'a> {
     /// The node that the prompt ends at.
     start: Node,
     prior: Option<&'a PrefixMass<'a>>,
-    /// The prior's, or empty.
-    lookahead: Vec<f64>,
     live: Vec<Beam>,
     found: Vec<Ranked>,
     /// Places of the nodes that ran, among the keys of the user's search.
@@ -146,12 +144,11 @@ impl<'a> User<'a> {
         let start = if decode.scoring == Scoring::Masked { trie.follow_forced(ROOT) } else { ROOT };
         let chain = trie.path(start);
         let prompt = prompt.iter().copied().chain(chain.iter().map(|&n| trie.token(n))).collect();
-        let lookahead = prior.map_or_else(Vec::new, |prior| prior.lookahead(trie));
         let (live, found) = match trie.is_leaf(start) {
             true => (Vec::new(), vec![Ranked { leaf: start, log_prob: 0.0, score: 0.0 }]),
             false => (vec![Beam { node: start, log_prob: 0.0 }], Vec::new()),
         };
-        Self { prompt, start, prior, lookahead, live, found, places: HashMap::new(), known: HashMap::new() }
+        Self { prompt, start, prior, live, found, places: HashMap::new(), known: HashMap::new() }
     }
 
     /// Searches on as far as what is known reaches.
@@ -172,7 +169,7 @@ impl<'a> User<'a> {
                     let score = log_prob / (trie.depth_of(node) as f64).powf(decode.length_penalty);
                     self.found.push(Ranked { leaf: node, log_prob, score });
                 } else {
-                    let promise = log_prob + self.lookahead.get(node as usize).unwrap_or(&0.0);
+                    let promise = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
                     next.push((promise, Beam { node, log_prob }));
                 }
             }

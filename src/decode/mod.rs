@@ -1,10 +1,14 @@
 //! Ranking: log-probabilities of items, and beam search over the trie. And free text.
 
+mod batched_search;
+mod batching;
 mod beam;
 mod generate;
 mod score;
 mod trie_prior;
 
+pub use batched_search::BatchedSearch;
+pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 pub use beam::{Ranked, search};
 pub use generate::{generate, log_likelihoods};
 pub use score::{ItemScore, score};
@@ -16,6 +20,24 @@ use burn::tensor::TensorData;
 use crate::config::Scoring;
 use crate::model::Decoder;
 use crate::text::{Node, Trie};
+use crate::{Error, Result};
+
+/// Checks log-probabilities that a device computed.
+///
+/// # Errors
+/// A NaN, as of damaged weights; a panic on a device's own thread, after which its numbers are
+/// garbage.
+pub fn check_log_probs(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
+    if let Some(panic) = crate::core::panic::recorded_panic() {
+        return Err(Error::failed(format!("a thread of the device died ({panic}); its numbers cannot be trusted")));
+    }
+    match log_probs.any(f64::is_nan) {
+        true => Err(Error::failed(
+            "the model's log-probabilities are NaN: its weights are damaged, or llm.precision = \"f16\" overflows",
+        )),
+        false => Ok(()),
+    }
+}
 
 /// Logits on the host after some nodes, at the tokens that may follow any of them.
 struct NodeLogits {

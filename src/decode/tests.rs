@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Param;
 use burn::{Dispatch, DispatchDevice};
@@ -14,17 +15,17 @@ use super::{PrefixMass, TriePrior};
 use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
-use crate::evaluate::rank_collaborative;
-use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, Weights};
-use crate::rankers::{Baseline, Ranker, fit};
-use crate::rankers::{Distribution, Method, Settings, train};
+use crate::evaluate::rank_histories;
+use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, open_weights};
+use crate::rankers::testing::{fit, train_vectors};
+use crate::rankers::{Ranker, TopK};
 use crate::text::{Catalogue, ROOT};
 
 fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
     let path = dir.join("config.json");
     let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Decoder::load(&config, Weights::open(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
+    Decoder::load(&config, open_weights(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
 /// All logits are 0.
@@ -50,21 +51,15 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
-fn linked(ranker: &dyn Ranker, history: &[u32]) -> usize {
-    ranker.scores(history).iter().filter(|&&score| score > 0.0).count()
-}
-
-/// A short training on the corpus.
-fn distribution(method: Method, corpus: &Corpus) -> Distribution<Dispatch> {
-    let sets: &[&str] = match method {
-        Method::Als => &["dim=8"],
-        Method::Bpr => &["dim=8", "epochs=2", "learning_rate=0.05"],
-        Method::Sasrec => &["dim=8", "epochs=2", "max_len=6"],
+/// A short training on the corpus, or counts.
+fn ranker(name: &str, corpus: &Corpus) -> Arc<dyn Ranker> {
+    let sets: &[&str] = match name {
+        "als" => &["dim=8"],
+        "bpr" => &["dim=8", "epochs=2", "learning_rate=0.05"],
+        "sasrec" => &["dim=8", "epochs=2", "max_len=6"],
+        _ => return fit(name, corpus),
     };
-    let settings = Settings::parse(method, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap();
-    let device = DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
-    let trained = train::<Dispatch>(&settings, corpus, &device, &mut |_| Ok(None), &mut |_| {}).unwrap();
-    Distribution::new(trained.model, corpus)
+    Arc::new(train_vectors(name, sets, corpus).model)
 }
 
 #[test]
@@ -74,24 +69,12 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
     let (corpus, catalogue) = corpus();
     let items = corpus.items.len();
     let histories: Vec<&[u32]> = corpus.windows(Split::Test).iter().take(8).map(|w| corpus.history(w)).collect();
-    // The prior, and for each history how many items the ranker knows of and its ranking.
-    type Case = (String, TriePrior, Vec<usize>, Vec<Vec<u32>>);
-    let mut rankers: Vec<Case> = Vec::new();
-    for baseline in [Baseline::Cooccurrence, Baseline::Markov, Baseline::Popularity] {
-        let ranker = fit(baseline, &corpus);
-        let rankings = histories.iter().map(|history| ranker.rank(history, items)).collect();
-        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
+    let top_k = TopK::new(&corpus);
+    for name in ["cooccurrence", "markov", "popularity", "als", "bpr", "sasrec"] {
+        let ranker = ranker(name, &corpus);
+        let rankings = rank_histories(&*ranker, &top_k, &histories, items);
+        let linked: Vec<usize> = histories.iter().map(|history| ranker.scores(history).positive().count()).collect();
         let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
-        rankers.push((baseline.to_string(), prior, linked, rankings));
-    }
-    for method in [Method::Als, Method::Bpr, Method::Sasrec] {
-        let ranker = distribution(method, &corpus);
-        let rankings = rank_collaborative(ranker.model(), &corpus, &histories, items);
-        let linked = histories.iter().map(|history| linked(&ranker, history)).collect();
-        let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
-        rankers.push((method.to_string(), prior, linked, rankings));
-    }
-    for (name, prior, linked, rankings) in rankers {
         let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.after(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
@@ -128,8 +111,8 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let device = BackendName::Cpu.device().unwrap();
     let model = ItemLanguageModel::from(llama(&device));
     let (corpus, catalogue) = corpus();
-    let counts = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.0, 0.1);
-    let vectors = TriePrior::new(distribution(Method::Bpr, &corpus), &catalogue.trie, 0.0, 0.1);
+    let counts = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.0, 0.1);
+    let vectors = TriePrior::new(ranker("bpr", &corpus), &catalogue.trie, 0.0, 0.1);
     let windows = &corpus.windows(Split::Test)[..4];
     let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![7 + n, 50, 3 + n]).collect();
     for scoring in [Scoring::Masked, Scoring::Full] {
@@ -178,7 +161,7 @@ fn the_search_with_a_prior_equals_enumeration() {
         let targets: Vec<Vec<u32>> = (0..corpus.items.len()).map(|_| target()).collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let weight = 0.8;
-        let prior = TriePrior::new(fit(Baseline::Markov, &corpus), &catalogue.trie, weight, 0.3);
+        let prior = TriePrior::new(fit("markov", &corpus), &catalogue.trie, weight, 0.3);
         let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();

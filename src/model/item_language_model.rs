@@ -204,9 +204,9 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// # Shapes
     /// `[nodes, hidden]`: the hidden states of the trees' nodes.
     pub fn forward_trees(&self, trees: &TokenTreeBatch) -> Tensor<B, 2> {
-        let past = match self.cached_len(&trees.shared) < trees.shared.len() {
-            true => self.run(&self.prefix_pass(&trees.shared)).cache.into_shared(),
-            false => self.cached_prefix(trees.shared.len()),
+        let past = match self.cached_len(&trees.shared_prefix) < trees.shared_prefix.len() {
+            true => self.run(&self.prefix_pass(&trees.shared_prefix)).cache.into_shared(),
+            false => self.cached_prefix(trees.shared_prefix.len()),
         };
         let hidden = self.run_after(&self.trees_pass(trees), past).hidden;
         let [_, nodes, width] = hidden.dims();
@@ -228,11 +228,11 @@ impl<B: Backend> ItemLanguageModel<B> {
         profiler::begin(Part::Attention);
         let lengths: Vec<usize> = trees.parents.iter().map(Vec::len).collect();
         Pass {
-            mask: Mask::new(AttentionMask::trees(&trees.parents), trees.shared.len(), &self.device()),
+            mask: Mask::new(AttentionMask::trees(&trees.parents), trees.shared_prefix.len(), &self.device()),
             tokens: trees.tokens.clone(),
             positions: trees.positions.clone(),
             packing: Packing::new(&lengths, &self.device()),
-            cached_len: trees.shared.len(),
+            cached_len: trees.shared_prefix.len(),
         }
     }
 

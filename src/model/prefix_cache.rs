@@ -138,8 +138,8 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
             B::seed(&self.device(), seed);
             return (self.forward_trees(trees), TreesBackward { checkpointed: None });
         }
-        let uncached = self.cached_len(&trees.shared) < trees.shared.len();
-        let prefix = uncached.then(|| self.with_shared_prefix(&trees.shared, seed));
+        let uncached = self.cached_len(&trees.shared_prefix) < trees.shared_prefix.len();
+        let prefix = uncached.then(|| self.with_shared_prefix(&trees.shared_prefix, seed));
         let model = prefix.as_ref().map_or(self, |(model, _)| model);
         let (checkpoints, output, _) = Checkpoints::forward(model, model.trees_pass(trees), seed);
         let output = output.require_grad();

@@ -1,37 +1,52 @@
-//! The tasks of a run file's `data.tasks`, and which of their prompts the command line asks for.
+//! The prompt sets of a run, and which of their prompts to rank with.
 
 use crate::config::DataConfig;
 use crate::text::{Prompt, PromptChoice, PromptSet};
 use crate::{Error, Result};
 
-/// Which task and prompt of a run with `data.tasks` to rank with.
+/// Which prompt of which prompt set to rank with.
 #[derive(Debug, Clone, Default)]
-pub struct TaskChoice {
-    /// The first one by default.
-    pub task: Option<String>,
-    /// `seen:0` by default.
+pub struct PromptSelection {
+    /// The set's name; the first set by default.
+    pub set: Option<String>,
+    /// The prompt; `seen:0` by default.
     pub prompt: Option<PromptChoice>,
 }
 
 /// A prompt to rank with.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SelectedPrompt {
-    pub task: String,
+    /// Name of the prompt set.
+    pub set: String,
     pub prompt: PromptChoice,
     pub template: Prompt,
 }
 
-/// The prompts that `data.tasks` names; none for a run of one prompt.
+/// Opens the prompt sets that `data.prompt_sets` names; none for a run with one prompt.
+///
+/// # Errors
+/// A set that cannot be opened or has fewer seen prompts than `data.prompts_per_window`; two sets
+/// of one name.
 pub(crate) fn open_prompt_sets(data: &DataConfig) -> Result<Vec<PromptSet>> {
-    let tasks = data.tasks.iter().map(|task| PromptSet::open(task)).collect::<Result<Vec<_>>>()?;
-    let asked = prompts_per_window(data);
-    match tasks.iter().find(|set| set.seen.len() < asked) {
+    let mut sets: Vec<PromptSet> = Vec::new();
+    for name in &data.prompt_sets {
+        let set = PromptSet::open(name)?;
+        if sets.iter().any(|other| other.name == set.name) {
+            return Err(Error::usage(format!(
+                "data.prompt_sets: {name} is the second set called {}; rename the file",
+                set.name
+            )));
+        }
+        sets.push(set);
+    }
+    let wanted = prompts_per_window(data);
+    match sets.iter().find(|set| set.seen.len() < wanted) {
         Some(set) => Err(Error::usage(format!(
-            "data.prompts_per_window is {asked}, but task {} has {} seen prompts",
-            set.task,
+            "data.prompts_per_window is {wanted}, but the prompt set {} has {} seen prompts",
+            set.name,
             set.seen.len()
         ))),
-        None => Ok(tasks),
+        None => Ok(sets),
     }
 }
 
@@ -39,46 +54,46 @@ pub(crate) fn prompts_per_window(data: &DataConfig) -> usize {
     data.prompts_per_window.unwrap_or(DataConfig::PROMPTS_PER_WINDOW)
 }
 
-impl TaskChoice {
-    /// The chosen prompt; `None` for a run without tasks.
+impl PromptSelection {
+    /// Returns the selected prompt; `None` for a run without prompt sets.
     ///
     /// # Errors
-    /// A choice for a run without tasks; an unknown task or prompt.
-    pub(crate) fn one(&self, tasks: &[PromptSet]) -> Result<Option<SelectedPrompt>> {
-        let Some(first) = tasks.first() else {
+    /// A selection for a run without prompt sets; an unknown set or prompt.
+    pub(crate) fn one(&self, sets: &[PromptSet]) -> Result<Option<SelectedPrompt>> {
+        let Some(first) = sets.first() else {
             return match self {
-                Self { task: None, prompt: None } => Ok(None),
-                _ => Err(Error::usage("--task and --prompt: the run's run.toml has no data.tasks")),
+                Self { set: None, prompt: None } => Ok(None),
+                _ => Err(Error::usage("--task and --prompt: the run's run.toml has no data.prompt_sets")),
             };
         };
-        let set = match &self.task {
+        let set = match &self.set {
             None => first,
-            Some(name) => tasks.iter().find(|set| set.task == *name).ok_or_else(|| {
-                let known: Vec<&str> = tasks.iter().map(|set| set.task.as_str()).collect();
-                Error::usage(format!("--task {name}: the run's tasks are {}", known.join(", ")))
+            Some(name) => sets.iter().find(|set| set.name == *name).ok_or_else(|| {
+                let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+                Error::usage(format!("--task {name}: the run's prompt sets are {}", names.join(", ")))
             })?,
         };
-        asked(set, self.prompt.unwrap_or(PromptChoice::Seen(0))).map(Some)
+        select(set, self.prompt.unwrap_or(PromptChoice::Seen(0))).map(Some)
     }
 
-    /// The chosen prompt; without a choice `seen:0` and `unseen` of every task. Empty for a run
-    /// without tasks.
+    /// Returns the selected prompt; where nothing is selected, `seen:0` and `unseen` of every set.
+    /// Empty for a run without prompt sets.
     ///
     /// # Errors
     /// Those of [`Self::one`].
-    pub(crate) fn all(&self, tasks: &[PromptSet]) -> Result<Vec<SelectedPrompt>> {
+    pub(crate) fn all(&self, sets: &[PromptSet]) -> Result<Vec<SelectedPrompt>> {
         match self {
-            Self { task: None, prompt: None } => {
-                let both = |set| [PromptChoice::Seen(0), PromptChoice::Unseen].map(|choice| asked(set, choice));
-                tasks.iter().flat_map(both).collect()
+            Self { set: None, prompt: None } => {
+                let both = |set| [PromptChoice::Seen(0), PromptChoice::Unseen].map(|choice| select(set, choice));
+                sets.iter().flat_map(both).collect()
             }
-            _ => Ok(self.one(tasks)?.into_iter().collect()),
+            _ => Ok(self.one(sets)?.into_iter().collect()),
         }
     }
 }
 
-fn asked(set: &PromptSet, prompt: PromptChoice) -> Result<SelectedPrompt> {
-    Ok(SelectedPrompt { task: set.task.clone(), prompt, template: set.prompt(prompt)?.clone() })
+fn select(set: &PromptSet, prompt: PromptChoice) -> Result<SelectedPrompt> {
+    Ok(SelectedPrompt { set: set.name.clone(), prompt, template: set.prompt(prompt)?.clone() })
 }
 
 #[cfg(test)]
@@ -87,34 +102,56 @@ mod tests {
 
     #[test]
     fn choices() {
-        let tasks = ["sequential", "straightforward"].map(|task| PromptSet::open(task).unwrap());
-        let choice = |task: Option<&str>, prompt: Option<&str>| TaskChoice {
-            task: task.map(String::from),
+        let sets = ["sequential", "straightforward"].map(|name| PromptSet::open(name).unwrap());
+        let choice = |set: Option<&str>, prompt: Option<&str>| PromptSelection {
+            set: set.map(String::from),
             prompt: prompt.map(|prompt| prompt.parse().unwrap()),
         };
-        let names =
-            |asked: Vec<SelectedPrompt>| asked.iter().map(|a| format!("{} {}", a.task, a.prompt)).collect::<Vec<_>>();
-        let all = |task, prompt| choice(task, prompt).all(&tasks).map(names);
+        let names = |selected: Vec<SelectedPrompt>| {
+            selected.iter().map(|a| format!("{} {}", a.set, a.prompt)).collect::<Vec<_>>()
+        };
+        let all = |set, prompt| choice(set, prompt).all(&sets).map(names);
         let table = ["sequential seen:0", "sequential unseen", "straightforward seen:0", "straightforward unseen"];
         assert_eq!(all(None, None).unwrap(), table);
         assert_eq!(all(Some("straightforward"), None).unwrap(), ["straightforward seen:0"]);
         assert_eq!(all(None, Some("seen:7")).unwrap(), ["sequential seen:7"]);
-        assert_eq!(choice(None, None).one(&tasks).unwrap().unwrap().template, tasks[0].seen[0]);
+        assert_eq!(choice(None, None).one(&sets).unwrap().unwrap().template, sets[0].seen[0]);
         assert!(all(Some("direct"), None).unwrap_err().to_string().contains("sequential, straightforward"));
         assert!(all(None, Some("seen:10")).unwrap_err().to_string().contains("seen:9"));
         assert_eq!((choice(None, None).one(&[]), choice(None, None).all(&[])), (Ok(None), Ok(Vec::new())));
-        assert!(choice(None, Some("unseen")).all(&[]).unwrap_err().to_string().contains("data.tasks"));
+        assert!(choice(None, Some("unseen")).all(&[]).unwrap_err().to_string().contains("data.prompt_sets"));
     }
 
     #[test]
     fn more_prompts_than_there_are() {
         let data = |prompts_per_window| DataConfig {
-            tasks: vec!["sequential".into()],
+            prompt_sets: vec!["sequential".into()],
             prompts_per_window,
             ..Default::default()
         };
         assert_eq!(open_prompt_sets(&data(Some(10))).unwrap().len(), 1);
         assert!(open_prompt_sets(&data(Some(11))).unwrap_err().to_string().contains("10 seen"));
         assert!(open_prompt_sets(&DataConfig::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sets_of_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "seen: {history}?\nunseen: {history}!\n").unwrap();
+            path.to_str().unwrap().to_string()
+        };
+        std::fs::create_dir(dir.path().join("more")).unwrap();
+        let open = |prompt_sets| {
+            open_prompt_sets(&DataConfig { prompt_sets, prompts_per_window: Some(1), ..Default::default() })
+        };
+        let sets = open(vec!["sequential".into(), file("mine.txt")]).unwrap();
+        let selection = PromptSelection { set: Some("mine".into()), prompt: None };
+        assert_eq!(selection.one(&sets).unwrap().unwrap().template, sets[1].seen[0]);
+        let error = open(vec![file("mine.txt"), file("more/mine.txt")]).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("more/mine.txt"), "{error}");
+        let error = open(vec!["sequential".into(), file("sequential.txt")]).unwrap_err().to_string();
+        assert!(error.contains("sequential.txt"), "{error}");
     }
 }

@@ -16,4 +16,4 @@ mod prior;
 mod profile;
 mod refusals;
 mod resume;
-mod rows;
+mod text_tasks;

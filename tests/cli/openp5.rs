@@ -15,7 +15,7 @@ const RUN: &str = r#"
 seed = 7
 [data]
 corpus = "p5-corpus"
-tasks = ["sequential", "straightforward"]
+prompt_sets = ["sequential", "straightforward"]
 prompts_per_window = 2
 train_samples = 10
 [items]
@@ -134,12 +134,12 @@ fn with_vectors_and_a_prior() {
 fn refused() {
     let lab = lab();
     for (set, named) in [
-        ("data.tasks=[\"direct\"]", "direct"),
-        ("data.tasks=[\"sequential\",\"sequential\"]", "twice"),
-        ("data.tasks=[]", "data.prompts_per_window"),
+        ("data.prompt_sets=[\"direct\"]", "direct"),
+        ("data.prompt_sets=[\"sequential\",\"sequential\"]", "twice"),
+        ("data.prompt_sets=[]", "data.prompts_per_window"),
         ("data.prompts_per_window=0", "data.prompts_per_window"),
         ("data.prompts_per_window=11", "10 seen"),
-        ("data.prompt=short", "data.tasks"),
+        ("data.prompt=short", "data.prompt_sets"),
         ("items.text=sequential_id", "random_id"),
     ] {
         lab.refused(&format!("train tasks.toml --out run --set {set}"), 2, &[named]);
@@ -150,8 +150,8 @@ fn refused() {
         ("evaluate run --task direct", "sequential, straightforward"),
         ("evaluate run --prompt seen:10", "seen:9"),
         ("evaluate run --prompt other", "seen:N"),
-        ("evaluate plain --task sequential", "data.tasks"),
-        ("evaluate plain --prompt unseen", "data.tasks"),
+        ("evaluate plain --task sequential", "data.prompt_sets"),
+        ("evaluate plain --prompt unseen", "data.prompt_sets"),
         ("recommend run --history 1001", "--user"),
         ("recommend run --user u1", "--history"),
         ("recommend run --user u1 --history 1001 --task straightforward", "--history"),

@@ -10,10 +10,10 @@ mod alignment;
 mod cf;
 mod devices;
 mod entities;
-mod forest;
 mod losses;
 mod precision;
 mod search;
+mod token_tree;
 mod training;
 
 use std::collections::BTreeMap;
@@ -24,21 +24,20 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
 use itemlm::batch::{Batch, Candidates, Example, Target, TokenTreeBatch};
 use itemlm::config::{DecodeConfig, LoraConfig, MicroBatch, Precision, Scoring};
 use itemlm::decode::{score, search};
 use itemlm::device::Training;
 use itemlm::kernels::MASKED;
-use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
+use itemlm::loss::{Ats, Bear, Lml, Loss, Msl, TokenLoss, cross_entropy, linear_token_loss};
 use itemlm::model::{
-    Decoder, DecoderConfig, ItemLanguageModel, Projection, Tune, Weights, load_adapter, read_adapter_config,
+    Decoder, DecoderConfig, ItemLanguageModel, Projection, Tune, load_adapter, open_weights, read_adapter_config,
     save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
-use itemlm::train::{LinearSchedule, Step, TrainableModel, adamw, clip_grad_norm};
+use itemlm::train::{LinearSchedule, Step, StepOutput, adamw, clip_grad_norm, train_step};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -158,7 +157,7 @@ fn llama_in<B: Backend<Device = DispatchDevice>>(
 ) -> Decoder<B> {
     let path = fixture(name).join("config.json");
     let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Decoder::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
+    Decoder::load(&config, open_weights(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {
@@ -170,6 +169,19 @@ fn real_rows(values: Vec<f32>, attention: &[usize]) -> Vec<f32> {
     let width = values.len() / attention.len();
     values.chunks(width).zip(attention).flat_map(|(row, &real)| row.iter().map(move |v| v * real as f32)).collect()
 }
+
+/// An optimiser step's gradients on one device, and what it found.
+fn step(
+    model: &ItemLanguageModel<Training>,
+    batches: Vec<Batch>,
+    token_loss: Loss,
+    seed: u64,
+) -> (GradientsParams, StepOutput) {
+    train_step(std::slice::from_ref(model), Step { batches, token_loss, seed }).unwrap()
+}
+
+/// LML as the papers have it.
+const LML: Loss = Loss::Lml(Lml { temperature: 1.0 });
 
 #[test]
 fn llama_logits_hidden_states_and_cached_continuation() {
@@ -273,16 +285,16 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
         let at: Vec<i32> = positions.chunks(2).map(|p| (p[0] * seq + p[1]) as i32).collect();
         let at = Tensor::<Training, 1, Int>::from_data(TensorData::new(at, [7]), &device);
         let predictions = expected.ints("label_tokens").into_iter().map(|label| itemlm::batch::Prediction {
-            at: 0,
+            hidden_index: 0,
             label,
             valid: Vec::new(),
             logit_bias: Vec::new(),
-            root: false,
+            is_root_position: false,
         });
         let batch = Batch {
-            forest: TokenTreeBatch::new(&[], 0).0,
+            token_trees: TokenTreeBatch::new(&[], 0).0,
             predictions: predictions.collect(),
-            rows: None,
+            candidate_ids: None,
             target_tokens: 7,
             branching_tokens: 0,
             plain_tokens: 0,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use itemlm::data::{
     Columns, Corpus, PrepareOptions, Report, Source, Split, TextTaskEntities, TextTaskRow, prepare, read_text_tasks,
 };
-use itemlm::text::{Task, elm24};
+use itemlm::text::{TextTask, elm24};
 
 use crate::names;
 use crate::real::data;
@@ -52,7 +52,7 @@ fn options(source: Source, inputs: Vec<PathBuf>, dir: &Path) -> PrepareOptions {
 fn rows(options: &PrepareOptions, report: &Report) -> (Corpus, BTreeMap<String, Vec<TextTaskRow>>) {
     let corpus = Corpus::open(&options.out).unwrap();
     let tasks = elm24().unwrap();
-    let entities: Vec<TextTaskEntities> = tasks.iter().map(Task::entities).collect();
+    let entities: Vec<TextTaskEntities> = tasks.iter().map(TextTask::entities).collect();
     let mut rows: BTreeMap<String, Vec<TextTaskRow>> = BTreeMap::new();
     for row in read_text_tasks(options.tasks.as_ref().unwrap(), &corpus, &entities).unwrap().rows {
         rows.entry(tasks[row.task].name.clone()).or_default().push(row);

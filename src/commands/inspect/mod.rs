@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::batch::{Batch, Candidates, Example};
 use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
+use crate::run::inputs::open_prompt;
 use crate::run::prompt_context::PromptContext;
-use crate::run::run_dir::open_prompt;
 use crate::run::samples::example;
 use crate::text::{Catalogue, Prompt, PromptValue, PromptValues, ROOT};
 use crate::{Context, Error, Result};
@@ -383,7 +383,7 @@ fn tokens(ranking: &PromptContext, example: &Example, target: u32) -> Result<Vec
     }
     for prediction in &batch.predictions {
         // The logits at a position predict the token after it.
-        tokens[batch.forest.shared.len() + prediction.at + 1].loss = true;
+        tokens[batch.token_trees.shared_prefix.len() + prediction.hidden_index + 1].loss = true;
     }
     Ok(tokens)
 }

@@ -16,7 +16,7 @@ use super::config::DecoderConfig;
 use super::kv_cache::{KvCache, Packing};
 use super::lora_linear::LoraLinear;
 use super::norm::Norm;
-use crate::config::{LoraConfig, Precision};
+use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, MASKED, Mask, Rotary, RotaryFrequencies, log_sum_exp, profile_scope};
 
@@ -29,6 +29,25 @@ pub enum Tune<'a> {
     Lora(&'a LoraConfig, u64),
     /// Every weight.
     Full,
+}
+
+impl<'a> Tune<'a> {
+    /// Returns what trains by a run file's `[llm]` and `seed`.
+    pub fn training(config: &'a LlmConfig, seed: u64) -> Self {
+        match config.tune {
+            TuneKind::Full => Self::Full,
+            TuneKind::Lora => Self::Lora(&config.lora, seed),
+            TuneKind::Frozen => Self::Frozen,
+        }
+    }
+
+    /// Returns the shape of a model that is to read what [`Tune::training`] trained, and only ranks.
+    pub fn inference(config: &'a LlmConfig, seed: u64) -> Self {
+        match config.tune {
+            TuneKind::Lora => Self::Lora(&config.lora, seed),
+            TuneKind::Full | TuneKind::Frozen => Self::Frozen,
+        }
+    }
 }
 
 /// A decoder.

@@ -22,16 +22,16 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
-        let (forest, config) = (&batch.forest, self.llm.config());
-        let known = self.cached_len(&forest.shared);
-        let below = forest.shared.len() as u32;
+        let (token_trees, config) = (&batch.token_trees, self.llm.config());
+        let known = self.cached_len(&token_trees.shared_prefix);
+        let below = token_trees.shared_prefix.len() as u32;
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
         let (mut counter, mut of_chain) = (counter(), counter());
 
-        let chain = &forest.shared[known..];
+        let chain = &token_trees.shared_prefix[known..];
         let mut shared = Run::new((1..=chain.len()).collect(), self.embedded(chain, &mut of_chain));
-        let own = forest.positions.iter().map(|position| (position - below + 1) as usize).collect();
-        let mut trees = Run::new(own, self.embedded(&forest.tokens, &mut counter));
+        let own = token_trees.positions.iter().map(|position| (position - below + 1) as usize).collect();
+        let mut trees = Run::new(own, self.embedded(&token_trees.tokens, &mut counter));
 
         for (l, block) in self.llm.layers.iter().enumerate() {
             let (frozen, window) = ((known, [false; 2]), config.window(l));
@@ -41,7 +41,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         }
 
         let head = self.llm.head();
-        let rows = batch.rows.as_ref().map_or(config.vocab_size, Vec::len);
+        let rows = batch.candidate_ids.as_ref().map_or(config.vocab_size, Vec::len);
         let product = 2.0 * (batch.predictions.len() * rows * config.hidden_size) as f64;
         counter.add(Part::Loss, product, count([trees.tracked, head.is_require_grad()]) * product);
         if !chain_ran {
@@ -195,14 +195,14 @@ mod tests {
     use crate::batch::{Candidates, Example, Target};
     use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, open_weights};
     use crate::text::{Catalogue, Trie};
 
     fn flops(tune: Tune) -> (Parts, DecoderConfig) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
         let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-        let weights = Weights::open(&dir, &config).unwrap();
+        let weights = open_weights(&dir, &config).unwrap();
         let llm =
             Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
                 .unwrap();
@@ -213,7 +213,10 @@ mod tests {
         let example = |prompt: &[u32]| Example { prompt: prompt.to_vec(), target: Target::Item(0), logit_bias: vec![] };
         let examples = [&[1, 2, 3, 4, 5, 6][..], &[1, 2, 3, 4, 5, 7], &[1, 2, 3, 8]].map(example);
         let batch = Batch::new(&examples, &catalogue, Candidates::Children);
-        assert_eq!((batch.forest.shared.len(), batch.forest.rows(), batch.forest.run_tokens()), (3, 2, 8));
+        assert_eq!(
+            (batch.token_trees.shared_prefix.len(), batch.token_trees.tree_count(), batch.token_trees.run_tokens()),
+            (3, 2, 8)
+        );
         (ItemLanguageModel::from(llm).flops(&batch, false), config)
     }
 

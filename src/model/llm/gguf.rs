@@ -4,80 +4,65 @@ use std::path::Path;
 
 use super::config::DecoderConfig;
 use super::gguf_config::{self, ROPE_FACTORS};
-use crate::model::formats::gguf::{Header, Tensor};
-use crate::model::formats::tensor_store::{Encoding, Stored, Weights, map_file};
-use crate::text::GgufVocabulary;
+use crate::model::formats::gguf::{Gguf, GgufFile, GgufTensor};
+use crate::model::formats::gguf_tokenizer;
+use crate::model::formats::tensor_store::{Encoding, StoredTensor, Weights};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Opens a `.gguf` file.
-pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Weights, Tokenizer)> {
-    let bytes = map_file(path)?;
-    let header = Header::parse(&bytes).context(path.display())?;
-    let (config, tokenizer) = describe(&header, &bytes).context(path.display())?;
+/// Opens a `.gguf` file, with all its parts where it is split; the tokenizer by `legacy` as
+/// [`gguf_tokenizer::GgufVocabulary::legacy`].
+pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights, Tokenizer)> {
+    let gguf = Gguf::open(path)?;
+    let (config, tokenizer) = describe(&gguf, legacy).context(path.display())?;
     let mut weights = Weights::new(path);
-    let file = weights.add_mapped(path, bytes);
-    for Tensor { name, shape, encoding, range } in header.tensors {
-        if name == ROPE_FACTORS {
-            continue;
+    for GgufFile { path, bytes, header } in gguf.into_parts() {
+        let file = weights.add_mapped(&path, bytes);
+        for GgufTensor { name, shape, encoding, range } in header.tensors {
+            if name == ROPE_FACTORS {
+                continue;
+            }
+            let heads = match name.rsplit('.').nth(1) {
+                Some("attn_q") => Some(config.num_attention_heads),
+                Some("attn_k") => Some(config.num_key_value_heads),
+                _ => None,
+            };
+            let interleaved_heads = heads.filter(|_| config.family.gguf_interleaved);
+            // The converter adds to norms what the family's forward pass adds.
+            let offset = if config.family.norm_offset && shape.len() == 1 { -1.0 } else { 0.0 };
+            let name = config.name_from_gguf(&name).unwrap_or(name);
+            weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads, offset })?;
         }
-        let heads = match name.rsplit('.').nth(1) {
-            Some("attn_q") => Some(config.num_attention_heads),
-            Some("attn_k") => Some(config.num_key_value_heads),
-            _ => None,
-        };
-        let interleaved_heads = heads.filter(|_| config.family.gguf_interleaved);
-        // The converter adds to norms what the family's forward pass adds.
-        let offset = if config.family.norm_offset && shape.len() == 1 { -1.0 } else { 0.0 };
-        let name = config.name_from_gguf(&name).unwrap_or(name);
-        weights.add(name, Stored { file, range, shape, encoding, interleaved_heads, offset })?;
     }
     Ok((config, weights, tokenizer))
 }
 
-fn describe(header: &Header, bytes: &[u8]) -> Result<(DecoderConfig, Tokenizer)> {
-    let tensor = |name: &str| header.tensors.iter().find(|tensor| tensor.name == name);
-    let factors = tensor(ROPE_FACTORS).map(|factors| {
-        let numbers = bytes.get(factors.range.clone()).unwrap_or_default().as_chunks().0.iter();
-        match factors.encoding {
-            Encoding::F32 => numbers.map(|number| f64::from(f32::from_le_bytes(*number))).collect(),
-            _ => Vec::new(),
-        }
-    });
-    let config = gguf_config::read(header, &|name| tensor(name).map(|tensor| tensor.shape.clone()), factors)?;
-    Ok((config, tokenizer(header, bytes)?))
-}
+/// Keys of an architecture that describe the file, or repeat what the tensors' shapes say.
+const DESCRIPTIVE: [&str; 6] = [
+    "vocab_size",
+    "tensor_data_layout",
+    "expert_used_count",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.dimension_sections",
+];
 
-fn tokenizer(header: &Header, bytes: &[u8]) -> Result<Tokenizer> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let Some(model) = header.text(&key("model"))? else {
-        return refuse("no metadata key tokenizer.ggml.model");
-    };
-    let Some(tokens) = header.strings(bytes, &key("tokens"))? else {
-        return refuse("no metadata key tokenizer.ggml.tokens");
-    };
-    let id = |name: &str| match header.size(&key(name))? {
-        Some(id) if id < tokens.len() => Ok(Some(id as u32)),
-        Some(id) => refuse(format!("tokenizer.ggml.{name} is {id}, but there are {} tokens", tokens.len())),
-        None => Ok(None),
-    };
-    let Some(eos) = id("eos_token_id")? else {
-        return refuse("no metadata key tokenizer.ggml.eos_token_id");
-    };
-    let mut special = vec![eos];
-    for name in ["bos_token_id", "unknown_token_id", "padding_token_id"] {
-        special.extend(id(name)?);
+fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
+    let header = gguf.header();
+    if let Some(kind) = header.text("general.type")?.filter(|kind| *kind != "model") {
+        return refuse(format!("general.type is {kind:?}; give the language model itself"));
     }
-    Tokenizer::from_gguf(GgufVocabulary {
-        model: model.to_owned(),
-        pre: header.text(&key("pre"))?.map(str::to_owned),
-        scores: header.numbers(bytes, &key("scores"))?,
-        types: header.numbers(bytes, &key("token_type"))?.unwrap_or_default(),
-        merges: header.strings(bytes, &key("merges"))?,
-        tokens,
-        eos,
-        special,
-    })
+    let factors = gguf.tensor(ROPE_FACTORS).map(|(factors, bytes)| match factors.encoding {
+        Encoding::F32 => bytes.as_chunks().0.iter().map(|number| f64::from(f32::from_le_bytes(*number))).collect(),
+        _ => Vec::new(),
+    });
+    let shape = |name: &str| gguf.tensor(name).map(|(tensor, _)| tensor.shape.clone());
+    let config = gguf_config::read(header, &shape, factors)?;
+    let prefix = format!("{}.", config.family.gguf);
+    if let Some(key) = header.unread(&prefix, &DESCRIPTIVE) {
+        return refuse(format!("metadata key {key} is not supported; use the Hugging Face directory"));
+    }
+    Ok((config, gguf_tokenizer::read(header, &gguf.first.bytes, legacy)?))
 }
 
 fn refuse<T>(message: impl Into<String>) -> Result<T> {

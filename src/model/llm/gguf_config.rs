@@ -13,41 +13,6 @@ use crate::model::formats::gguf::Header;
 /// Name of the tensor with the stretch of each of RoPE's wavelengths.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-#[allow(dead_code)]
-/// Keys of an architecture that this reads, without the architecture's name.
-pub(super) const KEYS: [&str; 30] = [
-    "embedding_length",
-    "block_count",
-    "feed_forward_length",
-    "context_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.key_length_swa",
-    "attention.value_length_swa",
-    "attention.layer_norm_rms_epsilon",
-    "attention.sliding_window",
-    "attention.sliding_window_pattern",
-    "attention.scale",
-    "attention.causal",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "expert_count",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.freq_base_swa",
-    "rope.scale_linear",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.attn_factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.yarn_log_multiplier",
-    "rope.scaling.yarn_ext_factor",
-    "rope.scaling.yarn_beta_fast",
-    "rope.scaling.yarn_beta_slow",
-];
-
 /// Reads the architecture.
 ///
 /// * `shape`: a tensor's shape by its GGUF name, outermost dimension first.
@@ -223,6 +188,9 @@ impl Metadata<'_> {
                 set("sliding_window", json!(window));
                 set("attn_logit_softcapping", json!(self.number("attn_logit_softcapping")?));
                 set("final_logit_softcapping", json!(self.number("final_logit_softcapping")?));
+                if let Some(pattern) = self.size("attention.sliding_window_pattern")? {
+                    set("sliding_window_pattern", json!(pattern));
+                }
                 set("rope_local_base_freq", json!(self.number("rope.freq_base_swa")?.unwrap_or(10_000.0)));
             }
             "phi3" => set("sliding_window", json!(window.filter(|window| *window > 0))),

@@ -121,7 +121,8 @@ impl<'a> MemoryEstimator<'a> {
             found.len() as u64
         };
         let Some(first) = batches.first() else { return StepBytes::default() };
-        let chain = Pass::chain(first.forest.shared.len() as u64, present(&first.forest.shared));
+        let chain =
+            Pass::chain(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
         // A frozen LLM's chain of ordinary tokens is in no graph.
         let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
         let above = match chain.tokens {
@@ -134,15 +135,15 @@ impl<'a> MemoryEstimator<'a> {
         let (held, activations) = (above.kept + above.cache + leaves, above.kept + above.cache);
         let trained = self.parameters().trained;
         let of = |(index, batch): (usize, &Batch)| {
-            let forest = &batch.forest;
-            let rows = forest.rows() as u64;
-            let longest = forest.parents.iter().map(Vec::len).max().unwrap_or(0) as u64;
+            let token_trees = &batch.token_trees;
+            let rows = token_trees.tree_count() as u64;
+            let longest = token_trees.parents.iter().map(Vec::len).max().unwrap_or(0) as u64;
             let pass = Pass {
-                tokens: forest.tokens.len() as u64,
+                tokens: token_trees.tokens.len() as u64,
                 rows,
                 places: rows * longest,
                 past: chain.tokens,
-                entities: present(&forest.tokens),
+                entities: present(&token_trees.tokens),
             };
             let whole = self.pass(pass, true, checkpointing);
             let (at_loss, head) = self.loss(batch);
@@ -165,7 +166,7 @@ impl<'a> MemoryEstimator<'a> {
                 gradients: shown.min(most) * F32,
                 activations: (activations + whole.kept) * F32,
                 transient: most.saturating_sub(shown + activations + whole.kept) * F32,
-                tokens: forest.tokens.len(),
+                tokens: token_trees.tokens.len(),
                 chain: chain.tokens as usize,
                 largest_tensor: F32 * self.largest(pass, batch),
             }
@@ -307,19 +308,19 @@ impl<'a> MemoryEstimator<'a> {
     fn loss(&self, batch: &Batch) -> (u64, u64) {
         let (h, vocabulary) = (self.hidden(), self.decoder.vocab_size as u64);
         let predictions = batch.predictions.len() as u64;
-        let rows = batch.rows.as_ref().map_or(vocabulary, |rows| rows.len() as u64);
+        let rows = batch.candidate_ids.as_ref().map_or(vocabulary, |rows| rows.len() as u64);
         let together = predictions.min((LOGITS_OF_A_BLOCK as u64 / rows.max(1)).max(1));
         let logit_bias = batch.predictions.iter().any(|prediction| !prediction.logit_bias.is_empty());
         // Logits before and after those that do not compete are taken away, and which those are, a
         // byte each, twice.
         let logits = together * rows * (2 + u64::from(logit_bias)) + together * rows / 2;
-        let selected = if batch.rows.is_some() { rows * h } else { 0 };
+        let selected = if batch.candidate_ids.is_some() { rows * h } else { 0 };
         let states = predictions * h * 4;
         match self.is_full() {
             // The sum so far and a block's; then the product that carries it, and the table that
             // selected rows came from.
             true => {
-                let gradient = 3 * rows * h + if batch.rows.is_some() { self.embedding_rows() } else { 0 };
+                let gradient = 3 * rows * h + if batch.candidate_ids.is_some() { self.embedding_rows() } else { 0 };
                 (logits + selected + states + 2 * rows * h, gradient)
             }
             false => (logits + selected + states, 0),
@@ -330,7 +331,8 @@ impl<'a> MemoryEstimator<'a> {
     fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
         let seq = pass.places / pass.rows.max(1);
         let scores = pass.places * self.decoder.num_attention_heads as u64 * (seq + pass.past);
-        let logits = batch.rows.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
+        let logits =
+            batch.candidate_ids.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
         let inner = pass.tokens * self.decoder.intermediate_size as u64;
         [scores, logits, inner, self.embedding_rows()].into_iter().max().unwrap_or(0)
     }

@@ -1,0 +1,269 @@
+//! `itemlm evaluate RUN_DIR`
+
+mod texts;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+pub use self::texts::TextEvaluation;
+use crate::config::{DecodeConfig, Objective, PriorConfig, Scoring};
+use crate::core::files::write_atomic;
+use crate::core::log::log;
+use crate::core::progress::Progress;
+use crate::data::{Split, Window};
+use crate::device::BackendChoice;
+use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
+use crate::run::dir::read_config;
+use crate::run::precision::check_precision;
+use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
+use crate::run::rank_windows::WindowRanking;
+use crate::run::verified_devices::verified_devices;
+use crate::run::{ChosenPrior, OpenRun, TriedWeight, catch_out_of_memory, open_run};
+use crate::text::PromptChoice;
+use crate::{Context, Error, Result};
+
+/// What the command line decides.
+pub struct EvaluateOptions {
+    /// Which windows.
+    pub split: Split,
+    /// In place of the run file's.
+    pub beams: Option<usize>,
+    /// The first so many windows; of rows so many, the tasks taking turns.
+    pub limit: Option<usize>,
+    /// In place of the run file's.
+    pub scoring: Option<Scoring>,
+    /// In place of the run file's.
+    pub length_penalty: Option<f64>,
+    /// Of a run with tasks.
+    pub choice: PromptSelection,
+    /// In place of the run's weight of the prior; of several, the one that ranks the validation
+    /// windows best becomes the run's.
+    pub prior_weights: Vec<f64>,
+    /// For texts: a directory of a BERT that encodes sentences.
+    pub sentence_encoder: Option<PathBuf>,
+    /// Where to run; several devices share the windows, texts are written on one.
+    pub backend: BackendChoice,
+    /// Show progress on stderr.
+    pub progress: bool,
+}
+
+/// What `evaluate --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Which windows.
+    pub split: Split,
+    /// The task that ranked, of a run with tasks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Its prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptChoice>,
+    /// The metrics of all, cold and warm targets.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// All that ranked of a run with tasks, where none was chosen; the first is the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEvaluation>,
+    /// Ranked windows a second.
+    pub users_per_second: f64,
+    /// Which tokens shared the probability.
+    pub scoring: Scoring,
+    /// Beams.
+    pub beams: usize,
+    /// Length penalty.
+    pub length_penalty: f64,
+    /// The prior that ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior: Option<PriorConfig>,
+    /// All weights of the prior that were tried, where it was chosen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TriedWeight>,
+    /// The optimiser step whose weights ranked.
+    pub step: usize,
+    /// Of this process.
+    pub peak_memory_bytes: u64,
+}
+
+/// A prompt of a task, and how it ranked.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskEvaluation {
+    /// The task.
+    pub task: String,
+    /// Its prompt.
+    pub prompt: PromptChoice,
+    /// The metrics of all, cold and warm targets.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// What `evaluate --json` prints, of a run that ranks items or of one that writes texts.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum EvaluateReport {
+    /// A ranking of items.
+    Items(Box<Evaluation>),
+    /// Texts.
+    Texts(TextEvaluation),
+}
+
+/// Evaluates a trained run on a split, and writes what it found into the run directory.
+///
+/// # Errors
+/// Options that are for the other objective than the run's; those of [`open_run`]; a split with
+/// nothing to evaluate.
+pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
+    match read_config(dir)?.objective() {
+        Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
+        Objective::Items => {
+            let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
+            let evaluation = catch_out_of_memory(&options.backend, then, || evaluate_items(dir, options))?;
+            Ok(EvaluateReport::Items(Box::new(evaluation)))
+        }
+    }
+}
+
+/// Ranks a split with a trained run, of several tasks by one prompt after the other; of several
+/// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json` and
+/// `ranks-<split>.parquet` into it.
+fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
+    if options.sentence_encoder.is_some() {
+        return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
+    }
+    let devices = verified_devices(&options.backend)?;
+    let mut run = open_run(dir, &devices[0])?;
+    let asked = options.choice.all(&run.prompt_sets)?;
+    let weights = weights(&run, options)?;
+    let mut decode = run.config.decode.clone();
+    decode.beams = options.beams.unwrap_or(decode.beams);
+    decode.scoring = options.scoring.unwrap_or(decode.scoring);
+    decode.length_penalty = options.length_penalty.unwrap_or(decode.length_penalty);
+    if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
+        return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
+    }
+
+    let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
+    let used = run.chosen.as_ref().filter(|_| options.prior_weights.is_empty());
+    if let Some(chosen) = used.filter(|chosen| chosen.asked != first) {
+        let (by, now) = (chosen.asked.as_deref().unwrap_or_default(), first.as_deref().unwrap_or_default());
+        log(format_args!("note: the prior's weight {} was chosen by {by}; this ranks by {now}", chosen.prior.weight));
+    }
+    if let Some(chosen) = used.filter(|chosen| chosen.decode != decode) {
+        let told = |decode: &DecodeConfig| {
+            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
+            format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
+        };
+        log(format_args!(
+            "note: the prior's weight {} was chosen with {}; this ranks with {}",
+            chosen.prior.weight,
+            told(&chosen.decode),
+            told(&decode)
+        ));
+    }
+
+    let windows = run.ranking.corpus.windows(options.split);
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
+    if windows.is_empty() {
+        return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
+    }
+    for device in &devices[1..] {
+        check_precision(run.config.llm.precision, device)?;
+    }
+    let copies = devices[1..].iter().map(|device| run.model.clone_to_device(device));
+    let models: Vec<_> = std::iter::once(run.model.clone()).chain(copies).collect();
+    let rank = |run: &OpenRun, prompts: &WindowRanking| {
+        let progress = if options.progress { Progress::new("ranking", windows.len()) } else { Progress::hidden() };
+        let mut go_on = |done, _| {
+            progress.set(done);
+            true
+        };
+        let outcomes = prompts.rank(&run.ranking, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
+        Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
+    };
+    let started = Instant::now();
+    if let Some(first) = asked.first() {
+        run.ranking.prompt = first.template.clone();
+    }
+    let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+    let mut tried: Vec<TriedWeight> = Vec::new();
+    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
+    for &weight in &weights {
+        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        let (summary, outcomes) = rank(&run, &prompts)?;
+        let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
+        // Of equally good weights the first.
+        if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
+            best = Some((summary, outcomes, weight));
+        }
+        tried.push(TriedWeight { weight, ndcg_at_10 });
+    }
+    let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    let mut tasks = Vec::new();
+    for SelectedPrompt { set: task, prompt, template } in &asked {
+        let mut summary = summary.clone();
+        if !tasks.is_empty() {
+            run.ranking.prompt = template.clone();
+            let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+            let (found, more) = rank(&run, &prompts)?;
+            summary = found;
+            outcomes.extend(more);
+        }
+        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
+    let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
+    match prior.clone() {
+        Some(prior) if tried.len() > 1 => {
+            let (vectors, tried) = (run.prior_vectors, tried.clone());
+            let (decode, windows) = (decode.clone(), windows.len());
+            ChosenPrior { prior, vectors, step: run.step, decode, asked: first, windows, tried }.write(dir)?;
+        }
+        _ => tried.clear(),
+    }
+
+    let split = options.split;
+    let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
+    let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
+    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
+    let evaluation = Evaluation {
+        split,
+        task: asked.first().map(|first| first.set.clone()),
+        prompt: asked.first().map(|first| first.prompt),
+        summary,
+        tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
+        users_per_second: rankings as f64 / seconds,
+        scoring: decode.scoring,
+        beams: decode.beams,
+        length_penalty: decode.length_penalty,
+        prior,
+        tried,
+        step: run.step,
+        peak_memory_bytes: crate::core::system::peak_bytes(),
+    };
+    let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
+    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
+    Ok(evaluation)
+}
+
+/// The weights of the prior to rank with, in order; one, of no effect, for a run without a prior.
+fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
+    let asked = &options.prior_weights;
+    match &run.ranking.prior {
+        _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
+            "--prior-weight: of {} weights the best is chosen, by --split valid alone, not {}",
+            asked.len(),
+            options.split
+        ))),
+        None if !asked.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
+        None => Ok(vec![0.0]),
+        Some(prior) if asked.is_empty() => Ok(vec![prior.weight]),
+        Some(_) => {
+            asked.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
+            Ok(asked.clone())
+        }
+    }
+}

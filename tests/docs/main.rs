@@ -1,0 +1,70 @@
+//! Tests of README.md, CONTRIBUTING.md, CHANGELOG.md and the book in `docs/`: links and paths lead
+//! somewhere, commands and run files in them parse, and the generated references are current.
+//!
+//! `UPDATE_DOCS=1 cargo test --release --test docs` rewrites the references
+//! (`docs/reference/command-line.md` and `docs/reference/run-file.md`).
+
+mod command_line;
+mod examples;
+mod links;
+mod run_file;
+mod sources;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Returns the root of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the Markdown files under test, relative to [`root`], sorted.
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/reference/README.md"].map(PathBuf::from).to_vec();
+    let mut folders = vec![PathBuf::from("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages.sort();
+    pages
+}
+
+/// Returns the text of a page of [`pages`].
+fn read(page: &Path) -> String {
+    fs::read_to_string(root().join(page)).unwrap_or_else(|e| panic!("{}: {e}", page.display()))
+}
+
+/// Compares a generated page with the file, or rewrites the file where `UPDATE_DOCS` is set.
+fn assert_current(page: &str, expected: &str) {
+    let path = root().join(page);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, expected).unwrap();
+        return;
+    }
+    let current = fs::read_to_string(&path).unwrap_or_default();
+    let line = expected.lines().zip(current.lines()).position(|(a, b)| a != b);
+    let line = line.unwrap_or_else(|| expected.lines().count().min(current.lines().count()));
+    assert!(
+        current == expected,
+        "{page} is stale from line {}: run UPDATE_DOCS=1 cargo test --release --test docs\n  file:     {}\n  expected: {}",
+        line + 1,
+        current.lines().nth(line).unwrap_or(""),
+        expected.lines().nth(line).unwrap_or("")
+    );
+}
+
+/// The README is a first page, not a manual.
+#[test]
+fn the_readme_is_short() {
+    let bytes = read(Path::new("README.md")).len();
+    assert!(bytes <= 10 * 1024, "README.md has {bytes} bytes, at most 10 KB; what is longer belongs into docs/");
+}
