@@ -15,7 +15,7 @@ use burn::tensor::{Distribution, TensorData};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Precision, Scoring};
-use itemlm::decode::search;
+use itemlm::decode::{Query, search};
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, ScoreScaling, attention};
 use itemlm::loss::{Msl, linear_token_loss};
@@ -205,12 +205,13 @@ fn beam_search(c: &mut Criterion) {
     let mut measure =
         |name: &str, catalogue: &Catalogue, (users, tokens): (usize, usize), decode: DecodeConfig, value: usize| {
             let prompts = prompts(users, tokens);
+            let queries: Vec<Query> = prompts.iter().map(Query::from).collect();
             group.throughput(Throughput::Elements(users as u64));
             group.bench_function(BenchmarkId::new(name, value), |b| {
-                b.iter(|| search(&model, catalogue, &prompts, &[], &decode, &device))
+                b.iter(|| search(&model, catalogue, &queries, &decode, &device).unwrap())
             });
         };
-    let decode = |beams, scoring| DecodeConfig { beams, scoring, length_penalty: 0.0 };
+    let decode = |beams, scoring| DecodeConfig { beams, scoring, ..DecodeConfig::default() };
     let ten = decode(10, Scoring::Masked);
     for count in CATALOGUES {
         measure("titles", &catalogue(count), (8, PROMPT), ten.clone(), count);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::config::Precision;
-use crate::core::panic::catch_device_panic;
+use crate::core::panic::DeviceGuard;
 use crate::core::system;
 use crate::device::{Adapter, BackendName, CopyRate, MatmulRate, TUNED, copy_rate, kernels_dir, matmul_rate};
 use crate::run::Check;
@@ -146,7 +146,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
             return report;
         }
     };
-    let tried = catch_device_panic(|| {
+    let tried = DeviceGuard::new().run(|| {
         report.matmul = Some(matmul_rate(&device, Precision::F32.dtype())?);
         report.copy = Some(copy_rate(&device)?);
         let numbers = self_check.run(&device)?;

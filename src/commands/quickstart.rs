@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
-use crate::decode::{check_log_probs, search};
+use crate::decode::{Query, check_log_probs, search};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
@@ -278,9 +278,10 @@ fn example_users(
         .map(|(_, window)| {
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
             let prompt = run.ranking.window_tokens(window)?;
-            let found = search(&run.model, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device)
-                .pop()
-                .unwrap_or_default();
+            let found =
+                search(&run.model, &run.ranking.catalogue, &[Query::from(&prompt)], &run.config.decode, device)?
+                    .pop()
+                    .unwrap_or_default();
             check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
             let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();

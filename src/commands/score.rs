@@ -142,7 +142,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
             return Err(Error::failed(format!("{place}: the prompt is empty")));
         }
         prompt_context::check_context(prompt.len(), &catalogue, context).context(&place)?;
-        let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device);
+        let scores = decode::score(&llm, &catalogue, &prompt, &ids, &device).context(&place)?;
         decode::check_log_probs(scores.iter().map(|s| s.full + s.masked)).context(&place)?;
         let (full, masked) = scores.iter().map(|s| (s.full, s.masked)).unzip();
         let json = serde_json::to_string(&Scores { full, masked }).context(&place)?;

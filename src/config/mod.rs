@@ -20,7 +20,7 @@ mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use data::DataConfig;
-pub use decode::{DecodeConfig, Scoring};
+pub use decode::{DecodeConfig, Scoring, SearchKind};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};

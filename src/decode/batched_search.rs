@@ -6,8 +6,11 @@ use std::thread::ScopedJoinHandle;
 
 use burn::prelude::*;
 
-use super::{PrefixMass, Ranked, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search};
+use super::{
+    ItemFilter, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search,
+};
 use crate::config::DecodeConfig;
+use crate::core::panic::{DeviceGuard, catch};
 use crate::model::ItemLanguageModel;
 use crate::text::Catalogue;
 use crate::{Error, Result};
@@ -41,6 +44,7 @@ impl<B: Backend> BatchedSearch<B> {
     /// device and on several, each of which has a thread that takes the next one.
     ///
     /// * `prior`: the prior of the prompt with this index, if one takes part.
+    /// * `filter`: the items that the prompt with this index may be answered with; all for `None`.
     ///
     /// # Errors
     /// A log-probability that is NaN; a device that died.
@@ -48,6 +52,7 @@ impl<B: Backend> BatchedSearch<B> {
         &self,
         catalogue: &Catalogue,
         prior: &(dyn Fn(usize) -> Option<PrefixMass<'a>> + Sync),
+        filter: &(dyn Fn(usize) -> Option<ItemFilter> + Sync),
         decode: &DecodeConfig,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Vec<Vec<Ranked>>>> {
@@ -63,12 +68,20 @@ impl<B: Backend> BatchedSearch<B> {
                     stop.store(true, Relaxed);
                     break;
                 }
-                let prompts: Vec<Vec<u32>> = batch.iter().map(|&n| self.prompts[n].clone()).collect();
-                let priors: Vec<PrefixMass> = batch.iter().filter_map(|&n| prior(n)).collect();
-                let found = search(model, catalogue, &prompts, &priors, decode, &model.device());
-                check_log_probs(found.iter().flatten().map(|ranked| ranked.log_prob))
+                let inputs: Vec<_> = batch.iter().map(|&n| (&self.prompts[n], prior(n), filter(n))).collect();
+                let queries = inputs.iter().map(|(prompt, prior, filter)| Query {
+                    prompt,
+                    prior: prior.as_ref(),
+                    filter: filter.as_ref(),
+                });
+                let queries: Vec<Query> = queries.collect();
+                let lists = search(model, catalogue, &queries, decode, &model.device())
+                    .and_then(|lists| {
+                        check_log_probs(lists.iter().flatten().map(|ranked| ranked.log_prob))?;
+                        Ok(lists)
+                    })
                     .inspect_err(|_| stop.store(true, Relaxed))?;
-                ranked.extend(batch.iter().copied().zip(found));
+                ranked.extend(batch.iter().copied().zip(lists));
                 done.fetch_add(batch.len(), Relaxed);
             }
             Ok::<_, Error>(ranked)
@@ -76,14 +89,20 @@ impl<B: Backend> BatchedSearch<B> {
         let Some((first, others)) = self.models.split_first() else {
             return Err(Error::usage("there is no model to rank with"));
         };
+        let guard = DeviceGuard::current();
         let parts = std::thread::scope(|scope| {
-            let others = others.iter().map(|model| scope.spawn(|| work(model, &mut |_, _| true)));
+            let others =
+                others.iter().map(|model| scope.spawn(|| catch(|| guard.scope(|| work(model, &mut |_, _| true)))));
             let others: Vec<_> = others.collect();
             let first = work(first, go_on);
             // Join every thread before an error returns: the scope panics for one that nobody
             // joined, and says less.
             let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
-            let others = others.into_iter().map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)));
+            let others = others.into_iter().map(|part| match part {
+                Ok(Ok(part)) => part,
+                Ok(Err(panic)) => panic.resume(),
+                Err(panic) => resume_unwind(panic),
+            });
             std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
         })?;
         if stop.load(Relaxed) {

@@ -7,7 +7,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::item_encoder::Entities;
+use super::entities::Entities;
 use super::prefix_cache::PrefixCache;
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler;

@@ -4,7 +4,7 @@ use super::prompt_context::PromptContext;
 use crate::Result;
 use crate::config::DecodeConfig;
 use crate::data::{Split, Window};
-use crate::decode::{BatchedSearch, Ranked, TriePrior};
+use crate::decode::{BatchedSearch, ItemFilter, Ranked, TriePrior};
 use crate::device::Concrete;
 use crate::evaluate::Outcome;
 use crate::model::ItemLanguageModel;
@@ -68,7 +68,12 @@ impl<'a> WindowRanking<'a> {
         let prior = |n: usize| {
             context.prior.as_ref().map(|prior| TriePrior::of_window(prior, corpus, self.split, &self.windows[n].1))
         };
-        let Some(ranked) = self.search.run(&context.catalogue, &prior, decode, go_on)? else { return Ok(None) };
+        let history = |n: usize| corpus.history(&self.windows[n].1);
+        let filter =
+            |n| decode.exclude_history.then(|| ItemFilter::without_titles(&context.catalogue.trie, history(n)));
+        let Some(ranked) = self.search.run(&context.catalogue, &prior, &filter, decode, go_on)? else {
+            return Ok(None);
+        };
         let cold = corpus.cold_items(self.split);
         let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<Ranked>)| {
             let target = corpus.target(&window);

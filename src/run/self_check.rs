@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
-use crate::core::panic::catch_device_panic;
-use crate::decode::search;
+use crate::core::panic::{DeviceGuard, acknowledge};
+use crate::decode::{Query, search};
 use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
 use crate::loss::{Loss, Msl};
 use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, causal_mask, open_weights, save_llm_dir};
@@ -165,7 +165,7 @@ impl SelfCheck {
             }
         }
         let model = model.valid();
-        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device) })
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device)? })
     }
 
     /// The search, which keeps keys and values, beside a whole forward pass for every item.
@@ -202,18 +202,19 @@ impl SelfCheck {
         rows.flat_map(|(row, length)| row.iter().take(length * width)).copied().collect()
     }
 
-    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Vec<f64> {
+    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
+        let queries: Vec<Query> = self.prompts.iter().map(Query::from).collect();
         let mut log_probs = Vec::new();
         for scoring in SCORINGS {
-            let decode = DecodeConfig { beams: ITEMS, scoring, length_penalty: 0.0 };
-            for found in search(model, &self.catalogue, &self.prompts, &[], &decode, device) {
+            let decode = DecodeConfig { beams: ITEMS, scoring, ..DecodeConfig::default() };
+            for found in search(model, &self.catalogue, &queries, &decode, device)? {
                 let of_leaf = |leaf: Node| {
                     found.iter().find(|ranked| ranked.leaf == leaf).map_or(f64::NAN, |ranked| ranked.log_prob)
                 };
                 log_probs.extend((0..ITEMS as u32).map(|item| of_leaf(self.catalogue.trie.leaf(item))));
             }
         }
-        log_probs
+        Ok(log_probs)
     }
 
     /// As [`Self::decoded`], from the logits of prompt and target in one pass.
@@ -250,9 +251,11 @@ impl SelfCheck {
 pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
     let self_check = SelfCheck::new()?;
     let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
-    let run = || catch_device_panic(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
+    let run = || DeviceGuard::new().run(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
     // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
-    run().or_else(|_| run())
+    let checks = run().or_else(|_| run())?;
+    acknowledge();
+    Ok(checks)
 }
 
 /// The error of a build that has no CPU to compare with.

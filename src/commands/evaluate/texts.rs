@@ -98,11 +98,13 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
             left = later;
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
-            let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device);
+            let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device)?;
             check_log_probs(log_likelihoods.iter().copied()).context(dir.display())?;
-            let room = ranking.context - prompts.iter().map(Vec::len).max().unwrap_or(0);
+            // The room for an answer depends on its own prompt alone.
+            let room: Vec<usize> =
+                prompts.iter().map(|prompt| (ranking.context - prompt.len()).min(LONGEST_TEXT)).collect();
             let decoded = match encoder {
-                Some(_) => generate(&model, &prompts, room.min(LONGEST_TEXT), ranking.tokenizer.eos(), &device),
+                Some(_) => generate(&model, &prompts, &room, ranking.tokenizer.eos(), &device)?,
                 None => Vec::new(),
             };
             for (n, ((row, (_, text)), log_likelihood)) in now.iter().zip(log_likelihoods).enumerate() {

@@ -1,5 +1,8 @@
-//! The search against plainer ones, its limits with a prior and its sum against enumeration;
-//! generation and log-likelihoods.
+//! The search with a prior: its limits, and its sum against enumeration. Beside it `search`, without
+//! a prior, and `generate`.
+
+mod generate;
+mod search;
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,16 +13,16 @@ use burn::module::Param;
 use burn::{Dispatch, DispatchDevice};
 use rand::{Rng, SeedableRng};
 
+use super::log_probs::ints;
 use super::*;
-use super::{PrefixMass, TriePrior};
 use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
 use crate::device::BackendName;
 use crate::evaluate::rank_histories;
-use crate::model::{DecoderConfig, ItemLanguageModel, Tune, Weight, open_weights};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weight, open_weights};
 use crate::rankers::testing::{fit, train_vectors};
 use crate::rankers::{Ranker, TopK};
-use crate::text::{Catalogue, ROOT};
+use crate::text::{Catalogue, Node, ROOT, Trie};
 
 fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
@@ -51,6 +54,11 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
+/// A query for each prompt, without a filter.
+fn queries<'a>(prompts: &'a [Vec<u32>], priors: &'a [PrefixMass]) -> Vec<Query<'a>> {
+    prompts.iter().enumerate().map(|(n, prompt)| Query { prior: priors.get(n), ..prompt.into() }).collect()
+}
+
 /// A short training on the corpus, or counts.
 fn ranker(name: &str, corpus: &Corpus) -> Arc<dyn Ranker> {
     let sets: &[&str] = match name {
@@ -77,10 +85,12 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
         let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
         let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.after(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
-        let decode = DecodeConfig { beams: items, scoring: Scoring::Masked, length_penalty: 0.0 };
-        let ranked = search(&model, &catalogue, &prompts, &priors, &decode, &device);
+        let decode = DecodeConfig { beams: items, ..DecodeConfig::default() };
+        let ranked = search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap();
         // Ten beams find the same ten: the search looks ahead to the prior's best items.
-        let few = search(&model, &catalogue, &prompts, &priors, &DecodeConfig { beams: 10, ..decode }, &device);
+        let few =
+            search(&model, &catalogue, &queries(&prompts, &priors), &DecodeConfig { beams: 10, ..decode }, &device)
+                .unwrap();
         for (few, all) in few.iter().zip(&ranked) {
             let log_probs = |ranked: &[Ranked]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
             log_probs(few).iter().zip(log_probs(all)).for_each(|(few, all)| assert!((few - all).abs() < 1e-9));
@@ -116,12 +126,12 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
     let windows = &corpus.windows(Split::Test)[..4];
     let prompts: Vec<Vec<u32>> = (0..4).map(|n| vec![7 + n, 50, 3 + n]).collect();
     for scoring in [Scoring::Masked, Scoring::Full] {
-        let decode = DecodeConfig { beams: 10, scoring, length_penalty: 0.5 };
-        let alone = search(&model, &catalogue, &prompts, &[], &decode, &device);
+        let decode = DecodeConfig { beams: 10, scoring, length_penalty: 0.5, ..DecodeConfig::default() };
+        let alone = search(&model, &catalogue, &queries(&prompts, &[]), &decode, &device).unwrap();
         for prior in [&counts, &vectors] {
             let priors: Vec<PrefixMass> =
                 windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
-            assert_eq!(search(&model, &catalogue, &prompts, &priors, &decode, &device), alone);
+            assert_eq!(search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap(), alone);
         }
     }
 }
@@ -165,11 +175,13 @@ fn the_search_with_a_prior_equals_enumeration() {
         let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
-        let alone = score(&model.llm, &catalogue, &prompt, &items, &device);
+        let alone = score(&model.llm, &catalogue, &prompt, &items, &device).unwrap();
         for scoring in [Scoring::Masked, Scoring::Full] {
-            let decode = DecodeConfig { beams: items.len(), scoring, length_penalty: 0.0 };
+            let decode = DecodeConfig { beams: items.len(), scoring, length_penalty: 0.0, ..DecodeConfig::default() };
             let priors = std::slice::from_ref(&user);
-            let found = search(&model, &catalogue, std::slice::from_ref(&prompt), priors, &decode, &device).remove(0);
+            let found = search(&model, &catalogue, &queries(std::slice::from_ref(&prompt), priors), &decode, &device)
+                .unwrap()
+                .remove(0);
             assert_eq!(found.len(), catalogue.trie.leaves());
             for ranked in &found {
                 let item = catalogue.trie.items(ranked.leaf).next().unwrap() as usize;
@@ -202,154 +214,8 @@ fn next_token(model: &Decoder<Dispatch>, sequence: &[u32], device: &DispatchDevi
     let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
     let hidden = model.forward(model.embed(tokens), &positions, crate::model::causal_mask(seq, device), None).hidden;
     let [_, _, width] = hidden.dims();
-    let logits = host(model.logits(hidden.narrow(1, seq - 1, 1).reshape([1, width]), None));
+    let logits =
+        crate::tensor::to_vec(model.logits(hidden.narrow(1, seq - 1, 1).reshape([1, width]), None), "logits").unwrap();
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
     logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
-}
-
-#[test]
-fn generating_equals_running_the_whole_sequence_each_time() {
-    let device = BackendName::Cpu.device().unwrap();
-    let llm = llama(&device);
-    let model = ItemLanguageModel::from(llm.clone());
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(8);
-    let prompts = prompts(&mut rng);
-    let alone = |prompt: &Vec<u32>, eos: u32| {
-        let mut sequence = prompt.clone();
-        while sequence.len() < prompt.len() + 12 {
-            let log_probs = next_token(&llm, &sequence, &device);
-            let best = (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap() as u32;
-            if best == eos {
-                break;
-            }
-            sequence.push(best);
-        }
-        sequence.split_off(prompt.len())
-    };
-    // No end, and an end that the second text meets on its way.
-    let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
-    assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
-    let eos = free[1][5];
-    let texts = generate(&model, &prompts, 12, eos, &device);
-    assert_eq!(texts, prompts.iter().map(|prompt| alone(prompt, eos)).collect::<Vec<_>>());
-    assert!(texts[1].len() <= 5 && texts.iter().all(|text| !text.contains(&eos)));
-    assert_eq!(
-        generate(&model, &prompts, 3, u32::MAX, &device),
-        free.iter().map(|t| t[..3].to_vec()).collect::<Vec<_>>()
-    );
-    assert_eq!(generate(&model, &prompts, 0, eos, &device), vec![Vec::<u32>::new(); 4]);
-    assert!(generate(&model, &[], 3, eos, &device).is_empty());
-
-    // Behind a beginning that all share, run once.
-    let shared = [11, 5, 40];
-    let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&shared[..], prompt].concat()).collect();
-    let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
-    let model = model.with_prefix_cache(&shared);
-    assert_eq!(generate(&model, &prompts, 12, u32::MAX, &device), free);
-    let found = log_likelihoods(&model, &prompts, &free, &device);
-    let expected = log_likelihoods(&llm.into(), &prompts, &free, &device);
-    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} instead of {expected:?}");
-}
-
-#[test]
-fn likelihoods_are_those_of_the_tokens_one_by_one() {
-    let device = BackendName::Cpu.device().unwrap();
-    let llm = llama(&device);
-    let model = ItemLanguageModel::from(llm.clone());
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(9);
-    let prompts = prompts(&mut rng);
-    let targets: Vec<Vec<u32>> =
-        [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
-    for ((prompt, target), found) in
-        prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device))
-    {
-        let steps = (0..target.len()).map(|t| {
-            let before = [prompt.as_slice(), &target[..t]].concat();
-            next_token(&llm, &before, &device)[target[t] as usize]
-        });
-        let expected: f64 = steps.sum();
-        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
-    }
-}
-
-/// One user, one beam and one token at a time, each prefix run whole: what the search must equal.
-fn plain_search(
-    llm: &Decoder<Dispatch>,
-    trie: &Trie,
-    prompt: &[u32],
-    decode: &DecodeConfig,
-    device: &DispatchDevice,
-) -> Vec<Ranked> {
-    let masked = decode.scoring == Scoring::Masked;
-    let end = |node: Node| if masked { trie.follow_forced(node) } else { node };
-    let (mut live, mut found) = (vec![(0.0, end(ROOT))], Vec::new());
-    while !live.is_empty() {
-        let mut next = Vec::new();
-        for (before, node) in live {
-            let path: Vec<u32> = trie.path(node).into_iter().map(|n| trie.token(n)).collect();
-            let log_probs = next_token(llm, &[prompt, &path].concat(), device);
-            let valid = trie.valid_tokens(node).iter().map(|&token| log_probs[token as usize]);
-            let shift = if masked { valid.clone().map(f64::exp).sum::<f64>().ln() } else { 0.0 };
-            for (log_prob, child) in valid.map(|l| before + l - shift).zip(trie.children(node)) {
-                match trie.is_leaf(end(child)) {
-                    true => {
-                        let tokens = trie.path(end(child)).len() as f64;
-                        let score = log_prob / tokens.powf(decode.length_penalty);
-                        found.push(Ranked { leaf: end(child), log_prob, score });
-                    }
-                    false => next.push((log_prob, end(child))),
-                }
-            }
-        }
-        found.sort_by(|a: &Ranked, b| b.score.total_cmp(&a.score));
-        found.truncate(decode.beams);
-        next.sort_by(|a, b| b.0.total_cmp(&a.0));
-        next.truncate(decode.beams);
-        let least = found.get(decode.beams - 1).map_or(f64::NEG_INFINITY, |worst| worst.score);
-        next.retain(|(log_prob, _)| log_prob / (trie.depth() as f64).powf(decode.length_penalty) > least);
-        live = next;
-    }
-    found
-}
-
-/// On tries with branchings and long chains, of which few beams drop most; all users at once, and
-/// each alone, whatever their lengths.
-#[test]
-fn the_search_equals_the_plain_one_whatever_the_batch() {
-    let device = BackendName::Cpu.device().unwrap();
-    let llm = llama(&device);
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(12);
-    for round in 0..6 {
-        let shared: Vec<u32> = (0..3).map(|_| rng.random_range(3..96)).collect();
-        let prompts: Vec<Vec<u32>> = prompts(&mut rng).iter().map(|prompt| [&shared[..], prompt].concat()).collect();
-        let mut title = |_| -> Vec<u32> {
-            let mut token = |from, to| rng.random_range(from..to);
-            let (branches, chain) = (token(0, 3), token(0, 7));
-            let start: Vec<u32> = (0..branches).map(|_| token(3, 6)).collect();
-            [start, (0..chain).map(|_| token(6, 96)).collect(), vec![2]].concat()
-        };
-        let targets: Vec<Vec<u32>> = (0..40).map(&mut title).collect();
-        let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let model = match round % 2 {
-            0 => ItemLanguageModel::from(llm.clone()),
-            _ => ItemLanguageModel::from(llm.clone()).with_prefix_cache(&shared),
-        };
-        for (scoring, beams, length_penalty) in
-            [(Scoring::Full, 2, 0.0), (Scoring::Full, 5, 1.0), (Scoring::Masked, 2, 0.0), (Scoring::Masked, 5, 0.5)]
-        {
-            let decode = DecodeConfig { beams, scoring, length_penalty };
-            let together = search(&model, &catalogue, &prompts, &[], &decode, &device);
-            for (prompt, found) in prompts.iter().zip(&together) {
-                let expected = plain_search(&llm, &catalogue.trie, prompt, &decode, &device);
-                let alone = search(&model, &catalogue, std::slice::from_ref(prompt), &[], &decode, &device).remove(0);
-                for found in [found, &alone] {
-                    assert_eq!(found.len(), expected.len());
-                    for (a, b) in found.iter().zip(&expected) {
-                        assert_eq!(a.leaf, b.leaf, "{scoring:?}, {beams} beams: {found:?} instead of {expected:?}");
-                        assert!((a.log_prob - b.log_prob).abs() < 1e-4 && (a.score - b.score).abs() < 1e-4);
-                    }
-                }
-            }
-        }
-    }
 }
