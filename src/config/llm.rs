@@ -30,6 +30,10 @@ pub struct LlmConfig {
     /// unpacks each where it is multiplied with: the same numbers in less memory and more time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quantized: bool,
+    /// Keeps only the first blocks of the model, this many: faster, and for recommendation often
+    /// hardly worse (SLMRec, arXiv 2405.17890).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
 }
 
 impl LlmConfig {

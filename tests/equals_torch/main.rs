@@ -10,6 +10,7 @@ mod alignment;
 mod cf;
 mod devices;
 mod entities;
+mod families;
 mod losses;
 mod precision;
 mod search;

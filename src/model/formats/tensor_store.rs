@@ -259,6 +259,12 @@ impl Weights {
         Ok(self)
     }
 
+    /// Forgets the tensors of a decoder's blocks from `layers` on.
+    pub(crate) fn keep_layers(&mut self, layers: usize) {
+        let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        self.tensors.retain(|name, _| layer(name).is_none_or(|layer| layer < layers));
+    }
+
     /// Describes every tensor, with its bytes on disk, in the order of the names: what a model's
     /// fingerprint is made of.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (String, &[u8])> {

@@ -292,6 +292,23 @@ impl DecoderConfig {
         Ok(())
     }
 
+    /// Keeps the first `layers` blocks.
+    ///
+    /// # Errors
+    /// More than there are, or none.
+    pub(crate) fn keep_layers(&mut self, layers: usize) -> Result<()> {
+        if !(1..=self.num_hidden_layers).contains(&layers) {
+            return Err(Error::usage(format!(
+                "llm.layers is {layers}; the model has {most} blocks, give 1 to {most}",
+                most = self.num_hidden_layers
+            )));
+        }
+        self.num_hidden_layers = layers;
+        self.switches.windowed_layers.truncate(layers);
+        self.switches.rotated_layers.truncate(layers);
+        Ok(())
+    }
+
     /// Returns the window of a layer, in tokens; `None` for one that sees all of the context.
     pub fn window(&self, layer: usize) -> Option<usize> {
         let windowed = self.switches.windowed_layers.get(layer).copied().unwrap_or(false);
