@@ -37,6 +37,12 @@ pub struct DataConfig {
     /// does, `true` or `false`.
     #[serde(default, skip_serializing_if = "Bos::is_auto")]
     pub bos: Bos,
+    /// How many of the most recent items of a history the prompts show; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<usize>,
+    /// What to do with a window whose prompt is too long for the model.
+    #[serde(default, skip_serializing_if = "TooLong::is_error")]
+    pub too_long: TooLong,
     /// Number of windows or rows to train on, a seeded sample; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
@@ -113,5 +119,22 @@ impl DataConfig {
             Some((_, set)) => Err(Error::usage(format!("data.prompt_sets: {set:?} is there twice"))),
             None => Ok(()),
         }
+    }
+}
+
+/// `data.too_long`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// Refuse the window.
+    #[default]
+    Error,
+    /// Show the window's history without its oldest items, as few as need be; at least one is shown.
+    Shorten,
+}
+
+impl TooLong {
+    fn is_error(&self) -> bool {
+        *self == Self::Error
     }
 }
