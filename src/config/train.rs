@@ -8,7 +8,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Passes over the (sampled) windows.
+    /// Passes over the (sampled) windows. In each, every target that `targets` names comes once.
     pub epochs: usize,
     /// Windows an optimiser step.
     pub batch_size: usize,
@@ -33,7 +33,7 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// A new seeded order each epoch; false keeps the corpus's.
     pub shuffle: bool,
-    /// Which items of a window are asked for.
+    /// Which items of a window are its targets.
     pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
@@ -96,9 +96,11 @@ impl TrainConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Targets {
-    /// The last one, as the papers do.
+    /// The last one, as the papers do. An epoch has every window once.
     Last,
-    /// Each one after the first, from those before it: branches of one token tree. Each counts as
+    /// Each one after the first, from those before it: branches of one token tree. An epoch has
+    /// every interaction (user and position) that some window has after its first once, however many
+    /// windows hold it; windows whose targets others have taken are left out. Each target counts as
     /// much.
     Every,
 }

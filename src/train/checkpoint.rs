@@ -22,7 +22,7 @@ use super::optimizer::AdamW;
 use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::loss::LossState;
-use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
+use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, read_adapter_config, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -135,7 +135,10 @@ impl Trained {
     pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
         match self {
             Self::Encoder => Ok(llm),
-            Self::Adapter(..) => load_adapter(dir, llm, device),
+            Self::Adapter(config, _) => {
+                check_adapter(dir, config)?;
+                load_adapter(dir, llm, device)
+            }
             Self::Weights(_) => {
                 let opened = crate::model::open_llm(dir)?;
                 let tune = match llm.embed_tokens.val().is_require_grad() {
@@ -149,6 +152,22 @@ impl Trained {
             }
         }
     }
+}
+
+/// Checks that the adapter in `dir` was trained with the sizes of `llm.lora`: another alpha would
+/// scale it, without a word.
+fn check_adapter(dir: &Path, config: &LoraConfig) -> Result<()> {
+    let found = read_adapter_config(dir)?;
+    for (key, trained, given) in [("rank", found.rank as f64, config.rank as f64), ("alpha", found.alpha, config.alpha)]
+    {
+        if trained != given {
+            return Err(Error::failed(format!(
+                "{}: the adapter was trained with llm.lora.{key} = {trained}, but the run file says {given}",
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 const OPTIMIZER: &str = "optimizer.bin";
