@@ -10,7 +10,7 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use crate::config::{Precision, RunConfig};
-use crate::core::panic::catch_device_panic;
+use crate::core::panic::DeviceGuard;
 use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir, rounds_to_tf32};
 use crate::model::{ItemEncoderConfig, QFormerConfig};
 use crate::run::catch_out_of_memory;
@@ -98,7 +98,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
         Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
     let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
-        catch_device_panic(|| catch_out_of_memory(&options.backend, advice, warmed))?;
+        DeviceGuard::new().run(|| catch_out_of_memory(&options.backend, advice, warmed))?;
     let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
     let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
     let max_relative_difference = largest_difference(&warmed, &cpu);

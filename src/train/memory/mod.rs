@@ -115,7 +115,7 @@ impl<'a> MemoryEstimator<'a> {
     /// * `entities`: the tokens that are items and users.
     pub fn step(&self, batches: &[Batch], entities: Option<EntityTokens>, checkpointing: bool) -> StepBytes {
         let present = |tokens: &[u32]| {
-            let mut found: Vec<u32> = tokens.iter().filter_map(|&t| Some(entities.as_ref()?.place(t)?.0)).collect();
+            let mut found: Vec<u32> = tokens.iter().filter_map(|&t| Some(entities.as_ref()?.locate(t)?.0)).collect();
             found.sort_unstable();
             found.dedup();
             found.len() as u64
