@@ -10,12 +10,12 @@ use crate::{Error, Result};
 pub struct TrainConfig {
     /// Passes over the (sampled) windows. In each, every target that `targets` names comes once.
     pub epochs: usize,
-    /// Windows an optimiser step.
+    /// Windows of an optimiser step.
     pub batch_size: usize,
-    /// Windows a forward pass; in place of `micro_batch_tokens`.
+    /// Windows of a forward pass, in place of `micro_batch_tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
-    /// Or as many windows as make so many tokens: what a forward pass needs of memory. By default
+    /// Tokens of a forward pass, which decide how much memory it needs. By default
     /// [`TrainConfig::MICRO_BATCH_TOKENS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
@@ -23,7 +23,7 @@ pub struct TrainConfig {
     /// memory, more time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
-    /// AdamW's, after warm-up.
+    /// AdamW's learning rate after warm-up.
     pub learning_rate: f64,
     /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
     pub warmup_steps: usize,

@@ -84,3 +84,24 @@ impl<B: Backend> Entities<B> {
         Ok(Self { encoder: load_module(path, self.encoder)?, ..self })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two items' vectors and one that is zero: 9 + 16 + 1 + 4 over four numbers, by hand.
+    #[test]
+    fn the_unit_of_the_vectors_makes_no_difference() {
+        for unit in [1.0, 1e-4, 1e4f32] {
+            let mut items = [3.0, -4.0, 0.0, 0.0, 1.0, 2.0].map(|v| v * unit);
+            let mut users = [0.0; 2];
+            let scale = VectorScale::of(&items, &users, 2);
+            assert!((scale.items / f64::from(unit) - 7.5f64.sqrt()).abs() < 1e-6, "{scale:?}");
+            assert_eq!(scale.users, 1.0);
+            scale.apply(&mut items, &mut users);
+            for (found, expected) in items.iter().zip([3.0, -4.0, 0.0, 0.0, 1.0, 2.0]) {
+                assert!((found - expected / 7.5f32.sqrt()).abs() < 1e-6, "{found} of {expected}");
+            }
+        }
+    }
+}

@@ -43,7 +43,11 @@ pub(crate) fn example(
 ///
 /// # Errors
 /// A window whose prompt leaves no room for the longest title.
-pub(crate) fn check_lengths(ranking: &PromptContext, prompt_sets: &[PromptSet], windows: &[(u32, Window)]) -> Result<()> {
+pub(crate) fn check_lengths(
+    ranking: &PromptContext,
+    prompt_sets: &[PromptSet],
+    windows: &[(u32, Window)],
+) -> Result<()> {
     let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
     let length = |prompt: &Prompt, window: &Window| ranking.most_tokens(prompt, &ranking.filling(window));
     let groups: Vec<Vec<&Prompt>> = match prompt_sets {
@@ -85,9 +89,7 @@ impl TrainingWindow {
 /// own target, so they lie in the training period. Windows without targets are left out.
 pub(crate) fn training_targets(targets: Targets, windows: &[(u32, Window)]) -> Vec<TrainingWindow> {
     match targets {
-        Targets::Last => {
-            windows.iter().map(|&(_, window)| TrainingWindow { window, cuts: vec![window.len] }).collect()
-        }
+        Targets::Last => windows.iter().map(|&(_, window)| TrainingWindow { window, cuts: vec![window.len] }).collect(),
         Targets::Every => every_target_once(windows),
     }
 }
@@ -279,10 +281,8 @@ mod tests {
         let sliding: Vec<(u32, u32)> =
             (1..10u32).map(|end| (end.saturating_sub(3), end.min(3) + 1)).chain([(10, 2)]).collect();
         let found = training_targets(Targets::Every, &windows(&sliding));
-        let window = |start, len, cuts: &[u32]| TrainingWindow {
-            window: Window { user: 0, start, len },
-            cuts: cuts.to_vec(),
-        };
+        let window =
+            |start, len, cuts: &[u32]| TrainingWindow { window: Window { user: 0, start, len }, cuts: cuts.to_vec() };
         assert_eq!(
             found,
             [window(0, 4, &[2, 3, 4]), window(3, 4, &[2, 3, 4]), window(6, 4, &[2, 3, 4]), window(10, 2, &[2])]
@@ -305,7 +305,9 @@ mod tests {
             let mut targets = targets(&found);
             targets.sort_unstable();
             assert_eq!(targets, expected, "{chosen:?}");
-            assert!(found.iter().all(|w| w.cuts.is_sorted() && w.cuts.iter().all(|cut| (2..=w.window.len).contains(cut))));
+            assert!(
+                found.iter().all(|w| w.cuts.is_sorted() && w.cuts.iter().all(|cut| (2..=w.window.len).contains(cut)))
+            );
         }
     }
 }
