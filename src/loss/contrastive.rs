@@ -70,7 +70,7 @@ pub struct Negatives {
 /// Draws hard negatives: with probability in proportion to the exponential of the similarity (`[n,
 /// n]`, items by texts, divided by the temperature; n of at least 2), never an entity's own, nor
 /// (unlike LAVIS) one whose text equals its own, as of items of one title: that is no negative.
-/// Where all are equal, any other.
+/// If all texts are equal, any other one is drawn.
 ///
 /// * `texts`: the n texts.
 pub fn hard_negatives<T: PartialEq>(similarity: &[f32], texts: &[T], rng: &mut impl Rng) -> Negatives {

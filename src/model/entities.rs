@@ -19,9 +19,9 @@ use crate::text::EntityTokens;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VectorScale {
-    /// Of the items' vectors.
+    /// Root mean square of the items' vectors.
     pub items: f64,
-    /// Of the users' vectors.
+    /// Root mean square of the users' vectors.
     pub users: f64,
 }
 
@@ -49,7 +49,7 @@ fn root_mean_square(vectors: &[f32], width: usize) -> f64 {
 /// The items and users that a prompt may hold.
 #[derive(Module, Debug)]
 pub struct Entities<B: Backend> {
-    /// What encodes them, and may train.
+    /// Encoder of the vectors; it may train.
     pub encoder: ItemEncoder<B>,
     /// `[items + users, vector_width]`, scaled; they do not train.
     pub(crate) vectors: Tensor<B, 2>,

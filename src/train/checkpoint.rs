@@ -29,7 +29,7 @@ use crate::model::{
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Where a run is, and what it has found so far.
+/// Progress of a run, and what it has found so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress<S> {
     /// Optimiser steps done.
