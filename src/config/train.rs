@@ -43,7 +43,7 @@ pub struct TrainConfig {
 }
 
 impl Default for TrainConfig {
-    /// The hyper-parameters of the MSL paper (arXiv 2504.04178, section 5.1).
+    /// The hyper-parameters of the MSL paper (arXiv 2504.04178).
     fn default() -> Self {
         Self {
             epochs: 10,
