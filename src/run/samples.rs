@@ -2,7 +2,7 @@
 //! of every set.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use rand::SeedableRng;
@@ -11,12 +11,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::prompt_context::PromptContext;
 use super::prompt_selection::prompts_per_window;
-use crate::Result;
 use crate::batch::{Example, Target};
 use crate::config::{RunConfig, Targets};
 use crate::data::{Split, Window};
 use crate::text::{Prompt, PromptSet};
 use crate::train::Samples;
+use crate::{Context, Result};
 
 /// Returns what the model reads and predicts of a split's window.
 ///
@@ -36,19 +36,23 @@ pub(crate) fn example(
         Some(prior) => prior.of_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item),
         None => Vec::new(),
     };
-    Ok(Example { prompt: ranking.tokens(prompt, &ranking.filling(window))?, target: Target::Item(item), logit_bias })
+    let (prompt, _) = ranking.window_tokens(prompt, window)?;
+    Ok(Example { prompt, target: Target::Item(item), logit_bias })
 }
 
-/// Checks, before training begins, that every window fits. Only long prompts are tokenised.
+/// Checks, before training begins, that all prompts of training windows leave room for the longest
+/// title. Returns how many windows are shown without their oldest items for that. Only long prompts
+/// are tokenised.
 ///
 /// # Errors
-/// A window whose prompt leaves no room for the longest title.
+/// A window whose prompt is too long.
 pub(crate) fn check_lengths(
     ranking: &PromptContext,
     prompt_sets: &[PromptSet],
     windows: &[(u32, Window)],
-) -> Result<()> {
-    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
+) -> Result<usize> {
+    let room = (ranking.context + 1).saturating_sub(ranking.catalogue.trie.depth());
+    let mut shortened = BTreeSet::new();
     let length = |prompt: &Prompt, window: &Window| ranking.most_tokens(prompt, &ranking.filling(window));
     let groups: Vec<Vec<&Prompt>> = match prompt_sets {
         [] => vec![vec![&ranking.prompt]],
@@ -56,13 +60,17 @@ pub(crate) fn check_lengths(
     };
     for prompts in groups {
         // A set's prompts show the same, so the longest one is the longest for every window.
-        let Some((_, first)) = windows.first() else { return Ok(()) };
+        let Some((_, first)) = windows.first() else { return Ok(0) };
         let Some(longest) = prompts.iter().max_by_key(|prompt| length(prompt, first)) else { continue };
-        for (_, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
-            prompts.iter().try_for_each(|prompt| ranking.tokens(prompt, &ranking.filling(window)).map(|_| ()))?;
+        for (index, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
+            for prompt in &prompts {
+                let tokens = ranking.window_tokens(prompt, window);
+                let (_, dropped) = tokens.context(ranking.window_place(Split::Train, *index, window))?;
+                shortened.extend((dropped > 0).then_some(*index));
+            }
         }
     }
-    Ok(())
+    Ok(shortened.len())
 }
 
 /// A training window, and those of its items that are targets.

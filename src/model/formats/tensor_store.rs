@@ -108,8 +108,8 @@ impl Weights {
         self.tensors.get(name).map(|tensor| tensor.file)
     }
 
-    /// Puts `prefix` before every name but those `without`, where the model was saved without it: where
-    /// there is a tensor `first` and none of that name with the prefix.
+    /// Puts `prefix` before every name but those `without`, where the model was saved without it:
+    /// where there is a tensor `first` and none of that name with the prefix.
     ///
     /// # Errors
     /// Two tensors of one name.

@@ -29,8 +29,8 @@ pub struct Llm {
 }
 
 /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards,
-/// `tokenizer.json`) or one `.gguf` file (or a part of a split one), and checks that its parts fit one
-/// another.
+/// `tokenizer.json`) or one `.gguf` file (or a part of a split one), and checks that its parts fit
+/// one another.
 ///
 /// # Errors
 /// One line naming the file and the key or tensor: unreadable, truncated or lying files, another
@@ -39,9 +39,9 @@ pub fn open_llm(path: &Path) -> Result<Llm> {
     open(path, false)
 }
 
-/// Opens the model that a run was trained on, whose fingerprint then was `trained`. A run from before
-/// itemlm read the publishers' splits of GGUF files, or the files beside `tokenizer.json`, goes on
-/// with the tokens that it was trained on.
+/// Opens the model that a run was trained on, whose fingerprint then was `trained`. A run from
+/// before itemlm read the publishers' splits of GGUF files, or the files beside `tokenizer.json`,
+/// goes on with the tokens that it was trained on.
 ///
 /// # Errors
 /// Those of [`open_llm`]. Another model than the run's is none: its fingerprint tells.
