@@ -20,7 +20,7 @@ use burn::{Dispatch, DispatchDevice};
 use serde::Serialize;
 
 pub use adapters::Adapter;
-pub use benchmark::{CopyRate, MatmulRate, copy_rate, matmul_rate, rounds_to_tf32};
+pub use benchmark::{CopyRate, MatmulRate, ProductRate, copy_rate, matmul_rate, rounds_to_tf32, step_product_rates};
 pub use oom::out_of_memory_message;
 
 use crate::core::panic::{DeviceGuard, catch};
