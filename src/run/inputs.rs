@@ -101,6 +101,8 @@ impl RunInputs {
             tokenizer: llm.tokenizer,
             catalogue,
             context,
+            history: config.data.history,
+            too_long: config.data.too_long,
             prior,
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
