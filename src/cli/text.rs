@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use crate::commands::{
-    AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TextEvaluation, TrainReport,
-};
+use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, TextEvaluation, TrainReport};
 use crate::evaluate::{Group, Summary, TextQuality};
+use crate::run::Recommendation;
 
 /// Every ranker's row, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {

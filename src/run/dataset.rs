@@ -20,7 +20,7 @@ use crate::evaluate::summarise;
 use crate::model::ItemLanguageModel;
 use crate::text::PromptSet;
 use crate::train::{Samples, Ui, Validate};
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// What a run learns from, and what chooses its best epoch.
 pub(crate) struct TrainingData {
@@ -63,12 +63,17 @@ pub(crate) fn training_windows(
         )));
     }
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
-    let valid_examples =
-        valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
+    let valid_examples = valid.iter().map(|(index, window)| {
+        let example = example(ranking, &ranking.prompt, Split::Valid, window, in_loss);
+        example.context(ranking.window_place(Split::Valid, *index, window))
+    });
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(ranking, prompt_sets, &windows)?;
+    let shortened = check_lengths(ranking, prompt_sets, &windows)?;
     let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
     let mut shown = format!("{} windows to train on", windows.len());
+    if shortened > 0 {
+        shown += &format!(", {shortened} of them without their oldest items, which do not fit");
+    }
     if let Some(first) = prompt_sets.first() {
         let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
         shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);

@@ -1,6 +1,7 @@
 //! What a run learns from its windows: each one once an epoch or, with tasks, asked by some of
 //! every task's prompts.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rand::SeedableRng;
@@ -9,12 +10,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::prompt_context::PromptContext;
 use super::prompt_selection::prompts_per_window;
-use crate::Result;
 use crate::batch::{Example, Target};
 use crate::config::{RunConfig, Targets};
 use crate::data::{Split, Window};
 use crate::text::{Prompt, PromptSet};
 use crate::train::Samples;
+use crate::{Context, Result};
 
 /// What the model reads and predicts of a split's window; with the prior's gains on the way to the
 /// target, if asked for.
@@ -30,14 +31,19 @@ pub(crate) fn example(
         Some(prior) => prior.of_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item),
         None => Vec::new(),
     };
-    Ok(Example { prompt: ranking.tokens(prompt, &ranking.filling(window))?, target: Target::Item(item), logit_bias })
+    let (prompt, _) = ranking.window_tokens(prompt, window)?;
+    Ok(Example { prompt, target: Target::Item(item), logit_bias })
 }
 
-/// # Errors
-/// A window whose prompt leaves no room for the longest title, before training begins. Only long
+/// Checks before training begins that all prompts of training windows leave room for the longest
+/// title, and returns how many windows are shown without their oldest items for that. Only long
 /// prompts need be tokenised.
-pub(crate) fn check_lengths(ranking: &PromptContext, tasks: &[PromptSet], windows: &[(u32, Window)]) -> Result<()> {
-    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
+///
+/// # Errors
+/// A window whose prompt is too long.
+pub(crate) fn check_lengths(ranking: &PromptContext, tasks: &[PromptSet], windows: &[(u32, Window)]) -> Result<usize> {
+    let room = (ranking.context + 1).saturating_sub(ranking.catalogue.trie.depth());
+    let mut shortened = BTreeSet::new();
     let length = |prompt: &Prompt, window: &Window| ranking.most_tokens(prompt, &ranking.filling(window));
     let groups: Vec<Vec<&Prompt>> = match tasks {
         [] => vec![vec![&ranking.prompt]],
@@ -45,13 +51,17 @@ pub(crate) fn check_lengths(ranking: &PromptContext, tasks: &[PromptSet], window
     };
     for prompts in groups {
         // A set's prompts show the same, so the longest one is the longest for every window.
-        let Some((_, first)) = windows.first() else { return Ok(()) };
+        let Some((_, first)) = windows.first() else { return Ok(0) };
         let Some(longest) = prompts.iter().max_by_key(|prompt| length(prompt, first)) else { continue };
-        for (_, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
-            prompts.iter().try_for_each(|prompt| ranking.tokens(prompt, &ranking.filling(window)).map(|_| ()))?;
+        for (index, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
+            for prompt in &prompts {
+                let tokens = ranking.window_tokens(prompt, window);
+                let (_, dropped) = tokens.context(ranking.window_place(Split::Train, *index, window))?;
+                shortened.extend((dropped > 0).then_some(*index));
+            }
         }
     }
-    Ok(())
+    Ok(shortened.len())
 }
 
 /// The training windows as samples: in a new seeded order each epoch or, of tasks, as [`TaskOrder`]

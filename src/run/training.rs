@@ -13,7 +13,7 @@ use super::dataset::training_windows;
 use super::inputs::RunInputs;
 use super::memory;
 use super::precision::check_precision;
-use crate::config::{RunConfig, TuneKind};
+use crate::config::{Objective, RunConfig, TuneKind};
 use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
 use crate::loss::{Ats, Loss, LossContext};
@@ -92,6 +92,9 @@ impl PreparedRun {
         }
         if options.max_steps != Some(0) {
             config.llm.check_trainable()?;
+        }
+        if let Some(note) = config.decode.note().filter(|_| config.objective() == Objective::Items) {
+            log(format_args!("note: {note}"));
         }
         let ranking = Rc::new(ranking);
         let data = match text_tasks {

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
-use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
+use crate::config::{LlmConfig, LoraConfig, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::core::panic::DeviceGuard;
 use crate::loss::LossState;
@@ -143,7 +143,7 @@ impl Trained {
                     true => crate::model::Tune::Full,
                     false => crate::model::Tune::Frozen,
                 };
-                let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
+                let precision = llm.precision();
                 // Before the one that takes its place is read.
                 drop(llm);
                 Decoder::load(&opened.config, opened.weights, tune, precision, device)
