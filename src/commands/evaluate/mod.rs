@@ -26,20 +26,20 @@ use crate::{Context, Error, Result};
 
 /// What the command line decides.
 pub struct EvaluateOptions {
-    /// Which windows.
+    /// The split.
     pub split: Split,
-    /// In place of the run file's.
+    /// Number of beams in place of the run file's.
     pub beams: Option<usize>,
-    /// The first so many windows; of rows so many, the tasks taking turns.
+    /// Number of windows, the first of the split; of rows, the tasks taking turns. All by default.
     pub limit: Option<usize>,
-    /// In place of the run file's.
+    /// Scoring in place of the run file's; with it comes [`Scoring::length_penalty`].
     pub scoring: Option<Scoring>,
-    /// In place of the run file's.
+    /// Length penalty in place of the run file's.
     pub length_penalty: Option<f64>,
-    /// Of a run with tasks.
+    /// The prompt to rank with, of a run with prompt sets.
     pub choice: PromptSelection,
-    /// In place of the run's weight of the prior; of several, the one that ranks the validation
-    /// windows best becomes the run's.
+    /// Weights of the prior in place of the run's. The one that ranks the validation windows best
+    /// becomes the run's.
     pub prior_weights: Vec<f64>,
     /// For texts: a directory of a BERT that encodes sentences.
     pub sentence_encoder: Option<PathBuf>,
@@ -52,12 +52,12 @@ pub struct EvaluateOptions {
 /// What `evaluate --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
-    /// Which windows.
+    /// The split.
     pub split: Split,
     /// The task that ranked, of a run with tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// Its prompt.
+    /// The prompt of the set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptChoice>,
     /// The metrics of all, cold and warm targets.
@@ -82,7 +82,7 @@ pub struct Evaluation {
     pub tried: Vec<TriedWeight>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -91,7 +91,7 @@ pub struct Evaluation {
 pub struct TaskEvaluation {
     /// The task.
     pub task: String,
-    /// Its prompt.
+    /// The prompt of the set.
     pub prompt: PromptChoice,
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
@@ -111,8 +111,8 @@ pub enum EvaluateReport {
 /// Evaluates a trained run on a split, and writes what it found into the run directory.
 ///
 /// # Errors
-/// Options that are for the other objective than the run's; those of [`Session::open`]; a split with
-/// nothing to evaluate.
+/// Options that are for the other objective than the run's; those of [`Session::open`]; a split
+/// with nothing to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
     match read_config(dir)?.objective() {
         Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
@@ -265,7 +265,8 @@ fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&s
     }
 }
 
-/// The weights of the prior to rank with, in order; one, of no effect, for a run without a prior.
+/// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
+/// a prior.
 fn weights(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {
     let asked = &options.prior_weights;
     match &run.context.prior {
