@@ -8,7 +8,7 @@ use itemlm::data::Split;
 use itemlm::device::BackendName;
 use itemlm::run::{ItemRef, RankRequest, RecommendRequest, Recommendation, Session};
 
-use crate::lab::{ITEMS, Lab, document, succeeded};
+use crate::lab::{ITEMS, Lab, document, succeeded, write_llm_as};
 
 /// Log-probabilities of sums in another order: prompts of other lengths run in products of other
 /// shapes.
@@ -151,6 +151,6 @@ fn a_prompt_that_does_not_fit_is_refused_or_shortened() {
 #[test]
 fn one_window_too_long_is_named_before_training() {
     let lab = Lab::new();
-    lab.edit("llm/config.json", "\"max_position_embeddings\": ", "\"max_position_embeddings\": 2, \"was\": ");
-    lab.refused("train run.toml --out run", 1, &["train window", "of user", "data.history", "data.too_long"]);
+    write_llm_as(&lab.path("llm"), 1, |config| config.max_position_embeddings = 2);
+    lab.refused("train run.toml --out run", 1, &[" window ", "of user", "data.history", "data.too_long"]);
 }

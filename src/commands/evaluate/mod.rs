@@ -8,14 +8,14 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
-use crate::config::{DecodeConfig, Objective, PriorConfig, Scoring};
+use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
 use crate::device::BackendChoice;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
-use crate::run::dir::read_config;
+use crate::run::dir::{is_run, read_config};
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
@@ -114,9 +114,11 @@ pub enum EvaluateReport {
 /// Options that are for the other objective than the run's; those of [`Session::open`]; a split
 /// with nothing to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
-    match read_config(dir)?.objective() {
-        Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
-        Objective::Items => {
+    // What is wrong with the backend is said before what is wrong with the directory.
+    let config = is_run(dir).then(|| read_config(dir)).transpose()?;
+    match config.as_ref().map(RunConfig::objective) {
+        Some(Objective::Texts(_)) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
+        _ => {
             let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
             let evaluation = catch_out_of_memory(&options.backend, then, || evaluate_items(dir, options))?;
             Ok(EvaluateReport::Items(Box::new(evaluation)))
