@@ -217,6 +217,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
             adapter: None,
             precision: Precision::F32,
             quantized: false,
+            layers: None,
         },
         items: Default::default(),
         loss,

@@ -15,7 +15,7 @@ use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
-use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm, open_llm_of_run};
+use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
 use crate::rankers::{Fitted, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
@@ -59,8 +59,10 @@ impl RunInputs {
         let path = Path::new(&config.llm.path);
         // A run keeps the tokens that it was trained with.
         let (mut llm, bos) = match started {
-            Some(identity) => (open_llm_of_run(path, &identity.llm)?, Some(identity.puts_bos_first())),
-            None => (open_llm(path)?, config.data.bos.choice()),
+            Some(identity) => {
+                (open_llm_of_run(path, config.llm.layers, &identity.llm)?, Some(identity.puts_bos_first()))
+            }
+            None => (open_llm_layers(path, config.llm.layers)?, config.data.bos.choice()),
         };
         llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;

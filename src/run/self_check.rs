@@ -158,7 +158,7 @@ impl SelfCheck {
         let step = Step { batches, token_loss: Loss::Msl(Msl { temperature: 1.0 }), seed: SEED };
         let (grads, _) = train_step(std::slice::from_ref(&model), step)?;
         let mut gradient = Vec::new();
-        for linear in model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
+        for linear in model.llm.layers.iter().flat_map(|layer| &layer.linears) {
             let Some(lora) = &linear.lora else { continue };
             for part in [&lora.a, &lora.b] {
                 let part = grads.get::<Concrete, 2>(part.id);
@@ -181,7 +181,7 @@ impl SelfCheck {
         let mut llm =
             Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+        for linear in llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
             let Some(lora) = &mut linear.lora else { continue };
             let shape = lora.b.dims();
             let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();

@@ -9,6 +9,7 @@ mod ilm;
 mod inspect;
 mod lab;
 mod memory;
+mod models;
 mod openp5;
 mod pipeline;
 mod precision;
