@@ -125,4 +125,4 @@ bench-peer *ARGS: llm
 
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf and safetensors
 reference PYTHON="python3":
-    for s in llama lora loss training decode gguf gguf_tokenizer cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama lora loss training decode search gguf gguf_tokenizer cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

@@ -129,6 +129,7 @@ pub enum TooLong {
     /// Refuse the window.
     #[default]
     Error,
-    /// Show the window's history without its oldest items, as few as need be; at least one is shown.
+    /// Show the window's history without its oldest items, as few as need be; at least one is
+    /// shown.
     Shorten,
 }

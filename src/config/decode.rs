@@ -83,8 +83,8 @@ pub enum Scoring {
 }
 
 impl Scoring {
-    /// Returns the length penalty that goes with the scoring: 0 for masked, where forced tokens have
-    /// log-probability 0 but would count as length; 1 for full, as transformers.
+    /// Returns the length penalty that goes with the scoring: 0 for masked, where forced tokens
+    /// have log-probability 0 but would count as length; 1 for full, as transformers.
     pub fn length_penalty(self) -> f64 {
         match self {
             Self::Masked => 0.0,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
-use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring};
+use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
@@ -74,6 +74,10 @@ pub struct Evaluation {
     pub beams: usize,
     /// Length penalty.
     pub length_penalty: f64,
+    /// Beam search that ranked.
+    pub search: SearchKind,
+    /// Whether items with a title of the history were left out.
+    pub exclude_history: bool,
     /// The prior that ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
@@ -221,6 +225,8 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         scoring: decode.scoring,
         beams: decode.beams,
         length_penalty: decode.length_penalty,
+        search: decode.search,
+        exclude_history: decode.exclude_history,
         prior,
         tried,
         step: run.step,
@@ -260,7 +266,10 @@ fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&s
     if choice.decode != *decode {
         let text = |decode: &DecodeConfig| {
             let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
-            format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
+            let search = if decode.search == SearchKind::Trie { "" } else { ", transformers' search" };
+            let history = if decode.exclude_history { ", without the history's items" } else { "" };
+            let DecodeConfig { beams, length_penalty, .. } = decode;
+            format!("{scoring} scoring, {beams} beams and length penalty {length_penalty}{search}{history}")
         };
         let (by, now) = (text(&choice.decode), text(decode));
         log(format_args!("note: the prior's weight {weight} was chosen with {by}; this ranks with {now}"));
