@@ -11,7 +11,7 @@ pub struct DecodeConfig {
     /// Which tokens share the probability.
     pub scoring: Scoring,
     /// An item's log-probability is divided by (target tokens, EOS included) to this power. By
-    /// default 0 for masked scoring, and 1 for full, as transformers.
+    /// default 0 for masked scoring and 1 for full ([`Scoring::length_penalty`]).
     pub length_penalty: f64,
     /// Which beam search ranks.
     pub search: SearchKind,
