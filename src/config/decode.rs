@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// `[decode]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "DecodeFields")]
+#[serde(default, from = "DecodeFields")]
 pub struct DecodeConfig {
     /// Number of beams, and of items returned.
     pub beams: usize,
     /// Which tokens share the probability.
     pub scoring: Scoring,
-    /// An item's log-probability is divided by (target tokens, EOS included) to this power; by
-    /// default [`Scoring::length_penalty`].
+    /// An item's log-probability is divided by (target tokens, EOS included) to this power. By
+    /// default 0 for masked scoring and 1 for full ([`Scoring::length_penalty`]).
     pub length_penalty: f64,
     /// Which beam search ranks.
     pub search: SearchKind,
@@ -83,8 +83,8 @@ pub enum Scoring {
 }
 
 impl Scoring {
-    /// Returns the length penalty that goes with the scoring: 0 for masked, where forced tokens have
-    /// log-probability 0 but would count as length; 1 for full, as transformers.
+    /// Returns the length penalty that goes with the scoring: 0 for masked, where forced tokens
+    /// have log-probability 0 but would count as length; 1 for full, as transformers.
     pub fn length_penalty(self) -> f64 {
         match self {
             Self::Masked => 0.0,

@@ -96,7 +96,7 @@ pub fn linear_token_loss_value<B: Backend>(
 struct Sums<B: Backend> {
     loss: Tensor<B, 1>,
     weight: Option<Tensor<B, 1>>,
-    /// With respect to the hidden states and to the head, as far as they are wanted.
+    /// Gradients with respect to the hidden states and to the head, where the caller needs them.
     gradients: [Option<Tensor<B, 2>>; 2],
 }
 

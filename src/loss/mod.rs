@@ -87,7 +87,7 @@ pub struct BlockLoss<B: Backend> {
     pub loss: Tensor<B, 1>,
     /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
     pub weight: Option<Tensor<B, 1>>,
-    /// Of `loss` with respect to the logits.
+    /// Gradient of `loss` with respect to the logits.
     pub gradient: LogitGradient<B>,
 }
 

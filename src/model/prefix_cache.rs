@@ -73,7 +73,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 pub struct SharedPrefix<B: AutodiffBackend> {
     tokens: Vec<u32>,
     seed: u64,
-    /// Where the blocks run again in the backward pass.
+    /// Inputs of the blocks, if these run again in the backward pass.
     checkpoints: Option<Checkpoints<B>>,
     /// Keys and values that the micro-batches attend to, one pair a layer.
     leaves: Vec<[Tensor<B, 4>; 2]>,

@@ -77,7 +77,7 @@ fn token_trees_equal_plain_sequences() {
             let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
             let mut examples: Vec<Example> = Vec::new();
             for n in 0..count {
-                // A common beginning, then a new prompt or a branch of the one before.
+                // A common prefix, then a new prompt or a branch of the one before.
                 let mut prompt = vec![5, 6, 7];
                 if n > 0 && rng.random_bool(0.6) {
                     let before = &examples[n - 1].prompt;
@@ -120,7 +120,7 @@ fn token_trees_equal_plain_sequences() {
                 (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
             }
 
-            // The same in micro-batches below a chain that is run once, with the blocks' graphs
+            // The same in micro-batches after a prefix that is run once, with the blocks' graphs
             // kept and made again.
             drop(turn);
             let tokens = batch.target_tokens as f64;
