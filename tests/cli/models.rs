@@ -239,7 +239,7 @@ fn types_of_gguf_are_known_or_named() {
     let models = Models::new();
     models.inputs("Hello", &["Red Pen"]);
     for (file, named) in [
-            // The files hold no whole model; their type is no fault any more.
+        // The files hold no whole model; their type is no fault any more.
         ("Q2_K.gguf", "tokenizer.ggml.merges"),
         ("Q3_K.gguf", "tokenizer.ggml.merges"),
         ("Q5_K.gguf", "tokenizer.ggml.merges"),
