@@ -189,7 +189,8 @@ mod tests {
             "memory 3.0 GiB, unknown available, limited to 2.0 GiB\n",
             "kernels of wgpu and cuda: fused and tuned, choices kept in /home/a\\u{7}/.cache\n",
             "\nwgpu  FAILED: gone\\u{7}\n",
-            "  0: llvm\\u{1b}[2Jpipe (software, runs on the CPU; Vulkan, Mesa\\r\\n, tensors up to 128 MiB; Cpu)  <- in use\n",
+            "  0: llvm\\u{1b}[2Jpipe (software, runs on the CPU; Vulkan, Mesa\\r\\n, tensors up to 128 MiB; Cpu)  <- \
+             in use\n",
             "       1.2 GFLOP/s  256 × 256, f32\n",
             "forward       2.0e-6  ok, against the CPU\n",
             "gradient         inf  FAILED, against the CPU\n",

@@ -229,7 +229,8 @@ fn width_of(character: char) -> usize {
 pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        let reorders = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let mark = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}');
+        let reorders = mark || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if character.is_control() || reorders {
             escaped.extend(character.escape_default());
         } else {

@@ -60,7 +60,8 @@ pub(super) fn text(report: &PlanReport) -> String {
         line("largest tensor", step.largest_tensor, format!("{verdict} the device's buffers of {}", size(Some(limit))));
     }
     if backend.to_string() != "cpu" {
-        text += "\nActivations are counted as the CPU backend keeps them; other devices run some operations as several, and keep more.\n";
+        text += "\nActivations are counted as the CPU backend keeps them; other devices run some operations as \
+                 several, and keep more.\n";
     }
     text + &report.largest.as_ref().map_or_else(String::new, |largest| {
         let lines: Vec<String> = largest.iter().map(largest_text).collect();

@@ -7,7 +7,8 @@ use crate::core::profiler::{Part, Pass};
 pub(super) fn text(report: &ProfileReport) -> String {
     let ProfileReport { backend, threads, steps, warm_up, seconds_per_step, samples_per_step, .. } = report;
     let mut text = format!(
-        "{steps} steps after {warm_up}, {backend}, {threads} threads: {seconds_per_step:.3} s a step, {:.2} samples/s\n\n",
+        "{steps} steps after {warm_up}, {backend}, {threads} threads: {seconds_per_step:.3} s a step, {:.2} \
+         samples/s\n\n",
         samples_per_step / seconds_per_step
     );
     text += "part                   seconds   share     GFLOP   of peak\n";

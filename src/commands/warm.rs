@@ -127,7 +127,8 @@ impl WarmReport {
         let advice =
             if self.tuned { "take a build without the feature `tuned`, or" } else { "do not use it for this run, or" };
         Err(Error::failed(format!(
-            "{name}: the losses and gradient norms of the run's first {} steps are {difference:.1e} from the CPU's, more than {:e}; {advice} update \
+            "{name}: the losses and gradient norms of the run's first {} steps are {difference:.1e} from the CPU's, \
+             more than {:e}; {advice} update \
              its driver",
             self.steps.len(),
             self.tolerance
@@ -201,7 +202,9 @@ mod tests {
             passed: Some(false),
         };
         let error = report.verdict().unwrap_err();
-        let expected = "wgpu: the losses and gradient norms of the run's first 2 steps are 2.5e-1 from the CPU's, more than 1e-3; take a build without the feature `tuned`, or update its driver";
+        let expected = "wgpu: the losses and gradient norms of the run's first 2 steps are 2.5e-1 from the \
+                        CPU's, more than 1e-3; take a build without the feature `tuned`, or update its \
+                        driver";
         assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
         assert!(WarmReport { passed: Some(true), ..report }.verdict().is_ok());
     }

@@ -61,7 +61,8 @@ impl DecodeConfig {
     pub fn note(&self) -> Option<String> {
         (self.scoring == Scoring::Masked && self.length_penalty > 0.0).then(|| {
             format!(
-                "masked scoring with length penalty {} favours long titles: their forced tokens have log-probability 0, but count as \
+                "masked scoring with length penalty {} favours long titles: their forced tokens have log-probability \
+                 0, but count as \
                  length; decode.length_penalty = 0 ranks better",
                 self.length_penalty
             )

@@ -136,7 +136,8 @@ impl RunConfig {
             prior.validate()?;
             if prior.in_loss && self.loss.kind == LossKind::Lml {
                 return Err(Error::usage(
-                    "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which no ranker knows",
+                    "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which \
+                     no ranker knows",
                 ));
             }
         }
@@ -162,7 +163,8 @@ impl RunConfig {
         }
         if data.prompt.is_some() || !data.prompt_sets.is_empty() {
             return refuse(
-                "data.text_tasks excludes data.prompt and data.prompt_sets: text tasks have templates of their own (data.text_task_prompts)",
+                "data.text_tasks excludes data.prompt and data.prompt_sets: text tasks have templates of their own \
+                 (data.text_task_prompts)",
             );
         }
         if self.train.targets == Targets::Every {
@@ -170,7 +172,8 @@ impl RunConfig {
         }
         if self.loss.kind != LossKind::Lml {
             return refuse(
-                "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and texts are free",
+                "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and \
+                 texts are free",
             );
         }
         if self.prior.is_some() {

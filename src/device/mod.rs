@@ -97,7 +97,8 @@ impl FromStr for BackendChoice {
                 || name != BackendName::Cpu && adapters.iter().all(|adapter: &String| !adapter.is_empty())
         }) else {
             return Err(Error::usage(
-                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its index or a part of its name, \
+                "it must be cpu, wgpu or cuda; wgpu:DEVICE and cuda:DEVICE take a device by its index or a part of \
+                 its name, \
                  wgpu:DEVICE,DEVICE several",
             ));
         };
@@ -239,7 +240,8 @@ impl BackendName {
         match self {
             Self::Cpu => "this is a defect, please report it",
             Self::Wgpu => {
-                "install a Vulkan or Metal driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers libvulkan1)"
+                "install a Vulkan or Metal driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers \
+                 libvulkan1)"
             }
             Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use --backend wgpu",
         }

@@ -222,7 +222,8 @@ impl Settings {
         }
         if !pools && settings.longest.is_none() {
             log(format!(
-                "note: {}: neither 1_Pooling nor sentence_bert_config.json; a text's vector is the mean over its first {LONGEST} tokens",
+                "note: {}: neither 1_Pooling nor sentence_bert_config.json; a text's vector is the mean over its \
+                 first {LONGEST} tokens",
                 dir.display()
             ));
         }

@@ -173,12 +173,14 @@ impl RankerSpec {
             }
             ([name], None) => {
                 return Err(Error::usage(format!(
-                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out FILE` writes"
+                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out \
+                     FILE` writes"
                 )));
             }
             ([name], Some(_)) if config.in_loss => {
                 return Err(Error::usage(format!(
-                    "prior.in_loss: {name} has learnt the very targets that the loss asks for; use a ranker that counts, or in_loss = false"
+                    "prior.in_loss: {name} has learnt the very targets that the loss asks for; use a ranker that \
+                     counts, or in_loss = false"
                 )));
             }
             ([_], Some(_)) => {}

@@ -242,7 +242,8 @@ impl VectorRanker {
         let (vectors, about) = Vectors::read(path, corpus)?;
         let Some(About { settings, ranks: Some(ranks), .. }) = about else {
             return Err(Error::failed(format!(
-                "{file}: it holds vectors, but not what ranks by them; only files that `itemlm cf` of this version writes do"
+                "{file}: it holds vectors, but not what ranks by them; only files that `itemlm cf` of this version \
+                 writes do"
             )));
         };
         let Some((learnt_by, settings)) = settings.into_iter().next() else {

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `FILE` | safetensors: `item` `[items, dim]` and `user` `[users, dim]`, f32 |
-//! | `FILE.items.parquet`, `FILE.users.parquet` | `row` (of the tensor, an integer) and `id` (the source's) of every item and user |
+//! | `FILE.items.parquet`, `FILE.users.parquet` | `row` in the tensor and the source's `id`, one row each |
 //! | `FILE.network.safetensors` | SASRec by `itemlm cf`: the network; see [`crate::rankers::VectorRanker`] |
 //!
 //! The rows may come in any order; in memory they are in the corpus's.

@@ -214,7 +214,8 @@ pub(crate) fn qformer_config(
         let sizes = [settings.hidden_size, settings.attention_heads, settings.intermediate_size];
         if sizes.iter().any(Option::is_some) || layers > text.num_hidden_layers {
             return Err(Error::usage(format!(
-                "[qformer]: a pretrained text branch has the sizes of {} and at most its {} layers; set init = \"random\" for others",
+                "[qformer]: a pretrained text branch has the sizes of {} and at most its {} layers; set init = \
+                 \"random\" for others",
                 dir.display(),
                 text.num_hidden_layers
             )));

@@ -96,7 +96,8 @@ pub(crate) fn training_windows(
             let beams = decode.beams;
             let then = || {
                 format!(
-                    "while the validation windows were ranked: lower decode.beams (now {beams}); the last checkpoint is kept"
+                    "while the validation windows were ranked: lower decode.beams (now {beams}); the last checkpoint \
+                     is kept"
                 )
             };
             let progress = if show { Progress::new("validating", valid.len()) } else { Progress::hidden() };

@@ -134,7 +134,8 @@ pub fn open_prompt(template: &str) -> Result<Prompt> {
     match prompt.items() {
         0 => Ok(prompt),
         _ => Err(Error::usage(format!(
-            "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} or {{user}}"
+            "prompt template {template}: {{item}} has no meaning where the next item is asked for; use {{history}} \
+             or {{user}}"
         ))),
     }
 }

@@ -65,7 +65,8 @@ impl ChosenPrior {
             return Ok(Some(chosen));
         }
         log(format_args!(
-            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is not used but run.toml's, {}",
+            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is \
+             not used but run.toml's, {}",
             path.display(),
             chosen.prior.weight,
             prior.weight

@@ -45,7 +45,8 @@ pub fn check_context(prompt: usize, catalogue: &Catalogue, context: usize) -> Re
     match needed <= context {
         true => Ok(()),
         false => Err(Error::failed(format!(
-            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is {context}; \
+            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is \
+             {context}; \
              show fewer items: data.history = N, or data.too_long = \"shorten\""
         ))),
     }
@@ -209,7 +210,8 @@ impl PromptContext {
         match self.text(Catalogue::target_text(name)) {
             Some(text) => Ok(PromptValue { text: Some(text), vectors: None }),
             None => Err(Error::not_found(format!(
-                "{name:?} is not in the catalogue, and this run's prompts show items by their vectors alone (items.beside_text = false)"
+                "{name:?} is not in the catalogue, and this run's prompts show items by their vectors alone \
+                 (items.beside_text = false)"
             ))),
         }
     }

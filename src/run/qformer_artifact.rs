@@ -2,8 +2,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.toml` | `format` (1), `step`, `projection`; `[scale]`: what items' and users' vectors were divided by; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
-//! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields; phase 2 needs those that begin with `qformer.` |
+//! | `config.toml` | `format` (1), `step`, `projection`, `[scale]`, `[identity]`, `[qformer]` |
+//! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields |
+//!
+//! `[scale]` is what items' and users' vectors were divided by, `[identity]` holds the SHA-256 of
+//! corpus, vectors, their ids, tokenizer and `[qformer]`, and `[qformer]` the sizes. Phase 2 needs
+//! the parameters that begin with `qformer.`.
 
 use std::fs;
 use std::path::Path;

@@ -81,7 +81,8 @@ impl TextTaskData {
         match needed <= ranking.context {
             true => Ok((prompt, text)),
             false => Err(Error::failed(format!(
-                "{}: its prompt and text have {needed} tokens, the model's max_position_embeddings is {}; shorten the text",
+                "{}: its prompt and text have {needed} tokens, the model's max_position_embeddings is {}; shorten \
+                 the text",
                 place(),
                 ranking.context
             ))),

@@ -164,7 +164,8 @@ fn notice(token_loss: &Loss, context: &LossContext) -> Option<String> {
     let stays = matches!(token_loss, Loss::Ats(_)) && !Ats::adapts(context.root_children);
     stays.then(|| {
         format!(
-            "the adaptive temperature stays at {}: with this tokenizer the root of the titles' trie has {} children, and \
+            "the adaptive temperature stays at {}: with this tokenizer the root of the titles' trie has {} children, \
+             and \
              ATS has an answer only above 4; set loss.temperature to a number to choose another",
             Ats::START,
             context.root_children

@@ -71,7 +71,8 @@ mod tests {
         };
         assert!(refuse(&backend, &[check("forward", 1e-6, true)]).is_ok());
         let error = refuse(&backend, &[check("forward", 1e-6, true), check("gradient", 0.5, false)]).unwrap_err();
-        let expected = "--backend cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 of the largest value, more than 1e-4; \
+        let expected = "--backend cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 of \
+                        the largest value, more than 1e-4; \
                         take a build without the feature `tuned`, or update the driver";
         assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
     }

@@ -37,7 +37,8 @@ impl Catalogue {
                 if tokens.contains(&tokenizer.eos()) {
                     let eos = tokenizer.token(tokenizer.eos()).unwrap_or_default();
                     return Err(Error::failed(format!(
-                        "{}: it holds the end-of-sequence token {eos:?}, after which nothing is written; change the title",
+                        "{}: it holds the end-of-sequence token {eos:?}, after which nothing is written; change the \
+                         title",
                         place()
                     )));
                 }
@@ -73,8 +74,10 @@ mod tests {
     fn titles_that_tokenise_alike_and_unusable_titles() {
         let json = |lowercase: &str| {
             format!(
-                r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": {lowercase},
-                "pre_tokenizer": {{"type": "WhitespaceSplit"}}, "post_processor": null, "decoder": null, "model": {{"type": "WordLevel",
+                r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+                "normalizer": {lowercase},
+                "pre_tokenizer": {{"type": "WhitespaceSplit"}}, "post_processor": null, "decoder": null,
+                "model": {{"type": "WordLevel",
                 "vocab": {{"[UNK]": 0, "\"pen": 1, "x\"": 2, "</s>": 3, "blue": 4}}, "unk_token": "[UNK]"}}}}"#
             )
         };

@@ -30,7 +30,8 @@ impl EntityTokens {
         match last.is_some_and(|last| u32::try_from(last).is_ok()) {
             true => Ok(Self { vocabulary: vocabulary as u32, per_entity: per_entity as u32, items: items as u32 }),
             false => Err(Error::usage(format!(
-                "{items} items and {users} users of {per_entity} vectors each do not fit beside a vocabulary of {vocabulary}"
+                "{items} items and {users} users of {per_entity} vectors each do not fit beside a vocabulary of \
+                 {vocabulary}"
             ))),
         }
     }

@@ -15,7 +15,8 @@ pub fn check_finite(step: usize, what: &str, value: f64, remedy: &str) -> Result
     match value.is_finite() {
         true => Ok(()),
         false => Err(Error::failed(format!(
-            "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; {remedy}"
+            "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; \
+             {remedy}"
         ))),
     }
 }
@@ -31,7 +32,8 @@ pub fn check_device_alive(step: usize) -> Result<()> {
     match DeviceGuard::current().panic() {
         None => Ok(()),
         Some(panic) => Err(Error::device(format!(
-            "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
+            "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint \
+             is kept"
         ))),
     }
 }

@@ -173,7 +173,8 @@ fn planted_world(lab: &Lab) {
 fn held_out_titles_are_found() {
     let lab = lab();
     planted_world(&lab);
-    let set = "--set data.corpus=planted --set data.vectors=planted.safetensors --set qformer.init=random --set train.epochs=40 \
+    let set = "--set data.corpus=planted --set data.vectors=planted.safetensors --set qformer.init=random --set \
+               train.epochs=40 \
                --set train.batch_size=20 --set loss.item_item=0 --set loss.user_item=0 --set qformer.dropout=0";
     let report = lab.json(&format!("align align.toml --out planted-run --ui none {set}"));
     println!("{}", report["retrieval"]);

@@ -75,7 +75,8 @@ fn a_device_without_room_is_one_line_and_the_checkpoint_is_kept() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let last = stderr.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let advice = "in step 3: lower train.micro_batch_size (now 4) or set train.gradient_checkpointing = true; checkpoint 2 is kept";
+    let advice = "in step 3: lower train.micro_batch_size (now 4) or set train.gradient_checkpointing = true; \
+                  checkpoint 2 is kept";
     for named in ["error: wgpu ran out of memory (", advice] {
         assert!(last.contains(named), "{named:?} is not in {stderr}");
     }

@@ -155,7 +155,10 @@ fn added_tokens_of_other_files_are_added() {
     models.scores("llm", &[-68.36627438713495], &[0.0]);
     fs::remove_file(models.0.path("llm/added_tokens.json")).unwrap();
     let token = |content: &str| json!({"content": content, "special": true, "normalized": false});
-    let config = |id: &str| json!({"eos_token": "<|im_end|>", "added_tokens_decoder": {"0": token("<|endoftext|>"), id: token("<|sep|>")}});
+    let config = |id: &str| {
+        let added = json!({"0": token("<|endoftext|>"), id: token("<|sep|>")});
+        json!({"eos_token": "<|im_end|>", "added_tokens_decoder": added})
+    };
     models.json("llm/tokenizer_config.json", config("259"));
     models.scores("llm", &[-68.36627438713495], &[0.0]);
     models.json("llm/tokenizer_config.json", config("270"));
@@ -194,9 +197,13 @@ fn bos_is_put_first_where_the_tokenizer_puts_it() {
     let mut tokenizer: Value = serde_json::from_slice(&models.0.read("llm/tokenizer.json")).unwrap();
     tokenizer["post_processor"] = json!({"type": "Sequence", "processors": [
         {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},
-        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}],
+        {"type": "TemplateProcessing",
+         "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                    {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}],
          "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-         "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}, "<|im_end|>": {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}}}]});
+         "special_tokens": {
+             "<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]},
+             "<|im_end|>": {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}}}]});
     models.json("llm/tokenizer.json", tokenizer);
     assert_eq!(scores("Hello"), with, "what comes after the text is left out");
 }
@@ -346,7 +353,14 @@ fn sentence_encoders_say_how_they_pool() {
         names.iter().zip(100..).map(|(name, id)| (id.to_string(), json!(name))).collect();
     models.json("toy/id2name4Rec.json", Value::Object(names));
     models.take("tasks.jsonl", "tasks.jsonl");
-    models.0.write("rows.toml", "seed = 7\n[data]\ncorpus = \"corpus\"\ntext_tasks = \"tasks.jsonl\"\n[llm]\npath = \"llm\"\nlora = { rank = 4, alpha = 8, dropout = 0.0, targets = [\"q_proj\"] }\n[loss]\nkind = \"lml\"\n[train]\nepochs = 1\nbatch_size = 4\nmicro_batch_size = 2\nlearning_rate = 1e-2\nwarmup_steps = 1\ncheckpoint_steps = 4\nvalid_windows = 2\n");
+    models.0.write(
+        "rows.toml",
+        "seed = 7\n[data]\ncorpus = \"corpus\"\ntext_tasks = \"tasks.jsonl\"\n[llm]\npath = \
+                                 \"llm\"\nlora = \
+                                 { rank = 4, alpha = 8, dropout = 0.0, targets = [\"q_proj\"] }\n[loss]\nkind = \
+                                 \"lml\"\n[train]\nepochs = 1\nbatch_size = 4\nmicro_batch_size = 2\nlearning_rate = \
+                                 1e-2\nwarmup_steps = 1\ncheckpoint_steps = 4\nvalid_windows = 2\n",
+    );
     models.0.ok("prepare msl toy --out corpus");
     models.0.ok("train rows.toml --out run --max-steps 0");
     fs::create_dir_all(models.0.path("bert/1_Pooling")).unwrap();

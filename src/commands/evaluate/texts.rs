@@ -55,7 +55,8 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
     if ranks || asks || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
+            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in \
+             {} writes texts",
             dir.display()
         )));
     }
@@ -69,7 +70,8 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
         None if Path::new(SENTENCE_ENCODER).exists() => Some(PathBuf::from(SENTENCE_ENCODER)),
         None => {
             log(format_args!(
-                "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` fetches, or \
+                "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` \
+                 fetches, or \
                  --sentence-encoder DIR"
             ));
             None
@@ -153,7 +155,11 @@ impl Written {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
         let mut line = json!({
-            "task": tasks.tasks[row.task].name, "items": items, "decoded": self.decoded, "target": row.text, "cosine": self.outcome.cosine,
+            "task": tasks.tasks[row.task].name,
+            "items": items,
+            "decoded": self.decoded,
+            "target": row.text,
+            "cosine": self.outcome.cosine,
         });
         if let Some(user) = row.user {
             line["user"] = corpus.user_id(user).into();

@@ -160,7 +160,8 @@ fn json_keys() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&value),
-        "cold_test_share cold_test_targets density examples interactions items name new_test_share new_test_users popularity \
+        "cold_test_share cold_test_targets density examples interactions items name new_test_share new_test_users \
+         popularity \
          prompt sequence_lengths software source steps test_users titles users validation windows"
     );
     assert_eq!(value["windows"], json!({"train": 1, "valid": 0, "test": 2}));

@@ -79,10 +79,13 @@ fn no_tensors(dir: &Path) -> Error {
             "{place}: holds {other} and no model.safetensors; give the file itself: {place}/{other}"
         )),
         Some(other) if other.ends_with(".safetensors") => Error::failed(format!(
-            "{place}: holds {other}, but neither model.safetensors nor model.safetensors.index.json; download the missing file"
+            "{place}: holds {other}, but neither model.safetensors nor model.safetensors.index.json; download the \
+             missing file"
         )),
         Some(other) => Error::failed(format!(
-            "{place}: holds {other} and no model.safetensors; pickled weights can run code and are not read, convert them with Python: from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained({:?}).save_pretrained({:?}, safe_serialization=True)",
+            "{place}: holds {other} and no model.safetensors; pickled weights can run code and are not read, convert \
+             them with Python: from transformers import AutoModelForCausalLM; \
+             AutoModelForCausalLM.from_pretrained({:?}).save_pretrained({:?}, safe_serialization=True)",
             place.to_string(),
             place.to_string()
         )),

@@ -115,10 +115,12 @@ fn no_config(dir: &Path) -> Error {
     }
     match names().find(|name| name == "adapter_config.json" || name == "params.json") {
         Some(name) if name == "adapter_config.json" => Error::failed(format!(
-            "{place}: holds a PEFT adapter, not a model; give its base model as llm.path, and the adapter as llm.adapter of a run file"
+            "{place}: holds a PEFT adapter, not a model; give its base model as llm.path, and the adapter as \
+             llm.adapter of a run file"
         )),
         Some(name) => Error::failed(format!(
-            "{place}: holds {name} and no config.json; convert it to a Hugging Face directory (transformers, convert_llama_weights_to_hf.py)"
+            "{place}: holds {name} and no config.json; convert it to a Hugging Face directory (transformers, \
+             convert_llama_weights_to_hf.py)"
         )),
         None => Error::failed(format!("{place}/config.json: there is no such file; a model's directory needs it")),
     }

@@ -281,7 +281,9 @@ mod tests {
     fn what_changes_the_forward_pass_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let read = |key: &str, value: Value| {
-            let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "peft_version": "0.18.0"});
+            let mut config = json!({
+                "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "peft_version": "0.18.0"
+            });
             config[key] = value;
             fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
             read_adapter_config(dir.path())

@@ -147,7 +147,8 @@ mod tests {
             (
                 "sequential",
                 true,
-                "Considering ML1M user_3 has interacted with ML1M items \"1001\", \"1007\" . What is the next recommendation for the user ?",
+                "Considering ML1M user_3 has interacted with ML1M items \"1001\", \"1007\" . What is the next \
+                 recommendation for the user ?",
                 "What is the top recommended item for ML1M user_3 who interacted with ML1M item \"1001\", \"1007\" ?",
             ),
             (

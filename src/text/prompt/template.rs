@@ -288,9 +288,12 @@ mod tests {
     #[test]
     fn released_prompt() {
         let values = PromptValues { history: vec![title("A &amp; B"), title("C")], ..PromptValues::default() };
-        let expected = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response \
-             that appropriately completes the request. \n\n### Instruction:\nGiven a list of office products the user has used \
-             before, please recommend a new office product that the user likes to the user.\n\n### Input:\nThe user has used the \
+        let expected = "Below is an instruction that describes a task, paired with an input that provides further \
+                        context. Write a response \
+             that appropriately completes the request. \n\n### Instruction:\nGiven a list of office products the \
+             user has used \
+             before, please recommend a new office product that the user likes to the user.\n\n### Input:\nThe user \
+             has used the \
              following office products before: \"A &amp; B\", \"C\"\n \n\n### Response:\n";
         assert_eq!(Prompt::open("office").unwrap().render(&values), [PromptSegment::Text(expected.into())]);
     }

@@ -125,9 +125,12 @@ mod tests {
     fn elm_has_its_24_tasks() {
         let tasks = elm24().unwrap();
         let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
-        let published = "summary, positive review, negative review, neutral review, five pos. characteristics, five neg. characteristics, \
-                         long description, funnier, sadder, scarier, improve, movie to viewer, pitch, criticize, convince1, convince2, \
-                         convince3, dissuade1, dissuade2, similarities, interpolation, why like nn, diff than nn, common with nn";
+        let published = "summary, positive review, negative review, neutral review, five pos. characteristics, five \
+                         neg. characteristics, \
+                         long description, funnier, sadder, scarier, improve, movie to viewer, pitch, criticize, \
+                         convince1, convince2, \
+                         convince3, dissuade1, dissuade2, similarities, interpolation, why like nn, diff than nn, \
+                         common with nn";
         assert_eq!(names, published.split(", ").collect::<Vec<_>>());
         let of_two: Vec<TextTaskEntities> =
             tasks.iter().map(TextTask::entities).filter(|needs| needs.items == 2).collect();

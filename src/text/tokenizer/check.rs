@@ -178,8 +178,10 @@ mod tests {
     }
 
     fn tokenizer(charsmap: &Value) -> Result<Backend> {
-        parse(&json!({"version": "1.0", "normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": charsmap}]},
-            "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "b": 1, "A": 2}, "unk_token": "[UNK]"}}).to_string())
+        let precompiled = json!({"type": "Precompiled", "precompiled_charsmap": charsmap});
+        let normalizer = json!({"type": "Sequence", "normalizers": [precompiled]});
+        let model = json!({"type": "WordLevel", "vocab": {"[UNK]": 0, "b": 1, "A": 2}, "unk_token": "[UNK]"});
+        parse(&json!({"version": "1.0", "normalizer": normalizer, "model": model}).to_string())
     }
 
     #[test]

@@ -91,7 +91,8 @@ fn tokenizer_json(dir: &Path) -> Result<String> {
         let other = ["tokenizer.model", "vocab.json", "tekken.json"].into_iter().find(|name| dir.join(name).exists());
         return Err(Error::failed(match other {
             Some(other) => format!(
-                "{}: holds {other} and no tokenizer.json; make it with Python: from transformers import AutoTokenizer; AutoTokenizer.from_pretrained({:?}).save_pretrained({:?})",
+                "{}: holds {other} and no tokenizer.json; make it with Python: from transformers import \
+                 AutoTokenizer; AutoTokenizer.from_pretrained({:?}).save_pretrained({:?})",
                 dir.display(),
                 dir.display().to_string(),
                 dir.display().to_string()
@@ -226,7 +227,8 @@ fn add_token(backend: &mut Backend, id: u32, token: AddedToken, path: &Path) -> 
     .context(&place)?;
     match backend.token_to_id(&content) {
         Some(other) if other != id => Err(Error::failed(format!(
-            "{place}: the token {content:?} has id {id} there, but {other} after tokenizer.json; write tokenizer.json anew with transformers' save_pretrained"
+            "{place}: the token {content:?} has id {id} there, but {other} after tokenizer.json; write \
+             tokenizer.json anew with transformers' save_pretrained"
         ))),
         _ => Ok(()),
     }

@@ -125,7 +125,8 @@ impl Header {
                 Some(range) => tensor.range = range,
                 None => {
                     return bad(format!(
-                        "tensor {}: its {length} bytes at offset {offset} lie beyond the end of the file; the file is truncated, download it again",
+                        "tensor {}: its {length} bytes at offset {offset} lie beyond the end of the file; the file \
+                         is truncated, download it again",
                         tensor.name
                     ));
                 }
@@ -383,7 +384,8 @@ impl<'a> Cursor<'a> {
         }
         let encoding = encoding(self.u32(&place)?).map_err(|kind| {
             Error::failed(format!(
-                "{place}: has type {kind}; only F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K are supported"
+                "{place}: has type {kind}; only F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K are \
+                 supported"
             ))
         })?;
         let (values, bytes) = encoding.block();

@@ -70,7 +70,8 @@ fn open_parts(path: &Path) -> Result<Vec<GgufFile>> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", number + 1)) else {
         return Err(Error::failed(format!(
-            "{place}: is part {} of {count} of a split model, but is not called NAME-{:05}-of-{count:05}.gguf; give the parts the names that they were published under",
+            "{place}: is part {} of {count} of a split model, but is not called \
+             NAME-{:05}-of-{count:05}.gguf; give the parts the names that they were published under",
             number + 1,
             number + 1
         )));

@@ -156,7 +156,9 @@ impl GgufVocabulary {
         match known {
             Some(rule) => Ok(rule),
             None => refuse(format!(
-                "tokenizer.ggml.pre {:?} is not supported, only \"gpt-2\", \"smollm\", \"llama-bpe\", \"smaug-bpe\", \"dbrx\", \"qwen2\", \"tekken\", \"gpt-4o\", \"deepseek-coder\" and their like are; use the Hugging Face directory",
+                "tokenizer.ggml.pre {:?} is not supported, only \"gpt-2\", \"smollm\", \"llama-bpe\", \"smaug-bpe\", \
+                 \"dbrx\", \"qwen2\", \"tekken\", \"gpt-4o\", \"deepseek-coder\" and their like are; use the Hugging \
+                 Face directory",
                 self.pre.as_deref().unwrap_or_default()
             )),
         }
@@ -186,12 +188,14 @@ impl GgufVocabulary {
             true if longest_number <= 3 => ("Llama 3", "llama-bpe"),
             true => {
                 return refuse(format!(
-                    "{missing}, and the vocabulary is none whose split is known; use the Hugging Face directory, or convert it anew with a recent llama.cpp"
+                    "{missing}, and the vocabulary is none whose split is known; use the Hugging Face directory, or \
+                     convert it anew with a recent llama.cpp"
                 ));
             }
         };
         note(&format!(
-            "{missing}: text is split as {name} splits it, which fits the vocabulary; convert the file anew with a recent llama.cpp to be sure"
+            "{missing}: text is split as {name} splits it, which fits the vocabulary; convert the file anew with a \
+             recent llama.cpp to be sure"
         ));
         match rule(pre) {
             Some(rule) => Ok(rule),

@@ -125,7 +125,8 @@ impl GgufVocabulary {
             "llama" => self.sentencepiece()?,
             other => {
                 return refuse(format!(
-                    "tokenizer.ggml.model {other:?} is not supported, only \"gpt2\" and \"llama\" are; use the Hugging Face directory"
+                    "tokenizer.ggml.model {other:?} is not supported, only \"gpt2\" and \"llama\" are; use the \
+                     Hugging Face directory"
                 ));
             }
         };

@@ -239,7 +239,8 @@ fn scaling(rope: &Keys<'_>, max_position_embeddings: usize) -> Result<Option<Rop
         Some("yarn") => yarn(rope, max_position_embeddings)?,
         Some(other) => {
             return refuse(format!(
-                "{}rope_type {other:?} is not supported, only \"default\", \"linear\", \"dynamic\", \"yarn\" and \"llama3\" are",
+                "{}rope_type {other:?} is not supported, only \"default\", \"linear\", \"dynamic\", \"yarn\" and \
+                 \"llama3\" are",
                 rope.prefix
             ));
         }
