@@ -66,3 +66,5 @@ pub trait Ranker: Debug + Send + Sync {
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors_tests;
