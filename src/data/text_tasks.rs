@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, FileDigest, Split};
-use super::sources::{Encoding, ReadContext, read_numbered_lines};
+use super::sources::{Encoding, ReadContext, SourceFile, read_numbered_lines};
 use crate::{Context, Result};
 
 /// A task's name, and what its rows are about.
@@ -139,8 +139,9 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
     let mut context = ReadContext::new(0, fs::metadata(path).context(path.display())?.len());
     let mut rows: Vec<TextTaskRow> = Vec::new();
     let mut with_split = None;
+    let file = SourceFile::new(path);
     read_numbered_lines(
-        path,
+        &file,
         Encoding::Utf8,
         0,
         &mut context,
@@ -152,7 +153,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
                     context.bad(
-                        path,
+                        &file,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
                     )?;

@@ -1,10 +1,10 @@
 //! What a file is, from its first line, and which edition files are of together.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use super::{Columns, Number, Unit};
-use crate::data::sources::short;
+use crate::data::sources::fields::short;
+use crate::data::sources::source_file::SourceFile;
 use crate::{Error, Result};
 
 /// A release of the data.
@@ -71,7 +71,7 @@ impl Syntax {
 
 /// A file and what it is.
 pub(super) struct Found {
-    pub(super) path: PathBuf,
+    pub(super) path: SourceFile,
     pub(super) role: Role,
     pub(super) syntax: Syntax,
     /// The editions that have such files.
@@ -89,18 +89,18 @@ const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
 /// What the file with this first line is.
-pub(super) fn role(path: &Path, line: &str) -> Result<Found> {
+pub(super) fn role(path: &SourceFile, line: &str) -> Result<Found> {
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
     let (role, syntax, editions) = found.ok_or_else(|| {
         Error::failed(format!(
             "{}: line 1 is neither of Amazon's reviews nor of its metadata; expected are JSON lines with reviewerID or user_id, \
              a CSV of four columns with or without the header user_id,parent_asin,rating,timestamp, or items as JSON lines or \
              Python literals with asin or parent_asin, not `{}`",
-            path.display(),
+            path,
             short(line)
         ))
     })?;
-    Ok(Found { path: path.to_path_buf(), role, syntax, editions })
+    Ok(Found { path: path.clone(), role, syntax, editions })
 }
 
 type What = (Role, Syntax, &'static [Edition]);
@@ -192,7 +192,7 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
         if common.is_empty() {
             let name = |file: &Found| {
                 let editions: Vec<String> = file.editions.iter().map(Edition::to_string).collect();
-                format!("{} is of Amazon {}", file.path.display(), editions.join(" or "))
+                format!("{} is of Amazon {}", file.path, editions.join(" or "))
             };
             let apart = |other: &&Found| !other.editions.iter().any(|edition| file.editions.contains(edition));
             let other = found.iter().take(at).find(apart).unwrap_or(file);
@@ -210,7 +210,7 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
             None => Ok(Y2018),
             Some(file) => Err(Error::usage(format!(
                 "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with --format",
-                file.path.display()
+                file.path
             ))),
         },
     }

@@ -29,7 +29,6 @@ mod detect;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -37,9 +36,16 @@ use serde::de::{self, Deserializer, Visitor};
 use self::detect::{Edition, Found, Role, Syntax};
 use super::python;
 use super::python::Value;
-use super::{
-    Catalogue, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most, read_lines, read_numbered_lines,
-};
+use super::dataset::{Catalogue, RawDataset};
+use super::encoding::Encoding;
+use super::fields::short;
+use super::files::at_most;
+use super::input::Input;
+use super::lines::{read_lines, read_numbered_lines};
+use super::options::ReadOptions;
+use super::read_context::ReadContext;
+use super::source_file::SourceFile;
+use super::times::Unit;
 use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
@@ -64,7 +70,7 @@ type Line<T> = std::result::Result<T, String>;
 /// # Errors
 /// Usage: an unknown format, files of two editions, no review file, no metadata file. Failed: a
 /// file that is neither, and more bad lines than the job allows.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
+pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let found = files.iter().map(|file| detect::role(file, &Input::first_line(file)?)).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
         Some(name) => Edition::named(name)?,
@@ -268,13 +274,13 @@ struct Columns {
     fields: usize,
 }
 
-fn header_columns(path: &Path, header: &str) -> Result<Columns> {
+fn header_columns(path: &SourceFile, header: &str) -> Result<Columns> {
     let names: Vec<&str> = header.split(',').map(str::trim).collect();
     let mut places = [0; 4];
     for (place, wanted) in places.iter_mut().zip(["user_id", "parent_asin", "rating", "timestamp"]) {
         *place = names.iter().position(|name| *name == wanted).ok_or_else(|| {
             let what = "needs user_id,parent_asin,rating,timestamp";
-            Error::failed(format!("{}: line 1: column {wanted} is missing ({what})", path.display()))
+            Error::failed(format!("{}: line 1: column {wanted} is missing ({what})", path))
         })?;
     }
     Ok(Columns { places, fields: names.len() })
@@ -296,7 +302,7 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
     }
     let [user, item, rating, time] = values;
     let number = |name: &str, text: &str| {
-        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", super::short(text)))
+        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)))
     };
     let time = unit.milliseconds(number("timestamp", time)?.whole("timestamp")?)?;
     event(events, user, item, number("rating", rating)?.real(), time)

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use self::rows::{read_rows, read_titles};
 use self::sequences::SequenceBuilder;
-use super::Input;
+use super::input::Input;
+use super::source_file::SourceFile;
 use crate::data::corpus::Corpus;
 use crate::data::corpus::{Provenance, Step};
 use crate::{Context, Error, Result};
@@ -45,7 +46,7 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
     let mut left = memory / PARSED;
     let mut read = |file: &str| -> Result<Vec<u8>> {
         let path = stored(dir, file);
-        let mut input = Input::peek(&path)?;
+        let mut input = Input::peek(&SourceFile::new(&path))?;
         let mut bytes = Vec::new();
         input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
