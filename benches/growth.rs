@@ -15,11 +15,11 @@ use burn::tensor::{Distribution, TensorData};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Precision, Scoring};
-use itemlm::decode::search;
+use itemlm::decode::{Query, search};
 use itemlm::device::{BackendName, Concrete, Training};
 use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
-use itemlm::loss::linear_cross_entropy;
-use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, save_llm_dir};
+use itemlm::loss::{Msl, linear_token_loss};
+use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, open_weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -88,7 +88,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
-    let weights = Weights::open(dir.path(), &config).unwrap();
+    let weights = open_weights(dir.path(), &config).unwrap();
     Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
 
@@ -147,7 +147,9 @@ fn loss(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, value), |b| {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-                linear_cross_entropy(hidden.clone(), head.clone(), false, &batch, 1.0).backward()
+                linear_token_loss(hidden.clone(), head.clone(), false, &batch, &Msl { temperature: 1.0 })
+                    .loss
+                    .backward()
             })
         });
     };
@@ -203,12 +205,13 @@ fn beam_search(c: &mut Criterion) {
     let mut measure =
         |name: &str, catalogue: &Catalogue, (users, tokens): (usize, usize), decode: DecodeConfig, value: usize| {
             let prompts = prompts(users, tokens);
+            let queries: Vec<Query> = prompts.iter().map(Query::from).collect();
             group.throughput(Throughput::Elements(users as u64));
             group.bench_function(BenchmarkId::new(name, value), |b| {
-                b.iter(|| search(&model, catalogue, &prompts, &[], &decode, &device))
+                b.iter(|| search(&model, catalogue, &queries, &decode, &device).unwrap())
             });
         };
-    let decode = |beams, scoring| DecodeConfig { beams, scoring, length_penalty: 0.0 };
+    let decode = |beams, scoring| DecodeConfig { beams, scoring, ..DecodeConfig::default() };
     let ten = decode(10, Scoring::Masked);
     for count in CATALOGUES {
         measure("titles", &catalogue(count), (8, PROMPT), ten.clone(), count);

@@ -22,6 +22,15 @@ pub fn to_vec<B: Backend, const D: usize>(tensor: Tensor<B, D>, what: &str) -> R
     floats(read(tensor, what)?, what)
 }
 
+/// Reads the only number of `tensor` from its device.
+///
+/// # Errors
+/// A device that failed; the message names `what` was read.
+pub fn scalar<B: Backend>(tensor: Tensor<B, 1>, what: &str) -> Result<f64> {
+    let values = to_vec(tensor, what)?;
+    values.first().map(|&value| value.into()).ok_or_else(|| Error::failed(format!("reading {what}: no number")))
+}
+
 /// Reads `tensor` from its device.
 ///
 /// # Errors

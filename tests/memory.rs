@@ -7,9 +7,10 @@ mod lab;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use itemlm::commands::{TrainOptions, plan, train};
+use itemlm::commands::{plan, train};
 use itemlm::config::RunConfig;
 use itemlm::device::BackendName;
+use itemlm::run::TrainOptions;
 use itemlm::train::Ui;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);

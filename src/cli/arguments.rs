@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::prepare::PrepareArgs;
-use crate::config::RankerName;
 use crate::data::Split;
 use crate::device::BackendChoice;
-use crate::rankers::Method;
 use crate::run::PromptSelection;
 use crate::text::PromptChoice;
 
@@ -156,7 +154,7 @@ pub(super) enum Command {
     /// Collaborative vectors of items and users, learnt from the training windows
     Cf {
         /// als, bpr or sasrec
-        name: Method,
+        name: String,
         /// The corpus directory
         corpus: PathBuf,
         /// The safetensors file; the ids go beside it, to FILE.items.parquet and FILE.users.parquet
@@ -189,7 +187,7 @@ pub(super) enum Command {
     /// A ranker without a language model, on the same split
     Baseline {
         /// popularity, markov, cooccurrence, als, bpr or sasrec
-        name: RankerName,
+        name: String,
         /// The corpus directory
         corpus: PathBuf,
         /// train, valid or test

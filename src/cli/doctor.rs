@@ -129,8 +129,9 @@ pub(super) fn size(bytes: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::{CopyRate, Host, MatmulRate};
+    use crate::commands::Host;
     use crate::device::BackendName;
+    use crate::device::{CopyRate, MatmulRate};
 
     #[test]
     fn drivers_cannot_move_the_cursor() {

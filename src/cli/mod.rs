@@ -20,9 +20,10 @@ use serde_json::json;
 
 use self::arguments::{Cli, Command, RunArgs, ScoringName, UiName};
 use crate::commands;
-use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, InspectOptions, ScoreOptions, TrainOptions};
+use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, ScoreOptions};
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
+use crate::run::TrainOptions;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -135,13 +136,10 @@ impl Command {
                     backend,
                     progress,
                 };
-                if crate::run::writes_texts(&run)? {
-                    return show(json, &crate::run::evaluate_texts(&run, &options)?, text::texts);
-                }
-                let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
-                let evaluation =
-                    crate::run::catch_out_of_memory(&options.backend, then, || commands::evaluate(&run, &options))?;
-                show(json, &evaluation, |evaluation| text::evaluation(&run, evaluation))
+                show(json, &commands::evaluate(&run, &options)?, |report| match report {
+                    EvaluateReport::Items(evaluation) => text::evaluation(&run, evaluation),
+                    EvaluateReport::Texts(evaluation) => text::texts(evaluation),
+                })
             }
             Self::Recommend { run, history, user, choice, k, backend, json } => {
                 let items = commands::recommend(&run, &history, user.as_deref(), &choice.into(), k, backend)?;
@@ -160,8 +158,8 @@ impl Command {
                 show(json, &report, inspect::text)
             }
             Self::Cf { name, corpus, out, set, backend, json } => {
-                let options = CfOptions { method: name, set, backend };
-                let report = commands::cf(&corpus, &out, &options, &mut |line| log(line))?;
+                let options = CfOptions { set, backend };
+                let report = commands::cf(&name, &corpus, &out, &options, &mut |line| log(line))?;
                 show(json, &report, text::vectors)
             }
             Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
@@ -176,8 +174,8 @@ impl Command {
             }
             Self::Baseline { name, corpus, split, limit, set, backend, json } => {
                 let options = BaselineOptions { split, limit, set, backend };
-                let report = commands::baseline(&corpus, name, &options, &mut |line| log(line))?;
-                show(json, &report, |report| text::table(&[(name.to_string().as_str(), &report.summary)]))
+                let report = commands::baseline(&corpus, &name, &options, &mut |line| log(line))?;
+                show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use super::doctor::size;
 use super::inspect::escaped;
-use crate::commands::{LargestMicroBatch, PlanReport};
+use crate::commands::PlanReport;
+use crate::run::LargestMicroBatch;
 
 /// The whole report.
 pub(super) fn text(report: &PlanReport) -> String {

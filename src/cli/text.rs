@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TrainReport};
+use crate::commands::{
+    AlignReport, CfReport, Evaluation, QuickstartReport, Recommendation, TextEvaluation, TrainReport,
+};
 use crate::evaluate::{Group, Summary, TextQuality};
-use crate::run::TextEvaluation;
 
 /// Every ranker's row, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {
@@ -143,7 +144,7 @@ fn number(value: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::FirstLast;
+    use crate::run::FirstLast;
 
     /// On a terminal the dashboard is gone by then, and had no line for it.
     #[test]

@@ -3,22 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::DispatchDevice;
 use serde::Serialize;
 
-use crate::data::{Corpus, Split};
-use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{evaluate_collaborative, summarise};
-use crate::rankers::{Distribution, Method, Model, Settings, Trained, train};
+use crate::config::settings_table;
+use crate::data::Corpus;
+use crate::device::BackendChoice;
+use crate::evaluate::valid_ndcg;
+use crate::rankers::registry::vector_method;
+use crate::rankers::{Fitting, TopK, VectorRanker};
 use crate::run::verified_devices::verified_device;
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
 #[derive(Debug, Clone)]
 pub struct CfOptions {
-    /// Which model.
-    pub method: Method,
-    /// `key=value`, over its defaults.
+    /// Settings of the method as `key=value`, over their defaults.
     pub set: Vec<String>,
     /// Where BPR and SASRec train; ALS runs on the CPU.
     pub backend: BackendChoice,
@@ -27,51 +26,66 @@ pub struct CfOptions {
 /// What `cf --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct CfReport {
-    /// `als`, `bpr` or `sasrec`.
+    /// Name of the method, such as `als`.
     pub name: String,
-    /// The file written.
+    /// The file that was written.
     pub out: PathBuf,
-    /// Rows of its tensor `user`.
+    /// Rows of the file's tensor `user`.
     pub users: usize,
-    /// Rows of its tensor `item`.
+    /// Rows of the file's tensor `item`.
     pub items: usize,
     /// Length of a vector.
     pub dim: usize,
-    /// The epoch (ALS: iteration) kept.
+    /// The epoch (of ALS the iteration) that was kept.
     pub epoch: usize,
-    /// Of training, its validation included.
+    /// Seconds of training, its validation included.
     pub seconds: f64,
-    /// ALS: the objective; else the mean loss of the epoch kept.
+    /// Of ALS the objective at the end, else the mean loss of the epoch that was kept.
     pub loss: f64,
-    /// As a prior: what scores are divided by, chosen on the validation windows.
+    /// What scores are divided by where the ranker is a prior; chosen on the validation windows.
     pub temperature: f64,
-    /// Of the file.
+    /// SHA-256 of the file.
     pub sha256: String,
-    /// On the validation windows, where there are any.
+    /// NDCG@10 on the validation windows, where there are any.
     #[serde(rename = "valid_ndcg@10")]
     pub valid_ndcg_at_10: Option<f64>,
 }
 
-/// Trains on a corpus's training windows and writes the vectors of its items and users to `out`.
+/// Trains the method `name` on a corpus's training windows and writes the vectors of the corpus's
+/// items and users to `out`.
 ///
 /// # Errors
-/// Settings or an `out` that cannot be (usage); those of [`Corpus::open`] and [`train`].
-pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMut(&str)) -> Result<CfReport> {
-    let settings = Settings::parse(options.method, &options.set)?;
-    writable(out)?;
+/// A method that is not there, settings or an `out` that cannot be (usage); those of
+/// [`Corpus::open`] and [`VectorRanker::train`].
+pub fn cf(
+    name: &str,
+    corpus_dir: &Path,
+    out: &Path,
+    options: &CfOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<CfReport> {
+    let method = vector_method(name, settings_table(&options.set)?)?;
+    check_writable(out)?;
     let corpus = Corpus::open(corpus_dir)?;
     let started = Instant::now();
-    let trained = fit(&settings, &corpus, corpus_dir, &options.backend, say)?;
-    let valid_ndcg_at_10 = valid_ndcg(&trained.model, &corpus);
+    let top_k = TopK::new(&corpus);
+    let mut fitting = Fitting {
+        corpus: &corpus,
+        device: &|| verified_device(&options.backend),
+        validate: &|ranker| valid_ndcg(ranker, &top_k, &corpus),
+        say,
+    };
+    let trained = VectorRanker::train(&*method, &mut fitting).context(corpus_dir.display())?;
+    let ranker = trained.model;
+    let valid_ndcg_at_10 = valid_ndcg(&ranker, &top_k, &corpus);
     let seconds = started.elapsed().as_secs_f64();
-    let ranker = Distribution::new(trained.model, &corpus);
-    let sha256 = ranker.save(out, &corpus, &settings)?;
+    let sha256 = ranker.save(out, &corpus, name, &*method)?;
     Ok(CfReport {
-        name: options.method.to_string(),
+        name: name.to_string(),
         out: out.to_path_buf(),
         users: corpus.users(),
         items: corpus.items.len(),
-        dim: settings.dim(),
+        dim: method.dim(),
         epoch: trained.epoch,
         seconds,
         loss: trained.loss,
@@ -81,26 +95,8 @@ pub fn cf(corpus_dir: &Path, out: &Path, options: &CfOptions, say: &mut dyn FnMu
     })
 }
 
-/// Trains with a corpus's validation windows.
-pub(crate) fn fit(
-    settings: &Settings,
-    corpus: &Corpus,
-    corpus_dir: &Path,
-    backend: &BackendChoice,
-    say: &mut dyn FnMut(&str),
-) -> Result<Trained<Concrete>> {
-    let device = DispatchDevice::autodiff(verified_device(backend)?);
-    let mut validate = |model: &Model<Concrete>| Ok(valid_ndcg(model, corpus));
-    train::<Concrete>(settings, corpus, &device, &mut validate, say).context(corpus_dir.display())
-}
-
-fn valid_ndcg(model: &Model<Concrete>, corpus: &Corpus) -> Option<f64> {
-    let outcomes = evaluate_collaborative(model, corpus, Split::Valid, None);
-    summarise(&outcomes, 0).all.metric("ndcg@10")
-}
-
-/// Minutes of training should not end at a path that cannot be.
-fn writable(out: &Path) -> Result<()> {
+/// Refuses a path that cannot be written, before minutes of training.
+fn check_writable(out: &Path) -> Result<()> {
     let folder = crate::core::files::folder(out);
     if out.is_dir() || out.file_name().is_none() {
         return Err(Error::usage(format!("--out {}: it must name a file, not a directory", out.display())));

@@ -1,37 +1,20 @@
 //! `itemlm doctor`: what this build and this machine offer, how fast, and whether it computes what
 //! the CPU computes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::time::Instant;
 
-use burn::DispatchDevice;
-use burn::prelude::*;
 use serde::Serialize;
 
-use crate::run::Check;
-use crate::run::self_check::{Numbers, SelfCheck};
-
 use crate::config::Precision;
-use crate::core::panic::{recorded_panic, take_recorded_panic};
+use crate::core::panic::catch_device_panic;
 use crate::core::system;
-use crate::device::{Adapter, BackendName, Concrete, TUNED, kernels_dir};
-use crate::{Context, Error, Result};
+use crate::device::{Adapter, BackendName, CopyRate, MatmulRate, TUNED, copy_rate, kernels_dir, matmul_rate};
+use crate::run::Check;
+use crate::run::self_check::{Numbers, SelfCheck, compare, no_cpu};
+use crate::{Error, Result};
 
 /// As Cargo.toml pins it; burn does not tell its version.
 const BURN: &str = "0.21.0";
-/// A product, a copy: the median of so many.
-const REPETITIONS: usize = 5;
-/// Rows of the matrices multiplied: doubled from the smallest while a product takes less than
-/// [`LONG_ENOUGH`].
-const ROWS: [usize; 5] = [256, 512, 1024, 2048, 4096];
-/// Seconds, by far more than it takes to start work on a device.
-const LONG_ENOUGH: f64 = 0.05;
-/// Numbers copied, 64 MiB: more than a CPU's cache.
-const COPIED: usize = 16 << 20;
-/// Copies that are timed together.
-const COPIES: usize = 4;
-
 /// What `doctor --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct DoctorReport {
@@ -99,28 +82,6 @@ pub struct BackendReport {
     pub checks: Vec<Check>,
 }
 
-/// A product of two square f32 matrices.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct MatmulRate {
-    /// Rows and columns.
-    pub rows: usize,
-    /// 10⁹ additions and multiplications a second.
-    pub gflops: f64,
-    /// Whether f32 inputs are rounded to the 11 bits of TF32, as burn's products on NVIDIA's tensor
-    /// cores do (cubek-matmul 0.2, `definition/blueprint.rs`, `adjust_dtypes`; PyTorch's
-    /// `torch.backends.cuda.matmul.allow_tf32`). burn 0.21 has no switch for it.
-    pub tf32: bool,
-}
-
-/// A pass over f32 numbers within the device's memory that writes them, doubled, elsewhere.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct CopyRate {
-    /// Read by a pass, and as many written.
-    pub bytes: usize,
-    /// 10⁹ bytes a second, read and written together.
-    pub gb_per_second: f64,
-}
-
 /// Looks at the machine and tries every backend of the build.
 ///
 /// # Errors
@@ -185,13 +146,13 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
             return report;
         }
     };
-    let tried = unless_it_panics(|| {
-        report.matmul = Some(matmul_rate(&device, Precision::F32)?);
+    let tried = catch_device_panic(|| {
+        report.matmul = Some(matmul_rate(&device, Precision::F32.dtype())?);
         report.copy = Some(copy_rate(&device)?);
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
             _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
-            Some(cpu) => compared(self_check, &numbers, cpu, &device),
+            Some(cpu) => compare(self_check, &numbers, cpu, &device),
             None => return Err(no_cpu()),
         };
         Ok(numbers)
@@ -207,85 +168,6 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
     };
     report.status = if report.reason.is_none() { Status::Passed } else { Status::Failed };
     report
-}
-
-/// The self-check alone, of tuned kernels.
-///
-/// # Errors
-/// A build without the CPU, a device that dies; as [`doctor()`].
-pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
-    let self_check = SelfCheck::new()?;
-    let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
-    let run = || unless_it_panics(|| Ok(compared(&self_check, &self_check.run(device)?, &cpu, device)));
-    // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
-    run().or_else(|_| run())
-}
-
-pub(crate) fn no_cpu() -> Error {
-    Error::failed("this build has no CPU backend to compare with; build with the feature cpu")
-}
-
-/// Tuned kernels of one size may round where those of another do not.
-fn compared(self_check: &SelfCheck, numbers: &Numbers, cpu: &Numbers, device: &DispatchDevice) -> Vec<Check> {
-    numbers.checks(cpu, self_check.products().into_iter().any(|[rows, width]| rounds_to_tf32(device, rows, width)))
-}
-
-/// A device that dies, on this thread or on its own, is a failed self-check.
-pub(crate) fn unless_it_panics<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let done = catch_unwind(AssertUnwindSafe(work));
-    match (done, recorded_panic()) {
-        (Ok(result), None) => result,
-        _ => Err(Error::failed(format!("the device died ({})", take_recorded_panic().unwrap_or_default()))),
-    }
-}
-
-/// Of the largest product that is [`LONG_ENOUGH`].
-pub(crate) fn matmul_rate(device: &DispatchDevice, precision: Precision) -> Result<MatmulRate> {
-    let mut rate = MatmulRate { rows: 0, gflops: 0.0, tf32: false };
-    for rows in ROWS {
-        let matrix = Tensor::<Concrete, 2>::ones([rows, rows], device).cast(precision.dtype());
-        let seconds = median_seconds(device, || matrix.clone().matmul(matrix.clone()))?;
-        rate = MatmulRate { rows, gflops: 2.0 * (rows as f64).powi(3) / seconds / 1e9, tf32: false };
-        if seconds > LONG_ENOUGH {
-            break;
-        }
-    }
-    rate.tf32 = rounds_to_tf32(device, rate.rows, rate.rows);
-    Ok(rate)
-}
-
-/// A product of `[rows, width]` and `[width, rows]`: sums of numbers that f32 holds and TF32 does
-/// not, all of whose partial sums are exact in f32.
-pub(crate) fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
-    let above_one = f32::EPSILON * 2048.0;
-    let numbers = Tensor::<Concrete, 2>::full([rows, width], 1.0 + above_one, device);
-    let sums = numbers.clone().matmul(numbers.ones_like().transpose());
-    (sums.max().into_scalar().elem::<f32>() - width as f32) < width as f32 * above_one / 2.0
-}
-
-fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
-    // Each copy has numbers of its own, which it must read, and all are kept until they are there:
-    // fusion leaves out what nobody awaits.
-    let numbers: Vec<_> = (0..COPIES).map(|_| Tensor::<Concrete, 1>::ones([COPIED], device)).collect();
-    let bytes = COPIED * size_of::<f32>();
-    let copy = || numbers.iter().map(|numbers| numbers.clone().mul_scalar(2.0)).collect::<Vec<_>>();
-    let seconds = median_seconds(device, copy)? / COPIES as f64;
-    Ok(CopyRate { bytes, gb_per_second: 2.0 * bytes as f64 / seconds / 1e9 })
-}
-
-/// Of [`REPETITIONS`], after one more that compiles the kernels.
-fn median_seconds<T>(device: &DispatchDevice, work: impl Fn() -> T) -> Result<f64> {
-    let mut seconds = Vec::with_capacity(REPETITIONS);
-    for repetition in 0..=REPETITIONS {
-        let started = Instant::now();
-        let _made = work();
-        Concrete::sync(device).map_err(|e| format!("{e:?}")).context("the device fails")?;
-        if repetition > 0 {
-            seconds.push(started.elapsed().as_secs_f64());
-        }
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds.get(REPETITIONS / 2).copied().unwrap_or(f64::NAN))
 }
 
 fn host() -> Host {
@@ -305,12 +187,6 @@ mod tests {
     #[test]
     fn burn_is_the_pinned_one() {
         assert!(include_str!("../../Cargo.toml").contains(&format!("\nburn = {{ version = \"={BURN}\"")));
-    }
-
-    #[test]
-    fn the_cpu_rounds_no_input() {
-        let device = BackendName::Cpu.device().unwrap();
-        assert!(!rounds_to_tf32(&device, ROWS[0], ROWS[0]) && !rounds_to_tf32(&device, 33, 64));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::config::{Precision, TuneKind};
 use crate::device::BackendName;
 use crate::model::export_merged;
-use crate::run::run_dir::{open_run_as, read_config};
+use crate::run::dir::read_config;
+use crate::run::session::open_run_as;
 use crate::{Error, Result};
 
 /// Writes the run's model with its adapter merged into the weights: `config.json`,

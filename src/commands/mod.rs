@@ -18,17 +18,17 @@ pub(crate) mod warm;
 pub use align::{AlignReport, align};
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
-pub use doctor::{BackendReport, CopyRate, DoctorReport, Host, MatmulRate, Status, doctor};
-pub use evaluate::{EvaluateOptions, Evaluation, TaskEvaluation, evaluate, rank_windows};
+pub use doctor::{BackendReport, DoctorReport, Host, Status, doctor};
+pub use evaluate::{EvaluateOptions, EvaluateReport, Evaluation, TaskEvaluation, TextEvaluation, evaluate};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles,
     TopShare, Unseen, inspect,
 };
 pub use merge::merge;
-pub use plan::{LargestMicroBatch, Memory, PlanReport, plan};
+pub use plan::{PlanReport, plan};
 pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{Recommendation, recommend};
 pub use score::{ScoreOptions, score};
-pub use train::{FirstLast, TrainOptions, TrainReport, train};
+pub use train::{TrainReport, train};
 pub use warm::{WarmReport, WarmStep, warm};

@@ -3,14 +3,12 @@
 use burn::train::Interrupter;
 use serde::Serialize;
 
-use super::doctor::matmul_rate;
-use super::train::start;
-use super::{MatmulRate, TrainOptions};
 use crate::Result;
 use crate::config::{Precision, RunConfig};
 use crate::core::profiler::{Part, Pass, Recorded};
-use crate::device::{BackendChoice, BackendName};
-use crate::run::run_dir::RunInputs;
+use crate::device::{BackendChoice, BackendName, MatmulRate, matmul_rate};
+use crate::run::inputs::RunInputs;
+use crate::run::training::{PreparedRun, TrainOptions};
 use crate::run::verified_devices::verified_device;
 
 /// Steps before those that are measured: the first ones compile kernels and fill the allocator's
@@ -87,9 +85,9 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let (name, device) = (backend.name, verified_device(&backend)?);
     let options = TrainOptions::dry(backend, interrupter);
     let material = RunInputs::open(config, None, &device)?;
-    let started = start(config, &options, material, None, std::slice::from_ref(&device))?;
-    let steps = crate::train::profile(started.recommender, started.run, WARM_UP, STEPS)?;
-    let peak = matmul_rate(&device, config.llm.precision)?;
+    let started = PreparedRun::open(config, &options, material, None, std::slice::from_ref(&device))?;
+    let steps = crate::train::profile(started.model, started.run, WARM_UP, STEPS)?;
+    let peak = matmul_rate(&device, config.llm.precision.dtype())?;
 
     let measured = &steps[WARM_UP..];
     let mean = |sum: f64| sum / measured.len() as f64;

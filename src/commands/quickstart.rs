@@ -10,21 +10,21 @@ use burn::train::Interrupter;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::evaluate::rank_windows;
-use super::train::{TrainOptions, train};
+use super::train::train;
 use crate::config::{
     DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
     TrainConfig, TuneKind,
 };
 use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
-use crate::decode::search;
+use crate::decode::{Query, check_log_probs, search};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Summary, evaluate_baseline, summarise};
+use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Baseline, fit};
-use crate::run::run_dir;
-use crate::run::run_dir::RunInputs;
+use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::run::inputs::RunInputs;
+use crate::run::rank_windows;
+use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
@@ -107,9 +107,13 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
 
     say("3. Rankers that only count");
     let mut results = Vec::new();
-    for baseline in [Baseline::Popularity, Baseline::Markov, Baseline::Cooccurrence] {
-        let outcomes = evaluate_baseline(&fit(baseline, &corpus), &corpus, Split::Test, None);
-        results.push(RankerResult { name: baseline.to_string(), summary: summarise(&outcomes, SEED) });
+    let top_k = TopK::new(&corpus);
+    for name in ["popularity", "markov", "cooccurrence"] {
+        let device = || Ok(device.clone());
+        let mut fitting = Fitting { corpus: &corpus, device: &device, validate: &|_| None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, &corpus, Split::Test, None);
+        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) });
     }
 
     say("4. The language model: untrained, then trained with each loss");
@@ -121,7 +125,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     let mut runs = Vec::new();
     let mut examples = Vec::new();
     for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
-        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature });
+        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
         if n == 0 {
             let summary = rank_untrained(&config, &windows, &device)?;
             results.push(RankerResult { name: "LLM, untrained".into(), summary });
@@ -256,7 +260,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
-    let RunInputs { ranking, llama, weights, .. } = run_dir::RunInputs::open(config, None, device)?;
+    let RunInputs { ranking, llama, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
     let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
@@ -274,10 +278,11 @@ fn example_users(
         .map(|(_, window)| {
             let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
             let prompt = run.ranking.window_tokens(window)?;
-            let found = search(&run.model, &run.ranking.catalogue, &[prompt], &[], &run.config.decode, device)
-                .pop()
-                .unwrap_or_default();
-            crate::run::check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
+            let found =
+                search(&run.model, &run.ranking.catalogue, &[Query::from(&prompt)], &run.config.decode, device)?
+                    .pop()
+                    .unwrap_or_default();
+            check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
             let leaves = found.into_iter().take(5);
             let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();
             let user = corpus.user_id(window.user).to_string();

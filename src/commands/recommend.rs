@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::decode::search;
+use crate::decode::{ItemFilter, Query, check_log_probs, search};
 use crate::device::BackendChoice;
+use crate::run::dir::{check_ranks, read_config};
+use crate::run::open_run;
 use crate::run::prompt_selection::PromptSelection;
-use crate::run::run_dir::{open_run, read_config};
-use crate::run::text_tasks::check_ranks;
 use crate::run::verified_devices::verified_device;
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
@@ -73,9 +73,11 @@ pub fn recommend(
     let prompt = ranking.tokens(&ranking.prompt, &filling)?;
     let items: Vec<u32> = history.iter().filter_map(|name| ranking.item_of(name)).collect();
     let priors: Vec<_> = run.ranking.prior.iter().map(|prior| prior.after(&items)).collect();
-    let ranked =
-        search(&run.model, &run.ranking.catalogue, &[prompt], &priors, &decode, &device).pop().unwrap_or_default();
-    crate::run::check_log_probs(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
+    let trie = &run.ranking.catalogue.trie;
+    let filter = decode.exclude_history.then(|| ItemFilter::without_titles(trie, &items));
+    let query = Query { prompt: &prompt, prior: priors.first(), filter: filter.as_ref() };
+    let ranked = search(&run.model, &run.ranking.catalogue, &[query], &decode, &device)?.pop().unwrap_or_default();
+    check_log_probs(ranked.iter().map(|found| found.log_prob)).context(dir.display())?;
     let recommendation = |(place, found): (usize, crate::decode::Ranked)| {
         let item = run.ranking.catalogue.trie.items(found.leaf).next()?;
         let title = run.ranking.name(item).to_string();

@@ -9,14 +9,14 @@ use burn::module::AutodiffModule;
 use burn::train::Interrupter;
 use serde::Serialize;
 
-use super::TrainOptions;
-use super::doctor::{no_cpu, rounds_to_tf32, unless_it_panics};
-use super::train::{PreparedRun, start};
 use crate::config::{Precision, RunConfig};
-use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir};
+use crate::core::panic::catch_device_panic;
+use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir, rounds_to_tf32};
 use crate::model::{EncoderConfig, QFormerConfig};
 use crate::run::catch_out_of_memory;
-use crate::run::run_dir::RunInputs;
+use crate::run::inputs::RunInputs;
+use crate::run::self_check::no_cpu;
+use crate::run::training::{PreparedRun, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::train::ProfiledStep;
 use crate::{Error, Result};
@@ -98,7 +98,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
         Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
     let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
-        unless_it_panics(|| catch_out_of_memory(&options.backend, advice, warmed))?;
+        catch_device_panic(|| catch_out_of_memory(&options.backend, advice, warmed))?;
     let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
     let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
     let max_relative_difference = largest_difference(&warmed, &cpu);
@@ -152,20 +152,21 @@ fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevi
         }
         _ => true,
     };
-    let PreparedRun { recommender, run, .. } = start(config, options, material, None, std::slice::from_ref(device))?;
+    let PreparedRun { model, run, .. } =
+        PreparedRun::open(config, options, material, None, std::slice::from_ref(device))?;
     let mut ranking_seconds = None;
     if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
         let started = Instant::now();
-        validate(&[recommender.valid()])?.ok_or_else(interrupted)?;
+        validate(&[model.valid()])?.ok_or_else(interrupted)?;
         ranking_seconds = Some(started.elapsed().as_secs_f64());
     }
-    let steps = crate::train::profile(recommender, run, 0, STEPS)?;
+    let steps = crate::train::profile(model, run, 0, STEPS)?;
     if steps.len() < STEPS {
         return Err(interrupted());
     }
     let step = |step: &ProfiledStep| WarmStep {
         loss: step.output.loss,
-        grad_norm: step.output.grad_norm,
+        grad_norm: step.grad_norm,
         seconds: step.recorded.seconds.sum(),
     };
     Ok(FirstSteps { steps: steps.iter().map(step).collect(), comparable, ranking_seconds })

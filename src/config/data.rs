@@ -1,6 +1,6 @@
 //! `[data]` of the run file.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Error, Result};
 
@@ -33,9 +33,66 @@ pub struct DataConfig {
     /// How often the rows of each text task come: alpha of [`crate::train::mix`], 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<f64>,
+    /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own tokenizer
+    /// does, `true` or `false`.
+    #[serde(default, skip_serializing_if = "Bos::is_auto")]
+    pub bos: Bos,
     /// Number of windows or rows to train on, a seeded sample; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
+}
+
+/// Whether prompts begin with the BOS token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bos {
+    /// Where the model's own tokenizer puts it first.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Bos {
+    /// Returns the choice; `None` leaves it to the tokenizer.
+    pub fn choice(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Always => Some(true),
+            Self::Never => Some(false),
+        }
+    }
+
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl Serialize for Bos {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.choice() {
+            Some(flag) => serializer.serialize_bool(flag),
+            None => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bos {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Flag(bool),
+            Word(String),
+        }
+        match Value::deserialize(deserializer) {
+            Ok(Value::Flag(true)) => Ok(Self::Always),
+            Ok(Value::Flag(false)) => Ok(Self::Never),
+            Ok(Value::Word(word)) if word == "auto" => Ok(Self::Auto),
+            _ => Err(D::Error::custom("bos must be \"auto\", true or false")),
+        }
+    }
 }
 
 impl DataConfig {

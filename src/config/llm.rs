@@ -33,6 +33,17 @@ pub struct LlmConfig {
 }
 
 impl LlmConfig {
+    /// # Errors
+    /// A precision that loses gradients.
+    pub fn check_trainable(&self) -> Result<()> {
+        match self.precision {
+            Precision::F16 => Err(Error::usage(
+                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps 0 makes a run of the untuned model)",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         if self.quantized && self.tune == TuneKind::Full {
             return Err(Error::usage(

@@ -2,45 +2,110 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::{Error, Result};
+
 /// `[loss]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub struct LossConfig {
-    /// Which tokens compete.
-    #[serde(default = "msl")]
+    /// Which tokens compete, and what they weigh.
     pub kind: LossKind,
-    /// `"adaptive"` or a number; LML ignores it.
-    #[serde(default)]
+    /// `"adaptive"` (of `msl` alone, and its default) or a number (1 by default).
     pub temperature: Temperature,
+    /// Of `bear` alone: how much the beam's edge counts; [`LossConfig::LAMBDA`] by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Of `bear` alone: how soft the beam's edge is; [`LossConfig::XI`] by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xi: Option<f64>,
 }
 
-fn msl() -> LossKind {
-    LossKind::Msl
+/// `[loss]` before its defaults, which depend on `kind`, are filled in.
+#[derive(Deserialize)]
+#[serde(rename = "loss", deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    kind: LossKind,
+    temperature: Option<Temperature>,
+    lambda: Option<f64>,
+    xi: Option<f64>,
+}
+
+impl From<Written> for LossConfig {
+    fn from(written: Written) -> Self {
+        let Written { kind, temperature, lambda, xi } = written;
+        let temperature = match (kind, temperature) {
+            // Run files of earlier versions say "adaptive" for LML, which had no temperature.
+            (LossKind::Lml, None | Some(Temperature::Adaptive)) => Temperature::Fixed(1.0),
+            (LossKind::Bear, None) => Temperature::Fixed(1.0),
+            (LossKind::Msl, None) => Temperature::Adaptive,
+            (_, Some(temperature)) => temperature,
+        };
+        Self { kind, temperature, lambda, xi }
+    }
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { kind: LossKind::Msl, temperature: Temperature::Adaptive }
+        Self { kind: LossKind::Msl, temperature: Temperature::Adaptive, lambda: None, xi: None }
+    }
+}
+
+impl LossConfig {
+    /// λ of the released BEAR on toys.
+    pub const LAMBDA: f64 = 0.25;
+    /// ξ of the released BEAR on toys.
+    pub const XI: f64 = 2.75;
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.kind == LossKind::Bear && self.temperature == Temperature::Adaptive {
+            return Err(Error::usage(
+                "loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number",
+            ));
+        }
+        if let Temperature::Fixed(temperature) = self.temperature {
+            above_zero("loss.temperature", temperature)?;
+        }
+        for (key, value) in [("loss.lambda", self.lambda), ("loss.xi", self.xi)] {
+            match value {
+                Some(_) if self.kind != LossKind::Bear => {
+                    return Err(Error::usage(format!("{key} is for loss.kind = \"bear\"")));
+                }
+                Some(value) => above_zero(key, value)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn above_zero(key: &str, value: f64) -> Result<()> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0"))),
     }
 }
 
 /// `loss.kind`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossKind {
     /// Softmax over the vocabulary.
     Lml,
     /// Softmax over the trie's children.
+    #[default]
     Msl,
+    /// MSL with weights that know beam search.
+    Bear,
 }
 
 /// `loss.temperature`
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Temperature {
-    /// ATS.
+    /// One that the adaptive temperature strategy (ATS) sets anew each step.
     #[default]
     Adaptive,
-    /// Fixed.
+    /// The same one in all steps.
     Fixed(f64),
 }
 
@@ -62,6 +127,49 @@ impl<'de> Deserialize<'de> for Temperature {
             other => {
                 Err(serde::de::Error::custom(format!("temperature is {other}, it must be \"adaptive\" or a number")))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RunConfig;
+    use super::super::tests::MINIMAL;
+    use super::*;
+
+    fn parse(sets: &[&str]) -> Result<LossConfig> {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        Ok(RunConfig::parse(MINIMAL, &sets, "run.toml")?.loss)
+    }
+
+    #[test]
+    fn defaults_depend_on_the_kind() {
+        assert_eq!(parse(&[]).unwrap(), LossConfig::default());
+        let fixed = |kind, temperature| LossConfig {
+            kind,
+            temperature: Temperature::Fixed(temperature),
+            ..LossConfig::default()
+        };
+        assert_eq!(parse(&["loss.kind=lml"]).unwrap(), fixed(LossKind::Lml, 1.0));
+        assert_eq!(parse(&["loss.kind=lml", "loss.temperature=2"]).unwrap(), fixed(LossKind::Lml, 2.0));
+        // As earlier versions wrote it.
+        assert_eq!(parse(&["loss.kind=lml", "loss.temperature=adaptive"]).unwrap(), fixed(LossKind::Lml, 1.0));
+        assert_eq!(parse(&["loss.kind=bear"]).unwrap(), fixed(LossKind::Bear, 1.0));
+        let bear = parse(&["loss.kind=bear", "loss.lambda=0.5", "loss.xi=3"]).unwrap();
+        assert_eq!((bear.lambda, bear.xi), (Some(0.5), Some(3.0)));
+    }
+
+    #[test]
+    fn keys_of_another_kind_are_refused() {
+        for (sets, named) in [
+            (&["loss.lambda=0.5"][..], "loss.lambda"),
+            (&["loss.kind=lml", "loss.xi=1"], "loss.xi"),
+            (&["loss.kind=bear", "loss.xi=0"], "loss.xi"),
+            (&["loss.kind=bear", "loss.temperature=adaptive"], "loss.temperature"),
+        ] {
+            let error = parse(sets).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{sets:?}");
+            assert!(error.to_string().contains(named), "{sets:?}: {error}");
         }
     }
 }

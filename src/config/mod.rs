@@ -20,11 +20,11 @@ mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use data::DataConfig;
-pub use decode::{DecodeConfig, Scoring};
+pub use decode::{DecodeConfig, Scoring, SearchKind};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
-pub use prior::{PriorConfig, RankerName};
+pub use prior::PriorConfig;
 pub use train::{MicroBatch, Targets, TrainConfig};
 
 use crate::{Context, Error, Result};
@@ -61,7 +61,24 @@ fn seed() -> u64 {
     42
 }
 
+/// What a run learns to write after a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective<'a> {
+    /// Titles of the catalogue: the run ranks items.
+    Items,
+    /// The texts of this file of text tasks: the run ranks no items.
+    Texts(&'a str),
+}
+
 impl RunConfig {
+    /// Returns what the run learns to write.
+    pub fn objective(&self) -> Objective<'_> {
+        match &self.data.text_tasks {
+            None => Objective::Items,
+            Some(rows) => Objective::Texts(rows),
+        }
+    }
+
     /// Reads a run file and applies `key.path=value` overrides, in order.
     ///
     /// # Errors
@@ -111,15 +128,7 @@ impl RunConfig {
                 return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
             }
         }
-        let above_zero = [
-            ("train.max_grad_norm", self.train.max_grad_norm),
-            ("loss.temperature", if let Temperature::Fixed(t) = self.loss.temperature { t } else { 1.0 }),
-        ];
-        for (key, value) in above_zero {
-            if !value.is_finite() || value <= 0.0 {
-                return Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0")));
-            }
-        }
+        self.loss.validate()?;
         self.train.validate()?;
         self.llm.validate()?;
         if let Some(prior) = &self.prior {
@@ -160,7 +169,7 @@ impl RunConfig {
         }
         if self.loss.kind != LossKind::Lml {
             return refuse(
-                "data.text_tasks needs loss.kind = \"lml\": msl's softmax is over the titles' trie, and texts are free",
+                "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and texts are free",
             );
         }
         if self.prior.is_some() {
@@ -189,6 +198,16 @@ fn from_toml<T: DeserializeOwned>(
     let config = table.try_into().map_err(usage)?;
     validate(&config).map_err(|e| Error::usage(format!("{place}: {e}")))?;
     Ok(config)
+}
+
+/// Makes a table of `key=value` settings, in order; a later one replaces an earlier one.
+///
+/// # Errors
+/// A usage error where there is no `=` or no key.
+pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    assignments.iter().try_for_each(|assignment| set(&mut table, assignment))?;
+    Ok(table)
 }
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
@@ -232,7 +251,7 @@ mod tests {
     fn defaults_are_the_papers() {
         let config = RunConfig::parse(MINIMAL, &[], "run.toml").unwrap();
         assert_eq!((config.seed, config.train.batch_size, config.train.warmup_steps), (42, 128, 20));
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Msl, temperature: Temperature::Adaptive });
+        assert_eq!(config.loss, LossConfig::default());
         assert_eq!(config.llm.lora, LoraConfig::default());
         assert_eq!((config.train.micro_batch_size, config.train.micro_batch_tokens), (None, Some(2048)));
         let again = RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap();
@@ -247,7 +266,7 @@ mod tests {
         let sets =
             ["loss.temperature=4.5", "llm.path=models/x", "train.epochs=1", "loss.kind=\"lml\""].map(String::from);
         let config = RunConfig::parse(MINIMAL, &sets, "run.toml").unwrap();
-        assert_eq!(config.loss, LossConfig { kind: LossKind::Lml, temperature: Temperature::Fixed(4.5) });
+        assert_eq!((config.loss.kind, config.loss.temperature), (LossKind::Lml, Temperature::Fixed(4.5)));
         assert_eq!((config.llm.path.as_str(), config.train.epochs), ("models/x", 1));
     }
 
@@ -275,10 +294,6 @@ mod tests {
             ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompts_per_window = 0 }", "data.prompts_per_window"),
             ("data={ corpus = \"c\", prompt_sets = [\"a\"], prompt = \"items\" }", "data.prompt_sets"),
             ("data={ corpus = \"c\", prompt_sets = [\"a\", \"b\", \"a\"] }", "twice"),
-            ("prior.ranker=lda", "lda"),
-            ("prior.ranker=als", "itemlm cf als"),
-            ("prior={ ranker = \"markov\", vectors = \"f\" }", "prior.vectors"),
-            ("prior={ ranker = \"sasrec\", vectors = \"f\", in_loss = true }", "prior.in_loss"),
             ("prior.weight=1", "ranker"),
             ("prior={ ranker = \"markov\", weight = -1 }", "prior.weight"),
             ("prior={ ranker = \"markov\", weight = nan }", "prior.weight"),

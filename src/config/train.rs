@@ -77,6 +77,12 @@ impl TrainConfig {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
+        if !self.max_grad_norm.is_finite() || self.max_grad_norm <= 0.0 {
+            return Err(Error::usage(format!(
+                "train.max_grad_norm is {}, it must be a finite number above 0",
+                self.max_grad_norm
+            )));
+        }
         match self.micro_batch_size.is_some() && self.micro_batch_tokens.is_some() {
             true => Err(Error::usage(
                 "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",

@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// Returns the SHA-256 of `bytes`, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -73,6 +73,20 @@ pub fn persist(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().context(path.display())?;
     file.persist(path).map_err(|e| e.error).context(path.display())?;
     Ok(())
+}
+
+/// Refuses a file that Git LFS left in place of a large one.
+///
+/// # Errors
+/// `bytes`, the beginning of `path`, are a pointer to another file.
+pub fn refuse_lfs_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
+    match bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        true => Err(Error::failed(format!(
+            "{}: is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`, or download it again",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

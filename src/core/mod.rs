@@ -5,4 +5,5 @@ pub mod files;
 pub mod log;
 pub mod panic;
 pub mod profiler;
+pub mod progress;
 pub mod system;

@@ -1,6 +1,9 @@
 //! Record of panics on any thread, kept instead of printed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+
+use crate::{Error, Result};
 
 /// The first panic on any thread since [`record_panics`]: a device's own thread can die of one
 /// while its queue goes on handing out garbage, so training asks after every step.
@@ -25,6 +28,15 @@ pub fn take_recorded_panic() -> Option<String> {
 /// Returns the recorded panic, if there was one.
 pub fn recorded_panic() -> Option<String> {
     PANIC.lock().ok().and_then(|first| first.clone())
+}
+
+/// Does `work` on a device; a device that dies meanwhile, on this thread or on its own, is an error.
+pub fn catch_device_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    match (done, recorded_panic()) {
+        (Ok(result), None) => result,
+        _ => Err(Error::failed(format!("the device died ({})", take_recorded_panic().unwrap_or_default()))),
+    }
 }
 
 #[cfg(test)]

@@ -1,35 +1,34 @@
 //! Memory of the machine and of this process, as far as the system tells.
 
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+
 /// Total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {
-    #[cfg(unix)]
-    {
-        // SAFETY: sysconf only reads.
-        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-        Some(u64::try_from(pages).ok()? * u64::try_from(size).ok()?)
-    }
-    #[cfg(not(unix))]
-    {
-        None
-    }
+    some(memory().total_memory())
 }
 
-/// Memory available to new allocations (`MemAvailable`), bytes; Linux only.
+/// Memory available to new allocations, bytes.
 pub fn available_bytes() -> Option<u64> {
-    bytes_of("/proc/meminfo", "MemAvailable:")
+    some(memory().available_memory())
 }
 
-/// Memory limit of this process's container (cgroups version 2), bytes; Linux only.
+/// Memory limit of this process's container (Linux's cgroups), bytes; `None` without a limit.
 pub fn limit_bytes() -> Option<u64> {
-    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
+    let memory = memory();
+    let limit = memory.cgroup_limits()?.total_memory;
+    some(limit).filter(|&limit| limit < memory.total_memory())
 }
 
-/// Resident memory of this process (`VmRSS`), bytes; Linux only.
+/// Resident memory of this process, bytes.
 pub fn resident_bytes() -> Option<u64> {
-    bytes_of("/proc/self/status", "VmRSS:")
+    let process = sysinfo::get_current_pid().ok()?;
+    let mut system = System::new();
+    let memory_alone = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[process]), true, memory_alone);
+    some(system.process(process)?.memory())
 }
 
-/// Peak resident memory of this process, bytes; 0 where the system is no Unix.
+/// Peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo has no peak).
 pub fn peak_bytes() -> u64 {
     #[cfg(unix)]
     {
@@ -48,23 +47,25 @@ pub fn peak_bytes() -> u64 {
     }
 }
 
-/// Reads an entry in kB of one of the tables in `/proc`, in bytes.
-fn bytes_of(table: &str, entry: &str) -> Option<u64> {
-    let table = std::fs::read_to_string(table).ok()?;
-    let kilobytes =
-        table.lines().find_map(|line| line.strip_prefix(entry)?.strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes << 10)
+fn memory() -> System {
+    System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()))
 }
 
-#[cfg(all(test, target_os = "linux"))]
+/// sysinfo returns 0 for what the system does not tell.
+fn some(bytes: u64) -> Option<u64> {
+    Some(bytes).filter(|&bytes| bytes > 0)
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_linux_tells_is_in_order() {
+    fn memory_of_the_machine_and_of_the_process_are_in_order() {
         let (all, available, resident) =
             (memory_bytes().unwrap(), available_bytes().unwrap(), resident_bytes().unwrap());
         assert!(available <= all && resident <= all && peak_bytes() <= all, "{all} {available} {resident}");
         assert!(resident > 1 << 20 && peak_bytes() > 1 << 20);
+        assert!(limit_bytes().is_none_or(|limit| limit < all));
     }
 }

@@ -2,67 +2,87 @@
 
 use burn::prelude::*;
 
-use super::{first_needed, host, ints, select, slices};
+use super::log_probs::{first_needed, ints, select, slices};
+use crate::Result;
 use crate::kernels::{AttentionMask, Mask};
 use crate::model::{ItemLanguageModel, Packing};
+use crate::tensor::{read, to_vec};
 
-/// What the model writes after each prompt: at every step its likeliest token, until `eos` (left
-/// out) or `max_tokens`.
+/// Writes a text after each prompt: at every step the likeliest token, until `eos` (left out) or
+/// the prompt's number of tokens in `max_tokens`.
 ///
-/// Prompts run together, padded on the right to the longest; each step then runs one token a prompt
-/// over the cache. A text that has ended runs on, unread, until all have.
+/// Prompts run together, padded on the right to the longest; each step then runs one token for each
+/// text that has not ended. A text does not depend on the prompts beside its own.
+///
+/// # Errors
+/// A device that failed.
 ///
 /// # Panics
-/// On an empty prompt.
+/// On an empty prompt, or another number of `max_tokens` than of prompts.
 pub fn generate<B: Backend>(
     model: &ItemLanguageModel<B>,
     prompts: &[Vec<u32>],
-    max_tokens: usize,
+    max_tokens: &[usize],
     eos: u32,
     device: &B::Device,
-) -> Vec<Vec<u32>> {
+) -> Result<Vec<Vec<u32>>> {
+    assert_eq!(prompts.len(), max_tokens.len(), "a limit for each prompt");
     let batch = prompts.len();
     let mut texts = vec![Vec::new(); batch];
-    if batch == 0 || max_tokens == 0 {
-        return texts;
+    let mut active: Vec<usize> = (0..batch).filter(|&row| max_tokens[row] > 0).collect();
+    if active.is_empty() {
+        return Ok(texts);
     }
-    let run = model.forward(&slices(prompts), first_needed(&slices(prompts)));
-    let (skipped, width) = (run.cached_len, longest(prompts) - run.cached_len);
-    let last = prompts.iter().enumerate().map(|(row, prompt)| run.hidden_index(row, prompt.len() - 1)).collect();
-    let (mut hidden, mut cache) = (select(run.hidden, last), run.cache);
-    let mut ended = vec![false; batch];
-    loop {
-        let likeliest = model.llm.logits(hidden, None).argmax(1);
-        let tokens: Vec<u32> = likeliest.into_data().convert::<u32>().to_vec().expect("converted to u32 above");
-        for ((text, ended), &token) in texts.iter_mut().zip(&mut ended).zip(&tokens) {
-            *ended |= token == eos;
-            if !*ended {
-                text.push(token);
-            }
+    let prefill = model.forward(&slices(prompts), first_needed(&slices(prompts)));
+    let (cached_len, width) = (prefill.cached_len, longest(prompts) - prefill.cached_len);
+    let last = active.iter().map(|&row| prefill.hidden_index(row, prompts[row].len() - 1)).collect();
+    let (mut hidden, mut cache) = (select(prefill.hidden, last), prefill.cache);
+    for step in 1.. {
+        let likeliest = read(model.llm.logits(hidden, None).argmax(1), "the likeliest tokens")?;
+        let likeliest: Vec<u32> = likeliest.convert::<u32>().iter::<u32>().collect();
+        let mut tokens = Vec::new();
+        active = active
+            .iter()
+            .zip(likeliest)
+            .filter_map(|(&row, token)| {
+                if token == eos {
+                    return None;
+                }
+                texts[row].push(token);
+                (texts[row].len() < max_tokens[row]).then(|| {
+                    tokens.push(token as usize);
+                    row
+                })
+            })
+            .collect();
+        if active.is_empty() {
+            break;
         }
-        // The tokens of this step stand after the prompts' padding in the cache, and right after
-        // each prompt for the model.
-        let step = texts.iter().map(Vec::len).max().unwrap_or(0);
-        if step == max_tokens || ended.iter().all(|&ended| ended) {
-            return texts;
-        }
+        // The keys of this step's tokens come after the prompts' padding; a token's position comes
+        // right after its prompt and text.
         let keys = width + step;
-        let padding = |prompt: &Vec<u32>| prompt.len() - skipped..width;
-        let seen = prompts.iter().flat_map(|prompt| (0..keys).map(|at| !padding(prompt).contains(&at))).collect();
-        let mask = Mask::new(AttentionMask::new(batch, 1, keys, seen), skipped, device);
-        let positions: Vec<u32> = prompts.iter().map(|prompt| (prompt.len() + step - 1) as u32).collect();
-        let embeddings = model.embed(&tokens, batch, 1);
-        let output = model.llm.forward_masked(embeddings, &positions, &mask, &Packing::even(batch, 1), cache);
-        let [_, _, hidden_size] = output.hidden.dims();
-        hidden = output.hidden.reshape([batch, hidden_size]);
+        let is_padding = |row: usize, key: usize| (prompts[row].len() - cached_len..width).contains(&key);
+        let visible = (0..batch).flat_map(|row| (0..keys).map(move |key| !is_padding(row, key))).collect();
+        let mask = Mask::new(AttentionMask::new(batch, 1, keys, visible), cached_len, device);
+        let positions: Vec<u32> = active.iter().map(|&row| (prompts[row].len() + step - 1) as u32).collect();
+        let lengths: Vec<usize> = (0..batch).map(|row| usize::from(active.contains(&row))).collect();
+        let embeddings = model.llm.embed(ints(tokens.into_iter(), 1, active.len(), device));
+        let packing = Packing::new(&lengths, device);
+        let output = model.llm.forward_masked(embeddings, &positions, &mask, &packing, cache);
+        let [_, count, hidden_size] = output.hidden.dims();
+        hidden = output.hidden.reshape([count, hidden_size]);
         cache = output.cache;
         cache.join_grown();
     }
+    Ok(texts)
 }
 
-/// For each prompt the log-probability of its `target` after it, summed over the target's tokens,
-/// by softmax over the whole vocabulary. An EOS that should count is part of the target. Prompts
-/// and targets run together, padded on the right.
+/// Returns for each prompt the log-probability of its `target` after it, in nats: summed over the
+/// target's tokens, by softmax over the whole vocabulary. An EOS that should count is part of the
+/// target. Prompts and targets run together, padded on the right.
+///
+/// # Errors
+/// A device that failed.
 ///
 /// # Panics
 /// On an empty prompt, or another number of targets than of prompts.
@@ -71,30 +91,31 @@ pub fn log_likelihoods<B: Backend>(
     prompts: &[Vec<u32>],
     targets: &[Vec<u32>],
     device: &B::Device,
-) -> Vec<f64> {
-    assert_eq!(prompts.len(), targets.len(), "a target a prompt");
+) -> Result<Vec<f64>> {
+    assert_eq!(prompts.len(), targets.len(), "a target for each prompt");
     // The last token of a target is predicted and never run.
-    let run = |(prompt, target): (&Vec<u32>, &Vec<u32>)| {
+    let sequence = |(prompt, target): (&Vec<u32>, &Vec<u32>)| {
         [prompt.as_slice(), &target[..target.len().saturating_sub(1)]].concat()
     };
-    let sequences: Vec<Vec<u32>> = prompts.iter().zip(targets).map(run).collect();
+    let sequences: Vec<Vec<u32>> = prompts.iter().zip(targets).map(sequence).collect();
     if sequences.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let run = model.forward(&slices(&sequences), first_needed(&slices(prompts)));
-    let rows = prompts.iter().zip(targets).enumerate();
-    rows.map(|(row, (prompt, target))| {
+    let prefill = model.forward(&slices(&sequences), first_needed(&slices(prompts)));
+    let log_likelihood = |(row, (prompt, target)): (usize, (&Vec<u32>, &Vec<u32>))| {
         if target.is_empty() {
-            return 0.0;
+            return Ok(0.0);
         }
-        let hidden = run.hidden.clone().narrow(0, run.hidden_index(row, prompt.len() - 1), target.len());
-        let log_sums = host(model.llm.log_sum_vocabulary(hidden.clone()));
+        let first = prefill.hidden_index(row, prompt.len() - 1);
+        let hidden = prefill.hidden.clone().narrow(0, first, target.len());
+        let log_sums = to_vec(model.llm.log_sum_vocabulary(hidden.clone()), "log-sums of the vocabulary")?;
         let labels = ints::<B>(target.iter().map(|&token| token as usize), 1, target.len(), device);
-        let logits = host(model.llm.logits(hidden, Some(labels.reshape([target.len()]))));
+        let logits = to_vec(model.llm.logits(hidden, Some(labels.reshape([target.len()]))), "logits")?;
+        // Column t of row t is the t-th token's own.
         let own = logits.into_iter().step_by(target.len() + 1);
-        own.zip(log_sums).map(|(logit, log_sum)| f64::from(logit) - f64::from(log_sum)).sum()
-    })
-    .collect()
+        Ok(own.zip(log_sums).map(|(logit, log_sum)| f64::from(logit) - f64::from(log_sum)).sum())
+    };
+    prompts.iter().zip(targets).enumerate().map(log_likelihood).collect()
 }
 
 fn longest(sequences: &[Vec<u32>]) -> usize {

@@ -3,27 +3,31 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::{NodeLogits, ints};
+use super::log_probs::{NodeLogits, ints};
+use crate::Result;
 use crate::config::Scoring;
 use crate::kernels::MASKED;
 use crate::model::{Decoder, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
-/// An item's log-probability, summed over its tokens, EOS included.
+/// An item's log-probability in nats, summed over its tokens, EOS included.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemScore {
-    /// Softmax over the whole vocabulary.
+    /// By softmax over the whole vocabulary.
     pub full: f64,
-    /// Softmax over the trie's children.
+    /// By softmax over the trie's children.
     pub masked: f64,
 }
 
-/// Target tokens that run together at most (one item's target may exceed it).
-const TOGETHER: usize = 512;
+/// Most target tokens of one forward pass. One longer target runs alone.
+const TOKEN_BUDGET: usize = 512;
 
-/// Scores `items` (of the catalogue) after `prompt`. The prompt runs once; then targets run some at
-/// a time as one sequence, in which a token sees the prompt and the tokens of its own target before
-/// it.
+/// Scores `items` of the catalogue after `prompt`. The prompt runs once; then targets run some at a
+/// time as one sequence, in which a token attends to the prompt and to the tokens of its own target
+/// before it.
+///
+/// # Errors
+/// A device that failed.
 ///
 /// # Panics
 /// On an empty prompt and an item outside the catalogue.
@@ -33,7 +37,7 @@ pub fn score<B: Backend>(
     prompt: &[u32],
     items: &[u32],
     device: &B::Device,
-) -> Vec<ItemScore> {
+) -> Result<Vec<ItemScore>> {
     let positions: Vec<u32> = (0..prompt.len() as u32).collect();
     let tokens = ints::<B>(prompt.iter().map(|&t| t as usize), 1, prompt.len(), device);
     let prompt_output = llm.forward(llm.embed(tokens), &positions, causal_mask(prompt.len(), device), None);
@@ -43,22 +47,22 @@ pub fn score<B: Backend>(
         let mut tokens = 0;
         let fits = |item: &&u32| {
             tokens += catalogue.targets[**item as usize].len();
-            tokens <= TOGETHER
+            tokens <= TOKEN_BUDGET
         };
         let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
-        scores.extend(score_together(llm, catalogue, &prompt_output, now, device));
+        scores.extend(score_in_one_pass(llm, catalogue, &prompt_output, now, device)?);
         left = later;
     }
-    scores
+    Ok(scores)
 }
 
-fn score_together<B: Backend>(
+fn score_in_one_pass<B: Backend>(
     llm: &Decoder<B>,
     catalogue: &Catalogue,
     prompt: &Output<B>,
     items: &[u32],
     device: &B::Device,
-) -> Vec<ItemScore> {
+) -> Result<Vec<ItemScore>> {
     let [_, before_targets, width] = prompt.hidden.dims();
     let targets: Vec<&[u32]> = items.iter().map(|&item| catalogue.targets[item as usize].as_slice()).collect();
     // The last token of a target is predicted and never run.
@@ -69,28 +73,28 @@ fn score_together<B: Backend>(
         let tokens = ints::<B>(run.iter().map(|&(i, t)| targets[i][t] as usize), 1, run.len(), device);
         let positions: Vec<u32> = run.iter().map(|&(_, t)| (before_targets + t) as u32).collect();
         let total = before_targets + run.len();
-        let sees = |q: &(usize, usize), k: usize| match k.checked_sub(before_targets) {
+        let attends = |q: &(usize, usize), k: usize| match k.checked_sub(before_targets) {
             None => true,
             Some(k) => run[k].0 == q.0 && run[k].1 <= q.1,
         };
-        let mask = run.iter().flat_map(|q| (0..total).map(move |k| if sees(q, k) { 0.0 } else { MASKED }));
+        let mask = run.iter().flat_map(|q| (0..total).map(move |k| if attends(q, k) { 0.0 } else { MASKED }));
         let mask = Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), [1, 1, run.len(), total]), device);
         let rest = llm.forward(llm.embed(tokens), &positions, mask, Some(prompt.cache.clone()));
         hidden = Tensor::cat(vec![hidden, rest.hidden.reshape([run.len(), width])], 0);
     }
     // Row 0 is the prompt's last token; the targets' tokens follow.
     let mut next = 1;
-    let mut places = Vec::new();
+    let mut rows = Vec::new();
     for target in &targets {
-        places.push(0);
-        places.extend((0..target.len() - 1).map(|t| (next + t) as i32));
+        rows.push(0);
+        rows.extend((0..target.len() - 1).map(|t| (next + t) as i32));
         next += target.len() - 1;
     }
-    let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places.clone(), [places.len()]), device);
+    let rows = Tensor::<B, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), device);
     let paths: Vec<Vec<Node>> = items.iter().map(|&item| catalogue.trie.path(catalogue.trie.leaf(item))).collect();
     let before: Vec<Node> =
         paths.iter().flat_map(|path| std::iter::once(ROOT).chain(path[..path.len() - 1].iter().copied())).collect();
-    let nodes = NodeLogits::new(llm, hidden.select(0, places), &catalogue.trie, &before, true);
+    let nodes = NodeLogits::new(llm, hidden.select(0, rows), &catalogue.trie, &before, true)?;
 
     let mut n = 0;
     let mut scores = Vec::with_capacity(items.len());
@@ -104,5 +108,5 @@ fn score_together<B: Backend>(
         }
         scores.push(sum);
     }
-    scores
+    Ok(scores)
 }

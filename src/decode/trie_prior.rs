@@ -1,4 +1,4 @@
-//! A collaborative prior on the trie: what a ranker that knows no text says of the next token.
+//! A ranker's prior on the trie: what a ranker without a language model says of the next token.
 //!
 //! A ranker ([`Ranker`]) gives each item a score of at least 0 after a history, and so a
 //! distribution over the items,
@@ -11,59 +11,73 @@
 //! The prior adds weight · ln share(child) to the logits of the tokens that may follow: with weight
 //! 0 the language model ranks alone, and with weight 1 and equal logits the ranker does.
 //!
-//! In depth-first order the items below a node are an interval: a user costs one running sum over
-//! the items and a node two of its values, in a search one number a node more
-//! ([`PrefixMass::lookahead`]); there is no mask.
+//! In depth-first order the items below a node are an interval. What smoothing gives them is their
+//! number times a constant; what the ranker gives them is a difference of two running sums over the
+//! items that score, and the likeliest of them a maximum over an interval. So a user costs memory
+//! in proportion to the items that score, and a node the logarithm of that; nothing is as large as
+//! the trie.
 //!
 //! Our own; the nearest published thing is D3's text-free assistant at decoding
 //! (SAI990323/DecodingMatters), which has no loss.
 
-use std::fmt::Debug;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::data::{Corpus, Split, Window};
-use crate::rankers::Ranker;
+use crate::rankers::{Ranker, Scores};
 use crate::text::{Node, ROOT, Trie};
 
 /// A ranker's prior on a trie.
 #[derive(Clone, Debug)]
 pub struct TriePrior {
-    /// What the logarithm of a share is multiplied by; at least 0.
+    /// The factor of the logarithm of a share; at least 0.
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items; above 0, at most 1.
     pub smoothing: f64,
     ranker: Arc<dyn Ranker>,
-    places: Places,
+    order: DepthFirstOrder,
 }
 
 /// The depth-first order of a trie's items.
 #[derive(Clone, Debug)]
-struct Places {
-    /// `[items]`: each item's place.
-    item: Vec<u32>,
-    /// `[nodes]`: the places of the items below each node.
+struct DepthFirstOrder {
+    /// `[items]`: each item's position in the order.
+    position: Vec<u32>,
+    /// `[items]`: each item's leaf.
+    leaf: Vec<Node>,
+    /// `[nodes]`: the positions of the items below each node.
     below: Vec<Range<u32>>,
+    /// `[nodes]`: the number of items at that leaf below each node which has the most.
+    most_at_a_leaf: Vec<u32>,
 }
 
-/// The prior after one history.
+/// The prior after one history: the probability of the items below each node.
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
-    below: &'a [Range<u32>],
+    order: &'a DepthFirstOrder,
     weight: f64,
-    /// `[items + 1]`: the probability of the items before each place.
+    /// The part of every item's probability that smoothing gives.
+    even: f64,
+    /// `[scored]`: the items that score, with their positions, ascending by position.
+    scored: Vec<(u32, u32)>,
+    /// `[scored + 1]`: the probability that the ranker gives the scored items before each one.
     before: Vec<f64>,
+    /// The probabilities of the scored items' leaves, made when first needed.
+    best: OnceLock<MaxTree>,
 }
 
-impl Places {
+impl DepthFirstOrder {
     fn new(trie: &Trie, items: u32) -> Self {
-        // A child's number is above its node's.
+        let leaf: Vec<Node> = (0..items).map(|item| trie.leaf(item)).collect();
         let mut count = vec![0u32; trie.len()];
-        for item in 0..items {
-            count[trie.leaf(item) as usize] += 1;
-        }
+        leaf.iter().for_each(|&leaf| count[leaf as usize] += 1);
+        let mut most_at_a_leaf = count.clone();
+        // A child's number is above its node's.
         for node in (0..trie.len()).rev() {
-            count[node] += trie.children(node as Node).map(|child| count[child as usize]).sum::<u32>();
+            for child in trie.children(node as Node) {
+                count[node] += count[child as usize];
+                most_at_a_leaf[node] = most_at_a_leaf[node].max(most_at_a_leaf[child as usize]);
+            }
         }
         let mut start = vec![0u32; trie.len()];
         for node in 0..trie.len() as Node {
@@ -74,28 +88,28 @@ impl Places {
             }
         }
         let below = start.iter().zip(&count).map(|(&start, count)| start..start + count).collect();
-        let place = |item| {
-            let place = &mut start[trie.leaf(item) as usize];
-            *place += 1;
-            *place - 1
-        };
-        Self { item: (0..items).map(place).collect(), below }
+        let position = leaf.iter().map(|&leaf| {
+            let next = &mut start[leaf as usize];
+            *next += 1;
+            *next - 1
+        });
+        Self { position: position.collect(), leaf, below, most_at_a_leaf }
     }
 }
 
 impl TriePrior {
-    /// The prior of `ranker` on the trie of the same catalogue.
-    pub fn new(ranker: impl Ranker + 'static, trie: &Trie, weight: f64, smoothing: f64) -> Self {
-        let places = Places::new(trie, ranker.items() as u32);
-        Self { weight, smoothing, ranker: Arc::new(ranker), places }
+    /// Makes the prior of `ranker` on the trie of the same catalogue.
+    pub fn new(ranker: Arc<dyn Ranker>, trie: &Trie, weight: f64, smoothing: f64) -> Self {
+        let order = DepthFirstOrder::new(trie, ranker.items() as u32);
+        Self { weight, smoothing, ranker, order }
     }
 
-    /// After any history of items, oldest first.
+    /// Returns the prior after any history of items, oldest first.
     pub fn after(&self, history: &[u32]) -> PrefixMass<'_> {
         self.of_scores(&self.ranker.scores(history))
     }
 
-    /// After the history of one of a split's windows; a training window's by
+    /// Returns the prior after the history of one of a split's windows; of a training window by
     /// [`Ranker::scores_before_target`].
     pub fn of_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
         match split {
@@ -104,61 +118,129 @@ impl TriePrior {
         }
     }
 
-    /// Of any ranker's scores, one an item; what is negative or not a number counts as 0.
-    pub fn of_scores(&self, scores: &[f64]) -> PrefixMass<'_> {
-        let items = self.places.item.len();
-        let total: f64 = scores.iter().map(|score| score.max(0.0)).sum();
-        let (scored, even) = match total > 0.0 && total.is_finite() {
-            true => ((1.0 - self.smoothing) / total, self.smoothing / items as f64),
-            false => (0.0, 1.0 / items as f64),
+    /// Returns the prior of any scores.
+    pub fn of_scores(&self, scores: &Scores) -> PrefixMass<'_> {
+        let items = self.order.position.len();
+        let total: f64 = scores.positive().map(|(_, score)| score).sum();
+        let none = !(total > 0.0 && total.is_finite());
+        let (factor, even) = match none {
+            true => (0.0, 1.0 / items as f64),
+            false => ((1.0 - self.smoothing) / total, self.smoothing / items as f64),
         };
-        let mut before = vec![0.0; items + 1];
-        for (&place, score) in self.places.item.iter().zip(scores) {
-            before[place as usize + 1] = scored * score.max(0.0) + even;
-        }
+        let by_item = scores.positive().filter(|_| !none);
+        let mut by_position: Vec<(u32, u32, f64)> =
+            by_item.map(|(item, score)| (self.order.position[item as usize], item, score)).collect();
+        by_position.sort_unstable_by_key(|&(position, _, _)| position);
         let mut sum = 0.0;
-        for value in &mut before {
-            sum += *value;
-            *value = sum;
-        }
-        PrefixMass { below: &self.places.below, weight: self.weight, before }
+        let sums = by_position.iter().map(|&(_, _, score)| {
+            sum += factor * score;
+            sum
+        });
+        let before = std::iter::once(0.0).chain(sums).collect();
+        let scored = by_position.iter().map(|&(position, item, _)| (position, item)).collect();
+        PrefixMass { order: &self.order, weight: self.weight, even, scored, before, best: OnceLock::new() }
     }
 }
 
 impl PrefixMass<'_> {
-    /// The probability of the items below `node`.
+    /// Returns the probability of the items below `node`.
     pub fn mass(&self, node: Node) -> f64 {
-        let below = &self.below[node as usize];
-        self.before[below.end as usize] - self.before[below.start as usize]
+        self.mass_within(node, 0..self.scored.len()).0
     }
 
-    /// `weight · ln share` of each child of `node`, in the trie's order: what their logits gain.
-    /// Never above 0, and 0 for an only child.
+    /// Returns the probability of the items below `node`, and which of the scored items they are.
+    ///
+    /// * `within`: scored items, all those below `node` among them.
+    fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
+        let below = &self.order.below[node as usize];
+        let scored = &self.scored[within.clone()];
+        let first = within.start + scored.partition_point(|&(position, _)| position < below.start);
+        let scored = &self.scored[first..within.end];
+        let end = first + scored.partition_point(|&(position, _)| position < below.end);
+        let mass = (self.before[end] - self.before[first]) + self.even * below.len() as f64;
+        (mass, first..end)
+    }
+
+    /// Returns `weight · ln share` of each child of `node`, in the trie's order: what is added to
+    /// their logits. Never above 0, and 0 for an only child.
     pub fn logit_bias(&self, trie: &Trie, node: Node) -> impl Iterator<Item = f64> {
-        let all = self.mass(node);
-        trie.children(node).map(move |child| self.weight * (self.mass(child) / all).min(1.0).ln())
+        let (all, within) = self.mass_within(node, 0..self.scored.len());
+        let mut next = within.start;
+        trie.children(node).map(move |child| {
+            let (mass, scored) = self.mass_within(child, next..within.end);
+            next = scored.end;
+            self.weight * (mass / all).min(1.0).ln()
+        })
     }
 
-    /// For each node the gains still to come on the way to its best leaf, `weight · ln(p(best leaf
-    /// below) / p(below))`: a node of many unlikely items outweighs one that holds the likeliest
-    /// item of all, and a search by gains so far alone would drop the latter.
-    pub fn lookahead(&self, trie: &Trie) -> Vec<f64> {
-        let mut best = vec![0f64; trie.len()];
-        for node in (0..trie.len() as Node).rev() {
-            let below = trie.children(node).map(|child| best[child as usize]).fold(0.0, f64::max);
-            best[node as usize] = if trie.is_leaf(node) { self.mass(node) } else { below };
-        }
-        for (node, best) in (0..).zip(&mut best) {
-            *best = self.weight * (*best / self.mass(node)).min(1.0).ln();
-        }
-        best
+    /// Returns what the prior will still add on the way from `node` to its best leaf, `weight ·
+    /// ln(p(best leaf below) / p(below))`: a node of many unlikely items outweighs one that holds
+    /// the likeliest item of all, and a search by what was added so far would drop the latter.
+    pub fn lookahead(&self, node: Node) -> f64 {
+        let (mass, scored) = self.mass_within(node, 0..self.scored.len());
+        // A leaf without a scored item has what smoothing gives its items; if the leaf with the
+        // most items has a scored one, it is in the tree with more than that.
+        let even = self.even * f64::from(self.order.most_at_a_leaf[node as usize]);
+        let best = self.best.get_or_init(|| MaxTree::new(self.leaf_masses())).max(scored).max(even);
+        self.weight * (best / mass).min(1.0).ln()
     }
 
-    /// The gains of all valid tokens at each branching on the way to `item`, in that order.
+    /// `[scored]`: the probability of the leaf of each scored item.
+    fn leaf_masses(&self) -> Vec<f64> {
+        let leaf = |index: usize| self.order.leaf[self.scored[index].1 as usize];
+        let mut masses = Vec::with_capacity(self.scored.len());
+        while masses.len() < self.scored.len() {
+            let first = masses.len();
+            let (mass, scored) = self.mass_within(leaf(first), first..self.scored.len());
+            masses.resize(scored.end, mass);
+        }
+        masses
+    }
+
+    /// Returns [`PrefixMass::logit_bias`] of each branching on the way to `item`, in that order.
     pub fn logit_bias_to(&self, trie: &Trie, item: u32) -> Vec<f32> {
         let path = trie.path(trie.leaf(item));
         let nodes = std::iter::once(ROOT).chain(path).filter(|&node| trie.children(node).len() > 1);
-        nodes.flat_map(|node| self.logit_bias(trie, node)).map(|gain| gain as f32).collect()
+        nodes.flat_map(|node| self.logit_bias(trie, node)).map(|bias| bias as f32).collect()
+    }
+}
+
+/// The maximum over any interval of some values, in logarithmic time: a binary tree as an array,
+/// whose node n has the children 2n and 2n + 1.
+#[derive(Clone, Debug)]
+struct MaxTree {
+    /// `[2 · values]`; the values are the second half.
+    nodes: Vec<f64>,
+}
+
+impl MaxTree {
+    fn new(values: Vec<f64>) -> Self {
+        let count = values.len();
+        let mut nodes = vec![0.0; count];
+        nodes.extend(values);
+        for node in (1..count).rev() {
+            nodes[node] = nodes[2 * node].max(nodes[2 * node + 1]);
+        }
+        Self { nodes }
+    }
+
+    /// Returns the largest of the values in `range`, 0 of none.
+    fn max(&self, range: Range<usize>) -> f64 {
+        let count = self.nodes.len() / 2;
+        let (mut low, mut high) = (range.start + count, range.end + count);
+        let mut max = 0.0f64;
+        while low < high {
+            if low % 2 == 1 {
+                max = max.max(self.nodes[low]);
+                low += 1;
+            }
+            if high % 2 == 1 {
+                high -= 1;
+                max = max.max(self.nodes[high]);
+            }
+            (low, high) = (low / 2, high / 2);
+        }
+        max
     }
 }
 
@@ -166,7 +248,7 @@ impl PrefixMass<'_> {
 mod tests {
     use super::*;
     use crate::data::synthetic;
-    use crate::rankers::{Baseline, fit};
+    use crate::rankers::testing::fit;
     use rand::{Rng, SeedableRng};
 
     const EOS: u32 = 99;
@@ -183,9 +265,9 @@ mod tests {
                 .collect();
             let trie = Trie::build(&sequences).unwrap();
             let smoothing = [1e-6, 0.3, 1.0][rng.random_range(0..3)];
-            let prior = TriePrior::new(fit(Baseline::Popularity, &corpus), &trie, 0.7, smoothing);
+            let prior = TriePrior::new(fit("popularity", &corpus), &trie, 0.7, smoothing);
             let scores: Vec<f64> = sequences.iter().map(|_| rng.random_range(-1.0f64..3.0).max(0.0)).collect();
-            let user = prior.of_scores(&scores);
+            let user = prior.of_scores(&Scores::Dense(scores.clone()));
             let total: f64 = scores.iter().sum();
             let items = sequences.len() as f64;
             let mass = |prefix: &[u32]| -> f64 {
@@ -198,14 +280,14 @@ mod tests {
                 for t in 0..sequence.len() {
                     let node = sequence[..t].iter().fold(ROOT, |node, &token| trie.child(node, token).unwrap());
                     let found: Vec<f64> = user.logit_bias(&trie, node).collect();
-                    for (gain, &token) in found.iter().zip(trie.valid_tokens(node)) {
+                    for (bias, &token) in found.iter().zip(trie.valid_tokens(node)) {
                         let child = [&sequence[..t], &[token]].concat();
                         let expected = 0.7 * (mass(&child) / mass(&sequence[..t])).ln();
-                        assert!((gain - expected).abs() < 1e-6, "{gain} instead of {expected}");
+                        assert!((bias - expected).abs() < 1e-6, "{bias} instead of {expected}");
                     }
-                    assert!((found.iter().map(|gain| (gain / 0.7).exp()).sum::<f64>() - 1.0).abs() < 1e-9);
+                    assert!((found.iter().map(|bias| (bias / 0.7).exp()).sum::<f64>() - 1.0).abs() < 1e-9);
                     if found.len() > 1 {
-                        logit_bias.extend(found.iter().map(|&gain| gain as f32));
+                        logit_bias.extend(found.iter().map(|&bias| bias as f32));
                     } else {
                         assert_eq!(found, [0.0]);
                     }
@@ -215,15 +297,68 @@ mod tests {
         }
     }
 
+    /// The prior as a number a node: the masses of all items added up along their paths, and the
+    /// best leaf below each node.
+    fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
+        let (items, total) = (scores.len() as f64, scores.iter().sum::<f64>());
+        let mut mass = vec![0.0; trie.len()];
+        for (item, &score) in scores.iter().enumerate() {
+            let scored = if total > 0.0 { (1.0 - smoothing) * score / total + smoothing / items } else { 1.0 / items };
+            mass[trie.leaf(item as u32) as usize] += scored;
+        }
+        let mut best = mass.clone();
+        for node in (0..trie.len()).rev() {
+            for child in trie.children(node as Node) {
+                mass[node] += mass[child as usize];
+                best[node] = best[node].max(best[child as usize]);
+            }
+        }
+        (mass, best)
+    }
+
+    /// Sparse scores, dense ones and a sum over all nodes agree to the rounding of sums of 150
+    /// items: 1e-12 of masses that add up to 1, and of their logarithms with smoothing that keeps
+    /// masses above 1e-4.
+    #[test]
+    fn sparse_equals_dense() {
+        let (corpus, _) = synthetic(1);
+        let items = corpus.items.len();
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        for round in 0..60 {
+            let sequences: Vec<Vec<u32>> = (0..items)
+                .map(|_| (0..rng.random_range(0..6)).map(|_| rng.random_range(0..4)).chain([EOS]).collect())
+                .collect();
+            let trie = Trie::build(&sequences).unwrap();
+            let (weight, smoothing) = (1.3, [0.05, 0.3, 1.0][round % 3]);
+            let prior = TriePrior::new(fit("popularity", &corpus), &trie, weight, smoothing);
+            let share = [0.0, 0.02, 0.3, 1.0][round % 4];
+            let scores: Vec<f64> =
+                (0..items).map(|_| if rng.random_bool(share) { rng.random_range(0.0..5.0) } else { 0.0 }).collect();
+            let sparse = Scores::Sparse((0u32..).zip(scores.iter().copied()).filter(|s| s.1 > 0.0).collect());
+            let (mass, best) = dense(&trie, &scores, smoothing);
+            for user in [prior.of_scores(&sparse), prior.of_scores(&Scores::Dense(scores))] {
+                assert!(user.scored.len() <= (share * 300.0) as usize, "only items that score cost memory");
+                for node in 0..trie.len() as Node {
+                    let n = node as usize;
+                    assert!((user.mass(node) - mass[n]).abs() < 1e-12);
+                    assert!((user.lookahead(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
+                    for (bias, child) in user.logit_bias(&trie, node).zip(trie.children(node)) {
+                        assert!((bias - weight * (mass[child as usize] / mass[n]).ln()).abs() < 1e-12);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn no_score_is_uniform_and_training_windows_do_not_see_their_target() {
         let (corpus, _) = synthetic(1);
         let sequences: Vec<Vec<u32>> = (0..corpus.items.len() as u32).map(|item| vec![item, 1000]).collect();
         let trie = Trie::build(&sequences).unwrap();
-        let prior = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &trie, 1.0, 0.1);
+        let prior = TriePrior::new(fit("cooccurrence", &corpus), &trie, 1.0, 0.1);
         let items = sequences.len() as f64;
-        for user in [prior.after(&[]), prior.of_scores(&vec![f64::NAN; sequences.len()])] {
-            user.logit_bias(&trie, ROOT).for_each(|gain| assert!((gain + items.ln()).abs() < 1e-9));
+        for user in [prior.after(&[]), prior.of_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))] {
+            user.logit_bias(&trie, ROOT).for_each(|bias| assert!((bias + items.ln()).abs() < 1e-9));
         }
         let mean = |prior_of: &dyn Fn(&Window) -> f64| {
             let windows = corpus.windows(Split::Train);

@@ -74,7 +74,7 @@ impl BackendChoice {
 
 impl BackendName {
     /// Lists every device of the backend; of wgpu those of the API that burn uses: Metal on macOS,
-    /// Vulkan elsewhere. On Windows CUDA's list is empty.
+    /// Vulkan elsewhere.
     ///
     /// # Errors
     /// A backend that this build lacks, or that finds no device, as [`Self::device`] says it.
@@ -84,10 +84,8 @@ impl BackendName {
             Self::Cpu => Ok(vec![cpu()]),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => wgpu(),
-            #[cfg(all(feature = "cuda", unix))]
+            #[cfg(feature = "cuda")]
             Self::Cuda => crate::device::cuda::adapters().map_err(|why| self.no_device(why)),
-            #[cfg(all(feature = "cuda", not(unix)))]
-            Self::Cuda => Ok(Vec::new()),
             #[allow(unreachable_patterns)]
             absent => Err(absent.not_compiled()),
         }

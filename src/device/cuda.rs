@@ -2,7 +2,10 @@
 //!
 //! The library is loaded at run time, as cudarc does; cudarc itself panics where there is none.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::mem::ManuallyDrop;
+
+use libloading::{Library, Symbol};
 
 use super::Adapter;
 use crate::{Error, Result};
@@ -20,9 +23,9 @@ pub(crate) fn adapters() -> Result<Vec<Adapter>> {
     // SAFETY: the functions have the signatures of cuda.h; each writes one number to where it is
     // told to.
     unsafe {
-        let init: extern "C" fn(c_uint) -> c_int = driver.function(c"cuInit")?;
-        let get_count: extern "C" fn(*mut c_int) -> c_int = driver.function(c"cuDeviceGetCount")?;
-        let get_version: extern "C" fn(*mut c_int) -> c_int = driver.function(c"cuDriverGetVersion")?;
+        let init = driver.function::<extern "C" fn(c_uint) -> c_int>(c"cuInit")?;
+        let get_count = driver.function::<extern "C" fn(*mut c_int) -> c_int>(c"cuDeviceGetCount")?;
+        let get_version = driver.function::<extern "C" fn(*mut c_int) -> c_int>(c"cuDriverGetVersion")?;
         match init(0) {
             NO_DEVICE => return Err(Error::failed("NVIDIA's driver finds no GPU")),
             status => succeeded("cuInit", status)?,
@@ -45,33 +48,29 @@ fn succeeded(function: &str, status: c_int) -> Result<()> {
     }
 }
 
-/// The loaded library. It stays loaded: CUDA is about to use it.
-struct Driver(*mut c_void);
+/// The driver's library. It is never unloaded: CUDA is about to use it.
+struct Driver(ManuallyDrop<Library>);
 
 impl Driver {
     fn load() -> Result<Self> {
-        for name in [c"libcuda.so.1", c"libcuda.so"] {
-            // SAFETY: the name is a C string; loading runs the library's own initialisation, as
-            // CUDA would.
-            let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
-            if !library.is_null() {
-                return Ok(Self(library));
+        let names = if cfg!(windows) { ["nvcuda.dll", "nvcuda"] } else { ["libcuda.so.1", "libcuda.so"] };
+        for name in names {
+            // SAFETY: loading runs the library's own initialisation, as CUDA would.
+            if let Ok(library) = unsafe { Library::new(name) } {
+                return Ok(Self(ManuallyDrop::new(library)));
             }
         }
-        Err(Error::failed("no NVIDIA driver (libcuda.so.1 cannot be loaded)"))
+        Err(Error::failed(format!("no NVIDIA driver ({} cannot be loaded)", names[0])))
     }
 
+    /// Returns the library's function `name`.
+    ///
     /// # Safety
     /// `F` must be a function pointer with the signature that cuda.h declares.
-    unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<F> {
-        // SAFETY: the library stays loaded; a function pointer has the size of a data pointer.
-        unsafe {
-            let symbol = libc::dlsym(self.0, name.as_ptr());
-            if symbol.is_null() {
-                return Err(Error::failed(format!("NVIDIA's driver is too old: it has no {}", name.to_string_lossy())));
-            }
-            Ok(std::mem::transmute_copy(&symbol))
-        }
+    unsafe fn function<F: Copy>(&self, name: &CStr) -> Result<Symbol<'_, F>> {
+        // SAFETY: by the caller.
+        unsafe { self.0.get(name.to_bytes_with_nul()) }
+            .map_err(|_| Error::failed(format!("NVIDIA's driver is too old: it has no {}", name.to_string_lossy())))
     }
 
     fn adapter(&self, index: c_int, driver: &str) -> Result<Adapter> {
@@ -81,9 +80,9 @@ impl Driver {
         // SAFETY: as in `adapters`; the name is written with its closing 0 to at most as many bytes
         // as it is told.
         unsafe {
-            let get: extern "C" fn(*mut c_int, c_int) -> c_int = self.function(c"cuDeviceGet")?;
-            let get_name: extern "C" fn(*mut c_char, c_int, c_int) -> c_int = self.function(c"cuDeviceGetName")?;
-            let total: extern "C" fn(*mut usize, c_int) -> c_int = self.function(c"cuDeviceTotalMem_v2")?;
+            let get = self.function::<extern "C" fn(*mut c_int, c_int) -> c_int>(c"cuDeviceGet")?;
+            let get_name = self.function::<extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(c"cuDeviceGetName")?;
+            let total = self.function::<extern "C" fn(*mut usize, c_int) -> c_int>(c"cuDeviceTotalMem_v2")?;
             succeeded("cuDeviceGet", get(&mut device, index))?;
             succeeded("cuDeviceGetName", get_name(name.as_mut_ptr().cast(), LONGEST as c_int, device))?;
             succeeded("cuDeviceTotalMem", total(&mut bytes, device))?;

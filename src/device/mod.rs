@@ -6,7 +6,8 @@
 mod adapters;
 #[cfg(feature = "tuned")]
 mod autotune_cache;
-#[cfg(all(feature = "cuda", unix))]
+mod benchmark;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod oom;
 
@@ -20,6 +21,7 @@ use burn::{Dispatch, DispatchDevice};
 use serde::Serialize;
 
 pub use adapters::Adapter;
+pub use benchmark::{CopyRate, MatmulRate, copy_rate, matmul_rate, rounds_to_tf32};
 pub use oom::out_of_memory_message;
 
 use crate::{Error, Result};

@@ -1,98 +1,114 @@
-//! The cross-entropy from hidden states and the output projection, without ever having all logits:
-//! as many predictions at a time as make a fixed number of logits, whose gradients are computed at
+//! A token loss from hidden states and the output projection, without ever having all logits: as
+//! many predictions at a time as make a fixed number of logits, whose gradients are computed at
 //! once and the logits forgotten. Memory does not depend on the vocabulary, nor on the number of
 //! predictions.
 //!
 //! Source: Liger Kernel's `fused_linear_cross_entropy` (arXiv 2410.10989;
-//! liger_kernel/ops/fused_linear_cross_entropy.py), which cuts the predictions likewise; here in
-//! tensor operations, with temperature, valid tokens and a prior.
+//! liger_kernel/ops/fused_linear_cross_entropy.py), which cuts the predictions in the same way;
+//! here in tensor operations, and for any [`TokenLoss`].
 
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 use burn::tensor::backend::AutodiffBackend;
 
-use super::{add_logit_bias, among_valid, labels};
+use super::softmax::labels;
+use super::{TokenLoss, add_logit_bias};
 use crate::batch::{Batch, Prediction};
 
 /// Logits of a block: 32 MB. On a CPU smaller blocks read the projection too often, larger ones
 /// leave its caches.
 pub(crate) const LOGITS_OF_A_BLOCK: usize = 1 << 23;
 
-/// [`cross_entropy`](crate::loss::cross_entropy) of `hidden headᵀ`, the batch's
-/// [prior](crate::loss::with_prior) added; `[1]`.
+/// The summed loss of a batch.
+#[derive(Debug, Clone)]
+pub struct LinearLoss<B: Backend> {
+    /// `[1]`.
+    pub loss: Tensor<B, 1>,
+    /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
+    pub weight: Option<Tensor<B, 1>>,
+}
+
+/// Computes `token_loss` of the logits `hidden headᵀ`, the predictions' biases added.
 ///
+/// * `trains`: whether `head` gets a gradient.
+///
+/// # Shapes
 /// * `hidden`: `[predictions, width]`.
-/// * `head`: `[rows, width]`, in the order of [`Batch::rows`]; it gets a gradient where it
-///   `trains`.
-pub fn linear_cross_entropy<B: AutodiffBackend>(
+/// * `head`: `[columns, width]`, in the order of [`Batch::candidate_ids`].
+pub fn linear_token_loss<B: AutodiffBackend>(
     hidden: Tensor<B, 2>,
     head: Tensor<B, 2>,
     trains: bool,
     batch: &Batch,
-    temperature: f64,
-) -> Tensor<B, 1> {
+    token_loss: &impl TokenLoss,
+) -> LinearLoss<B> {
     let inner = (hidden.clone().inner(), head.clone().inner());
-    let sums = in_blocks(inner, &batch.predictions, temperature, LOGITS_OF_A_BLOCK, [true, trains]);
+    let sums = in_blocks(inner, &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [true, trains]);
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
     let loss = Tensor::from_inner(sums.loss);
     // What a carrier adds to the loss is its gradient alone.
-    carriers.fold(loss, |loss, carrier| loss + (carrier.clone() - carrier.detach()))
+    let loss = carriers.fold(loss, |loss, carrier| loss + (carrier.clone() - carrier.detach()));
+    LinearLoss { loss, weight: sums.weight.map(Tensor::from_inner) }
 }
 
-/// The value of [`linear_cross_entropy`], where nothing is differentiated.
-pub fn linear_cross_entropy_value<B: Backend>(
+/// Computes the value of [`linear_token_loss`], without a gradient.
+///
+/// # Shapes
+/// Those of [`linear_token_loss`].
+pub fn linear_token_loss_value<B: Backend>(
     hidden: Tensor<B, 2>,
     head: Tensor<B, 2>,
     batch: &Batch,
-    temperature: f64,
-) -> Tensor<B, 1> {
-    in_blocks((hidden, head), &batch.predictions, temperature, LOGITS_OF_A_BLOCK, [false, false]).loss
+    token_loss: &impl TokenLoss,
+) -> LinearLoss<B> {
+    let sums = in_blocks((hidden, head), &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [false, false]);
+    LinearLoss { loss: sums.loss, weight: sums.weight }
 }
 
 struct Sums<B: Backend> {
     loss: Tensor<B, 1>,
+    weight: Option<Tensor<B, 1>>,
     /// With respect to the hidden states and to the head, as far as they are wanted.
     gradients: [Option<Tensor<B, 2>>; 2],
 }
 
-/// `logits`: how many a block has at most, if it has more than one prediction.
+/// * `logits`: most logits of a block, if it has more than one prediction.
 fn in_blocks<B: Backend>(
     (hidden, head): (Tensor<B, 2>, Tensor<B, 2>),
     predictions: &[Prediction],
-    temperature: f64,
+    token_loss: &impl TokenLoss,
     logits: usize,
     [for_hidden, for_head]: [bool; 2],
 ) -> Sums<B> {
-    let (device, rows) = (hidden.device(), head.dims()[0]);
+    let (device, columns) = (hidden.device(), head.dims()[0]);
     let mut loss = Tensor::zeros([1], &device);
+    let mut weight: Option<Tensor<B, 1>> = None;
     let mut hidden_gradients = Vec::new();
     let mut head_gradient = for_head.then(|| Tensor::zeros(head.shape(), &device));
     let mut first = 0;
-    for predictions in predictions.chunks((logits / rows.max(1)).max(1)) {
+    for predictions in predictions.chunks((logits / columns.max(1)).max(1)) {
         let x = hidden.clone().narrow(0, first, predictions.len());
         first += predictions.len();
-        let labels = labels::<B>(predictions, &device);
-        let logits = add_logit_bias(x.clone().matmul(head.clone().transpose()), predictions).div_scalar(temperature);
-        let of_labels = logits.clone().gather(1, labels.clone().unsqueeze_dim(1));
-        let valid = among_valid(logits, predictions);
-        let max = valid.clone().max_dim(1);
-        let exp = (valid - max.clone()).exp();
-        let sum = exp.clone().sum_dim(1);
-        loss = loss + (sum.clone().log() + max - of_labels).sum();
-        // The gradient with respect to the logits is (exp / sum - 1 at the label) / temperature.
+        let logits = add_logit_bias(x.clone().matmul(head.clone().transpose()), predictions);
+        let block = token_loss.block(logits, predictions);
+        loss = loss + block.loss;
+        weight = match (weight, block.weight) {
+            (Some(sum), Some(more)) => Some(sum + more),
+            (sum, more) => sum.or(more),
+        };
+        let (gradient, labels) = (block.gradient, labels::<B>(predictions, &device));
         if for_hidden {
-            let expected = exp.clone().matmul(head.clone()) / sum.clone();
-            hidden_gradients.push((expected - head.clone().select(0, labels.clone())).div_scalar(temperature));
+            let dense = gradient.dense.clone().matmul(head.clone()) * gradient.row_scale.clone();
+            hidden_gradients.push(dense + head.clone().select(0, labels.clone()) * gradient.at_label.clone());
         }
-        head_gradient = head_gradient.map(|gradient| {
-            let x = x.div_scalar(temperature);
-            let gradient = gradient + exp.transpose().matmul(x.clone() / sum);
-            gradient.select_assign(0, labels, x.neg(), IndexingUpdateOp::Add)
+        head_gradient = head_gradient.map(|sum| {
+            let sum = sum + gradient.dense.transpose().matmul(x.clone() * gradient.row_scale);
+            sum.select_assign(0, labels, x * gradient.at_label, IndexingUpdateOp::Add)
         });
     }
     let hidden_gradient = (!hidden_gradients.is_empty()).then(|| Tensor::cat(hidden_gradients, 0));
-    Sums { loss, gradients: [hidden_gradient, head_gradient] }
+    Sums { loss, weight, gradients: [hidden_gradient, head_gradient] }
 }
 
 #[cfg(test)]
@@ -105,7 +121,7 @@ mod tests {
     use super::*;
     use crate::batch::TokenTreeBatch;
     use crate::device::{BackendName, Training};
-    use crate::loss::{cross_entropy, with_prior};
+    use crate::loss::{Lml, Msl, cross_entropy};
     use crate::tensor::AUTODIFF;
 
     fn close(what: &str, found: &Tensor<impl Backend, 2>, expected: &Tensor<impl Backend, 2>) {
@@ -158,7 +174,8 @@ mod tests {
                 };
                 let (hidden, head) = (leaf([count, width]), leaf([rows, width]));
                 for temperature in [1.0, 2.5] {
-                    let logits = with_prior(hidden.clone().matmul(head.clone().transpose()), &batch);
+                    let token_loss = Msl { temperature };
+                    let logits = add_logit_bias(hidden.clone().matmul(head.clone().transpose()), &batch.predictions);
                     let plain = cross_entropy(logits, &batch, temperature);
                     let grads = plain.clone().mul_scalar(0.3).backward();
                     let expected = [&hidden, &head].map(|tensor| tensor.grad(&grads).unwrap());
@@ -166,24 +183,26 @@ mod tests {
                     let plain = value(plain);
 
                     for trains in [true, false] {
-                        let found = linear_cross_entropy(
+                        let found = linear_token_loss(
                             hidden.clone(),
                             head.clone().set_require_grad(trains),
                             trains,
                             &batch,
-                            temperature,
-                        );
+                            &token_loss,
+                        )
+                        .loss;
                         assert!((value(found.clone()) - plain).abs() <= 1e-5 * plain);
                         let grads = found.mul_scalar(0.3).backward();
                         close("hidden", &hidden.grad(&grads).unwrap(), &expected[0]);
                     }
-                    let found = linear_cross_entropy(hidden.clone(), head.clone(), true, &batch, temperature);
+                    let found =
+                        linear_token_loss(hidden.clone(), head.clone(), true, &batch, &Lml { temperature }).loss;
                     let grads = found.mul_scalar(0.3).backward();
                     close("head", &head.grad(&grads).unwrap(), &expected[1]);
 
                     for logits in [1, rows, 3 * rows + 1] {
                         let inner = (hidden.clone().inner(), head.clone().inner());
-                        let sums = in_blocks(inner, &batch.predictions, temperature, logits, [true, true]);
+                        let sums = in_blocks(inner, &batch.predictions, &token_loss, logits, [true, true]);
                         assert!(
                             (sums.loss.into_scalar().elem::<f64>() - plain).abs() <= 1e-5 * plain,
                             "blocks of {logits}"

@@ -1,128 +1,208 @@
-//! The losses: language-model loss (LML), masked softmax loss (MSL), and MSL with the adaptive
-//! temperature (ATS).
+//! The losses of phase 2, each a file that owns its hyper-parameters and its state ([`TokenLoss`]),
+//! and the losses of phase 1 ([`contrastive`]).
 //!
-//! Source: arXiv 2504.04178, Eq. 1–12, and its released code where the two differ; each difference
-//! is said where it is.
+//! One more token loss is a file like `msl.rs`, a line in [`Loss`] and one in [`Loss::new`], which
+//! reads `[loss]` of the run file. The loop over blocks of logits ([`linear_token_loss`]) and the
+//! training step know none of them.
 
+mod ats;
+mod bear;
 mod blocked;
 mod contrastive;
-mod temperature;
+mod lml;
+mod msl;
+mod softmax;
+
+use std::collections::BTreeMap;
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use crate::batch::{Batch, Candidates, Prediction};
+use crate::config::{LossConfig, LossKind, Temperature};
+use crate::text::{Catalogue, ROOT};
 
+pub use ats::Ats;
+pub use bear::Bear;
 pub(crate) use blocked::LOGITS_OF_A_BLOCK;
-pub use blocked::{linear_cross_entropy, linear_cross_entropy_value};
+pub use blocked::{LinearLoss, linear_token_loss, linear_token_loss_value};
 pub use contrastive::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
 };
-pub use temperature::{AdaptiveTemperature, RootStatistics};
+pub use lml::Lml;
+pub use msl::Msl;
+pub use softmax::{add_logit_bias, cross_entropy};
 
-/// Kind of loss, with its reduction over an optimiser step as released.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Loss {
-    /// `mean over target tokens of -log softmax over the vocabulary`.
+/// What a loss carries from one optimiser step to the next, by name: part of a checkpoint.
+pub type LossState = BTreeMap<String, f64>;
+
+/// A loss over the tokens that an optimiser step predicts.
+///
+/// The loss of a step is the sum of its blocks' losses over [`TokenLoss::denominator`] or, where
+/// the blocks have weights, over the sum of the weights. So the split of a step into blocks,
+/// micro-batches and devices makes no difference.
+pub trait TokenLoss {
+    /// Returns which tokens compete.
+    fn candidates(&self) -> Candidates;
+
+    /// Returns what the sum over an optimiser step is divided by. Where blocks have weights, their
+    /// sum takes its place at the end of the step.
+    fn denominator(&self, batches: &[Batch]) -> usize;
+
+    /// Returns the temperature τ that logits are divided by.
+    fn temperature(&self) -> f64;
+
+    /// Computes the summed loss of some predictions, and its gradient.
+    ///
+    /// # Shapes
+    /// `logits`: `[predictions, columns]`, biases added, not divided by a temperature; the columns
+    /// are the vocabulary's, or those of [`Batch::candidate_ids`].
+    fn block<B: Backend>(&self, logits: Tensor<B, 2>, predictions: &[Prediction]) -> BlockLoss<B>;
+
+    /// Returns whether [`TokenLoss::observe`] must see all logits of a step before the step's first
+    /// gradient. With several micro-batches this costs one more forward pass over each.
+    fn needs_logits(&self) -> bool {
+        false
+    }
+
+    /// Takes note of the logits (`[predictions, columns]`, as [`TokenLoss::block`] gets them) of
+    /// one of the step's micro-batches.
+    fn observe(&mut self, _logits: &[f32], _batch: &Batch) {}
+
+    /// Updates the state from all that was observed in this step.
+    fn update(&mut self) {}
+
+    /// Returns the state, for a checkpoint.
+    fn state(&self) -> LossState {
+        LossState::new()
+    }
+
+    /// Restores what [`TokenLoss::state`] returned.
+    fn restore(&mut self, _state: &LossState) {}
+}
+
+/// What [`TokenLoss::block`] returns.
+#[derive(Debug, Clone)]
+pub struct BlockLoss<B: Backend> {
+    /// Summed over the predictions: `[1]`.
+    pub loss: Tensor<B, 1>,
+    /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
+    pub weight: Option<Tensor<B, 1>>,
+    /// Of `loss` with respect to the logits.
+    pub gradient: LogitGradient<B>,
+}
+
+/// The gradient with respect to a block's logits, `row_scale · dense`, plus `at_label` in each
+/// label's column. In this form a softmax's gradient takes no pass over the logits.
+#[derive(Debug, Clone)]
+pub struct LogitGradient<B: Backend> {
+    /// `[predictions, columns]`.
+    pub dense: Tensor<B, 2>,
+    /// `[predictions, 1]`.
+    pub row_scale: Tensor<B, 2>,
+    /// `[predictions, 1]`.
+    pub at_label: Tensor<B, 2>,
+}
+
+/// What some losses need to know of a run beside `[loss]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LossContext {
+    /// Children of the root of the titles' trie.
+    pub root_children: usize,
+    /// `decode.beams`.
+    pub beams: usize,
+}
+
+impl LossContext {
+    /// Collects it from the titles and `decode.beams`.
+    pub fn new(catalogue: &Catalogue, beams: usize) -> Self {
+        Self { root_children: catalogue.trie.valid_tokens(ROOT).len(), beams }
+    }
+}
+
+/// Makes the enum of all losses, which is a [`TokenLoss`] itself.
+macro_rules! losses {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// One of the token losses.
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub enum Loss {
+            $($(#[$doc])* $name($name)),+
+        }
+
+        impl TokenLoss for Loss {
+            fn candidates(&self) -> Candidates {
+                match self { $(Self::$name(loss) => loss.candidates()),+ }
+            }
+
+            fn denominator(&self, batches: &[Batch]) -> usize {
+                match self { $(Self::$name(loss) => loss.denominator(batches)),+ }
+            }
+
+            fn temperature(&self) -> f64 {
+                match self { $(Self::$name(loss) => loss.temperature()),+ }
+            }
+
+            fn block<B: Backend>(&self, logits: Tensor<B, 2>, predictions: &[Prediction]) -> BlockLoss<B> {
+                match self { $(Self::$name(loss) => loss.block(logits, predictions)),+ }
+            }
+
+            fn needs_logits(&self) -> bool {
+                match self { $(Self::$name(loss) => loss.needs_logits()),+ }
+            }
+
+            fn observe(&mut self, logits: &[f32], batch: &Batch) {
+                match self { $(Self::$name(loss) => loss.observe(logits, batch)),+ }
+            }
+
+            fn update(&mut self) {
+                match self { $(Self::$name(loss) => loss.update()),+ }
+            }
+
+            fn state(&self) -> LossState {
+                match self { $(Self::$name(loss) => loss.state()),+ }
+            }
+
+            fn restore(&mut self, state: &LossState) {
+                match self { $(Self::$name(loss) => loss.restore(state)),+ }
+            }
+        }
+    };
+}
+
+losses! {
+    /// Language-model loss.
     Lml,
-    /// `mean over ALL target tokens of -log softmax(f/τ) over the valid tokens`, without a factor τ
-    /// in front (as released; the paper's Eq. 9 has one). Tokens with one child add 0 and count in
-    /// the mean.
+    /// Masked softmax loss at a fixed temperature.
     Msl,
-    /// `τ · mean over target tokens with more than one child of -log softmax(f/τ) over the valid
-    /// tokens`.
-    MslAts,
+    /// Masked softmax loss with the adaptive temperature.
+    Ats,
+    /// Masked softmax loss reweighted by the beam's edge.
+    Bear,
 }
 
 impl Loss {
-    /// The tokens that compete.
-    pub fn candidates(self) -> Candidates {
-        match self {
-            Self::Lml => Candidates::Vocabulary,
-            Self::Msl | Self::MslAts => Candidates::Children,
-        }
-    }
-
-    /// What the summed loss of a whole optimiser step is divided by.
-    pub fn denominator(self, batches: &[Batch]) -> usize {
-        let count = |b: &Batch| match self {
-            Self::Lml | Self::Msl => b.target_tokens,
-            Self::MslAts => b.branching_tokens,
+    /// Returns the loss that `[loss]` of a run file names.
+    pub fn new(config: &LossConfig, context: &LossContext) -> Self {
+        let fixed = match config.temperature {
+            Temperature::Fixed(temperature) => temperature,
+            Temperature::Adaptive => 1.0,
         };
-        batches.iter().map(count).sum()
-    }
-
-    /// The factor in front of the summed cross-entropies.
-    pub fn factor(self, temperature: f64) -> f64 {
-        match self {
-            Self::Lml | Self::Msl => 1.0,
-            Self::MslAts => temperature,
+        match (config.kind, config.temperature) {
+            (LossKind::Lml, _) => Self::Lml(Lml { temperature: fixed }),
+            (LossKind::Msl, Temperature::Adaptive) => Self::Ats(Ats::new(context.root_children)),
+            (LossKind::Msl, Temperature::Fixed(temperature)) => Self::Msl(Msl { temperature }),
+            (LossKind::Bear, _) => Self::Bear(Bear {
+                temperature: fixed,
+                lambda: config.lambda.unwrap_or(LossConfig::LAMBDA),
+                xi: config.xi.unwrap_or(LossConfig::XI),
+                beams: context.beams,
+            }),
         }
     }
-}
-
-/// `logits`, `[predictions, rows]`, with each prediction's gains added to its valid tokens;
-/// themselves where no prediction has any.
-///
-/// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it
-/// is what ranks.
-pub fn with_prior<B: Backend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-    add_logit_bias(logits, &batch.predictions)
-}
-
-fn add_logit_bias<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
-    if predictions.iter().all(|prediction| prediction.logit_bias.is_empty()) {
-        return logits;
-    }
-    let shape = logits.dims();
-    let mut logit_bias = vec![0f32; shape[0] * shape[1]];
-    for (row, prediction) in logit_bias.chunks_exact_mut(shape[1]).zip(predictions) {
-        prediction.valid.iter().zip(&prediction.logit_bias).for_each(|(&place, &gain)| row[place] = gain);
-    }
-    let logit_bias = Tensor::<B, 2>::from_data(TensorData::new(logit_bias, shape), &logits.device());
-    logits + logit_bias
-}
-
-/// `logits` with those that do not compete far below the others.
-fn among_valid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
-    if predictions.iter().all(|prediction| prediction.valid.is_empty()) {
-        return logits;
-    }
-    let shape = logits.dims();
-    let mut invalid = vec![true; shape[0] * shape[1]];
-    for (row, prediction) in invalid.chunks_exact_mut(shape[1]).zip(predictions) {
-        prediction.valid.iter().for_each(|&place| row[place] = false);
-    }
-    let invalid = Tensor::<B, 2, Bool>::from_data(TensorData::new(invalid, shape), &logits.device());
-    logits.mask_fill(invalid, f32::MIN / 2.0)
-}
-
-/// `[predictions]`: the labels' places among the rows.
-fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<B, 1, Int> {
-    let labels: Vec<i32> = predictions.iter().map(|prediction| prediction.label as i32).collect();
-    Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)
-}
-
-/// `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid tokens;
-/// `[1]`, in f32.
-///
-/// * `logits`: `[predictions, rows]`, the columns in the order of [`Batch::rows`].
-///
-/// The maximum is subtracted before exponentiating (the released code does not, and overflows).
-/// Autodiff keeps several tensors of the logits' shape; [`linear_cross_entropy`] never has them
-/// all.
-pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
-    let logits = logits.div_scalar(temperature);
-    let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);
-    let label_logits = logits.clone().gather(1, labels);
-    let valid = among_valid(logits, &batch.predictions);
-    let max = valid.clone().detach().max_dim(1);
-    let log_sum = (valid - max.clone()).exp().sum_dim(1).log() + max;
-    (log_sum - label_logits).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use burn::{Dispatch, DispatchDevice};
     use rand::{Rng, SeedableRng};
 
@@ -131,7 +211,7 @@ mod tests {
     use crate::data::{Split, synthetic};
     use crate::decode::TriePrior;
     use crate::device::BackendName;
-    use crate::rankers::{Baseline, fit};
+    use crate::rankers::testing::fit;
     use crate::text::{Catalogue, Trie};
 
     /// Loss and gradient, softmax with the prior minus target, against sums over the trie's
@@ -146,7 +226,7 @@ mod tests {
             .map(|_| (0..rng.random_range(1..5)).map(|_| rng.random_range(0..5)).chain([9]).collect())
             .collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let prior = TriePrior::new(fit(Baseline::Cooccurrence, &corpus), &catalogue.trie, 0.6, 0.1);
+        let prior = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
         let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
         let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };
@@ -187,7 +267,7 @@ mod tests {
             let logits =
                 Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
             let logits = logits.require_grad();
-            let found = cross_entropy(with_prior(logits.clone(), &batch), &batch, tau);
+            let found = cross_entropy(add_logit_bias(logits.clone(), &batch.predictions), &batch, tau);
             let value = found.clone().into_scalar().elem::<f64>();
             assert!((value - loss).abs() < 1e-4 * loss, "{value} instead of {loss}");
             let found = logits.grad(&found.backward()).unwrap().into_data().convert::<f32>().to_vec::<f32>().unwrap();
@@ -199,7 +279,7 @@ mod tests {
         let bare: Vec<Example> = examples.iter().map(|e| Example { logit_bias: vec![], ..e.clone() }).collect();
         let bare = Batch::new(&bare, &catalogue, Candidates::Children);
         let logits = Tensor::<Dispatch, 2>::from_data(TensorData::new(values.clone(), [predictions, rows]), &device);
-        let same = with_prior(logits, &bare).into_data().to_vec::<f32>().unwrap();
+        let same = add_logit_bias(logits, &bare.predictions).into_data().to_vec::<f32>().unwrap();
         assert_eq!(same, values, "without a prior nothing is added");
     }
 }

@@ -9,28 +9,47 @@
 //! over all user-item pairs. Each half sweep solves every row exactly (Eq. 4 and 5): YᵀY is
 //! computed once, a row adds its own items. In f64.
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Interactions;
-use super::collaborative::{dot, fill_rows, normal};
-use super::interactions::counted;
-use crate::{Error, Result};
+use super::interactions::with_counts;
+use super::registry::{Entry, Method};
+use super::settings::{check_number, check_whole, read};
+use super::training::{Kept, dot, fill_rows, normal};
+use super::vector_ranker::{SavedModel, VectorTraining};
+use super::{Interactions, VectorMethod, VectorModel};
+use crate::{Context, Error, Result};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "als",
+    about: "vectors by alternating least squares on implicit feedback; a user's is solved for from the history",
+    method: |table| {
+        let config: AlsConfig = read("als", table)?;
+        check_whole("dim", config.dim, 4096)?;
+        check_whole("iterations", config.iterations, 1 << 20)?;
+        check_number("alpha", config.alpha, 0.0, 1e9)?;
+        // Without it the system of an item or user with few interactions has no one solution.
+        check_number("regularization", config.regularization, 1e-9, 1e9)?;
+        Ok(Method::Vectors(Box::new(config)))
+    },
+};
 
 /// Settings of ALS.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlsConfig {
-    /// Of the start.
+    /// Seed of the first item vectors.
     pub seed: u64,
     /// Length of a vector.
     pub dim: usize,
     /// How much an interaction adds to the confidence.
     pub alpha: f64,
-    /// λ.
+    /// λ, the weight of the squared norms.
     pub regularization: f64,
-    /// Sweeps over users and items.
+    /// Number of sweeps over users and items.
     pub iterations: usize,
 }
 
@@ -40,12 +59,12 @@ impl Default for AlsConfig {
     }
 }
 
-/// What ALS learnt.
+/// The vectors that ALS learnt.
 #[derive(Clone, Debug)]
 pub struct Als {
     /// Length of a vector.
     pub dim: usize,
-    /// `[known items, dim]`.
+    /// `[rows, dim]`: the items' vectors.
     pub items: Vec<f64>,
     /// `[users, dim]`: each user's solution given `items`; zero without interactions.
     pub users: Vec<f64>,
@@ -54,32 +73,59 @@ pub struct Als {
 }
 
 impl Als {
-    /// Of vectors that were learnt with `config`: `[known items, dim]` and `[users, dim]`.
-    pub(crate) fn of_vectors(config: &AlsConfig, items: &[f32], users: &[f32]) -> Self {
+    /// Rebuilds the model from vectors that were learnt with `config`.
+    ///
+    /// # Shapes
+    /// `items`: `[rows, dim]`; `users`: `[users, dim]`.
+    pub(crate) fn from_vectors(config: &AlsConfig, items: &[f32], users: &[f32]) -> Self {
         let [items, users] = [items, users].map(|values| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>());
         let normal_matrix = normal_matrix(&items, config);
         Self { dim: config.dim, items, users, normal_matrix, alpha: config.alpha }
     }
 
-    /// `known` histories → `[histories, known items]`: the user's vector is solved for as in
-    /// training, the history its interactions.
-    pub(crate) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+    fn fold_in(&self, ratings: &[(u32, u32)], user: &mut [f64]) {
+        solve_row(&self.items, &self.normal_matrix, ratings, self.alpha, user);
+    }
+}
+
+impl VectorModel for Als {
+    /// The user's vector is solved for as in training, with the history as its interactions.
+    fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         let count = self.items.len() / self.dim;
         fill_rows(histories.len(), count, |h, row: &mut [f32]| {
             let mut user = vec![0.0; self.dim];
-            self.fold_in(counted(histories[h].clone()).as_slice(), &mut user);
+            self.fold_in(with_counts(histories[h].clone()).as_slice(), &mut user);
             for (score, item) in row.iter_mut().zip(self.items.chunks_exact(self.dim)) {
                 *score = dot(&user, item) as f32;
             }
         })
     }
 
-    fn fold_in(&self, ratings: &[(u32, u32)], user: &mut [f64]) {
-        solve_row(&self.items, &self.normal_matrix, ratings, self.alpha, user);
+    fn item_vectors(&self) -> Vec<f32> {
+        self.items.iter().map(|&v| v as f32).collect()
     }
 
-    pub(crate) fn user_vectors(&self) -> Vec<f32> {
+    fn user_vectors(&self, _interactions: &Interactions) -> Vec<f32> {
         self.users.iter().map(|&v| v as f32).collect()
+    }
+}
+
+impl VectorMethod for AlsConfig {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn settings_json(&self) -> Result<String> {
+        serde_json::to_string(self).context("settings of als")
+    }
+
+    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+        let (als, loss) = train(self, training.interactions, training.say)?;
+        Ok(Kept { model: Arc::new(als), loss, epoch: self.iterations })
+    }
+
+    fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
+        Ok(Arc::new(Als::from_vectors(self, &saved.items, &saved.users)))
     }
 }
 
@@ -118,14 +164,14 @@ fn transposed(rows: &[Vec<(u32, u32)>], columns: usize) -> Vec<Vec<(u32, u32)>> 
     transposed
 }
 
-/// Every row's exact solution given the other side: `ratings[r]` = (row of `fixed`, count), result
+/// Solves every row exactly given the other side: `ratings[r]` = (row of `fixed`, count), result
 /// `[rows, dim]`.
 fn half_sweep(ratings: &[Vec<(u32, u32)>], fixed: &[f64], config: &AlsConfig) -> Vec<f64> {
     let matrix = normal_matrix(fixed, config);
     fill_rows(ratings.len(), config.dim, |row, out| solve_row(fixed, &matrix, &ratings[row], config.alpha, out))
 }
 
-/// YᵀY + λI, `[dim, dim]`; the lower triangle is filled.
+/// Returns YᵀY + λI, `[dim, dim]`; only its lower triangle is filled.
 fn normal_matrix(fixed: &[f64], config: &AlsConfig) -> Vec<f64> {
     let dim = config.dim;
     let mut matrix = vec![0.0; dim * dim];
@@ -148,7 +194,7 @@ fn add_outer(matrix: &mut [f64], v: &[f64], weight: f64) {
     }
 }
 
-/// x = (YᵀCY + λI)⁻¹ YᵀC p, where C − I is zero but for the row's own items.
+/// Computes x = (YᵀCY + λI)⁻¹ YᵀC p, where C − I is zero but for the row's own items.
 fn solve_row(fixed: &[f64], normal_matrix: &[f64], ratings: &[(u32, u32)], alpha: f64, out: &mut [f64]) {
     out.fill(0.0);
     if ratings.is_empty() {
@@ -189,7 +235,7 @@ fn cholesky_solve(matrix: &mut [f64], b: &mut [f64]) {
     }
 }
 
-/// The objective over all pairs: Σ s² by the Gram matrix, and for the pairs with interactions c (1
+/// Returns the objective over all pairs: Σ s² by the Gram matrix, and for the pairs with interactions c (1
 /// − s)² in its place.
 fn objective(ratings: &[Vec<(u32, u32)>], users: &[f64], items: &[f64], config: &AlsConfig) -> f64 {
     let dim = config.dim;

@@ -9,6 +9,8 @@
 //! The paper steps by SGD on single triples; here Adam steps on batches of them. A user it has not
 //! seen is the mean of the item vectors of the history.
 
+use std::sync::Arc;
+
 use burn::module::{AutodiffModule, Param};
 use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
@@ -20,25 +22,44 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Interactions;
-use super::collaborative::{Kept, dot, fill_rows, host, indices, keep_best, normal};
-use crate::Result;
+use super::registry::{Entry, Method};
+use super::settings::{check_number, check_whole, read};
+use super::training::{Kept, dot, fill_rows, host, indices, keep_best, normal};
+use super::vector_ranker::{SavedModel, VectorTraining};
+use super::{Interactions, VectorMethod, VectorModel};
+use crate::device::Concrete;
 use crate::tensor::AUTODIFF;
 use crate::train::adamw;
+use crate::{Context, Result};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "bpr",
+    about: "vectors by Bayesian personalised ranking; a user's is the mean of the history's items",
+    method: |table| {
+        let config: BprConfig = read("bpr", table)?;
+        check_whole("dim", config.dim, 4096)?;
+        check_whole("batch_size", config.batch_size, 1 << 24)?;
+        check_whole("epochs", config.epochs, 1 << 20)?;
+        check_whole("patience", config.patience, 1 << 20)?;
+        check_number("learning_rate", config.learning_rate, 0.0, 1e3)?;
+        check_number("regularization", config.regularization, 0.0, 1e9)?;
+        Ok(Method::Vectors(Box::new(config)))
+    },
+};
 
 /// Settings of BPR.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BprConfig {
-    /// Of the start, the order and the negatives.
+    /// Seed of the first vectors, of the order and of the negatives.
     pub seed: u64,
     /// Length of a vector.
     pub dim: usize,
-    /// Adam's.
+    /// Adam's learning rate.
     pub learning_rate: f64,
-    /// λ.
+    /// λ, the weight of the squared norms.
     pub regularization: f64,
-    /// Triples a step.
+    /// Triples of one optimiser step.
     pub batch_size: usize,
     /// Passes over the interactions, at most.
     pub epochs: usize,
@@ -70,7 +91,7 @@ pub struct Bpr<B: Backend> {
 }
 
 impl BprConfig {
-    /// Vectors from N(0, 0.1²).
+    /// Draws vectors from N(0, 0.1²).
     pub fn init<B: Backend>(&self, users: usize, items: usize, device: &B::Device) -> Bpr<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut matrix = |rows: usize| {
@@ -82,7 +103,11 @@ impl BprConfig {
 }
 
 impl<B: Backend> Bpr<B> {
-    /// The mean loss of triples, `[1]`: user, item, item not taken; all three of equal length.
+    /// Returns the mean loss of triples of a user, an item that the user took and one that the user
+    /// did not take.
+    ///
+    /// # Shapes
+    /// `users`, `taken`, `others`: `[triples]`. Returns `[1]`.
     pub fn loss(&self, users: &[u32], taken: &[u32], others: &[u32], regularization: f64) -> Tensor<B, 1> {
         let device = self.users.val().device();
         let select = |of: &Param<Tensor<B, 2>>, rows: &[u32]| of.val().select(0, indices(rows, &device));
@@ -95,21 +120,20 @@ impl<B: Backend> Bpr<B> {
     }
 }
 
-/// What BPR learnt, on the host.
+/// The vectors that BPR learnt, on the host.
 #[derive(Clone, Debug)]
 pub struct Factors {
     /// Length of a vector.
     pub dim: usize,
-    /// `[known items, dim]`.
+    /// `[rows, dim]`: the items' vectors.
     pub items: Vec<f32>,
-    /// `[users, dim]`.
+    /// `[users, dim]`: the users' vectors.
     pub users: Vec<f32>,
 }
 
-impl Factors {
-    /// Known histories → `[histories, known items]`: the mean of the history's item vectors times
-    /// each item's.
-    pub(crate) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+impl VectorModel for Factors {
+    /// The mean of the history's item vectors times each item's vector.
+    fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         fill_rows(histories.len(), self.items.len() / self.dim, |h, row: &mut [f32]| {
             let mut mean = vec![0f32; self.dim];
             for &item in &histories[h] {
@@ -120,6 +144,36 @@ impl Factors {
                 *score = dot(&mean, item);
             }
         })
+    }
+
+    fn item_vectors(&self) -> Vec<f32> {
+        self.items.clone()
+    }
+
+    fn user_vectors(&self, _interactions: &Interactions) -> Vec<f32> {
+        self.users.clone()
+    }
+}
+
+impl VectorMethod for BprConfig {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn settings_json(&self) -> Result<String> {
+        serde_json::to_string(self).context("settings of bpr")
+    }
+
+    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+        let validate = &mut *training.validate;
+        let mut validate = |factors: &Factors| validate(Arc::new(factors.clone()));
+        let (device, say) = (&training.device, &mut *training.say);
+        let kept = train::<Concrete>(self, training.interactions, device, &mut validate, say)?;
+        Ok(kept.map(|factors| Arc::new(factors) as Arc<dyn VectorModel>))
+    }
+
+    fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
+        Ok(Arc::new(Factors { dim: self.dim, items: saved.items, users: saved.users }))
     }
 }
 
@@ -133,7 +187,7 @@ pub(crate) fn train<B: AutodiffBackend>(
 ) -> Result<Kept<Factors>> {
     let taken: Vec<Vec<(u32, u32)>> = interactions.by_user();
     let pairs: Vec<(u32, u32)> =
-        interactions.runs.iter().flat_map(|run| run.items.iter().map(move |&item| (run.user, item))).collect();
+        interactions.sequences.iter().flat_map(|of| of.rows.iter().map(move |&item| (of.user, item))).collect();
     let items = interactions.items.len();
     let mut model: Bpr<B> = config.init(interactions.users, items, device);
     let mut optimizer = adamw::<Bpr<B>, B>(0.0);
@@ -162,7 +216,7 @@ pub(crate) fn train<B: AutodiffBackend>(
     keep_best(config.epochs, config.patience, epoch, finite, validate, say)
 }
 
-/// An item that is not among `taken` (ascending), evenly; none where the user has all of them.
+/// Draws evenly an item that is not among `taken` (ascending); none where the user has all of them.
 pub(crate) fn other_item(taken: &[(u32, u32)], items: usize, rng: &mut ChaCha8Rng) -> Option<u32> {
     let free = items - taken.len();
     if free == 0 {

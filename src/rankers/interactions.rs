@@ -5,126 +5,153 @@ use crate::core::files::sha256;
 use crate::data::{Corpus, Split};
 use crate::{Error, Result};
 
-/// The training interactions. Items are numbered by their place in `items`, so that a model holds
-/// no row for an item it cannot know.
+/// The training interactions. Items have a row each, so that a model has none for an item that it
+/// cannot learn about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interactions {
-    /// The dense catalogue index of each item that some training window holds, ascending.
+    /// `[rows]`: the dense catalogue index of each row's item, ascending.
     pub items: Vec<u32>,
-    /// Interactions of each of `items`.
+    /// `[rows]`: training interactions of each row's item.
     pub counts: Vec<u32>,
     /// Users of the corpus, those without training windows included.
     pub users: usize,
     /// By user, then by time.
-    pub runs: Vec<Run>,
-    /// The place in `items` of each item of the catalogue.
-    places: Vec<Option<u32>>,
+    pub sequences: Vec<UserSequence>,
+    /// `[items of the catalogue]`: the row of each item.
+    rows: Vec<Option<u32>>,
 }
 
-/// Consecutive interactions of a user, all in training windows; a user has several runs where some
-/// in between are in none.
+/// Consecutive interactions of a user, all of them in training windows; a user has several such
+/// sequences where some interactions in between are in none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct UserSequence {
     /// Dense user index.
     pub user: u32,
-    /// Places in [`Interactions::items`], oldest first; at least one.
-    pub items: Vec<u32>,
+    /// Rows of [`Interactions::items`], oldest first; at least one.
+    pub rows: Vec<u32>,
 }
 
 impl Interactions {
-    /// Collects what the training windows hold.
+    /// Collects what the training windows hold; the items without training interactions get no row.
     ///
     /// # Errors
     /// A corpus without training windows.
     pub fn of_training(corpus: &Corpus) -> Result<Self> {
-        let mut held = vec![false; corpus.interactions.len()];
-        for window in corpus.windows(Split::Train) {
-            held[window.range()].fill(true);
-        }
-        let mut counts = vec![0u32; corpus.items.len()];
-        for (&item, _) in corpus.interactions.iter().zip(&held).filter(|(_, held)| **held) {
-            counts[item as usize] += 1;
-        }
-        let items: Vec<u32> = (0..corpus.items.len() as u32).filter(|&item| counts[item as usize] > 0).collect();
-        if items.is_empty() {
+        let counts = Self::counts(corpus);
+        let items = (0..corpus.items.len() as u32).filter(|&item| counts[item as usize] > 0).collect();
+        Self::with_rows(corpus, items, &counts)
+    }
+
+    /// Collects what the training windows hold; all items of the catalogue get a row.
+    ///
+    /// # Errors
+    /// A corpus without training windows.
+    pub fn of_training_with_all_items(corpus: &Corpus) -> Result<Self> {
+        Self::with_rows(corpus, (0..corpus.items.len() as u32).collect(), &Self::counts(corpus))
+    }
+
+    fn with_rows(corpus: &Corpus, items: Vec<u32>, counts: &[u32]) -> Result<Self> {
+        if counts.iter().all(|&count| count == 0) {
             return Err(Error::failed("the corpus has no training window to learn from"));
         }
-        let mut places = vec![None; corpus.items.len()];
-        for (&item, place) in items.iter().zip(0..) {
-            places[item as usize] = Some(place);
+        let mut rows = vec![None; corpus.items.len()];
+        for (&item, row) in items.iter().zip(0..) {
+            rows[item as usize] = Some(row);
         }
-
-        let mut runs: Vec<Run> = Vec::new();
-        let mut row = 0;
+        let in_training = in_training(corpus);
+        let mut sequences: Vec<UserSequence> = Vec::new();
+        let mut interaction = 0;
         for user in 0..corpus.users() as u32 {
-            let mut run = Run { user, items: Vec::new() };
+            let mut sequence = UserSequence { user, rows: Vec::new() };
             for &item in corpus.user_interactions(user) {
-                match places[item as usize].filter(|_| held[row]) {
-                    Some(place) => run.items.push(place),
-                    None if run.items.is_empty() => {}
-                    None => runs.push(std::mem::replace(&mut run, Run { user, items: Vec::new() })),
+                match rows[item as usize].filter(|_| in_training[interaction]) {
+                    Some(row) => sequence.rows.push(row),
+                    None if sequence.rows.is_empty() => {}
+                    None => {
+                        sequences.push(std::mem::replace(&mut sequence, UserSequence { user, rows: Vec::new() }));
+                    }
                 }
-                row += 1;
+                interaction += 1;
             }
-            if !run.items.is_empty() {
-                runs.push(run);
+            if !sequence.rows.is_empty() {
+                sequences.push(sequence);
             }
         }
         let counts = items.iter().map(|&item| counts[item as usize]).collect();
-        Ok(Self { items, counts, users: corpus.users(), runs, places })
+        Ok(Self { items, counts, users: corpus.users(), sequences, rows })
     }
 
-    /// Items of the catalogue, those without training interactions included.
+    /// Returns the training interactions of each item of the catalogue, `[items]`.
+    pub fn counts(corpus: &Corpus) -> Vec<u32> {
+        let mut counts = vec![0u32; corpus.items.len()];
+        for (&item, _) in corpus.interactions.iter().zip(in_training(corpus)).filter(|(_, counted)| *counted) {
+            counts[item as usize] += 1;
+        }
+        counts
+    }
+
+    /// Number of items in the catalogue, those without a row included.
     pub fn catalogue(&self) -> usize {
-        self.places.len()
+        self.rows.len()
     }
 
-    /// How often training has an item of the catalogue.
+    /// Returns the training interactions of an item of the catalogue.
     pub fn count(&self, item: u32) -> u32 {
-        self.place(item).map_or(0, |place| self.counts[place as usize])
+        self.row(item).map_or(0, |row| self.counts[row as usize])
     }
 
-    /// SHA-256 of who took what in which order, by dense indices.
+    /// Returns the SHA-256 of which user took which items in which order, by dense indices.
     pub fn digest(&self) -> String {
         let mut bytes = Vec::new();
-        for run in &self.runs {
-            bytes.extend(run.user.to_le_bytes());
-            bytes.extend((run.items.len() as u32).to_le_bytes());
-            bytes.extend(run.items.iter().flat_map(|&place| self.items[place as usize].to_le_bytes()));
+        for sequence in &self.sequences {
+            bytes.extend(sequence.user.to_le_bytes());
+            bytes.extend((sequence.rows.len() as u32).to_le_bytes());
+            bytes.extend(sequence.rows.iter().flat_map(|&row| self.items[row as usize].to_le_bytes()));
         }
         sha256(&bytes)
     }
 
-    /// The places in `items` of a history's known items, in its order.
-    pub fn known(&self, history: &[u32]) -> Vec<u32> {
-        history.iter().filter_map(|&item| self.place(item)).collect()
+    /// Returns the rows of a history's items, in its order; items without a row are left out.
+    pub fn rows(&self, history: &[u32]) -> Vec<u32> {
+        history.iter().filter_map(|&item| self.row(item)).collect()
     }
 
-    fn place(&self, item: u32) -> Option<u32> {
-        self.places.get(item as usize).copied().flatten()
+    fn row(&self, item: u32) -> Option<u32> {
+        self.rows.get(item as usize).copied().flatten()
     }
 
-    /// For each user of the corpus the last run; empty for one without training interactions.
-    pub fn last_runs(&self) -> Vec<&[u32]> {
+    /// Returns the last sequence of each user of the corpus, `[users]`; empty for a user without
+    /// training interactions.
+    pub fn last_sequences(&self) -> Vec<&[u32]> {
         let mut last: Vec<&[u32]> = vec![&[]; self.users];
-        for run in &self.runs {
-            last[run.user as usize] = &run.items;
+        for sequence in &self.sequences {
+            last[sequence.user as usize] = &sequence.rows;
         }
         last
     }
 
-    /// For each user the items, ascending, with how often: the matrix R by rows.
+    /// Returns each user's rows, ascending, with their number of interactions: the matrix R of
+    /// users by items, sparse.
     pub fn by_user(&self) -> Vec<Vec<(u32, u32)>> {
-        let mut items: Vec<Vec<u32>> = vec![Vec::new(); self.users];
-        for run in &self.runs {
-            items[run.user as usize].extend(&run.items);
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); self.users];
+        for sequence in &self.sequences {
+            rows[sequence.user as usize].extend(&sequence.rows);
         }
-        items.into_iter().map(counted).collect()
+        rows.into_iter().map(with_counts).collect()
     }
 }
 
-/// Distinct values, ascending, with how often each is there.
-pub(crate) fn counted(mut values: Vec<u32>) -> Vec<(u32, u32)> {
+/// For each interaction whether some training window holds it.
+fn in_training(corpus: &Corpus) -> Vec<bool> {
+    let mut in_training = vec![false; corpus.interactions.len()];
+    for window in corpus.windows(Split::Train) {
+        in_training[window.range()].fill(true);
+    }
+    in_training
+}
+
+/// Returns the distinct values, ascending, each with its number.
+pub(crate) fn with_counts(mut values: Vec<u32>) -> Vec<(u32, u32)> {
     values.sort_unstable();
     values.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u32)).collect()
 }

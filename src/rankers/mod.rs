@@ -1,43 +1,66 @@
-//! Rankers without a language model: counts and collaborative models. They are the yardstick of the
-//! LLM, and its prior.
+//! Rankers without a language model: counts, titles and learnt vectors. They are the yardstick of
+//! the LLM, and its prior.
+//!
+//! All of them implement [`Ranker`]. [`registry`] lists them by name; `itemlm baseline`, `itemlm
+//! cf` and `[prior]` of a run file find them there. One more ranker is one file with an
+//! [`registry::Entry`] and one line in [`registry::REGISTRY`].
 
 use std::fmt::Debug;
+
+use rayon::prelude::*;
 
 use crate::data::{Corpus, Window};
 
 pub mod als;
 pub mod bpr;
-mod collaborative;
 mod counts;
-mod distribution;
 mod interactions;
+pub mod registry;
 pub mod sasrec;
+mod scores;
 mod settings;
+mod temperature;
+mod top_k;
+mod training;
+mod vector_ranker;
 mod vectors_file;
 
-pub use collaborative::{Method, Model, Trained, Validate, train};
-pub(crate) use counts::twins;
-pub use counts::{Baseline, CountRanker, fit};
-pub use distribution::Distribution;
-pub use interactions::{Interactions, Run};
-pub use settings::Settings;
+pub use interactions::{Interactions, UserSequence};
+pub use registry::{Fitted, Fitting, RankerSpec};
+pub use scores::Scores;
+pub use top_k::TopK;
+pub use vector_ranker::{VectorMethod, VectorModel, VectorRanker};
 pub use vectors_file::Vectors;
 
-/// A ranker that knows no text, as a prior needs it; one prior serves the threads of several
+/// Scores the items of a catalogue after a history. One ranker serves the threads of several
 /// devices.
 pub trait Ranker: Debug + Send + Sync {
-    /// Items of the catalogue.
+    /// Number of items in the catalogue.
     fn items(&self) -> usize;
 
-    /// The score of each item of the catalogue after a history (oldest first), at least 0.
-    fn scores(&self, history: &[u32]) -> Vec<f64>;
+    /// Returns the scores of the items after a history of dense item indices, oldest first. Items
+    /// of the history score 0 where [`Ranker::excludes_history`].
+    fn scores(&self, history: &[u32]) -> Scores;
 
-    /// As [`Ranker::scores`] of a training window's history, without what the ranker knows of the
-    /// window's target; of rankers that cannot tell, with it.
-    fn scores_before_target(&self, corpus: &Corpus, window: &Window) -> Vec<f64> {
+    /// Returns [`Ranker::scores`] of each history, on all cores.
+    fn scores_of_all(&self, histories: &[&[u32]]) -> Vec<Scores> {
+        histories.par_iter().map(|history| self.scores(history)).collect()
+    }
+
+    /// Returns the scores after a training window's history, without what the ranker learnt from
+    /// the window's target and what followed it. A ranker that learns from no interaction has
+    /// nothing to leave out.
+    fn scores_before_target(&self, corpus: &Corpus, window: &Window) -> Scores {
         self.scores(corpus.history(window))
+    }
+
+    /// Whether items of the history are left out of the ranking.
+    fn excludes_history(&self) -> bool {
+        true
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

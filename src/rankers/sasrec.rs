@@ -7,13 +7,16 @@
 //! normalised, and the residual goes around it) and of a pointwise feed-forward with ReLU, one
 //! embedding for input and output. Where we differ:
 //!
-//! - The loss is a softmax over all known items; `loss = "bce"` is the references' (one negative a
+//! - The loss is a softmax over all items that have a row; `loss = "bce"` is the references' (one negative a
 //!   position, drawn evenly from the items the user has not taken).
 //! - A sequence longer than `max_len` is cut anew in each epoch at a random place, so every
 //!   interaction is predicted once an epoch; the references keep its last `max_len` alone.
 //! - Padding takes no part in attention (as in kang205; pmixer lets it). Attention has an output
 //!   projection (as pmixer).
 //! - Adam's β₂ is 0.999 (references 0.98); biases start at zero.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{AutodiffModule, Param};
 use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear};
@@ -27,40 +30,55 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Interactions;
 use super::bpr::other_item;
-use super::collaborative::{Kept, host, indices, keep_best, normal};
-use crate::Result;
+use super::registry::{Entry, Method};
+use super::settings::{check_number, check_whole, read};
+use super::training::{Kept, host, indices, keep_best, normal};
+use super::vector_ranker::{SavedModel, VectorTraining};
+use super::{Interactions, VectorMethod, VectorModel};
+use crate::device::Concrete;
 use crate::kernels::MASKED;
+use crate::model::{load_module_of, save_module};
 use crate::tensor::AUTODIFF;
 use crate::train::adamw;
+use crate::{Context, Error, Result};
 
 /// Histories that one forward pass takes when ranking.
 const RANKED_TOGETHER: usize = 256;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "sasrec",
+    about: "self-attention over the history; it learns vectors of items",
+    method: |table| {
+        let config: SasRecConfig = read("sasrec", table)?;
+        config.check()?;
+        Ok(Method::Vectors(Box::new(config)))
+    },
+};
 
 /// Settings of SASRec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SasRecConfig {
-    /// Of the start, the order, the negatives and dropout.
+    /// Seed of the first weights, of the order, of the negatives and of dropout.
     pub seed: u64,
     /// Length of a vector.
     pub dim: usize,
-    /// Attention heads; they divide `dim`.
+    /// Number of attention heads; it divides `dim`.
     pub heads: usize,
-    /// Blocks of attention and feed-forward.
+    /// Number of blocks of attention and feed-forward.
     pub blocks: usize,
-    /// The newest so many items of a history are seen.
+    /// Number of items, the newest of a history, that the model reads.
     pub max_len: usize,
-    /// On embeddings, attention and feed-forward.
+    /// Dropout on embeddings, attention and feed-forward.
     pub dropout: f64,
-    /// What is minimised.
+    /// The loss that is minimised.
     pub loss: SasRecLoss,
-    /// AdamW's.
+    /// AdamW's learning rate.
     pub learning_rate: f64,
-    /// AdamW's.
+    /// AdamW's weight decay.
     pub weight_decay: f64,
-    /// Sequences a step.
+    /// Sequences of one optimiser step.
     pub batch_size: usize,
     /// Passes over the interactions, at most.
     pub epochs: usize,
@@ -87,11 +105,11 @@ impl Default for SasRecConfig {
     }
 }
 
-/// `loss`
+/// The values of `loss`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SasRecLoss {
-    /// Cross-entropy over all known items.
+    /// Cross-entropy over all items that have a row.
     Softmax,
     /// Binary cross-entropy of the next item and of one negative.
     Bce,
@@ -100,63 +118,82 @@ pub enum SasRecLoss {
 /// The model.
 #[derive(Module, Debug)]
 pub struct SasRec<B: Backend> {
-    /// `[items, dim]`, of input and output.
+    /// `[rows, dim]`: the items' vectors, of input and output.
     pub items: Param<Tensor<B, 2>>,
-    /// `[max_len, dim]`; the last row is the newest item's.
+    /// `[max_len, dim]`: the positions' vectors; the last row is the newest item's.
     pub positions: Param<Tensor<B, 2>>,
-    /// Of attention and feed-forward.
+    /// Blocks of attention and feed-forward.
     pub blocks: Vec<Block<B>>,
-    /// After the last block.
+    /// The normalisation after the last block.
     pub norm: LayerNorm<B>,
-    /// On the embeddings.
+    /// Dropout on the embeddings.
     pub dropout: Dropout,
 }
 
-/// One block.
+/// A block of causal attention and a pointwise feed-forward.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
-    /// Of the query.
+    /// The normalisation of the query.
     pub attention_norm: LayerNorm<B>,
-    /// `[dim, dim]`.
+    /// The query projection, `[dim, dim]`.
     pub query: Linear<B>,
-    /// `[dim, dim]`.
+    /// The key projection, `[dim, dim]`.
     pub key: Linear<B>,
-    /// `[dim, dim]`.
+    /// The value projection, `[dim, dim]`.
     pub value: Linear<B>,
-    /// `[dim, dim]`.
+    /// The output projection, `[dim, dim]`.
     pub output: Linear<B>,
-    /// Before the feed-forward.
+    /// The normalisation before the feed-forward.
     pub forward_norm: LayerNorm<B>,
-    /// `[dim, dim]`.
+    /// The first feed-forward layer, `[dim, dim]`.
     pub inner: Linear<B>,
-    /// `[dim, dim]`.
+    /// The second feed-forward layer, `[dim, dim]`.
     pub outer: Linear<B>,
-    /// On attention and feed-forward.
+    /// Dropout on attention and feed-forward.
     pub dropout: Dropout,
     heads: usize,
 }
 
-/// Sequences to learn from: after each item of `inputs` comes the one of `targets` at its place.
+/// Sequences to learn from: after each item of `inputs` comes the item of `targets` at the same
+/// position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequences {
     /// At least one item and at most `max_len` each, oldest first.
     pub inputs: Vec<Vec<u32>>,
     /// As long as `inputs`.
     pub targets: Vec<Vec<u32>>,
-    /// As long as `inputs`; for [`SasRecLoss::Bce`] alone.
+    /// As long as `inputs`; only for [`SasRecLoss::Bce`].
     pub negatives: Vec<Vec<u32>>,
 }
 
 impl SasRecConfig {
-    /// Names and shapes of the parameters that hold every size of the model.
-    pub(crate) fn sizes(&self, items: usize) -> Vec<(String, Vec<usize>)> {
+    fn check(&self) -> Result<()> {
+        check_whole("dim", self.dim, 4096)?;
+        check_whole("heads", self.heads, 4096)?;
+        check_whole("blocks", self.blocks, 64)?;
+        check_whole("max_len", self.max_len, 4096)?;
+        check_whole("batch_size", self.batch_size, 1 << 20)?;
+        check_whole("epochs", self.epochs, 1 << 20)?;
+        check_whole("patience", self.patience, 1 << 20)?;
+        check_number("learning_rate", self.learning_rate, 0.0, 1e3)?;
+        check_number("weight_decay", self.weight_decay, 0.0, 1e3)?;
+        check_number("dropout", self.dropout, 0.0, 0.99)?;
+        if !self.dim.is_multiple_of(self.heads) {
+            let (dim, heads) = (self.dim, self.heads);
+            return Err(Error::usage(format!("dim is {dim}, it must be a multiple of heads ({heads})")));
+        }
+        Ok(())
+    }
+
+    /// Returns names and shapes of the parameters that tell every size of the model.
+    fn sizes(&self, items: usize) -> Vec<(String, Vec<usize>)> {
         let mut sizes =
             vec![("items".to_string(), vec![items, self.dim]), ("positions".to_string(), vec![self.max_len, self.dim])];
         sizes.extend((0..self.blocks).map(|block| (format!("blocks.{block}.query.weight"), vec![self.dim, self.dim])));
         sizes
     }
 
-    /// Matrices by Glorot's normal initialisation, biases 0, norms 1.
+    /// Draws matrices by Glorot's normal initialisation; biases are 0, norms 1.
     pub fn init<B: Backend>(&self, items: usize, device: &B::Device) -> SasRec<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let dim = self.dim;
@@ -187,35 +224,39 @@ impl SasRecConfig {
 }
 
 impl<B: Backend> SasRec<B> {
-    /// Length of a vector.
+    /// Returns the length of a vector.
     pub fn dim(&self) -> usize {
         self.items.dims()[1]
     }
 
-    /// The state after each item of each row, `[items of all rows, dim]`, row after row. Rows hold
-    /// 1 to `max_len` items.
-    pub fn forward(&self, rows: &[Vec<u32>]) -> Tensor<B, 2> {
+    /// Returns the state after each item of each sequence.
+    ///
+    /// # Shapes
+    /// `sequences`: 1 to `max_len` rows of items each. Returns `[items of all sequences, dim]`,
+    /// sequence after sequence.
+    pub fn forward(&self, sequences: &[Vec<u32>]) -> Tensor<B, 2> {
         let device = self.items.val().device();
         let [max_len, dim] = self.positions.dims();
-        let width = rows.iter().map(Vec::len).max().unwrap_or(1);
+        let width = sequences.iter().map(Vec::len).max().unwrap_or(1);
 
-        // Rows end together; what fills them up at the front is seen by itself alone.
+        // Sequences end together; padding at the front attends to itself alone.
         let (mut ids, mut real, mut mask) = (Vec::new(), Vec::new(), Vec::new());
-        for (r, row) in rows.iter().enumerate() {
-            let padding = width - row.len();
-            ids.extend(std::iter::repeat_n(0, padding).chain(row.iter().copied()));
-            real.extend((padding..width).map(|i| (r * width + i) as u32));
+        for (s, sequence) in sequences.iter().enumerate() {
+            let padding = width - sequence.len();
+            ids.extend(std::iter::repeat_n(0, padding).chain(sequence.iter().copied()));
+            real.extend((padding..width).map(|i| (s * width + i) as u32));
             for query in 0..width {
                 mask.extend(
                     (0..width).map(|key| if key == query || (padding..query).contains(&key) { 0.0 } else { MASKED }),
                 );
             }
         }
-        let mask = Tensor::<B, 4>::from_data(TensorData::new(mask, [rows.len(), 1, width, width]), &device);
+        let mask = Tensor::<B, 4>::from_data(TensorData::new(mask, [sequences.len(), 1, width, width]), &device);
 
         let embedded = self.items.val().select(0, indices(&ids, &device)).mul_scalar((dim as f64).sqrt());
         let positions = self.positions.val().slice([max_len - width..max_len, 0..dim]).unsqueeze::<3>();
-        let mut x = (embedded.reshape([rows.len(), width, dim]) + positions).reshape([rows.len() * width, dim]);
+        let mut x =
+            (embedded.reshape([sequences.len(), width, dim]) + positions).reshape([sequences.len() * width, dim]);
         x = self.dropout.forward(x);
         for block in &self.blocks {
             x = block.forward(x, mask.clone());
@@ -223,7 +264,7 @@ impl<B: Backend> SasRec<B> {
         self.norm.forward(x.select(0, indices(&real, &device)))
     }
 
-    /// The mean loss over all predictions, `[1]`.
+    /// Returns the mean loss over all predictions, `[1]`.
     pub fn loss(&self, sequences: &Sequences, loss: SasRecLoss) -> Tensor<B, 1> {
         let device = self.items.val().device();
         let states = self.forward(&sequences.inputs);
@@ -241,22 +282,15 @@ impl<B: Backend> SasRec<B> {
         }
     }
 
-    /// `[items, dim]`, row after row.
-    pub(crate) fn item_vectors(&self) -> Vec<f32> {
-        host(self.items.val())
-    }
-
-    /// The state after the last item of each history of any length, `[histories, dim]`; zero after
-    /// none.
-    pub(crate) fn states(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+    /// Returns the state after the last item of each history of any length; zero after none.
+    ///
+    /// # Shapes
+    /// Returns `[histories, dim]`, row after row.
+    fn states(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         self.after_last(histories, self.dim(), |states| states)
     }
 
-    /// Histories of any length → `[histories, items]`; zero after none.
-    pub(crate) fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
-        self.after_last(histories, self.items.dims()[0], |states| states.matmul(self.items.val().transpose()))
-    }
-
+    /// Returns `width` values read from the state after the last item of each history.
     fn after_last(
         &self,
         histories: &[Vec<u32>],
@@ -266,8 +300,8 @@ impl<B: Backend> SasRec<B> {
         let device = self.items.val().device();
         let [max_len, _] = self.positions.dims();
         let mut values = vec![0.0; histories.len() * width];
-        let known: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
-        for together in known.chunks(RANKED_TOGETHER) {
+        let filled: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
+        for together in filled.chunks(RANKED_TOGETHER) {
             let rows: Vec<Vec<u32>> = together.iter().map(|&h| newest(&histories[h], max_len).to_vec()).collect();
             let ends = rows.iter().scan(0, |end, row| {
                 *end += row.len() as u32;
@@ -287,8 +321,55 @@ fn newest(history: &[u32], count: usize) -> &[u32] {
     &history[history.len().saturating_sub(count)..]
 }
 
+impl VectorModel for SasRec<Concrete> {
+    fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
+        let rows = self.items.dims()[0];
+        self.after_last(histories, rows, |states| states.matmul(self.items.val().transpose()))
+    }
+
+    fn item_vectors(&self) -> Vec<f32> {
+        host(self.items.val())
+    }
+
+    fn user_vectors(&self, interactions: &Interactions) -> Vec<f32> {
+        let histories: Vec<Vec<u32>> = interactions.last_sequences().into_iter().map(<[u32]>::to_vec).collect();
+        self.states(&histories)
+    }
+
+    fn save_network(&self, file: &Path) -> Result<bool> {
+        save_module(file, self)?;
+        Ok(true)
+    }
+}
+
+impl VectorMethod for SasRecConfig {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn settings_json(&self) -> Result<String> {
+        serde_json::to_string(self).context("settings of sasrec")
+    }
+
+    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+        let validate = &mut *training.validate;
+        let mut validate = |model: &SasRec<Concrete>| validate(Arc::new(model.clone()));
+        let (device, say) = (&training.device, &mut *training.say);
+        let kept = train::<Concrete>(self, training.interactions, device, &mut validate, say)?;
+        Ok(kept.map(|model| Arc::new(model) as Arc<dyn VectorModel>))
+    }
+
+    fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
+        let Some(file) = saved.network else { return Err(Error::failed("the file of its network is not named")) };
+        let rows = saved.items.len() / self.dim;
+        let init = || Ok(self.init::<Concrete>(rows, saved.device));
+        Ok(Arc::new(load_module_of(file, &self.sizes(rows), init)?))
+    }
+}
+
 impl<B: Backend> Block<B> {
-    /// `[batch · width, dim]` with a mask `[batch, 1, width, width]`.
+    /// # Shapes
+    /// `x`: `[batch · width, dim]`; `mask`: `[batch, 1, width, width]`. Returns the shape of `x`.
     fn forward(&self, x: Tensor<B, 2>, mask: Tensor<B, 4>) -> Tensor<B, 2> {
         let [batch, _, width, _] = mask.dims();
         let [_, dim] = x.dims();
@@ -311,7 +392,7 @@ pub(crate) fn train<B: AutodiffBackend>(
     config: &SasRecConfig,
     interactions: &Interactions,
     device: &B::Device,
-    validate: crate::rankers::Validate<SasRec<B::InnerBackend>>,
+    validate: &mut dyn FnMut(&SasRec<B::InnerBackend>) -> Result<Option<f64>>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Kept<SasRec<B::InnerBackend>>> {
     let taken = interactions.by_user();
@@ -355,22 +436,22 @@ pub(crate) fn train<B: AutodiffBackend>(
     let longest: Vec<u32> = vec![0; config.max_len];
     let finite = |model: &SasRec<B::InnerBackend>| {
         let states = model.states(std::slice::from_ref(&longest));
-        model.item_vectors().iter().chain(&states).all(|v| v.is_finite())
+        host(model.items.val()).iter().chain(&states).all(|v| v.is_finite())
     };
     keep_best(config.epochs, config.patience, epoch, finite, validate, say)
 }
 
-/// Every run in rows of 2 to `max_len + 1` items, each of which begins with the last item of the
-/// row before, so that all items but a run's first are a target once. The first cut of a run too
-/// long for one row is drawn.
+/// Cuts every sequence into parts of 2 to `max_len + 1` items, each of which begins with the last
+/// item of the part before, so that all items but a sequence's first are a target once. The first
+/// cut of a sequence too long for one part is drawn.
 fn cut<'a>(interactions: &'a Interactions, max_len: usize, rng: &mut ChaCha8Rng) -> Vec<(u32, &'a [u32])> {
     let mut rows = Vec::new();
-    for run in &interactions.runs {
-        let last = run.items.len() - 1;
+    for sequence in &interactions.sequences {
+        let last = sequence.rows.len() - 1;
         let mut start = 0;
         let mut end = if last > max_len { rng.random_range(1..=max_len) } else { last };
         while start < last {
-            rows.push((run.user, &run.items[start..=end]));
+            rows.push((sequence.user, &sequence.rows[start..=end]));
             (start, end) = (end, last.min(end + max_len));
         }
     }
@@ -381,7 +462,7 @@ fn cut<'a>(interactions: &'a Interactions, max_len: usize, rng: &mut ChaCha8Rng)
 mod tests {
     use super::*;
     use crate::data::synthetic;
-    use crate::rankers::Run;
+    use crate::rankers::UserSequence;
 
     #[test]
     fn every_interaction_is_a_target_once_an_epoch() {
@@ -392,7 +473,7 @@ mod tests {
             let rows = cut(&log, max_len, &mut rng);
             assert!(rows.iter().all(|(_, row)| (2..=max_len + 1).contains(&row.len())));
             let mut rows = rows.into_iter();
-            for Run { user, items } in &log.runs {
+            for UserSequence { user, rows: items } in &log.sequences {
                 let mut rebuilt = items[..1].to_vec();
                 while rebuilt.len() < items.len() {
                     let (owner, row) = rows.next().unwrap();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `FILE` | safetensors: `item` `[items, dim]` and `user` `[users, dim]`, f32 |
 //! | `FILE.items.parquet`, `FILE.users.parquet` | `row` (of the tensor, an integer) and `id` (the source's) of every item and user |
-//! | `FILE.network.safetensors` | SASRec by `itemlm cf`: the network; see [`crate::rankers::Distribution`] |
+//! | `FILE.network.safetensors` | SASRec by `itemlm cf`: the network; see [`crate::rankers::VectorRanker`] |
 //!
 //! The rows may come in any order; in memory they are in the corpus's.
 
@@ -18,10 +18,9 @@ use std::path::{Path, PathBuf};
 use polars::prelude::{Column, DataType, ParquetReader, SerReader};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::Settings;
-use super::distribution::Ranks;
+use super::vector_ranker::RankerMetadata;
 use crate::core::files::{sha256, write_atomic};
 use crate::data::{Corpus, parquet_bytes};
 use crate::{Context, Error, Result};
@@ -30,13 +29,12 @@ use crate::{Context, Error, Result};
 const ABOUT: &str = "itemlm";
 
 /// How vectors of ours came about.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct About {
-    pub(crate) settings: Settings,
-    /// SHA-256 of the two Parquet files.
-    pub(crate) ids: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ranks: Option<Ranks>,
+    /// The settings of the method, by its name.
+    pub(crate) settings: serde_json::Map<String, serde_json::Value>,
+    /// What ranks by the vectors.
+    pub(crate) ranks: Option<RankerMetadata>,
 }
 
 /// Vectors of all items and users of a corpus, in its order.
@@ -44,16 +42,16 @@ pub(crate) struct About {
 pub struct Vectors {
     /// Length of a vector, of items and users alike.
     pub dim: usize,
-    /// `[items, dim]`.
+    /// `[items, dim]`: the items' vectors.
     pub items: Vec<f32>,
-    /// `[users, dim]`.
+    /// `[users, dim]`: the users' vectors.
     pub users: Vec<f32>,
 }
 
-/// The two kinds of rows: tensor, what an error calls it, and its file of ids.
+/// The two kinds of rows: the name of their tensor, and of their file of ids.
 const KINDS: [(&str, &str); 2] = [("item", "items"), ("user", "users")];
 
-/// The Parquet file with the ids of `items` or `users`.
+/// Returns the Parquet file with the ids of `items` or `users`.
 fn ids_file(path: &Path, kind: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(format!(".{kind}.parquet"));
@@ -68,7 +66,7 @@ fn ids<'a>(corpus: &'a Corpus, kind: &str) -> Vec<&'a str> {
 }
 
 impl Vectors {
-    /// Zeros for `items` items and `users` users.
+    /// Returns zeros for `items` items and `users` users.
     pub fn zeros(items: usize, users: usize, dim: usize) -> Self {
         Self { dim, items: vec![0.0; items * dim], users: vec![0.0; users * dim] }
     }
@@ -76,14 +74,16 @@ impl Vectors {
     /// Writes `path` and, before it, the ids beside it; returns the SHA-256 of `path`. Equal
     /// vectors and settings give equal bytes.
     ///
+    /// * `settings`: how the vectors came about, as JSON: `{"als": {…}}`.
+    ///
     /// # Errors
     /// A vector that is not finite; a file that cannot be written.
-    pub fn save(&self, path: &Path, corpus: &Corpus, settings: &Settings) -> Result<String> {
+    pub fn save(&self, path: &Path, corpus: &Corpus, settings: &str) -> Result<String> {
         self.check(path)?;
         self.write(path, corpus, settings, None)
     }
 
-    /// Refuses what [`Vectors::save`] does not write.
+    /// Refuses vectors that are not finite.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         for (name, values) in [("item", &self.items), ("user", &self.users)] {
             if let Some(at) = values.iter().position(|v| !v.is_finite()) {
@@ -98,13 +98,13 @@ impl Vectors {
         Ok(())
     }
 
-    /// As [`Vectors::save`], of what [`Vectors::check`] has seen.
+    /// Writes what [`Vectors::check`] accepted, as [`Vectors::save`] does.
     pub(crate) fn write(
         &self,
         path: &Path,
         corpus: &Corpus,
-        settings: &Settings,
-        ranks: Option<Ranks>,
+        settings: &str,
+        ranker: Option<&RankerMetadata>,
     ) -> Result<String> {
         let mut both = Vec::new();
         for (_, kind) in KINDS {
@@ -114,8 +114,9 @@ impl Vectors {
             write_atomic(&ids_file(path, kind), &bytes)?;
             both.extend(bytes);
         }
-        let about = About { settings: settings.clone(), ids: sha256(&both), ranks };
-        let about = serde_json::to_string(&about).context(path.display())?;
+        let ranker = ranker.map(serde_json::to_string).transpose().context(path.display())?;
+        let ranker = ranker.map_or(String::new(), |ranker| format!(",\"ranks\":{ranker}"));
+        let about = format!("{{\"settings\":{settings},\"ids\":\"{}\"{ranker}}}", sha256(&both));
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let (items, users) = (bytes(&self.items), bytes(&self.users));
         let view = |bytes, rows: usize| {
@@ -137,42 +138,41 @@ impl Vectors {
         Ok(Self::read(path, corpus)?.0)
     }
 
-    /// With what ours say of themselves.
+    /// Reads vectors as [`Vectors::open`] does; with them what files of ours say about themselves.
     pub(crate) fn read(path: &Path, corpus: &Corpus) -> Result<(Self, Option<About>)> {
-        let place = path.display();
-        let bytes = fs::read(path).context(&place)?;
-        let tensors =
-            SafeTensors::deserialize(&bytes).context(format_args!("{place}: not a whole safetensors file"))?;
+        let file = path.display();
+        let bytes = fs::read(path).context(&file)?;
+        let tensors = SafeTensors::deserialize(&bytes).context(format_args!("{file}: not a whole safetensors file"))?;
         let mut matrices = Vec::new();
         let mut both = Vec::new();
         for (name, kind) in KINDS {
-            let (rows, dim, values) = matrix(&tensors, name).context(format_args!("{place}: tensor {name}"))?;
-            let file = ids_file(path, kind);
-            let parquet = fs::read(&file).context(file.display())?;
+            let (rows, dim, values) = matrix(&tensors, name).context(format_args!("{file}: tensor {name}"))?;
+            let beside = ids_file(path, kind);
+            let parquet = fs::read(&beside).context(beside.display())?;
             both.extend_from_slice(&parquet);
-            let order = order(parquet, &ids(corpus, kind), rows, kind).context(file.display())?;
+            let order = order(parquet, &ids(corpus, kind), rows, kind).context(beside.display())?;
             let ordered: Vec<f32> = order.into_iter().flat_map(|row| &values[row * dim..][..dim]).copied().collect();
             matrices.push((dim, ordered));
         }
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).context(&place)?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).context(&file)?;
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT));
-        let known: Option<serde_json::Value> = about.and_then(|about| serde_json::from_str(about).ok());
-        if known.as_ref().is_some_and(|known| known["ids"] != sha256(&both)) {
+        let ours: Option<serde_json::Value> = about.and_then(|about| serde_json::from_str(about).ok());
+        if ours.as_ref().is_some_and(|ours| ours["ids"] != sha256(&both)) {
             return Err(Error::failed(format!(
-                "{place}: the Parquet files beside it are not those it was written with; write the vectors again"
+                "{file}: the Parquet files beside it are not those it was written with; write the vectors again"
             )));
         }
-        let about = known.and_then(|known| serde_json::from_value(known).ok());
+        let about = ours.and_then(|ours| serde_json::from_value(ours).ok());
         match <[_; 2]>::try_from(matrices) {
             Ok([(dim, items), (same, users)]) if dim == same => Ok((Self { dim, items, users }, about)),
             Ok([(item, _), (user, _)]) => Err(Error::failed(format!(
-                "{place}: tensor item has vectors of {item} numbers and user of {user}; they must agree"
+                "{file}: tensor item has vectors of {item} numbers and user of {user}; they must agree"
             ))),
-            Err(_) => Err(Error::failed(format!("{place}: not two tensors"))),
+            Err(_) => Err(Error::failed(format!("{file}: not two tensors"))),
         }
     }
 
-    /// SHA-256 of the two files of ids beside `path`.
+    /// Returns the SHA-256 of the two files of ids beside `path`.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -185,7 +185,7 @@ impl Vectors {
         Ok(sha256(&both))
     }
 
-    /// An item's vector, `[dim]`.
+    /// Returns an item's vector, `[dim]`.
     ///
     /// # Panics
     /// If there is no such item.
@@ -193,7 +193,7 @@ impl Vectors {
         &self.items[item as usize * self.dim..][..self.dim]
     }
 
-    /// A user's vector, `[dim]`.
+    /// Returns a user's vector, `[dim]`.
     ///
     /// # Panics
     /// If there is no such user.
@@ -202,7 +202,7 @@ impl Vectors {
     }
 }
 
-/// A finite f32 matrix: rows, columns, values.
+/// Reads a finite f32 matrix: rows, columns, values.
 fn matrix(tensors: &SafeTensors, name: &str) -> Result<(usize, usize, Vec<f32>)> {
     let view =
         tensors.tensor(name).map_err(|_| Error::failed(format!("it is not there; the file has {}", list(tensors))))?;
@@ -236,7 +236,7 @@ fn list(tensors: &SafeTensors) -> String {
     }
 }
 
-/// For each of the corpus's `ids` the row of its vector.
+/// Returns the row of the vector of each of the corpus's `ids`.
 fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<usize>> {
     // polars panics on some damaged files.
     let frame = catch_unwind(|| {
@@ -277,11 +277,11 @@ fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<
         if std::mem::replace(&mut used[at], true) {
             return Err(Error::failed(format!("row {line}: the tensor's row {row} is there twice")));
         }
-        let place = index.get(id).and_then(|&index| order.get_mut(index));
-        let place = place.ok_or_else(|| {
+        let slot = index.get(id).and_then(|&index| order.get_mut(index));
+        let slot = slot.ok_or_else(|| {
             Error::failed(format!("row {line}: the id `{id}` is none of the corpus's {} {kind}", ids.len()))
         })?;
-        if place.replace(at).is_some() {
+        if slot.replace(at).is_some() {
             return Err(Error::failed(format!("row {line}: the id `{id}` is there twice")));
         }
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AlignConfig, Init, QFormerSettings};
 use crate::core::files::sha256;
 use crate::data::Corpus;
-use crate::model::{BertConfig, QFormerConfig};
+use crate::model::{BertConfig, QFormerConfig, VectorScale};
 use crate::rankers::{Interactions, Vectors};
 use crate::text::BertTokenizer;
 use crate::{Context, Error, Result};
@@ -52,10 +52,12 @@ pub struct AlignData {
     pub item_pairs: Vec<[u32; 2]>,
     /// Users and the items of their training histories, each pair once.
     pub user_pairs: Vec<[u32; 2]>,
-    /// `[items + users, dim]`.
+    /// `[items + users, dim]`, scaled.
     entities: Vec<f32>,
     /// Length of a vector.
     pub dim: usize,
+    /// What the vectors were divided by.
+    pub scale: VectorScale,
 }
 
 /// The work of one optimiser step.
@@ -114,8 +116,18 @@ impl AlignData {
                 return Err(Error::failed(format!("{}: too few pairs for {key}; set it to 0", corpus_dir.display())));
             }
         }
-        let entities = [vectors.items, vectors.users].concat();
-        Ok((Self { texts, held_out, item_pairs, user_pairs, entities, dim: vectors.dim }, qformer, identity))
+        let (mut items, mut users, dim) = (vectors.items, vectors.users, vectors.dim);
+        let scale = VectorScale::of(&items, &users, dim);
+        scale.apply(&mut items, &mut users);
+        let entities = [items, users].concat();
+        Ok((Self { texts, held_out, item_pairs, user_pairs, entities, dim, scale }, qformer, identity))
+    }
+
+    /// Returns how many optimiser steps an epoch has: [`AlignData::plan`]'s.
+    pub fn steps_per_epoch(&self, config: &AlignConfig) -> usize {
+        let batches = self.texts.len() / config.train.batch_size.min(self.texts.len()).max(1);
+        let [with_texts, with_pairs] = kinds_of_steps(config);
+        batches * (usize::from(with_texts) + usize::from(with_pairs))
     }
 
     /// An entity's vector, `[dim]`.
@@ -142,13 +154,13 @@ impl AlignData {
         };
         let mut items = draw(loss.item_item, &self.item_pairs).into_iter();
         let mut users = draw(loss.user_item, &self.user_pairs).into_iter();
-        let with_texts = loss.item_text_contrastive + loss.item_grounded_generation + loss.item_text_matching > 0.0;
+        let [with_texts, with_pairs] = kinds_of_steps(config);
         let mut steps = Vec::new();
         for texts in batches {
             if with_texts {
                 steps.push(Work::ItemTexts(texts));
             }
-            if loss.item_item + loss.user_item > 0.0 {
+            if with_pairs {
                 steps.push(Work::Pairs {
                     items: items.next().unwrap_or_default(),
                     users: users.next().unwrap_or_default(),
@@ -157,6 +169,15 @@ impl AlignData {
         }
         steps
     }
+}
+
+/// Whether there are steps on items with their texts, and steps on pairs.
+fn kinds_of_steps(config: &AlignConfig) -> [bool; 2] {
+    let loss = &config.loss;
+    [
+        loss.item_text_contrastive + loss.item_grounded_generation + loss.item_text_matching > 0.0,
+        loss.item_item + loss.user_item > 0.0,
+    ]
 }
 
 /// `count` batches of up to `size` pairs that share no entity: in a contrast within the batch an
@@ -257,10 +278,10 @@ fn texts(
 
 fn pairs(interactions: &Interactions, items: u32) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
     let (mut of_items, mut of_users) = (Vec::new(), Vec::new());
-    for run in &interactions.runs {
-        let known: Vec<u32> = run.items.iter().map(|&place| interactions.items[place as usize]).collect();
+    for sequence in &interactions.sequences {
+        let known: Vec<u32> = sequence.rows.iter().map(|&row| interactions.items[row as usize]).collect();
         of_items.extend(known.windows(2).map(|pair| [pair[0], pair[1]]));
-        of_users.extend(known.iter().map(|&item| [items + run.user, item]));
+        of_users.extend(known.iter().map(|&item| [items + sequence.user, item]));
     }
     for pairs in [&mut of_items, &mut of_users] {
         pairs.sort_unstable();

@@ -11,7 +11,7 @@ use super::qformer_artifact::open_aligned;
 use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
-use crate::model::{Decoder, EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, QFormer};
+use crate::model::{Decoder, EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, QFormer, VectorScale};
 use crate::rankers::Vectors;
 use crate::text::{BertTokenizer, EntityTokens};
 use crate::{Context, Error, Result};
@@ -103,14 +103,17 @@ impl EntityMaterial {
         seed: u64,
         device: &B::Device,
     ) -> Result<ItemLanguageModel<B>> {
-        let qformer = match (&self.identity.encoder, &items.aligned, &items.qformer) {
-            (EncoderConfig::QFormer(_), Some(run), _) => Some(open_aligned(Path::new(run), device)?.1.qformer),
-            (EncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
-                Some(QFormer::new(config, Some(Path::new(&settings.text)), seed, device)?)
+        let (qformer, scale) = match (&self.identity.encoder, &items.aligned, &items.qformer) {
+            (EncoderConfig::QFormer(_), Some(run), _) => {
+                let (config, aligner) = open_aligned(Path::new(run), device)?;
+                (Some(aligner.qformer), config.scale)
             }
-            _ => None,
+            (EncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
+                (Some(QFormer::new(config, Some(Path::new(&settings.text)), seed, device)?), None)
+            }
+            _ => (None, None),
         };
-        self.model(llm, qformer.as_ref(), seed, device)
+        self.model(llm, qformer.as_ref(), scale, seed, device)
     }
 
     /// The model with an encoder of the right shape, to read weights into.
@@ -118,20 +121,21 @@ impl EntityMaterial {
     /// # Errors
     /// Sizes out of range.
     pub fn blank<B: Backend>(self, llm: Decoder<B>, device: &B::Device) -> Result<ItemLanguageModel<B>> {
-        self.model(llm, None, 0, device)
+        self.model(llm, None, None, 0, device)
     }
 
     fn model<B: Backend>(
         self,
         llm: Decoder<B>,
         qformer: Option<&QFormer<B>>,
+        scale: Option<VectorScale>,
         seed: u64,
         device: &B::Device,
     ) -> Result<ItemLanguageModel<B>> {
         let (config, hidden) = (&self.identity.encoder, llm.config().hidden_size);
-        let scale = ItemLanguageModel::embedding_scale(&llm);
-        let encoder = EntityEncoder::new(config, qformer, hidden, scale, seed, device)?;
-        let entities = Entities::new(encoder, self.vectors, config.vector_width(), self.tokens, device);
+        let output_scale = ItemLanguageModel::embedding_scale(&llm);
+        let encoder = EntityEncoder::new(config, qformer, hidden, output_scale, seed, device)?;
+        let entities = Entities::new(encoder, self.vectors, config.vector_width(), self.tokens, scale, device);
         Ok(ItemLanguageModel::new(llm, Some(entities)))
     }
 }

@@ -3,11 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
-use crate::commands::train::TrainOptions;
 use crate::config::{RunConfig, TrainConfig};
 use crate::core::panic::{recorded_panic, take_recorded_panic};
 use crate::device::{BackendChoice, out_of_memory_message};
-use crate::train::{Checkpoints, Progress};
+use crate::train::{Checkpoints, Progress, ValidationScore};
 use crate::{Error, Result};
 
 /// Does `work`; where the device's memory gives out meanwhile, on this thread or on the device's
@@ -27,8 +26,10 @@ pub(crate) fn catch_out_of_memory<T>(
     if let Ok(Ok(value)) = done {
         return Ok(value);
     }
+    // A read of a tensor that failed returns an error, other operations panic.
     let panic = recorded_panic().unwrap_or_default();
-    if let Some(why) = out_of_memory_message(&panic) {
+    let error = done.as_ref().ok().and_then(|done| done.as_ref().err()).map(Error::to_string).unwrap_or_default();
+    if let Some(why) = out_of_memory_message(&panic).or_else(|| out_of_memory_message(&error)) {
         // It is told here; the work that this is a part of need not.
         take_recorded_panic();
         return Err(Error::failed(format!("{backend} ran out of memory ({why}) {}", then())));
@@ -40,18 +41,19 @@ pub(crate) fn catch_out_of_memory<T>(
 }
 
 /// When a run's training stopped, what helps, and what is kept.
-pub(crate) fn training(config: &RunConfig, options: &TrainOptions) -> String {
+pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
     let TrainConfig { micro_batch_size, gradient_checkpointing, .. } = config.train;
     let (key, value) = match (micro_batch_size, config.train.micro_batch_tokens) {
         (Some(samples), _) => ("micro_batch_size", samples),
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let kept = match Checkpoints::open(&options.out).and_then(|checkpoints| checkpoints.latest::<Progress>()) {
+    let latest = Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress<ValidationScore>>());
+    let kept = match latest {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),
     };
-    let step = last_step(&options.out) + 1;
+    let step = last_step(dir) + 1;
     format!("in step {step}: lower train.{key} (now {value}){or}; {kept}")
 }
 

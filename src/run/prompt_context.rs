@@ -2,7 +2,7 @@
 
 use crate::data::{Corpus, Window};
 use crate::decode::TriePrior;
-use crate::text::{Catalogue, EntityTokens, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
+use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
 
 /// The texts of a run: corpus, prompt, tokenizer, catalogue, and how items and users are shown.
@@ -100,19 +100,20 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// The tokens of a prompt, of any length: each text between vectors is tokenised as one.
+    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first, then
+    /// each text between vectors tokenised as one.
     ///
     /// # Errors
     /// An empty prompt.
     pub fn render(&self, prompt: &Prompt, filling: &PromptValues) -> Result<Vec<u32>> {
-        let mut tokens = Vec::new();
+        let mut tokens = self.tokenizer.prefix().to_vec();
         for segment in prompt.render(filling) {
             match segment {
                 PromptSegment::Text(text) => tokens.extend(self.tokenizer.encode(&text)?),
                 PromptSegment::Vectors(vectors) => tokens.extend(vectors),
             }
         }
-        if tokens.is_empty() {
+        if tokens.len() == self.tokenizer.prefix().len() {
             return Err(Error::usage("the prompt template gives no token at all"));
         }
         Ok(tokens)
@@ -125,7 +126,7 @@ impl PromptContext {
             PromptSegment::Text(text) => text.len() + 1,
             PromptSegment::Vectors(vectors) => vectors.len(),
         };
-        prompt.render(filling).into_iter().map(bytes).sum()
+        self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
     /// What stands in a window's prompt.
@@ -164,10 +165,14 @@ impl PromptContext {
             .collect()
     }
 
-    /// Where the target's name stands in a ranking, from 0: a hit is an equal name.
-    pub fn rank_of(&self, target: u32, ranking: &[u32]) -> Option<u32> {
+    /// Returns the rank of the target in a ranking of leaves, from 0; `None` if it is not there.
+    ///
+    /// A hit is an equal name: that of any item of the leaf, for names that differ may tokenise
+    /// alike.
+    pub fn rank_of(&self, target: u32, ranking: impl IntoIterator<Item = Node>) -> Option<u32> {
         let name = self.name(target);
-        ranking.iter().position(|&item| self.name(item) == name).map(|rank| rank as u32)
+        let hit = |leaf: Node| self.catalogue.trie.items(leaf).any(|item| self.name(item) == name);
+        ranking.into_iter().position(hit).map(|rank| rank as u32)
     }
 
     /// What identifies the prompt template, whatever fills it.

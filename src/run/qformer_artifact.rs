@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.toml` | `format` (1), `step`, `projection`; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
+//! | `config.toml` | `format` (1), `step`, `projection`; `[scale]`: what items' and users' vectors were divided by; `[identity]`: SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`; `[qformer]`: sizes |
 //! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields; phase 2 needs those that begin with `qformer.` |
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::align_data::AlignIdentity;
 use crate::core::files::write_atomic;
-use crate::model::{Aligner, QFormerConfig, load_module_of};
+use crate::model::{Aligner, QFormerConfig, VectorScale, load_module_of};
 use crate::{Context, Error, Result};
 
 /// The weights' file, in a checkpoint as well.
@@ -31,6 +31,10 @@ pub struct AlignedConfig {
     pub step: usize,
     /// Width of the space of contrast.
     pub projection: usize,
+    /// What the vectors were divided by before the Q-Former read them; `None` of a run of an earlier
+    /// version, which read them as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<VectorScale>,
     /// Which data it learnt from: phase 2 refuses other vectors.
     pub identity: AlignIdentity,
     /// Sizes.

@@ -5,19 +5,19 @@ use burn::DispatchDevice;
 use burn::module::{AutodiffModule, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use burn::train::TrainStep;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
-use crate::decode::search;
-use crate::device::{Concrete, Training};
-use crate::loss::{AdaptiveTemperature, Loss};
-use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, causal_mask, save_llm_dir};
+use crate::core::panic::catch_device_panic;
+use crate::decode::{Query, search};
+use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
+use crate::loss::{Loss, Msl};
+use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, causal_mask, open_weights, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
-use crate::train::{Step, TrainableModel};
+use crate::train::{Step, train_step};
 use crate::{Context, Error, Result};
 
 /// The largest difference that passes, as a share of the largest value compared: as the tests
@@ -150,33 +150,33 @@ impl SelfCheck {
     }
 
     fn run_in(&self, precision: Precision, device: &DispatchDevice) -> Result<Numbers> {
-        let recommender = self.recommender(precision, device)?;
+        let model = self.model(precision, device)?;
         let examples: Vec<Example> =
             self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| example(prompt.clone(), item)).collect();
         let batches = vec![Batch::new(&examples, &self.catalogue, Candidates::Children)];
-        let output =
-            TrainStep::step(&recommender, Step { batches, temperature: AdaptiveTemperature::default(), seed: SEED });
+        let step = Step { batches, token_loss: Loss::Msl(Msl { temperature: 1.0 }), seed: SEED };
+        let (grads, _) = train_step(std::slice::from_ref(&model), step)?;
         let mut gradient = Vec::new();
-        for linear in recommender.model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
+        for linear in model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
             let Some(lora) = &linear.lora else { continue };
             for part in [&lora.a, &lora.b] {
-                let part = output.grads.get::<Concrete, 2>(part.id);
+                let part = grads.get::<Concrete, 2>(part.id);
                 gradient.extend(host(part.ok_or_else(|| Error::failed("a gradient is missing"))?));
             }
         }
-        let model = recommender.valid().model;
-        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device) })
+        let model = model.valid();
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device)? })
     }
 
     /// The search, which keeps keys and values, beside a whole forward pass for every item.
     pub(crate) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
-        let uncached = self.uncached(&self.recommender(Precision::F32, device)?.valid());
+        let uncached = self.uncached(&self.model(Precision::F32, device)?.valid());
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached, TOLERANCE)])
     }
 
     /// B starts at zero, which would leave A without a gradient: here it is as A is.
-    fn recommender(&self, precision: Precision, device: &DispatchDevice) -> Result<TrainableModel<Training>> {
-        let weights = Weights::open(self.dir.path(), &self.config)?;
+    fn model(&self, precision: Precision, device: &DispatchDevice) -> Result<ItemLanguageModel<Training>> {
+        let weights = open_weights(self.dir.path(), &self.config)?;
         let mut llm =
             Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
@@ -187,8 +187,7 @@ impl SelfCheck {
             let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
             lora.b = Param::initialized(lora.b.id, b);
         }
-        let root_children = self.catalogue.trie.valid_tokens(ROOT).len();
-        Ok(TrainableModel { model: llm.into(), loss: Loss::Msl, fixed_temperature: 1.0, root_children })
+        Ok(llm.into())
     }
 
     fn hidden(&self, llm: &Decoder<Concrete>, device: &DispatchDevice) -> Vec<f64> {
@@ -203,27 +202,28 @@ impl SelfCheck {
         rows.flat_map(|(row, length)| row.iter().take(length * width)).copied().collect()
     }
 
-    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Vec<f64> {
+    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
+        let queries: Vec<Query> = self.prompts.iter().map(Query::from).collect();
         let mut log_probs = Vec::new();
         for scoring in SCORINGS {
-            let decode = DecodeConfig { beams: ITEMS, scoring, length_penalty: 0.0 };
-            for found in search(model, &self.catalogue, &self.prompts, &[], &decode, device) {
+            let decode = DecodeConfig { beams: ITEMS, scoring, ..DecodeConfig::default() };
+            for found in search(model, &self.catalogue, &queries, &decode, device)? {
                 let of_leaf = |leaf: Node| {
                     found.iter().find(|ranked| ranked.leaf == leaf).map_or(f64::NAN, |ranked| ranked.log_prob)
                 };
                 log_probs.extend((0..ITEMS as u32).map(|item| of_leaf(self.catalogue.trie.leaf(item))));
             }
         }
-        log_probs
+        Ok(log_probs)
     }
 
     /// As [`Self::decoded`], from the logits of prompt and target in one pass.
-    fn uncached(&self, recommender: &TrainableModel<Concrete>) -> Vec<f64> {
+    fn uncached(&self, model: &ItemLanguageModel<Concrete>) -> Vec<f64> {
         let trie = &self.catalogue.trie;
         let mut log_probs = [Vec::new(), Vec::new()];
         for prompt in &self.prompts {
             let examples: Vec<Example> = (0..ITEMS as u32).map(|item| example(prompt.clone(), item)).collect();
-            let logits = host(recommender.logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
+            let logits = host(model.batch_logits(&Batch::new(&examples, &self.catalogue, Candidates::Vocabulary)));
             let mut predictions = logits.chunks(self.config.vocab_size);
             for item in 0..ITEMS as u32 {
                 let (mut masked, mut full) = (0.0, 0.0);
@@ -244,6 +244,29 @@ impl SelfCheck {
     }
 }
 
+/// Runs the self-check on `device`, and on the CPU to compare with.
+///
+/// # Errors
+/// A build without the CPU, a device that dies; a temporary directory that cannot be written.
+pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
+    let self_check = SelfCheck::new()?;
+    let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
+    let run = || catch_device_panic(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
+    // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
+    run().or_else(|_| run())
+}
+
+/// The error of a build that has no CPU to compare with.
+pub(crate) fn no_cpu() -> Error {
+    Error::failed("this build has no CPU backend to compare with; build with the feature cpu")
+}
+
+/// Compares a device's numbers with the CPU's. Tuned kernels of one size may round where those of
+/// another do not.
+pub(crate) fn compare(self_check: &SelfCheck, numbers: &Numbers, cpu: &Numbers, device: &DispatchDevice) -> Vec<Check> {
+    numbers.checks(cpu, self_check.products().into_iter().any(|[rows, width]| rounds_to_tf32(device, rows, width)))
+}
+
 fn example(prompt: Vec<u32>, item: u32) -> Example {
     Example { prompt, target: Target::Item(item), logit_bias: Vec::new() }
 }
@@ -261,7 +284,6 @@ fn host<const D: usize>(tensor: Tensor<Concrete, D>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::BackendName;
 
     #[test]
     fn the_cpu_passes_and_a_wrong_number_does_not() {

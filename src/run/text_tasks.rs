@@ -3,41 +3,22 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 
-use serde::Serialize;
-use serde_json::json;
-
-use super::open_run;
+use super::dataset::{TrainingData, sample};
 use super::prompt_context::PromptContext;
-use super::run_dir::{is_run, read_config};
-use super::verified_devices::verified_device;
 use crate::batch::{Example, Target};
-use crate::commands::evaluate::{EvaluateOptions, progress_line};
-use crate::commands::train::{TrainingData, sample};
 use crate::config::{DataConfig, RunConfig};
-use crate::core::files::write_atomic;
-use crate::core::log::log;
 use crate::data::{Corpus, Split, TextTaskEntities, TextTaskRow, read_text_tasks};
-use crate::decode::{common_prefix, generate, log_likelihoods, prompts_per_pass};
-use crate::device::Concrete;
-use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
+use crate::decode::common_prefix;
 use crate::text::{ELM24, PromptValue, PromptValues, TextTask};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
-/// Where `just bert` puts MiniLM.
-const SENTENCE_ENCODER: &str = "models/minilm-l6";
-
-/// Tokens of a decoded text at most: of a longer one the sentence encoder would read the beginning
-/// alone.
-const LONGEST_TEXT: usize = 256;
-
 /// The rows that a run learns from, and how they are asked.
 pub struct TextTaskData {
-    tasks: Vec<TextTask>,
-    rows: Vec<TextTaskRow>,
-    path: PathBuf,
+    pub(crate) tasks: Vec<TextTask>,
+    pub(crate) rows: Vec<TextTaskRow>,
+    pub(crate) path: PathBuf,
     /// SHA-256 of the file.
     pub digest: String,
 }
@@ -52,8 +33,7 @@ pub(crate) fn open_text_tasks(data: &DataConfig, corpus: &Corpus) -> Result<Opti
 }
 
 impl TextTaskData {
-    /// Reads the file of rows at `path`; `prompts` names their tasks' templates
-    /// ([`TextTask::open_all`]).
+    /// Reads the file of rows at `path`.
     ///
     /// # Errors
     /// Those of [`TextTask::open_all`] and [`read_text_tasks`].
@@ -92,7 +72,7 @@ impl TextTaskData {
     ///
     /// # Errors
     /// More tokens than the model was made for.
-    fn tokens(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
+    pub(crate) fn tokens(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
         let place = || format!("{}: line {}", self.path.display(), row.line);
         let prompt = self.prompt(ranking, row).context(place())?;
         let mut text = ranking.tokenizer.encode(&row.text).context(place())?;
@@ -137,7 +117,7 @@ impl TextTaskData {
     ///
     /// # Errors
     /// No row to train on; a row that is too long.
-    pub(crate) fn lessons(self, config: &RunConfig, ranking: &Rc<PromptContext>) -> Result<TrainingData> {
+    pub(crate) fn training_data(self, config: &RunConfig, ranking: &Rc<PromptContext>) -> Result<TrainingData> {
         let chosen = |split, limit, stream| {
             let rows = sample(&self.of(split), limit, config.seed, stream)?;
             Ok::<_, Error>(rows.into_iter().map(|(_, row)| row).collect::<Vec<usize>>())
@@ -184,7 +164,7 @@ impl TextTaskData {
     }
 
     /// The rows of `split` in the file's order: all, or `limit` of them, the tasks taking turns.
-    fn limited(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
+    pub(crate) fn limited(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
         let mut turns = vec![0; self.tasks.len()];
         let with_turn = self.of(split).into_iter().map(|row| {
             let turn = &mut turns[self.rows[row].task];
@@ -197,162 +177,5 @@ impl TextTaskData {
         let mut rows: Vec<usize> = rows.into_iter().map(|(_, row)| row).collect();
         rows.sort_unstable();
         rows
-    }
-}
-
-/// What `evaluate --json` prints of a run that writes texts.
-#[derive(Debug, Clone, Serialize)]
-pub struct TextEvaluation {
-    /// Which rows.
-    pub split: Split,
-    /// Log-perplexity and semantic consistency of each task, and their mean.
-    #[serde(flatten)]
-    pub summary: TextSummary,
-    /// What encoded the sentences; null without semantic consistency.
-    pub sentence_encoder: Option<PathBuf>,
-    /// Evaluated rows a second.
-    pub rows_per_second: f64,
-    /// The optimiser step whose weights wrote.
-    pub step: usize,
-    /// Of this process.
-    pub peak_memory_bytes: u64,
-}
-
-/// Whether `dir` is a run that learns rows of tasks: [`evaluate_texts`] then takes the place of
-/// [`crate::commands::evaluate`].
-///
-/// # Errors
-/// A damaged run file.
-pub fn writes_texts(dir: &Path) -> Result<bool> {
-    Ok(is_run(dir) && read_config(dir)?.data.text_tasks.is_some())
-}
-
-/// # Errors
-/// A run that writes texts.
-pub(crate) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
-    match &config.data.text_tasks {
-        None => Ok(()),
-        Some(rows) => Err(Error::usage(format!(
-            "{}: this run writes the texts of {rows} and ranks no items; see it with `itemlm evaluate`",
-            dir.display()
-        ))),
-    }
-}
-
-/// Writes the texts of a split's rows with a trained run; writes `evaluation-<split>.json` and
-/// `texts-<split>.jsonl` into it.
-///
-/// # Errors
-/// Options that are for ranking; a split without rows.
-pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
-    let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
-    let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
-    if ranks || asks || !options.prior_weights.is_empty() {
-        return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
-            dir.display()
-        )));
-    }
-    let device = verified_device(&options.backend)?;
-    let run = open_run(dir, &device)?;
-    let Some(tasks) = run.text_tasks else {
-        return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
-    };
-    let sentence_encoder = match &options.sentence_encoder {
-        Some(dir) => Some(dir.clone()),
-        None if Path::new(SENTENCE_ENCODER).exists() => Some(PathBuf::from(SENTENCE_ENCODER)),
-        None => {
-            log(format_args!(
-                "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` fetches, or \
-                 --sentence-encoder DIR"
-            ));
-            None
-        }
-    };
-    let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
-    let rows = tasks.limited(options.split, options.limit);
-    if rows.is_empty() {
-        return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
-    }
-
-    let (ranking, started) = (&run.ranking, Instant::now());
-    let mut written: Vec<Written> = Vec::with_capacity(rows.len());
-    for task in 0..tasks.tasks.len() {
-        let mut of_task = Vec::new();
-        for &row in rows.iter().filter(|&&row| tasks.rows[row].task == task) {
-            of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
-        }
-        let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
-        let model = run.model.clone().with_prefix_cache(common_prefix(&prompts));
-        of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
-        let mut left = of_task.as_slice();
-        while let Some((_, (prompt, text))) = left.first() {
-            if options.progress {
-                progress_line("writing", written.len(), rows.len());
-            }
-            let longest = prompt.len() + text.len().max(if encoder.is_some() { LONGEST_TEXT } else { 0 });
-            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
-            left = later;
-            let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
-            let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device);
-            crate::run::check_log_probs(log_likelihoods.iter().copied()).context(dir.display())?;
-            let room = ranking.context - prompts.iter().map(Vec::len).max().unwrap_or(0);
-            let decoded = match encoder {
-                Some(_) => generate(&model, &prompts, room.min(LONGEST_TEXT), ranking.tokenizer.eos(), &device),
-                None => Vec::new(),
-            };
-            for (n, ((row, (_, text)), log_likelihood)) in now.iter().zip(log_likelihoods).enumerate() {
-                let outcome = TextOutcome { task, tokens: text.len(), log_likelihood, cosine: None };
-                let decoded = decoded.get(n).map(|tokens| ranking.tokenizer.decode(tokens)).transpose()?;
-                written.push(Written { row: *row, outcome, decoded });
-            }
-        }
-    }
-    if options.progress {
-        progress_line("writing", rows.len(), rows.len());
-    }
-    written.sort_by_key(|written| written.row);
-    if let Some(encoder) = &encoder {
-        let pairs = written.iter().map(|w| (w.decoded.as_deref().unwrap_or_default(), tasks.rows[w.row].text.as_str()));
-        let cosines = encoder.cosines(&pairs.collect::<Vec<(&str, &str)>>())?;
-        written.iter_mut().zip(cosines).for_each(|(written, cosine)| written.outcome.cosine = Some(cosine));
-    }
-
-    let names: Vec<&str> = tasks.tasks.iter().map(|task| task.name.as_str()).collect();
-    let outcomes: Vec<TextOutcome> = written.iter().map(|written| written.outcome).collect();
-    let evaluation = TextEvaluation {
-        split: options.split,
-        summary: summarise_texts(&names, &outcomes),
-        sentence_encoder,
-        rows_per_second: rows.len() as f64 / started.elapsed().as_secs_f64(),
-        step: run.step,
-        peak_memory_bytes: crate::core::system::peak_bytes(),
-    };
-    let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
-    let split = options.split;
-    write_atomic(&dir.join(format!("texts-{split}.jsonl")), lines.as_bytes())?;
-    let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
-    Ok(evaluation)
-}
-
-/// A row, and what the run made of it.
-struct Written {
-    row: usize,
-    outcome: TextOutcome,
-    decoded: Option<String>,
-}
-
-impl Written {
-    fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
-        let row = &tasks.rows[self.row];
-        let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
-        let mut line = json!({
-            "task": tasks.tasks[row.task].name, "items": items, "decoded": self.decoded, "target": row.text, "cosine": self.outcome.cosine,
-        });
-        if let Some(user) = row.user {
-            line["user"] = corpus.user_id(user).into();
-        }
-        line
     }
 }

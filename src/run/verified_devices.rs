@@ -2,8 +2,7 @@
 
 use burn::DispatchDevice;
 
-use super::Check;
-use crate::commands::doctor::checks;
+use super::self_check::{Check, checks};
 use crate::device::{BackendChoice, BackendName, TUNED};
 use crate::{Context, Error, Result};
 

@@ -47,7 +47,7 @@ impl BertTokenizer {
     fn new(backend: Backend) -> Result<Self> {
         let id = |token| backend.token_to_id(token).ok_or_else(|| Error::failed(format!("no token {token}")));
         let (cls, sep) = (id("[CLS]")?, id("[SEP]")?);
-        Ok(Self { tokenizer: Tokenizer::new(backend, sep)?, cls })
+        Ok(Self { tokenizer: Tokenizer::new(backend, sep, None)?, cls })
     }
 
     /// `[CLS]` text `[SEP]`, at most `longest` tokens of at least 2: the text's last ones are left

@@ -3,9 +3,11 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
+use crate::Result;
 use crate::batch::TextBatch;
 use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_similarity, smoothed_cross_entropy};
 use crate::model::{Aligner, Mask};
+use crate::tensor::to_vec;
 
 /// Weights of the losses of items and texts; one of 0 is not computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,11 +23,16 @@ pub struct ItemTextWeights {
 /// A loss by its short name: its weight and its value, `[1]`.
 pub type WeightedLoss<B> = (&'static str, f64, Tensor<B, 1>);
 
-/// The losses of items (`vectors`: `[n, 1, width]`) with their texts, n of at least 2: `itc`, `itg`
-/// and `itm`, as far as they have a weight.
+/// Computes the losses of items with their texts, n of at least 2: `itc`, `itg` and `itm`, as far
+/// as they have a weight.
 ///
-/// `negatives` is given the similarities `[n, n]`, items by texts, over the temperature, on the
-/// host.
+/// * `negatives`: gets the similarities `[n, n]`, items by texts, over the temperature.
+///
+/// # Shapes
+/// `vectors`: `[n, 1, width]`.
+///
+/// # Errors
+/// A device that failed.
 pub fn item_text_losses<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,
@@ -33,15 +40,15 @@ pub fn item_text_losses<B: Backend>(
     weights: &ItemTextWeights,
     smoothing: f64,
     negatives: impl FnOnce(&[f32]) -> Negatives,
-) -> Vec<WeightedLoss<B>> {
+) -> Result<Vec<WeightedLoss<B>>> {
     let mut losses = Vec::new();
     if weights.contrastive > 0.0 || weights.matching > 0.0 {
         let (queries, words) = aligner.qformer.forward(vectors.clone(), text, Mask::Unimodal);
         let similarity = query_text_similarity(aligner.query_features(queries), aligner.text_features(words));
         let similarity = Aligner::over_temperature(similarity, &aligner.temperature);
         if weights.matching > 0.0 {
-            let host = similarity.clone().detach().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-            let loss = matching_loss(aligner, vectors.clone(), text, &negatives(&host));
+            let negatives = negatives(&to_vec(similarity.clone().detach(), "similarities")?);
+            let loss = matching_loss(aligner, vectors.clone(), text, &negatives);
             losses.push(("itm", weights.matching, loss));
         }
         if weights.contrastive > 0.0 {
@@ -51,11 +58,11 @@ pub fn item_text_losses<B: Backend>(
     if weights.generation > 0.0 {
         losses.push(("itg", weights.generation, generation_loss(aligner, vectors, text, smoothing)));
     }
-    losses
+    Ok(losses)
 }
 
-/// Whether item and text belong together: each pair, each text with another item, each item with
-/// another text.
+/// Computes the loss of telling whether item and text belong together: each pair, each text with
+/// another item, each item with another text.
 fn matching_loss<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,
@@ -73,7 +80,8 @@ fn matching_loss<B: Backend>(
     smoothed_cross_entropy(aligner.match_logits(queries), &labels, 0.0)
 }
 
-/// Each token after `[DEC]` from the item and those before it; the mean over all texts' tokens.
+/// Computes the loss of writing each token after `[DEC]` from the item and the tokens before it:
+/// the mean over all texts' tokens.
 fn generation_loss<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,
@@ -83,15 +91,18 @@ fn generation_loss<B: Backend>(
     let text = text.with_first_token(aligner.qformer.config().dec());
     let (_, words) = aligner.qformer.forward(vectors, &text, Mask::Causal);
     let [n, seq, width] = words.dims();
-    let places = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
-    let at: Vec<i32> = places().map(|p| p as i32).collect();
-    let labels: Vec<usize> = places().map(|p| text.tokens[p + 1] as usize).collect();
-    let at = Tensor::<B, 1, Int>::from_data(TensorData::new(at, [labels.len()]), &words.device());
-    let logits = aligner.qformer.next_tokens(words.reshape([n * seq, width]).select(0, at));
+    let indices = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
+    let before: Vec<i32> = indices().map(|index| index as i32).collect();
+    let labels: Vec<usize> = indices().map(|index| text.tokens[index + 1] as usize).collect();
+    let before = Tensor::<B, 1, Int>::from_data(TensorData::new(before, [labels.len()]), &words.device());
+    let logits = aligner.qformer.next_tokens(words.reshape([n * seq, width]).select(0, before));
     smoothed_cross_entropy(logits, &labels, smoothing)
 }
 
-/// The contrast of entities with their partners, both `[n, 1, width]`.
+/// Computes the contrast of entities with their partners.
+///
+/// # Shapes
+/// `left`, `right`: `[n, 1, width]`.
 pub fn pair_loss<B: Backend>(
     aligner: &Aligner<B>,
     left: Tensor<B, 3>,

@@ -5,6 +5,7 @@
 //! whole or absent. The order of the windows and dropout's masks are functions of the seed and the
 //! step, so there is no generator state to keep.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,45 +18,60 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::AdamW;
-use crate::config::{LoraConfig, Precision};
+use super::optimizer::AdamW;
+use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
-use crate::loss::AdaptiveTemperature;
+use crate::loss::LossState;
 use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
 /// Where a run is, and what it has found so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
-pub struct Progress {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress<S> {
     /// Optimiser steps done.
     pub step: usize,
     /// Epochs done, validation included.
     pub epoch: usize,
-    /// Optimiser steps done in the epoch at hand.
+    /// Optimiser steps done in the current epoch.
     pub position: usize,
-    /// The moving average after the last step.
-    pub temperature: AdaptiveTemperature,
+    /// What the loss carries from step to step, after the last step.
+    #[serde(default, alias = "temperature", skip_serializing_if = "LossState::is_empty")]
+    pub loss_state: LossState,
     /// The epoch that validated best.
-    pub best: Option<Best>,
+    #[serde(default = "Option::default")]
+    pub best: Option<Best<S>>,
     /// The loss of the first step.
     pub first_loss: Option<f64>,
-    /// Windows trained on.
+    /// Samples trained on.
     pub samples: usize,
-    /// Spent in optimiser steps.
+    /// Time spent in optimiser steps, seconds.
     pub seconds: f64,
 }
 
-/// An epoch's end with the best validation.
+impl<S> Default for Progress<S> {
+    fn default() -> Self {
+        Self {
+            step: 0,
+            epoch: 0,
+            position: 0,
+            loss_state: LossState::new(),
+            best: None,
+            first_loss: None,
+            samples: 0,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// The end of the epoch that validated best.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
+pub struct Best<S> {
     /// The optimiser step.
     pub step: usize,
-    /// NDCG@10 on the validation windows, where they are ranked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ndcg_at_10: Option<f64>,
-    /// The loss on what validates: it decides where NDCG@10 is equal or there is none.
-    pub loss: f64,
+    /// What the validation found.
+    #[serde(flatten)]
+    pub score: S,
 }
 
 /// What trains, and so what a checkpoint holds: of the LLM this; beside it the encoder of items and
@@ -75,6 +91,15 @@ pub enum Trained {
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
 impl Trained {
+    /// Returns what a run file's `[llm]` trains of the LLM.
+    pub fn of(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
+        match config.tune {
+            TuneKind::Full => Self::Weights(Box::new(tokenizer.clone())),
+            TuneKind::Lora => Self::Adapter(config.lora.clone(), config.path.clone()),
+            TuneKind::Frozen => Self::Encoder,
+        }
+    }
+
     /// Writes it to `dir`.
     pub fn save<B: Backend>(&self, dir: &Path, model: &ItemLanguageModel<B>) -> Result<()> {
         match self {
@@ -220,6 +245,8 @@ impl Checkpoints {
         // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's
         // src/record/memory.rs), and reads it.
         let record = optimizer.to_record().into_item::<FullPrecisionSettings>();
+        // In the order of the parameters' ids, so that equal runs write equal files.
+        let record: BTreeMap<_, _> = record.into_iter().collect();
         let record = BurnRecord::<_, B>::new::<BinBytesRecorder<FullPrecisionSettings>>(record);
         let optimizer_sha256 = write_atomic_with(&temporary.path().join(OPTIMIZER), |file| {
             match bincode::serde::encode_into_std_write(record, file, bincode::config::standard()) {

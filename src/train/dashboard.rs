@@ -1,19 +1,17 @@
-//! What burn-train's terminal dashboard shows, and its silent twin.
+//! burn-train's terminal dashboard, drawn from numbers by name.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::data::dataloader;
+use burn::train::Interrupter;
 use burn::train::metric::{
-    Adaptor, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes,
-    NumericEntry, SerializedEntry,
+    MetricAttributes, MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry, SerializedEntry,
 };
-use burn::train::renderer::{
-    EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation,
-    MetricsRendererTraining, ProgressType, TrainingProgress,
-};
-
-use super::StepOutput;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining, ProgressType, TrainingProgress};
 
 /// How a run shows itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,60 +24,82 @@ pub enum Ui {
     None,
 }
 
-/// A number of [`StepOutput`] as a dashboard curve.
-#[derive(Clone)]
-pub struct Curve {
-    name: MetricName,
-    value: fn(&StepOutput) -> f64,
-    higher_is_better: bool,
-    state: NumericMetricState,
+/// Which part of an epoch numbers are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Train,
+    Valid,
 }
 
-impl Curve {
-    /// A curve of `value`.
-    pub fn new(name: &str, higher_is_better: bool, value: fn(&StepOutput) -> f64) -> Self {
-        Self { name: Arc::new(name.into()), value, higher_is_better, state: NumericMetricState::default() }
-    }
+/// The dashboard, if there is one.
+pub(super) struct Dashboard {
+    tui: Option<TuiMetricsRendererWrapper>,
+    /// The curves that it knows.
+    registered: HashSet<String>,
 }
 
-impl Adaptor<StepOutput> for StepOutput {
-    fn adapt(&self) -> StepOutput {
-        *self
-    }
-}
-
-impl Metric for Curve {
-    type Input = StepOutput;
-
-    fn name(&self) -> MetricName {
-        self.name.clone()
-    }
-
-    fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: None, higher_is_better: self.higher_is_better }.into()
+impl Dashboard {
+    /// Opens the dashboard for [`Ui::Tui`]; it closes when it is dropped.
+    pub(super) fn open(ui: Ui, interrupter: &Interrupter) -> Self {
+        let tui = (ui == Ui::Tui).then(|| {
+            let tui = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
+            // The dashboard's thread sets the terminal up meanwhile.
+            std::thread::sleep(Duration::from_millis(300));
+            keyboard_signals();
+            tui
+        });
+        Self { tui, registered: HashSet::new() }
     }
 
-    fn update(&mut self, item: &StepOutput, _: &MetricMetadata) -> SerializedEntry {
-        self.state.update((self.value)(item), 1, FormatOptions::new(self.name()).precision(4))
-    }
-
-    fn clear(&mut self) {
-        self.state.reset();
-    }
-}
-
-impl Numeric for Curve {
-    fn value(&self) -> NumericEntry {
-        self.state.current_value()
-    }
-
-    fn running_value(&self) -> NumericEntry {
-        self.state.running_value()
+    /// Adds a point to each of some curves, and moves the bars of progress.
+    ///
+    /// * `items`: steps of the epoch done and in all.
+    /// * `epochs`: the current epoch, from 1, and all.
+    pub(super) fn show(
+        &mut self,
+        phase: Phase,
+        curves: &[(&str, f64)],
+        items: [usize; 2],
+        epochs: [usize; 2],
+        step: usize,
+    ) {
+        let Some(tui) = &mut self.tui else { return };
+        for &(name, value) in curves {
+            let metric_id = MetricId::new(Arc::new(name.to_string()));
+            if self.registered.insert(name.to_string()) {
+                // Of validation NDCG@10 and of speed more is better.
+                let higher_is_better = name.starts_with("NDCG") || name.ends_with("per second");
+                let attributes = MetricAttributes::from(NumericAttributes { unit: None, higher_is_better });
+                let (metric_id, name) = (metric_id.clone(), name.to_string());
+                tui.register_metric(MetricDefinition { metric_id, name, description: None, attributes });
+            }
+            let entry = MetricEntry::new(metric_id, SerializedEntry::new(format!("{value:.4}"), value.to_string()));
+            let state = MetricState::Numeric(entry, NumericEntry::Value(value));
+            match phase {
+                Phase::Train => tui.update_train(state),
+                Phase::Valid => tui.update_valid(state),
+            }
+        }
+        let progress = |[done, all]: [usize; 2]| dataloader::Progress::new(done, all);
+        let bars = vec![
+            ProgressType::Detailed { tag: "Epoch".into(), progress: progress(epochs) },
+            ProgressType::Value { tag: "Iteration".into(), value: step },
+            ProgressType::Detailed { tag: "Items".into(), progress: progress(items) },
+        ];
+        let position = TrainingProgress {
+            progress: Some(progress(items)),
+            global_progress: progress(epochs),
+            iteration: Some(step),
+        };
+        match phase {
+            Phase::Train => tui.render_train(position, bars),
+            Phase::Valid => tui.render_valid(position, bars),
+        }
     }
 }
 
 /// Lets Ctrl-C interrupt again: the dashboard's raw mode takes it for a key and ignores it.
-pub(super) fn keyboard_signals() {
+fn keyboard_signals() {
     #[cfg(unix)]
     {
         let mut terminal = std::mem::MaybeUninit::<libc::termios>::zeroed();
@@ -117,24 +137,4 @@ pub fn restore_terminal(ui: Ui) {
     }
     // The alternate screen off, the cursor on.
     let _ = std::io::stdout().write_all(b"\x1b[?1049l\x1b[?25h");
-}
-
-/// A renderer that draws nothing: burn-train's own prints debug structures to stdout.
-pub struct Silent;
-
-impl MetricsRendererTraining for Silent {
-    fn update_train(&mut self, _: MetricState) {}
-    fn update_valid(&mut self, _: MetricState) {}
-    fn render_train(&mut self, _: TrainingProgress, _: Vec<ProgressType>) {}
-    fn render_valid(&mut self, _: TrainingProgress, _: Vec<ProgressType>) {}
-}
-
-impl MetricsRendererEvaluation for Silent {
-    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
-    fn render_test(&mut self, _: EvaluationProgress, _: Vec<ProgressType>) {}
-}
-
-impl MetricsRenderer for Silent {
-    fn manual_close(&mut self) {}
-    fn register_metric(&mut self, _: MetricDefinition) {}
 }

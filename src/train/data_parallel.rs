@@ -1,4 +1,5 @@
-//! Copies of a model on several devices: their work, their gradients, and what they learn.
+//! Copies of a model on several devices: the assignment of micro-batches, the sum of the gradients,
+//! and the copies of updated parameters.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -10,10 +11,11 @@ use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{TensorData, Transaction};
 
-use super::TrainableModel;
+use crate::model::ItemLanguageModel;
+use crate::{Error, Result};
 
-/// The device of each micro-batch, by their tokens: the largest first, each to the device that has
-/// the fewest so far. No device is left out if there are as many micro-batches.
+/// Returns the device of each micro-batch, by their tokens: the largest first, each to the device
+/// that has the fewest so far. No device is left out if there are as many micro-batches.
 pub(super) fn assign_micro_batches(tokens: &[usize], devices: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..tokens.len()).collect();
     order.sort_by_key(|&batch| Reverse(tokens[batch]));
@@ -26,34 +28,49 @@ pub(super) fn assign_micro_batches(tokens: &[usize], devices: usize) -> Vec<usiz
     to
 }
 
-/// The sum, on the device of `first`, of what each device found; its own first. A device's
-/// gradients are read all at once, after which the device has nothing left to do.
+/// Sums all devices' gradients on the device of `first`.
+///
+/// * `of_devices`: those of the device of `first` first. A device's gradients are read all at once,
+///   after which the device has nothing left to do.
+///
+/// # Errors
+/// A device that failed.
 pub(super) fn reduce_gradients<B: AutodiffBackend>(
-    first: &TrainableModel<B>,
-    found: Vec<GradientsParams>,
-) -> GradientsParams {
-    let mut found = found.into_iter();
-    let mut sum = found.next().unwrap_or_default();
-    let device = first.model.device();
-    for mut grads in found {
+    first: &ItemLanguageModel<B>,
+    of_devices: Vec<GradientsParams>,
+) -> Result<GradientsParams> {
+    let mut of_devices = of_devices.into_iter();
+    let mut sum = of_devices.next().unwrap_or_default();
+    let device = first.device();
+    for mut grads in of_devices {
         let mut read = ReadGradients::<B> { grads: &mut grads, ids: Vec::new(), transaction: Transaction::default() };
         first.visit(&mut read);
-        let data = read.ids.into_iter().zip(read.transaction.execute()).collect();
+        let data = read.ids.into_iter().zip(execute(read.transaction)?).collect();
         first.visit(&mut AddGradients::<B> { sum: &mut sum, data, device: &device });
     }
-    sum
+    Ok(sum)
 }
 
-/// Gives all others what trains of the first.
-pub(super) fn broadcast_parameters<B: AutodiffBackend>(models: &mut [TrainableModel<B>]) {
-    let Some((first, others)) = models.split_first_mut().filter(|(_, others)| !others.is_empty()) else { return };
+/// Copies the trainable parameters of `models[0]` to all other replicas.
+///
+/// # Errors
+/// A device that failed.
+pub(super) fn broadcast_parameters<B: AutodiffBackend>(models: &mut [ItemLanguageModel<B>]) -> Result<()> {
+    let Some((first, others)) = models.split_first_mut().filter(|(_, others)| !others.is_empty()) else {
+        return Ok(());
+    };
     let mut read = ReadTrained::<B>(Transaction::default());
     first.visit(&mut read);
-    let data = read.0.execute();
+    let data = execute(read.0)?;
     for other in others {
-        let device = other.model.device();
+        let device = other.device();
         *other = other.clone().map(&mut WriteTrained::<B> { data: data.iter(), device: &device });
     }
+    Ok(())
+}
+
+fn execute<B: Backend>(transaction: Transaction<B>) -> Result<Vec<TensorData>> {
+    transaction.try_execute().map_err(|e| Error::failed(format!("reading tensors from a device: {e}")))
 }
 
 struct ReadGradients<'a, B: AutodiffBackend> {

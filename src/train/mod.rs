@@ -1,31 +1,33 @@
-//! Training on burn-train: one optimiser step at a time, exact in every split of it into
-//! micro-batches, resumable at any step.
+//! Training: one loop for all that learns by optimiser steps ([`train`], [`Task`]), exact in every
+//! split of a step into micro-batches and over devices, resumable at any step.
 
 mod alignment;
 mod checkpoint;
-mod clip;
 mod dashboard;
 mod data_parallel;
-mod decay;
+mod guard;
+mod language_model;
 mod memory;
+mod metrics_log;
 mod mixing;
 mod optimizer;
 mod profile;
 mod samples;
 mod schedule;
 mod step;
-mod strategy;
+mod training_loop;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
 pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, Trained};
-pub use clip::clip_grad_norm;
 pub use dashboard::{Ui, restore_terminal};
-pub use decay::WeightDecay;
+pub use guard::{check_device_alive, check_finite};
+pub use language_model::{Run, Validate, ValidationScore, run};
 pub use memory::{MemoryEstimator, ParameterCount, RankingBytes, StepBytes, WeightBytes};
+pub use metrics_log::MetricsLog;
 pub use mixing::mix;
-pub use optimizer::{AdamW, adamw};
+pub use optimizer::{AdamW, WeightDecay, adamw, clip_grad_norm};
 pub use profile::{ProfiledStep, profile};
 pub use samples::Samples;
 pub use schedule::{CosineSchedule, LinearSchedule};
-pub use step::{Step, StepOutput, TrainableModel, train_step, validation_step};
-pub use strategy::{Outcome, Run, Validate, check_device_alive, run, truncate_metrics};
+pub use step::{Step, StepOutput, train_step, validation_step};
+pub use training_loop::{LoopOptions, METRICS, Outcome, Score, StepReport, Task, Validation, train};

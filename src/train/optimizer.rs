@@ -1,53 +1,116 @@
-//! AdamW with PyTorch's defaults, whose state can be read while burn's learner owns it.
+//! AdamW with PyTorch's defaults, and what burn has no equivalent of: clipping by the global norm
+//! and weight decay of matrices alone.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use burn::module::AutodiffModule;
+use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{self, AdamWConfig, GradientsParams, MultiGradientsParams, Optimizer};
+use burn::optim::{self, AdamWConfig, GradientsParams};
+use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
-type Inner<M, B> = OptimizerAdaptor<optim::AdamW, M, B>;
+use crate::Result;
+use crate::tensor::scalar;
 
-/// burn's AdamW behind a shared handle: the learner steps it, the checkpoint reads it (the learner
-/// itself gives no access).
-#[derive(Clone)]
-pub struct AdamW<M: AutodiffModule<B>, B: AutodiffBackend>(Arc<Mutex<Inner<M, B>>>);
+/// The optimiser of all training.
+pub type AdamW<M, B> = OptimizerAdaptor<optim::AdamW, M, B>;
 
-/// β = (0.9, 0.999) and ε = 1e-8 as `torch.optim.AdamW`; burn's own default ε is 1e-5.
+/// Makes an AdamW with β = (0.9, 0.999) and ε = 1e-8 as `torch.optim.AdamW`; burn's own default ε
+/// is 1e-5.
 pub fn adamw<M: AutodiffModule<B>, B: AutodiffBackend>(weight_decay: f64) -> AdamW<M, B> {
-    let config = AdamWConfig::new()
+    AdamWConfig::new()
         .with_beta_1(0.9)
         .with_beta_2(0.999)
         .with_epsilon(1e-8)
-        .with_weight_decay(weight_decay as f32);
-    AdamW(Arc::new(Mutex::new(config.init())))
+        .with_weight_decay(weight_decay as f32)
+        .init()
 }
 
-impl<M: AutodiffModule<B>, B: AutodiffBackend> AdamW<M, B> {
-    fn inner(&self) -> MutexGuard<'_, Inner<M, B>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Scales all gradients together so that their norm is at most `max_norm`; returns the norm before.
+/// burn's own clipping treats each tensor by itself.
+///
+/// Reference: `torch.nn.utils.clip_grad_norm_` (the factor is max_norm / (norm + 1e-6), at most 1).
+///
+/// # Errors
+/// A device that failed.
+pub fn clip_grad_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
+    module: &M,
+    grads: &mut GradientsParams,
+    max_norm: f64,
+) -> Result<f64> {
+    let mut squares = Squares { grads, sum: None };
+    module.visit(&mut squares);
+    let Some(sum) = squares.sum else { return Ok(0.0) };
+    let norm = scalar(sum, "the gradient's norm")?.sqrt();
+    let factor = max_norm / (norm + 1e-6);
+    if factor < 1.0 {
+        scale_gradients(module, grads, factor);
+    }
+    Ok(norm)
+}
+
+/// Multiplies all gradients by `factor`.
+pub(super) fn scale_gradients<B: AutodiffBackend, M: AutodiffModule<B>>(
+    module: &M,
+    grads: &mut GradientsParams,
+    factor: f64,
+) {
+    module.visit(&mut Scale { grads, factor });
+}
+
+struct Squares<'a, B: AutodiffBackend> {
+    grads: &'a GradientsParams,
+    sum: Option<Tensor<B::InnerBackend, 1>>,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_, B> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if let Some(grad) = self.grads.get::<B::InnerBackend, D>(param.id) {
+            let square = grad.square().sum();
+            self.sum = Some(match self.sum.take() {
+                None => square,
+                Some(sum) => sum + square,
+            });
+        }
     }
 }
 
-impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> for AdamW<M, B> {
-    type Record = <Inner<M, B> as Optimizer<M, B>>::Record;
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: f64,
+}
 
-    fn step(&mut self, lr: f64, module: M, grads: GradientsParams) -> M {
-        self.inner().step(lr, module, grads)
+impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if let Some(grad) = self.grads.remove::<B::InnerBackend, D>(param.id) {
+            self.grads.register(param.id, grad.mul_scalar(self.factor));
+        }
     }
+}
 
-    fn step_multi(&mut self, lr: f64, module: M, grads: MultiGradientsParams) -> M {
-        self.inner().step_multi(lr, module, grads)
+/// AdamW's weight decay for matrices and larger tensors that have a gradient: not for biases, norms
+/// and temperatures. burn's AdamW decays all or none.
+///
+/// Reference: LAVIS, lavis/runners/runner_base.py (`optimizer`).
+pub struct WeightDecay<'a> {
+    grads: &'a GradientsParams,
+    factor: f64,
+}
+
+impl<'a> WeightDecay<'a> {
+    /// Shrinks them by the share `decay` (learning rate times weight decay), before the optimiser's
+    /// step.
+    pub fn apply<B: AutodiffBackend, M: AutodiffModule<B>>(module: M, grads: &'a GradientsParams, decay: f64) -> M {
+        module.map(&mut WeightDecay { grads, factor: 1.0 - decay })
     }
+}
 
-    fn to_record(&self) -> Self::Record {
-        self.inner().to_record()
-    }
-
-    fn load_record(self, record: Self::Record) -> Self {
-        let loaded = self.inner().clone().load_record(record);
-        *self.inner() = loaded;
-        self
+impl<B: AutodiffBackend> ModuleMapper<B> for WeightDecay<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if D < 2 || self.grads.get::<B::InnerBackend, D>(param.id).is_none() {
+            return param;
+        }
+        param.map(|tensor| {
+            let trains = tensor.is_require_grad();
+            Tensor::from_inner(tensor.inner().mul_scalar(self.factor)).set_require_grad(trains)
+        })
     }
 }

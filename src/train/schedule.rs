@@ -1,8 +1,5 @@
 //! Linear warm-up, then linear or cosine decay.
 
-use burn::lr_scheduler::LrScheduler;
-use burn::tensor::backend::Backend;
-
 /// transformers' `get_linear_schedule_with_warmup`: at step t (from 0) the peak times t / warm-up
 /// while t < warm-up, then times (total − t) / (total − warm-up). So the first step of a warm-up
 /// has a learning rate of 0, as in the released runs.
@@ -14,8 +11,6 @@ pub struct LinearSchedule {
     pub warmup: usize,
     /// Steps of the whole run.
     pub total: usize,
-    /// The step to come.
-    pub next: usize,
 }
 
 impl LinearSchedule {
@@ -27,24 +22,6 @@ impl LinearSchedule {
             self.total.saturating_sub(step) as f64 / (self.total.saturating_sub(self.warmup)).max(1) as f64
         };
         self.peak * factor
-    }
-}
-
-impl LrScheduler for LinearSchedule {
-    type Record<B: Backend> = usize;
-
-    fn step(&mut self) -> f64 {
-        self.next += 1;
-        self.at(self.next - 1)
-    }
-
-    fn to_record<B: Backend>(&self) -> usize {
-        self.next
-    }
-
-    fn load_record<B: Backend>(mut self, record: usize) -> Self {
-        self.next = record;
-        self
     }
 }
 
@@ -91,10 +68,10 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        let mut schedule = LinearSchedule { peak: 1.0, warmup: 2, total: 6, next: 0 };
-        let rates: Vec<f64> = (0..7).map(|_| schedule.step()).collect();
+        let schedule = LinearSchedule { peak: 1.0, warmup: 2, total: 6 };
+        let rates: Vec<f64> = (0..7).map(|step| schedule.at(step)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]);
-        let none = LinearSchedule { peak: 2.0, warmup: 0, total: 2, next: 0 };
+        let none = LinearSchedule { peak: 2.0, warmup: 0, total: 2 };
         assert_eq!([none.at(0), none.at(1), none.at(2)], [2.0, 1.0, 0.0]);
     }
 }

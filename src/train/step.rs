@@ -1,8 +1,6 @@
-//! The model and its loss as burn-train's `TrainStep`: one call is one optimiser step, however many
-//! micro-batches it takes, on however many devices.
+//! One optimiser step's gradients, however many micro-batches it takes, on however many devices.
 
 use std::collections::VecDeque;
-use std::slice;
 use std::sync::PoisonError;
 
 use burn::module::AutodiffModule;
@@ -10,291 +8,288 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
-use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use super::data_parallel::{assign_micro_batches, reduce_gradients};
+use super::optimizer::scale_gradients;
+use crate::Result;
 use crate::batch::Batch;
 use crate::core::profiler;
 use crate::core::profiler::{Part, Pass};
-use crate::loss::{
-    AdaptiveTemperature, Loss, RootStatistics, linear_cross_entropy, linear_cross_entropy_value, with_prior,
-};
+use crate::loss::{LinearLoss, Loss, TokenLoss, add_logit_bias, linear_token_loss, linear_token_loss_value};
 use crate::model::{ItemLanguageModel, SharedPrefix};
-use crate::tensor::AUTODIFF;
-
-/// An LLM that trains on a loss.
-#[derive(Module, Debug)]
-pub struct TrainableModel<B: Backend> {
-    /// The language model, items and users included.
-    pub model: ItemLanguageModel<B>,
-    /// What it minimises.
-    #[module(skip)]
-    pub loss: Loss,
-    /// The temperature of [`Loss::Msl`].
-    pub fixed_temperature: f64,
-    /// The root's children (m of ATS).
-    pub root_children: usize,
-}
+use crate::tensor::{AUTODIFF, scalar, to_vec};
 
 /// One optimiser step's work.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// The micro-batches.
     pub batches: Vec<Batch>,
-    /// The moving average that the step before left.
-    pub temperature: AdaptiveTemperature,
-    /// Of dropout; a micro-batch's own seed is drawn from it.
+    /// What is minimised, with the state that the step before left.
+    pub token_loss: Loss,
+    /// Seed of dropout; a micro-batch's own seed is derived from it.
     pub seed: u64,
 }
 
 /// What an optimiser step or a validation found.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutput {
     /// The loss over the whole step, as its kind's reduction says.
     pub loss: f64,
-    /// The temperature it was computed at.
-    pub temperature: AdaptiveTemperature,
+    /// What was minimised, with the state that this step left.
+    pub token_loss: Loss,
     /// Tokens run.
     pub tokens: usize,
-    /// Tokens that the same examples are side by side and whole.
+    /// Tokens of the same examples side by side and whole.
     pub plain_tokens: usize,
-    /// Before clipping; of a training step.
-    pub grad_norm: f64,
-    /// Of a training step.
-    pub tokens_per_second: f64,
-    /// Of a validation that ranks.
-    pub ndcg_at_10: Option<f64>,
 }
 
-impl ItemLazy for StepOutput {
-    type ItemSync = Self;
-
-    fn sync(self) -> Self {
-        self
-    }
-}
-
-impl<B: Backend> TrainableModel<B> {
-    /// Logits `[predictions, rows]` of a batch that predicts something, its prior added.
-    pub fn logits(&self, batch: &Batch) -> Tensor<B, 2> {
-        with_prior(self.hidden(batch).matmul(self.head(batch).transpose()), batch)
+impl<B: Backend> ItemLanguageModel<B> {
+    /// Computes the logits of a batch that predicts something, its prior added.
+    ///
+    /// # Shapes
+    /// `[predictions, columns]`: the columns are those of [`Batch::candidate_ids`].
+    pub fn batch_logits(&self, batch: &Batch) -> Tensor<B, 2> {
+        let hidden = self.predicting(self.forward_trees(&batch.token_trees), batch);
+        add_logit_bias(hidden.matmul(self.batch_head(batch).transpose()), &batch.predictions)
     }
 
-    /// `[predictions, hidden]`: the states that a batch predicts from.
-    fn hidden(&self, batch: &Batch) -> Tensor<B, 2> {
-        self.predicting(self.model.forward_trees(&batch.token_trees), batch)
+    /// Selects, of the states of a batch's nodes (`[nodes, hidden]`), those that it predicts from:
+    /// `[predictions, hidden]`.
+    fn predicting(&self, nodes: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
+        let indices = batch.predictions.iter().map(|p| p.hidden_index as i32).collect();
+        nodes.select(0, self.indices(indices))
     }
 
-    /// Of the nodes' states, `[nodes, hidden]`, those that a batch predicts from.
-    fn predicting(&self, hidden: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-        hidden.select(0, self.indices(batch.predictions.iter().map(|p| p.hidden_index as i32).collect()))
-    }
-
-    /// `[rows, hidden]`: the rows of the output projection that a batch scores.
-    fn head(&self, batch: &Batch) -> Tensor<B, 2> {
-        let head = self.model.llm.head();
+    /// Selects the rows of the output projection that a batch scores: `[columns, hidden]`.
+    fn batch_head(&self, batch: &Batch) -> Tensor<B, 2> {
+        let head = self.llm.head();
         match &batch.candidate_ids {
             None => head,
-            Some(rows) => head.select(0, self.indices(rows.iter().map(|&t| t as i32).collect())),
+            Some(ids) => head.select(0, self.indices(ids.iter().map(|&id| id as i32).collect())),
         }
     }
 
     fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
         let count = values.len();
-        Tensor::from_data(TensorData::new(values, [count]), &self.model.device())
-    }
-
-    /// With the chain run, as far as the model's prefix does not stand for it.
-    fn below(&self, chain: &[u32]) -> Self {
-        Self { model: self.model.clone().with_prefix_cache(chain), ..*self }
+        Tensor::from_data(TensorData::new(values, [count]), &self.device())
     }
 }
 
-/// The beginning that the chains of all `batches` share.
-fn common_chain<'a>(batches: &[&'a Batch]) -> &'a [u32] {
+/// Micro-batches that predict something, each with the device that runs it.
+struct Assigned<'a> {
+    batches: Vec<&'a Batch>,
+    /// `[batches]`: index of a model.
+    devices: Vec<usize>,
+    /// Models that have something to do; the first in any case.
+    models: usize,
+    /// The tokens that all batches begin with.
+    prefix: &'a [u32],
+}
+
+impl<'a> Assigned<'a> {
+    fn new(batches: &'a [Batch], models: usize) -> Self {
+        let batches: Vec<&Batch> = batches.iter().filter(|batch| !batch.predictions.is_empty()).collect();
+        let models = models.min(batches.len().max(1));
+        let tokens: Vec<usize> = batches.iter().map(|batch| batch.token_trees.tokens.len()).collect();
+        let (devices, prefix) = (assign_micro_batches(&tokens, models), common_prefix(&batches));
+        Self { batches, devices, models, prefix }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'a Batch, usize)> {
+        self.batches.iter().copied().zip(self.devices.iter().copied())
+    }
+
+    /// Tokens run: the common prefix once a device.
+    fn run_tokens(&self) -> usize {
+        let prefix = self.prefix.len();
+        self.batches.iter().map(|batch| batch.token_trees.run_tokens() - prefix).sum::<usize>() + self.models * prefix
+    }
+}
+
+/// The tokens that the shared prefixes of all `batches` begin with.
+fn common_prefix<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     let Some(first) = batches.first() else { return &[] };
     let first = first.token_trees.shared_prefix.as_slice();
-    let common = |chain: &[u32]| chain.iter().zip(first).take_while(|(a, b)| a == b).count();
+    let common = |prefix: &[u32]| prefix.iter().zip(first).take_while(|(a, b)| a == b).count();
     &first[..batches.iter().map(|batch| common(&batch.token_trees.shared_prefix)).min().unwrap_or(0)]
 }
 
-/// Tokens run, the common `chain` once a device.
-fn run_tokens(batches: &[&Batch], chain: &[u32], devices: usize) -> usize {
-    batches.iter().map(|batch| batch.token_trees.run_tokens() - chain.len()).sum::<usize>() + devices * chain.len()
-}
-
-fn root_statistics<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, statistics: &mut RootStatistics) {
-    let values = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-    if values.len() == batch.predictions.len() * batch.candidate_ids.as_ref().map_or(0, Vec::len) {
-        statistics.add(&values, batch);
-    }
-}
-
-/// What one device does of a step.
+/// One device's part of a step.
 struct DeviceShard<'a, B: AutodiffBackend> {
-    model: &'a TrainableModel<B>,
-    rooted: ItemLanguageModel<B>,
-    root: SharedPrefix<B>,
-    grads: GradientsAccumulator<TrainableModel<B>>,
+    model: &'a ItemLanguageModel<B>,
+    /// The model with the common prefix cached.
+    with_prefix: ItemLanguageModel<B>,
+    prefix: SharedPrefix<B>,
+    grads: GradientsAccumulator<ItemLanguageModel<B>>,
 }
 
-impl<B: AutodiffBackend> DeviceShard<'_, B> {
-    /// Its gradients, those through the chain included.
+impl<'a, B: AutodiffBackend> DeviceShard<'a, B> {
+    fn new(model: &'a ItemLanguageModel<B>, prefix: &[u32], seed: u64) -> Self {
+        let (with_prefix, prefix) = model.with_shared_prefix(prefix, seed);
+        Self { model, with_prefix, prefix, grads: GradientsAccumulator::new() }
+    }
+
+    /// Runs a micro-batch forward and backward. Returns its loss over `denominator`.
+    ///
+    /// * `observe`: the loss sees the logits and updates its state first.
+    fn micro_batch(
+        &mut self,
+        batch: &Batch,
+        (loss, observe): (&mut Loss, bool),
+        denominator: f64,
+        seed: u64,
+    ) -> Result<LinearLoss<B::InnerBackend>> {
+        let Self { model, with_prefix, prefix, grads: sum } = self;
+        let (nodes, backward) = with_prefix.train_trees(&batch.token_trees, seed);
+        let (hidden, head) = (model.predicting(nodes, batch), model.batch_head(batch));
+        if observe {
+            let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
+            loss.observe(&to_vec(add_logit_bias(logits, &batch.predictions), "logits")?, batch);
+            loss.update();
+        }
+        let head_trains = model.llm.head().is_require_grad();
+        let LinearLoss { loss, weight } = linear_token_loss(hidden, head, head_trains, batch, loss);
+        let loss = loss.div_scalar(denominator);
+        let value = loss.clone().inner();
+        profiler::backward(|| {
+            backward.run(with_prefix, loss.backward(), &mut |mut grads| {
+                profiler::begin(Part::Rest);
+                prefix.take_gradients(&mut grads);
+                sum.accumulate(*model, GradientsParams::from_grads(grads, *model));
+            });
+        });
+        Ok(LinearLoss { loss: value, weight: weight.map(Tensor::inner) })
+    }
+
+    /// Returns the gradients, those through the common prefix included.
     fn finish(self) -> GradientsParams {
-        let Self { model, root, mut grads, .. } = self;
-        root.backward(&model.model, &mut |more| grads.accumulate(model, GradientsParams::from_grads(more, model)));
+        let Self { model, prefix, mut grads, .. } = self;
+        prefix.backward(model, &mut |more| grads.accumulate(model, GradientsParams::from_grads(more, model)));
         grads.grads()
     }
 }
 
-/// Gradients of the loss of the whole step, on the device of the first of `models`: each
-/// micro-batch's sum is divided by the whole step's denominator, so the split makes no difference
-/// but in what dropout draws. The chain that all micro-batches begin with is run once on each
-/// device ([`ItemLanguageModel::with_shared_prefix`]), and draws the same dropout on all.
+/// Computes the gradients of the loss of the whole step, on the device of the first of `models`.
 ///
-/// The adaptive temperature is one for the step (papers.md A2) and is needed before the first
-/// gradient. With one micro-batch its statistics come from the same forward pass; with several,
-/// from a forward pass over all of them first, without dropout and without a graph, which costs
-/// about a third of a step more.
+/// Each micro-batch's sum is divided by the whole step's denominator, so the split makes no
+/// difference but in what dropout draws. The prefix that all micro-batches begin with is run once
+/// on each device ([`ItemLanguageModel::with_shared_prefix`]), with the same dropout on all.
+///
+/// A loss that needs all logits before the first gradient ([`TokenLoss::needs_logits`]) gets them
+/// from the same forward pass if there is one micro-batch. With several, all are run forward first,
+/// without dropout and without a graph, which costs about a third of a step more.
 ///
 /// This thread alone drives all devices ([`AUTODIFF`] says why; burn-train's own strategies run a
 /// thread a device). GPUs work on what is queued while it goes on to the next device, so nothing is
 /// read from a device before all have their work.
 ///
 /// * `models`: one, or copies of it on several devices ([`ItemLanguageModel::clone_to_device`]);
-///   micro-batches are dealt to them by their tokens.
+///   micro-batches are assigned to them by their tokens.
+///
+/// # Errors
+/// A device that failed.
 ///
 /// # Panics
 /// Without a model.
-pub fn train_step<B: AutodiffBackend>(models: &[TrainableModel<B>], step: Step) -> TrainOutput<StepOutput> {
+pub fn train_step<B: AutodiffBackend>(
+    models: &[ItemLanguageModel<B>],
+    step: Step,
+) -> Result<(GradientsParams, StepOutput)> {
     let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
-    let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
-    let chain = common_chain(&batches);
-    let seed = |part: usize| step.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
-    let Dealt { models, to } = dealt(models, &batches);
-    let TrainableModel { loss: kind, fixed_temperature, root_children, .. } = models[0];
-
-    let mut statistics = RootStatistics::default();
-    let mut temperature = step.temperature;
-    let adaptive = *kind == Loss::MslAts;
-    let adapts = adaptive && AdaptiveTemperature::adapts(*root_children);
-    if adapts && batches.len() > 1 {
-        let plain: Vec<_> = models.iter().map(|model| model.valid().below(chain)).collect();
-        let mut waiting = VecDeque::new();
-        for (index, (&batch, &device)) in batches.iter().zip(&to).enumerate() {
-            if profiler::is_on() {
-                profiler::count(models[device].model.flops(batch, index > 0).only(Pass::Forward));
-            }
-            waiting.push_back((plain[device].logits(batch), batch));
-            // As many at work as there are devices: more would hold the logits of the whole step.
-            if waiting.len() > models.len() - 1
-                && let Some((logits, batch)) = waiting.pop_front()
-            {
-                root_statistics(logits, batch, &mut statistics);
-            }
-        }
-        waiting.into_iter().for_each(|(logits, batch)| root_statistics(logits, batch, &mut statistics));
-        temperature.step(&statistics, *root_children);
+    let Step { batches, mut token_loss, seed } = step;
+    let assigned = Assigned::new(&batches, models.len());
+    let models = &models[..assigned.models];
+    let seed = |part: usize| seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
+    let observe = token_loss.needs_logits();
+    let at_once = observe && assigned.batches.len() == 1;
+    if observe && !at_once {
+        observe_all(models, &assigned, &mut token_loss)?;
     }
 
-    let denominator = kind.denominator(&step.batches).max(1) as f64;
-    let shares = models.iter().map(|&model| {
-        let (rooted, root) = model.model.with_shared_prefix(chain, seed(0));
-        DeviceShard { model, rooted, root, grads: GradientsAccumulator::new() }
-    });
-    let mut shares: Vec<DeviceShard<B>> = shares.collect();
-    let mut losses = Vec::with_capacity(batches.len());
-    for (index, (batch, &device)) in batches.iter().zip(&to).enumerate() {
-        let DeviceShard { model, rooted, root, grads: accumulator } = &mut shares[device];
+    let denominator = token_loss.denominator(&batches).max(1) as f64;
+    let mut shards: Vec<_> = models.iter().map(|model| DeviceShard::new(model, assigned.prefix, seed(0))).collect();
+    let mut losses = Vec::with_capacity(assigned.batches.len());
+    for (index, (batch, device)) in assigned.iter().enumerate() {
         if profiler::is_on() {
-            profiler::count(model.model.flops(batch, index > 0));
+            profiler::count(models[device].flops(batch, index > 0));
         }
-        let (nodes, backward) = rooted.train_trees(&batch.token_trees, seed(index + 1));
-        let (hidden, head) = (model.predicting(nodes, batch), model.head(batch));
-        if adapts && batches.len() == 1 {
-            let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
-            root_statistics(with_prior(logits, batch), batch, &mut statistics);
-            temperature.step(&statistics, *root_children);
-        }
-        let tau = if adaptive { temperature.value } else { *fixed_temperature };
-        let head_trains = model.model.llm.head().is_require_grad();
-        let batch_loss = linear_cross_entropy(hidden, head, head_trains, batch, tau);
-        let batch_loss = batch_loss.mul_scalar(kind.factor(tau) / denominator);
-        losses.push(batch_loss.clone().inner());
-        profiler::backward(|| {
-            backward.run(rooted, batch_loss.backward(), &mut |mut grads| {
-                profiler::begin(Part::Rest);
-                root.take_gradients(&mut grads);
-                accumulator.accumulate(*model, GradientsParams::from_grads(grads, *model));
-            });
-        });
+        losses.push(shards[device].micro_batch(batch, (&mut token_loss, at_once), denominator, seed(index + 1))?);
     }
-    let grads = profiler::backward(|| shares.into_iter().map(DeviceShard::finish).collect());
+    let grads = profiler::backward(|| shards.into_iter().map(DeviceShard::finish).collect());
     profiler::begin(Part::Rest);
-    let grads = reduce_gradients(models[0], grads);
-    let loss = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
-    if !adaptive {
-        temperature = AdaptiveTemperature { value: *fixed_temperature };
+    let mut grads = reduce_gradients(&models[0], grads)?;
+    let (sum, weight) = sums(losses)?;
+    // The weights' sum takes the denominator's place.
+    let rescale = weight.map_or(1.0, |weight| denominator / weight);
+    if rescale != 1.0 {
+        scale_gradients(&models[0], &mut grads, rescale);
     }
-    let tokens = run_tokens(&batches, chain, models.len());
-    let plain_tokens = step.batches.iter().map(|b| b.plain_tokens).sum();
-    TrainOutput { grads, item: StepOutput { loss, temperature, tokens, plain_tokens, ..StepOutput::default() } }
+    let plain_tokens = batches.iter().map(|batch| batch.plain_tokens).sum();
+    let tokens = assigned.run_tokens();
+    Ok((grads, StepOutput { loss: sum * rescale, token_loss, tokens, plain_tokens }))
 }
 
-/// The loss at the temperature in force, without dropout.
+/// Runs all micro-batches forward, without dropout and without a graph, for a loss that needs their
+/// logits.
+fn observe_all<B: AutodiffBackend>(
+    models: &[ItemLanguageModel<B>],
+    assigned: &Assigned,
+    loss: &mut Loss,
+) -> Result<()> {
+    let plain: Vec<_> = models.iter().map(|model| model.valid().with_prefix_cache(assigned.prefix)).collect();
+    let mut waiting = VecDeque::new();
+    let mut observe = |logits, batch| Ok::<_, crate::Error>(loss.observe(&to_vec(logits, "logits")?, batch));
+    for (index, (batch, device)) in assigned.iter().enumerate() {
+        if profiler::is_on() {
+            profiler::count(models[device].flops(batch, index > 0).only(Pass::Forward));
+        }
+        waiting.push_back((plain[device].batch_logits(batch), batch));
+        // As many at work as there are devices: more would hold the logits of the whole step.
+        if waiting.len() > models.len() - 1
+            && let Some((logits, batch)) = waiting.pop_front()
+        {
+            observe(logits, batch)?;
+        }
+    }
+    waiting.into_iter().try_for_each(|(logits, batch)| observe(logits, batch))?;
+    loss.update();
+    Ok(())
+}
+
+/// Reads the sums of the losses and of their weights.
+fn sums<B: Backend>(losses: Vec<LinearLoss<B>>) -> Result<(f64, Option<f64>)> {
+    let (mut sum, mut weights) = (0.0, None);
+    for LinearLoss { loss, weight } in losses {
+        sum += scalar(loss, "the loss")?;
+        if let Some(weight) = weight {
+            *weights.get_or_insert(0.0) += scalar(weight, "the loss's weights")?;
+        }
+    }
+    Ok((sum, weights))
+}
+
+/// Computes the loss in the state it has, without dropout.
 ///
-/// * `models`: as [`train_step`].
+/// * `models`: as for [`train_step`].
+///
+/// # Errors
+/// A device that failed.
 ///
 /// # Panics
 /// Without a model.
-pub fn validation_step<B: Backend>(models: &[TrainableModel<B>], step: Step) -> StepOutput {
-    let batches: Vec<&Batch> = step.batches.iter().filter(|b| !b.predictions.is_empty()).collect();
-    let chain = common_chain(&batches);
-    let Dealt { models, to } = dealt(models, &batches);
-    let TrainableModel { loss: kind, fixed_temperature, .. } = models[0];
-    let tau = if *kind == Loss::MslAts { step.temperature.value } else { *fixed_temperature };
-    let denominator = kind.denominator(&step.batches).max(1) as f64;
-    let rooted: Vec<_> = models.iter().map(|model| model.below(chain)).collect();
-    let of_batch = |(batch, &device): (&&Batch, &usize)| {
-        let model: &TrainableModel<B> = &rooted[device];
-        linear_cross_entropy_value(model.hidden(batch), model.head(batch), batch, tau)
+pub fn validation_step<B: Backend>(models: &[ItemLanguageModel<B>], step: &Step) -> Result<StepOutput> {
+    let Step { batches, token_loss, .. } = step;
+    let assigned = Assigned::new(batches, models.len());
+    let models = &models[..assigned.models];
+    let with_prefix: Vec<_> = models.iter().map(|model| model.clone().with_prefix_cache(assigned.prefix)).collect();
+    let batch_loss = |(batch, device): (&Batch, usize)| {
+        let model: &ItemLanguageModel<B> = &with_prefix[device];
+        let hidden = model.predicting(model.forward_trees(&batch.token_trees), batch);
+        linear_token_loss_value(hidden, model.batch_head(batch), batch, token_loss)
     };
-    let losses: Vec<_> = batches.iter().zip(&to).map(of_batch).collect();
-    let sum: f64 = losses.into_iter().map(|loss| loss.into_scalar().elem::<f64>()).sum();
-    let tokens = run_tokens(&batches, chain, models.len());
-    let loss = sum * kind.factor(tau) / denominator;
-    StepOutput { loss, temperature: AdaptiveTemperature { value: tau }, tokens, ..StepOutput::default() }
-}
-
-/// Those of some models that get a micro-batch (the first in any case), and which of them each
-/// micro-batch goes to.
-struct Dealt<'a, B: Backend> {
-    models: Vec<&'a TrainableModel<B>>,
-    to: Vec<usize>,
-}
-
-fn dealt<'a, B: Backend>(models: &'a [TrainableModel<B>], batches: &[&Batch]) -> Dealt<'a, B> {
-    let models: Vec<_> = models.iter().take(batches.len().max(1)).collect();
-    let tokens: Vec<usize> = batches.iter().map(|batch| batch.token_trees.tokens.len()).collect();
-    Dealt { to: assign_micro_batches(&tokens, models.len()), models }
-}
-
-impl<B: AutodiffBackend> TrainStep for TrainableModel<B> {
-    type Input = Step;
-    type Output = StepOutput;
-
-    /// [`train_step`] on one device.
-    fn step(&self, step: Step) -> TrainOutput<StepOutput> {
-        train_step(slice::from_ref(self), step)
-    }
-}
-
-impl<B: Backend> InferenceStep for TrainableModel<B> {
-    type Input = Step;
-    type Output = StepOutput;
-
-    /// [`validation_step`] on one device.
-    fn step(&self, step: Step) -> StepOutput {
-        validation_step(slice::from_ref(self), step)
-    }
+    let losses: Vec<_> = assigned.iter().map(batch_loss).collect();
+    let (sum, weight) = sums(losses)?;
+    let loss = sum / weight.unwrap_or(token_loss.denominator(batches).max(1) as f64);
+    let plain_tokens = batches.iter().map(|batch| batch.plain_tokens).sum();
+    Ok(StepOutput { loss, token_loss: *token_loss, tokens: assigned.run_tokens(), plain_tokens })
 }

@@ -2,7 +2,7 @@
 
 use itemlm::data::{Corpus, Item, Provenance, UserLog, Window};
 use itemlm::device::BackendName;
-use itemlm::rankers::{Method, Settings, Vectors};
+use itemlm::rankers::Vectors;
 use itemlm::run::open_aligned;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -164,7 +164,7 @@ fn planted_world(lab: &Lab) {
     let corpus = Corpus::new("planted", items, vec![user], train, Some(vec![]), vec![]).unwrap();
     corpus.save(&lab.path("planted"), &Provenance::default()).unwrap();
     let vectors = Vectors { dim: 16, items: vectors, users: vec![0.5; 16] };
-    vectors.save(&lab.path("planted.safetensors"), &corpus, &Settings::parse(Method::Als, &[]).unwrap()).unwrap();
+    vectors.save(&lab.path("planted.safetensors"), &corpus, "{}").unwrap();
 }
 
 /// Where vectors say what titles say, titles never trained on are found by their items' vectors,

@@ -2,10 +2,10 @@
 //! twice.
 
 use burn::DispatchDevice;
-use itemlm::commands::rank_windows;
 use itemlm::config::DecodeConfig;
 use itemlm::data::Split;
 use itemlm::run::open_run;
+use itemlm::run::rank_windows;
 
 use crate::lab::Lab;
 

@@ -1,4 +1,4 @@
-//! The three losses, their gradients and the adaptive temperature.
+//! The token losses, their gradients and the adaptive temperature.
 
 use crate::*;
 
@@ -30,7 +30,7 @@ fn losses_gradients_and_temperatures() {
             let catalogue = catalogue(&value["catalogue"]);
             let m = catalogue.trie.valid_tokens(ROOT).len();
             assert_eq!(m, value["root_children"].as_u64().unwrap() as usize);
-            let mut temperature = AdaptiveTemperature::default();
+            let mut ats = Loss::Ats(Ats::new(m));
             for (s, step) in value["steps"].as_array().unwrap().iter().enumerate() {
                 let examples: Vec<Example> = numbers(&step["samples"])
                     .into_iter()
@@ -41,14 +41,17 @@ fn losses_gradients_and_temperatures() {
                 let values = tensors.floats(&format!("{case}.{s}.logits"));
                 let dense =
                     Tensor::<Dispatch, 2>::from_data(TensorData::new(values, [positions, 50]), &device).require_grad();
-                for (kind, loss, candidates, fixed) in [
-                    ("lml", Loss::Lml, Candidates::Vocabulary, Some(1.0)),
-                    ("msl-1", Loss::Msl, Candidates::Children, Some(1.0)),
-                    ("msl-4.5", Loss::Msl, Candidates::Children, Some(4.5)),
-                    ("ats", Loss::MslAts, Candidates::Children, None),
+                for (kind, mut loss) in [
+                    ("lml", LML),
+                    ("lml-2", Loss::Lml(Lml { temperature: 2.0 })),
+                    ("msl-1", Loss::Msl(Msl { temperature: 1.0 })),
+                    ("msl-4.5", Loss::Msl(Msl { temperature: 4.5 })),
+                    ("bear-3", Loss::Bear(Bear { temperature: 1.0, lambda: 0.25, xi: 2.75, beams: 3 })),
+                    ("bear-10", Loss::Bear(Bear { temperature: 2.0, lambda: 1.0, xi: 0.5, beams: 10 })),
+                    ("ats", ats),
                 ] {
                     let what = format!("{case}, step {s}, {kind}");
-                    let batch = Batch::new(&examples, &catalogue, candidates);
+                    let batch = Batch::new(&examples, &catalogue, loss.candidates());
                     assert_eq!(batch.target_tokens, positions, "{what}");
                     let expected = &step[kind];
                     if batch.predictions.is_empty() {
@@ -56,15 +59,19 @@ fn losses_gradients_and_temperatures() {
                         continue;
                     }
                     let logits = gathered(&dense, &batch, &children, &device);
-                    let tau = fixed.unwrap_or_else(|| {
-                        let mut statistics = RootStatistics::default();
-                        statistics.add(&host(logits.clone()), &batch);
-                        let tau = temperature.step(&statistics, m);
-                        near(&what, tau, expected["temperature"].as_f64().unwrap());
-                        tau
-                    });
-                    let denominator = loss.denominator(std::slice::from_ref(&batch)) as f64;
-                    let found = cross_entropy(logits, &batch, tau).mul_scalar(loss.factor(tau) / denominator);
+                    if kind == "ats" {
+                        loss.observe(&host(logits.clone()), &batch);
+                        loss.update();
+                        near(&what, loss.temperature(), expected["temperature"].as_f64().unwrap());
+                        ats = loss;
+                    }
+                    // Times the identity, logits are logits.
+                    let head = Tensor::eye(logits.dims()[1], &device);
+                    let sums = linear_token_loss(logits, head, false, &batch, &loss);
+                    let found = match sums.weight {
+                        Some(weight) => sums.loss / weight,
+                        None => sums.loss.div_scalar(loss.denominator(std::slice::from_ref(&batch)) as f64),
+                    };
                     near(&what, found.clone().into_scalar().elem(), expected["loss"].as_f64().unwrap());
                     let name = format!("{case}.{s}.grad.{kind}");
                     if !tensors.names().contains(&name) {
@@ -72,7 +79,7 @@ fn losses_gradients_and_temperatures() {
                     }
                     let grad = host(dense.grad(&found.backward()).unwrap());
                     let grad = match loss {
-                        Loss::Lml => grad,
+                        Loss::Lml(_) => grad,
                         _ => {
                             let paths = examples.iter().flat_map(|e| {
                                 let Target::Item(item) = e.target else { unreachable!("all are items") };

@@ -24,20 +24,19 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use burn::train::TrainStep;
 use burn::{Dispatch, DispatchDevice};
 use itemlm::batch::{Batch, Candidates, Example, Target, TokenTreeBatch};
-use itemlm::config::{DecodeConfig, LoraConfig, MicroBatch, Precision, Scoring};
-use itemlm::decode::{score, search};
+use itemlm::config::{DecodeConfig, LoraConfig, MicroBatch, Precision, Scoring, SearchKind};
+use itemlm::decode::{Query, score, search};
 use itemlm::device::Training;
 use itemlm::kernels::MASKED;
-use itemlm::loss::{AdaptiveTemperature, Loss, RootStatistics, cross_entropy};
+use itemlm::loss::{Ats, Bear, Lml, Loss, Msl, TokenLoss, cross_entropy, linear_token_loss};
 use itemlm::model::{
-    Decoder, DecoderConfig, ItemLanguageModel, Tune, Weights, load_adapter, read_adapter_config, save_adapter,
+    Decoder, DecoderConfig, ItemLanguageModel, Tune, load_adapter, open_weights, read_adapter_config, save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
-use itemlm::train::{LinearSchedule, Step, TrainableModel, adamw, clip_grad_norm};
+use itemlm::train::{LinearSchedule, Step, StepOutput, adamw, clip_grad_norm, train_step};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -157,7 +156,7 @@ fn llama_in<B: Backend<Device = DispatchDevice>>(
 ) -> Decoder<B> {
     let path = fixture(name).join("config.json");
     let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-    Decoder::load(&config, Weights::open(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
+    Decoder::load(&config, open_weights(&fixture(name), &config).unwrap(), tune, precision, device).unwrap()
 }
 
 fn causal(seq: usize) -> Vec<Vec<bool>> {
@@ -169,6 +168,19 @@ fn real_rows(values: Vec<f32>, attention: &[usize]) -> Vec<f32> {
     let width = values.len() / attention.len();
     values.chunks(width).zip(attention).flat_map(|(row, &real)| row.iter().map(move |v| v * real as f32)).collect()
 }
+
+/// An optimiser step's gradients on one device, and what it found.
+fn step(
+    model: &ItemLanguageModel<Training>,
+    batches: Vec<Batch>,
+    token_loss: Loss,
+    seed: u64,
+) -> (GradientsParams, StepOutput) {
+    train_step(std::slice::from_ref(model), Step { batches, token_loss, seed }).unwrap()
+}
+
+/// LML as the papers have it.
+const LML: Loss = Loss::Lml(Lml { temperature: 1.0 });
 
 #[test]
 fn llama_logits_hidden_states_and_cached_continuation() {

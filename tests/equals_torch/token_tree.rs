@@ -25,7 +25,7 @@ fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens)
     let tokens = EntityTokens::new(llm.config().vocab_size, 2, 4, 1).unwrap();
     let vectors = (0..5 * WIDTH).map(|n| (n as f32 * 1.3).cos()).collect();
     let encoder = EntityEncoder::new(&encoder, None, llm.config().hidden_size, 0.5, 2, device).unwrap();
-    (ItemLanguageModel::new(llm, Some(Entities::new(encoder, vectors, WIDTH, tokens, device))), tokens)
+    (ItemLanguageModel::new(llm, Some(Entities::new(encoder, vectors, WIDTH, tokens, None, device))), tokens)
 }
 
 /// The loss of an example, run alone and whole under a plain causal mask.
@@ -101,16 +101,14 @@ fn token_trees_equal_plain_sequences() {
                 assert!(batch.token_trees.tree_count() < count, "some trees branch");
             }
             let turn = AUTODIFF.lock().unwrap();
-            let recommender =
-                TrainableModel { model: model.clone(), loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
-            let found = cross_entropy(recommender.logits(&batch), &batch, 1.0);
+            let found = cross_entropy(model.batch_logits(&batch), &batch, 1.0);
             let losses = examples.iter().map(|example| plain(&model, example, &catalogue, candidates, &device));
             let expected = losses.reduce(|a, b| a + b).unwrap();
             let value = |loss: &Tensor<Training, 1>| loss.clone().into_scalar().elem::<f64>();
             near(&format!("{count} sequences"), value(&found), value(&expected));
-            let found = GradientsParams::from_grads(found.backward(), &recommender);
+            let found = GradientsParams::from_grads(found.backward(), &model);
             let plain_loss = expected.clone();
-            let expected = GradientsParams::from_grads(expected.backward(), &recommender);
+            let expected = GradientsParams::from_grads(expected.backward(), &model);
             for_each_adapter(&model.llm, |name, param| {
                 let of = |grads: &GradientsParams| host(grads.get::<Dispatch, 2>(param.id).unwrap());
                 close(&format!("{count} sequences, {name}"), &of(&found), &of(&expected));
@@ -128,22 +126,22 @@ fn token_trees_equal_plain_sequences() {
             let tokens = batch.target_tokens as f64;
             let cuts = [MicroBatch::Samples(1), MicroBatch::Samples(3), MicroBatch::Tokens(40)];
             for (micro, checkpointing) in cuts.into_iter().flat_map(|cut| [(cut, false), (cut, true)]) {
-                let mut recommender = recommender.clone();
-                recommender.model.gradient_checkpointing = checkpointing;
+                let mut model = model.clone();
+                model.gradient_checkpointing = checkpointing;
                 let samples = examples.iter().map(|example| vec![example.clone()]).collect();
                 let batches = micro.batches(samples, &catalogue, candidates);
-                let output = recommender.step(Step { batches, temperature: AdaptiveTemperature::default(), seed: 0 });
+                let (grads, output) = step(&model, batches, LML, 0);
                 let what = format!("{count} sequences, {micro:?}, checkpointing {checkpointing}");
-                near(&what, output.item.loss * tokens, value(&plain_loss));
+                near(&what, output.loss * tokens, value(&plain_loss));
                 for_each_adapter(&model.llm, |name, param| {
-                    let of = |grads: &GradientsParams| grads.get::<Dispatch, 2>(param.id).unwrap();
+                    let grad = grads.get::<Dispatch, 2>(param.id).unwrap();
                     close(
                         &format!("{what}, {name}"),
-                        &host(of(&output.grads).mul_scalar(tokens)),
-                        &host(of(&expected)),
+                        &host(grad.mul_scalar(tokens)),
+                        &host(expected.get::<Dispatch, 2>(param.id).unwrap()),
                     );
                 });
-                let found = output.grads.get::<Dispatch, 2>(projection.id).map(|grad| host(grad.mul_scalar(tokens)));
+                let found = grads.get::<Dispatch, 2>(projection.id).map(|grad| host(grad.mul_scalar(tokens)));
                 match (found, of(&expected)) {
                     (Some(found), Some(expected)) => close(&format!("{what}, projection"), &found, &expected),
                     (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
@@ -188,9 +186,7 @@ fn full_tuning_of_tied_embeddings() {
                 let samples = examples.iter().map(|example| vec![example.clone()]).collect();
                 let batches = MicroBatch::Samples(size).batches(samples, &catalogue, candidates);
                 let tokens = batches.iter().map(|batch| batch.target_tokens).sum::<usize>() as f32;
-                let recommender = TrainableModel { model, loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
-                let step = Step { batches, temperature: AdaptiveTemperature::default(), seed: 0 };
-                let found = of(&recommender.step(step).grads);
+                let found = of(&step(&model, batches, LML, 0).0);
                 for (found, expected) in found.iter().zip(&expected) {
                     let found: Vec<f32> = found.iter().map(|g| g * tokens).collect();
                     close(
@@ -221,17 +217,14 @@ fn checkpointed_blocks_drop_alike() {
             vec![Example { prompt, target: Target::Item(item), logit_bias: vec![] }]
         });
         let batches = MicroBatch::Samples(2).batches(samples.collect(), &catalogue, Candidates::Children);
-        let recommender = TrainableModel { model, loss: Loss::Msl, fixed_temperature: 1.0, root_children: 2 };
-        let step = |recommender: &TrainableModel<Training>| {
-            recommender.step(Step { batches: batches.clone(), temperature: AdaptiveTemperature::default(), seed: 3 })
-        };
-        let mut found = step(&recommender);
-        let norm = clip_grad_norm(&recommender, &mut found.grads, 1.0);
+        let msl = Loss::Msl(Msl { temperature: 1.0 });
+        let step = |model: &ItemLanguageModel<Training>| step(model, batches.clone(), msl, 3);
+        let norm = clip_grad_norm(&model, &mut step(&model).0, 1.0).unwrap();
         let moved = |by: f64| {
-            let mut grads = step(&recommender).grads;
-            clip_grad_norm(&recommender, &mut grads, 1.0);
+            let mut grads = step(&model).0;
+            clip_grad_norm(&model, &mut grads, 1.0).unwrap();
             let mut sgd = burn::optim::SgdConfig::new().init();
-            step(&burn::optim::Optimizer::step(&mut sgd, by, recommender.clone(), grads)).item.loss
+            step(&burn::optim::Optimizer::step(&mut sgd, by, model.clone(), grads)).1.loss
         };
         // Along the gradient, of norm 1 where it was clipped.
         let slope = (moved(-0.01) - moved(0.01)) / (0.02 * norm.min(1.0));
@@ -262,16 +255,14 @@ fn checkpointing_loses_no_gradient_of_tied_embeddings() {
             let batches = MicroBatch::Samples(1).batches(samples, &catalogue, Candidates::Vocabulary);
             assert_eq!(batches.len(), examples.len());
             let table = model.llm.embed_tokens.id;
-            let mut trained = TrainableModel { model, loss: Loss::Lml, fixed_temperature: 1.0, root_children: 2 };
-            let mut optimizer = adamw::<TrainableModel<Training>, Training>(0.0);
+            let mut optimizer = adamw::<ItemLanguageModel<Training>, Training>(0.0);
             let mut found = Vec::new();
             // Two optimiser steps, so that the parameters' nodes are new ones in the second.
             for _ in 0..2 {
-                let step = Step { batches: batches.clone(), temperature: AdaptiveTemperature::default(), seed: 0 };
-                let mut grads = trained.step(step).grads;
+                let (mut grads, _) = step(&model, batches.clone(), LML, 0);
                 found.extend(host(grads.get::<Dispatch, 2>(table).unwrap()));
-                clip_grad_norm(&trained, &mut grads, 1.0);
-                trained = burn::optim::Optimizer::step(&mut optimizer, 1e-4, trained, grads);
+                clip_grad_norm(&model, &mut grads, 1.0).unwrap();
+                model = burn::optim::Optimizer::step(&mut optimizer, 1e-4, model, grads);
             }
             found
         };

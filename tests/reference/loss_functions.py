@@ -1,4 +1,4 @@
-"""LML, MSL and MSL+ATS over dense logits with -inf masks, written from papers.md A1-A2.
+"""LML, MSL, MSL+ATS and BEAR over dense logits with -inf masks, written from papers.md A1-A2 and E1.
 
 logits [positions, vocabulary], labels [positions], masks [positions, vocabulary] (true: a child in the trie); one row a target token.
 """
@@ -49,3 +49,17 @@ def ats(logits, labels, masks, m, previous):
     z = logits[rows].masked_fill(~masks[rows], -math.inf) / tau
     loss = tau * -torch.log_softmax(z, -1)[torch.arange(int(rows.sum())), labels[rows]].mean()
     return loss, tau, stats
+
+
+def bear(logits, labels, masks, beams, tau=1.0, lam=0.25, xi=2.75):
+    """Weighted mean of MSL's terms over the rows with more than one child.
+
+    A row's weight is 1 + lam * sigmoid((ln p_label - ln q) / xi), without a gradient; q is the beams-th largest
+    probability among the children, the smallest one where there are fewer.
+    """
+    rows = masks.sum(-1) > 1
+    log_p = torch.log_softmax(logits[rows].masked_fill(~masks[rows], -math.inf) / tau, -1)
+    of_labels = log_p[torch.arange(int(rows.sum())), labels[rows]]
+    edge = torch.stack([p[m].sort(descending=True).values[:beams][-1] for p, m in zip(log_p, masks[rows])])
+    weights = (1 + lam * torch.sigmoid((of_labels - edge) / xi)).detach()
+    return -(weights / weights.sum() * of_labels).sum()

@@ -1,7 +1,7 @@
 """The losses of loss_functions.py on random logits over small catalogues -> loss.safetensors, loss.json."""
 import torch
 
-from loss_functions import ALPHA, ETA, HIGH, LOW, START, ats, lml, msl
+from loss_functions import ALPHA, ETA, HIGH, LOW, START, ats, bear, lml, msl
 from tiny import FIXTURES, Trie, generator, write_json, write_tensors
 
 
@@ -57,7 +57,7 @@ for seed, (name, titles, steps) in enumerate(CASES):
             out = f(z)
             loss = out[0] if isinstance(out, tuple) else out
             loss.backward()
-            if kind != "lml":
+            if not kind.startswith("lml"):
                 # Zero outside the children, so only theirs are kept: row after row, in ascending token id.
                 assert not z.grad[~masks].any()
                 tensors[f"{name}.{s}.grad.{kind}"] = z.grad[masks]
@@ -69,6 +69,9 @@ for seed, (name, titles, steps) in enumerate(CASES):
         run("lml", lambda z: lml(z, labels, masks))
         run("msl-1", lambda z: msl(z, labels, masks, 1.0))
         run("msl-4.5", lambda z: msl(z, labels, masks, 4.5))
+        run("lml-2", lambda z: lml(z / 2.0, labels, masks))
+        run("bear-3", lambda z: bear(z, labels, masks, 3))
+        run("bear-10", lambda z: bear(z, labels, masks, 10, tau=2.0, lam=1.0, xi=0.5))
         previous = tau
         _, tau, stats = run("ats", lambda z: ats(z, labels, masks, m, previous))
         row["ats"] |= stats | {"previous_temperature": previous, "temperature": tau}

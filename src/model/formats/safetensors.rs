@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::tensor_store::{Encoding, Stored, Weights, is_ignored, map_file, read_text};
+use super::tensor_store::{Encoding, StoredTensor, Weights, is_ignored, map_file, read_text};
+use crate::core::files::refuse_lfs_pointer;
 use crate::{Context, Error, Result};
 
 /// No real header comes near; the crate alone would parse 100 MB of lies.
@@ -28,10 +29,7 @@ pub(crate) fn open(dir: &Path) -> Result<Weights> {
     }
     let index_path = dir.join("model.safetensors.index.json");
     if !index_path.exists() {
-        return Err(Error::failed(format!(
-            "{}: holds neither model.safetensors nor model.safetensors.index.json",
-            dir.display()
-        )));
+        return Err(no_tensors(dir));
     }
     let text = read_text(&index_path, LONGEST_INDEX)?;
     let index: Index = serde_json::from_str(&text).context(index_path.display())?;
@@ -64,6 +62,33 @@ pub(crate) fn open(dir: &Path) -> Result<Weights> {
     Ok(weights)
 }
 
+/// Says what a directory without safetensors holds, and what to do.
+fn no_tensors(dir: &Path) -> Error {
+    let names =
+        || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let place = dir.display();
+    let mut others: Vec<String> = names()
+        .filter(|name| {
+            [".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".safetensors"].iter().any(|end| name.ends_with(end))
+        })
+        .collect();
+    others.sort();
+    match others.first() {
+        None => Error::failed(format!("{place}: holds neither model.safetensors nor model.safetensors.index.json")),
+        Some(other) if other.ends_with(".gguf") => Error::failed(format!(
+            "{place}: holds {other} and no model.safetensors; give the file itself: {place}/{other}"
+        )),
+        Some(other) if other.ends_with(".safetensors") => Error::failed(format!(
+            "{place}: holds {other}, but neither model.safetensors nor model.safetensors.index.json; download the missing file"
+        )),
+        Some(other) => Error::failed(format!(
+            "{place}: holds {other} and no model.safetensors; pickled weights can run code and are not read, convert them with Python: from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained({:?}).save_pretrained({:?}, safe_serialization=True)",
+            place.to_string(),
+            place.to_string()
+        )),
+    }
+}
+
 /// Maps one file whose tensors may have any names.
 pub(crate) fn open_file(path: &Path) -> Result<Weights> {
     let mut weights = Weights::new(path);
@@ -74,6 +99,7 @@ pub(crate) fn open_file(path: &Path) -> Result<Weights> {
 /// Adds a file's tensors and returns the file's number.
 fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
     let bytes = map_file(path)?;
+    refuse_lfs_pointer(path, &bytes)?;
     let claimed = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
     if claimed.is_some_and(|length| length > LONGEST_HEADER.min(bytes.len() as u64)) {
         return Err(Error::failed(format!(
@@ -105,7 +131,7 @@ fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
         let (start, end) = info.data_offsets;
         let range = 8 + header + start..8 + header + end;
         let shape = info.shape.clone();
-        weights.add(name, Stored { file, range, shape, encoding, interleaved_heads: None })?;
+        weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads: None })?;
     }
     Ok(file)
 }

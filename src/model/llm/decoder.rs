@@ -18,7 +18,7 @@ use super::lora_linear::{LoraLinear, Weight};
 use super::peft::lora;
 use super::quantized::Quantized;
 use crate::Result;
-use crate::config::{LoraConfig, Precision};
+use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::profiler::Part;
 use crate::kernels::{
     LayerCache, MASKED, Mask, Rotary, attention, half_turn, log_sum_exp, profile_scope, rms_norm, swiglu,
@@ -34,6 +34,25 @@ pub enum Tune<'a> {
     Lora(&'a LoraConfig, u64),
     /// Every weight.
     Full,
+}
+
+impl<'a> Tune<'a> {
+    /// Returns what trains by a run file's `[llm]` and `seed`.
+    pub fn training(config: &'a LlmConfig, seed: u64) -> Self {
+        match config.tune {
+            TuneKind::Full => Self::Full,
+            TuneKind::Lora => Self::Lora(&config.lora, seed),
+            TuneKind::Frozen => Self::Frozen,
+        }
+    }
+
+    /// Returns the shape of a model that is to read what [`Tune::training`] trained, and only ranks.
+    pub fn inference(config: &'a LlmConfig, seed: u64) -> Self {
+        match config.tune {
+            TuneKind::Lora => Self::Lora(&config.lora, seed),
+            TuneKind::Full | TuneKind::Frozen => Self::Frozen,
+        }
+    }
 }
 
 /// A Llama decoder.

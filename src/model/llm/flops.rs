@@ -173,14 +173,14 @@ mod tests {
     use crate::batch::{Candidates, Example, Target};
     use crate::config::{LoraConfig, Precision};
     use crate::device::{BackendName, Training};
-    use crate::model::{Decoder, DecoderConfig, Tune, Weights};
+    use crate::model::{Decoder, DecoderConfig, Tune, open_weights};
     use crate::text::{Catalogue, Trie};
 
     fn flops(tune: Tune) -> (Parts, DecoderConfig) {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/llama-untied");
         let path = dir.join("config.json");
         let config = DecoderConfig::from_json(&path, &fs::read_to_string(&path).unwrap()).unwrap();
-        let weights = Weights::open(&dir, &config).unwrap();
+        let weights = open_weights(&dir, &config).unwrap();
         let llm =
             Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
                 .unwrap();

@@ -3,37 +3,53 @@
 use std::path::Path;
 
 use super::config::{DecoderConfig, Llama3RopeScaling};
-use crate::model::formats::gguf::{Header, Tensor};
-use crate::model::formats::tensor_store::{Stored, Weights, map_file};
-use crate::text::GgufVocabulary;
+use crate::model::formats::gguf::{Gguf, GgufFile, GgufTensor};
+use crate::model::formats::gguf_tokenizer;
+use crate::model::formats::tensor_store::{Encoding, StoredTensor, Weights};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Opens a `.gguf` file.
-pub(crate) fn open(path: &Path) -> Result<(DecoderConfig, Weights, Tokenizer)> {
-    let bytes = map_file(path)?;
-    let header = Header::parse(&bytes).context(path.display())?;
-    let (config, tokenizer) = describe(&header, &bytes).context(path.display())?;
+/// Opens a `.gguf` file, with all its parts where it is split; the tokenizer by `legacy` as
+/// [`gguf_tokenizer::GgufVocabulary::legacy`].
+pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights, Tokenizer)> {
+    let gguf = Gguf::open(path)?;
+    let (config, tokenizer) = describe(&gguf, legacy).context(path.display())?;
     let mut weights = Weights::new(path);
-    let file = weights.add_mapped(path, bytes);
-    for Tensor { name, shape, encoding, range } in header.tensors {
-        if name == ROPE_FACTORS {
-            continue;
+    for GgufFile { path, bytes, header } in gguf.into_parts() {
+        let file = weights.add_mapped(&path, bytes);
+        for GgufTensor { name, shape, encoding, range } in header.tensors {
+            if name == ROPE_FACTORS {
+                continue;
+            }
+            let interleaved_heads = match name.rsplit('.').nth(1) {
+                Some("attn_q") => Some(config.num_attention_heads),
+                Some("attn_k") => Some(config.num_key_value_heads),
+                _ => None,
+            };
+            let name = hugging_face_name(&name).unwrap_or(name);
+            weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads })?;
         }
-        let interleaved_heads = match name.rsplit('.').nth(1) {
-            Some("attn_q") => Some(config.num_attention_heads),
-            Some("attn_k") => Some(config.num_key_value_heads),
-            _ => None,
-        };
-        let name = hugging_face_name(&name).unwrap_or(name);
-        weights.add(name, Stored { file, range, shape, encoding, interleaved_heads })?;
     }
     Ok((config, weights, tokenizer))
 }
 
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-fn describe(header: &Header, bytes: &[u8]) -> Result<(DecoderConfig, Tokenizer)> {
+/// Keys of an architecture that describe the file, or repeat what the tensors' shapes say.
+const DESCRIPTIVE: [&str; 6] = [
+    "vocab_size",
+    "tensor_data_layout",
+    "expert_used_count",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.dimension_sections",
+];
+
+fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
+    let header = gguf.header();
+    if let Some(kind) = header.text("general.type")?.filter(|kind| *kind != "model") {
+        return refuse(format!("general.type is {kind:?}; give the language model itself"));
+    }
     match header.text("general.architecture")? {
         Some("llama") => {}
         Some(other) => {
@@ -41,18 +57,21 @@ fn describe(header: &Header, bytes: &[u8]) -> Result<(DecoderConfig, Tokenizer)>
         }
         None => return refuse("no metadata key general.architecture"),
     }
-    let config = config(header, bytes)?;
+    let config = config(gguf)?;
     config.check()?;
-    Ok((config, tokenizer(header, bytes)?))
+    if let Some(key) = header.unread("llama.", &DESCRIPTIVE) {
+        return refuse(format!("metadata key {key} is not supported; use the Hugging Face directory"));
+    }
+    Ok((config, gguf_tokenizer::read(header, &gguf.first.bytes, legacy)?))
 }
 
-fn config(header: &Header, bytes: &[u8]) -> Result<DecoderConfig> {
+fn config(gguf: &Gguf) -> Result<DecoderConfig> {
+    let header = gguf.header();
     let required = |key: &str| match header.size(key)? {
         Some(size) => Ok(size),
         None => refuse(format!("no metadata key {key}")),
     };
-    let tensor = |name: &str| header.tensors.iter().find(|tensor| tensor.name == name);
-    let Some(&vocab_size) = tensor("token_embd.weight").and_then(|table| table.shape.first()) else {
+    let Some(&vocab_size) = gguf.tensor("token_embd.weight").and_then(|(table, _)| table.shape.first()) else {
         return refuse("no tensor token_embd.weight");
     };
     if header.size("llama.expert_count")?.is_some_and(|experts| experts > 0) {
@@ -60,6 +79,9 @@ fn config(header: &Header, bytes: &[u8]) -> Result<DecoderConfig> {
     }
     if let Some(kind) = header.text("llama.rope.scaling.type")?.filter(|kind| *kind != "none") {
         return refuse(format!("llama.rope.scaling.type {kind:?} is not supported"));
+    }
+    if header.number("llama.rope.scaling.factor")?.is_some_and(|factor| factor != 1.0 && factor != 0.0) {
+        return refuse("llama.rope.scaling.factor is not supported");
     }
     if header.number("llama.rope.scale_linear")?.is_some_and(|scale| scale != 1.0) {
         return refuse("llama.rope.scale_linear is not supported");
@@ -83,8 +105,8 @@ fn config(header: &Header, bytes: &[u8]) -> Result<DecoderConfig> {
     let Some(rms_norm_eps) = header.number("llama.attention.layer_norm_rms_epsilon")? else {
         return refuse("no metadata key llama.attention.layer_norm_rms_epsilon");
     };
-    let rope_scaling = match tensor(ROPE_FACTORS) {
-        Some(factors) => rope_scaling(factors, bytes, rope_theta, head_dim)?,
+    let rope_scaling = match gguf.tensor(ROPE_FACTORS) {
+        Some((factors, bytes)) => rope_scaling(factors, bytes, rope_theta, head_dim)?,
         None => None,
     };
     Ok(DecoderConfig {
@@ -98,17 +120,21 @@ fn config(header: &Header, bytes: &[u8]) -> Result<DecoderConfig> {
         rms_norm_eps,
         rope_theta,
         rope_scaling,
-        tie_word_embeddings: tensor("output.weight").is_none(),
+        tie_word_embeddings: gguf.tensor("output.weight").is_none(),
         max_position_embeddings: required("llama.context_length")?,
     })
 }
 
 /// GGUF keeps only the factor of each wavelength. Llama 3.1 to 3.3 differ in nothing but the
 /// largest, so the scaling is theirs if it gives exactly these factors.
-fn rope_scaling(factors: &Tensor, bytes: &[u8], rope_theta: f64, head_dim: usize) -> Result<Option<Llama3RopeScaling>> {
-    let bytes = bytes.get(factors.range.clone()).unwrap_or_default();
+fn rope_scaling(
+    factors: &GgufTensor,
+    bytes: &[u8],
+    rope_theta: f64,
+    head_dim: usize,
+) -> Result<Option<Llama3RopeScaling>> {
     let stored: Vec<f64> = bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
-    if factors.encoding != crate::model::formats::tensor_store::Encoding::F32 || stored.len() != head_dim / 2 {
+    if factors.encoding != Encoding::F32 || stored.len() != head_dim / 2 {
         return refuse(format!("tensor {ROPE_FACTORS}: is not {} F32 numbers", head_dim / 2));
     }
     let factor = stored.iter().copied().fold(1.0, f64::max);
@@ -128,38 +154,6 @@ fn rope_scaling(factors: &Tensor, bytes: &[u8], rope_theta: f64, head_dim: usize
             "tensor {ROPE_FACTORS}: is not the RoPE scaling of Llama 3.1, 3.2 or 3.3; that is not supported"
         ))
     }
-}
-
-fn tokenizer(header: &Header, bytes: &[u8]) -> Result<Tokenizer> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let Some(model) = header.text(&key("model"))? else {
-        return refuse("no metadata key tokenizer.ggml.model");
-    };
-    let Some(tokens) = header.strings(bytes, &key("tokens"))? else {
-        return refuse("no metadata key tokenizer.ggml.tokens");
-    };
-    let id = |name: &str| match header.size(&key(name))? {
-        Some(id) if id < tokens.len() => Ok(Some(id as u32)),
-        Some(id) => refuse(format!("tokenizer.ggml.{name} is {id}, but there are {} tokens", tokens.len())),
-        None => Ok(None),
-    };
-    let Some(eos) = id("eos_token_id")? else {
-        return refuse("no metadata key tokenizer.ggml.eos_token_id");
-    };
-    let mut special = vec![eos];
-    for name in ["bos_token_id", "unknown_token_id", "padding_token_id"] {
-        special.extend(id(name)?);
-    }
-    Tokenizer::from_gguf(GgufVocabulary {
-        model: model.to_owned(),
-        pre: header.text(&key("pre"))?.map(str::to_owned),
-        scores: header.numbers(bytes, &key("scores"))?,
-        types: header.numbers(bytes, &key("token_type"))?.unwrap_or_default(),
-        merges: header.strings(bytes, &key("merges"))?,
-        tokens,
-        eos,
-        special,
-    })
 }
 
 /// The Hugging Face name of a llama.cpp tensor, or nothing if a Llama has no such tensor.
@@ -194,12 +188,12 @@ fn refuse<T>(message: impl Into<String>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::formats::tensor_store::Encoding;
 
     fn read(factors: &[f64]) -> Result<Option<Llama3RopeScaling>> {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| (*factor as f32).to_le_bytes()).collect();
         let range = 0..bytes.len();
-        let tensor = Tensor { name: ROPE_FACTORS.into(), shape: vec![factors.len()], encoding: Encoding::F32, range };
+        let tensor =
+            GgufTensor { name: ROPE_FACTORS.into(), shape: vec![factors.len()], encoding: Encoding::F32, range };
         rope_scaling(&tensor, &bytes, 500_000.0, 64)
     }
 

@@ -6,5 +6,8 @@ pub mod flops;
 pub mod gguf;
 pub mod kv_cache;
 pub mod lora_linear;
+pub mod open;
 pub mod peft;
+mod peft_targets;
 pub mod quantized;
+pub mod save;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lora_linear::{Lora, LoraLinear};
+use super::peft_targets::{TargetModules, holds, targets_of_tensors};
 use crate::config::LoraConfig;
 use crate::core::files::write_atomic;
 use crate::model::{Decoder, DecoderBlock, save_llm_dir};
@@ -91,7 +92,7 @@ struct PeftConfig {
     lora_alpha: f64,
     #[serde(default)]
     lora_dropout: f64,
-    target_modules: Vec<String>,
+    target_modules: TargetModules,
     #[serde(default = "none")]
     bias: String,
     #[serde(default)]
@@ -176,7 +177,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraCon
         r: config.rank,
         lora_alpha: config.alpha,
         lora_dropout: config.dropout,
-        target_modules: config.targets.clone(),
+        target_modules: TargetModules::Names(config.targets.clone()),
         bias: none(),
         use_dora: false,
         use_rslora: false,
@@ -211,33 +212,50 @@ pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraCon
     write_atomic(&dir.join(CONFIG_FILE), json.as_bytes())
 }
 
+fn read_peft_config(dir: &Path) -> Result<PeftConfig> {
+    let path = dir.join(CONFIG_FILE);
+    serde_json::from_str(&fs::read_to_string(&path).context(path.display())?).context(path.display())
+}
+
 /// Reads an adapter's hyper-parameters from PEFT's `adapter_config.json`.
 pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join(CONFIG_FILE);
     let place = path.display();
-    let peft: PeftConfig = serde_json::from_str(&fs::read_to_string(&path).context(&place)?).context(&place)?;
+    let peft = read_peft_config(dir)?;
     if let Some(what) = peft.unsupported() {
         return Err(Error::failed(format!("{place}: {what} is not supported")));
     }
-    let config =
-        LoraConfig { rank: peft.r, alpha: peft.lora_alpha, dropout: peft.lora_dropout, targets: peft.target_modules };
+    let targets = match &peft.target_modules {
+        TargetModules::Names(names) if peft.target_modules.is_plain(&peft.others) => names.clone(),
+        _ => targets_of_tensors(&dir.join(WEIGHTS_FILE), &PROJECTIONS)?,
+    };
+    let config = LoraConfig { rank: peft.r, alpha: peft.lora_alpha, dropout: peft.lora_dropout, targets };
     config.validate().context(place)?;
     Ok(config)
 }
 
-/// Loads the adapter in `dir` into a model built with the same LoRA sizes.
+/// Loads the adapter in `dir` into a model built with the same LoRA sizes. A module that its
+/// `adapter_config.json` leaves out adds nothing.
 ///
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see
 /// [`read_adapter_config`].
 pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
     let mut weights = crate::model::formats::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
+    let peft = read_peft_config(dir)?;
+    let plain = peft.target_modules.is_plain(&peft.others);
     for (l, layer) in llama.layers.iter_mut().enumerate() {
         for (projection, linear) in PROJECTIONS.iter().zip(layer.projections_mut()) {
             let Some(lora) = &mut linear.lora else { continue };
+            let left_out = !plain && !holds(&weights, &tensor_name(l, projection, 'A'));
             for (matrix, param) in [('A', &mut lora.a), ('B', &mut lora.b)] {
                 let shape = param.dims();
-                let values = weights.take(&tensor_name(l, projection, matrix), &shape)?;
+                let name = tensor_name(l, projection, matrix);
+                let values = match (left_out, matrix) {
+                    (false, _) => weights.take(&name, &shape)?,
+                    (true, 'A') => continue,
+                    (true, _) => vec![0.0; shape[0] * shape[1]],
+                };
                 let trains = param.val().is_require_grad();
                 let tensor = Tensor::from_data(TensorData::new(values, shape), device).set_require_grad(trains);
                 *param = Param::initialized(param.id, tensor);

@@ -1,12 +1,20 @@
 //! A bounded reader for the header of a GGUF file (versions 2 and 3, little endian).
 //!
-//! Every length is checked against the bytes that are left before anything is allocated by it.
+//! Every length is checked against the bytes that are left before anything is allocated by it. Not
+//! candle-core's reader: that one holds a vocabulary's strings twice, takes the last of two equal
+//! keys, does not see tensors that overlap or lie beyond the file, and refuses a type that it does not
+//! know without the tensor's name.
+//!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use std::collections::{HashMap, HashSet};
+mod split;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
+pub(crate) use split::{Gguf, GgufFile};
 
 use super::tensor_store::Encoding;
 use crate::{Error, Result};
@@ -26,27 +34,29 @@ enum Value {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    Bool,
+    Bool(bool),
     String(String),
     Array { item: u32, count: usize, range: Range<usize> },
 }
 
 /// A tensor's entry in the header.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tensor {
+pub(crate) struct GgufTensor {
     pub(crate) name: String,
     /// Outermost dimension first, the reverse of GGUF's order.
     pub(crate) shape: Vec<usize>,
     pub(crate) encoding: Encoding,
-    /// Its bytes in the file; inside it, and apart from the other tensors' bytes.
+    /// Range of its bytes in the file; inside it, and apart from the other tensors' bytes.
     pub(crate) range: Range<usize>,
 }
 
 /// A parsed header.
 #[derive(Debug)]
 pub(crate) struct Header {
-    metadata: HashMap<String, Value>,
-    pub(crate) tensors: Vec<Tensor>,
+    metadata: BTreeMap<String, Value>,
+    /// The keys that were read so far.
+    read: RefCell<HashSet<String>>,
+    pub(crate) tensors: Vec<GgufTensor>,
 }
 
 fn bad<T>(message: impl Into<String>) -> Result<T> {
@@ -74,14 +84,14 @@ impl Header {
         if tensor_count > MOST_ENTRIES || entry_count > MOST_ENTRIES {
             return bad(format!("claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"));
         }
-        let mut metadata = HashMap::new();
+        let mut metadata = BTreeMap::new();
         for number in 0..entry_count {
             let key = cursor.name(&format!("the name of metadata entry {number}"))?;
-            let place = format!("metadata key {key}");
-            let kind = cursor.u32(&place)?;
-            let value = cursor.value(kind, &place)?;
+            let key_name = format!("metadata key {key}");
+            let kind = cursor.u32(&key_name)?;
+            let value = cursor.value(kind, &key_name)?;
             if metadata.insert(key, value).is_some() {
-                return bad(format!("{place}: comes twice"));
+                return bad(format!("{key_name}: comes twice"));
             }
         }
         let mut tensors = Vec::new();
@@ -93,7 +103,7 @@ impl Header {
             }
             tensors.push(tensor);
         }
-        let mut header = Self { metadata, tensors };
+        let mut header = Self { metadata, read: RefCell::default(), tensors };
         header.place_tensors(cursor.at, bytes.len())?;
         Ok(header)
     }
@@ -121,7 +131,7 @@ impl Header {
                 }
             }
         }
-        let mut order: Vec<&Tensor> = self.tensors.iter().collect();
+        let mut order: Vec<&GgufTensor> = self.tensors.iter().collect();
         order.sort_by_key(|tensor| tensor.range.start);
         for (before, after) in order.iter().zip(order.iter().skip(1)) {
             if before.range.end > after.range.start {
@@ -132,6 +142,7 @@ impl Header {
     }
 
     fn read<'a, T>(&'a self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        self.read.borrow_mut().insert(key.to_owned());
         match self.metadata.get(key) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -141,7 +152,38 @@ impl Header {
         }
     }
 
-    /// A whole number that is not negative.
+    /// Whether there is such a key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.metadata.contains_key(key)
+    }
+
+    /// Returns a key that begins with `prefix`, that nobody has read, that is not among `ignored` and
+    /// whose value is not 0, false or empty: it may change what the model computes.
+    pub(crate) fn unread(&self, prefix: &str, ignored: &[&str]) -> Option<&str> {
+        let neutral = |value: &Value| match value {
+            Value::Unsigned(n) => *n == 0,
+            Value::Signed(n) => *n == 0,
+            Value::Float(n) => *n == 0.0,
+            Value::Bool(flag) => !flag,
+            Value::String(text) => text.is_empty(),
+            Value::Array { count, .. } => *count == 0,
+        };
+        let read = self.read.borrow();
+        let keys = self.metadata.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(prefix)?, value)));
+        let mut unread =
+            keys.filter(|(key, name, value)| !read.contains(*key) && !ignored.contains(name) && !neutral(value));
+        unread.next().map(|(key, ..)| key.as_str())
+    }
+
+    /// Reads true or false.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.read(key, "true or false", |value| match value {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        })
+    }
+
+    /// Reads a whole number that is not negative.
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "a whole number", |value| match value {
             Value::Unsigned(n) => usize::try_from(*n).ok(),
@@ -150,6 +192,7 @@ impl Header {
         })
     }
 
+    /// Reads a number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.read(key, "a number", |value| match value {
             Value::Float(n) => Some(*n),
@@ -159,6 +202,7 @@ impl Header {
         })
     }
 
+    /// Reads a string.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
         self.read(key, "a string", |value| match value {
             Value::String(text) => Some(text.as_str()),
@@ -166,7 +210,7 @@ impl Header {
         })
     }
 
-    /// An array of strings in `bytes`, the file that this header was parsed from.
+    /// Reads an array of strings in `bytes`, the file that this header was parsed from.
     pub(crate) fn strings(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<String>>> {
         self.array(bytes, key, "an array of strings", |cursor, item| match item {
             STRING => cursor.string(key).map(Some),
@@ -174,7 +218,7 @@ impl Header {
         })
     }
 
-    /// An array of numbers in `bytes`, the file that this header was parsed from.
+    /// Reads an array of numbers in `bytes`, the file that this header was parsed from.
     pub(crate) fn numbers(&self, bytes: &[u8], key: &str) -> Result<Option<Vec<f32>>> {
         self.array(bytes, key, "an array of numbers", |cursor, item| {
             Ok(match cursor.value(item, key)? {
@@ -275,10 +319,7 @@ impl<'a> Cursor<'a> {
             4 => Value::Unsigned(self.u32(place)?.into()),
             5 => Value::Signed(i32::from_le_bytes(self.array(place)?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array(place)?).into()),
-            7 => {
-                self.take(1, place)?;
-                Value::Bool
-            }
+            7 => Value::Bool(self.array::<1>(place)? != [0]),
             STRING => Value::String(self.string(place)?),
             ARRAY => {
                 let item = self.u32(place)?;
@@ -324,9 +365,9 @@ impl<'a> Cursor<'a> {
         self.take(length, place).map(|_| ())
     }
 
-    /// A tensor's entry. Its `range` holds the offset and the *length*, until the data's start is
-    /// known.
-    fn tensor(&mut self, number: u64) -> Result<Tensor> {
+    /// Reads a tensor's entry. Its `range` holds the offset and the *length*, until the start of the
+    /// data is known.
+    fn tensor(&mut self, number: u64) -> Result<GgufTensor> {
         let name = self.name(&format!("the name of tensor {number}"))?;
         let place = format!("tensor {name}");
         let dimensions = self.u32(&place)?;
@@ -342,7 +383,7 @@ impl<'a> Cursor<'a> {
         }
         let encoding = encoding(self.u32(&place)?).map_err(|kind| {
             Error::failed(format!(
-                "{place}: has type {kind}; only F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K and Q6_K are supported"
+                "{place}: has type {kind}; only F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K are supported"
             ))
         })?;
         let (values, bytes) = encoding.block();
@@ -354,32 +395,49 @@ impl<'a> Cursor<'a> {
             .and_then(|count| (count / values).checked_mul(bytes));
         let offset = usize::try_from(self.u64(&place)?).unwrap_or(usize::MAX);
         match length {
-            Some(length) => Ok(Tensor { name, shape, encoding, range: offset..length }),
+            Some(length) => Ok(GgufTensor { name, shape, encoding, range: offset..length }),
             None => bad(format!("{place}: shape {shape:?} is too large or not whole blocks of {values}")),
         }
     }
 }
 
-/// The encoding of a GGML type id, or that type's name.
+/// Returns the encoding of a GGML type id, or that type's name (ggml/include/ggml.h, `ggml_type`).
 fn encoding(kind: u32) -> std::result::Result<Encoding, String> {
-    use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q6K, Q8_0};
-    Ok(match kind {
-        0 => Encoding::F32,
-        1 => Encoding::F16,
-        2 => Encoding::Blocks(Q4_0),
-        3 => Encoding::Blocks(Q4_1),
-        6 => Encoding::Blocks(Q5_0),
-        7 => Encoding::Blocks(Q5_1),
-        8 => Encoding::Blocks(Q8_0),
-        12 => Encoding::Blocks(Q4K),
-        14 => Encoding::Blocks(Q6K),
-        30 => Encoding::Bf16,
-        10 => return Err("Q2_K".into()),
-        11 => return Err("Q3_K".into()),
-        13 => return Err("Q5_K".into()),
-        16..=23 | 29 => return Err(format!("{kind} (IQ)")),
+    use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let name = match kind {
+        0 => return Ok(Encoding::F32),
+        1 => return Ok(Encoding::F16),
+        2 => return Ok(Encoding::Blocks(Q4_0)),
+        3 => return Ok(Encoding::Blocks(Q4_1)),
+        6 => return Ok(Encoding::Blocks(Q5_0)),
+        7 => return Ok(Encoding::Blocks(Q5_1)),
+        8 => return Ok(Encoding::Blocks(Q8_0)),
+        10 => return Ok(Encoding::Blocks(Q2K)),
+        11 => return Ok(Encoding::Blocks(Q3K)),
+        12 => return Ok(Encoding::Blocks(Q4K)),
+        13 => return Ok(Encoding::Blocks(Q5K)),
+        14 => return Ok(Encoding::Blocks(Q6K)),
+        30 => return Ok(Encoding::Bf16),
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24..=27 => "of integers",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        40 => "NVFP4",
         other => return Err(other.to_string()),
-    })
+    };
+    Err(format!("{name} ({kind})"))
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ fn reads_metadata_and_tensors() {
     let header = Header::parse(&bytes).unwrap();
     assert_eq!((header.size("u"), header.number("f")), (Ok(Some(7)), Ok(Some(0.5))));
     assert_eq!((header.text("s"), header.size("none")), (Ok(Some("text")), Ok(None)));
+    assert_eq!((header.flag("t"), header.flag("none")), (Ok(Some(true)), Ok(None)));
+    assert_eq!((header.unread("", &["i", "words"]), header.unread("w", &[])), (Some("numbers"), Some("words")));
     assert_eq!(header.strings(&bytes, "words").unwrap().unwrap(), ["a", "é"]);
     assert_eq!(header.numbers(&bytes, "numbers").unwrap().unwrap(), [-1.0, 7.0]);
     for failed in [header.size("i").err(), header.text("u").err(), header.strings(&bytes, "numbers").err()] {
@@ -102,7 +104,13 @@ fn refuses_lies() {
     assert!(tensor_error(&[tensor("t", &[8], 0, 8)]).contains("multiple of 32"));
     assert!(tensor_error(&[tensor("t", &[0, 8], 0, 0)]).contains("dimension"));
     assert!(tensor_error(&[tensor("t", &[1; 5], 0, 0)]).contains("5 dimensions"));
-    assert!(tensor_error(&[tensor("t", &[256], 10, 0)]).contains("Q2_K"));
+    for (kind, name) in [(9, "Q8_1"), (23, "IQ4_XS"), (39, "MXFP4"), (77, "77")] {
+        let error = tensor_error(&[tensor("t", &[256], kind, 0)]);
+        assert!(error.contains("tensor t: has type") && error.contains(name), "{error}");
+    }
+    for kind in [10, 11, 12, 13, 14] {
+        assert!(Header::parse(&file(&[], &[tensor("t", &[256], kind, 0)])).is_ok(), "{kind}");
+    }
 }
 
 #[test]

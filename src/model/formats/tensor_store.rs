@@ -1,76 +1,18 @@
-//! A language model on disk: its configuration, tensors and tokenizer, as plain host data.
+//! Tensors of files by name: memory-mapped, decoded one at a time.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use memmap2::Mmap;
-use serde_json::{Map, json};
-use sha2::{Digest, Sha256};
 
-use super::safetensors;
-use crate::core::files::{hex, persist, temporary_beside, write_atomic};
-use crate::model::llm::config::DecoderConfig;
-use crate::model::llm::gguf;
-use crate::model::llm::quantized::Blocks;
-use crate::text::Tokenizer;
+use super::blocks::Blocks;
 use crate::{Context, Error, Result};
-
-const LONGEST_CONFIG: u64 = 16 << 20;
-
-/// An opened language model.
-pub struct Llm {
-    /// The sizes.
-    pub config: DecoderConfig,
-    /// The tensors, on disk until taken.
-    pub weights: Weights,
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
-    /// SHA-256 (hex) over the sizes, every tensor and the tokenizer: which model a run was trained
-    /// on.
-    pub fingerprint: String,
-}
-
-/// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards,
-/// `tokenizer.json`) or one `.gguf` file, and checks that its parts fit one another.
-///
-/// # Errors
-/// One line naming the file and the key or tensor: unreadable, truncated or lying files, another
-/// architecture, missing, unexpected or misshapen tensors, a tokenizer that does not fit the model.
-pub fn open_llm(path: &Path) -> Result<Llm> {
-    let (config, weights, tokenizer) = if path.is_dir() {
-        let config_path = path.join("config.json");
-        let text = read_text(&config_path, LONGEST_CONFIG)?;
-        let config = DecoderConfig::from_json(&config_path, &text)?;
-        let weights = Weights::open(path, &config)?;
-        (config, weights, Tokenizer::from_dir(path)?)
-    } else {
-        let (config, mut weights, tokenizer) = gguf::open(path)?;
-        weights.tied = config.tie_word_embeddings;
-        weights.check(&config)?;
-        (config, weights, tokenizer)
-    };
-    check_fit(&tokenizer, &config).context(path.display())?;
-    let fingerprint = fingerprint(&config, &weights, &tokenizer);
-    Ok(Llm { config, weights, tokenizer, fingerprint })
-}
-
-fn check_fit(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<()> {
-    for (what, id) in [("has token id", tokenizer.largest_id()), ("ends with token id", tokenizer.eos())] {
-        if id as usize >= config.vocab_size {
-            return Err(Error::failed(format!(
-                "the tokenizer does not fit the model: it {what} {id}, but the model has {} embeddings",
-                config.vocab_size
-            )));
-        }
-    }
-    Ok(())
-}
 
 /// How a tensor's bytes encode its numbers (little endian).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,7 +62,7 @@ impl Encoding {
 
 /// Where a tensor lies on disk.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredTensor {
     pub(crate) file: usize,
     pub(crate) range: Range<usize>,
     pub(crate) shape: Vec<usize>,
@@ -133,23 +75,12 @@ pub(crate) struct Stored {
 pub struct Weights {
     source: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, StoredTensor>,
     tied: bool,
     quantized: bool,
 }
 
 impl Weights {
-    /// The tensors of a Hugging Face directory, checked against `config`.
-    ///
-    /// # Errors
-    /// Missing, unexpected and misshapen tensors, damaged files.
-    pub fn open(dir: &Path, config: &DecoderConfig) -> Result<Self> {
-        let mut weights = safetensors::open(dir)?;
-        weights.tied = config.tie_word_embeddings;
-        weights.check(config)?;
-        Ok(weights)
-    }
-
     pub(crate) fn new(source: &Path) -> Self {
         Self { source: source.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), tied: false, quantized: false }
     }
@@ -159,7 +90,7 @@ impl Weights {
         self.files.len() - 1
     }
 
-    pub(crate) fn add(&mut self, name: String, tensor: Stored) -> Result<()> {
+    pub(crate) fn add(&mut self, name: String, tensor: StoredTensor) -> Result<()> {
         let file = tensor.file;
         if self.tensors.contains_key(&name) {
             return Err(Error::failed(format!("{}: a second tensor {name}", self.path(file).display())));
@@ -168,15 +99,58 @@ impl Weights {
         Ok(())
     }
 
+    /// Returns the names of the tensors that were not taken yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     pub(crate) fn file_of(&self, name: &str) -> Option<usize> {
         self.tensors.get(name).map(|tensor| tensor.file)
+    }
+
+    /// Puts `prefix` before every name but those `without`, where the model was saved without it: where
+    /// there is a tensor `first` and none of that name with the prefix.
+    ///
+    /// # Errors
+    /// Two tensors of one name.
+    pub(crate) fn complete_names(&mut self, first: &str, prefix: &str, without: &[&str]) -> Result<()> {
+        if !self.tensors.contains_key(first) || self.tensors.contains_key(&format!("{prefix}{first}")) {
+            return Ok(());
+        }
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            let keeps = without.contains(&name.as_str()) || name.starts_with(prefix);
+            self.add(if keeps { name } else { format!("{prefix}{name}") }, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Whether both tensors are there and hold different numbers or shapes.
+    ///
+    /// # Errors
+    /// Bytes that do not fit a shape.
+    pub(crate) fn differ(&self, one: &str, other: &str) -> Result<bool> {
+        let (Some(a), Some(b)) = (self.tensors.get(one), self.tensors.get(other)) else { return Ok(false) };
+        if a.shape != b.shape {
+            return Ok(true);
+        }
+        if a.encoding == b.encoding {
+            return Ok(self.bytes(a) != self.bytes(b));
+        }
+        Ok(self.decode(one, a)? != self.decode(other, b)?)
+    }
+
+    fn decode(&self, name: &str, tensor: &StoredTensor) -> Result<Vec<f32>> {
+        let place = format!("{}: tensor {name}", self.path(tensor.file).display());
+        let bytes = self.bytes(tensor).ok_or_else(|| Error::failed(format!("{place} lies outside the file")))?;
+        let values = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+        tensor.encoding.decode(bytes, values).context(place)
     }
 
     fn path(&self, file: usize) -> &Path {
         self.files.get(file).map_or(&self.source, |(path, _)| path)
     }
 
-    pub(crate) fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored> {
+    pub(crate) fn find(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor> {
         let Some(tensor) = self.tensors.get(name) else {
             let source = self.source.display();
             return Err(Error::failed(format!("{source}: no tensor {name}; the model needs it with shape {shape:?}")));
@@ -198,10 +172,7 @@ impl Weights {
     /// A missing or misshapen tensor, by file and name.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.find(name, shape)?;
-        let place = format!("{}: tensor {name}", self.path(tensor.file).display());
-        let bytes = self.bytes(tensor).ok_or_else(|| Error::failed(format!("{place} lies outside the file")))?;
-        let values = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-        let mut decoded = tensor.encoding.decode(bytes, values).context(place)?;
+        let mut decoded = self.decode(name, tensor)?;
         if let Some(heads) = tensor.interleaved_heads {
             decoded = half_rotation_rows(&decoded, shape, heads);
         }
@@ -224,7 +195,7 @@ impl Weights {
         {
             if let (Encoding::Blocks(format), values) = (tensor.encoding, tensor.shape.iter().product::<usize>()) {
                 size.matrices += 1;
-                size.bytes += values / 8 * Blocks::bits_a_number(format);
+                size.bytes += values / 8 * Blocks::bits_per_number(format);
                 size.plain_bytes += values * 4;
             }
         }
@@ -255,7 +226,7 @@ impl Weights {
         Ok(Some(blocks))
     }
 
-    fn bytes(&self, tensor: &Stored) -> Option<&[u8]> {
+    fn bytes(&self, tensor: &StoredTensor) -> Option<&[u8]> {
         self.files.get(tensor.file).and_then(|(_, bytes)| bytes.get(tensor.range.clone()))
     }
 
@@ -267,14 +238,30 @@ impl Weights {
         self.unexpected(|_| false)
     }
 
-    /// Checks every name and shape before anything is allocated by the configuration's sizes.
-    fn check(&self, config: &DecoderConfig) -> Result<()> {
-        let mut expected = std::collections::BTreeSet::new();
-        for (name, shape) in config.tensors() {
+    /// Checks every name and shape before anything is allocated by the configuration's sizes. With
+    /// `tied` embeddings an `lm_head.weight` may be there or not.
+    ///
+    /// # Errors
+    /// Names the tensors that are missing, unexpected or misshapen.
+    pub(crate) fn check(mut self, needed: impl Iterator<Item = (String, Vec<usize>)>, tied: bool) -> Result<Self> {
+        self.tied = tied;
+        let mut expected = BTreeSet::new();
+        for (name, shape) in needed {
             self.find(&name, &shape)?;
             expected.insert(name);
         }
-        self.unexpected(|name| expected.contains(name))
+        self.unexpected(|name| expected.contains(name))?;
+        Ok(self)
+    }
+
+    /// Describes every tensor, with its bytes on disk, in the order of the names: what a model's
+    /// fingerprint is made of.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (String, &[u8])> {
+        self.tensors.iter().map(|(name, tensor)| {
+            let StoredTensor { shape, encoding, interleaved_heads, .. } = tensor;
+            let description = format!("{name} {shape:?} {encoding:?} {interleaved_heads:?}");
+            (description, self.bytes(tensor).unwrap_or_default())
+        })
     }
 
     fn unexpected(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
@@ -328,22 +315,6 @@ fn half_rotation_rows<T: Copy>(rows: &[T], shape: &[usize], heads: usize) -> Vec
     out
 }
 
-fn fingerprint(config: &DecoderConfig, weights: &Weights, tokenizer: &Tokenizer) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part(config.to_json(tokenizer.eos()).as_bytes());
-    part(tokenizer.to_json().as_bytes());
-    for (name, tensor) in &weights.tensors {
-        let Stored { shape, encoding, interleaved_heads, .. } = tensor;
-        part(format!("{name} {shape:?} {encoding:?} {interleaved_heads:?}").as_bytes());
-        part(weights.bytes(tensor).unwrap_or_default());
-    }
-    hex(&hash.finalize())
-}
-
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).context(path.display())?;
     if !file.metadata().context(path.display())?.is_file() {
@@ -364,77 +335,3 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String> {
     }
     Ok(text)
 }
-
-/// Writes a Hugging Face directory that [`open_llm`] and transformers load: `model.safetensors`
-/// (f32), `tokenizer.json`, `tokenizer_config.json` and, last, `config.json`. Each file is whole or
-/// absent, and replaces one of the same name. Tensors (name, shape, values) may come in any order.
-///
-/// # Errors
-/// A tensor that `config` does not ask for, or a missing or misshapen one; a failed write.
-pub fn save_llm_dir(
-    dir: &Path,
-    config: &DecoderConfig,
-    tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
-    tokenizer: &Tokenizer,
-) -> Result<()> {
-    config.check().context(dir.display())?;
-    check_fit(tokenizer, config).context(dir.display())?;
-    fs::create_dir_all(dir).context(dir.display())?;
-    write_safetensors(&dir.join("model.safetensors"), config, tensors)?;
-    write_atomic(&dir.join("tokenizer.json"), tokenizer.to_json().as_bytes())?;
-    let tokenizer_config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": tokenizer.token(tokenizer.eos()),
-        "clean_up_tokenization_spaces": false,
-    });
-    write_atomic(&dir.join("tokenizer_config.json"), format!("{tokenizer_config:#}\n").as_bytes())?;
-    write_atomic(&dir.join("config.json"), config.to_json(tokenizer.eos()).as_bytes())
-}
-
-/// Streams the tensors into a file, so that a model is never in memory twice.
-fn write_safetensors(
-    path: &Path,
-    config: &DecoderConfig,
-    tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
-) -> Result<()> {
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    let mut waiting: BTreeMap<String, (Vec<usize>, u64)> = BTreeMap::new();
-    let mut end = 0u64;
-    for (name, shape) in config.tensors() {
-        let start = end;
-        end += shape.iter().product::<usize>() as u64 * 4;
-        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
-        waiting.insert(name, (shape, start));
-    }
-    let mut header = serde_json::to_vec(&header).context(path.display())?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let mut file = temporary_beside(path)?;
-    file.write_all(&(header.len() as u64).to_le_bytes()).context(path.display())?;
-    file.write_all(&header).context(path.display())?;
-    let data = 8 + header.len() as u64;
-    for (name, shape, values) in tensors {
-        let place = format!("{}: tensor {name}", path.display());
-        let Some((needed, offset)) = waiting.remove(&name) else {
-            return Err(Error::failed(format!("{place} is not one of this model's, or comes twice")));
-        };
-        if shape != needed || values.len() != needed.iter().product::<usize>() {
-            let length = values.len();
-            return Err(Error::failed(format!("{place} has shape {shape:?} and {length} values, not {needed:?}")));
-        }
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(Error::failed(format!("{place} holds {value}; it is not written")));
-        }
-        file.seek(SeekFrom::Start(data + offset)).context(&place)?;
-        let mut bytes = Vec::with_capacity(values.len() * 4);
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        file.write_all(&bytes).context(&place)?;
-    }
-    if let Some((name, (shape, _))) = waiting.first_key_value() {
-        return Err(Error::failed(format!("{}: no tensor {name} {shape:?} was given", path.display())));
-    }
-    persist(file, path)
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,28 +1,26 @@
 //! `itemlm evaluate RUN_DIR`
 
-use std::io::Write;
-use std::panic::resume_unwind;
+mod texts;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::{DecodeConfig, PriorConfig, Scoring};
+pub use self::texts::TextEvaluation;
+use crate::config::{DecodeConfig, Objective, PriorConfig, Scoring};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
+use crate::core::progress::Progress;
 use crate::data::{Split, Window};
-use crate::decode::{PrefixMass, Ranked, TOKENS_PER_BEAM, TriePrior, common_prefix, prompts_per_pass, search};
-use crate::device::{BackendChoice, Concrete};
+use crate::device::BackendChoice;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
-use crate::model::ItemLanguageModel;
-use crate::run::open_run;
-use crate::run::prompt_context::PromptContext;
+use crate::run::dir::read_config;
+use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
-use crate::run::run_dir::{ChosenPrior, OpenRun, TriedWeight, read_config};
-use crate::run::text_tasks::check_ranks;
+use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
+use crate::run::{ChosenPrior, OpenRun, TriedWeight, catch_out_of_memory, open_run};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
@@ -100,15 +98,40 @@ pub struct TaskEvaluation {
     pub summary: Summary,
 }
 
+/// What `evaluate --json` prints, of a run that ranks items or of one that writes texts.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum EvaluateReport {
+    /// A ranking of items.
+    Items(Box<Evaluation>),
+    /// Texts.
+    Texts(TextEvaluation),
+}
+
+/// Evaluates a trained run on a split, and writes what it found into the run directory.
+///
+/// # Errors
+/// Options that are for the other objective than the run's; those of [`open_run`]; a split with
+/// nothing to evaluate.
+pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
+    match read_config(dir)?.objective() {
+        Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
+        Objective::Items => {
+            let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
+            let evaluation = catch_out_of_memory(&options.backend, then, || evaluate_items(dir, options))?;
+            Ok(EvaluateReport::Items(Box::new(evaluation)))
+        }
+    }
+}
+
 /// Ranks a split with a trained run, of several tasks by one prompt after the other; of several
 /// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json` and
 /// `ranks-<split>.parquet` into it.
-pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
+fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
     let devices = verified_devices(&options.backend)?;
-    check_ranks(dir, &read_config(dir)?)?;
     let mut run = open_run(dir, &devices[0])?;
     let asked = options.choice.all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
@@ -146,15 +169,14 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
     }
     for device in &devices[1..] {
-        crate::run::precision(run.config.llm.precision, device)?;
+        check_precision(run.config.llm.precision, device)?;
     }
     let copies = devices[1..].iter().map(|device| run.model.clone_to_device(device));
     let models: Vec<_> = std::iter::once(run.model.clone()).chain(copies).collect();
-    let rank = |run: &OpenRun, prompts: &Prompts| {
-        let mut go_on = |done, total| {
-            if options.progress {
-                progress_line("ranking", done, total);
-            }
+    let rank = |run: &OpenRun, prompts: &WindowRanking| {
+        let progress = if options.progress { Progress::new("ranking", windows.len()) } else { Progress::hidden() };
+        let mut go_on = |done, _| {
+            progress.set(done);
             true
         };
         let outcomes = prompts.rank(&run.ranking, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
@@ -164,7 +186,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if let Some(first) = asked.first() {
         run.ranking.prompt = first.template.clone();
     }
-    let prompts = Prompts::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+    let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
     for &weight in &weights {
@@ -184,7 +206,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
             run.ranking.prompt = template.clone();
-            let prompts = Prompts::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+            let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
             let (found, more) = rank(&run, &prompts)?;
             summary = found;
             outcomes.extend(more);
@@ -244,150 +266,4 @@ fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
             Ok(asked.clone())
         }
     }
-}
-
-/// Ranks `windows` of `split` (with their index in it); `None` if `go_on(done, total)` said to
-/// stop.
-///
-/// * `models`: one, or copies of it on several devices, which share the windows
-///   ([`ItemLanguageModel::clone_to_device`]).
-pub fn rank_windows(
-    models: &[ItemLanguageModel<Concrete>],
-    ranking: &PromptContext,
-    split: Split,
-    windows: &[(u32, Window)],
-    decode: &DecodeConfig,
-    go_on: &mut dyn FnMut(usize, usize) -> bool,
-) -> Result<Option<Vec<Outcome>>> {
-    Prompts::new(models, ranking, split, windows)?.rank(ranking, decode, go_on)
-}
-
-/// Windows ready to rank, as often as wanted.
-struct Prompts<'a> {
-    split: Split,
-    /// With their index in the split.
-    windows: &'a [(u32, Window)],
-    /// The tokens of each window's prompt.
-    tokens: Vec<Vec<u32>>,
-    /// Tokens that all prompts begin with.
-    shared: usize,
-    /// Have run those.
-    models: Vec<ItemLanguageModel<Concrete>>,
-}
-
-impl<'a> Prompts<'a> {
-    /// Tokenises the windows' prompts and runs what they all begin with.
-    fn new(
-        models: &[ItemLanguageModel<Concrete>],
-        ranking: &PromptContext,
-        split: Split,
-        windows: &'a [(u32, Window)],
-    ) -> Result<Self> {
-        let tokens = windows.iter().map(|(_, window)| ranking.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-        let beginning = common_prefix(&tokens);
-        let models = models.iter().map(|model| model.clone().with_prefix_cache(beginning)).collect();
-        let shared = beginning.len();
-        Ok(Self { split, windows, tokens, shared, models })
-    }
-
-    /// Ranks the windows; `None` if `go_on(done, total)` said to stop.
-    ///
-    /// Windows run together by token budget, ordered by length, the same ones on one device as on
-    /// several, each of which has a thread that takes the next ones; the outcomes come in the order
-    /// given. The ranking's prior, if it has one, takes part.
-    ///
-    /// * `ranking`: the one whose prompts these are, but for the prior's weight.
-    fn rank(
-        &self,
-        ranking: &PromptContext,
-        decode: &DecodeConfig,
-        go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<Outcome>>> {
-        let cold = ranking.corpus.cold_items(self.split);
-        let batches = self.batches(decode.beams);
-        let (total, next, done, stop) =
-            (self.windows.len(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let work = |model: &ItemLanguageModel<Concrete>, go_on: &mut dyn FnMut(usize, usize) -> bool| {
-            let mut ranked = Vec::new();
-            while !stop.load(Relaxed)
-                && let Some(batch) = batches.get(next.fetch_add(1, Relaxed))
-            {
-                if !go_on(done.load(Relaxed), total) {
-                    stop.store(true, Relaxed);
-                    break;
-                }
-                let outcomes = self.rank_batch(model, ranking, &cold, decode, batch);
-                ranked.extend(outcomes.inspect_err(|_| stop.store(true, Relaxed))?);
-                done.fetch_add(batch.len(), Relaxed);
-            }
-            Ok::<_, Error>(ranked)
-        };
-        let Some((first, others)) = self.models.split_first() else {
-            return Err(Error::usage("there is no model to rank with"));
-        };
-        let shares = std::thread::scope(|scope| {
-            let others = others.iter().map(|model| scope.spawn(|| work(model, &mut |_, _| true)));
-            let others: Vec<_> = others.collect();
-            let first = work(first, go_on);
-            // All of them, before any error: a thread that nobody joined would panic here, and say
-            // less.
-            let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
-            let others = others.into_iter().map(|share| share.unwrap_or_else(|panic| resume_unwind(panic)));
-            std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
-        })?;
-        if stop.load(Relaxed) {
-            return Ok(None);
-        }
-        go_on(total, total);
-        let mut ranked: Vec<(usize, Outcome)> = shares.into_iter().flatten().collect();
-        ranked.sort_by_key(|&(window, _)| window);
-        Ok(Some(ranked.into_iter().map(|(_, outcome)| outcome).collect()))
-    }
-
-    /// Places in the windows, those that run together.
-    fn batches(&self, beams: usize) -> Vec<Vec<usize>> {
-        let mut order: Vec<usize> = (0..self.windows.len()).collect();
-        order.sort_by_key(|&w| std::cmp::Reverse(self.tokens[w].len()));
-        let mut batches = Vec::new();
-        let mut left = order.as_slice();
-        while let Some(&longest) = left.first() {
-            let longest = self.tokens[longest].len() - self.shared + TOKENS_PER_BEAM * beams;
-            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
-            batches.push(now.to_vec());
-            left = later;
-        }
-        batches
-    }
-
-    /// The outcomes of the windows at `together`, with these places.
-    fn rank_batch(
-        &self,
-        model: &ItemLanguageModel<Concrete>,
-        ranking: &PromptContext,
-        cold: &[bool],
-        decode: &DecodeConfig,
-        together: &[usize],
-    ) -> Result<Vec<(usize, Outcome)>> {
-        let (corpus, windows) = (&ranking.corpus, self.windows);
-        let prompts: Vec<Vec<u32>> = together.iter().map(|&w| self.tokens[w].clone()).collect();
-        let prior_of =
-            |prior| together.iter().map(move |&w| TriePrior::of_window(prior, corpus, self.split, &windows[w].1));
-        let priors: Vec<PrefixMass> = ranking.prior.iter().flat_map(prior_of).collect();
-        let found = search(model, &ranking.catalogue, &prompts, &priors, decode, &model.device());
-        crate::run::check_log_probs(found.iter().flatten().map(|ranked| ranked.log_prob))?;
-        let outcome = |(&w, ranked): (&usize, Vec<Ranked>)| {
-            let (index, window) = windows[w];
-            let items: Vec<u32> = ranked.iter().filter_map(|r| ranking.catalogue.trie.items(r.leaf).next()).collect();
-            let (target, user) = (corpus.target(&window), window.user);
-            let rank = ranking.rank_of(target, &items);
-            (w, Outcome { window: index, user, target, cold: cold[target as usize], rank })
-        };
-        Ok(together.iter().zip(found).map(outcome).collect())
-    }
-}
-
-/// One line on stderr that overwrites itself.
-pub(crate) fn progress_line(what: &str, done: usize, total: usize) {
-    let line = format!("\r{what} {done}/{total}{}", if done == total { "\n" } else { "" });
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }

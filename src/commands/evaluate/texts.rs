@@ -1,0 +1,162 @@
+//! `itemlm evaluate` of a run that writes texts.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::EvaluateOptions;
+use crate::core::files::write_atomic;
+use crate::core::log::log;
+use crate::core::progress::Progress;
+use crate::data::{Corpus, Split};
+use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, prompts_per_pass};
+use crate::device::Concrete;
+use crate::evaluate::{SentenceEncoder, TextOutcome, TextSummary, summarise_texts};
+use crate::run::open_run;
+use crate::run::text_tasks::TextTaskData;
+use crate::run::verified_devices::verified_device;
+use crate::{Context, Error, Result};
+
+/// Where `just bert` puts MiniLM.
+const SENTENCE_ENCODER: &str = "models/minilm-l6";
+
+/// Tokens of a decoded text at most: of a longer one the sentence encoder would read the beginning
+/// alone.
+const LONGEST_TEXT: usize = 256;
+
+/// What `evaluate --json` prints of a run that writes texts.
+#[derive(Debug, Clone, Serialize)]
+pub struct TextEvaluation {
+    /// Which rows.
+    pub split: Split,
+    /// Log-perplexity and semantic consistency of each task, and their mean.
+    #[serde(flatten)]
+    pub summary: TextSummary,
+    /// What encoded the sentences; null without semantic consistency.
+    pub sentence_encoder: Option<PathBuf>,
+    /// Evaluated rows a second.
+    pub rows_per_second: f64,
+    /// The optimiser step whose weights wrote.
+    pub step: usize,
+    /// Of this process.
+    pub peak_memory_bytes: u64,
+}
+
+/// Writes the texts of a split's rows with a trained run; writes `evaluation-<split>.json` and
+/// `texts-<split>.jsonl` into it.
+///
+/// # Errors
+/// Options that are for ranking; a split without rows.
+pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
+    let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
+    let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
+    if ranks || asks || !options.prior_weights.is_empty() {
+        return Err(Error::usage(format!(
+            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in {} writes texts",
+            dir.display()
+        )));
+    }
+    let device = verified_device(&options.backend)?;
+    let run = open_run(dir, &device)?;
+    let Some(tasks) = run.text_tasks else {
+        return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
+    };
+    let sentence_encoder = match &options.sentence_encoder {
+        Some(dir) => Some(dir.clone()),
+        None if Path::new(SENTENCE_ENCODER).exists() => Some(PathBuf::from(SENTENCE_ENCODER)),
+        None => {
+            log(format_args!(
+                "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` fetches, or \
+                 --sentence-encoder DIR"
+            ));
+            None
+        }
+    };
+    let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
+    let rows = tasks.limited(options.split, options.limit);
+    if rows.is_empty() {
+        return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
+    }
+
+    let (ranking, started) = (&run.ranking, Instant::now());
+    let progress = if options.progress { Progress::new("writing", rows.len()) } else { Progress::hidden() };
+    let mut written: Vec<Written> = Vec::with_capacity(rows.len());
+    for task in 0..tasks.tasks.len() {
+        let mut of_task = Vec::new();
+        for &row in rows.iter().filter(|&&row| tasks.rows[row].task == task) {
+            of_task.push((row, tasks.tokens(ranking, &tasks.rows[row])?));
+        }
+        let prompts: Vec<Vec<u32>> = of_task.iter().map(|(_, (prompt, _))| prompt.clone()).collect();
+        let model = run.model.clone().with_prefix_cache(common_prefix(&prompts));
+        of_task.sort_by_key(|(_, (prompt, text))| std::cmp::Reverse(prompt.len() + text.len()));
+        let mut left = of_task.as_slice();
+        while let Some((_, (prompt, text))) = left.first() {
+            progress.set(written.len());
+            let longest = prompt.len() + text.len().max(if encoder.is_some() { LONGEST_TEXT } else { 0 });
+            let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
+            left = later;
+            let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
+            let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device)?;
+            check_log_probs(log_likelihoods.iter().copied()).context(dir.display())?;
+            // The room for an answer depends on its own prompt alone.
+            let room: Vec<usize> =
+                prompts.iter().map(|prompt| (ranking.context - prompt.len()).min(LONGEST_TEXT)).collect();
+            let decoded = match encoder {
+                Some(_) => generate(&model, &prompts, &room, ranking.tokenizer.eos(), &device)?,
+                None => Vec::new(),
+            };
+            for (n, ((row, (_, text)), log_likelihood)) in now.iter().zip(log_likelihoods).enumerate() {
+                let outcome = TextOutcome { task, tokens: text.len(), log_likelihood, cosine: None };
+                let decoded = decoded.get(n).map(|tokens| ranking.tokenizer.decode(tokens)).transpose()?;
+                written.push(Written { row: *row, outcome, decoded });
+            }
+        }
+    }
+    drop(progress);
+    written.sort_by_key(|written| written.row);
+    if let Some(encoder) = &encoder {
+        let pairs = written.iter().map(|w| (w.decoded.as_deref().unwrap_or_default(), tasks.rows[w.row].text.as_str()));
+        let cosines = encoder.cosines(&pairs.collect::<Vec<(&str, &str)>>())?;
+        written.iter_mut().zip(cosines).for_each(|(written, cosine)| written.outcome.cosine = Some(cosine));
+    }
+
+    let names: Vec<&str> = tasks.tasks.iter().map(|task| task.name.as_str()).collect();
+    let outcomes: Vec<TextOutcome> = written.iter().map(|written| written.outcome).collect();
+    let evaluation = TextEvaluation {
+        split: options.split,
+        summary: summarise_texts(&names, &outcomes),
+        sentence_encoder,
+        rows_per_second: rows.len() as f64 / started.elapsed().as_secs_f64(),
+        step: run.step,
+        peak_memory_bytes: crate::core::system::peak_bytes(),
+    };
+    let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
+    let split = options.split;
+    write_atomic(&dir.join(format!("texts-{split}.jsonl")), lines.as_bytes())?;
+    let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
+    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
+    Ok(evaluation)
+}
+
+/// A row, and what the run made of it.
+struct Written {
+    row: usize,
+    outcome: TextOutcome,
+    decoded: Option<String>,
+}
+
+impl Written {
+    fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
+        let row = &tasks.rows[self.row];
+        let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();
+        let mut line = json!({
+            "task": tasks.tasks[row.task].name, "items": items, "decoded": self.decoded, "target": row.text, "cosine": self.outcome.cosine,
+        });
+        if let Some(user) = row.user {
+            line["user"] = corpus.user_id(user).into();
+        }
+        line
+    }
+}

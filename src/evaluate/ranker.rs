@@ -1,0 +1,80 @@
+//! Ranking a split with a ranker of the registry.
+
+use rayon::prelude::*;
+
+use super::metrics::{CUTOFFS, Outcome, rank_of, summarise};
+use crate::data::{Corpus, Split};
+use crate::rankers::{Ranker, TopK};
+
+/// Histories scored at once, at most.
+const BATCH: usize = 256;
+/// Scores that a batch may hold in memory, at most; a batch is one history where a catalogue has
+/// more items.
+const SCORES: usize = 1 << 26;
+
+/// Returns the `k` best items after each history (oldest first), best first, as [`TopK::rank`] has
+/// them.
+pub fn rank_histories(ranker: &dyn Ranker, top_k: &TopK, histories: &[&[u32]], k: usize) -> Vec<Vec<u32>> {
+    let batch = (SCORES / ranker.items().max(1)).clamp(1, BATCH);
+    let mut rankings = Vec::with_capacity(histories.len());
+    for histories in histories.chunks(batch) {
+        let rank = |(history, scores)| {
+            let history: &[u32] = history;
+            top_k.rank(&scores, if ranker.excludes_history() { history } else { &[] }, k)
+        };
+        let scores = ranker.scores_of_all(histories);
+        rankings.par_extend(histories.par_iter().copied().zip(scores).map(rank));
+    }
+    rankings
+}
+
+/// Ranks the first `limit` windows of a split (all without one), to the largest of [`CUTOFFS`].
+pub fn evaluate_ranker(
+    ranker: &dyn Ranker,
+    top_k: &TopK,
+    corpus: &Corpus,
+    split: Split,
+    limit: Option<usize>,
+) -> Vec<Outcome> {
+    let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
+    let cold = corpus.cold_items(split);
+    let windows = corpus.windows(split);
+    let windows = &windows[..windows.len().min(limit.unwrap_or(usize::MAX))];
+    let histories: Vec<&[u32]> = windows.iter().map(|window| corpus.history(window)).collect();
+    let rankings = rank_histories(ranker, top_k, &histories, depth);
+    let outcomes = windows.iter().zip(rankings).zip(0..).map(|((window, ranking), index)| {
+        let target = corpus.target(window);
+        let rank = rank_of(corpus, target, &ranking);
+        Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
+    });
+    outcomes.collect()
+}
+
+/// Returns NDCG@10 on the validation windows; `None` where there are none.
+pub fn valid_ndcg(ranker: &dyn Ranker, top_k: &TopK, corpus: &Corpus) -> Option<f64> {
+    let outcomes = evaluate_ranker(ranker, top_k, corpus, Split::Valid, None);
+    summarise(&outcomes, 0).all.metric("ndcg@10")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, UserLog, Window};
+    use crate::rankers::testing::fit;
+
+    #[test]
+    fn ranks_a_split() {
+        let items = ["A", "B"].map(|title| Item { id: title.into(), title: title.into() }).to_vec();
+        let log = |id: &str| UserLog { id: id.into(), events: vec![(0, None), (1, None)] };
+        let windows = [0, 1].map(|user| Window { user, start: 2 * user, len: 2 });
+        let corpus =
+            Corpus::new("c", items, vec![log("u"), log("v")], windows.to_vec(), Some(vec![]), vec![windows[0]])
+                .unwrap();
+        let top_k = TopK::new(&corpus);
+        let outcomes = evaluate_ranker(&*fit("markov", &corpus), &top_k, &corpus, Split::Test, None);
+        let expected = Outcome { window: 0, user: 0, target: 1, cold: false, rank: Some(0) };
+        assert_eq!(outcomes, [expected]);
+        let ranker = fit("popularity", &corpus);
+        assert!(evaluate_ranker(&*ranker, &top_k, &corpus, Split::Test, Some(0)).is_empty());
+    }
+}

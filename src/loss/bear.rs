@@ -1,0 +1,64 @@
+//! BEAR: MSL with weights that know beam search.
+//!
+//! Source: arXiv 2601.22925 v3 and its released code. A position's weight depends on how far the
+//! target's probability stands above the beam's edge, the K-th largest probability there. (In the
+//! code the weight grows with that distance, while the paper speaks of a penalty on it; this is the
+//! code's.)
+
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use burn::tensor::activation::sigmoid;
+
+use super::softmax::Softmax;
+use super::{BlockLoss, TokenLoss};
+use crate::batch::{Batch, Candidates, Prediction};
+
+/// `Σ w · -log softmax(f/τ) / Σ w` over the optimiser step's target tokens with more than one
+/// child, with `w = 1 + λ · sigmoid((ln p_target - ln q) / ξ)`, a constant; q is the K-th largest
+/// probability among the children, the smallest one where there are fewer than K.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bear {
+    /// τ.
+    pub temperature: f64,
+    /// λ.
+    pub lambda: f64,
+    /// ξ.
+    pub xi: f64,
+    /// K: beams of the search that ranks.
+    pub beams: usize,
+}
+
+impl Bear {
+    /// Returns each prediction's weight, `[n, 1]`. Both logarithms have the same normaliser, so
+    /// their difference is that of the logits.
+    fn weights<B: Backend>(&self, softmax: &Softmax<B>, predictions: &[Prediction]) -> Tensor<B, 2> {
+        let [n, columns] = softmax.scaled.dims();
+        let device = softmax.scaled.device();
+        let largest = softmax.scaled.clone().topk(self.beams.min(columns), 1);
+        let edge: Vec<i32> = predictions.iter().map(|p| p.valid.len().min(self.beams) as i32 - 1).collect();
+        let edge = Tensor::<B, 2, Int>::from_data(TensorData::new(edge, [n, 1]), &device);
+        let margin = softmax.of_labels.clone() - largest.gather(1, edge);
+        sigmoid(margin.div_scalar(self.xi)).mul_scalar(self.lambda).add_scalar(1.0)
+    }
+}
+
+impl TokenLoss for Bear {
+    fn candidates(&self) -> Candidates {
+        Candidates::Children
+    }
+
+    /// Before the weights are known.
+    fn denominator(&self, batches: &[Batch]) -> usize {
+        batches.iter().map(|batch| batch.branching_tokens).sum()
+    }
+
+    fn temperature(&self) -> f64 {
+        self.temperature
+    }
+
+    fn block<B: Backend>(&self, logits: Tensor<B, 2>, predictions: &[Prediction]) -> BlockLoss<B> {
+        let softmax = Softmax::new(logits, predictions, self.temperature);
+        let weights = self.weights(&softmax, predictions);
+        softmax.cross_entropy(1.0, Some(weights))
+    }
+}

@@ -1,0 +1,31 @@
+//! Rankers for tests.
+
+use std::sync::Arc;
+
+use super::registry::{Fitting, vector_method};
+use super::training::Kept;
+use super::{Ranker, RankerSpec, VectorRanker};
+use crate::data::Corpus;
+use crate::device::BackendName;
+
+/// Fits a ranker of the registry without settings on the CPU.
+pub(crate) fn fit(name: &str, corpus: &Corpus) -> Arc<dyn Ranker> {
+    let spec = RankerSpec::new(name, toml::Table::new()).unwrap();
+    with_fitting(corpus, |fitting| spec.fit(fitting).unwrap().ranker)
+}
+
+/// Learns vectors by a method of the registry, with settings, on the CPU; without validation.
+pub(crate) fn train_vectors(name: &str, sets: &[&str], corpus: &Corpus) -> Kept<VectorRanker> {
+    let method = vector_method(name, settings(sets)).unwrap();
+    with_fitting(corpus, |fitting| VectorRanker::train(&*method, fitting).unwrap())
+}
+
+/// Makes a table of `key=value` settings.
+pub(crate) fn settings(sets: &[&str]) -> toml::Table {
+    crate::config::settings_table(&sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+fn with_fitting<T>(corpus: &Corpus, work: impl FnOnce(&mut Fitting) -> T) -> T {
+    let device = || Ok(BackendName::Cpu.device()?);
+    work(&mut Fitting { corpus, device: &device, validate: &|_| None, say: &mut |_| {} })
+}

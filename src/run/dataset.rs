@@ -1,0 +1,116 @@
+//! What a run learns from: the training windows of its corpus, and those that choose its best epoch.
+
+use std::io::IsTerminal;
+use std::rc::Rc;
+
+use rand::SeedableRng;
+use rand::seq::index;
+
+use super::out_of_memory::catch_out_of_memory;
+use super::prompt_context::PromptContext;
+use super::rank_windows::rank_windows;
+use super::samples::{check_lengths, example, samples};
+use super::training::TrainOptions;
+use crate::batch::Example;
+use crate::config::RunConfig;
+use crate::core::progress::Progress;
+use crate::data::Split;
+use crate::device::Concrete;
+use crate::evaluate::summarise;
+use crate::model::ItemLanguageModel;
+use crate::text::PromptSet;
+use crate::train::{Samples, Ui, Validate};
+use crate::{Error, Result};
+
+/// What a run learns from, and what chooses its best epoch.
+pub(crate) struct TrainingData {
+    /// What is trained on.
+    pub train: Samples,
+    /// What the validation loss is of.
+    pub valid: Vec<Example>,
+    /// Ranks the validation windows; `None` where the loss alone chooses.
+    pub validate: Option<Validate<Concrete>>,
+    /// What prompts begin with.
+    pub beginning: Vec<u32>,
+    /// How much there is to train on, in words.
+    pub shown: String,
+    /// What validates, in words.
+    pub validation: String,
+}
+
+/// Opens the windows of the corpus that a run learns from, and those that choose its best epoch.
+///
+/// # Errors
+/// No window to train on; one that leaves no room for the longest title.
+pub(crate) fn training_windows(
+    config: &RunConfig,
+    ranking: &Rc<PromptContext>,
+    prompt_sets: &[PromptSet],
+    options: &TrainOptions,
+) -> Result<TrainingData> {
+    let windows = sample(ranking.corpus.windows(Split::Train), config.data.train_samples, config.seed, 0)?;
+    let valid = match config.train.valid_windows {
+        0 => Vec::new(),
+        limit => sample(ranking.corpus.windows(Split::Valid), Some(limit), config.seed, 1)?,
+    };
+    if windows.is_empty() {
+        return Err(Error::failed(format!("{}: no training window", config.data.corpus)));
+    }
+    if ranking.catalogue.trie.leaves() < 2 {
+        return Err(Error::failed(format!(
+            "{}: all items have the same title, so there is nothing to tell apart and nothing to train",
+            config.data.corpus
+        )));
+    }
+    let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
+    let valid_examples =
+        valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
+    let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
+    check_lengths(ranking, prompt_sets, &windows)?;
+    let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
+    let mut shown = format!("{} windows to train on", windows.len());
+    if let Some(first) = prompt_sets.first() {
+        let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
+        shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
+    }
+    let validation = ranking.corpus.validation.clone();
+
+    let validate = (!valid.is_empty()).then(|| {
+        let interrupter = options.interrupter.clone();
+        let (decode, seed, show) =
+            (config.decode.clone(), config.seed, options.ui == Ui::Plain && std::io::stderr().is_terminal());
+        let (ranking, backend) = (ranking.clone(), options.backend.clone());
+        let validate = move |models: &[ItemLanguageModel<Concrete>]| {
+            let beams = decode.beams;
+            let then = || {
+                format!(
+                    "while the validation windows were ranked: lower decode.beams (now {beams}); the last checkpoint is kept"
+                )
+            };
+            let progress = if show { Progress::new("validating", valid.len()) } else { Progress::hidden() };
+            let mut go_on = |done, _| {
+                progress.set(done);
+                !interrupter.should_stop()
+            };
+            let rank = || rank_windows(models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
+            let ranked = catch_out_of_memory(&backend, then, rank)?;
+            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
+        };
+        Box::new(validate) as Validate<Concrete>
+    });
+
+    let train = samples(config, ranking.clone(), prompt_sets, windows, in_loss);
+    Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
+}
+
+/// A seeded sample of `windows` (or rows) and their places, in their order; all of them for `None`.
+pub(crate) fn sample<T: Copy>(windows: &[T], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, T)>> {
+    let all = || windows.iter().copied().enumerate().map(|(i, w)| (i as u32, w));
+    let Some(limit) = limit.filter(|&limit| limit < windows.len()) else { return Ok(all().collect()) };
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    // Streams from 1 upward are the epochs' orders.
+    rng.set_stream(u64::MAX - stream);
+    let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
+    chosen.sort_unstable();
+    Ok(chosen.into_iter().map(|i| (i as u32, windows[i])).collect())
+}

@@ -1,0 +1,162 @@
+//! The layout of a run directory, and its lock.
+//!
+//! `run.toml` (the resolved run file), `identity.json` (of the model and the corpus),
+//! `metrics.jsonl`, `checkpoints/`, once trained, `adapter/` (PEFT), `model/` (Hugging Face) or
+//! `encoder/`, and, once chosen, `prior.json` (the prior's weight).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::{Objective, RunConfig, TuneKind};
+use crate::core::files::write_atomic;
+use crate::{Context, Error, Result};
+
+pub(crate) const CONFIG: &str = "run.toml";
+const IDENTITY: &str = "identity.json";
+/// Empty; whoever trains the run holds its lock.
+const LOCK: &str = ".lock";
+
+/// Writes `run.toml` and `identity.json` of a new run, and locks it.
+///
+/// # Errors
+/// A usage error where another process has begun a run in `dir`.
+pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs::File> {
+    fs::create_dir_all(dir).context(dir.display())?;
+    let lock = lock(dir)?;
+    // While the model was loaded here, another process may have been faster.
+    if !is_blank(dir) {
+        return Err(taken(dir));
+    }
+    let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
+    write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
+    write_atomic(&dir.join(CONFIG), config.as_bytes())?;
+    Ok(lock)
+}
+
+fn taken(dir: &Path) -> Error {
+    Error::usage(format!("{} exists; go on with --resume, or choose another --out", dir.display()))
+}
+
+/// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is
+/// killed in it.
+pub fn is_blank(dir: &Path) -> bool {
+    let ours = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| {
+            let name = e.file_name();
+            name == IDENTITY || name == LOCK || name.to_string_lossy().starts_with(".tmp")
+        })
+    };
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
+}
+
+/// Where a run may be written: for a new one nothing is at `dir`; to resume, the run there was
+/// started with the same `config`. `started` reads the run file in it, written out like `config`.
+///
+/// # Errors
+/// Usage errors that say which line differs.
+pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnOnce() -> Result<String>) -> Result<()> {
+    let place = dir.display();
+    if !resume {
+        return match dir.exists() && !is_blank(dir) {
+            true => Err(taken(dir)),
+            false => Ok(()),
+        };
+    }
+    if !is_run(dir) {
+        return Err(not_a_run(dir));
+    }
+    let started = started()?;
+    if started == config {
+        return Ok(());
+    }
+    let line = started.lines().zip(config.lines()).find(|(a, b)| a != b);
+    let (was, is) = line.unwrap_or((&started, config));
+    Err(Error::usage(format!(
+        "{place}: the run was started with `{was}`, not `{is}`; resume it with the same run file"
+    )))
+}
+
+/// Keeps a second process from training the run, until dropped.
+pub fn lock(dir: &Path) -> Result<fs::File> {
+    let path = dir.join(LOCK);
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path).context(path.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::usage(format!("{}: another process trains this run", dir.display())))
+        }
+        // A file system without locks.
+        Err(fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Whether `dir` holds a run.
+pub fn is_run(dir: &Path) -> bool {
+    dir.join(CONFIG).is_file()
+}
+
+/// The run file of the run in `dir`.
+pub fn read_config(dir: &Path) -> Result<RunConfig> {
+    if !is_run(dir) {
+        return Err(not_a_run(dir));
+    }
+    RunConfig::open(&dir.join(CONFIG), &[])
+}
+
+/// # Errors
+/// A run that writes texts.
+pub(crate) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
+    match config.objective() {
+        Objective::Items => Ok(()),
+        Objective::Texts(file) => Err(Error::usage(format!(
+            "{}: this run writes the texts of {file} and ranks no items; see it with `itemlm evaluate`",
+            dir.display()
+        ))),
+    }
+}
+
+fn not_a_run(dir: &Path) -> Error {
+    Error::usage(format!("{}: not a run directory (it holds no {CONFIG})", dir.display()))
+}
+
+/// What the run in `dir` was trained on.
+pub fn read_identity<T: DeserializeOwned>(dir: &Path) -> Result<T> {
+    let path = dir.join(IDENTITY);
+    let text = fs::read_to_string(&path).context(path.display())?;
+    serde_json::from_str(&text).context(path.display())
+}
+
+/// The error that the run was trained on another `what`.
+pub fn differs(dir: &Path, what: &str, place: &str) -> Error {
+    Error::failed(format!("{}: this run was trained on another {what} than {place} holds", dir.display()))
+}
+
+/// Where the finished run's weights are.
+pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
+    dir.join(match tune {
+        TuneKind::Full => "model",
+        TuneKind::Lora => "adapter",
+        TuneKind::Frozen => "encoder",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two that found nothing at `--out` and loaded their models meanwhile.
+    #[test]
+    fn one_of_two_processes_begins_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |config: &str| create(dir.path(), config, &"of the second").unwrap_err().to_string();
+        let first = create(dir.path(), "first", &"of the first").unwrap();
+        assert!(error("second").ends_with("another process trains this run"));
+        drop(first);
+        assert!(error("second").contains("exists; go on with --resume"));
+        assert_eq!(fs::read_to_string(dir.path().join(CONFIG)).unwrap(), "first");
+        assert_eq!(read_identity::<String>(dir.path()).unwrap(), "of the first");
+    }
+}

@@ -1,0 +1,70 @@
+//! `identity.json`: which model, corpus, prompts and vectors a run was trained on.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::dir::{differs, read_identity};
+use super::entities::EntitiesIdentity;
+use crate::Result;
+use crate::config::RunConfig;
+
+/// Which model and corpus a run was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Of the base model: see [`crate::model::Llm::fingerprint`].
+    pub llm: String,
+    /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
+    pub corpus: String,
+    /// SHA-256 of the prompt template, of all templates of the prompt sets, or of those of the text
+    /// tasks.
+    pub prompt: String,
+    /// Whether prompts begin with the BOS token; absent in runs from before itemlm put one first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<bool>,
+    /// SHA-256 of the file of text tasks' rows, where the run learns such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
+    /// Of the vectors and the encoder of items and users, where the prompt has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entities: Option<EntitiesIdentity>,
+}
+
+impl Identity {
+    /// Whether prompts begin with the BOS token.
+    pub fn puts_bos_first(&self) -> bool {
+        self.bos.unwrap_or(false)
+    }
+}
+
+/// # Errors
+/// Another model than the run in `dir` was trained on.
+pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
+    match read_identity::<Identity>(dir)?.llm == fingerprint {
+        true => Ok(()),
+        false => Err(differs(dir, "model", &llm.display().to_string())),
+    }
+}
+
+/// # Errors
+/// Another model, corpus, prompt, rows or vectors than the run in `dir` was trained on.
+pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
+    check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
+    let trained: Identity = read_identity(dir)?;
+    if trained.corpus != found.corpus {
+        return Err(differs(dir, "corpus", &config.data.corpus));
+    }
+    if trained.puts_bos_first() != found.puts_bos_first() {
+        return Err(differs(dir, "BOS token", "data.bos"));
+    }
+    if trained.rows != found.rows {
+        return Err(differs(dir, "file of rows", config.data.text_tasks.as_deref().unwrap_or("its run file")));
+    }
+    if trained.prompt != found.prompt {
+        return Err(differs(dir, "prompt template", config.data.prompt.as_deref().unwrap_or("this version of itemlm")));
+    }
+    match trained.entities == found.entities {
+        true => Ok(()),
+        false => Err(differs(dir, "file of vectors", config.items.vectors.as_deref().unwrap_or("its run file"))),
+    }
+}

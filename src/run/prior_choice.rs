@@ -1,0 +1,75 @@
+//! `prior.json`: the weight of the prior that was chosen on the validation windows.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{DecodeConfig, PriorConfig};
+use crate::core::files::write_atomic;
+use crate::core::log::log;
+use crate::{Context, Result};
+
+const PRIOR: &str = "prior.json";
+
+/// `prior.json`: the prior's weight that ranked the validation windows best.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChosenPrior {
+    /// The run file's, with the chosen weight.
+    pub prior: PriorConfig,
+    /// SHA-256 of its vectors, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<String>,
+    /// The optimiser step whose weights ranked.
+    pub step: usize,
+    /// How they ranked.
+    pub decode: DecodeConfig,
+    /// By which task and prompt, of a run with tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Windows ranked.
+    pub windows: usize,
+    /// All weights that were tried.
+    pub tried: Vec<TriedWeight>,
+}
+
+/// A weight of the prior, and how the validation windows were ranked with it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TriedWeight {
+    /// The weight.
+    pub weight: f64,
+    /// Over the ranked windows.
+    #[serde(rename = "ndcg@10")]
+    pub ndcg_at_10: f64,
+}
+
+impl ChosenPrior {
+    /// Writes it into the run in `dir`, which from then on ranks with it.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).context(PRIOR)?;
+        write_atomic(&dir.join(PRIOR), json.as_bytes())
+    }
+
+    /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it
+    /// was chosen for.
+    pub(crate) fn read(dir: &Path, prior: &PriorConfig, vectors: &Option<String>, step: usize) -> Result<Option<Self>> {
+        let path = dir.join(PRIOR);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).context(path.display())?;
+        let chosen: Self = serde_json::from_str(&text).context(path.display())?;
+        PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
+        let same = chosen.step == step && chosen.vectors == *vectors;
+        if same && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
+            return Ok(Some(chosen));
+        }
+        log(format_args!(
+            "note: {} was chosen for another prior, other vectors or another step than the run's; its weight {} is not used but run.toml's, {}",
+            path.display(),
+            chosen.prior.weight,
+            prior.weight
+        ));
+        Ok(None)
+    }
+}

@@ -1,0 +1,85 @@
+//! The ranking of a split's windows: `evaluate`, and validation while training.
+
+use super::prompt_context::PromptContext;
+use crate::Result;
+use crate::config::DecodeConfig;
+use crate::data::{Split, Window};
+use crate::decode::{BatchedSearch, ItemFilter, Ranked, TriePrior};
+use crate::device::Concrete;
+use crate::evaluate::Outcome;
+use crate::model::ItemLanguageModel;
+
+/// Ranks `windows` of `split`, each with its index in it; `None` if `go_on(done, total)` returned
+/// false.
+///
+/// * `models`: one, or copies of it on several devices, which share the windows
+///   ([`ItemLanguageModel::clone_to_device`]).
+///
+/// # Errors
+/// Those of [`WindowRanking::new`] and [`WindowRanking::rank`].
+pub fn rank_windows(
+    models: &[ItemLanguageModel<Concrete>],
+    context: &PromptContext,
+    split: Split,
+    windows: &[(u32, Window)],
+    decode: &DecodeConfig,
+    go_on: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Option<Vec<Outcome>>> {
+    WindowRanking::new(models, context, split, windows)?.rank(context, decode, go_on)
+}
+
+/// Windows whose prompts are tokenised, to be ranked as often as wanted.
+pub(crate) struct WindowRanking<'a> {
+    split: Split,
+    /// Each with its index in the split.
+    windows: &'a [(u32, Window)],
+    search: BatchedSearch<Concrete>,
+}
+
+impl<'a> WindowRanking<'a> {
+    /// Tokenises the windows' prompts and runs what they all begin with.
+    ///
+    /// # Errors
+    /// A prompt that leaves no room for the longest title.
+    pub fn new(
+        models: &[ItemLanguageModel<Concrete>],
+        context: &PromptContext,
+        split: Split,
+        windows: &'a [(u32, Window)],
+    ) -> Result<Self> {
+        let prompts = windows.iter().map(|(_, window)| context.window_tokens(window)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { split, windows, search: BatchedSearch::new(models, prompts) })
+    }
+
+    /// Ranks the windows, with the context's prior if it has one; `None` if `go_on(done, total)`
+    /// returned false. The outcomes are in the windows' order.
+    ///
+    /// * `context`: the one whose prompts these are; its prior's weight may differ.
+    ///
+    /// # Errors
+    /// Those of [`BatchedSearch::run`].
+    pub fn rank(
+        &self,
+        context: &PromptContext,
+        decode: &DecodeConfig,
+        go_on: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<Vec<Outcome>>> {
+        let corpus = &context.corpus;
+        let prior = |n: usize| {
+            context.prior.as_ref().map(|prior| TriePrior::of_window(prior, corpus, self.split, &self.windows[n].1))
+        };
+        let history = |n: usize| corpus.history(&self.windows[n].1);
+        let filter =
+            |n| decode.exclude_history.then(|| ItemFilter::without_titles(&context.catalogue.trie, history(n)));
+        let Some(ranked) = self.search.run(&context.catalogue, &prior, &filter, decode, go_on)? else {
+            return Ok(None);
+        };
+        let cold = corpus.cold_items(self.split);
+        let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<Ranked>)| {
+            let target = corpus.target(&window);
+            let rank = context.rank_of(target, ranked.iter().map(|ranked| ranked.leaf));
+            Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
+        };
+        Ok(Some(self.windows.iter().zip(ranked).map(outcome).collect()))
+    }
+}

@@ -1,0 +1,192 @@
+//! A run that is ready to train: its model, its optimiser, and what it learns from.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use burn::DispatchDevice;
+use burn::train::Interrupter;
+use serde::Serialize;
+
+use super::dataset::training_windows;
+use super::inputs::RunInputs;
+use super::memory;
+use super::precision::check_precision;
+use crate::config::{RunConfig, TuneKind};
+use crate::core::log::log;
+use crate::device::{BackendChoice, Training};
+use crate::loss::{Ats, Loss, LossContext};
+use crate::model::{Decoder, ItemLanguageModel, QuantizedSize, Tune, load_adapter, read_adapter_config};
+use crate::train::{Checkpoints, Progress, Run, Trained, Ui, ValidationScore, adamw};
+use crate::{Error, Result};
+
+/// What the command line adds to a run file.
+pub struct TrainOptions {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Where to run; of several devices each takes a share of each step (`align` runs on one).
+    pub backend: BackendChoice,
+    /// Go on from the last checkpoint.
+    pub resume: bool,
+    /// Stop after this many optimiser steps of the run.
+    pub max_steps: Option<usize>,
+    /// What is shown.
+    pub ui: Ui,
+    /// Stops the run.
+    pub interrupter: Interrupter,
+}
+
+impl TrainOptions {
+    /// Of a run that is only looked at.
+    pub(crate) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
+        Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
+    }
+}
+
+/// First and last.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct FirstLast {
+    /// Of the run.
+    pub first: Option<f64>,
+    /// Of this call.
+    pub last: Option<f64>,
+}
+
+/// A run that can begin, or go on.
+pub(crate) struct PreparedRun {
+    /// The model, at the state to go on from.
+    pub model: ItemLanguageModel<Training>,
+    /// All else that training needs.
+    pub run: Run<Training>,
+    /// What the LLM computes in, in words.
+    pub precision: String,
+    /// What the run file asks for and this run cannot do.
+    pub notice: Option<String>,
+    /// How much there is to train on, in words.
+    pub shown: String,
+    /// What validates, in words.
+    pub validation: String,
+}
+
+impl PreparedRun {
+    /// Loads the model, at its start or as `checkpoint` has it, and what it learns from.
+    ///
+    /// * `devices`: at least one; the model is loaded onto the first.
+    pub fn open(
+        config: &RunConfig,
+        options: &TrainOptions,
+        material: RunInputs,
+        checkpoint: Option<(PathBuf, Progress<ValidationScore>)>,
+        devices: &[DispatchDevice],
+    ) -> Result<Self> {
+        let device = &devices[0];
+        let mut precision = check_precision(config.llm.precision, device)?;
+        for other in &devices[1..] {
+            check_precision(config.llm.precision, other)?;
+        }
+        let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
+        if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
+            let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
+            precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
+        }
+        if options.max_steps != Some(0) {
+            config.llm.check_trainable()?;
+        }
+        let ranking = Rc::new(ranking);
+        let data = match text_tasks {
+            Some(tasks) => tasks.training_data(config, &ranking)?,
+            None => training_windows(config, &ranking, &prompt_sets, options)?,
+        };
+        let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
+        let sizes = memory::estimator(config, &llama, quantized, encoder, &ranking);
+        if let Some(warning) = memory::warning(config, sizes, &ranking, &data, &options.backend)? {
+            log(format_args!("note: {warning}"));
+        }
+
+        let trained = Trained::of(&config.llm, &ranking.tokenizer);
+        let llm = Decoder::<Training>::load(
+            &llama,
+            weights,
+            Tune::training(&config.llm, config.seed),
+            config.llm.precision,
+            device,
+        )?;
+        let mut optimizer = adamw(config.train.weight_decay);
+        let mut progress = Progress::default();
+        let mut model = match (entities, &checkpoint) {
+            (Some(entities), Some(_)) => entities.blank(llm, device)?,
+            (Some(entities), None) => entities.start(llm, &config.items, config.seed, device)?,
+            (None, _) => llm.into(),
+        };
+        if let Some((checkpoint, found)) = checkpoint {
+            model = trained.load(&checkpoint, model, device)?;
+            optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, device)?;
+            progress = found;
+        } else if let Some(adapter) = &config.llm.adapter {
+            model.llm = start_from(Path::new(adapter), config, model.llm, device)?;
+        }
+        model.gradient_checkpointing = config.train.gradient_checkpointing;
+        if config.llm.tune == TuneKind::Frozen {
+            // What precedes the first vector depends on nothing that trains.
+            model = model.with_prefix_cache(&data.beginning);
+        }
+
+        let context = LossContext::new(&ranking.catalogue, config.decode.beams);
+        let token_loss = Loss::new(&config.loss, &context);
+        let run = Run {
+            other_devices: devices[1..].to_vec(),
+            optimizer,
+            token_loss,
+            progress,
+            config: config.train.clone(),
+            seed: config.seed,
+            train: data.train,
+            valid: data.valid,
+            catalogue: Arc::new(ranking.catalogue.clone()),
+            validate: data.validate,
+            trained,
+            dir: options.out.clone(),
+            ui: options.ui,
+            max_steps: options.max_steps,
+            interrupter: options.interrupter.clone(),
+        };
+        let notice = notice(&token_loss, &context);
+        Ok(PreparedRun { model, run, precision, notice, shown: data.shown, validation: data.validation })
+    }
+}
+
+/// What `[loss]` asks for and this catalogue does not give.
+fn notice(token_loss: &Loss, context: &LossContext) -> Option<String> {
+    let stays = matches!(token_loss, Loss::Ats(_)) && !Ats::adapts(context.root_children);
+    stays.then(|| {
+        format!(
+            "the adaptive temperature stays at {}: with this tokenizer the root of the titles' trie has {} children, and \
+             ATS has an answer only above 4; set loss.temperature to a number to choose another",
+            Ats::START,
+            context.root_children
+        )
+    })
+}
+
+fn start_from(
+    adapter: &Path,
+    config: &RunConfig,
+    llm: Decoder<Training>,
+    device: &DispatchDevice,
+) -> Result<Decoder<Training>> {
+    let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
+    let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
+    let same =
+        (found.rank, found.alpha) == (asked.rank, asked.alpha) && sorted(&found.targets) == sorted(&asked.targets);
+    if !same {
+        return Err(Error::usage(format!(
+            "llm.adapter: {} has rank {}, alpha {} and targets {:?}; set llm.lora to the same",
+            adapter.display(),
+            found.rank,
+            found.alpha,
+            found.targets
+        )));
+    }
+    load_adapter(adapter, llm, device)
+}

@@ -1,0 +1,36 @@
+//! What a training run does not go on from: numbers that are not finite, and a dead device.
+
+use crate::{Error, Result};
+
+/// Checks a number of an optimiser step, before the step uses it.
+///
+/// * `step`: the optimiser step, from 1.
+/// * `what`: the number, as in "loss".
+/// * `remedy`: what the user can do, as in "start a new one with a lower train.learning_rate".
+///
+/// # Errors
+/// A value that is not finite.
+pub fn check_finite(step: usize, what: &str, value: f64, remedy: &str) -> Result<()> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "step {step}: the {what} is {value}; the run stopped before using it and its last checkpoint is kept; {remedy}"
+        ))),
+    }
+}
+
+/// Checks that no thread has panicked: the queue of a device whose thread died goes on handing out
+/// garbage.
+///
+/// * `step`: the optimiser step, from 1.
+///
+/// # Errors
+/// A panic on some thread since the process began.
+pub fn check_device_alive(step: usize) -> Result<()> {
+    match crate::core::panic::recorded_panic() {
+        None => Ok(()),
+        Some(panic) => Err(Error::failed(format!(
+            "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
+        ))),
+    }
+}
