@@ -10,7 +10,7 @@ use super::show;
 use crate::data::{
     Columns, Encoding, PrepareOptions, Report, STOP, Source, TableOptions, TitleChoice, TitleFrom, Unit, prepare,
 };
-use crate::{Context, Error, Result};
+use crate::{Context, Result};
 
 #[derive(Args)]
 pub(super) struct PrepareArgs {
@@ -204,7 +204,13 @@ fn prepare_text(out: &Path, report: &Report) -> String {
             (Some(users), Some(items)) => format!(", {users} users, {items} items"),
             _ => String::new(),
         };
-        text += &format!("  {:14} {:>11} -> {:>11} rows{left}: {}\n", step.name, step.before, step.after, escaped(&step.what));
+        text += &format!(
+            "  {:14} {:>11} -> {:>11} rows{left}: {}\n",
+            step.name,
+            step.before,
+            step.after,
+            escaped(&step.what)
+        );
     }
     let (r, w) = (report, &report.windows);
     text += &format!(

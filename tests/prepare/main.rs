@@ -1,6 +1,7 @@
 //! `prepare` against a slow reference, from every kind of raw file, and on what it must refuse.
 
 mod bytes;
+mod cases;
 mod formats;
 mod generator;
 mod random;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use itemlm::data::{PrepareOptions, Split};
+use itemlm::data::{PrepareOptions, Split, TableOptions};
 use polars::prelude::{ParquetReader, SerReader};
 
 use generator::Format;
@@ -30,6 +31,7 @@ pub fn options(format: Format, inputs: Vec<PathBuf>, out: &Path) -> PrepareOptio
         skip_bad: 0,
         memory: None,
         columns: format.columns(),
+        table: TableOptions::default(),
         tasks: None,
     }
 }

@@ -110,10 +110,11 @@ pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool])
     if let Some(reason) = catalogue.missing {
         return start + reason;
     }
-    start + &match ids_apart(log, catalogue, present) {
-        Some(ids) => format!("{ids}: do the ids differ?"),
-        None => "the files of titles describe none; give them among the inputs".into(),
-    }
+    start
+        + &match ids_apart(log, catalogue, present) {
+            Some(ids) => format!("{ids}: do the ids differ?"),
+            None => "the files of titles describe none; give them among the inputs".into(),
+        }
 }
 
 /// How many items of the log have a title, and an id of each side; `None` if all described items
@@ -124,7 +125,9 @@ pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool])
     let titled = (0u32..).zip(present).filter(|(item, present)| **present && catalogue.title(*item).is_some()).count();
     let (own, _) = (0u32..).zip(present).find(|(item, present)| **present && catalogue.title(*item).is_none())?;
     let (own, other) = (short(log.items.get(own)), short(other));
-    Some(format!("{titled} of the log's {items} items have a title; the log has item `{own}`, the titles have `{other}`"))
+    Some(format!(
+        "{titled} of the log's {items} items have a title; the log has item `{own}`, the titles have `{other}`"
+    ))
 }
 
 fn first_of_equals(frame: LazyFrame) -> LazyFrame {

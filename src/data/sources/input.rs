@@ -176,7 +176,8 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             Signature::Bzip2 => Box::new(MultiBzDecoder::new(content)),
             Signature::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(content).context(file)?),
             _ => {
-                let what = "a zip archive: give it as an input of its own to amazon, movielens, openp5 or table, or unpack it";
+                let what =
+                    "a zip archive: give it as an input of its own to amazon, movielens, openp5 or table, or unpack it";
                 return Err(Error::failed(format!("{file}: {what}")));
             }
         };

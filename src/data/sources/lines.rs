@@ -180,14 +180,7 @@ pub(crate) fn read_lines<C: Default + Send>(
     parse: impl Fn(&str, &mut C) -> RecordResult<()> + Sync,
     mut sink: impl FnMut(C) -> Result<()> + Send,
 ) -> Result<()> {
-    read_numbered_lines(
-        file,
-        encoding,
-        skip,
-        context,
-        |_, line, values| parse(line, values),
-        |_, values| sink(values),
-    )
+    read_numbered_lines(file, encoding, skip, context, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
 /// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse`

@@ -52,7 +52,9 @@ pub(super) enum Kind {
     Whole,
     Float,
     /// A time, of which so many units make up a millisecond.
-    Time { per_millisecond: i64 },
+    Time {
+        per_millisecond: i64,
+    },
     /// Days since 1970.
     Days,
     /// Nothing but nulls.
@@ -233,11 +235,7 @@ impl ParquetFile {
     }
 
     /// Reads the columns of a row group.
-    fn decode(
-        &self,
-        group: &RowGroupMetadata,
-        columns: &[Option<ColumnPath>],
-    ) -> Result<(Vec<Option<Values>>, usize)> {
+    fn decode(&self, group: &RowGroupMetadata, columns: &[Option<ColumnPath>]) -> Result<(Vec<Option<Values>>, usize)> {
         let one = |column: &Option<ColumnPath>| match column {
             None => Ok(None),
             Some(column) => self.decode_column(group, column).map(Some),
@@ -263,8 +261,7 @@ impl ParquetFile {
             chunks.push(BasicDecompressor::new(pages, vec![]));
             types.push(&descriptor.descriptor.primitive_type);
         }
-        let (arrays, _) =
-            guarded(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
+        let (arrays, _) = guarded(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
         let array = match arrays.as_slice() {
             [array] => array.clone(),
             arrays => {
@@ -282,10 +279,7 @@ impl ParquetFile {
 }
 
 /// Runs polars' reader, which panics on some damaged files.
-fn guarded<T, E: std::fmt::Display>(
-    file: &SourceFile,
-    run: impl FnOnce() -> std::result::Result<T, E>,
-) -> Result<T> {
+fn guarded<T, E: std::fmt::Display>(file: &SourceFile, run: impl FnOnce() -> std::result::Result<T, E>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.context(file),
         Err(_) => Err(Error::failed(format!("{file}: it cannot be read as Parquet; is the file cut or damaged?"))),

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 
 use crate::{Context, Error, Result};
 
@@ -31,6 +33,7 @@ impl SourceFile {
     }
 
     /// Where the bytes are.
+    #[cfg(test)]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

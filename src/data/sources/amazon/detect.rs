@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::{Columns, Number, Unit};
+use super::{Columns, Number, Unit, parquet};
 use crate::data::sources::fields::short;
+use crate::data::sources::input::{Input, signature};
+use crate::data::sources::signature::Signature;
 use crate::data::sources::source_file::SourceFile;
 use crate::{Error, Result};
 
@@ -57,6 +59,7 @@ pub(super) enum Syntax {
     Python,
     /// With its header, if it has one.
     Csv(Option<String>),
+    Parquet,
 }
 
 impl Syntax {
@@ -65,6 +68,7 @@ impl Syntax {
             Self::Json => "JSON lines",
             Self::Python => "Python literals",
             Self::Csv(_) => "CSV",
+            Self::Parquet => "Parquet",
         }
     }
 }
@@ -88,8 +92,17 @@ const ITEM_2014: [&str; 4] = ["imUrl", "related", "salesRank", "categories"];
 const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "tech1", "similar_item"];
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
-/// What the file with this first line is.
-pub(super) fn role(path: &SourceFile, line: &str) -> Result<Found> {
+/// What a file is.
+pub(super) fn role(path: &SourceFile) -> Result<Found> {
+    if signature(path)? == Signature::Parquet {
+        let Some(role) = parquet::role(path)? else {
+            let what = "neither Amazon's reviews of 2023 (user_id, parent_asin, rating, timestamp) nor its metadata \
+                        (parent_asin, title), by its columns";
+            return Err(Error::failed(format!("{path}: {what}")));
+        };
+        return Ok(Found { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
+    }
+    let line = &Input::first_line(path)?;
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
     let (role, syntax, editions) = found.ok_or_else(|| {
         Error::failed(format!(

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 2014 | JSON lines: `reviewerID`, `asin`, `unixReviewTime` (s), `overall` | CSV, no header: user, item, rating, time | Python literals: `asin`, `title` |
 //! | 2018 | the same keys, and `verified` | CSV, no header: item, user, rating, time | JSON lines: `asin`, `title` |
-//! | 2023 | JSON lines: `user_id`, `parent_asin`, `timestamp` (ms), `rating` | CSV: `user_id,parent_asin,rating,timestamp`, perhaps `history` | JSON lines: `parent_asin`, `title` |
+//! | 2023 | JSON lines: `user_id`, `parent_asin`, `timestamp` (ms), `rating` | CSV: `user_id,parent_asin,rating,timestamp`, perhaps `history` | JSON lines or Parquet: `parent_asin`, `title` |
 //!
 //! In 2023 the item is `parent_asin` (`asin` is its variant), and a review's own `title` is not the
 //! item's.
@@ -26,6 +26,7 @@
 //!   (`benchmark_scripts/last_out_split.py`) wrote no header yet.
 
 mod detect;
+mod parquet;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,15 +35,14 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use self::detect::{Edition, Found, Role, Syntax};
-use super::python;
-use super::python::Value;
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
 use super::fields::short;
 use super::files::at_most;
-use super::input::Input;
 use super::lines::{read_lines, read_numbered_lines};
 use super::options::ReadOptions;
+use super::python;
+use super::python::Value;
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
 use super::times::Unit;
@@ -71,7 +71,7 @@ type Line<T> = std::result::Result<T, String>;
 /// Usage: an unknown format, files of two editions, no review file, no metadata file. Failed: a
 /// file that is neither, and more bad lines than the job allows.
 pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
-    let found = files.iter().map(|file| detect::role(file, &Input::first_line(file)?)).collect::<Result<Vec<_>>>()?;
+    let found = files.iter().map(detect::role).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
         Some(name) => Edition::named(name)?,
         None => detect::edition(&found)?,
@@ -120,6 +120,9 @@ fn kinds(files: &[&Found]) -> String {
 }
 
 fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+    if file.syntax == Syntax::Parquet {
+        return parquet::read_reviews(file, log, context);
+    }
     let sink = |events: Events| log.append(&events);
     let unit = edition.unit();
     match &file.syntax {
@@ -301,9 +304,8 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
         return Err(format!("{fields} fields between commas, not {}", columns.fields));
     }
     let [user, item, rating, time] = values;
-    let number = |name: &str, text: &str| {
-        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)))
-    };
+    let number =
+        |name: &str, text: &str| Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)));
     let time = unit.milliseconds(number("timestamp", time)?.whole("timestamp")?)?;
     event(events, user, item, number("rating", rating)?.real(), time)
 }
@@ -314,6 +316,43 @@ struct Titles {
     lines: Vec<u64>,
     items: Vec<u32>,
     titles: StringArena,
+    /// An item that is not of the log.
+    unmatched: Option<String>,
+}
+
+impl Titles {
+    /// Adds the title of an item, if it is of the log; a blank one is none.
+    fn push(&mut self, line: u64, id: &str, title: Option<&str>, items: &Interner) {
+        match (items.find(id), title.filter(|title| !title.trim().is_empty())) {
+            (Some(item), Some(title)) => {
+                self.lines.push(line);
+                self.items.push(item);
+                self.titles.push(title);
+            }
+            (None, _) if self.unmatched.is_none() => self.unmatched = Some(id.to_string()),
+            _ => {}
+        }
+    }
+}
+
+/// Gives the catalogue titles. Of two different ones for an item the second is a bad row.
+fn take_titles(
+    found: Titles,
+    file: &SourceFile,
+    row: &str,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
+    if let Some(id) = &found.unmatched {
+        catalogue.unmatched(id);
+    }
+    for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
+        if let Err(what) = catalogue.set_title(item, title) {
+            context.bad_at(file, &format!("{row} {line}"), &format!("item {}: {what}", short(items.get(item))))?;
+        }
+    }
+    Ok(())
 }
 
 fn read_titles(
@@ -323,6 +362,9 @@ fn read_titles(
     catalogue: &mut Catalogue,
     context: &mut ReadContext,
 ) -> Result<()> {
+    if file.syntax == Syntax::Parquet {
+        return parquet::read_titles(file, items, catalogue, context);
+    }
     let path = &file.path;
     let parse = |number: u64, line: &str, out: &mut Titles| -> Line<()> {
         let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { described(line, edition)? };
@@ -330,22 +372,11 @@ fn read_titles(
             return Err("the item id is empty".into());
         }
         let junk = |title: &str| edition == Edition::Y2018 && NO_TITLE.iter().any(|mark| title.contains(mark));
-        if let Some(title) = title.filter(|t| !t.trim().is_empty() && !junk(t))
-            && let Some(item) = items.find(&id)
-        {
-            out.lines.push(number);
-            out.items.push(item);
-            out.titles.push(&title);
-        }
+        out.push(number, &id, title.as_deref().filter(|title| !junk(title)), items);
         Ok(())
     };
     read_numbered_lines(path, Encoding::Utf8, 0, context, parse, |context, found| {
-        for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
-            if let Err(what) = catalogue.set_title(item, title) {
-                context.bad(path, line, &format!("item {}: {what}", items.get(item)))?;
-            }
-        }
-        Ok(())
+        take_titles(found, path, "line", items, catalogue, context)
     })
 }
 

@@ -26,7 +26,7 @@ impl Folder {
     }
 
     fn read(&self, names: &[&str], format: Option<&str>, context: &mut ReadContext) -> Result<RawDataset> {
-        let files: Vec<PathBuf> = names.iter().map(|name| self.0.path().join(name)).collect();
+        let files: Vec<SourceFile> = names.iter().map(|name| SourceFile::new(self.0.path().join(name))).collect();
         let options = ReadOptions {
             format: format.map(str::to_string),
             workspace: Workspace { memory: 1 << 30, scratch: std::env::temp_dir() },
@@ -331,7 +331,7 @@ fn random_bytes_never_panic() {
             ..ReadOptions::default()
         };
         let mut context = ReadContext { skip_bad: rng.random_range(0..3), ..ReadContext::quiet() };
-        if let Err(error) = read(&paths, &options, &mut context) {
+        if let Err(error) = read(&paths.each_ref().map(SourceFile::new), &options, &mut context) {
             assert!(!error.to_string().contains('\n'));
         }
     }

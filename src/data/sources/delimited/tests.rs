@@ -101,10 +101,7 @@ fn dialects() {
         [["1", "a \"b\"; c", "x\"y", ""], ["2", ";d", "e", ""], ["3", "\\", "l\nm", ""]]
     );
     // A tab-separated file has no quotes.
-    assert_eq!(
-        fields(Dialect::TSV, &["i", "t"], false, "1\t\"a\n2\tb\"\n"),
-        [["1", "\"a", ""], ["2", "b\"", ""]]
-    );
+    assert_eq!(fields(Dialect::TSV, &["i", "t"], false, "1\t\"a\n2\tb\"\n"), [["1", "\"a", ""], ["2", "b\"", ""]]);
     // The Netflix prize: sections, and titles with commas.
     let netflix = Dialect { sections: true, ..Dialect::CSV };
     assert_eq!(

@@ -14,13 +14,13 @@ mod tags;
 use std::io::{BufRead, Read};
 
 use self::tags::Tags;
-use super::delimited::{DelimitedFile, Dialect};
-use super::fields::{present, rating};
-use super::lines::read_numbered_lines;
 use super::dataset::{Catalogue, RawDataset};
+use super::delimited::{DelimitedFile, Dialect};
 use super::encoding::Encoding;
+use super::fields::{present, rating};
 use super::files::at_most;
 use super::input::Input;
+use super::lines::read_numbered_lines;
 use super::options::ReadOptions;
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
@@ -160,6 +160,11 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     log.finish()?;
 
     let mut catalogue = Catalogue::default();
+    if of(Role::Movies).next().is_none() {
+        catalogue.missing = Some("no file of titles among the inputs: add movies.dat, u.item or movies.csv");
+    }
+    let unused = files.iter().filter(|path| Role::of(path).is_none());
+    context.unused.extend(unused.map(|path| path.name().to_string()));
     let mut described = found.describe().to_string();
     for path in of(Role::Movies) {
         let encoding = read_movies(path, format(path)?, &log.items, &mut catalogue, context)?;
@@ -279,7 +284,10 @@ fn read_movies(
 ) -> Result<Encoding> {
     let mut take_in = |context: &mut ReadContext, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
-            let Some(item) = items.find(&movie.id) else { continue };
+            let Some(item) = items.find(&movie.id) else {
+                catalogue.unmatched(&movie.id);
+                continue;
+            };
             if let Err(what) = catalogue.describe(item, &movie.title) {
                 context.bad(path, movie.line, &what)?;
                 continue;

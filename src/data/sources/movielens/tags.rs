@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Catalogue, DelimitedFile, Dialect, ReadContext, SourceFile, encoding, present, read_numbered_lines, wrong_fields};
+use super::{
+    Catalogue, DelimitedFile, Dialect, ReadContext, SourceFile, encoding, present, read_numbered_lines, wrong_fields,
+};
 use crate::Result;
 use crate::data::interner::Interner;
 
@@ -19,7 +21,13 @@ impl Tags {
     /// Reads `tags.csv`, or `user::item::tag::timestamp` whose tag may hold `::`. A few published
     /// tags are empty; they count for nothing. A `|` in a tag, which separates the tags of an item,
     /// becomes a space.
-    pub(super) fn read(&mut self, path: &SourceFile, csv: bool, items: &Interner, context: &mut ReadContext) -> Result<()> {
+    pub(super) fn read(
+        &mut self,
+        path: &SourceFile,
+        csv: bool,
+        items: &Interner,
+        context: &mut ReadContext,
+    ) -> Result<()> {
         let parse = |id: &str, tag: &str, tags: &mut Vec<(u32, String)>| -> std::result::Result<(), String> {
             let item = items.find(present(id, "movie")?);
             let tag = tag.replace('|', " ");

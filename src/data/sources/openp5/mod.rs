@@ -9,12 +9,12 @@
 
 use std::collections::HashSet;
 
-use super::fields::present;
-use super::lines::read_numbered_lines;
-use super::movielens::{holds_plots, read_movies_dat, read_plots, wrong_fields};
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
+use super::fields::present;
 use super::files::at_most;
+use super::lines::read_numbered_lines;
+use super::movielens::{holds_plots, read_movies_dat, read_plots, wrong_fields};
 use super::options::ReadOptions;
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
@@ -125,7 +125,12 @@ fn read_sequences(path: &SourceFile, log: &mut EventLog, context: &mut ReadConte
     )
 }
 
-fn read_titles(path: &SourceFile, items: &Interner, catalogue: &mut Catalogue, context: &mut ReadContext) -> Result<()> {
+fn read_titles(
+    path: &SourceFile,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,

@@ -63,7 +63,8 @@ impl Settings {
             return Err(Error::usage("table: name the columns of users and of items (--user COLUMN --item COLUMN)"));
         }
         let TableOptions { delimiter, quote, escape, encoding, names, .. } = &options.table;
-        let delimiter = delimiter.as_deref().map(|text| character("--delimiter", text, &[("tab", b'\t'), ("\\t", b'\t')]));
+        let delimiter =
+            delimiter.as_deref().map(|text| character("--delimiter", text, &[("tab", b'\t'), ("\\t", b'\t')]));
         let quote = quote.as_deref().map(|text| match text {
             "none" | "" => Ok(None),
             text => character("--quote", text, &[]).map(Some),
@@ -118,7 +119,11 @@ impl Settings {
     /// The names for a file's columns, whether its last column takes what is left of a line, and
     /// whether the names are for this file alone.
     pub(super) fn names_of(&self, file: &SourceFile) -> Option<(&[String], bool, bool)> {
-        let names = self.names.iter().find(|names| names.is_for(file)).or_else(|| self.names.iter().find(|names| names.file.is_none()))?;
+        let names = self
+            .names
+            .iter()
+            .find(|names| names.is_for(file))
+            .or_else(|| self.names.iter().find(|names| names.file.is_none()))?;
         Some((&names.names, names.last_takes_rest, names.file.is_some()))
     }
 

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use polars::prelude::{Column, DataFrame, DataType, ParquetWriter, TimeUnit};
 

@@ -146,7 +146,10 @@ impl<'a> Field<'a> {
     fn of(table: &'a Table, records: &DelimitedFile, name: &'a Option<String>) -> Result<Self> {
         match name {
             Some(name) if records.header.contains(name) => Ok(Self::Column(records.column(name)?)),
-            Some(_) if *name == table.columns.item && table.file.partition.iter().all(|(key, _)| Some(key) != name.as_ref()) => {
+            Some(_)
+                if *name == table.columns.item
+                    && table.file.partition.iter().all(|(key, _)| Some(key) != name.as_ref()) =>
+            {
                 Ok(Self::Section)
             }
             name => Ok(Self::Constant(table.constant(name))),

@@ -66,8 +66,7 @@ fn numeric(text: &str, order: Option<DateOrder>) -> DateResult<(NaiveDate, &str)
     let (second, length) = part(rest, least, 2).ok_or_else(wrong)?;
     let rest = rest.get(length..).unwrap_or_default();
     let is_year_first = first_digits == 4;
-    let (third, length) =
-        if is_year_first { part(rest, least, 2) } else { part(rest, 4, 4) }.ok_or_else(wrong)?;
+    let (third, length) = if is_year_first { part(rest, least, 2) } else { part(rest, 4, 4) }.ok_or_else(wrong)?;
     let rest = rest.get(length..).unwrap_or_default();
     if is_year_first {
         return Ok((date(first, second, third).ok_or_else(wrong)?, rest));
@@ -175,7 +174,11 @@ fn offset_minutes(text: &str) -> Option<i64> {
         Some(_) => return None,
         None => {
             let (hours, rest) = digits(rest, 2, 2)?;
-            let minutes = if rest.is_empty() { 0 } else { digits(rest.strip_prefix(':')?, 2, 2).filter(|(_, rest)| rest.is_empty())?.0 };
+            let minutes = if rest.is_empty() {
+                0
+            } else {
+                digits(rest.strip_prefix(':')?, 2, 2).filter(|(_, rest)| rest.is_empty())?.0
+            };
             (hours, minutes)
         }
     };
@@ -228,12 +231,39 @@ mod tests {
         assert_eq!(parse_date("13/3/2014", None), Ok(midnight + 6 * 86_400_000));
         assert!(parse_date("7/3/2014", None).unwrap_err().contains("the day or the month"));
         for text in [
-            "", "soon", "nan", "2014-02-29", "2014-13-01", "2014-00-01", "2014-03-07T", "2014-03-07T25:00:00",
-            "2014-03-07T12", "2014-03-07T12:00:00+1", "2014-3-7", "2014-3-007", "2014-003-7", "214-003-07",
-            "2014-03-07T12:0:00", "2014-03-07T012:00:00", "2014-03-07T12:00:00.Z", "2014-03-07T12:00:00+9999:99",
-            "2014-03-07T12:00:00+24:00", "2014-03-07T12:00:00-01:60", "2014-03-07T12:00:00+1:00", "é014-03-07x",
-            "2014/03-07", "3/7/14", "13/13/2014", "3/7/2014 13:00 PM", "Mar 2014", "Mar 7 8 2014", "7 Foo 2014",
-            "2014-03-07 12:00:00 PST", "Mar 7, 2014 noon", "2014-03-07x", "Fri Mar 07 12:00:00 2014 2014",
+            "",
+            "soon",
+            "nan",
+            "2014-02-29",
+            "2014-13-01",
+            "2014-00-01",
+            "2014-03-07T",
+            "2014-03-07T25:00:00",
+            "2014-03-07T12",
+            "2014-03-07T12:00:00+1",
+            "2014-3-7",
+            "2014-3-007",
+            "2014-003-7",
+            "214-003-07",
+            "2014-03-07T12:0:00",
+            "2014-03-07T012:00:00",
+            "2014-03-07T12:00:00.Z",
+            "2014-03-07T12:00:00+9999:99",
+            "2014-03-07T12:00:00+24:00",
+            "2014-03-07T12:00:00-01:60",
+            "2014-03-07T12:00:00+1:00",
+            "é014-03-07x",
+            "2014/03-07",
+            "3/7/14",
+            "13/13/2014",
+            "3/7/2014 13:00 PM",
+            "Mar 2014",
+            "Mar 7 8 2014",
+            "7 Foo 2014",
+            "2014-03-07 12:00:00 PST",
+            "Mar 7, 2014 noon",
+            "2014-03-07x",
+            "Fri Mar 07 12:00:00 2014 2014",
         ] {
             assert!(parse_date(text, Some(DateOrder::MonthFirst)).is_err(), "{text}");
         }

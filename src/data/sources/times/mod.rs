@@ -14,7 +14,6 @@ use serde::Deserialize;
 use self::dates::{DateOrder, parse_date};
 use super::fields::{present, short};
 
-
 /// The unit of Unix times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -130,16 +129,15 @@ fn compact_date(number: i64) -> Option<i64> {
         let clock = number % 1_000_000;
         let (hour, minute, second) = (clock / 10_000, clock / 100 % 100, clock % 100);
         let fits = hour < 24 && minute < 60 && second < 60;
-        return compact_date(number / 1_000_000).filter(|_| fits).map(|day| day + ((hour * 60 + minute) * 60 + second) * 1000);
+        return compact_date(number / 1_000_000)
+            .filter(|_| fits)
+            .map(|day| day + ((hour * 60 + minute) * 60 + second) * 1000);
     }
     if !(19_700_101..21_000_101).contains(&number) {
         return None;
     }
-    let date = chrono::NaiveDate::from_ymd_opt(
-        (number / 10_000) as i32,
-        (number / 100 % 100) as u32,
-        (number % 100) as u32,
-    )?;
+    let date =
+        chrono::NaiveDate::from_ymd_opt((number / 10_000) as i32, (number / 100 % 100) as u32, (number % 100) as u32)?;
     Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
 }
 
@@ -156,7 +154,8 @@ impl TimeOptions {
     pub(super) fn new(unit: Option<Unit>, format: Option<&str>) -> Result<Self, String> {
         let parsed = |format: &str| -> Result<(String, Vec<Item<'static>>), String> {
             let items = StrftimeItems::new(format).parse_to_owned();
-            let items = items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", short(format)))?;
+            let items =
+                items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", short(format)))?;
             Ok((format.to_string(), items))
         };
         if unit.is_some() && format.is_some() {
@@ -234,7 +233,9 @@ impl TimeSample {
         let most = Unit::ALL.into_iter().zip(self.units).rev().max_by_key(|(_, count)| *count);
         let numbers = match (self.options.unit, most) {
             (Some(unit), _) => Numbers::Unit(unit),
-            (None, Some((unit, count))) if count >= self.compact.max(1) && count * 2 >= self.small => Numbers::Unit(unit),
+            (None, Some((unit, count))) if count >= self.compact.max(1) && count * 2 >= self.small => {
+                Numbers::Unit(unit)
+            }
             _ if self.compact > self.small => Numbers::CompactDates,
             _ => Numbers::Small,
         };

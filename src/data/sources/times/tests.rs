@@ -63,10 +63,7 @@ fn numbers_of_another_unit_are_errors() {
 fn the_order_of_day_and_month() {
     let day = 86_400_000;
     // One row tells for all.
-    assert_eq!(
-        times(NONE, &["1/2/2014", "13/2/2014"]),
-        [Ok(1_391_212_800_000), Ok(1_391_212_800_000 + 12 * day)]
-    );
+    assert_eq!(times(NONE, &["1/2/2014", "13/2/2014"]), [Ok(1_391_212_800_000), Ok(1_391_212_800_000 + 12 * day)]);
     assert_eq!(times(NONE, &["1/2/2014", "2/13/2014"])[0], Ok(1_388_620_800_000));
     let error = parser(NONE, &[TimeValue::Text("1/2/2014")]).err().unwrap();
     assert!(error.contains("1/2/2014") && error.contains("--time-format"), "{error}");
