@@ -127,7 +127,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &target) } else { fs::write(target, fs::read(entry.path()).unwrap()).unwrap() }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            fs::write(target, fs::read(entry.path()).unwrap()).unwrap()
+        }
     }
 }
 
@@ -156,7 +160,8 @@ fn times_of_each_file() {
     Case::new("case-23").gives(&format!("table 2019-Oct.csv cat.csv {columns}"), &unrated(seconds()));
     let fractions = renamed(log(|n| (START + n) * 1000 + 438), ["1", "2", "3"], ["a", "b", "c", "d"]);
     let columns = "--user user_id --item video_id --time timestamp --title caption";
-    Case::new("case-24").gives(&format!("table big_matrix.csv kuairec_caption_category.csv {columns}"), &unrated(fractions));
+    Case::new("case-24")
+        .gives(&format!("table big_matrix.csv kuairec_caption_category.csv {columns}"), &unrated(fractions));
     let report = Case::new("case-46").gives(&format!("table log.csv cat.csv {COLUMNS}"), &seconds());
     assert!(report["format"].as_str().unwrap().contains("microseconds"), "{report}");
 }
@@ -223,7 +228,11 @@ fn headers() {
     let file = "userid-timestamp-artid-artname-traid-traname.tsv";
     let line = format!("table {file} --user userid --item artid --time timestamp --title artname");
     Case::new("case-20").refuses(&line, &[file, "userid", "--columns"]);
-    let mut artists = renamed(unrated(seconds()), ["user_000001", "user_000002", "user_000003"], ["mbid-a", "mbid-b", "mbid-c", "mbid-d"]);
+    let mut artists = renamed(
+        unrated(seconds()),
+        ["user_000001", "user_000002", "user_000003"],
+        ["mbid-a", "mbid-b", "mbid-c", "mbid-d"],
+    );
     for (id, title) in &mut artists.titles {
         *title = id.replace("mbid-", "Artist ");
     }
@@ -233,7 +242,8 @@ fn headers() {
 #[test]
 fn dialects() {
     let day = |_| 1_399_939_200_000;
-    let line = "table steam_reviews.json.gz steam_games.json.gz --user user_id --item product_id --time date --title title";
+    let line =
+        "table steam_reviews.json.gz steam_games.json.gz --user user_id --item product_id --time date --title title";
     Case::new("case-25").refuses(line, &["steam_games.json.gz", "--catalogue-item"]);
     let case = Case::new("case-25");
     case.gives(&format!("{line} --catalogue-item id"), &unrated(log(day)));
@@ -264,7 +274,8 @@ fn titles() {
         event.time = event.time.map(|time| time + n);
     }
     Case::new("case-28").gives("amazon X.jsonl raw_meta_X", &reviews);
-    let line = "table X.jsonl raw_meta_X --user user_id --item parent_asin --time timestamp --rating rating --title title";
+    let line =
+        "table X.jsonl raw_meta_X --user user_id --item parent_asin --time timestamp --rating rating --title title";
     let report = Case::new("case-29").gives(line, &reviews);
     assert!(report["format"].as_str().unwrap().ends_with("titles of the catalogue"), "{report}");
     Case::new("case-29").gives(&format!("{line} --title-from catalogue"), &reviews);
@@ -281,11 +292,14 @@ fn titles() {
 
 #[test]
 fn compression() {
-    Case::new("case-38")
-        .refuses("amazon reviews_X.json meta_Sports_and_Outdoors.json.gz", &["meta_Sports_and_Outdoors", "gzip inside gzip"]);
+    Case::new("case-38").refuses(
+        "amazon reviews_X.json meta_Sports_and_Outdoors.json.gz",
+        &["meta_Sports_and_Outdoors", "gzip inside gzip"],
+    );
     Case::new("case-39").gives(&format!("table log.csv.bz2 cat.csv {COLUMNS}"), &seconds());
     Case::new("case-40").gives(&format!("table log.csv.zst cat.csv {COLUMNS}"), &seconds());
-    Case::new("case-42").refuses(&format!("table log.jsonl cat.jsonl {COLUMNS}"), &["log.jsonl", "line 1", "one object a line"]);
+    Case::new("case-42")
+        .refuses(&format!("table log.jsonl cat.jsonl {COLUMNS}"), &["log.jsonl", "line 1", "one object a line"]);
     Case::new("case-33").gives(&format!("table log.parquet cat.parquet {COLUMNS}"), &seconds());
 }
 
@@ -297,4 +311,131 @@ fn an_empty_join_is_explained() {
     );
     Case::new("case-45")
         .refuses("table events.csv --user visitorid --item itemid --time timestamp", &["--title", "--config"]);
+}
+
+/// Parquet columns of all types that hold ids, times or ratings; columns of other types are left
+/// alone.
+#[test]
+fn parquet_types() {
+    let expected = renamed(seconds(), ["1", "2", "3"], ["i0", "i1", "i2", "i3"]);
+    let users: Vec<String> =
+        [8, 16, 32, 64].iter().flat_map(|w| [format!("user_i{w}"), format!("user_u{w}")]).collect();
+    let others = ["user_text", "user_large", "user_binary", "user_dictionary", "user_decimal", "user_struct.inner.id"];
+    let ratings =
+        ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64", "f16", "f32", "f64", "decimal", "decimal_small", "text"];
+    let mut times: Vec<String> = ["u32", "f64", "decimal", "text"].map(String::from).to_vec();
+    for unit in ["s", "ms", "us", "ns"] {
+        times.extend([unit.to_string(), format!("{unit}_zone"), format!("{unit}_number")]);
+    }
+    let users: Vec<String> = users.into_iter().chain(others.map(String::from)).collect();
+    // Each type once, whatever the others are.
+    let dir = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/types.parquet");
+    fs::write(dir.path().join("cfg.toml"), crate::config(&[], Protocol::Msl { history: 10 })).unwrap();
+    for n in 0..users.len().max(ratings.len()).max(times.len()) {
+        let name = |names: &[String]| Some(names[n % names.len()].clone());
+        let columns = itemlm::data::Columns {
+            user: name(&users),
+            item: Some("item".into()),
+            time: Some(format!("time_{}", times[n % times.len()])),
+            title: Some("title".into()),
+            rating: Some(format!("rating_{}", ratings[n % ratings.len()])),
+            text: None,
+        };
+        let written = crate::generator::Written { inputs: vec![file.clone()], table: Default::default(), columns };
+        let mut options = crate::options(crate::generator::Format::Parquet, written, &dir.path().join("out"));
+        options.config = Some(dir.path().join("cfg.toml"));
+        itemlm::data::prepare(&options).unwrap_or_else(|error| panic!("{:?}: {error}", options.columns));
+        let wanted = reference::prepare(&expected, &[], Protocol::Msl { history: 10 }).0.unwrap();
+        assert_eq!(read(&options.out), wanted, "{:?}", options.columns);
+    }
+    let case = Case { dir };
+    fs::copy(&file, case.dir.path().join("types.parquet")).unwrap();
+    fs::remove_dir_all(case.dir.path().join("out")).unwrap();
+    for (columns, what) in [
+        ("--user x_list --item item", "x_list"),
+        ("--user user_f9 --item item", "`user_f9` is missing"),
+        ("--user rating_f32 --item item", "fractions"),
+        ("--user user_i8 --item time_ms", "times"),
+        ("--user user_struct --item item", "user_struct"),
+    ] {
+        case.refuses(&format!("table types.parquet {columns} --time time_ms"), &["types.parquet", what]);
+    }
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/int96.parquet");
+    fs::copy(old, case.dir.path().join("int96.parquet")).unwrap();
+    let mut untitled = unrated(expected);
+    untitled.titles.clear();
+    case.gives("table int96.parquet --user user_i64 --item item --time time_ns", &untitled);
+}
+
+fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    use std::io::Write;
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in files {
+        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file(*name, options).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+/// Archives, encodings and formats by their first bytes.
+#[test]
+fn first_bytes() {
+    let case = Case::new("case-05");
+    let path = |name: &str| case.dir.path().join(name);
+    let put = |name: &str, bytes: &[u8]| fs::write(path(name), bytes).unwrap();
+    let csv: String =
+        (1..).zip(EVENTS).map(|(n, (user, item, rating))| format!("{user},{item},{},{rating}\n", START + n)).collect();
+    let csv = format!("user,item,time,rating\n{csv}");
+    let titles = fs::read(path("cat.csv")).unwrap();
+    let line = |name: &str| format!("table {name} cat.csv {COLUMNS}");
+    put("log.zip", &zip(&[("x/log.csv", csv.as_bytes()), ("__MACOSX/x/._log.csv", b"\0"), ("x/README", b"x")]));
+    let report = case.gives(&line("log.zip"), &seconds());
+    assert_eq!(report["files"][0]["file"], "log.zip/x/log.csv");
+    assert_eq!(report["passed_over"].as_array().unwrap().len(), 2);
+    put("both.zip", &zip(&[("log.csv", csv.as_bytes()), ("cat.csv", &titles)]));
+    case.gives(&format!("table both.zip {COLUMNS}"), &seconds());
+    let utf16: Vec<u8> = csv.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    put("log.txt", &utf16);
+    case.gives(&line("log.txt"), &seconds());
+    fs::remove_dir_all(path("out")).unwrap();
+    let mut tar = csv.clone().into_bytes();
+    tar.splice(257..262, *b"ustar");
+    for (name, bytes, what) in [
+        ("a", &b"\xfd7zXZ\x00"[..], "xz"),
+        ("b", &tar, "tar"),
+        ("c", b"ARROW1\0\0", "Arrow"),
+        ("d", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("e", b"\x1b[2Juser,item\n", "`user` is missing"),
+        ("f", b"[{\"user\": 1}]", "one object a line"),
+        ("g", b"{\"user\": 1}{\"user\": 2}", "several objects on one line"),
+        ("h", b"user;item;time\n1;2;3\n", "--delimiter"),
+        ("i", b"PK\x03\x04 cut", "i: "),
+        ("j", b"x\0y\0\0z", "binary"),
+        ("k", b"<html><body>", "web page"),
+        ("l", b"user,item,time,rating,user\n1,2,3,4,5\n", "two columns are named `user`"),
+        ("m\x1b[2J", b"\0\0\0\0", "binary"),
+    ] {
+        put(name, bytes);
+        case.refuses(&line(name), &[what]);
+    }
+    put(
+        "ml.zip",
+        &zip(&[
+            ("ml/ratings.dat", b"1::2::5::978300760\n1::3::4::978300761\n"),
+            ("ml/movies.dat", b"2::T::D\n3::U::D\n"),
+        ]),
+    );
+    fs::write(path("cfg.toml"), "steps = []\n[split]\nprotocol = \"leave_one_out\"\n").unwrap();
+    assert_eq!(case.prepare("movielens ml.zip")["interactions"], 2);
+}
+
+#[test]
+fn early_times_are_a_warning() {
+    let case = Case::new("case-05");
+    let report = case.prepare(&format!("table l2.csv cat.csv {COLUMNS} --time-unit ms"));
+    assert!(warnings(&report).contains("before 1990, the earliest at 1970-01-17T"), "{report}");
+    let report = case.prepare(&format!("table l2.csv cat.csv {COLUMNS}"));
+    assert!(!warnings(&report).contains("1990"), "{report}");
 }

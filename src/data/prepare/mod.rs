@@ -130,7 +130,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     write_corpus(source, steps, options, &config, &workspace, output)
 }
 
-/// Refuses a file of text tasks in the corpus folder or in its place.
+/// Refuses a file of text tasks in the corpus folder, or with its name.
 fn check_tasks_file(path: &Path, options: &PrepareOptions, output: &OutputDir) -> Result<()> {
     let parent = files::folder(path);
     let parent = fs::canonicalize(parent).context(parent.display())?;
@@ -204,7 +204,7 @@ fn clean_events(source: &mut ReadSource, options: &PrepareOptions, config: &Prep
     Ok(steps)
 }
 
-/// Cuts windows, writes all tables and puts them in place.
+/// Cuts windows, writes all tables and moves them to the output folder.
 fn write_corpus(
     source: ReadSource,
     steps: Vec<Step>,

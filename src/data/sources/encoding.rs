@@ -34,26 +34,45 @@ pub(super) struct Decoded<R> {
     /// `None` for ISO 8859-1, which [`encoding_rs`] reads as Windows-1252.
     decoder: Option<Decoder>,
     ended: bool,
+    /// Decoded bytes that did not fit a reader's small buffer.
+    pending: Vec<u8>,
 }
 
 impl<R: BufRead> Decoded<R> {
     pub(super) fn new(content: R, encoding: &'static encoding_rs::Encoding) -> Self {
-        Self { content, decoder: Some(encoding.new_decoder_with_bom_removal()), ended: false }
+        Self { content, decoder: Some(encoding.new_decoder_with_bom_removal()), ended: false, pending: Vec::new() }
     }
 
     /// Decodes ISO 8859-1: each byte is the character of that number.
     pub(super) fn latin1(content: R) -> Self {
-        Self { content, decoder: None, ended: false }
+        Self { content, decoder: None, ended: false, pending: Vec::new() }
     }
 }
 
 impl<R: BufRead> Read for Decoded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Room for any character; BufReader's buffer is larger.
-        if self.ended || buffer.len() < 8 {
-            return if self.ended { Ok(0) } else { Err(io::ErrorKind::InvalidInput.into()) };
+        /// Room for any character.
+        const ROOM: usize = 64;
+        if buffer.len() < ROOM && self.pending.is_empty() && !buffer.is_empty() {
+            let mut room = [0; ROOM];
+            let count = self.decode(&mut room)?;
+            self.pending.extend(room.iter().take(count));
         }
-        loop {
+        if self.pending.is_empty() {
+            return if buffer.is_empty() { Ok(0) } else { self.decode(buffer) };
+        }
+        let count = buffer.len().min(self.pending.len());
+        for (to, from) in buffer.iter_mut().zip(self.pending.drain(..count)) {
+            *to = from;
+        }
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> Decoded<R> {
+    /// Decodes into a buffer with room for a few characters; 0 at the end of the content.
+    fn decode(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.ended {
             let source = self.content.fill_buf()?;
             let last = source.is_empty();
             let (read, written) = match &mut self.decoder {
@@ -76,5 +95,6 @@ impl<R: BufRead> Read for Decoded<R> {
                 return Ok(written);
             }
         }
+        Ok(0)
     }
 }

@@ -238,7 +238,8 @@ mod tests {
         std::fs::write(&path, stored).unwrap();
         let mut input = Input::open_as(&SourceFile::new(path), encoding, &ReadContext::quiet())?;
         let mut text = String::new();
-        input.content().read_to_string(&mut text).unwrap();
+        let read = input.content().read_to_string(&mut text);
+        read.map_err(|error| input.broken(&error))?;
         assert_eq!(input.finish().unwrap(), FileDigest::of("f", stored));
         Ok(text)
     }

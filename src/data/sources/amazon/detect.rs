@@ -32,8 +32,8 @@ impl Edition {
 
     /// The columns of a CSV without a header.
     pub(super) fn columns(self) -> Columns {
-        let places = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
-        Columns { places, fields: 4 }
+        let indices = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
+        Columns { indices, fields: 4 }
     }
 }
 

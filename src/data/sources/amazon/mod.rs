@@ -273,28 +273,28 @@ fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) ->
 
 /// Where user, item, rating and time are in a CSV's row, and how many fields it has.
 struct Columns {
-    places: [usize; 4],
+    indices: [usize; 4],
     fields: usize,
 }
 
 fn header_columns(path: &SourceFile, header: &str) -> Result<Columns> {
     let names: Vec<&str> = header.split(',').map(str::trim).collect();
-    let mut places = [0; 4];
-    for (place, wanted) in places.iter_mut().zip(["user_id", "parent_asin", "rating", "timestamp"]) {
-        *place = names.iter().position(|name| *name == wanted).ok_or_else(|| {
+    let mut indices = [0; 4];
+    for (index, wanted) in indices.iter_mut().zip(["user_id", "parent_asin", "rating", "timestamp"]) {
+        *index = names.iter().position(|name| *name == wanted).ok_or_else(|| {
             let what = "needs user_id,parent_asin,rating,timestamp";
             Error::failed(format!("{}: line 1: column {wanted} is missing ({what})", path))
         })?;
     }
-    Ok(Columns { places, fields: names.len() })
+    Ok(Columns { indices, fields: names.len() })
 }
 
 fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<()> {
     let mut values = [""; 4];
     let mut fields = 0;
     for field in line.split(',') {
-        for (value, place) in values.iter_mut().zip(columns.places) {
-            if place == fields {
+        for (value, index) in values.iter_mut().zip(columns.indices) {
+            if index == fields {
                 *value = field;
             }
         }

@@ -210,19 +210,13 @@ fn wrong_files_are_named() {
     assert!(text.contains("no review file") && code == 2, "{text}");
     let (text, code) = error(&[("r", REVIEWS_2014)], None);
     assert!(text.contains("no metadata file") && text.contains("titles") && code == 2, "{text}");
-    for wrong in [
-        "userId,movieId,rating,timestamp\n1,2,3,4\n",
-        "u;i;5;1\n",
-        "{\"a\": 1}\n",
-        "[1]\n",
-        "\u{0}\u{1}",
-        "{\"asin",
-        "\n",
-    ] {
+    for wrong in ["userId,movieId,rating,timestamp\n1,2,3,4\n", "u;i;5;1\n", "{\"a\": 1}\n", "[1]\n", "{\"asin", "\n"] {
         let (text, code) = error(&[("r", REVIEWS_2014), ("w.x", wrong), ("m", META_2014)], None);
         assert!(text.contains("/w.x: line 1 is neither") && text.contains("expected are") && code == 1, "{text}");
         assert!(!text.contains('\n'));
     }
+    let (text, code) = error(&[("r", REVIEWS_2014), ("w.x", "\u{0}\u{1}"), ("m", META_2014)], None);
+    assert!(text.contains("/w.x: binary data") && code == 1, "{text}");
     let (text, code) = error(&[("r", ""), ("m", META_2014)], None);
     assert!(text.contains("/r: the file is empty") && code == 1, "{text}");
     let (text, _) = error(&[("r", "user_id,parent_asin,timestamp\n"), ("m", META_2023)], None);

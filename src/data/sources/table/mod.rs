@@ -74,6 +74,8 @@ struct Table {
     log: bool,
     /// The columns asked for, of those it has; the item's is that of its kind.
     columns: Columns,
+    /// Whether the first rows have titles; later objects may have what these lack.
+    has_titles: bool,
     /// Number of rows, about.
     rows: u64,
     /// The times of a log.
@@ -127,7 +129,8 @@ impl Table {
             rating: has(&asked.rating).filter(|_| log),
             text,
         };
-        let mut table = Self { file: file.clone(), format, reader, log, columns, rows, times: None };
+        let has_titles = columns.title.is_some();
+        let mut table = Self { file: file.clone(), format, reader, log, columns, has_titles, rows, times: None };
         table.check_columns(settings, &names)?;
         if format.is_objects() {
             table.columns.user.clone_from(&asked.user);
@@ -286,7 +289,13 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
 fn choose_titles(settings: &Settings, logs: &mut [Table], catalogues: &mut [Table]) -> Option<&'static str> {
     let has = |tables: &[Table]| tables.iter().any(|table| table.columns.title.is_some());
     let (in_log, in_catalogue) = (has(logs), has(catalogues));
-    let from = settings.title_from.unwrap_or(if in_catalogue { TitleFrom::Catalogue } else { TitleFrom::Log });
+    let certain = |tables: &[Table]| tables.iter().any(|table| table.has_titles);
+    let from = match settings.title_from {
+        Some(from) => from,
+        None if in_catalogue && (certain(catalogues) || !certain(logs)) => TitleFrom::Catalogue,
+        // Perhaps later objects have titles: they are welcome.
+        None => return None,
+    };
     let unused = if from == TitleFrom::Catalogue { &mut *logs } else { &mut *catalogues };
     for table in unused {
         table.columns.title = None;

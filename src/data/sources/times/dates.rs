@@ -33,7 +33,11 @@ pub(super) fn parse_date(text: &str, order: Option<DateOrder>) -> DateResult<i64
     };
     let Some(separator) = rest.chars().next() else { return Ok(midnight(date)) };
     let strict = separator.eq_ignore_ascii_case(&'t');
-    let rest = rest.strip_prefix(", ").or_else(|| rest.strip_prefix(['T', 't', ' '])).ok_or_else(wrong)?;
+    let rest = rest
+        .strip_prefix(", ")
+        .or_else(|| rest.strip_prefix(['T', 't', ' ']))
+        .filter(|rest| !rest.is_empty())
+        .ok_or_else(wrong)?;
     Ok(midnight(date) + clock(rest, !strict).ok_or_else(wrong)?)
 }
 

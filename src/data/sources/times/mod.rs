@@ -239,8 +239,8 @@ impl TimeSample {
             _ if self.compact > self.small => Numbers::CompactDates,
             _ => Numbers::Small,
         };
-        let seen = self.seen > 0;
-        Ok(TimeParser { numbers, stated, order, format: self.options.format, seen })
+        let has_numbers = self.small + self.compact + self.units.iter().sum::<u64>() > 0;
+        Ok(TimeParser { numbers, stated, order, format: self.options.format, has_numbers })
     }
 }
 
@@ -261,7 +261,8 @@ pub(super) struct TimeParser {
     stated: bool,
     order: Option<DateOrder>,
     format: Option<(String, Vec<Item<'static>>)>,
-    seen: bool,
+    /// Whether any time of the sample is a number.
+    has_numbers: bool,
 }
 
 impl TimeParser {
@@ -323,14 +324,10 @@ impl TimeParser {
     pub(super) fn describe(&self) -> String {
         match (&self.format, self.numbers) {
             (Some((format, _)), _) => format!("times as {format}"),
-            (None, Numbers::Unit(unit)) => format!("times in {unit}"),
-            (None, Numbers::Small) if self.seen && self.small_numbers() => "times in seconds".into(),
+            (None, Numbers::Unit(unit)) if self.has_numbers || self.stated => format!("times in {unit}"),
+            (None, Numbers::Small) if self.has_numbers => "times in seconds".into(),
             _ => "times as dates".into(),
         }
-    }
-
-    fn small_numbers(&self) -> bool {
-        self.order.is_none() && self.numbers == Numbers::Small
     }
 }
 
