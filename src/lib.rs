@@ -23,4 +23,4 @@ pub mod tensor;
 pub mod text;
 pub mod train;
 
-pub use crate::core::error::{Context, Error, Result};
+pub use crate::core::error::{Context, Error, ErrorKind, Result};

@@ -16,9 +16,9 @@ fn main() -> ExitCode {
         // SAFETY: sets one option of the allocator, before any other thread exists.
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     }
-    itemlm::core::panic::record_panics();
-    let code = std::panic::catch_unwind(|| itemlm::cli::run(std::env::args_os())).unwrap_or_else(|_| {
-        let why = itemlm::core::panic::recorded_panic().unwrap_or_default();
+    itemlm::core::panic::silence();
+    let code = itemlm::core::panic::catch(|| itemlm::cli::run(std::env::args_os())).unwrap_or_else(|panic| {
+        let why = itemlm::core::panic::DeviceGuard::current().panic().unwrap_or(panic.message);
         // burn-train's dashboard ends a run by a panic when its user asks for that (`q`, then `k`).
         if why.starts_with("Killing training") {
             itemlm::core::log::log("error: killed from the dashboard; go on from the last checkpoint with --resume");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::inspect::escaped;
 use crate::commands::{BackendReport, DoctorReport, Status, WarmReport};
-use crate::device::Adapter;
+use crate::device::{Adapter, ProductRate};
 use crate::run::Check;
 
 /// The whole report.
@@ -15,8 +15,9 @@ pub(super) fn text(report: &DoctorReport) -> String {
     let mut text = format!("itemlm {}, burn {}\n", report.itemlm, report.burn);
     let limit = host.limit_bytes.map_or(String::new(), |bytes| format!(", limited to {}", size(Some(bytes))));
     text += &format!(
-        "{}, {} threads, memory {}, {} available{limit}\n",
+        "{}, {}, {} threads, memory {}, {} available{limit}\n",
         host.system,
+        host.instruction_set,
         host.threads,
         size(host.memory_bytes),
         size(host.available_bytes)
@@ -89,6 +90,9 @@ fn backend(report: &BackendReport) -> String {
             if rate.tf32 { "TF32" } else { "f32" }
         );
     }
+    for ProductRate { m, k, n, gflops } in &report.step_products {
+        text += &format!("    of a training step {gflops:>6.1} GFLOP/s  [{m}, {k}] · [{k}, {n}]\n");
+    }
     if let Some(rate) = report.copy {
         text += &format!(
             "  copy           {:>10.1} GB/s     {} MiB, read and written\n",
@@ -160,6 +164,7 @@ mod tests {
             host: Host {
                 system: "linux".into(),
                 threads: 2,
+                instruction_set: "AVX2".into(),
                 memory_bytes: Some(3 << 30),
                 available_bytes: None,
                 limit_bytes: Some(2 << 30),
@@ -173,6 +178,7 @@ mod tests {
                 adapters: vec![adapter],
                 matmul: Some(MatmulRate { rows: 256, gflops: 1.25, tf32: false }),
                 copy: Some(CopyRate { bytes: 64 << 20, gb_per_second: 10.0 }),
+                step_products: Vec::new(),
                 checks: vec![check("forward", true), check("gradient", false)],
             }],
             passed: false,

@@ -1,5 +1,6 @@
 //! `itemlm baseline NAME CORPUS`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -38,6 +39,9 @@ pub struct BaselineReport {
     pub users_per_second: f64,
     /// Name of the ranker.
     pub scoring: String,
+    /// The weight of each part of a mixture, fitted on the validation windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<BTreeMap<String, f64>>,
     /// Null: there is no beam search.
     pub beams: Option<usize>,
 }
@@ -70,10 +74,21 @@ pub fn baseline(
         say,
     };
     let fitted = spec.fit(&mut fitting).context(corpus_dir.display())?;
-    say(&spec.about());
+    spec.about().iter().for_each(|line| say(line));
+    if let Some(mixture) = &fitted.mixture {
+        let weights: Vec<String> = mixture.iter().map(|(name, weight)| format!("{name} {weight:.3}")).collect();
+        say(&format!("weights of the mixture, by the validation windows: {}", weights.join(", ")));
+    }
     let started = Instant::now();
     let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, &corpus, split, limit);
     let users_per_second = outcomes.len() as f64 / started.elapsed().as_secs_f64();
     let summary = summarise(&outcomes, 0);
-    Ok(BaselineReport { summary, split, users_per_second, scoring: spec.to_string(), beams: None })
+    Ok(BaselineReport {
+        summary,
+        split,
+        users_per_second,
+        scoring: spec.to_string(),
+        mixture: fitted.mixture,
+        beams: None,
+    })
 }

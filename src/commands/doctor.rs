@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::config::Precision;
-use crate::core::panic::catch_device_panic;
+use crate::core::panic::DeviceGuard;
 use crate::core::system;
-use crate::device::{Adapter, BackendName, CopyRate, MatmulRate, TUNED, copy_rate, kernels_dir, matmul_rate};
+use crate::device::{Adapter, BackendName, CopyRate, MatmulRate, ProductRate, TUNED};
+use crate::device::{copy_rate, kernels_dir, matmul_rate, step_product_rates};
+use crate::kernels::InstructionSet;
 use crate::run::Check;
 use crate::run::self_check::{Numbers, SelfCheck, compare, no_cpu};
 use crate::{Error, Result};
@@ -41,11 +43,13 @@ pub struct Host {
     pub system: String,
     /// Threads that the CPU backend and the data readers use (RAYON_NUM_THREADS).
     pub threads: usize,
-    /// Of all.
+    /// Instruction set of the CPU backend's loops and products: AVX-512, AVX2, SSE2 or NEON.
+    pub instruction_set: String,
+    /// Total physical memory, bytes.
     pub memory_bytes: Option<u64>,
-    /// That programs could get.
+    /// Memory available to new allocations, bytes.
     pub available_bytes: Option<u64>,
-    /// The limit on this process's container.
+    /// Memory limit of this process's container, bytes.
     pub limit_bytes: Option<u64>,
 }
 
@@ -78,6 +82,8 @@ pub struct BackendReport {
     pub matmul: Option<MatmulRate>,
     /// Null where it did not run.
     pub copy: Option<CopyRate>,
+    /// Products of a training step; empty where it did not run.
+    pub step_products: Vec<ProductRate>,
     /// The self-check, part by part.
     pub checks: Vec<Check>,
 }
@@ -125,6 +131,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
         adapters: Vec::new(),
         matmul: None,
         copy: None,
+        step_products: Vec::new(),
         checks: Vec::new(),
     };
     let device = match name.adapters().and_then(|adapters| {
@@ -146,9 +153,10 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
             return report;
         }
     };
-    let tried = catch_device_panic(|| {
+    let tried = DeviceGuard::new().run(|| {
         report.matmul = Some(matmul_rate(&device, Precision::F32.dtype())?);
         report.copy = Some(copy_rate(&device)?);
+        report.step_products = step_product_rates(&device)?;
         let numbers = self_check.run(&device)?;
         report.checks = match reference {
             _ if name == BackendName::Cpu => self_check.cpu_with_itself(&numbers, &device)?,
@@ -174,6 +182,7 @@ fn host() -> Host {
     Host {
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         threads: rayon::current_num_threads(),
+        instruction_set: InstructionSet::detect().to_string(),
         memory_bytes: system::memory_bytes(),
         available_bytes: system::available_bytes(),
         limit_bytes: system::limit_bytes(),
@@ -198,6 +207,7 @@ mod tests {
             adapters: Vec::new(),
             matmul: None,
             copy: None,
+            step_products: Vec::new(),
             checks: Vec::new(),
         };
         let mut report = DoctorReport {

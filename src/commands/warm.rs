@@ -10,9 +10,9 @@ use burn::train::Interrupter;
 use serde::Serialize;
 
 use crate::config::{Precision, RunConfig};
-use crate::core::panic::catch_device_panic;
+use crate::core::panic::DeviceGuard;
 use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir, rounds_to_tf32};
-use crate::model::{EncoderConfig, QFormerConfig};
+use crate::model::{ItemEncoderConfig, QFormerConfig};
 use crate::run::catch_out_of_memory;
 use crate::run::inputs::RunInputs;
 use crate::run::self_check::no_cpu;
@@ -98,7 +98,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
         Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
     let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
-        catch_device_panic(|| catch_out_of_memory(&options.backend, advice, warmed))?;
+        DeviceGuard::new().run(|| catch_out_of_memory(&options.backend, advice, warmed))?;
     let cpu = if comparable { first_steps(&config, &options, &cpu, false)?.steps } else { Vec::new() };
     let tolerance = if rounds { ROUNDED_TOLERANCE } else { TOLERANCE };
     let max_relative_difference = largest_difference(&warmed, &cpu);
@@ -147,7 +147,7 @@ fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevi
     let material = RunInputs::open(config, None, device)?;
     let encoder = material.entities.as_ref().map(|entities| &entities.identity.encoder);
     let comparable = match encoder {
-        Some(EncoderConfig::QFormer(QFormerConfig { text, .. })) => {
+        Some(ItemEncoderConfig::QFormer(QFormerConfig { text, .. })) => {
             text.hidden_dropout_prob == 0.0 && text.attention_probs_dropout_prob == 0.0
         }
         _ => true,

@@ -1,5 +1,7 @@
 //! `[prior]` of the run file.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -11,11 +13,19 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct PriorConfig {
     /// Name of the ranker whose distribution over the items is the prior, as `itemlm baseline`
-    /// takes it.
+    /// takes it; names joined by `+` are a mixture.
     pub ranker: String,
     /// Path of the file that `itemlm cf` wrote; for rankers that learn vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
+    /// Settings of the ranker, as `itemlm baseline --set` takes them; of a mixture a table for each
+    /// part.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub settings: toml::Table,
+    /// The weight of each part of a mixture; fitted on the validation windows where it is not
+    /// given, and then kept in the run's `identity.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<BTreeMap<String, f64>>,
     /// Factor of the logarithm of a token's share; `evaluate --split valid --prior-weight A,B,…`
     /// chooses another.
     #[serde(default = "one")]
@@ -71,9 +81,25 @@ mod tests {
         let set = ["prior.ranker=cooccurrence".to_string()];
         let config = RunConfig::parse(MINIMAL, &set, "run.toml").unwrap();
         let ranker = "cooccurrence".to_string();
-        let expected = PriorConfig { ranker, vectors: None, weight: 1.0, smoothing: 0.5, in_loss: false };
+        let expected = PriorConfig {
+            ranker,
+            vectors: None,
+            settings: toml::Table::new(),
+            mixture: None,
+            weight: 1.0,
+            smoothing: 0.5,
+            in_loss: false,
+        };
         assert_eq!(config.prior, Some(expected));
         assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[], "again").unwrap(), config);
+        let set = [
+            "prior.ranker=markov+text",
+            "prior.settings.text.decay=0.5",
+            "prior.mixture={ markov = 0.25, text = 0.75 }",
+        ];
+        let mixture = RunConfig::parse(MINIMAL, &set.map(String::from), "run.toml").unwrap();
+        assert_eq!(mixture.prior.as_ref().unwrap().mixture.as_ref().unwrap()["text"], 0.75);
+        assert_eq!(RunConfig::parse(&mixture.to_toml().unwrap(), &[], "again").unwrap(), mixture);
         let set = ["prior={ ranker = \"markov\", in_loss = true }", "loss.kind=lml"].map(String::from);
         assert!(RunConfig::parse(MINIMAL, &set, "run.toml").unwrap_err().to_string().contains("prior.in_loss"));
         assert!(RunConfig::parse(MINIMAL, &set[..1], "run.toml").is_ok());

@@ -10,6 +10,7 @@ use super::{
     ItemFilter, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search,
 };
 use crate::config::DecodeConfig;
+use crate::core::panic::{DeviceGuard, catch};
 use crate::model::ItemLanguageModel;
 use crate::text::Catalogue;
 use crate::{Error, Result};
@@ -88,14 +89,20 @@ impl<B: Backend> BatchedSearch<B> {
         let Some((first, others)) = self.models.split_first() else {
             return Err(Error::usage("there is no model to rank with"));
         };
+        let guard = DeviceGuard::current();
         let parts = std::thread::scope(|scope| {
-            let others = others.iter().map(|model| scope.spawn(|| work(model, &mut |_, _| true)));
+            let others =
+                others.iter().map(|model| scope.spawn(|| catch(|| guard.scope(|| work(model, &mut |_, _| true)))));
             let others: Vec<_> = others.collect();
             let first = work(first, go_on);
             // Join every thread before an error returns: the scope panics for one that nobody
             // joined, and says less.
             let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
-            let others = others.into_iter().map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)));
+            let others = others.into_iter().map(|part| match part {
+                Ok(Ok(part)) => part,
+                Ok(Err(panic)) => panic.resume(),
+                Err(panic) => resume_unwind(panic),
+            });
             std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
         })?;
         if stop.load(Relaxed) {

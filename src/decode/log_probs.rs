@@ -5,6 +5,7 @@ use burn::tensor::TensorData;
 
 use super::PrefixMass;
 use crate::config::Scoring;
+use crate::core::panic::check_device;
 use crate::model::Decoder;
 use crate::tensor::to_vec;
 use crate::text::{Node, Trie};
@@ -16,11 +17,9 @@ use crate::{Error, Result};
 /// A NaN, as of damaged weights; a panic on a device's own thread, after which its numbers are
 /// garbage.
 pub fn check_log_probs(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
-    if let Some(panic) = crate::core::panic::recorded_panic() {
-        return Err(Error::failed(format!("a thread of the device died ({panic}); its numbers cannot be trusted")));
-    }
+    check_device()?;
     match log_probs.any(f64::is_nan) {
-        true => Err(Error::failed(
+        true => Err(Error::model(
             "the model's log-probabilities are NaN: its weights are damaged, or llm.precision = \"f16\" overflows",
         )),
         false => Ok(()),

@@ -336,8 +336,9 @@ mod tests {
                 (0..items).map(|_| if rng.random_bool(share) { rng.random_range(0.0..5.0) } else { 0.0 }).collect();
             let sparse = Scores::Sparse((0u32..).zip(scores.iter().copied()).filter(|s| s.1 > 0.0).collect());
             let (mass, best) = dense(&trie, &scores, smoothing);
+            let positive = scores.iter().filter(|&&score| score > 0.0).count();
             for user in [prior.of_scores(&sparse), prior.of_scores(&Scores::Dense(scores))] {
-                assert!(user.scored.len() <= (share * 300.0) as usize, "only items that score cost memory");
+                assert_eq!(user.scored.len(), positive, "only items that score cost memory");
                 for node in 0..trie.len() as Node {
                     let n = node as usize;
                     assert!((user.mass(node) - mass[n]).abs() < 1e-12);

@@ -125,9 +125,8 @@ fn list_wgpu() -> Result<Vec<Adapter>> {
     #[cfg(feature = "tuned")]
     crate::device::autotune_cache::set_cache();
     let setup =
-        std::panic::catch_unwind(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));
-    let setup = setup
-        .map_err(|_| BackendName::Wgpu.no_device(crate::core::panic::take_recorded_panic().unwrap_or_default()))?;
+        crate::core::panic::catch(|| init_setup::<AutoGraphicsApi>(&WgpuDevice::DefaultDevice, Default::default()));
+    let setup = setup.map_err(|panic| BackendName::Wgpu.no_device(panic.message))?;
     let used = setup.adapter.get_info();
     let all = burn::tensor::read_sync(setup.instance.enumerate_adapters(setup.backend.into()));
     let mut list: Vec<Adapter> = Vec::with_capacity(all.len());

@@ -50,11 +50,10 @@ pub(crate) fn set_cache() {
     if CubeClRuntimeConfig::storage().lock().is_some() {
         return;
     }
-    let read = std::panic::catch_unwind(|| CubeClRuntimeConfig::from_current_dir().override_from_env());
+    let read = crate::core::panic::catch(|| CubeClRuntimeConfig::from_current_dir().override_from_env());
     let Ok(mut config) = read else {
         // CubeCL panics over a file that it does not understand. The device, tried next, does so
         // again, and is reported.
-        crate::core::panic::take_recorded_panic();
         return;
     };
     if let (CacheConfig::Target, Some(dir)) = (&config.autotune.cache, dir()) {

@@ -10,17 +10,21 @@ use serde::Serialize;
 use super::Concrete;
 use crate::{Context, Result};
 
-/// A product, a copy: the median of so many.
+/// Number of timed repetitions of a product or copy, of which the median counts.
 const REPETITIONS: usize = 5;
-/// Rows of the matrices multiplied: doubled from the smallest while a product takes less than
+/// Rows of the square matrices that are multiplied: doubled from the smallest while a product takes less than
 /// [`LONG_ENOUGH`].
 const ROWS: [usize; 5] = [256, 512, 1024, 2048, 4096];
-/// Seconds, by far more than it takes to start work on a device.
+/// Seconds; far more than it takes to start work on a device.
 const LONG_ENOUGH: f64 = 0.05;
-/// Numbers copied, 64 MiB: more than a CPU's cache.
+/// Number of values copied, 64 MiB: more than a CPU's cache.
 const COPIED: usize = 16 << 20;
-/// Copies that are timed together.
+/// Number of copies that are timed together.
 const COPIES: usize = 4;
+/// Products `[m, k] · [k, n]` of a training step of SmolLM2-135M (hidden 576, feed-forward 1536,
+/// vocabulary 49152) with a micro-batch of 2048 tokens: attention's output, the feed-forward block up
+/// and down, and a block of logits.
+const STEP_PRODUCTS: [[usize; 3]; 4] = [[2048, 576, 576], [2048, 576, 1536], [2048, 1536, 576], [170, 576, 49152]];
 
 /// A product of two square f32 matrices.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -35,10 +39,23 @@ pub struct MatmulRate {
     pub tf32: bool,
 }
 
+/// Speed of one f32 product `[m, k] · [k, n]`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ProductRate {
+    /// Rows of the first matrix.
+    pub m: usize,
+    /// Columns of the first matrix, rows of the second.
+    pub k: usize,
+    /// Columns of the second matrix.
+    pub n: usize,
+    /// 10⁹ additions and multiplications a second.
+    pub gflops: f64,
+}
+
 /// A pass over f32 numbers within the device's memory that writes them, doubled, elsewhere.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CopyRate {
-    /// Read by a pass, and as many written.
+    /// Bytes read by a pass; as many are written.
     pub bytes: usize,
     /// 10⁹ bytes a second, read and written together.
     pub gb_per_second: f64,
@@ -62,7 +79,23 @@ pub fn matmul_rate(device: &DispatchDevice, dtype: FloatDType) -> Result<MatmulR
     Ok(rate)
 }
 
-/// A product of `[rows, width]` and `[width, rows]`: sums of numbers that f32 holds and TF32 does
+/// Measures the products of a training step of SmolLM2-135M, as [`STEP_PRODUCTS`] lists them.
+///
+/// # Errors
+/// A device that fails.
+pub fn step_product_rates(device: &DispatchDevice) -> Result<Vec<ProductRate>> {
+    let rate = |[m, k, n]: [usize; 3]| {
+        let [left, right] = [[m, k], [n, k]].map(|shape| Tensor::<Concrete, 2>::ones(shape, device));
+        // As a linear layer multiplies: by the transpose of a weight `[out, in]`.
+        let seconds = median_seconds(device, || left.clone().matmul(right.clone().transpose()))?;
+        Ok(ProductRate { m, k, n, gflops: 2.0 * (m * k * n) as f64 / seconds / 1e9 })
+    };
+    STEP_PRODUCTS.into_iter().map(rate).collect()
+}
+
+/// Returns whether products round their f32 inputs to TF32.
+///
+/// It multiplies `[rows, width]` and `[width, rows]`: sums of numbers that f32 holds and TF32 does
 /// not, all of whose partial sums are exact in f32.
 pub fn rounds_to_tf32(device: &DispatchDevice, rows: usize, width: usize) -> bool {
     let above_one = f32::EPSILON * 2048.0;
@@ -85,7 +118,8 @@ pub fn copy_rate(device: &DispatchDevice) -> Result<CopyRate> {
     Ok(CopyRate { bytes, gb_per_second: 2.0 * bytes as f64 / seconds / 1e9 })
 }
 
-/// Of [`REPETITIONS`], after one more that compiles the kernels.
+/// Returns the median seconds of [`REPETITIONS`] runs of `work`, after one run that compiles the
+/// kernels.
 fn median_seconds<T>(device: &DispatchDevice, work: impl Fn() -> T) -> Result<f64> {
     let mut seconds = Vec::with_capacity(REPETITIONS);
     for repetition in 0..=REPETITIONS {

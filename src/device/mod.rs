@@ -12,7 +12,6 @@ mod cuda;
 mod oom;
 
 use std::fmt::Display;
-use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -21,9 +20,10 @@ use burn::{Dispatch, DispatchDevice};
 use serde::Serialize;
 
 pub use adapters::Adapter;
-pub use benchmark::{CopyRate, MatmulRate, copy_rate, matmul_rate, rounds_to_tf32};
+pub use benchmark::{CopyRate, MatmulRate, ProductRate, copy_rate, matmul_rate, rounds_to_tf32, step_product_rates};
 pub use oom::out_of_memory_message;
 
+use crate::core::panic::{DeviceGuard, catch};
 use crate::{Error, Result};
 
 /// The concrete backend.
@@ -213,14 +213,15 @@ impl BackendName {
     /// Returns `device` if a small product on it is right.
     fn try_device(self, device: DispatchDevice) -> Result<DispatchDevice> {
         let probe = device.clone();
-        let sum = catch_unwind(move || {
+        let guard = DeviceGuard::new();
+        let sum = catch(move || {
             let ones = Tensor::<Concrete, 2>::ones([4, 4], &probe);
             ones.clone().matmul(ones).sum().into_scalar().elem::<f32>()
         });
         match sum {
             Ok(64.0) => Ok(device),
             Ok(other) => Err(Error::failed(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
-            Err(_) => Err(self.no_device(crate::core::panic::take_recorded_panic().unwrap_or_default())),
+            Err(panic) => Err(self.no_device(guard.panic().unwrap_or(panic.message))),
         }
     }
 

@@ -1,37 +1,39 @@
 //! Encoders of items and users: from a collaborative vector to K vectors in the space of an LLM's
 //! embeddings.
 //!
-//! ILM's (arXiv 2406.02844) is a Q-Former and a linear adapter. Beside it two plainer ones:
-//! CoLLM's MLP (arXiv 2310.19488; zyang1580/CoLLM, minigpt4/models/minigpt4rec_v2.py, `llama_proj`)
-//! and LLaRA's projection (arXiv 2312.02445).
+//! ILM's (arXiv 2406.02844) is a Q-Former and a linear adapter. Beside it two plainer ones: CoLLM's
+//! MLP (arXiv 2310.19488; zyang1580/CoLLM, minigpt4/models/minigpt4rec_v2.py, `llama_proj`) and
+//! LLaRA's projection (arXiv 2312.02445).
 //!
-//! Where this differs: the vectors of items, and those of users, are scaled together to a root mean
-//! square of 1 (those that are zero left out), and the last layer starts so that what it gives has
-//! about the root mean square of the LLM's own embeddings (all three start it as torch does,
-//! whatever the scale of the vectors).
+//! Where this differs: the vectors of items, and those of users, are scaled together
+//! ([`super::VectorScale`]), and the last layer starts so that what it gives has about the root mean
+//! square of the LLM's own embeddings (all three start it as torch does, whatever the scale of the
+//! vectors).
+//!
+//! One more encoder is a variant of [`ItemEncoderConfig`], with its sizes and counts, and one of
+//! [`ItemEncoder`].
 
-use std::path::Path;
-
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::activation::relu;
 use serde::{Deserialize, Serialize};
 
 use super::bert::Linear;
-use super::parameters::{Parameters, Start, load_module, renumber};
+use super::parameters::{Parameters, Start, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
-use crate::text::EntityTokens;
 use crate::{Error, Result};
 
 /// Parameter ids of the encoder begin here, far above the LLM's.
 const FIRST_ID: u64 = 1 << 40;
 /// The MLP's inner layer is so many times as wide as a vector (CoLLM's `proj_mid_times`).
-pub(crate) const MLP_WIDENING: usize = 10;
+const MLP_WIDENING: usize = 10;
+/// Most numbers of an encoder's last matrix.
+const LARGEST_MATRIX: usize = 1 << 30;
 
 /// An encoder's kind and sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum EncoderConfig {
+pub enum ItemEncoderConfig {
     /// One matrix.
     Linear {
         /// K.
@@ -50,8 +52,8 @@ pub enum EncoderConfig {
     QFormer(QFormerConfig),
 }
 
-impl EncoderConfig {
-    /// K: vectors of an entity.
+impl ItemEncoderConfig {
+    /// Returns K: how many vectors an entity becomes.
     pub fn queries(&self) -> usize {
         match self {
             Self::Linear { queries, .. } | Self::Mlp { queries, .. } => *queries,
@@ -59,7 +61,7 @@ impl EncoderConfig {
         }
     }
 
-    /// Width of a collaborative vector.
+    /// Returns the width of a collaborative vector.
     pub fn vector_width(&self) -> usize {
         match self {
             Self::Linear { vector_width, .. } | Self::Mlp { vector_width, .. } => *vector_width,
@@ -83,32 +85,112 @@ impl EncoderConfig {
             }
         }
     }
+
+    /// Returns the inputs and outputs of the last matrix.
+    ///
+    /// * `hidden`: width of the LLM.
+    fn projection(&self, hidden: usize) -> [usize; 2] {
+        match self {
+            Self::Linear { queries, vector_width } => [*vector_width, queries * hidden],
+            Self::Mlp { queries, vector_width } => [MLP_WIDENING * vector_width, queries * hidden],
+            Self::QFormer(config) => [config.text.hidden_size, hidden],
+        }
+    }
+
+    /// Counts the numbers of all parameters.
+    ///
+    /// * `hidden`: width of the LLM.
+    pub fn num_params(&self, hidden: usize) -> u64 {
+        let dense = |[width, out]: [usize; 2]| out as u64 * (width as u64 + 1);
+        let projection = dense(self.projection(hidden));
+        match self {
+            Self::Linear { .. } => projection,
+            Self::Mlp { vector_width, .. } => projection + dense([*vector_width, MLP_WIDENING * vector_width]),
+            Self::QFormer(config) => {
+                let (h, inner) = (config.text.hidden_size, config.text.intermediate_size);
+                let (blocks, norm) = (config.text.num_hidden_layers, 2 * h as u64);
+                let own = 4 * dense([h, h]) + norm + dense([h, inner]) + dense([inner, h]) + norm;
+                let cross = 2 * dense([h, h]) + 2 * dense([config.vector_width, h]) + norm;
+                let crossed = blocks.div_ceil(config.cross_attention_every.max(1)) as u64;
+                let queries = (config.queries * h + 2 * config.vector_width) as u64;
+                projection + queries + norm + blocks as u64 * own + crossed * cross
+            }
+        }
+    }
+
+    /// Counts the numbers that an encoder keeps of an entity for the backward pass.
+    ///
+    /// Of a Q-Former, whose operations are burn's own, about as many: of attention and of
+    /// cross-attention the products' sides, dropout's and the norm's parts; of the feed-forward
+    /// those of a GELU made of five operations.
+    ///
+    /// * `hidden`: width of the LLM.
+    pub fn activations(&self, hidden: usize) -> u64 {
+        let output = (self.queries() * hidden) as u64;
+        match self {
+            Self::Linear { vector_width, .. } => *vector_width as u64 + output,
+            Self::Mlp { vector_width, .. } => ((1 + 2 * MLP_WIDENING) * vector_width) as u64 + output,
+            Self::QFormer(config) => {
+                let (h, inner) = (config.text.hidden_size, config.text.intermediate_size);
+                let scores = 3 * config.text.num_attention_heads * config.queries;
+                output + (config.text.num_hidden_layers * config.queries * (28 * h + 5 * inner + scores)) as u64
+            }
+        }
+    }
 }
 
 /// From collaborative vectors to the LLM's embedding space.
 #[derive(Module, Debug)]
-pub struct EntityEncoder<B: Backend> {
-    /// Of the Q-Former, where it is one.
-    pub qformer: Option<QueryEncoder<B>>,
-    /// The MLP's first layer, where it is one.
-    pub inner: Option<Linear<B>>,
-    /// `[hidden, width]` behind a Q-Former, else `[K · hidden, width]`.
-    pub projection: Linear<B>,
-    /// K.
-    pub queries: usize,
+pub enum ItemEncoder<B: Backend> {
+    /// LLaRA's.
+    Linear(LinearEncoder<B>),
+    /// CoLLM's.
+    Mlp(MlpEncoder<B>),
+    /// ILM's.
+    QFormer(QFormerEncoder<B>),
 }
 
-impl<B: Backend> EntityEncoder<B> {
-    /// An encoder to train.
+/// One matrix.
+#[derive(Module, Debug)]
+pub struct LinearEncoder<B: Backend> {
+    /// `[K · hidden, vector_width]`.
+    pub projection: Linear<B>,
+    queries: usize,
+}
+
+/// Two layers with a ReLU between.
+#[derive(Module, Debug)]
+pub struct MlpEncoder<B: Backend> {
+    /// `[10 · vector_width, vector_width]`.
+    pub inner: Linear<B>,
+    /// `[K · hidden, 10 · vector_width]`.
+    pub projection: Linear<B>,
+    queries: usize,
+}
+
+/// A Q-Former, and the matrix that each of its queries passes.
+#[derive(Module, Debug)]
+pub struct QFormerEncoder<B: Backend> {
+    /// The Q-Former without its text branch.
+    pub qformer: QueryEncoder<B>,
+    /// `[hidden, width of the Q-Former]`.
+    pub projection: Linear<B>,
+    queries: usize,
+}
+
+impl<B: Backend> ItemEncoder<B> {
+    /// Makes an encoder to train.
     ///
-    /// * `qformer`: where the queries start, for a Q-Former (`config` has its sizes).
-    /// * `seed` draws the rest; `scale` is the root mean square of what it gives at first; `hidden`
-    ///   the LLM's width.
+    /// * `qformer`: where the queries start, for a Q-Former (`config` has its sizes); `None` draws
+    ///   them.
+    /// * `hidden`: width of the LLM.
+    /// * `scale`: root mean square of the output at the start.
+    /// * `seed`: of all that is drawn.
     ///
     /// # Errors
     /// Sizes out of range.
     pub fn new(
-        config: &EncoderConfig,
+        config: &ItemEncoderConfig,
         qformer: Option<&QFormer<B>>,
         hidden: usize,
         scale: f64,
@@ -116,139 +198,151 @@ impl<B: Backend> EntityEncoder<B> {
         device: &B::Device,
     ) -> Result<Self> {
         config.check()?;
-        let (inputs, outputs) = match config {
-            EncoderConfig::Linear { queries, vector_width } => (*vector_width, queries * hidden),
-            EncoderConfig::Mlp { queries, vector_width } => (MLP_WIDENING * vector_width, queries * hidden),
-            EncoderConfig::QFormer(config) => (config.text.hidden_size, hidden),
-        };
-        if inputs.saturating_mul(outputs) > 1 << 30 {
+        let [width, out] = config.projection(hidden);
+        if width.saturating_mul(out) > LARGEST_MATRIX {
             return Err(Error::failed(format!(
-                "an encoder from {inputs} to {outputs} numbers is too large; take fewer queries"
+                "an encoder from {width} to {out} numbers is too large; take fewer queries"
             )));
         }
         let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
-        // Of inputs with this root mean square.
-        let last = |from: &mut Parameters<B>, out, width: usize, inputs: f64| {
+        // For inputs of this root mean square.
+        let projection = |from: &mut Parameters<B>, inputs: f64| {
             Linear::drawn(from, out, width, Start::Normal((scale / inputs / (width as f64).sqrt()) as f32))
         };
         let queries = config.queries();
         Ok(match config {
-            EncoderConfig::Linear { vector_width, .. } => Self {
-                qformer: None,
-                inner: None,
-                projection: last(&mut from, queries * hidden, *vector_width, 1.0),
-                queries,
-            },
-            EncoderConfig::Mlp { vector_width, .. } => {
-                let wide = MLP_WIDENING * vector_width;
-                let inner =
-                    Linear::drawn(&mut from, wide, *vector_width, Start::Uniform(1.0 / (*vector_width as f32).sqrt()));
+            ItemEncoderConfig::Linear { .. } => {
+                Self::Linear(LinearEncoder { projection: projection(&mut from, 1.0), queries })
+            }
+            ItemEncoderConfig::Mlp { vector_width, .. } => {
+                let bound = 1.0 / (*vector_width as f32).sqrt();
+                let inner = Linear::drawn(&mut from, MLP_WIDENING * vector_width, *vector_width, Start::Uniform(bound));
                 // Uniform weights give a third of the inputs' mean square, the ReLU leaves half of
                 // that.
-                let projection = last(&mut from, queries * hidden, wide, (1.0f64 / 6.0).sqrt());
-                Self { qformer: None, inner: Some(inner), projection, queries }
+                let projection = projection(&mut from, (1.0f64 / 6.0).sqrt());
+                Self::Mlp(MlpEncoder { inner, projection, queries })
             }
-            EncoderConfig::QFormer(config) => {
-                let drawn = match qformer {
-                    Some(_) => None,
-                    None => Some(QFormer::new(config, None, seed, device)?),
+            ItemEncoderConfig::QFormer(config) => {
+                let encoder = match qformer {
+                    Some(qformer) => QueryEncoder::new(qformer),
+                    None => QueryEncoder::new(&QFormer::new(config, None, seed, device)?),
                 };
-                let encoder = qformer.or(drawn.as_ref()).map(QueryEncoder::new);
-                let projection = last(&mut from, hidden, config.text.hidden_size, 1.0);
                 // The projection has the first id.
-                let encoder = encoder.map(|encoder| renumber(encoder, FIRST_ID + 1000));
-                Self { qformer: encoder, inner: None, projection, queries }
+                let projection = projection(&mut from, 1.0);
+                let qformer = renumber(encoder, FIRST_ID + 1000);
+                Self::QFormer(QFormerEncoder { qformer, projection, queries })
             }
         })
     }
 
-    /// `[n, vector_width]` → `[n · K, hidden]`.
+    /// Encodes entities.
+    ///
+    /// # Shapes
+    /// `vectors`: `[n, vector_width]`; the result: `[n · K, hidden]`.
     pub fn forward(&self, vectors: Tensor<B, 2>) -> Tensor<B, 2> {
         let [n, width] = vectors.dims();
-        let x = match (&self.qformer, &self.inner) {
-            (Some(qformer), _) => {
-                let encoded = qformer.forward(vectors.reshape([n, 1, width]));
-                let width = encoded.dims()[2];
-                encoded.reshape([n * self.queries, width])
+        let (projected, queries) = match self {
+            Self::Linear(encoder) => (encoder.projection.forward(vectors), encoder.queries),
+            Self::Mlp(encoder) => (encoder.projection.forward(relu(encoder.inner.forward(vectors))), encoder.queries),
+            Self::QFormer(encoder) => {
+                let encoded = encoder.qformer.forward(vectors.reshape([n, 1, width]));
+                let [_, queries, width] = encoded.dims();
+                (encoder.projection.forward(encoded.reshape([n * queries, width])), queries)
             }
-            (None, Some(inner)) => relu(inner.forward(vectors)),
-            (None, None) => vectors,
         };
-        let projected = self.projection.forward(x);
         let numbers: usize = projected.dims().iter().product();
-        projected.reshape([n * self.queries, numbers / (n * self.queries)])
+        projected.reshape([n * queries, numbers / (n * queries)])
+    }
+
+    /// Returns the last layer.
+    pub fn projection(&self) -> &Linear<B> {
+        match self {
+            Self::Linear(encoder) => &encoder.projection,
+            Self::Mlp(encoder) => &encoder.projection,
+            Self::QFormer(encoder) => &encoder.projection,
+        }
+    }
+
+    /// Counts the operations of the matrix products of a forward and of a backward pass over
+    /// `entities` of them, a multiplication and an addition being two. A Q-Former counts as if each
+    /// of its matrices met every query.
+    pub fn flops(&self, entities: usize) -> [f64; 2] {
+        let mut matrices = Matrices(0);
+        self.visit(&mut matrices);
+        // The vectors themselves do not train, so the first matrix needs no gradient of its input.
+        let (rows, first) = match self {
+            Self::Linear(encoder) => (entities, encoder.projection.weight.shape().num_elements()),
+            Self::Mlp(encoder) => (entities, encoder.inner.weight.shape().num_elements()),
+            Self::QFormer(encoder) => (entities * encoder.queries, 0),
+        };
+        [matrices.0, 2 * matrices.0 - first].map(|numbers| 2.0 * (rows * numbers) as f64)
     }
 }
 
-/// What the vectors of items and of users are divided by: the root mean square of each kind.
-///
-/// Phase 1 and phase 2 divide alike, so that neither depends on the unit of the vectors, and an
-/// encoder finds in phase 2 what it learnt from in phase 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VectorScale {
-    /// Of the items' vectors.
-    pub items: f64,
-    /// Of the users' vectors.
-    pub users: f64,
-}
+/// Numbers in all matrices of a module.
+struct Matrices(usize);
 
-impl VectorScale {
-    /// Measures `items` and `users`, vectors of `width` numbers each. Vectors that are zero are left
-    /// out; a kind without others has the scale 1.
-    pub fn of(items: &[f32], users: &[f32], width: usize) -> Self {
-        Self { items: root_mean_square(items, width), users: root_mean_square(users, width) }
-    }
-
-    /// Divides the vectors by their scale.
-    pub fn apply(&self, items: &mut [f32], users: &mut [f32]) {
-        for (vectors, scale) in [(items, self.items), (users, self.users)] {
-            vectors.iter_mut().for_each(|v| *v = (f64::from(*v) / scale) as f32);
+impl<B: Backend> ModuleVisitor<B> for Matrices {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if D == 2 {
+            self.0 += param.dims().iter().product::<usize>();
         }
     }
 }
 
-fn root_mean_square(vectors: &[f32], width: usize) -> f64 {
-    let nonzero = vectors.chunks(width).filter(|vector| vector.iter().any(|v| *v != 0.0));
-    let (count, squares) = nonzero.flatten().fold((0.0, 0.0), |(n, sum), v| (n + 1.0, sum + f64::from(*v).powi(2)));
-    if count > 0.0 { f64::sqrt(squares / count) } else { 1.0 }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{BackendName, Concrete};
+    use crate::model::{BertConfig, load_module, save_module};
+    use crate::tensor::to_vec;
 
-/// The items and users that a prompt may hold.
-#[derive(Module, Debug)]
-pub struct Entities<B: Backend> {
-    /// What encodes them, and may train.
-    pub encoder: EntityEncoder<B>,
-    /// `[items + users, vector_width]`, scaled; they do not train.
-    pub(crate) vectors: Tensor<B, 2>,
-    #[module(skip)]
-    pub(crate) tokens: EntityTokens,
-}
-
-impl<B: Backend> Entities<B> {
-    /// Scales the vectors and puts them on `device`.
-    ///
-    /// * `vectors`: `[items + users, width]`, the users after the items, in the corpus's order.
-    /// * `scale`: the one of the Q-Former's phase 1; `None` measures it, which gives the same.
-    pub fn new(
-        encoder: EntityEncoder<B>,
-        mut vectors: Vec<f32>,
-        width: usize,
-        tokens: EntityTokens,
-        scale: Option<VectorScale>,
-        device: &B::Device,
-    ) -> Self {
-        let (items, users) = vectors.split_at_mut(tokens.items() * width);
-        scale.unwrap_or_else(|| VectorScale::of(items, users, width)).apply(items, users);
-        let shape = [vectors.len() / width, width];
-        Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }
+    fn configs() -> [ItemEncoderConfig; 3] {
+        let text = BertConfig {
+            vocab_size: 20,
+            hidden_size: 8,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            intermediate_size: 12,
+            ..BertConfig::default()
+        };
+        [
+            ItemEncoderConfig::Linear { queries: 3, vector_width: 5 },
+            ItemEncoderConfig::Mlp { queries: 2, vector_width: 5 },
+            ItemEncoderConfig::QFormer(QFormerConfig { queries: 4, vector_width: 6, cross_attention_every: 2, text }),
+        ]
     }
 
-    /// Reads the encoder's parameters from a file that [`crate::model::save_module`] wrote.
-    ///
-    /// # Errors
-    /// Missing, unexpected and misshapen tensors, by name.
-    pub fn load_encoder(self, path: &Path) -> Result<Self> {
-        Ok(Self { encoder: load_module(path, self.encoder)?, ..self })
+    #[test]
+    fn encoders_have_as_many_numbers_as_are_counted() {
+        let device = BackendName::Cpu.device().unwrap();
+        for config in configs() {
+            let encoder = ItemEncoder::<Concrete>::new(&config, None, 16, 1.0, 1, &device).unwrap();
+            assert_eq!(config.num_params(16), encoder.num_params() as u64, "{config:?}");
+        }
+    }
+
+    /// Files of a run hold the names of the fields, without the encoder's kind.
+    #[test]
+    fn files_name_fields_without_the_kind() {
+        let device = BackendName::Cpu.device().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("encoder.safetensors");
+        for (config, names) in configs().into_iter().zip([
+            &["projection.bias", "projection.weight"][..],
+            &["inner.bias", "inner.weight", "projection.bias", "projection.weight"],
+            &["projection.bias", "projection.weight", "qformer.query_tokens"],
+        ]) {
+            let encoder = |seed| ItemEncoder::<Concrete>::new(&config, None, 16, 1.0, seed, &device).unwrap();
+            save_module(&path, &encoder(1)).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            assert!(names.iter().all(|name| tensors.names().iter().any(|found| found == name)), "{config:?}");
+            let loaded: ItemEncoder<Concrete> = load_module(&path, encoder(2)).unwrap();
+            let vectors = Tensor::ones([2, config.vector_width()], &device);
+            let outputs =
+                [encoder(1), loaded].map(|encoder| to_vec(encoder.forward(vectors.clone()), "output").unwrap());
+            assert_eq!(outputs[0], outputs[1], "{config:?}");
+        }
     }
 }

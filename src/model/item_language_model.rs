@@ -7,7 +7,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::item_encoder::Entities;
+use super::entities::Entities;
 use super::prefix_cache::PrefixCache;
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler;
@@ -117,7 +117,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Returns the entity that `token` is a vector of, and the number of the vector; `None` for an
     /// ordinary token.
     fn entity_vector(&self, token: u32) -> Option<(u32, u32)> {
-        self.entities.as_ref().and_then(|entities| entities.tokens.place(token))
+        self.entities.as_ref().and_then(|entities| entities.tokens.locate(token))
     }
 
     /// Returns the entities among `tokens`, ascending.

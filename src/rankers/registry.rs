@@ -1,19 +1,21 @@
 //! The rankers by name.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Display};
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::DispatchDevice;
 
-use super::{Ranker, VectorMethod, VectorRanker, als, bpr, counts, sasrec};
+use super::mixture::{Mixture, fit_weights};
+use super::{Ranker, VectorMethod, VectorRanker, als, bpr, counts, sasrec, text};
 use crate::config::PriorConfig;
 use crate::data::Corpus;
 use crate::{Context, Error, Result};
 
 /// All rankers, in the order in which messages list them.
 pub const REGISTRY: &[Entry] =
-    &[counts::POPULARITY, counts::MARKOV, counts::COOCCURRENCE, als::ENTRY, bpr::ENTRY, sasrec::ENTRY];
+    &[counts::POPULARITY, counts::MARKOV, counts::COOCCURRENCE, text::ENTRY, als::ENTRY, bpr::ENTRY, sasrec::ENTRY];
 
 /// A ranker's entry in the registry.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,8 @@ pub struct Fitting<'a> {
 pub struct Fitted {
     /// The ranker.
     pub ranker: Arc<dyn Ranker>,
+    /// The weight of each part of a mixture.
+    pub mixture: Option<BTreeMap<String, f64>>,
 }
 
 /// Finds a ranker by name.
@@ -105,83 +109,181 @@ pub(crate) fn list(names: &[&str], and: &str) -> String {
     }
 }
 
-/// A ranker of the registry with its settings.
+/// A ranker of the registry with its settings, or a mixture of several.
 #[derive(Debug)]
 pub struct RankerSpec {
-    entry: &'static Entry,
-    method: Method,
+    /// At least one.
+    parts: Vec<(&'static Entry, Method)>,
 }
 
 impl RankerSpec {
-    /// Finds a ranker by name and gives it settings.
+    /// Finds a ranker by name and gives it settings. Names joined by `+` are a mixture; each part's
+    /// settings are in a table of its name.
     ///
     /// # Errors
     /// Usage errors that name the ranker or the key.
-    pub fn new(name: &str, settings: toml::Table) -> Result<Self> {
-        let entry = entry(name)?;
-        Ok(Self { entry, method: (entry.method)(settings)? })
+    pub fn new(names: &str, mut settings: toml::Table) -> Result<Self> {
+        let names: Vec<&str> = names.split('+').collect();
+        if let &[name] = names.as_slice() {
+            let entry = entry(name)?;
+            return Ok(Self { parts: vec![(entry, (entry.method)(settings)?)] });
+        }
+        let mut parts = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            let entry = entry(name)?;
+            if names[..index].contains(name) {
+                return Err(Error::usage(format!("ranker `{}`: {name} is there twice", names.join("+"))));
+            }
+            let own = match settings.remove(*name) {
+                None => toml::Table::new(),
+                Some(toml::Value::Table(own)) => own,
+                Some(_) => {
+                    return Err(Error::usage(format!("settings of {}: write {name}.key=value", names.join("+"))));
+                }
+            };
+            parts.push((entry, (entry.method)(own)?));
+        }
+        match settings.keys().next() {
+            None => Ok(Self { parts }),
+            Some(key) => Err(Error::usage(format!(
+                "settings of {}: `{key}` is none of its rankers; write RANKER.key=value",
+                names.join("+")
+            ))),
+        }
     }
 
     /// Finds the ranker of `[prior]`.
     ///
     /// # Errors
     /// Usage errors: a ranker that is not there, settings out of range; vectors that are missing,
-    /// or of a ranker that needs none; `in_loss` with a ranker that has learnt the targets.
+    /// or of a ranker that needs none; `in_loss` with a ranker that has learnt the targets; weights
+    /// that are not those of the mixture's parts.
     pub fn of_prior(config: &PriorConfig) -> Result<Self> {
-        let spec = Self::new(&config.ranker, toml::Table::new())
+        let spec = Self::new(&config.ranker, config.settings.clone())
             .map_err(|error| Error::usage(format!("prior.ranker: {error}")))?;
-        let name = spec.entry.name;
-        match (&spec.method, &config.vectors) {
-            (Method::Vectors(_), None) => Err(Error::usage(format!(
-                "prior.ranker = \"{name}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out FILE` writes"
+        let learnt: Vec<&str> =
+            spec.parts.iter().filter(|(_, method)| method.is_learnt()).map(|(e, _)| e.name).collect();
+        match (learnt.as_slice(), &config.vectors) {
+            ([], None) => {}
+            ([], Some(_)) => {
+                return Err(Error::usage(format!(
+                    "prior.vectors is for the rankers {}, not {spec}",
+                    list(&vector_method_names(), "and")
+                )));
+            }
+            ([name], None) => {
+                return Err(Error::usage(format!(
+                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out FILE` writes"
+                )));
+            }
+            ([name], Some(_)) if config.in_loss => {
+                return Err(Error::usage(format!(
+                    "prior.in_loss: {name} has learnt the very targets that the loss asks for; use a ranker that counts, or in_loss = false"
+                )));
+            }
+            ([_], Some(_)) => {}
+            ([first, second, ..], _) => {
+                return Err(Error::usage(format!(
+                    "prior.ranker = \"{spec}\": {first} and {second} both need vectors, and prior.vectors is one file"
+                )));
+            }
+        }
+        config.mixture.as_ref().map_or(Ok(()), |mixture| spec.check_weights(mixture))?;
+        Ok(spec)
+    }
+
+    fn check_weights(&self, mixture: &BTreeMap<String, f64>) -> Result<()> {
+        let names: BTreeSet<&str> = self.parts.iter().map(|(entry, _)| entry.name).collect();
+        let same = self.parts.len() > 1 && mixture.keys().map(String::as_str).eq(names);
+        let valid = mixture.values().all(|weight| (0.0..=1.0).contains(weight));
+        match same && valid && mixture.values().sum::<f64>() > 0.0 {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "prior.mixture: it must give each part of {self} a weight between 0 and 1, not all of them 0"
             ))),
-            (Method::Fit(_), Some(_)) => Err(Error::usage(format!(
-                "prior.vectors is for the rankers {}, not {name}",
-                list(&vector_method_names(), "and")
-            ))),
-            (Method::Vectors(_), _) if config.in_loss => Err(Error::usage(format!(
-                "prior.in_loss: {name} has learnt the very targets that the loss asks for; use a ranker that counts, or in_loss = false"
-            ))),
-            _ => Ok(spec),
         }
     }
 
-    /// What the ranker ranks by, one line.
-    pub fn about(&self) -> String {
-        format!("{}: {}", self.entry.name, self.entry.about)
+    /// What each ranker ranks by, a line each.
+    pub fn about(&self) -> Vec<String> {
+        self.parts.iter().map(|(entry, _)| format!("{}: {}", entry.name, entry.about)).collect()
     }
 
-    /// Fits the ranker to a corpus's training windows.
+    /// Fits the ranker to a corpus's training windows, the weights of a mixture to its validation
+    /// windows.
     ///
     /// # Errors
     /// Those of its method.
     pub fn fit(&self, fitting: &mut Fitting) -> Result<Fitted> {
-        let ranker = match &self.method {
-            Method::Fit(method) => method.fit(fitting)?,
-            Method::Vectors(method) => Arc::new(VectorRanker::train(&**method, fitting)?.model),
-        };
-        Ok(Fitted { ranker })
+        let mut rankers: Vec<Arc<dyn Ranker>> = Vec::with_capacity(self.parts.len());
+        for (_, method) in &self.parts {
+            rankers.push(match method {
+                Method::Fit(method) => method.fit(fitting)?,
+                Method::Vectors(method) => Arc::new(VectorRanker::train(&**method, fitting)?.model),
+            });
+        }
+        self.mix(rankers, None, fitting.corpus)
     }
 
-    /// Fits the ranker to a corpus's training windows, or reads it from the file of its vectors.
+    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of its
+    /// vectors.
+    ///
+    /// * `kept`: the weights that a mixture had when the run was started; they are used where they
+    ///   are of this mixture and `config` gives none.
     ///
     /// # Errors
     /// Those of its method and of [`VectorRanker::open`].
-    pub fn open(&self, vectors: Option<&str>, corpus: &Corpus, device: &DispatchDevice) -> Result<Fitted> {
+    pub fn open(
+        &self,
+        config: &PriorConfig,
+        kept: Option<&BTreeMap<String, f64>>,
+        corpus: &Corpus,
+        device: &DispatchDevice,
+    ) -> Result<Fitted> {
         let mut fitting = Fitting { corpus, device: &|| Ok(device.clone()), validate: &|_| None, say: &mut |_| {} };
-        match &self.method {
-            Method::Fit(_) => self.fit(&mut fitting),
-            Method::Vectors(_) => {
-                let path = Path::new(vectors.unwrap_or_default());
-                let ranker = VectorRanker::open(path, self.entry.name, corpus, device).context("prior.vectors")?;
-                Ok(Fitted { ranker: Arc::new(ranker) })
-            }
+        let mut rankers: Vec<Arc<dyn Ranker>> = Vec::with_capacity(self.parts.len());
+        for (entry, method) in &self.parts {
+            rankers.push(match method {
+                Method::Fit(method) => method.fit(&mut fitting)?,
+                Method::Vectors(_) => {
+                    let path = Path::new(config.vectors.as_deref().unwrap_or_default());
+                    Arc::new(VectorRanker::open(path, entry.name, corpus, device).context("prior.vectors")?)
+                }
+            });
         }
+        let kept = kept.filter(|kept| self.check_weights(kept).is_ok());
+        self.mix(rankers, config.mixture.as_ref().or(kept), corpus)
+    }
+
+    /// Makes one ranker of the parts'; fits the weights that are not given.
+    fn mix(
+        &self,
+        rankers: Vec<Arc<dyn Ranker>>,
+        weights: Option<&BTreeMap<String, f64>>,
+        corpus: &Corpus,
+    ) -> Result<Fitted> {
+        if let [only] = rankers.as_slice() {
+            return Ok(Fitted { ranker: only.clone(), mixture: None });
+        }
+        let names = self.parts.iter().map(|(entry, _)| entry.name);
+        let weights: Vec<f64> = match weights {
+            Some(given) => names.clone().map(|name| given.get(name).copied().unwrap_or(0.0)).collect(),
+            None => fit_weights(&rankers, corpus),
+        };
+        let mixture = names.map(String::from).zip(weights.iter().copied()).collect();
+        Ok(Fitted { ranker: Arc::new(Mixture::new(rankers, &weights)), mixture: Some(mixture) })
+    }
+}
+
+impl Method {
+    /// Whether it learns vectors.
+    fn is_learnt(&self) -> bool {
+        matches!(self, Self::Vectors(_))
     }
 }
 
 impl Display for RankerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.entry.name)
+        f.pad(&self.parts.iter().map(|(entry, _)| entry.name).collect::<Vec<_>>().join("+"))
     }
 }

@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use super::registry::{Fitting, vector_method};
 use super::training::Kept;
-use super::{Ranker, RankerSpec, VectorRanker};
+use super::{Fitted, Ranker, RankerSpec, VectorRanker};
 use crate::data::Corpus;
 use crate::device::BackendName;
 
 /// Fits a ranker of the registry without settings on the CPU.
 pub(crate) fn fit(name: &str, corpus: &Corpus) -> Arc<dyn Ranker> {
-    let spec = RankerSpec::new(name, toml::Table::new()).unwrap();
+    fit_with(name, &[], corpus)
+}
+
+/// Fits a ranker of the registry with settings on the CPU.
+pub(crate) fn fit_with(name: &str, sets: &[&str], corpus: &Corpus) -> Arc<dyn Ranker> {
+    let spec = RankerSpec::new(name, settings(sets)).unwrap();
     with_fitting(corpus, |fitting| spec.fit(fitting).unwrap().ranker)
 }
 
@@ -28,4 +33,10 @@ pub(crate) fn settings(sets: &[&str]) -> toml::Table {
 fn with_fitting<T>(corpus: &Corpus, work: impl FnOnce(&mut Fitting) -> T) -> T {
     let device = || Ok(BackendName::Cpu.device()?);
     work(&mut Fitting { corpus, device: &device, validate: &|_| None, say: &mut |_| {} })
+}
+
+/// Fits a mixture of the registry's rankers, its weights by the validation windows.
+pub(crate) fn fit_mixture(names: &str, corpus: &Corpus) -> Fitted {
+    let spec = RankerSpec::new(names, toml::Table::new()).unwrap();
+    with_fitting(corpus, |fitting| spec.fit(fitting).unwrap())
 }

@@ -196,6 +196,8 @@ fn a_prior_of_a_run_file_is_refused_by_name() {
     let prior = |ranker: &str, vectors: Option<&str>, in_loss| PriorConfig {
         ranker: ranker.into(),
         vectors: vectors.map(String::from),
+        settings: toml::Table::new(),
+        mixture: None,
         weight: 1.0,
         smoothing: 0.5,
         in_loss,
@@ -204,12 +206,47 @@ fn a_prior_of_a_run_file_is_refused_by_name() {
     assert!(RankerSpec::of_prior(&prior("als", Some("f"), false)).is_ok());
     for (prior, named) in [
         (prior("lda", None, false), "lda"),
+        (prior("markov+markov", None, false), "twice"),
+        (prior("markov+", None, false), "ranker ``"),
+        (prior("als+sasrec", Some("f"), false), "als and sasrec"),
+        (prior("text+sasrec", Some("f"), true), "prior.in_loss"),
         (prior("als", None, false), "itemlm cf als"),
         (prior("markov", Some("f"), false), "prior.vectors"),
         (prior("sasrec", Some("f"), true), "prior.in_loss"),
     ] {
         let error = RankerSpec::of_prior(&prior).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains(named), "{error}");
+    }
+}
+
+#[test]
+fn settings_and_weights_of_a_mixture() {
+    assert!(RankerSpec::new("markov+text", settings(&["text.decay=0.5"])).is_ok());
+    for (set, named) in
+        [("decay=0.5", "RANKER.key"), ("text=1", "text.key"), ("text.dekay=1", "dekay"), ("markov.decay=1", "decay")]
+    {
+        let error = RankerSpec::new("markov+text", settings(&[set])).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(named), "{set}: {error}");
+    }
+    let with = |ranker: &str, weights: &[(&str, f64)]| {
+        RankerSpec::of_prior(&PriorConfig {
+            ranker: ranker.into(),
+            vectors: None,
+            settings: toml::Table::new(),
+            mixture: Some(weights.iter().map(|&(name, weight)| (name.to_string(), weight)).collect()),
+            weight: 1.0,
+            smoothing: 0.5,
+            in_loss: false,
+        })
+    };
+    assert!(with("text+markov", &[("markov", 0.4), ("text", 0.6)]).is_ok());
+    for (ranker, weights) in [
+        ("text", &[("text", 1.0)][..]),
+        ("text+markov", &[("text", 1.0)]),
+        ("text+markov", &[("text", 0.0), ("markov", 0.0)]),
+        ("text+markov", &[("text", 2.0), ("markov", 0.0)]),
+    ] {
+        assert!(with(ranker, weights).unwrap_err().to_string().contains("prior.mixture"));
     }
 }
 

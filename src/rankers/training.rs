@@ -45,8 +45,8 @@ pub(crate) fn keep_best<M>(
     for epoch in 1..=epochs {
         let started = Instant::now();
         let (model, loss) = train_epoch(epoch - 1)?;
-        if let Some(panic) = crate::core::panic::recorded_panic() {
-            return Err(Error::failed(format!("epoch {epoch}: a thread of the device died ({panic})")));
+        if let Some(panic) = crate::core::panic::DeviceGuard::current().panic() {
+            return Err(Error::device(format!("epoch {epoch}: a thread of the device died ({panic})")));
         }
         // The loss is of the batches before the last step: that step may have spoilt the model.
         if !loss.is_finite() || !finite(&model) {

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Cursor;
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::{Column, DataType, ParquetReader, SerReader};
@@ -239,7 +238,7 @@ fn list(tensors: &SafeTensors) -> String {
 /// Returns the row of the vector of each of the corpus's `ids`.
 fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<usize>> {
     // polars panics on some damaged files.
-    let frame = catch_unwind(|| {
+    let frame = crate::core::panic::catch(|| {
         let mut reader = ParquetReader::new(Cursor::new(parquet));
         // Before anything of the file's own sizes is allocated.
         let found = reader.num_rows().context("not a readable Parquet file")?;
@@ -248,12 +247,7 @@ fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<
         }
         reader.finish().context("not a readable Parquet file")
     });
-    let frame = frame.map_err(|_| {
-        Error::failed(match crate::core::panic::take_recorded_panic() {
-            Some(why) => format!("not a readable Parquet file ({why})"),
-            None => "not a readable Parquet file".into(),
-        })
-    })?;
+    let frame = frame.map_err(|panic| Error::failed(format!("not a readable Parquet file ({})", panic.message)))?;
     let frame = frame?;
     let column = |name: &str, kind: &DataType| {
         let column = frame.column(name).context("columns `row` and `id` are needed")?;

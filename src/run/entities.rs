@@ -7,11 +7,13 @@ use burn::prelude::Backend;
 use serde::{Deserialize, Serialize};
 
 use super::align_data::qformer_config;
-use super::qformer_artifact::open_aligned;
+use super::qformer_artifact::{open_aligned, read_config};
 use crate::config::{Encoder, Init, ItemsConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
-use crate::model::{Decoder, EncoderConfig, Entities, EntityEncoder, ItemLanguageModel, QFormer, VectorScale};
+use crate::model::{
+    Decoder, Entities, ItemEncoder, ItemEncoderConfig, ItemLanguageModel, QFormer, QFormerConfig, VectorScale,
+};
 use crate::rankers::Vectors;
 use crate::text::{BertTokenizer, EntityTokens};
 use crate::{Context, Error, Result};
@@ -24,7 +26,7 @@ pub struct EntitiesIdentity {
     /// Of the ids beside it.
     pub ids: String,
     /// Sizes of the encoder.
-    pub encoder: EncoderConfig,
+    pub encoder: ItemEncoderConfig,
 }
 
 /// What `[items]` names, opened; the weights still on disk.
@@ -53,31 +55,21 @@ impl EntityMaterial {
         let Some(path) = items.vectors.as_ref().filter(|_| items.encoder != Encoder::None) else { return Ok(None) };
         let vectors = Vectors::open(Path::new(path), corpus)?;
         let (digest, ids) = (sha256(&fs::read(path).context(path)?), Vectors::ids_digest(Path::new(path))?);
-        let queries = items.queries.unwrap_or(1);
-        let encoder = match (started, items.encoder) {
-            (Some(started), _) => started.encoder.clone(),
-            (None, Encoder::Linear) => EncoderConfig::Linear { queries, vector_width: vectors.dim },
-            (None, Encoder::Mlp) => EncoderConfig::Mlp { queries, vector_width: vectors.dim },
-            (None, _) => EncoderConfig::QFormer(match (&items.aligned, &items.qformer) {
-                (Some(run), _) => {
-                    let config = crate::run::qformer_artifact::read_config(Path::new(run))?;
-                    if config.identity.vectors != digest
-                        || config.identity.ids != ids
-                        || config.identity.corpus != corpus_digest
-                    {
-                        return Err(Error::failed(format!(
-                            "{run}: phase 1 learnt from another corpus or other vectors than {} and {path}",
-                            corpus.name
-                        )));
-                    }
-                    config.qformer
-                }
-                (None, Some(settings)) => {
-                    let dir = Path::new(&settings.text);
-                    qformer_config(settings, dir, &BertTokenizer::from_dir(dir)?, vectors.dim)?
-                }
-                (None, None) => return Err(Error::usage("items.aligned or items.qformer is missing")),
-            }),
+        let phase_1 = || {
+            let Some(run) = &items.aligned else { return Ok(None) };
+            let config = read_config(Path::new(run))?;
+            let found = &config.identity;
+            match found.vectors == digest && found.ids == ids && found.corpus == corpus_digest {
+                true => Ok(Some(config.qformer)),
+                false => Err(Error::failed(format!(
+                    "{run}: phase 1 learnt from another corpus or other vectors than {} and {path}",
+                    corpus.name
+                ))),
+            }
+        };
+        let encoder = match started {
+            Some(started) => started.encoder.clone(),
+            None => encoder_config(items, vectors.dim, phase_1)?,
         };
         encoder.check().context(if started.is_some() { "identity.json" } else { path })?;
         if encoder.vector_width() != vectors.dim {
@@ -104,11 +96,11 @@ impl EntityMaterial {
         device: &B::Device,
     ) -> Result<ItemLanguageModel<B>> {
         let (qformer, scale) = match (&self.identity.encoder, &items.aligned, &items.qformer) {
-            (EncoderConfig::QFormer(_), Some(run), _) => {
+            (ItemEncoderConfig::QFormer(_), Some(run), _) => {
                 let (config, aligner) = open_aligned(Path::new(run), device)?;
                 (Some(aligner.qformer), config.scale)
             }
-            (EncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
+            (ItemEncoderConfig::QFormer(config), None, Some(settings)) if settings.init == Init::Pretrained => {
                 (Some(QFormer::new(config, Some(Path::new(&settings.text)), seed, device)?), None)
             }
             _ => (None, None),
@@ -134,8 +126,32 @@ impl EntityMaterial {
     ) -> Result<ItemLanguageModel<B>> {
         let (config, hidden) = (&self.identity.encoder, llm.config().hidden_size);
         let output_scale = ItemLanguageModel::embedding_scale(&llm);
-        let encoder = EntityEncoder::new(config, qformer, hidden, output_scale, seed, device)?;
+        let encoder = ItemEncoder::new(config, qformer, hidden, output_scale, seed, device)?;
         let entities = Entities::new(encoder, self.vectors, config.vector_width(), self.tokens, scale, device);
         Ok(ItemLanguageModel::new(llm, Some(entities)))
+    }
+}
+
+/// Returns the encoder that `[items]` names, for vectors of `width` numbers.
+///
+/// * `phase_1`: the Q-Former of `items.aligned`, if that is given.
+fn encoder_config(
+    items: &ItemsConfig,
+    width: usize,
+    phase_1: impl FnOnce() -> Result<Option<QFormerConfig>>,
+) -> Result<ItemEncoderConfig> {
+    let (queries, vector_width) = (items.queries.unwrap_or(1), width);
+    match items.encoder {
+        Encoder::None => Err(Error::usage("items.encoder = \"none\" has no vectors")),
+        Encoder::Linear => Ok(ItemEncoderConfig::Linear { queries, vector_width }),
+        Encoder::Mlp => Ok(ItemEncoderConfig::Mlp { queries, vector_width }),
+        Encoder::Qformer => Ok(ItemEncoderConfig::QFormer(match (phase_1()?, &items.qformer) {
+            (Some(qformer), _) => qformer,
+            (None, Some(settings)) => {
+                let dir = Path::new(&settings.text);
+                qformer_config(settings, dir, &BertTokenizer::from_dir(dir)?, width)?
+            }
+            (None, None) => return Err(Error::usage("items.aligned or items.qformer is missing")),
+        })),
     }
 }

@@ -1,5 +1,6 @@
 //! `identity.json`: which model, corpus, prompts and vectors a run was trained on.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub struct Identity {
     /// Of the vectors and the encoder of items and users, where the prompt has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entities: Option<EntitiesIdentity>,
+    /// The weight of each part of the prior, where it is a mixture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_mixture: Option<BTreeMap<String, f64>>,
 }
 
 impl Identity {

@@ -1,5 +1,6 @@
 //! What a run file names: corpus, prompts, base model, vectors and prior.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
 use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm, open_llm_of_run};
-use crate::rankers::RankerSpec;
+use crate::rankers::{Fitted, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
 
@@ -69,6 +70,10 @@ impl RunInputs {
             None => corpus.items[item].title.as_str(),
         });
         let catalogue = Catalogue::new(&llm.tokenizer, titles).context(dir.display())?;
+        let kept = started.and_then(|identity| identity.prior_mixture.as_ref());
+        let prior = ranker.iter().zip(&config.prior);
+        let prior = prior.map(|(ranker, prior)| open_prior(ranker, prior, kept, &corpus, &catalogue, device)).next();
+        let (prior, prior_mixture) = prior.transpose()?.unzip();
         let started = started.and_then(|identity| identity.entities.as_ref());
         let entities = EntityMaterial::open(config, &corpus, &corpus_digest, llm.config.vocab_size, started)?;
         let text_tasks = open_text_tasks(&config.data, &corpus)?;
@@ -86,11 +91,9 @@ impl RunInputs {
             bos: Some(!llm.tokenizer.prefix().is_empty()),
             rows: text_tasks.as_ref().map(|tasks| tasks.digest.clone()),
             entities: entities.as_ref().map(|entities| entities.identity.clone()),
+            prior_mixture: prior_mixture.flatten(),
         };
         let context = llm.config.max_position_embeddings;
-        let prior = ranker.iter().zip(&config.prior);
-        let prior = prior.map(|(ranker, prior)| open_prior(ranker, prior, &corpus, &catalogue, device)).next();
-        let prior = prior.transpose()?;
         let ranking = PromptContext {
             corpus,
             names,
@@ -130,10 +133,11 @@ pub fn open_prompt(template: &str) -> Result<Prompt> {
 fn open_prior(
     spec: &RankerSpec,
     config: &PriorConfig,
+    kept: Option<&BTreeMap<String, f64>>,
     corpus: &Corpus,
     catalogue: &Catalogue,
     device: &DispatchDevice,
-) -> Result<TriePrior> {
-    let fitted = spec.open(config.vectors.as_deref(), corpus, device)?;
-    Ok(TriePrior::new(fitted.ranker, &catalogue.trie, config.weight, config.smoothing))
+) -> Result<(TriePrior, Option<BTreeMap<String, f64>>)> {
+    let Fitted { ranker, mixture } = spec.open(config, kept, corpus, device)?;
+    Ok((TriePrior::new(ranker, &catalogue.trie, config.weight, config.smoothing), mixture))
 }

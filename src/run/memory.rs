@@ -11,7 +11,7 @@ use crate::core::system;
 use crate::decode::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
 use crate::device::{BackendChoice, BackendName};
 use crate::loss::{Loss, LossContext, TokenLoss};
-use crate::model::{DecoderConfig, EncoderConfig, QuantizedSize, Tune};
+use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
 
@@ -53,7 +53,7 @@ pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
     llama: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
-    encoder: Option<&'a EncoderConfig>,
+    encoder: Option<&'a ItemEncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());

@@ -1,43 +1,42 @@
-//! A device whose memory gives out is one line that says what to lower.
+//! Devices whose memory gives out: one line that says what to lower.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use crate::config::{RunConfig, TrainConfig};
-use crate::core::panic::{recorded_panic, take_recorded_panic};
+use crate::core::panic::{DeviceGuard, catch};
 use crate::device::{BackendChoice, out_of_memory_message};
 use crate::train::{Checkpoints, Progress, ValidationScore};
 use crate::{Error, Result};
 
-/// Does `work`; where the device's memory gives out meanwhile, on this thread or on the device's
-/// own, the error says so, and `then`: when it was and what helps.
+/// Does `work` on a device, and turns the panic of a device whose memory gave out into an error.
+///
+/// * `advice`: when that was, and what helps.
 ///
 /// # Errors
-/// Those of `work`.
+/// Those of `work`; a device whose memory gave out.
 ///
 /// # Panics
 /// As `work`, where it is about something else.
 pub(crate) fn catch_out_of_memory<T>(
     backend: &BackendChoice,
-    then: impl FnOnce() -> String,
+    advice: impl FnOnce() -> String,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let done = catch_unwind(AssertUnwindSafe(work));
+    let guard = DeviceGuard::new();
+    let done = catch(work);
     if let Ok(Ok(value)) = done {
         return Ok(value);
     }
     // A read of a tensor that failed returns an error, other operations panic.
-    let panic = recorded_panic().unwrap_or_default();
-    let error = done.as_ref().ok().and_then(|done| done.as_ref().err()).map(Error::to_string).unwrap_or_default();
-    if let Some(why) = out_of_memory_message(&panic).or_else(|| out_of_memory_message(&error)) {
-        // It is told here; the work that this is a part of need not.
-        take_recorded_panic();
-        return Err(Error::failed(format!("{backend} ran out of memory ({why}) {}", then())));
+    let of_work = match &done {
+        Ok(result) => result.as_ref().err().map(Error::to_string),
+        Err(panic) => Some(panic.message.clone()),
+    };
+    let mut messages = [guard.panic(), of_work].into_iter().flatten();
+    if let Some(why) = messages.find_map(|message| out_of_memory_message(&message).map(str::to_string)) {
+        return Err(Error::device(format!("{backend} ran out of memory ({why}) {}", advice())));
     }
-    match done {
-        Ok(result) => result,
-        Err(panic) => resume_unwind(panic),
-    }
+    done.unwrap_or_else(|panic| panic.resume())
 }
 
 /// When a run's training stopped, what helps, and what is kept.

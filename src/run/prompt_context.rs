@@ -107,12 +107,7 @@ impl PromptContext {
     /// An empty prompt.
     pub fn render(&self, prompt: &Prompt, filling: &PromptValues) -> Result<Vec<u32>> {
         let mut tokens = self.tokenizer.prefix().to_vec();
-        for segment in prompt.render(filling) {
-            match segment {
-                PromptSegment::Text(text) => tokens.extend(self.tokenizer.encode(&text)?),
-                PromptSegment::Vectors(vectors) => tokens.extend(vectors),
-            }
-        }
+        tokens.extend(prompt.tokens(filling, &self.tokenizer)?);
         if tokens.len() == self.tokenizer.prefix().len() {
             return Err(Error::usage("the prompt template gives no token at all"));
         }

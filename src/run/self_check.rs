@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
-use crate::core::panic::catch_device_panic;
+use crate::core::panic::{DeviceGuard, acknowledge};
 use crate::decode::{Query, search};
 use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
 use crate::loss::{Loss, Msl};
@@ -251,9 +251,11 @@ impl SelfCheck {
 pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
     let self_check = SelfCheck::new()?;
     let cpu = self_check.run(&BackendName::Cpu.device().map_err(|_| no_cpu())?)?;
-    let run = || catch_device_panic(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
+    let run = || DeviceGuard::new().run(|| Ok(compare(&self_check, &self_check.run(device)?, &cpu, device)));
     // CubeCL leaves out a kernel that panics while it is timed, and does not time it again.
-    run().or_else(|_| run())
+    let checks = run().or_else(|_| run())?;
+    acknowledge();
+    Ok(checks)
 }
 
 /// The error of a build that has no CPU to compare with.

@@ -75,7 +75,7 @@ impl TextTaskData {
     pub(crate) fn tokens(&self, ranking: &PromptContext, row: &TextTaskRow) -> Result<(Vec<u32>, Vec<u32>)> {
         let place = || format!("{}: line {}", self.path.display(), row.line);
         let prompt = self.prompt(ranking, row).context(place())?;
-        let mut text = ranking.tokenizer.encode(&row.text).context(place())?;
+        let mut text = ranking.tokenizer.encode_literal(&row.text).context(place())?;
         text.push(ranking.tokenizer.eos());
         let needed = prompt.len() + text.len();
         match needed <= ranking.context {

@@ -1,15 +1,14 @@
-//! Items and users as tokens: places in a prompt that hold vectors, numbered after the LLM's
-//! vocabulary.
+//! Items and users as tokens: token ids beyond the LLM's vocabulary, which stand for vectors.
 
 use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// The numbering: entity e (an item, or a user after all items) is the K tokens `vocabulary + e · K
-/// ..`; each stands for one of the K vectors that the entity becomes.
+/// The token ids of entities. Entity e (an item, or a user after all items) has the K ids from
+/// `vocabulary + e · K` on; each stands for one of the K vectors of the entity.
 ///
-/// So a prompt with vectors in it is a sequence of plain numbers, to be padded, compared and shared
-/// as any other.
+/// So a prompt with vectors is a sequence of token ids, which is padded, compared and shared as any
+/// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntityTokens {
     vocabulary: u32,
@@ -18,11 +17,13 @@ pub struct EntityTokens {
 }
 
 impl EntityTokens {
-    /// * `vocabulary`: rows of the LLM's embedding.
-    /// * `per_entity`: K, vectors of an item or user.
+    /// Numbers the vectors of `items` and `users`.
+    ///
+    /// * `vocabulary`: the number of rows of the LLM's embedding table.
+    /// * `per_entity`: K, the number of vectors of an item or user.
     ///
     /// # Errors
-    /// More tokens than 2^32.
+    /// More than 2^32 token ids.
     pub fn new(vocabulary: usize, per_entity: usize, items: usize, users: usize) -> Result<Self> {
         let last =
             items.checked_add(users).and_then(|n| n.checked_mul(per_entity)).and_then(|n| n.checked_add(vocabulary));
@@ -34,22 +35,22 @@ impl EntityTokens {
         }
     }
 
-    /// K.
+    /// Returns K, the number of vectors of an entity.
     pub fn per_entity(&self) -> u32 {
         self.per_entity
     }
 
-    /// How many items there are; users come after them.
+    /// Returns the number of items; users come after them.
     pub fn items(&self) -> usize {
         self.items as usize
     }
 
-    /// The tokens of an item.
+    /// Returns the token ids of an item.
     pub fn item(&self, item: u32) -> Range<u32> {
         self.entity(item)
     }
 
-    /// The tokens of a user.
+    /// Returns the token ids of a user.
     pub fn user(&self, user: u32) -> Range<u32> {
         self.entity(self.items + user)
     }
@@ -59,8 +60,9 @@ impl EntityTokens {
         first..first + self.per_entity
     }
 
-    /// Which entity, and which of its vectors, `token` stands for; `None` for an ordinary token.
-    pub fn place(&self, token: u32) -> Option<(u32, u32)> {
+    /// Returns the entity that `token` stands for, and the index of its vector; `None` for an
+    /// ordinary token.
+    pub fn locate(&self, token: u32) -> Option<(u32, u32)> {
         let at = token.checked_sub(self.vocabulary)?;
         Some((at / self.per_entity, at % self.per_entity))
     }
@@ -74,7 +76,7 @@ mod tests {
     fn users_follow_items() {
         let tokens = EntityTokens::new(100, 4, 3, 2).unwrap();
         assert_eq!((tokens.item(2), tokens.user(0)), (108..112, 112..116));
-        assert_eq!((tokens.place(99), tokens.place(100), tokens.place(113)), (None, Some((0, 0)), Some((3, 1))));
+        assert_eq!((tokens.locate(99), tokens.locate(100), tokens.locate(113)), (None, Some((0, 0)), Some((3, 1))));
         assert!(EntityTokens::new(1 << 20, 1 << 10, 1 << 22, 1).unwrap_err().to_string().contains("4194304 items"));
     }
 }

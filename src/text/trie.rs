@@ -2,8 +2,8 @@
 //!
 //! Nodes are numbered breadth first, so the children of a node are consecutive numbers and the
 //! whole trie is compressed sparse rows: `first_child[n]..first_child[n + 1]` are the children of
-//! `n`, sorted by token. Its memory is 12 bytes a node and 12 an item, whatever the vocabulary;
-//! there is no mask over the vocabulary anywhere.
+//! `n`, sorted by token. It takes 12 bytes for each node and 12 for each item, whatever the size of
+//! the vocabulary; there is no mask over the vocabulary.
 //!
 //! Source: MSL (arXiv 2504.04178), section 4.1: the valid tokens after a prefix are the children of
 //! its node.
@@ -12,33 +12,34 @@ use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// A node's number. [`ROOT`] is the empty prefix.
+/// The number of a node. [`ROOT`] is the empty prefix.
 pub type Node = u32;
 
 /// The empty prefix.
 pub const ROOT: Node = 0;
 
-/// The trie of all target sequences; a leaf holds the items whose sequence ends there (equal titles
-/// share one).
+/// The trie of all target sequences. A leaf holds the items whose sequence ends there: items of
+/// equal title, or of titles that are the same tokens, share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trie {
-    /// `[nodes + 1]`: where a node's children begin.
+    /// `[nodes + 1]`: the first child of each node.
     first_child: Vec<Node>,
-    /// `[nodes]`: the token that leads to the node (0 for the root).
+    /// `[nodes]`: the last token of the node's prefix (0 for the root).
     token: Vec<u32>,
-    /// `[nodes]`: the node before (the root's is itself).
+    /// `[nodes]`: the parent of each node (the root is its own).
     parent: Vec<Node>,
     /// `[items]`: the leaf of each item.
     leaf: Vec<Node>,
-    /// Items sorted by leaf, with the leaf: the items of a leaf are consecutive.
+    /// `[items]`: leaf and item, sorted: the items of a leaf are consecutive.
     by_leaf: Vec<(Node, u32)>,
     /// `[depth + 1]`: the first node at each depth.
     levels: Vec<Node>,
 }
 
 impl Trie {
-    /// Builds the trie of `sequences`, one an item, in their order. Sequences must end with a
-    /// closing token that occurs nowhere else in them, so that none is a proper prefix of another.
+    /// Builds the trie of `sequences`, one for each item, in the items' order. Sequences must end
+    /// with a closing token that occurs nowhere else in them, so that none is a proper prefix of
+    /// another.
     ///
     /// # Errors
     /// An empty catalogue, an empty sequence, or a sequence that is a proper prefix of another.
@@ -48,7 +49,7 @@ impl Trie {
         }
         let mut order: Vec<u32> = (0..sequences.len() as u32).collect();
         order.sort_by(|&a, &b| sequences[a as usize].cmp(&sequences[b as usize]));
-        let at = |position: usize| &sequences[order[position] as usize];
+        let sorted = |position: usize| &sequences[order[position] as usize];
 
         let mut trie = Self {
             first_child: Vec::new(),
@@ -67,11 +68,11 @@ impl Trie {
             for (node, range) in level {
                 trie.first_child.push(trie.token.len() as Node);
                 let mut start = range.start;
-                if at(start).len() == depth {
-                    if node == ROOT || at(range.end - 1).len() != depth {
+                if sorted(start).len() == depth {
+                    if node == ROOT || sorted(range.end - 1).len() != depth {
                         let item = order[start];
                         return Err(Error::failed(format!(
-                            "item {item}: its token sequence is empty or the beginning of another item's"
+                            "item {item}: its token sequence is empty or a prefix of another item's"
                         )));
                     }
                     for &item in &order[range] {
@@ -81,7 +82,7 @@ impl Trie {
                     continue;
                 }
                 while start < range.end {
-                    let token = at(start)[depth];
+                    let token = sorted(start)[depth];
                     let end =
                         start + order[start..range.end].partition_point(|&i| sequences[i as usize][depth] == token);
                     next.push((trie.token.len() as Node, start..end));
@@ -98,77 +99,77 @@ impl Trie {
         Ok(trie)
     }
 
-    /// The number of nodes, the root included.
+    /// Returns the number of nodes, the root included.
     pub fn len(&self) -> usize {
         self.token.len()
     }
 
-    /// Never true: a trie holds its root.
+    /// Returns false: a trie has a root.
     pub fn is_empty(&self) -> bool {
         self.token.is_empty()
     }
 
-    /// Tokens in the longest sequence.
+    /// Returns the number of tokens of the longest sequence.
     pub fn depth(&self) -> usize {
         self.levels.len() - 1
     }
 
-    /// Tokens on the path to `node`.
+    /// Returns the number of tokens of the prefix that `node` stands for.
     pub fn depth_of(&self, node: Node) -> usize {
         self.levels.partition_point(|&first| first <= node) - 1
     }
 
-    /// The node before `node`; the root's is itself.
+    /// Returns the parent of `node`; the root is its own.
     pub fn parent(&self, node: Node) -> Node {
         self.parent[node as usize]
     }
 
-    /// The children of `node`, sorted by token.
+    /// Returns the children of `node`, sorted by token.
     pub fn children(&self, node: Node) -> Range<Node> {
         self.first_child[node as usize]..self.first_child[node as usize + 1]
     }
 
-    /// The tokens that may follow `node`, ascending, in the order of [`Trie::children`].
+    /// Returns the tokens that may follow `node`, ascending, in the order of [`Trie::children`].
     pub fn valid_tokens(&self, node: Node) -> &[u32] {
         let children = self.children(node);
         &self.token[children.start as usize..children.end as usize]
     }
 
-    /// The child of `node` along `token`.
+    /// Returns the child of `node` whose last token is `token`.
     pub fn child(&self, node: Node, token: u32) -> Option<Node> {
-        let at = self.valid_tokens(node).binary_search(&token).ok()?;
-        Some(self.children(node).start + at as Node)
+        let index = self.valid_tokens(node).binary_search(&token).ok()?;
+        Some(self.children(node).start + index as Node)
     }
 
-    /// The token that leads to `node`.
+    /// Returns the last token of the prefix that `node` stands for (0 for the root).
     pub fn token(&self, node: Node) -> u32 {
         self.token[node as usize]
     }
 
-    /// Whether a sequence ends at `node`.
+    /// Returns whether a sequence ends at `node`.
     pub fn is_leaf(&self, node: Node) -> bool {
         self.children(node).is_empty()
     }
 
-    /// The items whose sequence ends at `leaf`, ascending: several where titles are equal, none for
-    /// an inner node.
+    /// Iterates over the items whose sequence ends at `leaf`, ascending: several where titles are
+    /// the same tokens, none for an inner node.
     pub fn items(&self, leaf: Node) -> impl Iterator<Item = u32> + '_ {
         let start = self.by_leaf.partition_point(|&(l, _)| l < leaf);
         self.by_leaf[start..].iter().take_while(move |(l, _)| *l == leaf).map(|&(_, item)| item)
     }
 
-    /// The leaf of `item`.
+    /// Returns the leaf of `item`.
     pub fn leaf(&self, item: u32) -> Node {
         self.leaf[item as usize]
     }
 
-    /// Items with different sequences.
+    /// Returns the number of leaves: of different sequences.
     pub fn leaves(&self) -> usize {
         self.by_leaf.chunk_by(|a, b| a.0 == b.0).count()
     }
 
-    /// The nodes from below the root to `node`: the `t`-th is reached by the sequence's `t`-th
-    /// token.
+    /// Returns the nodes on the way to `node`, the root left out: the `t`-th one is reached by the
+    /// `t`-th token.
     pub fn path(&self, mut node: Node) -> Vec<Node> {
         let mut path = Vec::new();
         while node != ROOT {
@@ -179,7 +180,8 @@ impl Trie {
         path
     }
 
-    /// The node where the forced chain from `node` ends: a leaf, or the next node with a choice.
+    /// Follows the forced tokens after `node`: returns the first node, itself included, that is a
+    /// leaf or has several children.
     pub fn follow_forced(&self, mut node: Node) -> Node {
         loop {
             let children = self.children(node);
@@ -200,7 +202,7 @@ mod tests {
     const EOS: u32 = 99;
 
     #[test]
-    fn children_chains_and_shared_leaves() {
+    fn children_forced_tokens_and_shared_leaves() {
         let sequences = vec![vec![1, 2, 3, EOS], vec![1, 2, 4, 5, EOS], vec![7, EOS], vec![1, 2, 3, EOS]];
         let trie = Trie::build(&sequences).unwrap();
         assert_eq!(trie.valid_tokens(ROOT), [1, 7]);

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::AdamW;
 use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
+use crate::core::panic::DeviceGuard;
 use crate::loss::LossState;
 use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
 use crate::text::Tokenizer;
@@ -86,7 +87,7 @@ pub enum Trained {
     Weights(Box<Tokenizer>),
 }
 
-/// The encoder's file: every parameter of [`crate::model::EntityEncoder`], f32, named by its
+/// The encoder's file: every parameter of [`crate::model::ItemEncoder`], f32, named by its
 /// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
@@ -260,8 +261,8 @@ impl Checkpoints {
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
         // Reading the weights back waited for the device: a thread of it that died by now has
         // spoilt them.
-        if let Some(panic) = crate::core::panic::recorded_panic() {
-            return Err(Error::failed(format!(
+        if let Some(panic) = DeviceGuard::current().panic() {
+            return Err(Error::device(format!(
                 "a thread of the device died ({panic}); the last good checkpoint is kept"
             )));
         }

@@ -1,5 +1,6 @@
 //! What a training run does not go on from: numbers that are not finite, and a dead device.
 
+use crate::core::panic::DeviceGuard;
 use crate::{Error, Result};
 
 /// Checks a number of an optimiser step, before the step uses it.
@@ -19,17 +20,17 @@ pub fn check_finite(step: usize, what: &str, value: f64, remedy: &str) -> Result
     }
 }
 
-/// Checks that no thread has panicked: the queue of a device whose thread died goes on handing out
-/// garbage.
+/// Checks that no thread of the device has panicked: the queue of a device whose thread died goes on
+/// handing out garbage.
 ///
 /// * `step`: the optimiser step, from 1.
 ///
 /// # Errors
-/// A panic on some thread since the process began.
+/// A panic on one of the device's threads.
 pub fn check_device_alive(step: usize) -> Result<()> {
-    match crate::core::panic::recorded_panic() {
+    match DeviceGuard::current().panic() {
         None => Ok(()),
-        Some(panic) => Err(Error::failed(format!(
+        Some(panic) => Err(Error::device(format!(
             "step {step}: a thread of the device died ({panic}); its numbers cannot be trusted; the last checkpoint is kept"
         ))),
     }

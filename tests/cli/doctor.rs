@@ -23,6 +23,7 @@ fn every_backend_is_reported_and_checked() {
     assert_eq!((&report["passed"], &report["itemlm"]), (&json!(true), &json!(env!("CARGO_PKG_VERSION"))));
     assert!(report["burn"].as_str().unwrap().starts_with("0."), "{report}");
     let host = &report["host"];
+    assert!(["AVX-512", "AVX2", "SSE2", "NEON"].contains(&host["instruction_set"].as_str().unwrap()), "{host}");
     assert!(host["threads"].as_u64() > Some(0) && host["memory_bytes"].as_u64() > Some(0), "{host}");
 
     let compiled = [("cpu", cfg!(feature = "cpu")), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))];
@@ -52,6 +53,8 @@ fn checked(name: &str, backend: &Value) {
     for rate in [&backend["matmul"]["gflops"], &backend["copy"]["gb_per_second"]] {
         assert!(rate.as_f64().unwrap() > 0.0, "{backend}");
     }
+    let products = backend["step_products"].as_array().unwrap();
+    assert!(products.len() == 4 && products.iter().all(|rate| rate["gflops"].as_f64() > Some(0.0)), "{backend}");
     let checks = backend["checks"].as_array().unwrap();
     let names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
     assert_eq!(names, if name == "cpu" { vec!["decoding"] } else { vec!["forward", "gradient", "decoding"] });

@@ -1,5 +1,5 @@
-//! A run with OpenP5's two tasks, on a small data set in its layout: ids for items, prompts that
-//! show the user.
+//! A run with OpenP5's two prompt sets, on a small data set in its layout: ids for items, prompts
+//! with the user.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::lab::{ITEMS, Lab, document, titles};
 
 const USERS: usize = 12;
 
-/// 10 windows, 2 prompts of each task: 5 steps a task and 10 an epoch.
+/// 10 windows, 2 prompts of each set: 5 steps for a set and 10 for an epoch.
 const RUN: &str = r#"
 seed = 7
 [data]
@@ -69,8 +69,8 @@ fn trains_resumes_ranks_and_recommends() {
     let lab = lab();
     let report = lab.json("train tasks.toml --out run");
     assert_eq!((&report["steps"], &report["total_steps"], &report["samples"]), (&json!(20), &json!(20), &json!(80)));
-    // The user and a history take more tokens than the user: the steps' tokens tell the tasks
-    // apart.
+    // The user and a history take more tokens than the user alone, by which the steps' sets can be
+    // told.
     let tokens: Vec<u64> = lab.metrics("run").iter().map(|line| line["tokens"].as_u64().unwrap()).collect();
     assert!(tokens.chunks(2).all(|turn| turn[0] > turn[1]), "{tokens:?}");
     lab.ok("train tasks.toml --out parts --max-steps 1");
@@ -112,8 +112,8 @@ fn trains_resumes_ranks_and_recommends() {
     assert_ne!(recommend("--user u1 --task straightforward"), recommend("--user u2 --task straightforward"));
 }
 
-/// Vectors of items and users, the LLM frozen: the beginning that is run once differs from prompt
-/// to prompt.
+/// Vectors of items and users, the LLM frozen: the prefix that is run once differs from prompt to
+/// prompt.
 #[test]
 fn with_vectors_and_a_prior() {
     let lab = lab();
@@ -130,11 +130,58 @@ fn with_vectors_and_a_prior() {
     lab.ok("recommend run --task straightforward --user u1 --history 1001");
 }
 
+/// A prompt set of one's own, beside an embedded one; an edited file is another set.
+#[test]
+fn a_prompt_set_from_a_file() {
+    let lab = lab();
+    let text = "# mine\nseen: After {history}, {user}?\nseen: {user} had {history};\nunseen: {history} by {user}:\n";
+    lab.write("mine.txt", text);
+    let line = "train tasks.toml --out own --set data.prompt_sets=[\"straightforward\",\"mine.txt\"]";
+    assert_eq!(lab.json(&format!("{line} --max-steps 4"))["steps"], 4);
+    lab.ok(&format!("{line} --resume"));
+    let table = lab.json("evaluate own --limit 2");
+    let names: Vec<&str> = table["tasks"].as_array().unwrap().iter().map(|row| row["task"].as_str().unwrap()).collect();
+    assert_eq!(names, ["straightforward", "straightforward", "mine", "mine"]);
+    lab.ok("recommend own --user u1 --history 1001 --task mine --prompt seen:1");
+    lab.refused("evaluate own --task mine --prompt seen:2", 2, &["mine", "seen:1"]);
+    lab.write("mine.txt", text.replace("After", "Past"));
+    lab.refused("evaluate own", 1, &["own", "another prompt template"]);
+}
+
+/// No list has an item of the history; the other items have the order and the log-probabilities that
+/// they have without the filter.
+#[test]
+fn lists_without_the_history() {
+    let lab = lab();
+    lab.ok("train tasks.toml --out plain --max-steps 2");
+    lab.ok("train tasks.toml --out filtered --max-steps 2 --set decode.exclude_history=true");
+    let list = |run: &str| -> Vec<(String, f64)> {
+        let line = format!("recommend {run} --json -k {ITEMS} --user u1 --history 1001 --history 1008");
+        let found = document(&lab.ok(&line));
+        let pair = |row: &Value| (row["title"].as_str().unwrap().to_string(), row["log_prob"].as_f64().unwrap());
+        found["items"].as_array().unwrap().iter().map(pair).collect()
+    };
+    let (mut plain, filtered) = (list("plain"), list("filtered"));
+    assert_eq!(plain.len(), ITEMS);
+    plain.retain(|(title, _)| title != "1001" && title != "1008");
+    assert_eq!((plain.len(), filtered.len()), (ITEMS - 2, ITEMS - 2));
+    for (a, b) in plain.iter().zip(&filtered) {
+        assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-5, "{a:?} {b:?}: f32 noise of other keys beside them");
+    }
+    let hits = |run: &str| {
+        let found = lab.json(&format!("evaluate {run} --beams {ITEMS} --task sequential"));
+        found["metrics"]["hr@10"].as_f64().unwrap()
+    };
+    assert!(hits("plain") <= 1.0 && hits("filtered") <= 1.0);
+}
+
 #[test]
 fn refused() {
     let lab = lab();
+    lab.write("bad.txt", "seen: {user}?\nseen: {item}\nunseen: {user}!\n");
     for (set, named) in [
         ("data.prompt_sets=[\"direct\"]", "direct"),
+        ("data.prompt_sets=[\"bad.txt\"]", "bad.txt: line 2"),
         ("data.prompt_sets=[\"sequential\",\"sequential\"]", "twice"),
         ("data.prompt_sets=[]", "data.prompts_per_window"),
         ("data.prompts_per_window=0", "data.prompts_per_window"),

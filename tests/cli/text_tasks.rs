@@ -1,4 +1,4 @@
-//! Runs that learn rows of tasks, end to end: vectors in the prompts, texts out.
+//! Runs that learn rows of text tasks, end to end: vectors in the prompts, texts out.
 
 use serde_json::{Value, json};
 
@@ -146,6 +146,32 @@ fn titles_alone() {
     let lines = texts(&lab, "titles/texts-test.jsonl");
     println!("{lines:?}");
     assert!(lines.iter().any(|line| line["decoded"] == line["target"]), "no text is as it was");
+}
+
+/// Templates of one's own, from a file.
+#[test]
+fn templates_from_a_file() {
+    let lab = lab();
+    let template = "[[task]]\nname = \"colour\"\nprompt = \"Of what colour is {item}?\\n\"\n";
+    lab.write("mine.toml", template);
+    let row = |item: usize| {
+        let split = if item < 12 { "train" } else { "test" };
+        format!("{}\n", json!({"task": "colour", "items": [100 + item], "text": "red", "split": split}))
+    };
+    lab.write("colours.jsonl", (0..ITEMS).map(row).collect::<String>());
+    let set = "--set data.text_tasks=colours.jsonl --set data.text_task_prompts=mine.toml";
+    lab.ok(&format!("train tasks.toml --out mine {set} --max-steps 2"));
+    let evaluation = lab.json("evaluate mine");
+    assert_eq!(evaluation["tasks"].as_object().unwrap().keys().collect::<Vec<_>>(), ["colour"]);
+    lab.refused(
+        "train tasks.toml --out new --set data.text_tasks=colours.jsonl",
+        1,
+        &["colours.jsonl: line 1", "colour"],
+    );
+    lab.write("mine.toml", template.replace("colour is", "shade is"));
+    lab.refused("evaluate mine", 1, &["mine", "another prompt template"]);
+    lab.write("mine.toml", "[[task]]\nname = \"colour\"\nprompt = \"{history}\"\n");
+    lab.refused(&format!("train tasks.toml --out new {set}"), 2, &["mine.toml", "colour"]);
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn row(page: &mut String, argument: &Arg) {
         let list = possible.iter().filter(|v| !v.is_hide_set()).map(|v| format!("`{}`", v.get_name()));
         write!(help, " One of {}.", list.collect::<Vec<_>>().join(", ")).unwrap();
     }
+    let name = name.replace('|', "\\|");
     writeln!(page, "| {name} | {default} | {} |", cell(&help)).unwrap();
 }
 

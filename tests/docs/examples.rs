@@ -112,7 +112,7 @@ fn run_files_in_the_pages_parse() {
                     continue;
                 }
             };
-            let of_another_file = ["split", "steps", "axes", "template", "prompt", "dependencies"];
+            let of_another_file = ["split", "steps", "axes", "task", "dependencies"];
             if of_another_file.iter().any(|key| table.contains_key(*key)) {
                 continue;
             }

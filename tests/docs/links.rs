@@ -111,6 +111,9 @@ fn links_lead_somewhere() {
             if page.starts_with("docs") && !goal.starts_with("docs") {
                 complain("leaves the book, where it would be broken: name the file in code instead");
             }
+            if page.starts_with("docs") && !page.ends_with("SUMMARY.md") && goal.ends_with("README.md") {
+                complain("is broken in the book, where a README.md becomes index.html");
+            }
             if !anchor.is_empty() && !anchors(&read(&goal)).contains(anchor) {
                 complain("has no such heading");
             }

@@ -10,7 +10,7 @@ use itemlm::config::{AlignConfig, RunConfig};
 
 use crate::assert_current;
 use crate::command_line::cell;
-use crate::sources::{Item, Keys, Sources};
+use crate::sources::{Field, Item, Keys, Sources};
 
 const PAGE: &str = "docs/reference/run-file.md";
 
@@ -86,8 +86,7 @@ fn table(page: &mut String, sources: &Sources, item: &Item, path: &str, defaults
             let (tables, keys): (Vec<_>, Vec<_>) = fields.iter().partition(|f| sources.is_table(&f.kind));
             if !path.is_empty() {
                 write!(page, "\n### `{path}`\n\n").unwrap();
-                let doc = item.doc.trim_end_matches('.');
-                if !doc.starts_with('`') || doc.split_whitespace().count() > 3 {
+                if !item.doc.is_empty() {
                     write!(page, "{}\n\n", item.doc).unwrap();
                 }
             } else if !keys.is_empty() {
@@ -124,9 +123,9 @@ fn table(page: &mut String, sources: &Sources, item: &Item, path: &str, defaults
             writeln!(page, "| `{tag}` | meaning | keys |\n|---|---|---|").unwrap();
             for (name, doc, fields) in variants {
                 let keys = fields.iter().map(|f| {
-                    let default = match &f.default {
-                        Some(default) => format!(", default {}", sources.call(item, default)),
-                        None => String::new(),
+                    let default = match sources.default_of(item, f) {
+                        default if default.is_empty() => default,
+                        default => format!(", default {default}"),
                     };
                     format!("`{}` ({}{default}): {}", f.name, sources.describe(&f.kind).0, f.doc)
                 });
@@ -137,42 +136,37 @@ fn table(page: &mut String, sources: &Sources, item: &Item, path: &str, defaults
     }
 }
 
-fn default_of(
-    sources: &Sources,
-    item: &Item,
-    field: &crate::sources::Field,
-    path: &str,
-    defaults: &toml::Table,
-) -> String {
+fn default_of(sources: &Sources, item: &Item, field: &Field, path: &str, defaults: &toml::Table) -> String {
     let keys = path.trim_matches(['[', ']']).split('.').filter(|k| !k.is_empty());
     let found = keys.clone().try_fold(defaults, |table, key| table.get(key)?.as_table());
     let required = field.default.is_none() && !field.kind.optional && !item.has_default;
     match found.and_then(|table| table.get(&field.name)) {
         _ if required => "required".to_string(),
         Some(value) => format!("`{value}`"),
-        None => match &field.default {
-            Some(function) => sources.call(item, function),
-            None => sources.default_in_impl(item, &field.name),
-        },
+        None if field.default.is_some() => sources.default_of(item, field),
+        None => sources.default_in_impl(item, &field.name),
     }
 }
 
 #[test]
 fn the_sources_tell_docs_defaults_and_values() {
     let folder = tempfile::tempdir().unwrap();
-    let text = "/// `[x]`\n#[derive(Deserialize)] pub struct X {\n/// Which [`crate::a::Way`].\n\
+    let text = "/// `[x]`: a table.\n#[derive(Deserialize)] pub struct X {\n/// Which [`crate::a::Way`].\n\
                 #[serde(default = \"two\", alias = \"old\")] pub number: usize,\n\
-                /// How. [`X::MOST`] at most.\npub way: Option<Way>, }\n\
+                /// How. [`X::MOST`] at most.\npub way: Option<Way>,\n#[serde(default)] pub far: bool,\n#[serde(default)] pub which: Way, }\n\
                 impl X { const MOST: usize = 7; }\nfn two() -> usize { 2 }\n\
-                #[derive(Deserialize)] #[serde(rename_all = \"snake_case\")] pub enum Way { /// Fast.\n FarAway, Near }\n";
+                #[derive(Deserialize)] #[serde(rename_all = \"snake_case\")] pub enum Way { /// Fast.\n FarAway, #[default] Near }\n";
     std::fs::write(folder.path().join("x.rs"), text).unwrap();
     let sources = Sources::open(folder.path());
     let item = sources.find("X").unwrap();
     let mut page = String::new();
-    table(&mut page, &sources, &item, "[x]", &toml::Table::new());
+    assert_eq!(item.doc_beyond("x"), "A table.");
+    table(&mut page, &sources, &Item { doc: String::new(), ..item }, "[x]", &toml::Table::new());
     let expected = "\n### `[x]`\n\n| key | type | default | meaning |\n|---|---|---|---|\n\
                     | `number` | integer | `2` | Which `Way`. Older spelling: `old`. |\n\
-                    | `way` | string |  | How. 7 at most. `far_away`: Fast. `near` |\n";
+                    | `way` | string |  | How. 7 at most. `far_away`: Fast. `near`. |\n\
+                    | `far` | boolean | `false` |  |\n\
+                    | `which` | string | `\"near\"` | `far_away`: Fast. `near`. |\n";
     assert_eq!(page, expected);
     assert!(Sources::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path()).find("RunConfig").is_some());
 }

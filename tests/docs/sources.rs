@@ -19,11 +19,16 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Returns the doc comment, or nothing where it says no more than the table's name.
-    pub fn doc_beyond(&self, table: &str) -> &str {
-        match self.doc.trim_end_matches('.').trim_matches('`').ends_with(&format!("{table}]")) {
-            true => "",
-            false => &self.doc,
+    /// Returns the doc comment without the table's name; nothing where it says no more.
+    pub fn doc_beyond(&self, table: &str) -> String {
+        let name = format!("{table}]`");
+        match self.doc.split_once(&name).filter(|(before, _)| before.starts_with("`[")) {
+            None => self.doc.clone(),
+            Some((_, rest)) => {
+                let rest = rest.trim_start_matches([':', '.', ',', ' ']);
+                let mut chars = rest.chars();
+                chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+            }
         }
     }
 }
@@ -127,7 +132,8 @@ impl Sources {
             }
             _ => return None,
         };
-        let has_default = serde(attributes).iter().any(|(k, _)| k == "default");
+        // A struct made from another one fills its defaults in there.
+        let has_default = serde(attributes).iter().any(|(k, _)| matches!(k.as_str(), "default" | "from" | "try_from"));
         Some(Item { doc: self.doc(attributes), keys, has_default, name: name.into(), file })
     }
 
@@ -149,11 +155,11 @@ impl Sources {
         if let Some(&(file, index)) = self.types.get(&kind.name)
             && let syn::Item::Enum(item) = &self.files[file].items[index]
         {
-            let through_text = serde(&item.attrs).iter().any(|(k, _)| k == "try_from");
-            let style = match read_by_serde(&item.attrs) {
-                true => rename_all(&item.attrs),
-                false => "lowercase".into(),
-            };
+            // What parses itself may spell its variants in any way, but a number.
+            let numbers = item.variants.iter().any(|v| !v.fields.is_empty());
+            let by_itself = !read_by_serde(&item.attrs) && !numbers;
+            let through_text = by_itself || serde(&item.attrs).iter().any(|(k, _)| k == "try_from");
+            let style = style(&item.attrs);
             let mut each = Vec::new();
             for variant in item.variants.iter().filter(|_| !through_text) {
                 let doc = self.doc(&variant.attrs);
@@ -164,31 +170,57 @@ impl Sources {
                         "a number".into()
                     }
                 };
-                each.push(if doc.is_empty() { value } else { format!("{value}: {doc}") });
+                each.push(if doc.is_empty() {
+                    format!("{value}.")
+                } else {
+                    format!("{value}: {}.", doc.trim_end_matches('.'))
+                });
             }
             values = each.join(" ");
         }
         (if kind.list { format!("list of {name}s") } else { name }, values)
     }
 
-    /// Returns the literal that a default function of the item's file returns, in backticks.
-    pub fn call(&self, item: &Item, function: &str) -> String {
+    /// Returns what `#[serde(default)]` gives a field, in backticks: the literal that its function
+    /// returns, or the type's own default.
+    pub fn default_of(&self, item: &Item, field: &Field) -> String {
+        let Some(function) = field.default.as_deref().filter(|f| !f.is_empty()) else {
+            return if field.default.is_some() { self.default_of_type(&field.kind) } else { String::new() };
+        };
         let name = function.rsplit("::").next().unwrap_or(function);
         let files = std::iter::once(&self.files[item.file]).chain(&self.files);
-        let functions = files.flat_map(|f| &f.items).filter_map(|i| match i {
+        let mut functions = files.flat_map(|f| &f.items).filter_map(|i| match i {
             syn::Item::Fn(f) if f.sig.ident == name => Some(f),
             _ => None,
         });
-        let value = functions.filter_map(|f| match f.block.stmts.last() {
+        let value = functions.next().and_then(|f| match f.block.stmts.last() {
             Some(Stmt::Expr(expr, None)) => Some(self.constant(literal(expr))),
             _ => None,
         });
-        match value.into_iter().next() {
+        match value {
             Some(value) if value.ends_with("::MAX") => "no limit".into(),
             Some(value) if !value.is_empty() => format!("`{value}`"),
-            _ if function.is_empty() => "`false`".into(),
             _ => String::new(),
         }
+    }
+
+    fn default_of_type(&self, kind: &Kind) -> String {
+        if kind.optional || kind.list {
+            return String::new();
+        }
+        let value = match self.describe(kind).0.as_str() {
+            "boolean" => Some("false".to_string()),
+            "integer" => Some("0".to_string()),
+            _ => self.types.get(&kind.name).and_then(|&(file, index)| match &self.files[file].items[index] {
+                syn::Item::Enum(item) => {
+                    let default =
+                        item.variants.iter().find(|v| v.attrs.iter().any(|a| a.path().is_ident("default")))?;
+                    Some(format!("\"{}\"", renamed(&default.ident.to_string(), &style(&item.attrs))))
+                }
+                _ => None,
+            }),
+        };
+        value.map(|value| format!("`{value}`")).unwrap_or_default()
     }
 
     /// Returns the literal that the type's `impl Default` gives a field, in backticks.
@@ -238,7 +270,10 @@ impl Sources {
     /// Returns a doc comment as one paragraph of Markdown without rustdoc's links.
     fn doc(&self, attributes: &[Attribute]) -> String {
         let lines = attributes.iter().filter_map(|a| match &a.meta {
-            syn::Meta::NameValue(v) if v.path.is_ident("doc") => Some(literal(&v.value)),
+            syn::Meta::NameValue(v) if v.path.is_ident("doc") => match &v.value {
+                Expr::Lit(syn::ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+                _ => None,
+            },
             _ => None,
         });
         let lines: Vec<String> = lines.collect();
@@ -283,7 +318,7 @@ fn serde(attributes: &[Attribute]) -> Vec<(String, String)> {
         let _ = attribute.parse_nested_meta(|meta| {
             let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
             let value = match meta.value() {
-                Ok(value) => literal(&value.parse::<Expr>()?),
+                Ok(value) => unquoted(literal(&value.parse::<Expr>()?)),
                 Err(_) => String::new(),
             };
             found.push((key, value));
@@ -295,6 +330,14 @@ fn serde(attributes: &[Attribute]) -> Vec<(String, String)> {
 
 fn rename_all(attributes: &[Attribute]) -> String {
     serde(attributes).into_iter().find(|(k, _)| k == "rename_all").map(|(_, v)| v).unwrap_or_default()
+}
+
+/// Returns how an enum's values are spelt; one that parses itself is taken for lower case.
+fn style(attributes: &[Attribute]) -> String {
+    match read_by_serde(attributes) {
+        true => rename_all(attributes),
+        false => "lowercase".into(),
+    }
 }
 
 fn renamed(name: &str, style: &str) -> String {
@@ -333,11 +376,15 @@ fn kind(ty: &Type) -> Kind {
     kind
 }
 
+fn unquoted(text: String) -> String {
+    text.trim_matches('"').to_string()
+}
+
 /// Returns a literal as TOML writes it, or the last two names of a path; else nothing.
 fn literal(expr: &Expr) -> String {
     match expr {
         Expr::Lit(lit) => match &lit.lit {
-            Lit::Str(s) => s.value(),
+            Lit::Str(s) => format!("\"{}\"", s.value()),
             Lit::Int(n) => n.base10_digits().to_string(),
             Lit::Float(x) => x.base10_digits().to_string(),
             Lit::Bool(b) => b.value.to_string(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
-use itemlm::model::{DecoderBlock, Entities, EntityEncoder, open_llm};
+use itemlm::model::{DecoderBlock, Entities, ItemEncoder, open_llm};
 use itemlm::text::EntityTokens;
 use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
 use rand::{Rng, SeedableRng};
@@ -71,7 +71,7 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
         return (llm.into(), tokens);
     }
     let scale = ItemLanguageModel::embedding_scale(&llm);
-    let encoder = EntityEncoder::new(&config, None, llm.config().hidden_size, scale, 3, device).unwrap();
+    let encoder = ItemEncoder::new(&config, None, llm.config().hidden_size, scale, 3, device).unwrap();
     let vectors = (0..ITEMS as usize * WIDTH).map(|n| ((n * n) as f32 * 0.37).sin()).collect();
     let entities = Entities::new(encoder, vectors, WIDTH, tokens, None, device);
     (ItemLanguageModel::new(llm, Some(entities)).with_prefix_cache(&[5, 6, 7]), tokens)

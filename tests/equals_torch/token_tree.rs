@@ -2,7 +2,7 @@
 //! loss and every gradient, with LoRA and with vectors of items.
 
 use burn::module::list_param_ids;
-use itemlm::model::{EncoderConfig, Entities, EntityEncoder, LoraLinear};
+use itemlm::model::{Entities, ItemEncoder, ItemEncoderConfig, LoraLinear};
 use itemlm::text::EntityTokens;
 use rand::{Rng, SeedableRng};
 
@@ -21,10 +21,10 @@ fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens)
         let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
         lora.b = burn::module::Param::initialized(lora.b.id, b);
     }
-    let encoder = EncoderConfig::Linear { queries: 2, vector_width: WIDTH };
+    let encoder = ItemEncoderConfig::Linear { queries: 2, vector_width: WIDTH };
     let tokens = EntityTokens::new(llm.config().vocab_size, 2, 4, 1).unwrap();
     let vectors = (0..5 * WIDTH).map(|n| (n as f32 * 1.3).cos()).collect();
-    let encoder = EntityEncoder::new(&encoder, None, llm.config().hidden_size, 0.5, 2, device).unwrap();
+    let encoder = ItemEncoder::new(&encoder, None, llm.config().hidden_size, 0.5, 2, device).unwrap();
     (ItemLanguageModel::new(llm, Some(Entities::new(encoder, vectors, WIDTH, tokens, None, device))), tokens)
 }
 
@@ -113,7 +113,7 @@ fn token_trees_equal_plain_sequences() {
                 let of = |grads: &GradientsParams| host(grads.get::<Dispatch, 2>(param.id).unwrap());
                 close(&format!("{count} sequences, {name}"), &of(&found), &of(&expected));
             });
-            let projection = &model.entities.as_ref().unwrap().encoder.projection.weight;
+            let projection = &model.entities.as_ref().unwrap().encoder.projection().weight;
             let of = |grads: &GradientsParams| grads.get::<Dispatch, 2>(projection.id).map(host);
             match (of(&found), of(&expected)) {
                 (Some(found), Some(expected)) => close("projection", &found, &expected),

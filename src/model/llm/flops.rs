@@ -1,6 +1,5 @@
 //! Floating-point operations of a training step, counted from sizes.
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 
 use crate::batch::Batch;
@@ -16,8 +15,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// query and a key that it sees; of the shared chain's last layer only keys and values; the
     /// logits that are scored. Backward: the gradient of a weight that trains, and of an input
     /// where something before it trains. What an implementation computes again, masked scores,
-    /// norms, activations, dropout and the optimiser are not counted. A Q-Former counts as if each
-    /// of its matrices met every query.
+    /// norms, activations, dropout and the optimiser are not counted.
     ///
     /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
     ///   there.
@@ -57,17 +55,8 @@ impl<B: Backend> ItemLanguageModel<B> {
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
             return self.llm.embed_tokens.val().is_require_grad();
         };
-        let encoder = &entities.encoder;
-        let rows = if encoder.qformer.is_some() { present * encoder.queries } else { present };
-        let product = |numbers: usize| 2.0 * (rows * numbers) as f64;
-        let mut matrices = Matrices(0);
-        encoder.visit(&mut matrices);
-        // The vectors themselves do not train.
-        let first = match (&encoder.qformer, &encoder.inner) {
-            (Some(_), _) => 0,
-            (None, inner) => inner.as_ref().unwrap_or(&encoder.projection).weight.dims().iter().product(),
-        };
-        counter.add(Part::Embedding, product(matrices.0), product(2 * matrices.0 - first));
+        let [forward, backward] = entities.encoder.flops(present);
+        counter.add(Part::Embedding, forward, backward);
         true
     }
 }
@@ -151,17 +140,6 @@ impl Counter {
 
 fn count<const N: usize>(wanted: [bool; N]) -> f64 {
     wanted.into_iter().filter(|&wanted| wanted).count() as f64
-}
-
-/// Numbers in all matrices of a module.
-struct Matrices(usize);
-
-impl<B: Backend> ModuleVisitor<B> for Matrices {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        if D == 2 {
-            self.0 += param.dims().iter().product::<usize>();
-        }
-    }
 }
 
 #[cfg(test)]

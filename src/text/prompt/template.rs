@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::library::Library;
-use crate::text::Catalogue;
+use crate::text::{Catalogue, Tokenizer};
 use crate::{Error, Result};
 
 /// The embedded templates: MSL's four (Alpaca style, arXiv 2504.04178), a general one, and the
@@ -171,50 +171,107 @@ impl Prompt {
     /// Fills the placeholders; neighbouring texts are joined. An `{item}` without a value is left
     /// out.
     pub fn render(&self, values: &PromptValues) -> Vec<PromptSegment> {
-        let mut segments = Segments::default();
+        let mut segments: Vec<PromptSegment> = Vec::new();
+        for piece in self.fill(values) {
+            match (piece, segments.last_mut()) {
+                (Piece::Vectors(vectors), _) => segments.push(PromptSegment::Vectors(vectors.clone())),
+                (Piece::Template(more) | Piece::Value(more), Some(PromptSegment::Text(text))) => text.push_str(more),
+                (Piece::Template(text) | Piece::Value(text), _) if text.is_empty() => {}
+                (Piece::Template(text) | Piece::Value(text), _) => segments.push(PromptSegment::Text(text.to_string())),
+            }
+        }
+        segments
+    }
+
+    /// Fills the placeholders and tokenises the prompt: each text between vectors in one piece, the
+    /// tokens of vectors as they are. The text of a special token is that token in the template, and
+    /// plain text in a value.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn tokens(&self, values: &PromptValues, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let pieces = self.fill(values);
+        let is_special = |piece: &Piece| matches!(piece, Piece::Value(text) if tokenizer.find_special(text).is_some());
+        let mut tokens = Vec::new();
+        if !pieces.iter().any(is_special) {
+            for segment in self.render(values) {
+                match segment {
+                    PromptSegment::Text(text) => tokens.extend(tokenizer.encode(&text)?),
+                    PromptSegment::Vectors(vectors) => tokens.extend(vectors),
+                }
+            }
+            return Ok(tokens);
+        }
+        // Special tokens of the template cut the text, as in the tokenizer itself.
+        let mut text = String::new();
+        let encode_text = |text: &mut String, tokens: &mut Vec<u32>| {
+            tokens.extend(tokenizer.encode_literal(text)?);
+            text.clear();
+            Ok::<_, Error>(())
+        };
+        for piece in pieces {
+            match piece {
+                Piece::Value(value) => text.push_str(value),
+                Piece::Vectors(vectors) => {
+                    encode_text(&mut text, &mut tokens)?;
+                    tokens.extend(vectors.clone());
+                }
+                Piece::Template(mut left) => {
+                    while let Some((range, id)) = tokenizer.find_special(left) {
+                        text.push_str(&left[..range.start]);
+                        encode_text(&mut text, &mut tokens)?;
+                        tokens.push(id);
+                        left = &left[range.end..];
+                    }
+                    text.push_str(left);
+                }
+            }
+        }
+        encode_text(&mut text, &mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// Returns the filled template in pieces.
+    fn fill<'a>(&'a self, values: &'a PromptValues) -> Vec<Piece<'a>> {
+        let mut pieces = Vec::new();
         let mut items = values.items.iter();
         for part in &self.parts {
             match part {
-                TemplatePart::Text(text) => segments.push_text(text),
-                TemplatePart::Dataset => segments.push_text(values.dataset),
-                TemplatePart::User => segments.push_value(&values.user),
-                TemplatePart::Item => items.next().into_iter().for_each(|item| segments.push_value(item)),
+                TemplatePart::Text(text) => pieces.push(Piece::Template(text)),
+                TemplatePart::Dataset => pieces.push(Piece::Value(values.dataset)),
+                TemplatePart::User => values.user.append_to(&mut pieces),
+                TemplatePart::Item => items.next().into_iter().for_each(|item| item.append_to(&mut pieces)),
                 TemplatePart::History => {
                     for (n, item) in values.history.iter().enumerate() {
                         if n > 0 {
-                            segments.push_text(", ");
+                            pieces.push(Piece::Template(", "));
                         }
-                        segments.push_value(item);
+                        item.append_to(&mut pieces);
                     }
                 }
             }
         }
-        segments.0
+        pieces
     }
 }
 
-#[derive(Default)]
-struct Segments(Vec<PromptSegment>);
+/// A piece of a filled template.
+enum Piece<'a> {
+    /// Text of the template.
+    Template(&'a str),
+    /// Text of a value.
+    Value(&'a str),
+    /// Token ids of [`crate::text::EntityTokens`].
+    Vectors(&'a Range<u32>),
+}
 
-impl Segments {
-    fn push_text(&mut self, more: &str) {
-        match self.0.last_mut() {
-            Some(PromptSegment::Text(text)) => text.push_str(more),
-            _ if more.is_empty() => {}
-            _ => self.0.push(PromptSegment::Text(more.to_string())),
-        }
-    }
-
-    fn push_value(&mut self, value: &PromptValue) {
-        if let Some(text) = &value.text {
-            self.push_text(text);
-        }
-        if let Some(vectors) = &value.vectors {
+impl PromptValue {
+    fn append_to<'a>(&'a self, pieces: &mut Vec<Piece<'a>>) {
+        pieces.extend(self.text.as_deref().map(Piece::Value));
+        if let Some(vectors) = &self.vectors {
             // As LLaRA (arXiv 2312.02445): title, space, vector.
-            if value.text.is_some() {
-                self.push_text(" ");
-            }
-            self.0.push(PromptSegment::Vectors(vectors.clone()));
+            pieces.extend(self.text.as_ref().map(|_| Piece::Template(" ")));
+            pieces.push(Piece::Vectors(vectors));
         }
     }
 }
@@ -269,6 +326,32 @@ mod tests {
         ];
         assert_eq!(prompt.render(&values), expected);
         assert_eq!((prompt.items(), prompt.has_user()), (1, true));
+    }
+
+    /// The text of a special token is the token in the template and plain text in a title; all else
+    /// is tokenised as in one piece.
+    #[test]
+    fn special_tokens_in_templates_and_titles() {
+        let texts = ["Seen: \"Pen\", \"Pad\". Next: ".to_string()];
+        let tokenizer = Tokenizer::train_bpe(texts.iter().cycle().take(20).cloned(), 280).unwrap();
+        let prompt = Prompt::parse("<|endoftext|>Seen: {history}<|endoftext|>. Next: ").unwrap();
+        let tokens = |titles: &[&str]| {
+            let history = titles.iter().map(|text| title(text)).collect();
+            prompt.tokens(&PromptValues { history, ..PromptValues::default() }, &tokenizer).unwrap()
+        };
+        let eos = |tokens: &[u32]| tokens.iter().filter(|&&token| token == tokenizer.eos()).count();
+        let text = "<|endoftext|>Seen: \"Pen\", \"Pad\"<|endoftext|>. Next: ";
+        assert_eq!(tokens(&["Pen", "Pad"]), tokenizer.encode(text).unwrap());
+        let found = tokens(&["Pen <|endoftext|>", "Pad"]);
+        assert_eq!(tokenizer.decode(&found).unwrap(), text.replace("Pen", "Pen <|endoftext|>"));
+        assert_eq!((eos(&found), found[0]), (2, tokenizer.eos()));
+        let values = PromptValues {
+            history: vec![title("<|endoftext|>"), PromptValue { text: None, vectors: Some(900..902) }],
+            ..PromptValues::default()
+        };
+        let found = prompt.tokens(&values, &tokenizer).unwrap();
+        let at = found.iter().position(|&token| token == 900).unwrap();
+        assert_eq!((found[at + 1], eos(&found[..at]), eos(&found[at..])), (901, 1, 1));
     }
 
     #[test]

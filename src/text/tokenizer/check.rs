@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use tokenizers::Tokenizer as Backend;
 
-use crate::core::panic::take_recorded_panic;
+use crate::core::panic::catch;
 use crate::{Context, Error, Result};
 
 /// Longest rules of a `Precompiled` normalizer, in bytes; those of XLM-RoBERTa have 240 KB.
@@ -21,13 +21,9 @@ pub(crate) fn parse(json: &str) -> Result<Backend> {
     check_bpe(document.get("model").unwrap_or(&Value::Null))?;
     check_normalizer(document.get("normalizer").unwrap_or(&Value::Null), "normalizer")?;
     drop(document);
-    let parsed = std::panic::catch_unwind(|| json.parse::<Backend>());
-    match parsed {
+    match catch(|| json.parse::<Backend>()) {
         Ok(parsed) => parsed.context("not a tokenizer"),
-        Err(_) => {
-            let message = take_recorded_panic().unwrap_or_default();
-            Err(Error::failed(format!("not a tokenizer: {message}")))
-        }
+        Err(panic) => Err(Error::failed(format!("not a tokenizer: {}", panic.message))),
     }
 }
 

@@ -3,8 +3,11 @@
 
 mod check;
 mod files;
+mod special;
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -17,6 +20,7 @@ use tokenizers::{AddedToken, PostProcessorWrapper, SplitDelimiterBehavior, Token
 
 pub(crate) use check::parse;
 pub(crate) use files::read;
+use special::SpecialTokens;
 
 use crate::{Context, Error, Result};
 
@@ -46,6 +50,10 @@ pub struct Tokenizer {
     /// Rows of the model's embedding table: ids from there on have none.
     embeddings: usize,
     json: String,
+    special: SpecialTokens,
+    /// The same tokenizer, to which the texts of special tokens are plain text; made at the first
+    /// text that holds one.
+    literal: OnceLock<Backend>,
 }
 
 impl Tokenizer {
@@ -115,7 +123,8 @@ impl Tokenizer {
         }
         let json = backend.to_string(false).context("the tokenizer cannot be written as JSON")?;
         let prefix = prefix(&backend)?;
-        Ok(Self { backend, eos, bos, prefix, embeddings: usize::MAX, json })
+        let special = SpecialTokens::new(&backend);
+        Ok(Self { backend, eos, bos, prefix, embeddings: usize::MAX, json, special, literal: OnceLock::new() })
     }
 
     /// Sets whether prompts begin with the BOS token, whatever the tokenizer's own post-processor does;
@@ -155,8 +164,34 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text, or the model has no embedding for one of its tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(&self.backend, text)
+    }
+
+    /// Returns the token ids of `text` as [`Tokenizer::encode`] does, but with the texts of special
+    /// tokens, such as that of EOS, as plain text. So titles and other data are tokenised.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
+        if self.find_special(text).is_none() {
+            return self.encode(text);
+        }
+        let literal = || {
+            let mut backend = self.backend.clone();
+            backend.set_encode_special_tokens(true);
+            backend
+        };
+        self.encode_with(self.literal.get_or_init(literal), text)
+    }
+
+    /// Returns where the text of the first special token in `text` is, and the token's id.
+    pub fn find_special(&self, text: &str) -> Option<(Range<usize>, u32)> {
+        self.special.find(text)
+    }
+
+    fn encode_with(&self, backend: &Backend, text: &str) -> Result<Vec<u32>> {
         let place = || format!("the text {:?} cannot be tokenized", text.chars().take(60).collect::<String>());
-        let encoding = self.backend.encode_fast(text, false).map_err(|e| Error::failed(format!("{}: {e}", place())))?;
+        let encoding = backend.encode_fast(text, false).map_err(|e| Error::failed(format!("{}: {e}", place())))?;
         if let Some(&id) = encoding.get_ids().iter().find(|&&id| id as usize >= self.embeddings) {
             let token = self.token(id).unwrap_or_default();
             return Err(Error::failed(format!(

@@ -15,7 +15,7 @@ pub use weights::{ParameterCount, WeightBytes};
 use crate::batch::Batch;
 use crate::config::Precision;
 use crate::loss::LOGITS_OF_A_BLOCK;
-use crate::model::{DecoderConfig, EncoderConfig, MLP_WIDENING, QuantizedSize, Tune};
+use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
 use crate::text::EntityTokens;
 
 /// A number's bytes wherever it is not a frozen projection's.
@@ -33,7 +33,7 @@ pub struct MemoryEstimator<'a> {
     /// Which of its matrices stay quantised, where any do.
     pub quantized: Option<QuantizedSize>,
     /// What turns items and users into vectors, where there is such.
-    pub encoder: Option<&'a EncoderConfig>,
+    pub encoder: Option<&'a ItemEncoderConfig>,
     /// Items and users that have a vector.
     pub entities: usize,
 }
@@ -115,7 +115,7 @@ impl<'a> MemoryEstimator<'a> {
     /// * `entities`: the tokens that are items and users.
     pub fn step(&self, batches: &[Batch], entities: Option<EntityTokens>, checkpointing: bool) -> StepBytes {
         let present = |tokens: &[u32]| {
-            let mut found: Vec<u32> = tokens.iter().filter_map(|&t| Some(entities.as_ref()?.place(t)?.0)).collect();
+            let mut found: Vec<u32> = tokens.iter().filter_map(|&t| Some(entities.as_ref()?.locate(t)?.0)).collect();
             found.sort_unstable();
             found.dedup();
             found.len() as u64
@@ -216,7 +216,7 @@ impl<'a> MemoryEstimator<'a> {
     /// * `tracked`: whether something that trains is in it or before it.
     fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> Whole {
         let (layers, residual) = (self.layers(), pass.tokens * self.hidden());
-        let encoder = self.encoder.map_or(0, |encoder| pass.entities * encoder_activations(encoder, self.hidden()));
+        let encoder = self.encoder.map_or(0, |encoder| pass.entities * encoder.activations(self.hidden() as usize));
         // The embeddings train where every weight does; an encoder among them likewise.
         let first = self.block(pass, tracked, self.is_full() || pass.entities > 0 || checkpointing);
         let other = self.block(pass, tracked, tracked);
@@ -347,23 +347,6 @@ impl<'a> MemoryEstimator<'a> {
 impl Pass {
     fn chain(tokens: u64, entities: u64) -> Self {
         Self { tokens, rows: 1, places: tokens, past: 0, entities }
-    }
-}
-
-/// Numbers that an encoder keeps of an entity for backward. Of a Q-Former, whose operations are
-/// burn's own, about as many: of attention and of cross-attention the products' sides, dropout's
-/// and the norm's parts; of the feed-forward those of a GELU made of five operations.
-fn encoder_activations(encoder: &EncoderConfig, hidden: u64) -> u64 {
-    let (queries, width) = (encoder.queries() as u64, encoder.vector_width() as u64);
-    let given = queries * hidden;
-    match encoder {
-        EncoderConfig::Linear { .. } => width + given,
-        EncoderConfig::Mlp { .. } => (1 + 2 * MLP_WIDENING as u64) * width + given,
-        EncoderConfig::QFormer(config) => {
-            let (h, inner) = (config.text.hidden_size as u64, config.text.intermediate_size as u64);
-            let scores = 3 * config.text.num_attention_heads as u64 * queries;
-            given + config.text.num_hidden_layers as u64 * queries * (28 * h + 5 * inner + scores)
-        }
     }
 }
 

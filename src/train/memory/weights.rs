@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{F32, MemoryEstimator};
 use crate::config::Precision;
-use crate::model::{EncoderConfig, MLP_WIDENING, QuantizedSize, Tune};
+use crate::model::{QuantizedSize, Tune};
 
 /// Numbers of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,7 +43,7 @@ impl MemoryEstimator<'_> {
     /// Of the whole model.
     pub fn parameters(&self) -> ParameterCount {
         let llm = self.projection_numbers() + self.embedding_numbers() + self.head_numbers();
-        let encoder = self.encoder.map_or(0, |encoder| encoder_numbers(encoder, self.hidden()));
+        let encoder = self.encoder.map_or(0, |encoder| encoder.num_params(self.hidden() as usize));
         match self.tune {
             Tune::Full => ParameterCount { trained: llm + encoder, frozen: 0 },
             _ => ParameterCount { trained: self.adapter_numbers() + encoder, frozen: llm },
@@ -61,7 +61,7 @@ impl MemoryEstimator<'_> {
             embeddings: self.embedding_numbers() * F32,
             head: self.head_numbers() * F32,
             adapters: self.adapter_numbers() * F32,
-            encoder: (self.encoder.map_or(0, |encoder| encoder_numbers(encoder, self.hidden())) + vectors) * F32,
+            encoder: (self.encoder.map_or(0, |encoder| encoder.num_params(self.hidden() as usize)) + vectors) * F32,
         }
     }
 
@@ -99,57 +99,5 @@ impl MemoryEstimator<'_> {
 
     fn head_numbers(&self) -> u64 {
         if self.decoder.tie_word_embeddings { 0 } else { self.embedding_rows() }
-    }
-}
-
-/// Numbers of an encoder into an LLM of width `hidden`, as [`crate::model::EntityEncoder::new`]
-/// makes it.
-fn encoder_numbers(encoder: &EncoderConfig, hidden: u64) -> u64 {
-    let dense = |out: u64, width: u64| out * (width + 1);
-    let width = encoder.vector_width() as u64;
-    let queries = encoder.queries() as u64;
-    match encoder {
-        EncoderConfig::Linear { .. } => dense(queries * hidden, width),
-        EncoderConfig::Mlp { .. } => {
-            dense(MLP_WIDENING as u64 * width, width) + dense(queries * hidden, MLP_WIDENING as u64 * width)
-        }
-        EncoderConfig::QFormer(config) => {
-            let (h, inner) = (config.text.hidden_size as u64, config.text.intermediate_size as u64);
-            let (blocks, norm) = (config.text.num_hidden_layers, 2 * h);
-            let own = 4 * dense(h, h) + norm + dense(inner, h) + dense(h, inner) + norm;
-            let cross = 2 * dense(h, h) + 2 * dense(h, width) + norm;
-            let crossed = blocks.div_ceil(config.cross_attention_every.max(1)) as u64;
-            dense(hidden, h) + queries * h + 2 * width + norm + blocks as u64 * own + crossed * cross
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::module::Module;
-
-    use super::*;
-    use crate::device::{BackendName, Concrete};
-    use crate::model::{BertConfig, EntityEncoder, QFormerConfig};
-
-    #[test]
-    fn encoders_have_as_many_numbers_as_are_counted() {
-        let text = BertConfig {
-            vocab_size: 20,
-            hidden_size: 8,
-            num_hidden_layers: 3,
-            num_attention_heads: 2,
-            intermediate_size: 12,
-            ..BertConfig::default()
-        };
-        let device = BackendName::Cpu.device().unwrap();
-        for encoder in [
-            EncoderConfig::Linear { queries: 3, vector_width: 5 },
-            EncoderConfig::Mlp { queries: 2, vector_width: 5 },
-            EncoderConfig::QFormer(QFormerConfig { queries: 4, vector_width: 6, cross_attention_every: 2, text }),
-        ] {
-            let made = EntityEncoder::<Concrete>::new(&encoder, None, 16, 1.0, 1, &device).unwrap();
-            assert_eq!(encoder_numbers(&encoder, 16), made.num_params() as u64, "{encoder:?}");
-        }
     }
 }
