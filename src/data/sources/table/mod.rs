@@ -296,11 +296,12 @@ fn choose_titles(settings: &Settings, logs: &mut [Table], catalogues: &mut [Tabl
         // Perhaps later objects have titles: they are welcome.
         None => return None,
     };
+    let had_titles = in_log && certain(logs);
     let unused = if from == TitleFrom::Catalogue { &mut *logs } else { &mut *catalogues };
     for table in unused {
         table.columns.title = None;
     }
-    match (in_log && in_catalogue, from) {
+    match (had_titles && in_catalogue, from) {
         (false, _) => None,
         (true, TitleFrom::Catalogue) => Some("titles of the catalogue"),
         (true, TitleFrom::Log) => Some("titles of the log"),
