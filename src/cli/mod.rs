@@ -1,4 +1,4 @@
-//! The command line: parses, calls a recipe, prints what it returns.
+//! The command line: parses the arguments, calls a command, prints its report.
 
 mod arguments;
 mod doctor;
@@ -20,10 +20,12 @@ use serde_json::json;
 
 use self::arguments::{Cli, Command, RunArgs, ScoringName, UiName};
 use crate::commands;
-use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, ScoreOptions};
+use crate::commands::{
+    BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, RecommendOptions, ScoreOptions,
+};
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
-use crate::run::TrainOptions;
+use crate::run::{Recommendations, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -142,7 +144,9 @@ impl Command {
                 })
             }
             Self::Recommend { run, history, user, choice, k, backend, json } => {
-                let items = commands::recommend(&run, &history, user.as_deref(), &choice.into(), k, backend)?;
+                let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
+                let Recommendations { items, notes } = commands::recommend(options)?;
+                notes.iter().for_each(|note| log(format_args!("note: {note}")));
                 match json {
                     true => print_json(&json!({ "items": items })),
                     false => print(&text::recommendations(&items)),

@@ -5,15 +5,15 @@ use std::path::Path;
 use crate::config::{Precision, TuneKind};
 use crate::device::BackendName;
 use crate::model::export_merged;
+use crate::run::Session;
 use crate::run::dir::read_config;
-use crate::run::session::open_run_as;
 use crate::{Error, Result};
 
 /// Writes the run's model with its adapter merged into the weights: `config.json`,
 /// `model.safetensors` (f32), `tokenizer.json`.
 ///
 /// # Errors
-/// Those of [`crate::run::open_run`]; an `out` that exists.
+/// Those of [`Session::open`]; an `out` that exists.
 pub fn merge(dir: &Path, out: &Path) -> Result<()> {
     if out.exists() {
         return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
@@ -21,7 +21,7 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
     let mut config = read_config(dir)?;
     // Adapters and masters meet unrounded weights.
     config.llm.precision = Precision::F32;
-    let run = open_run_as(dir, config, &BackendName::Cpu.device()?)?;
+    let run = Session::open_as(dir, config, &BackendName::Cpu.device()?)?;
     if run.config.llm.tune == TuneKind::Frozen {
         return Err(Error::usage(format!("{}: its LLM is as it was: llm.tune = \"frozen\"", dir.display())));
     }
@@ -31,7 +31,7 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
             dir.display()
         )));
     }
-    let written = export_merged(out, &run.model.llm, &run.ranking.tokenizer);
+    let written = export_merged(out, &run.model.llm, &run.context.tokenizer);
     if written.is_err() {
         // Made a moment ago: nobody's but ours.
         let _ = std::fs::remove_dir_all(out);

@@ -28,7 +28,7 @@ pub use merge::merge;
 pub use plan::{PlanReport, plan};
 pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
-pub use recommend::{Recommendation, recommend};
+pub use recommend::{RecommendOptions, recommend};
 pub use score::{ScoreOptions, score};
 pub use train::{TrainReport, train};
 pub use warm::{WarmReport, WarmStep, warm};

@@ -17,15 +17,14 @@ use crate::config::{
 };
 use crate::core::files::write_atomic;
 use crate::data::{Corpus, Split, Window, synthetic};
-use crate::decode::{Query, check_log_probs, search};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{Fitting, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
-use crate::run::rank_windows;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
+use crate::run::{ItemRef, RecommendRequest, Session, rank_windows};
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -41,9 +40,9 @@ const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
 pub struct QuickstartReport {
     /// Always true: the data are generated, the figures say nothing of real ones.
     pub synthetic: bool,
-    /// Of the corpus.
+    /// Users of the corpus.
     pub users: usize,
-    /// Of the corpus.
+    /// Items of the corpus.
     pub items: usize,
     /// Ranked test windows.
     pub windows: usize,
@@ -53,14 +52,14 @@ pub struct QuickstartReport {
     pub examples: Vec<ExampleUser>,
     /// Where the runs are: `evaluate` and `recommend` accept them.
     pub runs: Vec<PathBuf>,
-    /// Of the whole quickstart.
+    /// Time of the whole quickstart, seconds.
     pub seconds: f64,
 }
 
 /// A ranker's metrics on the test split.
 #[derive(Debug, Clone, Serialize)]
 pub struct RankerResult {
-    /// Its name.
+    /// The ranker's name.
     pub name: String,
     /// All, cold and warm targets.
     #[serde(flatten)]
@@ -145,10 +144,10 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
             report.steps, report.samples_per_second
         ));
-        let trained = crate::run::open_run(&out, &device)?;
+        let session = Session::open(&out, &device)?;
         let outcomes = rank_windows(
-            std::slice::from_ref(&trained.model),
-            &trained.ranking,
+            std::slice::from_ref(&session.model),
+            &session.context,
             Split::Test,
             &windows,
             &config.decode,
@@ -156,7 +155,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         )?;
         results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
         if run == "msl-ats" {
-            examples = example_users(&trained, &windows, &device)?;
+            examples = example_users(&session, &windows)?;
         }
         runs.push(out);
     }
@@ -218,6 +217,7 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
             adapter: None,
             precision: Precision::F32,
             quantized: false,
+            layers: None,
         },
         items: Default::default(),
         loss,
@@ -266,27 +266,23 @@ fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &Dispat
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }
 
-fn example_users(
-    run: &crate::run::OpenRun,
-    windows: &[(u32, Window)],
-    device: &DispatchDevice,
-) -> Result<Vec<ExampleUser>> {
-    let corpus = &run.ranking.corpus;
-    let title = |item: u32| corpus.title(item).to_string();
+fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {
+    let corpus = &session.context.corpus;
     let chosen = windows.iter().step_by((windows.len() / 3).max(1)).take(3);
     chosen
         .map(|(_, window)| {
-            let history: Vec<String> = corpus.history(window).iter().map(|&item| title(item)).collect();
-            let prompt = run.ranking.window_tokens(window)?;
-            let found =
-                search(&run.model, &run.ranking.catalogue, &[Query::from(&prompt)], &run.config.decode, device)?
-                    .pop()
-                    .unwrap_or_default();
-            check_log_probs(found.iter().map(|ranked| ranked.log_prob))?;
-            let leaves = found.into_iter().take(5);
-            let top = leaves.filter_map(|r| run.ranking.catalogue.trie.items(r.leaf).next()).map(title).collect();
-            let user = corpus.user_id(window.user).to_string();
-            Ok(ExampleUser { user, history, target: title(corpus.target(window)), top })
+            let history = corpus.history(window);
+            let request = RecommendRequest {
+                history: history.iter().map(|&item| ItemRef::Id(corpus.items[item as usize].id.clone())).collect(),
+                k: 5,
+                ..RecommendRequest::default()
+            };
+            Ok(ExampleUser {
+                user: corpus.user_id(window.user).to_string(),
+                history: history.iter().map(|&item| corpus.title(item).to_string()).collect(),
+                target: corpus.title(corpus.target(window)).to_string(),
+                top: session.recommend(&request)?.items.into_iter().map(|item| item.title).collect(),
+            })
         })
         .collect()
 }

@@ -92,7 +92,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
     let device = verified_device(&options.backend)?;
     let adapter = options.adapter.as_deref().map(Adapter::open).transpose()?;
     let mut opened = match &adapter {
-        Some(Adapter::Run { identity, .. }) => open_llm_of_run(&options.llm, &identity.llm)?,
+        Some(Adapter::Run { config, identity, .. }) => open_llm_of_run(&options.llm, config.llm.layers, &identity.llm)?,
         _ => open_llm(&options.llm)?,
     };
     if let Some(Adapter::Run { identity, .. }) = &adapter {

@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
-    /// Of what is held out and drawn, of the order and of dropout.
+    /// Seed of what is held out and drawn, of the order and of dropout.
     #[serde(default = "super::seed")]
     pub seed: u64,
     /// What is learnt from.
@@ -63,10 +63,10 @@ pub struct QFormerSettings {
     /// Width, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_size: Option<usize>,
-    /// Attention heads, likewise.
+    /// Attention heads, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention_heads: Option<usize>,
-    /// Width of the feed-forwards' inner layer, likewise.
+    /// Width of the feed-forwards' inner layer, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intermediate_size: Option<usize>,
     /// Layers 0, n, 2n, … read the item's vector.
@@ -78,7 +78,7 @@ pub struct QFormerSettings {
     /// Tokens of a text, `[CLS]` and `[SEP]` included; the rest is cut.
     #[serde(default = "longest_text")]
     pub max_text_tokens: usize,
-    /// Everywhere that BERT has it, while training.
+    /// Probability of dropout while training, wherever BERT has dropout.
     #[serde(default = "tenth")]
     pub dropout: f64,
 }
@@ -126,7 +126,7 @@ pub struct AlignLossConfig {
     pub user_item: f64,
     /// Where the learned temperatures start.
     pub temperature: f64,
-    /// Of all but ITM.
+    /// Share of the target probability that is spread over all classes, in all losses but ITM.
     pub label_smoothing: f64,
 }
 
@@ -150,15 +150,15 @@ impl Default for AlignLossConfig {
 pub struct AlignTrainConfig {
     /// Passes over the items with a text.
     pub epochs: usize,
-    /// Items, or pairs, an optimiser step.
+    /// Items, or pairs, of an optimiser step.
     pub batch_size: usize,
-    /// AdamW's peak, after warm-up.
+    /// AdamW's learning rate after warm-up.
     pub learning_rate: f64,
-    /// At the cosine's end.
+    /// Learning rate at the end of the cosine.
     pub min_learning_rate: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: usize,
-    /// The first step's.
+    /// Learning rate of the first step.
     pub warmup_learning_rate: f64,
     /// AdamW's decoupled decay, of matrices alone.
     pub weight_decay: f64,
@@ -191,12 +191,12 @@ impl AlignConfig {
         Self::parse(&text, overrides, &path.display().to_string())
     }
 
-    /// As [`AlignConfig::open`], from text; `place` names it in errors.
-    pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        from_toml(text, overrides, place, Self::validate)
+    /// Reads a run file from text, as [`AlignConfig::open`] does; `name` is its name in errors.
+    pub fn parse(text: &str, overrides: &[String], name: &str) -> Result<Self> {
+        from_toml(text, overrides, name, Self::validate)
     }
 
-    /// As TOML.
+    /// Returns the run file as TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("run file")
     }

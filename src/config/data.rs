@@ -14,8 +14,8 @@ pub struct DataConfig {
     /// ([`crate::text::Prompt`]). By default the embedded one of the corpus's name, else `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// In place of one prompt: prompt sets ([`crate::text::PromptSet`]), each an embedded one's name
-    /// or a file. Before, this key was `tasks`.
+    /// In place of one prompt: prompt sets ([`crate::text::PromptSet`]), each an embedded one's
+    /// name or a file. Before, this key was `tasks`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "tasks")]
     pub prompt_sets: Vec<String>,
     /// How many of each set's seen prompts ask for each window; they are drawn anew each epoch.
@@ -33,10 +33,16 @@ pub struct DataConfig {
     /// How often the rows of each text task come: alpha of [`crate::train::mix`], 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<f64>,
-    /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own tokenizer
-    /// does, `true` or `false`.
+    /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own
+    /// tokenizer does, `true` or `false`.
     #[serde(default, skip_serializing_if = "Bos::is_auto")]
     pub bos: Bos,
+    /// How many of the most recent items of a history the prompts show; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<usize>,
+    /// What to do with a window whose prompt is too long for the model.
+    #[serde(default)]
+    pub too_long: TooLong,
     /// Number of windows or rows to train on, a seeded sample; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_samples: Option<usize>,
@@ -114,4 +120,16 @@ impl DataConfig {
             None => Ok(()),
         }
     }
+}
+
+/// `data.too_long`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// Refuse the window.
+    #[default]
+    Error,
+    /// Show the window's history without its oldest items, as few as need be; at least one is
+    /// shown.
+    Shorten,
 }

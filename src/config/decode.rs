@@ -4,13 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// `[decode]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default, from = "DecodeFields")]
 pub struct DecodeConfig {
     /// Number of beams, and of items returned.
     pub beams: usize,
     /// Which tokens share the probability.
     pub scoring: Scoring,
-    /// An item's log-probability is divided by (target tokens, EOS included) to this power.
+    /// An item's log-probability is divided by (target tokens, EOS included) to this power. By
+    /// default 0 for masked scoring and 1 for full ([`Scoring::length_penalty`]).
     pub length_penalty: f64,
     /// Which beam search ranks.
     pub search: SearchKind,
@@ -18,15 +19,53 @@ pub struct DecodeConfig {
     pub exclude_history: bool,
 }
 
-impl Default for DecodeConfig {
+/// `[decode]` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DecodeFields {
+    beams: usize,
+    scoring: Scoring,
+    length_penalty: Option<f64>,
+    search: SearchKind,
+    exclude_history: bool,
+}
+
+impl Default for DecodeFields {
     fn default() -> Self {
         Self {
             beams: 10,
             scoring: Scoring::Masked,
-            length_penalty: 0.0,
+            length_penalty: None,
             search: SearchKind::Trie,
             exclude_history: false,
         }
+    }
+}
+
+impl From<DecodeFields> for DecodeConfig {
+    fn from(fields: DecodeFields) -> Self {
+        let DecodeFields { beams, scoring, length_penalty, search, exclude_history } = fields;
+        let length_penalty = length_penalty.unwrap_or(scoring.length_penalty());
+        Self { beams, scoring, length_penalty, search, exclude_history }
+    }
+}
+
+impl Default for DecodeConfig {
+    fn default() -> Self {
+        DecodeFields::default().into()
+    }
+}
+
+impl DecodeConfig {
+    /// Returns why the settings do not rank well, if they do not.
+    pub fn note(&self) -> Option<String> {
+        (self.scoring == Scoring::Masked && self.length_penalty > 0.0).then(|| {
+            format!(
+                "masked scoring with length penalty {} favours long titles: their forced tokens have log-probability 0, but count as \
+                 length; decode.length_penalty = 0 ranks better",
+                self.length_penalty
+            )
+        })
     }
 }
 
@@ -43,6 +82,17 @@ pub enum Scoring {
     Full,
 }
 
+impl Scoring {
+    /// Returns the length penalty that goes with the scoring: 0 for masked, where forced tokens
+    /// have log-probability 0 but would count as length; 1 for full, as transformers.
+    pub fn length_penalty(self) -> f64 {
+        match self {
+            Self::Masked => 0.0,
+            Self::Full => 1.0,
+        }
+    }
+}
+
 /// `decode.search`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,4 +107,24 @@ pub enum SearchKind {
     /// keeps its beam until its EOS, counts only if it is then among the best `beams`
     /// continuations, and the search ends by transformers' heuristic. The list may be shorter.
     Transformers,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_penalty_goes_with_the_scoring() {
+        let read = |text: &str| toml::from_str::<DecodeConfig>(text).unwrap();
+        assert_eq!(read(""), DecodeConfig::default());
+        let of = |text: &str| (read(text).length_penalty, read(text).note().is_some());
+        assert_eq!((of(""), of("scoring = \"full\"")), ((0.0, false), (1.0, false)));
+        assert_eq!(
+            (of("length_penalty = 1"), of("scoring = \"full\"\nlength_penalty = 0")),
+            ((1.0, true), (0.0, false))
+        );
+        let config = DecodeConfig { length_penalty: 0.25, exclude_history: true, ..DecodeConfig::default() };
+        assert_eq!(read(&toml::to_string(&config).unwrap()), config);
+        assert!(toml::from_str::<DecodeConfig>("beam = 3").is_err());
+    }
 }

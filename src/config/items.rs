@@ -13,22 +13,22 @@ pub struct ItemsConfig {
     /// such as `random_id`.
     #[serde(default = "title", skip_serializing_if = "is_title")]
     pub text: String,
-    /// What encodes items and users beside their text.
+    /// Which encoder gives items and users vectors beside their text.
     #[serde(default)]
     pub encoder: Encoder,
-    /// Their collaborative vectors, as `cf` writes them.
+    /// File of the collaborative vectors of items and users, as `cf` writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
     /// Whether their text stands before their vectors, or the vectors alone.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub beside_text: bool,
-    /// Vectors that an item or user becomes, of the linear encoder and the MLP; 1 by default.
+    /// Number of vectors that an item or user becomes, for `linear` and `mlp`; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<usize>,
     /// The run directory of `align` whose Q-Former to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aligned: Option<String>,
-    /// Or a Q-Former that saw no phase 1.
+    /// The sizes of a Q-Former that saw no phase 1, in place of `aligned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qformer: Option<QFormerSettings>,
 }
@@ -55,7 +55,7 @@ fn yes() -> bool {
 }
 
 impl ItemsConfig {
-    /// The attribute that names an item; `None` for its title.
+    /// Returns the attribute that names an item; `None` for its title.
     pub fn attribute(&self) -> Option<&str> {
         Some(self.text.as_str()).filter(|text| *text != TITLE)
     }
@@ -111,7 +111,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// As the run file has it.
+    /// Returns the name in a run file.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",

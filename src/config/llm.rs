@@ -30,6 +30,10 @@ pub struct LlmConfig {
     /// unpacks each where it is multiplied with: the same numbers in less memory and more time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quantized: bool,
+    /// Keeps only the first blocks of the model, this many: faster, and for recommendation often
+    /// hardly worse (SLMRec, arXiv 2405.17890).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
 }
 
 impl LlmConfig {
@@ -81,7 +85,7 @@ pub struct LoraConfig {
     /// Probability of dropping an input of the adapter while training.
     pub dropout: f64,
     /// Projections with an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`.
+    /// `down_proj`; of Phi-3 `qkv_proj`, `o_proj`, `gate_up_proj`, `down_proj`.
     pub targets: Vec<String>,
 }
 
@@ -94,7 +98,8 @@ impl Default for LoraConfig {
 
 impl LoraConfig {
     /// The projections of a block that an adapter may be put on.
-    pub const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    pub const TARGETS: [&str; 9] =
+        ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
 
     /// # Errors
     /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.

@@ -19,7 +19,7 @@ mod prior;
 mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
-pub use data::DataConfig;
+pub use data::{DataConfig, TooLong};
 pub use decode::{DecodeConfig, Scoring, SearchKind};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
@@ -33,7 +33,7 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Of the sample, the order, the adapter's start and dropout.
+    /// Seed of the sample, the order, the adapter's start and dropout.
     #[serde(default = "seed")]
     pub seed: u64,
     /// What is learnt from.
@@ -112,6 +112,7 @@ impl RunConfig {
             ("decode.beams", self.decode.beams),
             ("data.train_samples", self.data.train_samples.unwrap_or(1)),
             ("data.prompts_per_window", self.data.prompts_per_window.unwrap_or(1)),
+            ("data.history", self.data.history.unwrap_or(1)),
         ];
         for (key, value) in positive {
             if value == 0 || value > 1 << 30 {
@@ -302,6 +303,8 @@ mod tests {
             ("data={ corpus = \"c\", text_tasks = \"r\", prompt = \"p\" }", "data.prompt"),
             ("data={ corpus = \"c\", text_tasks = \"r\", mixing = 1.5 }", "data.mixing"),
             ("data.mixing=nan", "data.mixing"),
+            ("data.history=0", "data.history"),
+            ("data.too_long=cut", "cut"),
             ("data.mixing=0.5", "data.text_tasks"),
             ("data.text_task_prompts=x", "data.text_tasks"),
             ("data={ corpus = \"c\", tasks = [\"a\"], prompt_sets = [\"b\"] }", "duplicate"),

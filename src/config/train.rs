@@ -8,14 +8,14 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Passes over the (sampled) windows.
+    /// Passes over the (sampled) windows. In each, every target that `targets` names comes once.
     pub epochs: usize,
-    /// Windows an optimiser step.
+    /// Windows of an optimiser step.
     pub batch_size: usize,
-    /// Windows a forward pass; in place of `micro_batch_tokens`.
+    /// Windows of a forward pass, in place of `micro_batch_tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
-    /// Or as many windows as make so many tokens: what a forward pass needs of memory. By default
+    /// Tokens of a forward pass, which decide how much memory it needs. By default
     /// [`TrainConfig::MICRO_BATCH_TOKENS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
@@ -23,7 +23,7 @@ pub struct TrainConfig {
     /// memory, more time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
-    /// AdamW's, after warm-up.
+    /// AdamW's learning rate after warm-up.
     pub learning_rate: f64,
     /// Steps of linear warm-up from 0; then linear decay to 0 at the last step.
     pub warmup_steps: usize,
@@ -33,7 +33,7 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// A new seeded order each epoch; false keeps the corpus's.
     pub shuffle: bool,
-    /// Which items of a window are asked for.
+    /// Which items of a window are its targets.
     pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
@@ -43,7 +43,7 @@ pub struct TrainConfig {
 }
 
 impl Default for TrainConfig {
-    /// The MSL paper's (papers.md A6).
+    /// The hyper-parameters of the MSL paper (arXiv 2504.04178).
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -96,9 +96,11 @@ impl TrainConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Targets {
-    /// The last one, as the papers do.
+    /// The last one, as the papers do. An epoch has every window once.
     Last,
-    /// Each one after the first, from those before it: branches of one token tree. Each counts as
+    /// Each one after the first, from those before it: branches of one token tree. An epoch has
+    /// every interaction (user and position) that some window has after its first once, however many
+    /// windows hold it; windows whose targets others have taken are left out. Each target counts as
     /// much.
     Every,
 }

@@ -1,4 +1,4 @@
-//! Operations with their own backward pass: [`rms_norm`], [`swiglu`], `Rotary`, [`attention`],
+//! Operations with their own backward pass: [`rms_norm`], [`gated_linear_unit`], `Rotary`, [`attention`],
 //! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`profile_scope`].
 //!
 //! As a chain of tensor operations each of them would read and write its numbers many times, on the
@@ -16,25 +16,25 @@ mod attention;
 mod cpu_op;
 mod dropout;
 mod frozen_product;
+mod gated_linear_unit;
 mod log_sum_exp;
 mod profile_scope;
 mod rms_norm;
 mod rotary;
 mod row_gather;
 mod simd;
-mod swiglu;
 
-pub use attention::{AttentionMask, Keys, LayerCache, Mask, attention};
+pub use attention::{AttentionMask, Keys, LayerCache, Mask, ScoreScaling, attention};
 pub(crate) use cpu_op::{cast, is, is_cpu_device};
 pub use dropout::dropout;
 pub use frozen_product::frozen_product;
+pub use gated_linear_unit::{Activation, gated_linear_unit};
 pub use log_sum_exp::log_sum_exp;
 pub use profile_scope::profile_scope;
 pub use rms_norm::rms_norm;
-pub(crate) use rotary::{Rotary, half_turn};
+pub(crate) use rotary::{Rotary, RotaryFrequencies, half_turn};
 pub(crate) use row_gather::RowGather;
 pub use simd::InstructionSet;
-pub use swiglu::swiglu;
 
 #[cfg(test)]
 mod testing;

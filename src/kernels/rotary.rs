@@ -29,25 +29,36 @@ pub(crate) enum Rotary<B: Backend> {
     },
 }
 
-/// Cosines and sines of each token's angles, `[batch · seq or seq, head_dim / 2]`.
+/// Cosines and sines of each token's angles, `[batch · seq or seq, half]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Angles {
     cos: Arc<[f32]>,
     sin: Arc<[f32]>,
+    /// Pairs of a head that are rotated.
     half: usize,
+    /// Width of a head; what lies behind the first `2 · half` numbers is not rotated.
+    dim: usize,
+}
+
+/// Angles of rotary position embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RotaryFrequencies {
+    /// Angle per position of each rotated pair; at most `head_dim / 2` pairs.
+    pub frequencies: Vec<f32>,
+    /// Factor of the rotated numbers (YaRN's `attention_factor`).
+    pub factor: f32,
 }
 
 impl<B: Backend> Rotary<B> {
     /// Computes the rotations of one forward pass.
     ///
     /// * `positions`: `[batch · seq]`, row after row.
-    /// * `frequencies`: `[head_dim / 2]`, the angle per position.
     /// * `heads`: number of heads of queries, and of keys.
     /// * `half_turn`: what [`half_turn`] returns for the head's dimension.
     pub(crate) fn new(
         positions: &[u32],
         seq: usize,
-        frequencies: &[f32],
+        RotaryFrequencies { frequencies, factor }: &RotaryFrequencies,
         heads: [usize; 2],
         half_turn: &Tensor<B, 2>,
     ) -> Self {
@@ -55,14 +66,16 @@ impl<B: Backend> Rotary<B> {
         let one_row = positions.chunks(seq).all(|row| row == &positions[..seq]);
         let positions = if one_row { &positions[..seq] } else { positions };
         let table = |of: fn(f32) -> f32| -> Arc<[f32]> {
-            positions.iter().flat_map(|&p| frequencies.iter().map(move |f| of(p as f32 * f))).collect()
+            positions.iter().flat_map(|&p| frequencies.iter().map(move |f| factor * of(p as f32 * f))).collect()
         };
-        let angles = Angles { cos: table(f32::cos), sin: table(f32::sin), half: frequencies.len() };
+        let dim = half_turn.dims()[0];
+        let angles = Angles { cos: table(f32::cos), sin: table(f32::sin), half: frequencies.len(), dim };
         if is_cpu(half_turn) {
             return Self::Cpu(angles);
         }
         let of = |heads| {
-            (angles.tensor(&angles.cos, heads, seq, half_turn), angles.tensor(&angles.sin, heads, seq, half_turn))
+            let table = |values: &[f32], rest| angles.tensor(values, rest, heads, seq, half_turn);
+            (table(&angles.cos, 1.0), table(&angles.sin, 0.0))
         };
         Self::Tensors { queries: of(heads[0]), keys: of(heads[1]), half_turn: half_turn.clone(), seq }
     }
@@ -94,26 +107,38 @@ impl<B: Backend> Rotary<B> {
 
 type Table<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
-/// Returns the matrix H of [`Rotary::Tensors`], `[dim, dim]`: `(x H)[j]` is `-x[j + dim / 2]` in
-/// the first half and `x[j - dim / 2]` in the second.
-pub(crate) fn half_turn<B: Backend>(dim: usize, device: &B::Device) -> Tensor<B, 2> {
+/// Returns the matrix H of [`Rotary::Tensors`], `[dim, dim]`: of the first `rotated` numbers
+/// `(x H)[j]` is `-x[j + rotated / 2]` in the first half and `x[j - rotated / 2]` in the second; of
+/// the others it is 0.
+pub(crate) fn half_turn<B: Backend>(dim: usize, rotated: usize, device: &B::Device) -> Tensor<B, 2> {
     let mut values = vec![0.0; dim * dim];
-    for j in 0..dim / 2 {
-        values[(j + dim / 2) * dim + j] = -1.0;
-        values[j * dim + j + dim / 2] = 1.0;
+    for j in 0..rotated / 2 {
+        values[(j + rotated / 2) * dim + j] = -1.0;
+        values[j * dim + j + rotated / 2] = 1.0;
     }
     Tensor::from_data(TensorData::new(values, [dim, dim]), device)
 }
 
 impl Angles {
-    /// Returns `values` repeated for both halves of each of `heads` heads:
-    /// `[batch or 1, seq · heads · head_dim]`.
-    fn tensor<B: Backend>(&self, values: &[f32], heads: usize, seq: usize, like: &Tensor<B, 2>) -> Tensor<B, 2> {
-        let tokens = values.chunks(self.half);
+    /// Returns `values` repeated for both halves of each of `heads` heads, and `rest` for what is
+    /// not rotated: `[batch or 1, seq · heads · head_dim]`.
+    fn tensor<B: Backend>(
+        &self,
+        values: &[f32],
+        rest: f32,
+        heads: usize,
+        seq: usize,
+        like: &Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
         let rows = values.len() / self.half / seq;
-        let repeated: Vec<f32> =
-            tokens.flat_map(|token| token.iter().cycle().take(2 * heads * self.half)).copied().collect();
-        Tensor::from_data(TensorData::new(repeated, [rows, 2 * seq * heads * self.half]), &like.device())
+        let mut repeated = Vec::with_capacity(rows * seq * heads * self.dim);
+        for token in values.chunks(self.half) {
+            for _ in 0..heads {
+                repeated.extend(token.iter().chain(token));
+                repeated.extend(std::iter::repeat_n(rest, self.dim - 2 * self.half));
+            }
+        }
+        Tensor::from_data(TensorData::new(repeated, [rows, seq * heads * self.dim]), &like.device())
     }
 
     /// Rotates `x`, `[batch · seq, heads · head_dim]`, forward for `direction` 1 and backward for
@@ -124,7 +149,7 @@ impl Angles {
             let at = token * self.half % self.cos.len();
             let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
             wide(|| {
-                for head in heads.chunks_exact_mut(2 * self.half) {
+                for head in heads.chunks_exact_mut(self.dim) {
                     let (first, second) = head.split_at_mut(self.half);
                     for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                         let s = direction * s;
@@ -155,26 +180,27 @@ mod tests {
     use crate::device::Training;
     use crate::kernels::testing::{numbers, same};
 
-    /// With one table for all rows, and with one for each row.
+    /// One table for all rows, and one for each; whole heads, and heads of which a part is rotated.
     #[test]
     fn equals_the_plain_operations() {
-        for positions in [[0, 1, 2, 0, 1, 2], [4, 5, 6, 1, 2, 2]] {
-            let (frequencies, heads) = ([1.0, 0.3, 0.01], 2);
+        for (positions, dim) in [([0, 1, 2, 0, 1, 2], 6), ([4, 5, 6, 1, 2, 2], 6), ([4, 5, 6, 1, 2, 2], 8)] {
+            let heads = 2;
+            let frequencies = RotaryFrequencies { frequencies: vec![1.0, 0.3, 0.01], factor: 1.3 };
             let plain = |x: &Tensor<Training, 2>| {
-                let half_turn = half_turn(6, &x.device());
+                let half_turn = half_turn(dim, 6, &x.device());
                 let angles = match Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn) {
                     Rotary::Cpu(angles) => angles,
-                    Rotary::Tensors { .. } => unreachable!("the tests run on the CPU"),
+                    Rotary::Tensors { .. } => unreachable!("the tensors are on the CPU"),
                 };
-                let table = |values: &[f32]| angles.tensor(values, heads, 3, &half_turn);
-                let queries = (table(&angles.cos), table(&angles.sin));
+                let table = |values: &[f32], rest| angles.tensor(values, rest, heads, 3, &half_turn);
+                let queries = (table(&angles.cos, 1.0), table(&angles.sin, 0.0));
                 Rotary::Tensors { queries: queries.clone(), keys: queries, half_turn, seq: 3 }.queries(x.clone())
             };
             let fused = |x: &Tensor<Training, 2>| {
-                let half_turn = half_turn(6, &x.device());
+                let half_turn = half_turn(dim, 6, &x.device());
                 Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn).queries(x.clone())
             };
-            same([numbers([6, 12], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
+            same([numbers([6, heads * dim], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
         }
     }
 }

@@ -34,7 +34,7 @@ impl Bear {
     fn weights<B: Backend>(&self, softmax: &Softmax<B>, predictions: &[Prediction]) -> Tensor<B, 2> {
         let [n, columns] = softmax.scaled.dims();
         let device = softmax.scaled.device();
-        let largest = softmax.scaled.clone().topk(self.beams.min(columns), 1);
+        let largest = softmax.scaled.clone().sort_descending(1).narrow(1, 0, self.beams.min(columns));
         let edge: Vec<i32> = predictions.iter().map(|p| p.valid.len().min(self.beams) as i32 - 1).collect();
         let edge = Tensor::<B, 2, Int>::from_data(TensorData::new(edge, [n, 1]), &device);
         let margin = softmax.of_labels.clone() - largest.gather(1, edge);

@@ -28,7 +28,33 @@ pub struct LinearLoss<B: Backend> {
     pub weight: Option<Tensor<B, 1>>,
 }
 
-/// Computes `token_loss` of the logits `hidden headᵀ`, the predictions' biases added.
+/// The output projection of a model, or some of its rows.
+#[derive(Debug, Clone)]
+pub struct OutputHead<B: Backend> {
+    /// `[columns, width]`.
+    pub weight: Tensor<B, 2>,
+    /// Soft cap c of the logits, which are `c tanh(z / c)` of the products z (Gemma 2).
+    pub soft_cap: Option<f64>,
+}
+
+impl<B: Backend> From<Tensor<B, 2>> for OutputHead<B> {
+    fn from(weight: Tensor<B, 2>) -> Self {
+        Self { weight, soft_cap: None }
+    }
+}
+
+impl<B: Backend> OutputHead<B> {
+    /// Returns logits of `hidden`, `[n, width]`: `[n, columns]`.
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        let products = hidden.matmul(self.weight.clone().transpose());
+        match self.soft_cap {
+            None => products,
+            Some(cap) => products.div_scalar(cap).tanh().mul_scalar(cap),
+        }
+    }
+}
+
+/// Computes `token_loss` of the logits that `head` gives `hidden`, the predictions' biases added.
 ///
 /// * `trains`: whether `head` gets a gradient.
 ///
@@ -37,12 +63,13 @@ pub struct LinearLoss<B: Backend> {
 /// * `head`: `[columns, width]`, in the order of [`Batch::candidate_ids`].
 pub fn linear_token_loss<B: AutodiffBackend>(
     hidden: Tensor<B, 2>,
-    head: Tensor<B, 2>,
+    head: impl Into<OutputHead<B>>,
     trains: bool,
     batch: &Batch,
     token_loss: &impl TokenLoss,
 ) -> LinearLoss<B> {
-    let inner = (hidden.clone().inner(), head.clone().inner());
+    let OutputHead { weight: head, soft_cap } = head.into();
+    let inner = (hidden.clone().inner(), OutputHead { weight: head.clone().inner(), soft_cap });
     let sums = in_blocks(inner, &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [true, trains]);
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
@@ -58,29 +85,30 @@ pub fn linear_token_loss<B: AutodiffBackend>(
 /// Those of [`linear_token_loss`].
 pub fn linear_token_loss_value<B: Backend>(
     hidden: Tensor<B, 2>,
-    head: Tensor<B, 2>,
+    head: impl Into<OutputHead<B>>,
     batch: &Batch,
     token_loss: &impl TokenLoss,
 ) -> LinearLoss<B> {
-    let sums = in_blocks((hidden, head), &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [false, false]);
+    let sums = in_blocks((hidden, head.into()), &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [false, false]);
     LinearLoss { loss: sums.loss, weight: sums.weight }
 }
 
 struct Sums<B: Backend> {
     loss: Tensor<B, 1>,
     weight: Option<Tensor<B, 1>>,
-    /// With respect to the hidden states and to the head, as far as they are wanted.
+    /// Gradients with respect to the hidden states and to the head, where the caller needs them.
     gradients: [Option<Tensor<B, 2>>; 2],
 }
 
 /// * `logits`: most logits of a block, if it has more than one prediction.
 fn in_blocks<B: Backend>(
-    (hidden, head): (Tensor<B, 2>, Tensor<B, 2>),
+    (hidden, output): (Tensor<B, 2>, OutputHead<B>),
     predictions: &[Prediction],
     token_loss: &impl TokenLoss,
     logits: usize,
     [for_hidden, for_head]: [bool; 2],
 ) -> Sums<B> {
+    let head = output.weight.clone();
     let (device, columns) = (hidden.device(), head.dims()[0]);
     let mut loss = Tensor::zeros([1], &device);
     let mut weight: Option<Tensor<B, 1>> = None;
@@ -90,14 +118,19 @@ fn in_blocks<B: Backend>(
     for predictions in predictions.chunks((logits / columns.max(1)).max(1)) {
         let x = hidden.clone().narrow(0, first, predictions.len());
         first += predictions.len();
-        let logits = add_logit_bias(x.clone().matmul(head.clone().transpose()), predictions);
-        let block = token_loss.block(logits, predictions);
+        let logits = output.logits(x.clone());
+        let slopes = output.soft_cap.map(|cap| logits.clone().div_scalar(cap).square().neg() + 1.0);
+        let block = token_loss.block(add_logit_bias(logits, predictions), predictions);
         loss = loss + block.loss;
         weight = match (weight, block.weight) {
             (Some(sum), Some(more)) => Some(sum + more),
             (sum, more) => sum.or(more),
         };
-        let (gradient, labels) = (block.gradient, labels::<B>(predictions, &device));
+        let (mut gradient, labels) = (block.gradient, labels::<B>(predictions, &device));
+        if let Some(slopes) = slopes {
+            gradient.at_label = gradient.at_label * slopes.clone().gather(1, labels.clone().unsqueeze_dim(1));
+            gradient.dense = gradient.dense * slopes;
+        }
         if for_hidden {
             let dense = gradient.dense.clone().matmul(head.clone()) * gradient.row_scale.clone();
             hidden_gradients.push(dense + head.clone().select(0, labels.clone()) * gradient.at_label.clone());
@@ -173,9 +206,10 @@ mod tests {
                     Tensor::<Training, 2>::from_data(TensorData::new(values, shape), &device).require_grad()
                 };
                 let (hidden, head) = (leaf([count, width]), leaf([rows, width]));
-                for temperature in [1.0, 2.5] {
+                for (temperature, soft_cap) in [(1.0, None), (2.5, None), (1.0, Some(2.0))] {
+                    let output = |weight: &Tensor<Training, 2>| OutputHead { weight: weight.clone(), soft_cap };
                     let token_loss = Msl { temperature };
-                    let logits = add_logit_bias(hidden.clone().matmul(head.clone().transpose()), &batch.predictions);
+                    let logits = add_logit_bias(output(&head).logits(hidden.clone()), &batch.predictions);
                     let plain = cross_entropy(logits, &batch, temperature);
                     let grads = plain.clone().mul_scalar(0.3).backward();
                     let expected = [&hidden, &head].map(|tensor| tensor.grad(&grads).unwrap());
@@ -185,7 +219,7 @@ mod tests {
                     for trains in [true, false] {
                         let found = linear_token_loss(
                             hidden.clone(),
-                            head.clone().set_require_grad(trains),
+                            output(&head.clone().set_require_grad(trains)),
                             trains,
                             &batch,
                             &token_loss,
@@ -196,12 +230,13 @@ mod tests {
                         close("hidden", &hidden.grad(&grads).unwrap(), &expected[0]);
                     }
                     let found =
-                        linear_token_loss(hidden.clone(), head.clone(), true, &batch, &Lml { temperature }).loss;
+                        linear_token_loss(hidden.clone(), output(&head), true, &batch, &Lml { temperature }).loss;
                     let grads = found.mul_scalar(0.3).backward();
                     close("head", &head.grad(&grads).unwrap(), &expected[1]);
 
                     for logits in [1, rows, 3 * rows + 1] {
-                        let inner = (hidden.clone().inner(), head.clone().inner());
+                        let head = OutputHead { weight: head.clone().inner(), soft_cap };
+                        let inner = (hidden.clone().inner(), head);
                         let sums = in_blocks(inner, &batch.predictions, &token_loss, logits, [true, true]);
                         assert!(
                             (sums.loss.into_scalar().elem::<f64>() - plain).abs() <= 1e-5 * plain,

@@ -8,9 +8,11 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use rand::Rng;
 
-/// The mean over rows of the cross-entropy of `logits` (`[rows, classes]`) with the labels,
-/// smoothed as torch's `label_smoothing`: a share `smoothing` of the target probability is spread
-/// over all classes. `[1]`.
+/// Computes the mean over rows of the cross-entropy with the labels, smoothed as torch's
+/// `label_smoothing`: a share `smoothing` of the target probability is spread over all classes.
+///
+/// # Shapes
+/// `logits`: `[rows, classes]`; the result: `[1]`.
 pub fn smoothed_cross_entropy<B: Backend>(logits: Tensor<B, 2>, labels: &[usize], smoothing: f64) -> Tensor<B, 1> {
     let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
     let labels = Tensor::<B, 2, Int>::from_data(TensorData::new(labels.clone(), [labels.len(), 1]), &logits.device());
@@ -21,16 +23,21 @@ pub fn smoothed_cross_entropy<B: Backend>(logits: Tensor<B, 2>, labels: &[usize]
     (log_sum - target).mean()
 }
 
-/// How much an entity's most similar query resembles a text: queries `[b, K, p]` and texts `[t, p]`
-/// of length 1 → `[b, t]`.
+/// Computes how much an entity's most similar query resembles a text. All vectors have length 1.
+///
+/// # Shapes
+/// `queries`: `[b, K, p]`; `texts`: `[t, p]`; the result: `[b, t]`.
 pub fn query_text_similarity<B: Backend>(queries: Tensor<B, 3>, texts: Tensor<B, 2>) -> Tensor<B, 2> {
     let ([b, k, p], [t, _]) = (queries.dims(), texts.dims());
     let all = queries.reshape([b * k, p]).matmul(texts.transpose());
     all.reshape([b, k, t]).max_dim(1).reshape([b, t])
 }
 
-/// How much the most similar pair of two entities' queries resemble one another: `[b, K, p]` and
-/// `[c, K, p]` of length 1 → `[b, c]`.
+/// Computes how much the most similar pair of two entities' queries resemble one another. All
+/// vectors have length 1.
+///
+/// # Shapes
+/// `left`: `[b, K, p]`; `right`: `[c, K, p]`; the result: `[b, c]`.
 pub fn query_query_similarity<B: Backend>(left: Tensor<B, 3>, right: Tensor<B, 3>) -> Tensor<B, 2> {
     let ([b, k, p], [c, l, _]) = (left.dims(), right.dims());
     let all = left.reshape([b * k, p]).matmul(right.reshape([c * l, p]).transpose());
@@ -39,8 +46,11 @@ pub fn query_query_similarity<B: Backend>(left: Tensor<B, 3>, right: Tensor<B, 3
     over_right.max_dim(1).reshape([b, c])
 }
 
-/// Cross-entropy of each row with its own column and of each column with its own row, averaged.
-/// `similarity` is `[n, n]`, divided by the temperature. `[1]`.
+/// Computes the cross-entropy of each row with its own column and of each column with its own row,
+/// averaged.
+///
+/// # Shapes
+/// `similarity`: `[n, n]`, divided by the temperature; the result: `[1]`.
 pub fn contrastive<B: Backend>(similarity: Tensor<B, 2>, smoothing: f64) -> Tensor<B, 1> {
     let own: Vec<usize> = (0..similarity.dims()[0]).collect();
     let rows = smoothed_cross_entropy(similarity.clone(), &own, smoothing);
@@ -51,16 +61,16 @@ pub fn contrastive<B: Backend>(similarity: Tensor<B, 2>, smoothing: f64) -> Tens
 /// For each text an item that is not its own, and for each item a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negatives {
-    /// `[texts]` rows of items.
+    /// `[texts]`: rows of items.
     pub items: Vec<usize>,
-    /// `[items]` rows of texts.
+    /// `[items]`: rows of texts.
     pub texts: Vec<usize>,
 }
 
 /// Draws hard negatives: with probability in proportion to the exponential of the similarity (`[n,
 /// n]`, items by texts, divided by the temperature; n of at least 2), never an entity's own, nor
 /// (unlike LAVIS) one whose text equals its own, as of items of one title: that is no negative.
-/// Where all are equal, any other.
+/// If all texts are equal, any other one is drawn.
 ///
 /// * `texts`: the n texts.
 pub fn hard_negatives<T: PartialEq>(similarity: &[f32], texts: &[T], rng: &mut impl Rng) -> Negatives {

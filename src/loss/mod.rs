@@ -24,7 +24,7 @@ use crate::text::{Catalogue, ROOT};
 pub use ats::Ats;
 pub use bear::Bear;
 pub(crate) use blocked::LOGITS_OF_A_BLOCK;
-pub use blocked::{LinearLoss, linear_token_loss, linear_token_loss_value};
+pub use blocked::{LinearLoss, OutputHead, linear_token_loss, linear_token_loss_value};
 pub use contrastive::{
     Negatives, contrastive, hard_negatives, query_query_similarity, query_text_similarity, smoothed_cross_entropy,
 };
@@ -87,7 +87,7 @@ pub struct BlockLoss<B: Backend> {
     pub loss: Tensor<B, 1>,
     /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
     pub weight: Option<Tensor<B, 1>>,
-    /// Of `loss` with respect to the logits.
+    /// Gradient of `loss` with respect to the logits.
     pub gradient: LogitGradient<B>,
 }
 

@@ -13,17 +13,17 @@ use burn::tensor::TensorData;
 use burn::tensor::activation::softmax;
 use serde::{Deserialize, Serialize};
 
-use super::parameters::{BertTensors, Parameters, Start};
+use super::parameters::{BertTensors, Init, Parameters};
 use crate::batch::TextBatch;
 use crate::kernels::MASKED;
 use crate::model::formats::tensor_store::read_text;
 use crate::{Context, Error, Result};
 
 const LONGEST_CONFIG: u64 = 16 << 20;
-/// Three times BERT-large: what sizes in a file may have drawn before weights confirm them.
+/// Most parameters of a model whose sizes a file decides: three times BERT-large.
 pub(crate) const MOST_PARAMETERS: u64 = 1 << 30;
-/// The standard deviation of BERT's drawn weights.
-pub(crate) const DEVIATION: Start = Start::Normal(0.02);
+/// How BERT's weights begin.
+pub(crate) const BERT_INIT: Init = Init::Normal(0.02);
 
 /// The sizes of a BERT encoder, named as in Hugging Face's `config.json`; absent keys are
 /// BERT-base's.
@@ -34,21 +34,21 @@ pub struct BertConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Encoder layers.
+    /// Number of encoder layers.
     pub num_hidden_layers: usize,
-    /// Attention heads; they divide the width.
+    /// Number of attention heads; a divisor of the width.
     pub num_attention_heads: usize,
     /// Width of the feed-forward's inner layer.
     pub intermediate_size: usize,
-    /// Tokens of the longest text.
+    /// Length of the longest text, in tokens.
     pub max_position_embeddings: usize,
-    /// Kinds of segments; itemlm's texts are all of the first.
+    /// Number of token types; all tokens of itemlm's texts are of the first.
     pub type_vocab_size: usize,
-    /// The epsilon of LayerNorm.
+    /// Epsilon of LayerNorm.
     pub layer_norm_eps: f64,
-    /// After embeddings, attention and feed-forward, while training.
+    /// Probability of dropout after embeddings, attention and feed-forward, while training.
     pub hidden_dropout_prob: f64,
-    /// Of attention weights, while training.
+    /// Probability of dropout of attention weights, while training.
     pub attention_probs_dropout_prob: f64,
 }
 
@@ -69,12 +69,16 @@ impl Default for BertConfig {
     }
 }
 
-/// What a `config.json` may ask for that is not computed here.
+/// Keys of `config.json` whose other values are not supported.
 #[derive(Deserialize)]
 struct Variant {
     model_type: Option<String>,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
 }
 
 impl BertConfig {
@@ -99,12 +103,17 @@ impl BertConfig {
                 return Err(Error::failed(format!("{key} is {found:?}, only {supported:?} is supported")));
             }
         }
+        for (key, set) in [("is_decoder", variant.is_decoder), ("add_cross_attention", variant.add_cross_attention)] {
+            if set {
+                return Err(Error::failed(format!("{key} is true, only encoders are supported")));
+            }
+        }
         let config: Self = serde_json::from_str(text).context("not a BERT configuration")?;
         config.check()?;
         Ok(config)
     }
 
-    /// The matrices' numbers; no overflow with sizes that are each in range.
+    /// Counts the numbers in the matrices; sizes that are each in range do not overflow it.
     pub(crate) fn parameters(&self) -> u64 {
         let [hidden, inner, layers] =
             [self.hidden_size, self.intermediate_size, self.num_hidden_layers].map(|n| n as u64);
@@ -158,18 +167,18 @@ impl BertConfig {
 /// A BERT encoder without a head.
 #[derive(Module, Debug)]
 pub struct Bert<B: Backend> {
-    /// Tokens and positions.
+    /// Vectors of tokens and positions.
     pub embeddings: Embeddings<B>,
-    /// The blocks.
+    /// The blocks, first to last.
     pub layers: Vec<BertLayer<B>>,
 }
 
 /// One block.
 #[derive(Module, Debug)]
 pub struct BertLayer<B: Backend> {
-    /// Every token attends to every real one.
+    /// Self-attention: every token attends to every real one.
     pub attention: Attention<B>,
-    /// After it.
+    /// Feed-forward after it.
     pub feed_forward: FeedForward<B>,
 }
 
@@ -193,7 +202,10 @@ impl<B: Backend> Bert<B> {
         Ok(Self { embeddings, layers })
     }
 
-    /// The last hidden states, `[batch, seq, hidden]`.
+    /// Computes the last hidden states.
+    ///
+    /// # Shapes
+    /// `[batch, seq, hidden]`.
     pub fn forward(&self, text: &TextBatch) -> Tensor<B, 3> {
         let mask = padding_mask(text, &self.embeddings.words.val().device());
         let x = self.embeddings.normalise(self.embeddings.look_up(text));
@@ -203,33 +215,76 @@ impl<B: Backend> Bert<B> {
         })
     }
 
-    /// The mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]` included), of
-    /// length 1: `[batch, hidden]`.
-    pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
+    /// Combines each text's last hidden states into one vector.
+    ///
+    /// # Shapes
+    /// `[batch, hidden]`.
+    pub fn pooled(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
         let hidden = self.forward(text);
         let [batch, seq, width] = hidden.dims();
-        let share = |b: usize, t: usize| if t < text.lengths[b] { 1.0 / text.lengths[b] as f32 } else { 0.0 };
-        let shares: Vec<f32> = (0..batch).flat_map(|b| (0..seq).map(move |t| share(b, t))).collect();
-        let shares = Tensor::<B, 3>::from_data(TensorData::new(shares, [batch, 1, seq]), &hidden.device());
-        unit_length(shares.matmul(hidden).reshape([batch, width]))
+        let weight = |b: usize, t: usize| if t < text.lengths[b] { pooling.weight(t, text.lengths[b]) } else { 0.0 };
+        let weights: Vec<f32> = (0..batch).flat_map(|b| (0..seq).map(move |t| weight(b, t))).collect();
+        let weights = Tensor::<B, 3>::from_data(TensorData::new(weights, [batch, 1, seq]), &hidden.device());
+        weights.matmul(hidden).reshape([batch, width])
+    }
+
+    /// Computes the mean of the last hidden states of the real tokens (`[CLS]` and `[SEP]`
+    /// included), of length 1.
+    ///
+    /// # Shapes
+    /// `[batch, hidden]`.
+    pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
+        unit_length(self.pooled(text, Pooling::Mean))
     }
 }
 
-/// `[batch, 1, 1, seq]`, added to scores: [`MASKED`] at padding.
+/// How the hidden states of a text's tokens become one vector, as sentence-transformers' `Pooling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's.
+    Cls,
+    /// Their mean.
+    Mean,
+    /// Their sum over the square root of their number.
+    MeanSqrtLength,
+    /// Their mean weighted by their positions, from 1.
+    WeightedMean,
+    /// The last token's.
+    LastToken,
+}
+
+impl Pooling {
+    /// The weight of token `t` of a text of `length` tokens.
+    fn weight(self, t: usize, length: usize) -> f32 {
+        let length = length as f32;
+        match self {
+            Self::Cls => f32::from(u8::from(t == 0)),
+            Self::Mean => 1.0 / length,
+            Self::MeanSqrtLength => 1.0 / length.sqrt(),
+            Self::WeightedMean => (t + 1) as f32 / (length * (length + 1.0) / 2.0),
+            Self::LastToken => f32::from(u8::from(t as f32 + 1.0 == length)),
+        }
+    }
+}
+
+/// Makes the mask that is added to scores, `[batch, 1, 1, seq]`: [`MASKED`] at padding.
 fn padding_mask<B: Backend>(text: &TextBatch, device: &B::Device) -> Tensor<B, 4> {
     let row = |&length: &usize| (0..text.seq).map(move |t| if t < length { 0.0 } else { MASKED });
     let values: Vec<f32> = text.lengths.iter().flat_map(row).collect();
     Tensor::from_data(TensorData::new(values, [text.lengths.len(), 1, 1, text.seq]), device)
 }
 
-/// Rows divided by their Euclidean length (at least 1e-12, as torch's `normalize`).
+/// Divides each row by its Euclidean length (at least 1e-12, as torch's `normalize`).
+///
+/// # Shapes
+/// `[rows, width]` → `[rows, width]`.
 pub fn unit_length<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let length = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     x / length
 }
 
-/// `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: the gradient of that is, on every backend but the
-/// CPU's, of the approximation by tanh.
+/// Computes `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: on every backend but the CPU's its gradient
+/// is that of the approximation by tanh.
 pub(crate) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let cumulative = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
     x * cumulative
@@ -245,22 +300,41 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// `name.weight` and `name.bias` of the directory, or N(0, 0.02) and 0.
+    /// Reads `name.weight` and `name.bias` of the directory, or makes N(0, 0.02) and 0.
     pub(crate) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
-        let weight = from.read(&format!("{name}.weight"), [out, width], DEVIATION)?;
-        Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Start::Constant(0.0))? })
+        let weight = from.read(&format!("{name}.weight"), [out, width], BERT_INIT)?;
+        Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Init::Constant(0.0))? })
     }
 
-    /// Drawn as BERT's, whatever the directory holds.
-    pub(crate) fn drawn(from: &mut Parameters<B>, out: usize, width: usize, start: Start) -> Self {
-        let weight = from.drawn([out, width], start);
-        let bias = match start {
-            Start::Uniform(_) => start,
-            _ => Start::Constant(0.0),
+    /// Reads the frozen layer `name` of the safetensors files in `dir`; without `has_bias` the bias
+    /// is 0.
+    ///
+    /// # Errors
+    /// Missing and misshapen tensors, by file and name.
+    pub fn open(dir: &Path, name: &str, out: usize, width: usize, has_bias: bool, device: &B::Device) -> Result<Self> {
+        let weights = Some(BertTensors::open(dir)?);
+        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let weight = from.read(&format!("{name}.weight"), [out, width], BERT_INIT)?;
+        let bias = match has_bias {
+            true => from.read(&format!("{name}.bias"), [out], Init::Constant(0.0))?,
+            false => from.init([out], Init::Constant(0.0)),
         };
-        Self { weight, bias: from.drawn([out], bias) }
+        Ok(Self { weight, bias })
     }
 
+    /// Makes a new layer. Its bias is 0, or uniform where the weight is.
+    pub(crate) fn init(from: &mut Parameters<B>, out: usize, width: usize, init: Init) -> Self {
+        let weight = from.init([out, width], init);
+        let bias = match init {
+            Init::Uniform(_) => init,
+            _ => Init::Constant(0.0),
+        };
+        Self { weight, bias: from.init([out], bias) }
+    }
+
+    /// Computes `x · weightᵀ + bias`.
+    ///
+    /// # Shapes
     /// `[n, in]` → `[n, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
@@ -273,50 +347,50 @@ pub(crate) fn norm<B: Backend>(
     width: usize,
     epsilon: f64,
 ) -> Result<LayerNorm<B>> {
-    let (one, zero) = (Start::Constant(1.0), Start::Constant(0.0));
+    let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
     let mut norm = LayerNormConfig::new(width).with_epsilon(epsilon).init(from.device);
     (norm.gamma, norm.beta) = match name {
         Some(name) => {
             let gamma = from.read(&format!("{name}.weight"), [width], one)?;
             (gamma, Some(from.read(&format!("{name}.bias"), [width], zero)?))
         }
-        None => (from.drawn([width], one), Some(from.drawn([width], zero))),
+        None => (from.init([width], one), Some(from.init([width], zero))),
     };
     Ok(norm)
 }
 
-/// Tokens and positions as vectors.
+/// Embeddings of tokens and positions.
 #[derive(Module, Debug)]
 pub struct Embeddings<B: Backend> {
-    /// `[vocab (+ added tokens), hidden]`.
+    /// Vectors of the tokens, `[vocab (+ added tokens), hidden]`.
     pub words: Param<Tensor<B, 2>>,
-    /// `[positions, hidden]`, the first token type's vector added to each: itemlm's texts have no
-    /// other.
+    /// Vectors of the positions, `[positions, hidden]`, with the first token type's vector added:
+    /// itemlm's texts have no other type.
     pub positions: Param<Tensor<B, 2>>,
-    /// Over the sum.
+    /// Norm of the sum.
     pub norm: LayerNorm<B>,
-    /// After it.
+    /// Dropout after the norm.
     pub dropout: Dropout,
 }
 
 impl<B: Backend> Embeddings<B> {
-    /// The directory's, with `added` more tokens drawn from N(0, 0.02).
+    /// Reads the directory's, or makes new ones; `added` more tokens begin as N(0, 0.02).
     pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
         // Read first: the file is as large as the configuration says before anything is allocated
         // by that.
         let read = match from.weights.is_some() {
-            true => from.read_values("embeddings.word_embeddings.weight", &[rows, width], DEVIATION)?,
+            true => from.read_values("embeddings.word_embeddings.weight", &[rows, width], BERT_INIT)?,
             false => Vec::new(),
         };
-        let mut words = from.values((rows + added) * width, DEVIATION);
+        let mut words = from.values((rows + added) * width, BERT_INIT);
         words.splice(..read.len(), read);
         let words = from.of(words, [rows + added, width]);
         let shape = [config.max_position_embeddings, width];
-        let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, DEVIATION)?;
+        let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, BERT_INIT)?;
         if from.weights.is_some() {
             let types = [config.type_vocab_size, width];
-            let types = from.read_values("embeddings.token_type_embeddings.weight", &types, DEVIATION)?;
+            let types = from.read_values("embeddings.token_type_embeddings.weight", &types, BERT_INIT)?;
             for position in positions.chunks_exact_mut(width) {
                 position.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
             }
@@ -326,8 +400,11 @@ impl<B: Backend> Embeddings<B> {
         Ok(Self { words, positions, norm, dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init() })
     }
 
-    /// Words plus positions, before the norm: `[batch, seq, hidden]`. A text is at most as long as
+    /// Adds the vectors of tokens and positions, before the norm. A text is at most as long as
     /// there are positions.
+    ///
+    /// # Shapes
+    /// `[batch, seq, hidden]`.
     pub fn look_up(&self, text: &TextBatch) -> Tensor<B, 3> {
         let (batch, seq, device) = (text.lengths.len(), text.seq, self.words.val().device());
         let ids: Vec<i32> = text.tokens.iter().map(|&t| t as i32).collect();
@@ -338,7 +415,10 @@ impl<B: Backend> Embeddings<B> {
         (words + positions).reshape([batch, seq, width])
     }
 
-    /// Norm and dropout over what the layers are given.
+    /// Applies norm and dropout.
+    ///
+    /// # Shapes
+    /// `[batch, seq, hidden]` → `[batch, seq, hidden]`.
     pub fn normalise(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         self.dropout.forward(self.norm.forward(x))
     }
@@ -347,26 +427,26 @@ impl<B: Backend> Embeddings<B> {
 /// Attention with its output projection, residual and LayerNorm.
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
-    /// Of the tokens.
+    /// Projection of the tokens to queries.
     pub query: Linear<B>,
-    /// Of what they attend to.
+    /// Projection of the context to keys.
     pub key: Linear<B>,
-    /// Likewise.
+    /// Projection of the context to values.
     pub value: Linear<B>,
-    /// Of the joined heads.
+    /// Projection of the joined heads.
     pub output: Linear<B>,
-    /// After the residual.
+    /// Norm after the residual.
     pub norm: LayerNorm<B>,
-    /// Of the weights.
+    /// Dropout of the attention weights.
     pub attention_dropout: Dropout,
-    /// Of the output.
+    /// Dropout of the output.
     pub dropout: Dropout,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
 }
 
 impl<B: Backend> Attention<B> {
-    /// The self-attention `name` of the directory.
+    /// Reads or makes the self-attention `name` of the directory.
     pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
         let h = config.hidden_size;
         Ok(Self {
@@ -381,8 +461,12 @@ impl<B: Backend> Attention<B> {
         })
     }
 
-    /// `[batch, seq, hidden]` → the same: each token attends to `context` (`[batch, n, width]`), or
-    /// for `None` to the tokens. `mask` is added to the scores `[batch, heads, seq, n]`.
+    /// Has each token attend to `context`, or for `None` to the tokens; `mask` is added to the
+    /// scores.
+    ///
+    /// # Shapes
+    /// `x` and the result `[batch, seq, hidden]`, `context` `[batch, n, width]`, `mask` broadcasts
+    /// to `[batch, heads, seq, n]`.
     pub fn forward(&self, x: Tensor<B, 3>, context: Option<Tensor<B, 3>>, mask: Option<Tensor<B, 4>>) -> Tensor<B, 3> {
         let [batch, seq, hidden] = x.dims();
         let dim = hidden / self.heads;
@@ -397,7 +481,7 @@ impl<B: Backend> Attention<B> {
         };
         let v = split(self.value.forward(source.clone()), total);
         let weights = if total == 1 {
-            // Whatever the scores are.
+            // The softmax of one score is 1.
             Tensor::ones([batch, self.heads, seq, 1], &v.device())
         } else {
             let q = split(self.query.forward(x.clone()).mul_scalar(1.0 / (dim as f64).sqrt()), seq);
@@ -419,14 +503,14 @@ pub struct FeedForward<B: Backend> {
     pub intermediate: Linear<B>,
     /// `[hidden, intermediate]`.
     pub output: Linear<B>,
-    /// After the residual.
+    /// Norm after the residual.
     pub norm: LayerNorm<B>,
-    /// Of the output.
+    /// Dropout of the output.
     pub dropout: Dropout,
 }
 
 impl<B: Backend> FeedForward<B> {
-    /// The feed-forward of the block `name` of the directory.
+    /// Reads or makes the feed-forward of the block `name` of the directory.
     pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, name: &str) -> Result<Self> {
         let (h, inner) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
@@ -437,7 +521,10 @@ impl<B: Backend> FeedForward<B> {
         })
     }
 
-    /// `[batch, seq, hidden]` → the same.
+    /// Applies the two layers, the residual and the norm.
+    ///
+    /// # Shapes
+    /// `[batch, seq, hidden]` → `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, seq, hidden] = x.dims();
         let x = x.reshape([batch * seq, hidden]);

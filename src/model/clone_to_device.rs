@@ -3,20 +3,20 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 
-use super::{DecoderBlock, ItemLanguageModel, Weight};
+use super::{ItemLanguageModel, Weight};
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// A copy on `device`, which may be the model's own: the same parameters by id, the same ones
-    /// train, with a graph of their own; and the prefix, if there is one.
+    /// Copies the model to `device`, which may be the model's own: the same parameters by id, the
+    /// same ones train, with a graph of their own; and the prefix cache, if there is one.
     ///
-    /// Through the host's memory, a tensor at a time: of burn 0.21's devices those of wgpu panic
+    /// It goes through the host's memory, a tensor at a time: wgpu's devices of burn 0.21 panic
     /// when a tensor is to move between them (`comm_init` of cubecl-runtime 0.10's `server/base.rs`
     /// is not implemented), and CUDA's need NCCL.
     pub fn clone_to_device(&self, device: &B::Device) -> Self {
         let mut model = self.clone().map(&mut CopyTo { device });
-        // What is no parameter.
+        // These are no parameters.
         model.llm.half_turn = copied(model.llm.half_turn, device);
-        for linear in model.llm.layers.iter_mut().flat_map(DecoderBlock::projections_mut) {
+        for linear in model.llm.layers.iter_mut().flat_map(|block| &mut block.linears) {
             if let Weight::Quantized(blocks) = &mut linear.weight {
                 *blocks = blocks.clone().clone_to_device(device);
             }
@@ -46,7 +46,7 @@ impl<B: Backend> ModuleMapper<B> for CopyTo<'_, B> {
     }
 }
 
-/// It trains if the tensor does.
+/// Copies a tensor to `device`; the copy trains if the tensor does.
 pub(crate) fn copied<B: Backend, const D: usize>(tensor: Tensor<B, D>, device: &B::Device) -> Tensor<B, D> {
     let (trains, dtype) = (tensor.is_require_grad(), tensor.dtype());
     let copy = Tensor::from_data(tensor.into_data(), (device, dtype));

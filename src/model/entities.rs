@@ -19,9 +19,9 @@ use crate::text::EntityTokens;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VectorScale {
-    /// Of the items' vectors.
+    /// Root mean square of the items' vectors.
     pub items: f64,
-    /// Of the users' vectors.
+    /// Root mean square of the users' vectors.
     pub users: f64,
 }
 
@@ -49,7 +49,7 @@ fn root_mean_square(vectors: &[f32], width: usize) -> f64 {
 /// The items and users that a prompt may hold.
 #[derive(Module, Debug)]
 pub struct Entities<B: Backend> {
-    /// What encodes them, and may train.
+    /// Encoder of the vectors; it may train.
     pub encoder: ItemEncoder<B>,
     /// `[items + users, vector_width]`, scaled; they do not train.
     pub(crate) vectors: Tensor<B, 2>,
@@ -82,5 +82,26 @@ impl<B: Backend> Entities<B> {
     /// Missing, unexpected and misshapen tensors, by name.
     pub fn load_encoder(self, path: &Path) -> Result<Self> {
         Ok(Self { encoder: load_module(path, self.encoder)?, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two items' vectors and one that is zero: 9 + 16 + 1 + 4 over four numbers, by hand.
+    #[test]
+    fn the_unit_of_the_vectors_makes_no_difference() {
+        for unit in [1.0, 1e-4, 1e4f32] {
+            let mut items = [3.0, -4.0, 0.0, 0.0, 1.0, 2.0].map(|v| v * unit);
+            let mut users = [0.0; 2];
+            let scale = VectorScale::of(&items, &users, 2);
+            assert!((scale.items / f64::from(unit) - 7.5f64.sqrt()).abs() < 1e-6, "{scale:?}");
+            assert_eq!(scale.users, 1.0);
+            scale.apply(&mut items, &mut users);
+            for (found, expected) in items.iter().zip([3.0, -4.0, 0.0, 0.0, 1.0, 2.0]) {
+                assert!((found - expected / 7.5f32.sqrt()).abs() < 1e-6, "{found} of {expected}");
+            }
+        }
     }
 }

@@ -16,13 +16,13 @@ use burn::tensor::backend::AutodiffBackend;
 
 use super::ItemLanguageModel;
 use super::item_language_model::Pass;
-use crate::kernels::Rotary;
+use crate::model::llm::block::BlockInputs;
 use crate::model::llm::kv_cache::KvCache;
 
 /// A forward pass that can be run backward.
 pub(crate) struct Checkpoints<B: AutodiffBackend> {
     pass: Pass<B>,
-    rotary: Rotary<B>,
+    block_inputs: BlockInputs<B>,
     /// Each block's input, in no graph: `[1, tokens, hidden]`.
     inputs: Vec<Tensor<B, 3>>,
     seed: u64,
@@ -33,20 +33,21 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
     pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
-        let rotary = model.llm.rotary(&pass.positions, pass.tokens.len());
         // On the backend that trains, so that dropout is drawn.
         let model = model.untracked();
+        let cached = model.cached_prefix(pass.cached_len);
+        let block_inputs = model.llm.block_inputs(&pass.positions, &pass.mask, &pass.packing, &cached);
         let mut x = embed(&model, &pass, seed);
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         for (l, layer) in model.llm.layers.iter().enumerate() {
             B::seed(&device, block_seed(seed, l));
             inputs.push(x.clone());
             let past = model.cached_layer(l, pass.cached_len);
-            let (next, cache) = layer.forward(x, &rotary, &pass.mask, &pass.packing, past, model.llm.config());
+            let (next, cache) = layer.forward(x, l, &block_inputs, past, model.llm.config());
             layers.push(cache);
             x = next;
         }
-        (Self { pass, rotary, inputs, seed }, x, KvCache { layers })
+        (Self { pass, block_inputs, inputs, seed }, x, KvCache::of_shared(layers))
     }
 
     /// Runs backward from the gradients of the last block's output and of each block's keys and
@@ -68,8 +69,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             B::seed(&device, block_seed(self.seed, l));
             let input = input.require_grad();
             let past = model.cached_layer(l, pass.cached_len);
-            let (next, cache) =
-                layer.forward(input.clone(), &self.rotary, &pass.mask, &pass.packing, past, llm.config());
+            let (next, cache) = layer.forward(input.clone(), l, &self.block_inputs, past, llm.config());
             let mut terms = vec![weighted(next, gradient.take())];
             if for_keys.is_some() || for_values.is_some() {
                 let (keys, values) = cache.into_whole();

@@ -19,7 +19,7 @@ use burn::tensor::activation::relu;
 use serde::{Deserialize, Serialize};
 
 use super::bert::Linear;
-use super::parameters::{Parameters, Start, renumber};
+use super::parameters::{Init, Parameters, renumber};
 use super::{QFormer, QFormerConfig, QueryEncoder};
 use crate::{Error, Result};
 
@@ -207,7 +207,7 @@ impl<B: Backend> ItemEncoder<B> {
         let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
         // For inputs of this root mean square.
         let projection = |from: &mut Parameters<B>, inputs: f64| {
-            Linear::drawn(from, out, width, Start::Normal((scale / inputs / (width as f64).sqrt()) as f32))
+            Linear::init(from, out, width, Init::Normal((scale / inputs / (width as f64).sqrt()) as f32))
         };
         let queries = config.queries();
         Ok(match config {
@@ -216,7 +216,7 @@ impl<B: Backend> ItemEncoder<B> {
             }
             ItemEncoderConfig::Mlp { vector_width, .. } => {
                 let bound = 1.0 / (*vector_width as f32).sqrt();
-                let inner = Linear::drawn(&mut from, MLP_WIDENING * vector_width, *vector_width, Start::Uniform(bound));
+                let inner = Linear::init(&mut from, MLP_WIDENING * vector_width, *vector_width, Init::Uniform(bound));
                 // Uniform weights give a third of the inputs' mean square, the ReLU leaves half of
                 // that.
                 let projection = projection(&mut from, (1.0f64 / 6.0).sqrt());

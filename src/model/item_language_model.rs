@@ -79,10 +79,11 @@ impl<B: Backend> ItemLanguageModel<B> {
         self.llm.embed_tokens.val().device()
     }
 
-    /// Returns the root mean square of the LLM's embeddings.
+    /// Returns the root mean square of the LLM's embeddings, as they enter its first block.
     pub fn embedding_scale(llm: &Decoder<B>) -> f64 {
         let table = llm.embed_tokens.val().detach();
-        table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt()
+        let rms = table.powi_scalar(2).mean().into_scalar().elem::<f64>().sqrt();
+        rms * llm.config().embedding_factor().unwrap_or(1.0)
     }
 
     /// Runs `tokens` once and keeps their keys and values, for rows that begin with some of them.
@@ -110,7 +111,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Returns keys and values of the first `len` tokens of the prefix cache.
-    fn cached_prefix(&self, len: usize) -> KvCache<B> {
+    pub(crate) fn cached_prefix(&self, len: usize) -> KvCache<B> {
         self.prefix.as_ref().filter(|_| len > 0).map_or_else(KvCache::default, |prefix| prefix.first(len))
     }
 

@@ -1,5 +1,5 @@
-//! Parameters read from a BERT directory or drawn, and modules as safetensors files whose names are
-//! the fields' paths.
+//! Parameters read from a BERT directory or made new, and modules as safetensors files whose
+//! tensors are named by the fields' paths.
 
 use std::path::Path;
 
@@ -12,23 +12,25 @@ use rand::{Rng, SeedableRng};
 use super::Weights;
 use super::formats::safetensors;
 use crate::core::files::write_atomic;
+use crate::tensor::to_vec;
 use crate::{Context, Error, Result};
 
-/// How a parameter starts that no file holds.
+/// How a parameter begins that no file holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Start {
+pub(crate) enum Init {
+    /// This number everywhere.
     Constant(f32),
-    /// With mean 0 and this standard deviation.
+    /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
-    /// Between this and its negative.
+    /// Uniform between this and its negative.
     Uniform(f32),
 }
 
-/// Makes a module's parameters in order. Their ids are that order, so that an optimiser's state can
-/// be stored by id; a drawn one depends on the seed and its id alone, so it is the same on every
-/// backend.
+/// Source of a module's parameters, which it makes in order. Their ids are that order, so that an
+/// optimiser's state can be stored by id; a new one depends on the seed and its id alone, so it is
+/// the same on every backend.
 pub(crate) struct Parameters<'a, B: Backend> {
-    /// The directory's tensors, without a leading `bert.`; `None` draws everything.
+    /// The directory's tensors, without a leading `bert.`; with `None` every parameter is new.
     pub(crate) weights: Option<BertTensors>,
     pub(crate) seed: u64,
     pub(crate) trains: bool,
@@ -37,27 +39,27 @@ pub(crate) struct Parameters<'a, B: Backend> {
 }
 
 impl<B: Backend> Parameters<'_, B> {
-    /// A parameter of these values.
+    /// Makes a parameter of these values, row-major.
     pub(crate) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
         self.made += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
         Param::initialized(self.made.into(), tensor)
     }
 
-    /// A parameter that no file holds.
-    pub(crate) fn drawn<const D: usize>(&mut self, shape: [usize; D], start: Start) -> Param<Tensor<B, D>> {
-        let values = self.values(shape.iter().product(), start);
+    /// Makes a parameter that no file holds.
+    pub(crate) fn init<const D: usize>(&mut self, shape: [usize; D], init: Init) -> Param<Tensor<B, D>> {
+        let values = self.values(shape.iter().product(), init);
         self.of(values, shape)
     }
 
-    /// The next parameter's values, if it is drawn.
-    pub(crate) fn values(&self, count: usize, start: Start) -> Vec<f32> {
+    /// Returns the values of the next parameter, if it is new.
+    pub(crate) fn values(&self, count: usize, init: Init) -> Vec<f32> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.made + 1);
-        match start {
-            Start::Constant(value) => vec![value; count],
-            Start::Uniform(bound) => (0..count).map(|_| rng.random_range(-bound..bound)).collect(),
-            Start::Normal(deviation) => {
+        match init {
+            Init::Constant(value) => vec![value; count],
+            Init::Uniform(bound) => (0..count).map(|_| rng.random_range(-bound..bound)).collect(),
+            Init::Normal(deviation) => {
                 // Box and Muller: a logarithm of (0, 1] is finite.
                 let mut one = || {
                     let (radius, angle) = (1.0 - rng.random::<f32>(), rng.random::<f32>());
@@ -68,23 +70,23 @@ impl<B: Backend> Parameters<'_, B> {
         }
     }
 
-    /// The values that the directory's tensor `name` has, or drawn ones where there is no
-    /// directory.
-    pub(crate) fn read_values(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>> {
+    /// Reads the directory's tensor `name`, or returns new values where there is no directory.
+    pub(crate) fn read_values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>> {
         match &mut self.weights {
             Some(weights) => weights.take(name, shape),
-            None => Ok(self.values(shape.iter().product(), start)),
+            None => Ok(self.values(shape.iter().product(), init)),
         }
     }
 
-    /// As [`Parameters::read_values`], made a parameter.
+    /// Makes a parameter of the directory's tensor `name`, or a new one where there is no
+    /// directory.
     pub(crate) fn read<const D: usize>(
         &mut self,
         name: &str,
         shape: [usize; D],
-        start: Start,
+        init: Init,
     ) -> Result<Param<Tensor<B, D>>> {
-        let values = self.read_values(name, &shape, start)?;
+        let values = self.read_values(name, &shape, init)?;
         Ok(self.of(values, shape))
     }
 }
@@ -102,7 +104,7 @@ impl BertTensors {
         Ok(Self { weights, prefix: if prefixed { "bert." } else { "" } })
     }
 
-    /// Whether there is such a tensor outside BertModel, as of its language head.
+    /// Whether there is such a tensor outside BertModel, such as its language head's.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.weights.file_of(name).is_some() || self.weights.file_of(&old_name(name)).is_some()
     }
@@ -115,7 +117,7 @@ impl BertTensors {
     }
 }
 
-/// What files converted from TensorFlow call a LayerNorm's parameters.
+/// Returns the name that files converted from TensorFlow give a LayerNorm's parameter.
 fn old_name(name: &str) -> String {
     name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 }
@@ -147,9 +149,9 @@ pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M
     read_module(safetensors::open_file(path)?, module)
 }
 
-/// As [`load_module`] into what `make` makes, once the file has tensors of these names and shapes:
-/// a module whose sizes a file decides is not to be allocated before the weights are known to be
-/// that large.
+/// Reads what [`save_module`] wrote into the module that `make` makes, once the file has tensors of
+/// these names and shapes: a module whose sizes a file decides must not be allocated before the
+/// weights are known to be that large.
 ///
 /// # Errors
 /// Those of [`load_module`] and of `make`.
@@ -172,7 +174,7 @@ fn read_module<B: Backend, M: Module<B>>(weights: Weights, module: M) -> Result<
     }
 }
 
-/// The same values under ids from `first` upward, so that modules made apart can train together.
+/// Gives the parameters ids from `first` upward, so that modules made apart can train together.
 pub(crate) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
     module.map(&mut Renumber(first))
 }
@@ -204,8 +206,7 @@ impl<B: Backend> ModuleVisitor<B> for Writer {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let name = self.path.join(".");
-        let data = param.val().into_data().convert::<f32>();
-        match data.to_vec::<f32>() {
+        match to_vec(param.val(), &name) {
             Ok(values) if values.iter().all(|v| v.is_finite()) => {
                 let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 self.tensors.push((name, param.dims().to_vec(), bytes));
@@ -214,7 +215,7 @@ impl<B: Backend> ModuleVisitor<B> for Writer {
                 self.error =
                     Some(Error::failed(format!("tensor {name} holds a value that is not finite; it is not written")))
             }
-            Err(e) => self.error = Some(Error::failed(format!("tensor {name}: {e:?}"))),
+            Err(error) => self.error = Some(error),
         }
     }
 }

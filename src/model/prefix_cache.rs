@@ -21,7 +21,7 @@ use super::ItemLanguageModel;
 use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted};
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
-use crate::kernels::{LayerCache, profile_scope, rms_norm};
+use crate::kernels::{LayerCache, profile_scope};
 use crate::model::llm::kv_cache::KvCache;
 
 type Inner<B> = <B as AutodiffBackend>::InnerBackend;
@@ -45,7 +45,7 @@ impl<B: Backend> PrefixCache<B> {
 
     /// Returns the first `len` tokens, shared by all rows.
     pub(crate) fn first(&self, len: usize) -> KvCache<B> {
-        KvCache { layers: (0..self.keys.len()).map(|layer| self.layer(layer, len)).collect() }
+        KvCache::of_shared((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
     }
 
     /// Returns one layer of the first `len` tokens, shared by all rows.
@@ -73,7 +73,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 pub struct SharedPrefix<B: AutodiffBackend> {
     tokens: Vec<u32>,
     seed: u64,
-    /// Where the blocks run again in the backward pass.
+    /// Inputs of the blocks, if these run again in the backward pass.
     checkpoints: Option<Checkpoints<B>>,
     /// Keys and values that the micro-batches attend to, one pair a layer.
     leaves: Vec<[Tensor<B, 4>; 2]>,
@@ -143,7 +143,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         let model = prefix.as_ref().map_or(self, |(model, _)| model);
         let (checkpoints, output, _) = Checkpoints::forward(model, model.trees_pass(trees), seed);
         let output = output.require_grad();
-        let hidden = rms_norm(&self.llm.norm, profile_scope(output.clone(), Part::Loss));
+        let hidden = self.llm.norm.forward(profile_scope(output.clone(), Part::Loss));
         let [_, nodes, width] = hidden.dims();
         let checkpointed = Checkpointed { checkpoints, output, prefix };
         (hidden.reshape([nodes, width]), TreesBackward { checkpointed: Some(checkpointed) })

@@ -18,18 +18,18 @@ use crate::rankers::{Interactions, Vectors};
 use crate::text::BertTokenizer;
 use crate::{Context, Error, Result};
 
-/// Which data phase 1 learnt from: SHA-256 each.
+/// SHA-256 digests of the data that phase 1 learnt from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlignIdentity {
-    /// Of the corpus's `corpus.toml`, which holds its files' digests.
+    /// Digest of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
-    /// Of the vectors' safetensors file.
+    /// Digest of the vectors' safetensors file.
     pub vectors: String,
-    /// Of the files that say whose they are.
+    /// Digest of the files with the ids of the items and users that the vectors are of.
     pub ids: String,
-    /// Of the text branch's tokenizer.
+    /// Digest of the text branch's tokenizer.
     pub tokenizer: String,
-    /// Of the Q-Former's configuration, as TOML.
+    /// Digest of the Q-Former's configuration, as TOML.
     pub qformer: String,
 }
 
@@ -130,12 +130,12 @@ impl AlignData {
         batches * (usize::from(with_texts) + usize::from(with_pairs))
     }
 
-    /// An entity's vector, `[dim]`.
+    /// Returns an entity's vector, `[dim]`.
     pub fn vector(&self, entity: u32) -> &[f32] {
         &self.entities[entity as usize * self.dim..][..self.dim]
     }
 
-    /// The epoch's steps, a function of the seed and the epoch alone: a pass over the texts (a rest
+    /// Returns the epoch's steps, a function of the seed and the epoch alone: a pass over the texts (a rest
     /// too small for a batch is left out), in turn with as many steps on pairs if those have a
     /// weight.
     pub fn plan(&self, config: &AlignConfig, epoch: usize) -> Vec<Work> {
@@ -171,7 +171,7 @@ impl AlignData {
     }
 }
 
-/// Whether there are steps on items with their texts, and steps on pairs.
+/// Returns whether there are steps on items with their texts, and steps on pairs.
 fn kinds_of_steps(config: &AlignConfig) -> [bool; 2] {
     let loss = &config.loss;
     [
@@ -180,9 +180,9 @@ fn kinds_of_steps(config: &AlignConfig) -> [bool; 2] {
     ]
 }
 
-/// `count` batches of up to `size` pairs that share no entity: in a contrast within the batch an
-/// entity would else be its own negative. Goes through `pairs` in order, from the beginning again
-/// where they end.
+/// Returns `count` batches of up to `size` pairs that share no entity: in a contrast within the batch
+/// an entity would else be its own negative. Goes through `pairs` in order, and starts again where
+/// they end.
 fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>> {
     let mut next = pairs.iter().cycle();
     let mut batch = || {
@@ -239,7 +239,7 @@ pub(crate) fn qformer_config(
     Ok(qformer)
 }
 
-/// To learn from, and held out.
+/// Returns the texts to learn from, and those that are held out.
 fn texts(
     config: &AlignConfig,
     corpus: &Corpus,

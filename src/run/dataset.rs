@@ -9,10 +9,10 @@ use rand::seq::index;
 use super::out_of_memory::catch_out_of_memory;
 use super::prompt_context::PromptContext;
 use super::rank_windows::rank_windows;
-use super::samples::{check_lengths, example, samples};
+use super::samples::{TrainingWindow, check_lengths, example, samples, training_targets};
 use super::training::TrainOptions;
 use crate::batch::Example;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Targets};
 use crate::core::progress::Progress;
 use crate::data::Split;
 use crate::device::Concrete;
@@ -20,7 +20,7 @@ use crate::evaluate::summarise;
 use crate::model::ItemLanguageModel;
 use crate::text::PromptSet;
 use crate::train::{Samples, Ui, Validate};
-use crate::{Error, Result};
+use crate::{Context, Error, Result};
 
 /// What a run learns from, and what chooses its best epoch.
 pub(crate) struct TrainingData {
@@ -63,12 +63,24 @@ pub(crate) fn training_windows(
         )));
     }
     let in_loss = config.prior.as_ref().is_some_and(|prior| prior.in_loss);
-    let valid_examples =
-        valid.iter().map(|(_, window)| example(ranking, &ranking.prompt, Split::Valid, window, in_loss));
+    let valid_examples = valid.iter().map(|(index, window)| {
+        let example = example(ranking, &ranking.prompt, Split::Valid, window, in_loss);
+        example.context(ranking.window_place(Split::Valid, *index, window))
+    });
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
-    check_lengths(ranking, prompt_sets, &windows)?;
+    let shortened = check_lengths(ranking, prompt_sets, &windows)?;
     let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
-    let mut shown = format!("{} windows to train on", windows.len());
+    let windows = training_targets(config.train.targets, &windows);
+    let mut shown = match config.train.targets {
+        Targets::Last => format!("{} windows to train on", windows.len()),
+        Targets::Every => {
+            let targets: usize = windows.iter().map(TrainingWindow::targets).sum();
+            format!("{targets} targets of {} windows to train on", windows.len())
+        }
+    };
+    if shortened > 0 {
+        shown += &format!(", {shortened} windows without their oldest items, which do not fit");
+    }
     if let Some(first) = prompt_sets.first() {
         let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
         shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);

@@ -23,15 +23,15 @@ use crate::{Context, Error, Result};
 pub struct EntitiesIdentity {
     /// SHA-256 of the vectors' file.
     pub vectors: String,
-    /// Of the ids beside it.
+    /// SHA-256 of the ids beside it.
     pub ids: String,
     /// Sizes of the encoder.
     pub encoder: ItemEncoderConfig,
 }
 
-/// What `[items]` names, opened; the weights still on disk.
+/// The vectors that `[items]` names, and the sizes of the encoder; its weights are still on disk.
 pub struct EntityMaterial {
-    /// Of the run.
+    /// The encoder and vectors, for the run's `identity.json`.
     pub identity: EntitiesIdentity,
     /// The numbering of items and users as tokens.
     pub tokens: EntityTokens,

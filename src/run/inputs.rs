@@ -15,7 +15,7 @@ use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::Corpus;
 use crate::decode::TriePrior;
-use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm, open_llm_of_run};
+use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
 use crate::rankers::{Fitted, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
@@ -37,13 +37,18 @@ pub struct RunInputs {
     pub entities: Option<EntityMaterial>,
     /// Rows of text tasks, which the run learns in place of windows.
     pub text_tasks: Option<TextTaskData>,
-    /// Of model, corpus, prompt, rows and vectors.
+    /// The identity of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
 
 impl RunInputs {
-    /// Opens what `config` names; `started` is what a run in being was started with. A prior's
-    /// network ranks on `device`.
+    /// Opens what `config` names.
+    ///
+    /// * `started`: the identity that a run was started with; `None` for a new run.
+    /// * `device`: where a prior's network ranks.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or do not belong together.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
         // Before a large corpus is read.
         let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
@@ -54,8 +59,10 @@ impl RunInputs {
         let path = Path::new(&config.llm.path);
         // A run keeps the tokens that it was trained with.
         let (mut llm, bos) = match started {
-            Some(identity) => (open_llm_of_run(path, &identity.llm)?, Some(identity.puts_bos_first())),
-            None => (open_llm(path)?, config.data.bos.choice()),
+            Some(identity) => {
+                (open_llm_of_run(path, config.llm.layers, &identity.llm)?, Some(identity.puts_bos_first()))
+            }
+            None => (open_llm_layers(path, config.llm.layers)?, config.data.bos.choice()),
         };
         llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
@@ -101,6 +108,8 @@ impl RunInputs {
             tokenizer: llm.tokenizer,
             catalogue,
             context,
+            history: config.data.history,
+            too_long: config.data.too_long,
             prior,
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,

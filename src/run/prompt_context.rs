@@ -1,6 +1,7 @@
 //! What turns windows into prompts, and leaves of the trie into items.
 
-use crate::data::{Corpus, Window};
+use crate::config::TooLong;
+use crate::data::{Corpus, Split, Window};
 use crate::decode::TriePrior;
 use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
@@ -20,6 +21,10 @@ pub struct PromptContext {
     pub catalogue: Catalogue,
     /// Tokens that the model was made for.
     pub context: usize,
+    /// `data.history`
+    pub history: Option<usize>,
+    /// `data.too_long`
+    pub too_long: TooLong,
     /// The run file's, fitted on the corpus's training windows; with the run file's weight.
     pub prior: Option<TriePrior>,
     /// The tokens of items and users, where they have vectors.
@@ -28,16 +33,26 @@ pub struct PromptContext {
     pub beside_text: bool,
 }
 
+/// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is predicted
+/// and never run.
+///
+/// * `prompt`, `context`: numbers of tokens.
+///
 /// # Errors
-/// A prompt that leaves no room for the longest title.
+/// A prompt that is too long.
 pub fn check_context(prompt: usize, catalogue: &Catalogue, context: usize) -> Result<()> {
-    let needed = prompt + catalogue.trie.depth();
+    let needed = tokens_to_run(prompt, catalogue);
     match needed <= context {
         true => Ok(()),
         false => Err(Error::failed(format!(
-            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is {context}; shorten the history"
+            "a prompt of {prompt} tokens and the longest title need {needed}, the model's max_position_embeddings is {context}; \
+             show fewer items: data.history = N, or data.too_long = \"shorten\""
         ))),
     }
+}
+
+fn tokens_to_run(prompt: usize, catalogue: &Catalogue) -> usize {
+    prompt + catalogue.trie.depth().saturating_sub(1)
 }
 
 /// What items are called: an attribute of the corpus that every item has.
@@ -90,12 +105,16 @@ impl PromptContext {
         Some(text).filter(|_| self.beside_text)
     }
 
-    /// The tokens of a prompt that an item follows: [`PromptContext::render`].
+    /// Returns the tokens of a prompt that is a text, the BOS token included where the tokenizer puts
+    /// one first.
     ///
     /// # Errors
     /// An empty prompt, or one that leaves no room for the longest title.
-    pub fn tokens(&self, prompt: &Prompt, filling: &PromptValues) -> Result<Vec<u32>> {
-        let tokens = self.render(prompt, filling)?;
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.is_empty() {
+            return Err(Error::usage("the prompt is empty"));
+        }
+        let tokens = [self.tokenizer.prefix(), &self.tokenizer.encode(prompt)?].concat();
         check_context(tokens.len(), &self.catalogue, self.context)?;
         Ok(tokens)
     }
@@ -124,40 +143,75 @@ impl PromptContext {
         self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
-    /// What stands in a window's prompt.
+    /// Returns what stands in a window's prompt: of the history the most recent `data.history` items.
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
-        let history = self.corpus.history(window).iter().map(|&item| self.item(item)).collect();
+        let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();
         PromptValues { history, items: Vec::new(), user: self.user(window.user), dataset: &self.corpus.name }
     }
 
-    /// The tokens of a window's prompt.
-    ///
-    /// # Errors
-    /// Those of [`PromptContext::tokens`].
-    pub fn window_tokens(&self, window: &Window) -> Result<Vec<u32>> {
-        self.tokens(&self.prompt, &self.filling(window))
+    fn recent<'a, T>(&self, history: &'a [T]) -> &'a [T] {
+        &history[history.len().saturating_sub(self.history.unwrap_or(usize::MAX))..]
     }
 
-    /// The item of that name, the first of several.
-    pub fn item_of(&self, name: &str) -> Option<u32> {
-        let mut items = 0..self.corpus.items.len() as u32;
-        items.find(|&item| self.name(item) == name)
-    }
-
-    /// Items known by name or not, as prompts show them.
+    /// Returns the tokens of a prompt that leaves room for the longest title, and how many items of
+    /// the history it leaves out for that, the oldest ones, by `data.too_long = "shorten"`.
+    ///
+    /// * `values`: what stands in the prompt; its history is what may be shortened.
     ///
     /// # Errors
-    /// One that is not in the catalogue, where there is no text to stand for it.
-    pub fn history<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Vec<PromptValue>> {
-        names
-            .map(|name| match (self.item_of(name), self.text(Catalogue::target_text(name))) {
-                (Some(item), _) => Ok(self.item(item)),
-                (None, Some(text)) => Ok(PromptValue { text: Some(text), vectors: None }),
-                (None, None) => Err(Error::failed(format!(
-                    "{name:?} is not in the catalogue, and this run's prompts show items by their vectors alone (items.beside_text = false)"
-                ))),
-            })
-            .collect()
+    /// An empty prompt; one that is too long, with one item of the history too.
+    pub fn fitting_tokens(&self, prompt: &Prompt, mut values: PromptValues) -> Result<(Vec<u32>, usize)> {
+        let history = self.recent(&values.history).to_vec();
+        let mut render = |dropped: usize| {
+            values.history = history[dropped..].to_vec();
+            self.render(prompt, &values)
+        };
+        let fits = |tokens: &[u32]| check_context(tokens.len(), &self.catalogue, self.context);
+        let whole = render(0)?;
+        let too_long = match fits(&whole) {
+            Ok(()) => return Ok((whole, 0)),
+            Err(error) => error,
+        };
+        if self.too_long == TooLong::Error || !prompt.has_history() || history.len() < 2 {
+            return Err(too_long);
+        }
+        // The fewest items to leave out: `low` are too few, `high` may be enough.
+        let (mut low, mut high) = (0, history.len() - 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if fits(&render(middle)?).is_ok() { high = middle } else { low = middle }
+        }
+        let tokens = render(high)?;
+        fits(&tokens)?;
+        Ok((tokens, high))
+    }
+
+    /// Returns the tokens of a window's prompt, and how many items of its history it leaves out:
+    /// [`PromptContext::fitting_tokens`].
+    ///
+    /// # Errors
+    /// Those of [`PromptContext::fitting_tokens`].
+    pub fn window_tokens(&self, prompt: &Prompt, window: &Window) -> Result<(Vec<u32>, usize)> {
+        self.fitting_tokens(prompt, self.filling(window))
+    }
+
+    /// Names a window in errors.
+    pub fn window_place(&self, split: Split, index: u32, window: &Window) -> String {
+        let (corpus, user) = (&self.corpus.name, self.corpus.user_id(window.user));
+        format!("corpus {corpus}: {split} window {index} (from 0), of user {user}")
+    }
+
+    /// Returns an item that is not in the catalogue as prompts show it.
+    ///
+    /// # Errors
+    /// Prompts that show items by their vectors alone.
+    pub fn unknown_item(&self, name: &str) -> Result<PromptValue> {
+        match self.text(Catalogue::target_text(name)) {
+            Some(text) => Ok(PromptValue { text: Some(text), vectors: None }),
+            None => Err(Error::not_found(format!(
+                "{name:?} is not in the catalogue, and this run's prompts show items by their vectors alone (items.beside_text = false)"
+            ))),
+        }
     }
 
     /// Returns the rank of the target in a ranking of leaves, from 0; `None` if it is not there.

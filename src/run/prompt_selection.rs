@@ -63,14 +63,14 @@ impl PromptSelection {
         let Some(first) = sets.first() else {
             return match self {
                 Self { set: None, prompt: None } => Ok(None),
-                _ => Err(Error::usage("--task and --prompt: the run's run.toml has no data.prompt_sets")),
+                _ => Err(Error::usage("the run has one prompt: its run.toml has no data.prompt_sets to choose from")),
             };
         };
         let set = match &self.set {
             None => first,
             Some(name) => sets.iter().find(|set| set.name == *name).ok_or_else(|| {
                 let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
-                Error::usage(format!("--task {name}: the run's prompt sets are {}", names.join(", ")))
+                Error::usage(format!("there is no prompt set {name}; those of the run are {}", names.join(", ")))
             })?,
         };
         select(set, self.prompt.unwrap_or(PromptChoice::Seen(0))).map(Some)

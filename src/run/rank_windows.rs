@@ -1,13 +1,13 @@
 //! The ranking of a split's windows: `evaluate`, and validation while training.
 
 use super::prompt_context::PromptContext;
-use crate::Result;
 use crate::config::DecodeConfig;
 use crate::data::{Split, Window};
 use crate::decode::{BatchedSearch, ItemFilter, Ranked, TriePrior};
 use crate::device::Concrete;
 use crate::evaluate::Outcome;
 use crate::model::ItemLanguageModel;
+use crate::{Context, Result};
 
 /// Ranks `windows` of `split`, each with its index in it; `None` if `go_on(done, total)` returned
 /// false.
@@ -33,6 +33,8 @@ pub(crate) struct WindowRanking<'a> {
     split: Split,
     /// Each with its index in the split.
     windows: &'a [(u32, Window)],
+    /// Number of windows whose oldest items do not fit into the prompt.
+    pub shortened: usize,
     search: BatchedSearch<Concrete>,
 }
 
@@ -47,8 +49,14 @@ impl<'a> WindowRanking<'a> {
         split: Split,
         windows: &'a [(u32, Window)],
     ) -> Result<Self> {
-        let prompts = windows.iter().map(|(_, window)| context.window_tokens(window)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { split, windows, search: BatchedSearch::new(models, prompts) })
+        let (mut prompts, mut shortened) = (Vec::with_capacity(windows.len()), 0);
+        for (index, window) in windows {
+            let tokens = context.window_tokens(&context.prompt, window);
+            let (tokens, dropped) = tokens.context(context.window_place(split, *index, window))?;
+            prompts.push(tokens);
+            shortened += usize::from(dropped > 0);
+        }
+        Ok(Self { split, windows, shortened, search: BatchedSearch::new(models, prompts) })
     }
 
     /// Ranks the windows, with the context's prior if it has one; `None` if `go_on(done, total)`

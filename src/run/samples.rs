@@ -1,6 +1,8 @@
-//! What a run learns from its windows: each one once an epoch or, with tasks, asked by some of
-//! every task's prompts.
+//! What a run learns from its windows: each one once an epoch or, with prompt sets, by some prompts
+//! of every set.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use rand::SeedableRng;
@@ -9,15 +11,19 @@ use rand_chacha::ChaCha8Rng;
 
 use super::prompt_context::PromptContext;
 use super::prompt_selection::prompts_per_window;
-use crate::Result;
 use crate::batch::{Example, Target};
 use crate::config::{RunConfig, Targets};
 use crate::data::{Split, Window};
 use crate::text::{Prompt, PromptSet};
 use crate::train::Samples;
+use crate::{Context, Result};
 
-/// What the model reads and predicts of a split's window; with the prior's gains on the way to the
-/// target, if asked for.
+/// Returns what the model reads and predicts of a split's window.
+///
+/// * `with_prior`: the example has the prior's logit bias on the way to the target.
+///
+/// # Errors
+/// A prompt that leaves no room for a title.
 pub(crate) fn example(
     ranking: &PromptContext,
     prompt: &Prompt,
@@ -30,59 +36,116 @@ pub(crate) fn example(
         Some(prior) => prior.of_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item),
         None => Vec::new(),
     };
-    Ok(Example { prompt: ranking.tokens(prompt, &ranking.filling(window))?, target: Target::Item(item), logit_bias })
+    let (prompt, _) = ranking.window_tokens(prompt, window)?;
+    Ok(Example { prompt, target: Target::Item(item), logit_bias })
 }
 
+/// Checks, before training begins, that all prompts of training windows leave room for the longest
+/// title. Returns how many windows are shown without their oldest items for that. Only long prompts
+/// are tokenised.
+///
 /// # Errors
-/// A window whose prompt leaves no room for the longest title, before training begins. Only long
-/// prompts need be tokenised.
-pub(crate) fn check_lengths(ranking: &PromptContext, tasks: &[PromptSet], windows: &[(u32, Window)]) -> Result<()> {
-    let room = ranking.context.saturating_sub(ranking.catalogue.trie.depth());
+/// A window whose prompt is too long.
+pub(crate) fn check_lengths(
+    ranking: &PromptContext,
+    prompt_sets: &[PromptSet],
+    windows: &[(u32, Window)],
+) -> Result<usize> {
+    let room = (ranking.context + 1).saturating_sub(ranking.catalogue.trie.depth());
+    let mut shortened = BTreeSet::new();
     let length = |prompt: &Prompt, window: &Window| ranking.most_tokens(prompt, &ranking.filling(window));
-    let groups: Vec<Vec<&Prompt>> = match tasks {
+    let groups: Vec<Vec<&Prompt>> = match prompt_sets {
         [] => vec![vec![&ranking.prompt]],
-        tasks => tasks.iter().map(|set| set.prompts().collect()).collect(),
+        sets => sets.iter().map(|set| set.prompts().collect()).collect(),
     };
     for prompts in groups {
         // A set's prompts show the same, so the longest one is the longest for every window.
-        let Some((_, first)) = windows.first() else { return Ok(()) };
+        let Some((_, first)) = windows.first() else { return Ok(0) };
         let Some(longest) = prompts.iter().max_by_key(|prompt| length(prompt, first)) else { continue };
-        for (_, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
-            prompts.iter().try_for_each(|prompt| ranking.tokens(prompt, &ranking.filling(window)).map(|_| ()))?;
+        for (index, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
+            for prompt in &prompts {
+                let tokens = ranking.window_tokens(prompt, window);
+                let (_, dropped) = tokens.context(ranking.window_place(Split::Train, *index, window))?;
+                shortened.extend((dropped > 0).then_some(*index));
+            }
         }
     }
-    Ok(())
+    Ok(shortened.len())
 }
 
-/// The training windows as samples: in a new seeded order each epoch or, of tasks, as [`TaskOrder`]
-/// has them.
+/// A training window, and those of its items that are targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TrainingWindow {
+    window: Window,
+    /// Lengths to which the window is cut, ascending: the last item of each cut is a target, those
+    /// before it its history.
+    cuts: Vec<u32>,
+}
+
+impl TrainingWindow {
+    /// Returns how many targets the window has.
+    pub fn targets(&self) -> usize {
+        self.cuts.len()
+    }
+}
+
+/// Returns the windows to train on, with their targets.
+///
+/// With [`Targets::Last`] each window has one target, its last item. With [`Targets::Every`] each
+/// item of the windows after their first is a target once, however many windows hold it: it is one
+/// of the latest window that has items no other window has taken. All of them precede that window's
+/// own target, so they lie in the training period. Windows without targets are left out.
+pub(crate) fn training_targets(targets: Targets, windows: &[(u32, Window)]) -> Vec<TrainingWindow> {
+    match targets {
+        Targets::Last => windows.iter().map(|&(_, window)| TrainingWindow { window, cuts: vec![window.len] }).collect(),
+        Targets::Every => every_target_once(windows),
+    }
+}
+
+fn every_target_once(windows: &[(u32, Window)]) -> Vec<TrainingWindow> {
+    let target = |window: &Window, cut: u32| window.start + cut - 1;
+    let mut latest_first: Vec<usize> = (0..windows.len()).collect();
+    latest_first.sort_by_key(|&n| Reverse(target(&windows[n].1, windows[n].1.len)));
+    let mut taken: HashSet<u32> = HashSet::new();
+    let mut cuts: Vec<Vec<u32>> = vec![Vec::new(); windows.len()];
+    // First windows whose own target is free, so that a window takes many; then what is left.
+    for own_target_alone in [true, false] {
+        for &n in &latest_first {
+            let window = &windows[n].1;
+            if own_target_alone && taken.contains(&target(window, window.len)) {
+                continue;
+            }
+            cuts[n].extend((2..=window.len).filter(|&cut| taken.insert(target(window, cut))));
+        }
+    }
+    let with_targets = windows.iter().zip(cuts).filter(|(_, cuts)| !cuts.is_empty());
+    with_targets.map(|(&(_, window), cuts)| TrainingWindow { window, cuts }).collect()
+}
+
+/// Returns the training windows as samples, whose order is a new seeded one each epoch or, with
+/// prompt sets, that of [`PromptSetOrder`].
 pub(crate) fn samples(
     config: &RunConfig,
     ranking: Rc<PromptContext>,
-    tasks: &[PromptSet],
-    windows: Vec<(u32, Window)>,
+    prompt_sets: &[PromptSet],
+    windows: Vec<TrainingWindow>,
     with_prior: bool,
 ) -> Samples {
     let (count, batch_size, shuffle, seed) =
         (windows.len(), config.train.batch_size, config.train.shuffle, config.seed);
     let prompt = ranking.prompt.clone();
-    let targets = config.train.targets;
-    let of = move |prompt: &Prompt, window: usize| {
-        let of = |window: &Window| example(&ranking, prompt, Split::Train, window, with_prior);
-        let window = windows[window].1;
-        match targets {
-            Targets::Last => Ok(vec![of(&window)?]),
-            // All of them precede the window's own target, so they lie in the training period.
-            Targets::Every => (2..=window.len).map(|len| of(&Window { len, ..window })).collect(),
-        }
+    let examples = move |prompt: &Prompt, window: usize| {
+        let TrainingWindow { window, cuts } = &windows[window];
+        let cut = |&len: &u32| example(&ranking, prompt, Split::Train, &Window { len, ..*window }, with_prior);
+        cuts.iter().map(cut).collect()
     };
-    if tasks.is_empty() {
-        return Samples::new(count, batch_size, shuffle, seed, move |window| of(&prompt, window));
+    if prompt_sets.is_empty() {
+        return Samples::new(count, batch_size, shuffle, seed, move |window| examples(&prompt, window));
     }
-    let prompts: Vec<Prompt> = tasks.iter().flat_map(|set| set.seen.clone()).collect();
-    let order = TaskOrder {
+    let prompts: Vec<Prompt> = prompt_sets.iter().flat_map(|set| set.seen.clone()).collect();
+    let order = PromptSetOrder {
         windows: count,
-        prompts: tasks.iter().map(|set| set.seen.len()).collect(),
+        prompts: prompt_sets.iter().map(|set| set.seen.len()).collect(),
         prompts_per_window: prompts_per_window(&config.data),
         batch_size,
         shuffle,
@@ -91,49 +154,50 @@ pub(crate) fn samples(
     Samples {
         steps_per_epoch: order.steps(),
         epoch: Box::new(move |epoch| order.epoch(epoch)),
-        examples: Box::new(move |sample| of(&prompts[sample % prompts.len()], sample / prompts.len())),
+        examples: Box::new(move |sample| examples(&prompts[sample % prompts.len()], sample / prompts.len())),
     }
 }
 
-/// The samples of an epoch over tasks: every task asks every window by some of its seen prompts,
-/// different ones, drawn anew each epoch. A step is of one task, and the tasks take turns. Sample
-/// `window * P + prompt` is a window and one of all P seen prompts, the first task's before the
+/// The samples of an epoch over prompt sets: every set has every window by some of its seen prompts,
+/// different ones, drawn anew each epoch. A step is of one set, and the sets take turns. Sample
+/// `window * P + prompt` is a window and one of all P seen prompts, the first set's before the
 /// second's.
 ///
-/// OpenP5 (`SingleMultiDataTaskSampler.py`, `MultiTaskDataset.py`) takes turns likewise; it draws
-/// with replacement, and fills the last batch up from the task's beginning, where ours is smaller.
-struct TaskOrder {
+/// OpenP5 (`SingleMultiDataTaskSampler.py`, `MultiTaskDataset.py`) takes turns in the same way; it
+/// draws with replacement, and fills the last batch up from the set's beginning, where ours is
+/// smaller.
+struct PromptSetOrder {
     windows: usize,
-    /// Seen prompts of each task.
+    /// Number of seen prompts of each set.
     prompts: Vec<usize>,
-    /// At most the fewest of `prompts`.
+    /// Prompts that a window has of each set: at most the fewest of `prompts`.
     prompts_per_window: usize,
     batch_size: usize,
-    /// Within a task; otherwise its samples are in the windows' order.
+    /// Whether a set's samples are shuffled; otherwise they are in the windows' order.
     shuffle: bool,
     seed: u64,
 }
 
-impl TaskOrder {
-    fn samples_of_a_task(&self) -> usize {
+impl PromptSetOrder {
+    fn samples_per_set(&self) -> usize {
         self.windows * self.prompts_per_window
     }
 
-    /// Optimiser steps of an epoch.
+    /// Returns the number of optimiser steps of an epoch.
     fn steps(&self) -> usize {
-        self.prompts.len() * self.samples_of_a_task().div_ceil(self.batch_size)
+        self.prompts.len() * self.samples_per_set().div_ceil(self.batch_size)
     }
 
-    /// The samples of each step of an epoch, from 0.
+    /// Returns the samples of each step of an epoch (from 0).
     fn epoch(&self, epoch: usize) -> Vec<Vec<usize>> {
         let all = self.prompts.iter().sum::<usize>();
-        let task_samples = |task: usize| {
+        let samples_of = |set: usize| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream((epoch * self.prompts.len() + task) as u64 + 1);
-            let first = self.prompts[..task].iter().sum::<usize>();
-            let mut samples = Vec::with_capacity(self.samples_of_a_task());
+            rng.set_stream((epoch * self.prompts.len() + set) as u64 + 1);
+            let first = self.prompts[..set].iter().sum::<usize>();
+            let mut samples = Vec::with_capacity(self.samples_per_set());
             for window in 0..self.windows {
-                let drawn = index::sample(&mut rng, self.prompts[task], self.prompts_per_window);
+                let drawn = index::sample(&mut rng, self.prompts[set], self.prompts_per_window);
                 samples.extend(drawn.into_iter().map(|prompt| window * all + first + prompt));
             }
             if self.shuffle {
@@ -141,11 +205,11 @@ impl TaskOrder {
             }
             samples
         };
-        let tasks: Vec<Vec<usize>> = (0..self.prompts.len()).map(task_samples).collect();
-        let mut batches: Vec<_> = tasks.iter().map(|samples| samples.chunks(self.batch_size)).collect();
-        let turns = 0..self.samples_of_a_task().div_ceil(self.batch_size);
+        let sets: Vec<Vec<usize>> = (0..self.prompts.len()).map(samples_of).collect();
+        let mut batches: Vec<_> = sets.iter().map(|samples| samples.chunks(self.batch_size)).collect();
+        let turns = 0..self.samples_per_set().div_ceil(self.batch_size);
         turns
-            .flat_map(|_| batches.iter_mut().filter_map(|task| task.next().map(<[usize]>::to_vec)).collect::<Vec<_>>())
+            .flat_map(|_| batches.iter_mut().filter_map(|set| set.next().map(<[usize]>::to_vec)).collect::<Vec<_>>())
             .collect()
     }
 }
@@ -156,12 +220,12 @@ mod tests {
 
     use super::*;
 
-    fn order(shuffle: bool) -> TaskOrder {
-        TaskOrder { windows: 7, prompts: vec![10, 4], prompts_per_window: 3, batch_size: 4, shuffle, seed: 5 }
+    fn order(shuffle: bool) -> PromptSetOrder {
+        PromptSetOrder { windows: 7, prompts: vec![10, 4], prompts_per_window: 3, batch_size: 4, shuffle, seed: 5 }
     }
 
     #[test]
-    fn every_window_by_different_prompts_of_every_task_in_turn() {
+    fn every_window_by_different_prompts_of_every_set_in_turn() {
         for shuffle in [true, false] {
             for epoch in 0..4 {
                 let steps = order(shuffle).epoch(epoch);
@@ -171,12 +235,12 @@ mod tests {
                     assert_eq!(samples.len(), if n < 10 { 4 } else { 1 });
                     for sample in samples {
                         let (window, prompt) = (sample / 14, sample % 14);
-                        assert_eq!(usize::from(prompt >= 10), n % 2, "a step of another task than its turn");
+                        assert_eq!(usize::from(prompt >= 10), n % 2, "a step of another set than its turn");
                         assert!(met[n % 2].insert((window, prompt)), "a prompt came twice");
                     }
                 }
-                for task in met {
-                    assert!((0..7).all(|window| task.iter().filter(|(w, _)| *w == window).count() == 3));
+                for set in met {
+                    assert!((0..7).all(|window| set.iter().filter(|(w, _)| *w == window).count() == 3));
                 }
             }
         }
@@ -185,7 +249,7 @@ mod tests {
     #[test]
     fn a_function_of_seed_and_epoch() {
         assert_eq!(order(true).epoch(3), order(true).epoch(3));
-        let other = TaskOrder { seed: 6, ..order(true) };
+        let other = PromptSetOrder { seed: 6, ..order(true) };
         assert!(order(true).epoch(3) != order(true).epoch(2) && order(true).epoch(3) != other.epoch(3));
         let prompts = |epoch| order(false).epoch(epoch).concat();
         assert_ne!(prompts(0), prompts(1), "prompts are drawn anew");
@@ -196,11 +260,62 @@ mod tests {
     }
 
     #[test]
-    fn one_task_and_all_its_prompts() {
-        let one = TaskOrder { prompts: vec![3], batch_size: 100, ..order(true) };
+    fn one_set_and_all_its_prompts() {
+        let one = PromptSetOrder { prompts: vec![3], batch_size: 100, ..order(true) };
         let mut samples = one.epoch(0);
         assert_eq!(samples.len(), 1);
         samples[0].sort_unstable();
         assert_eq!(samples[0], (0..21).collect::<Vec<_>>());
+    }
+
+    fn windows(windows: &[(u32, u32)]) -> Vec<(u32, Window)> {
+        windows.iter().zip(0..).map(|(&(start, len), n)| (n, Window { user: 0, start, len })).collect()
+    }
+
+    fn targets(windows: &[TrainingWindow]) -> Vec<u32> {
+        let of = |w: &TrainingWindow| w.cuts.iter().map(move |cut| w.window.start + cut - 1).collect::<Vec<_>>();
+        windows.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn last_targets_are_the_windows_own() {
+        let found = training_targets(Targets::Last, &windows(&[(0, 2), (0, 3), (1, 3)]));
+        assert_eq!((found.len(), targets(&found)), (3, vec![1, 2, 3]));
+    }
+
+    /// Sliding windows of up to 4 items over 10 interactions of a user and 2 of another.
+    #[test]
+    fn every_target_comes_once_in_windows_that_share() {
+        let sliding: Vec<(u32, u32)> =
+            (1..10u32).map(|end| (end.saturating_sub(3), end.min(3) + 1)).chain([(10, 2)]).collect();
+        let found = training_targets(Targets::Every, &windows(&sliding));
+        let window =
+            |start, len, cuts: &[u32]| TrainingWindow { window: Window { user: 0, start, len }, cuts: cuts.to_vec() };
+        assert_eq!(
+            found,
+            [window(0, 4, &[2, 3, 4]), window(3, 4, &[2, 3, 4]), window(6, 4, &[2, 3, 4]), window(10, 2, &[2])]
+        );
+        assert_eq!(targets(&found), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
+    }
+
+    /// Of a sample of windows every item after a window's first is a target once, no other.
+    #[test]
+    fn every_target_of_any_windows_comes_once() {
+        use rand::Rng;
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        for _ in 0..500 {
+            let chosen: Vec<(u32, u32)> =
+                (0..rng.random_range(1..8)).map(|_| (rng.random_range(0..20), rng.random_range(2..7))).collect();
+            let found = training_targets(Targets::Every, &windows(&chosen));
+            let mut expected: Vec<u32> = chosen.iter().flat_map(|&(start, len)| start + 1..start + len).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            let mut targets = targets(&found);
+            targets.sort_unstable();
+            assert_eq!(targets, expected, "{chosen:?}");
+            assert!(
+                found.iter().all(|w| w.cuts.is_sorted() && w.cuts.iter().all(|cut| (2..=w.window.len).contains(cut)))
+            );
+        }
     }
 }

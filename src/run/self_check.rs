@@ -44,7 +44,7 @@ pub struct Check {
     pub max_difference: f64,
     /// The same as a share of the largest value that was expected.
     pub max_relative_difference: f64,
-    /// Of the relative difference.
+    /// The largest relative difference that passes.
     pub tolerance: f64,
     /// Whether it is within the tolerance.
     pub passed: bool,
@@ -80,7 +80,8 @@ impl Check {
 pub(crate) struct Numbers {
     /// Hidden states of the prompts' real tokens.
     hidden: Vec<f64>,
-    /// Of the masked softmax loss, by LoRA's A and B on every block's q_proj and v_proj.
+    /// Gradient of the masked softmax loss with respect to LoRA's A and B on every block's q_proj
+    /// and v_proj.
     gradient: Vec<f64>,
     /// Log-probability of every item after every prompt under both scorings, found by the cached
     /// search; NaN if it was not found.
@@ -101,7 +102,7 @@ impl Numbers {
     }
 }
 
-/// The model, on disk, and what it is asked.
+/// A small model on disk, and the prompts and items that it is tried with.
 pub(crate) struct SelfCheck {
     dir: tempfile::TempDir,
     config: DecoderConfig,
@@ -157,7 +158,7 @@ impl SelfCheck {
         let step = Step { batches, token_loss: Loss::Msl(Msl { temperature: 1.0 }), seed: SEED };
         let (grads, _) = train_step(std::slice::from_ref(&model), step)?;
         let mut gradient = Vec::new();
-        for linear in model.llm.layers.iter().flat_map(|layer| [&layer.q_proj, &layer.v_proj]) {
+        for linear in model.llm.layers.iter().flat_map(|layer| &layer.linears) {
             let Some(lora) = &linear.lora else { continue };
             for part in [&lora.a, &lora.b] {
                 let part = grads.get::<Concrete, 2>(part.id);
@@ -180,7 +181,7 @@ impl SelfCheck {
         let mut llm =
             Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+        for linear in llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
             let Some(lora) = &mut linear.lora else { continue };
             let shape = lora.b.dims();
             let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();

@@ -13,7 +13,7 @@ use super::dataset::training_windows;
 use super::inputs::RunInputs;
 use super::memory;
 use super::precision::check_precision;
-use crate::config::{RunConfig, TuneKind};
+use crate::config::{Objective, RunConfig, TuneKind};
 use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
 use crate::loss::{Ats, Loss, LossContext};
@@ -38,18 +38,18 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
-    /// Of a run that is only looked at.
+    /// Options of a run that is only looked at: it writes nothing.
     pub(crate) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
         Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
     }
 }
 
-/// First and last.
+/// The first and the last loss.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct FirstLast {
-    /// Of the run.
+    /// Loss of the run's first step.
     pub first: Option<f64>,
-    /// Of this call.
+    /// Loss of the last step of this call.
     pub last: Option<f64>,
 }
 
@@ -92,6 +92,9 @@ impl PreparedRun {
         }
         if options.max_steps != Some(0) {
             config.llm.check_trainable()?;
+        }
+        if let Some(note) = config.decode.note().filter(|_| config.objective() == Objective::Items) {
+            log(format_args!("note: {note}"));
         }
         let ranking = Rc::new(ranking);
         let data = match text_tasks {

@@ -32,11 +32,13 @@ impl BertTokenizer {
     /// Neither file is there, a damaged one, or one without `[CLS]` and `[SEP]`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let (json, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
+        let settings = Settings::read(dir)?;
         let (path, backend) = if json.exists() {
-            let backend = parse(&read(&json)?).context(json.display())?;
+            let text = settings.applied(read(&json)?).context(json.display())?;
+            let backend = parse(&text).context(json.display())?;
             (json, backend)
         } else if vocab.exists() {
-            let backend = from_vocabulary(&read(&vocab)?, lower_case(dir)?).context(vocab.display())?;
+            let backend = from_vocabulary(&read(&vocab)?, &settings).context(vocab.display())?;
             (vocab, backend)
         } else {
             return Err(Error::failed(format!("{}: holds neither tokenizer.json nor vocab.txt", dir.display())));
@@ -73,22 +75,59 @@ impl BertTokenizer {
     }
 }
 
-fn lower_case(dir: &Path) -> Result<bool> {
-    let path = dir.join("tokenizer_config.json");
-    if !path.exists() {
-        return Ok(true);
-    }
-    let document: Value = serde_json::from_str(&read(&path)?).context(path.display())?;
-    Ok(document.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true))
+/// What `tokenizer_config.json` says about a text's characters; `None` where it says nothing.
+#[derive(Default)]
+struct Settings {
+    lower_case: Option<bool>,
+    strip_accents: Option<bool>,
+    splits_chinese: Option<bool>,
 }
 
-fn from_vocabulary(text: &str, lower_case: bool) -> Result<Backend> {
+impl Settings {
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer_config.json");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let document: Value = serde_json::from_str(&read(&path)?).context(path.display())?;
+        let flag = |key: &str| document.get(key).and_then(Value::as_bool);
+        Ok(Self {
+            lower_case: flag("do_lower_case"),
+            strip_accents: flag("strip_accents"),
+            splits_chinese: flag("tokenize_chinese_chars"),
+        })
+    }
+
+    /// Sets them in a `tokenizer.json` with BERT's normalizer, as transformers does.
+    fn applied(&self, json: String) -> Result<String> {
+        let mut document: Value = serde_json::from_str(&json).context("not a tokenizer")?;
+        let Some(normalizer) = document.get_mut("normalizer") else { return Ok(json) };
+        if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {
+            return Ok(json);
+        }
+        let before = normalizer.clone();
+        for (key, value) in [
+            ("lowercase", self.lower_case),
+            ("strip_accents", self.strip_accents),
+            ("handle_chinese_chars", self.splits_chinese),
+        ] {
+            if let Some(value) = value {
+                normalizer[key] = Value::Bool(value);
+            }
+        }
+        Ok(if *normalizer == before { json } else { document.to_string() })
+    }
+}
+
+fn from_vocabulary(text: &str, settings: &Settings) -> Result<Backend> {
     let vocabulary = WordPiece::read_bytes(text.as_bytes()).context("not a vocabulary")?;
     let special: Vec<AddedToken> =
         SPECIAL.iter().filter(|s| vocabulary.contains_key(**s)).map(|s| AddedToken::from(*s, true)).collect();
     let model = WordPiece::builder().vocab(vocabulary).build().context("not a vocabulary")?;
+    let (chinese, lower_case) = (settings.splits_chinese.unwrap_or(true), settings.lower_case.unwrap_or(true));
+    let normalizer = BertNormalizer::new(true, chinese, settings.strip_accents, lower_case);
     let mut backend = Backend::new(model);
-    backend.with_normalizer(Some(BertNormalizer::new(true, true, None, lower_case))).context("not a vocabulary")?;
+    backend.with_normalizer(Some(normalizer)).context("not a vocabulary")?;
     backend.with_pre_tokenizer(Some(BertPreTokenizer));
     backend.add_special_tokens(special).context("not a vocabulary")?;
     Ok(backend)

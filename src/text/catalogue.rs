@@ -6,7 +6,7 @@ use crate::{Context, Error, Result};
 /// Every item's target `"title"<EOS>` as tokens, tokenised alone (never together with a prompt),
 /// and their trie.
 ///
-/// Source: MSL's released code. The quotes make no title the beginning of another; the EOS token is
+/// Source: MSL's released code. With the quotes no title is a prefix of another; the EOS token is
 /// the last level of the trie.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
@@ -22,8 +22,8 @@ impl Catalogue {
         format!("\"{title}\"")
     }
 
-    /// Tokenises `titles`, one for each item, in their order. The text of a special token in a title
-    /// is plain text.
+    /// Tokenises `titles`, one for each item, in their order. The text of a special token in a
+    /// title is plain text.
     ///
     /// # Errors
     /// An empty catalogue; a title that cannot be tokenised, or whose tokens hold EOS (of a

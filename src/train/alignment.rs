@@ -6,7 +6,7 @@ use burn::tensor::TensorData;
 use crate::Result;
 use crate::batch::TextBatch;
 use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_similarity, smoothed_cross_entropy};
-use crate::model::{Aligner, Mask};
+use crate::model::{Aligner, QFormerMask};
 use crate::tensor::to_vec;
 
 /// Weights of the losses of items and texts; one of 0 is not computed.
@@ -43,7 +43,7 @@ pub fn item_text_losses<B: Backend>(
 ) -> Result<Vec<WeightedLoss<B>>> {
     let mut losses = Vec::new();
     if weights.contrastive > 0.0 || weights.matching > 0.0 {
-        let (queries, words) = aligner.qformer.forward(vectors.clone(), text, Mask::Unimodal);
+        let (queries, words) = aligner.qformer.forward(vectors.clone(), text, QFormerMask::Unimodal);
         let similarity = query_text_similarity(aligner.query_features(queries), aligner.text_features(words));
         let similarity = Aligner::over_temperature(similarity, &aligner.temperature);
         if weights.matching > 0.0 {
@@ -75,7 +75,7 @@ fn matching_loss<B: Backend>(
     let other_items = vectors.clone().select(0, items);
     let vectors = Tensor::cat(vec![vectors.clone(), other_items, vectors], 0);
     let text = text.select((0..n).chain(0..n).chain(negatives.texts.iter().copied()));
-    let (queries, _) = aligner.qformer.forward(vectors, &text, Mask::Bidirectional);
+    let (queries, _) = aligner.qformer.forward(vectors, &text, QFormerMask::Bidirectional);
     let labels: Vec<usize> = (0..3 * n).map(|row| usize::from(row < n)).collect();
     smoothed_cross_entropy(aligner.match_logits(queries), &labels, 0.0)
 }
@@ -89,7 +89,7 @@ fn generation_loss<B: Backend>(
     smoothing: f64,
 ) -> Tensor<B, 1> {
     let text = text.with_first_token(aligner.qformer.config().dec());
-    let (_, words) = aligner.qformer.forward(vectors, &text, Mask::Causal);
+    let (_, words) = aligner.qformer.forward(vectors, &text, QFormerMask::Causal);
     let [n, seq, width] = words.dims();
     let indices = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
     let before: Vec<i32> = indices().map(|index| index as i32).collect();

@@ -1,7 +1,7 @@
-//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, temperature,
-//! place in the run.
+//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, the loss's state
+//! and the progress of the run.
 //!
-//! A checkpoint is a directory `step-<n>`, written beside its place, synced and renamed, so it is
+//! A checkpoint is a directory `step-<n>`, written under another name, synced and renamed, so it is
 //! whole or absent. The order of the windows and dropout's masks are functions of the seed and the
 //! step, so there is no generator state to keep.
 
@@ -19,15 +19,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::AdamW;
-use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
+use crate::config::{LlmConfig, LoraConfig, TuneKind};
 use crate::core::files::{sha256, write_atomic, write_atomic_with};
 use crate::core::panic::DeviceGuard;
 use crate::loss::LossState;
-use crate::model::{Decoder, ItemLanguageModel, export_merged, load_adapter, save_adapter, save_module};
+use crate::model::{
+    Decoder, ItemLanguageModel, export_merged, load_adapter, read_adapter_config, save_adapter, save_module,
+};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Where a run is, and what it has found so far.
+/// Progress of a run, and what it has found so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress<S> {
     /// Optimiser steps done.
@@ -75,8 +77,8 @@ pub struct Best<S> {
     pub score: S,
 }
 
-/// What trains, and so what a checkpoint holds: of the LLM this; beside it the encoder of items and
-/// users, if there is one, in [`ENCODER`].
+/// What trains of the LLM, and so what a checkpoint holds of it. Beside it stands the encoder of
+/// items and users, if there is one, in the file [`ENCODER`].
 #[derive(Debug, Clone)]
 pub enum Trained {
     /// Nothing.
@@ -101,7 +103,7 @@ impl Trained {
         }
     }
 
-    /// Writes it to `dir`.
+    /// Writes what trains to `dir`.
     pub fn save<B: Backend>(&self, dir: &Path, model: &ItemLanguageModel<B>) -> Result<()> {
         match self {
             Self::Encoder => {}
@@ -117,7 +119,7 @@ impl Trained {
         }
     }
 
-    /// Reads it from `dir` into a model of the same shape.
+    /// Reads what trains from `dir` into a model of the same shape.
     pub fn load<B: Backend>(
         &self,
         dir: &Path,
@@ -132,24 +134,43 @@ impl Trained {
         Ok(ItemLanguageModel::new(llm, entities))
     }
 
-    /// Reads the LLM's part alone.
+    /// Reads the part of the LLM.
     pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
         match self {
             Self::Encoder => Ok(llm),
-            Self::Adapter(..) => load_adapter(dir, llm, device),
+            Self::Adapter(config, _) => {
+                check_adapter(dir, config)?;
+                load_adapter(dir, llm, device)
+            }
             Self::Weights(_) => {
                 let opened = crate::model::open_llm(dir)?;
                 let tune = match llm.embed_tokens.val().is_require_grad() {
                     true => crate::model::Tune::Full,
                     false => crate::model::Tune::Frozen,
                 };
-                let precision = llm.layers.first().map_or(Precision::F32, |layer| layer.q_proj.precision);
-                // Before the one that takes its place is read.
+                let precision = llm.precision();
+                // Free its memory before the new one is read.
                 drop(llm);
                 Decoder::load(&opened.config, opened.weights, tune, precision, device)
             }
         }
     }
+}
+
+/// Checks that the adapter in `dir` was trained with the sizes of `llm.lora`: another alpha would
+/// scale it, without a word.
+fn check_adapter(dir: &Path, config: &LoraConfig) -> Result<()> {
+    let found = read_adapter_config(dir)?;
+    for (key, trained, given) in [("rank", found.rank as f64, config.rank as f64), ("alpha", found.alpha, config.alpha)]
+    {
+        if trained != given {
+            return Err(Error::failed(format!(
+                "{}: the adapter was trained with llm.lora.{key} = {trained}, but the run file says {given}",
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 const OPTIMIZER: &str = "optimizer.bin";
@@ -167,15 +188,15 @@ struct State<P> {
     progress: P,
 }
 
-/// What of any run's progress decides which checkpoints stay.
+/// The part of any run's progress that decides which checkpoints stay.
 #[derive(Deserialize)]
-struct Kept {
+struct AnyProgress {
     step: usize,
-    best: Option<KeptBest>,
+    best: Option<AnyBest>,
 }
 
 #[derive(Deserialize)]
-struct KeptBest {
+struct AnyBest {
     step: usize,
 }
 
@@ -186,16 +207,16 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Of the run in `run_dir`.
+    /// Opens the checkpoints of the run in `run_dir`.
     pub fn open(run_dir: &Path) -> Result<Self> {
         let dir = run_dir.join("checkpoints");
         fs::create_dir_all(&dir).context(dir.display())?;
         Ok(Self { dir })
     }
 
-    /// As [`Checkpoints::open`], without what a killed process left half-written or half-removed,
-    /// and with what it was about to replace. Only for the process that trains the run: another's
-    /// checkpoint in the making looks the same.
+    /// Opens them, removes what a killed process left half-written or half-removed, and restores
+    /// what it was about to replace. Only for the process that trains the run: a checkpoint that
+    /// another process is writing looks the same.
     pub fn recovered(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;
@@ -206,9 +227,10 @@ impl Checkpoints {
         for entry in fs::read_dir(&self.dir).context(self.dir.display())?.flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
-            let replaced = name.strip_prefix(REPLACED).and_then(|step| step.parse().ok()).map(|step| self.place(step));
-            match replaced.filter(|place| !place.exists()) {
-                Some(place) => fs::rename(&path, place).context(path.display())?,
+            let replaced =
+                name.strip_prefix(REPLACED).and_then(|step| step.parse().ok()).map(|step| self.step_dir(step));
+            match replaced.filter(|dir| !dir.exists()) {
+                Some(dir) => fs::rename(&path, dir).context(path.display())?,
                 None if [WRITING, REPLACED, REMOVED].iter().any(|prefix| name.starts_with(prefix)) => {
                     fs::remove_dir_all(&path).context(path.display())?
                 }
@@ -218,11 +240,11 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn place(&self, step: usize) -> PathBuf {
+    fn step_dir(&self, step: usize) -> PathBuf {
         self.dir.join(format!("step-{step:08}"))
     }
 
-    /// All steps with a checkpoint, ascending.
+    /// Returns all steps with a checkpoint, ascending.
     fn steps(&self) -> Result<Vec<usize>> {
         let entries = fs::read_dir(&self.dir).context(self.dir.display())?.flatten();
         let mut steps: Vec<usize> =
@@ -267,44 +289,44 @@ impl Checkpoints {
             )));
         }
 
-        let place = self.place(step);
+        let dir = self.step_dir(step);
         let replaced = self.dir.join(format!("{REPLACED}{step}"));
-        if place.exists() {
-            fs::rename(&place, &replaced).context(place.display())?;
+        if dir.exists() {
+            fs::rename(&dir, &replaced).context(dir.display())?;
         }
         let written = temporary.keep();
-        fs::rename(&written, &place).context(place.display())?;
+        fs::rename(&written, &dir).context(dir.display())?;
         File::open(&self.dir).and_then(|d| d.sync_all()).context(self.dir.display())?;
         let _ = fs::remove_dir_all(replaced);
 
         let steps = self.steps()?;
         let newest = steps.iter().rev().take(2);
         let best: Vec<usize> = newest
-            .filter_map(|&step| read_state::<Kept>(&self.place(step)).ok()?.progress.best)
+            .filter_map(|&step| read_state::<AnyProgress>(&self.step_dir(step)).ok()?.progress.best)
             .map(|best| best.step)
             .collect();
         for &step in steps.iter().rev().skip(2).filter(|step| !best.contains(step)) {
             // Renamed first, so that no half-removed one is ever taken for a checkpoint.
-            let (place, removed) = (self.place(step), self.dir.join(format!("{REMOVED}{step}")));
-            fs::rename(&place, &removed).context(place.display())?;
+            let (dir, removed) = (self.step_dir(step), self.dir.join(format!("{REMOVED}{step}")));
+            fs::rename(&dir, &removed).context(dir.display())?;
             fs::remove_dir_all(&removed).context(removed.display())?;
         }
         Ok(())
     }
 
-    /// The newest checkpoint: its directory and place in the run.
+    /// Returns the newest checkpoint: its directory and the run's progress.
     pub fn latest<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
-        let dir = self.place(step);
+        let dir = self.step_dir(step);
         let state = read_state::<P>(&dir)?;
         Ok(Some((dir, state.progress)))
     }
 
-    /// The directory to rank with: the best validated step's, else the newest.
+    /// Returns the directory to rank with, and its step: the best validated one, else the newest.
     pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
-        let Some((latest, progress)) = self.latest::<Kept>()? else { return Ok(None) };
+        let Some((latest, progress)) = self.latest::<AnyProgress>()? else { return Ok(None) };
         Ok(Some(match progress.best {
-            Some(best) if self.place(best.step).exists() => (self.place(best.step), best.step),
+            Some(best) if self.step_dir(best.step).exists() => (self.step_dir(best.step), best.step),
             _ => (latest, progress.step),
         }))
     }
@@ -317,7 +339,7 @@ impl Checkpoints {
     ) -> Result<AdamW<M, B>> {
         let path = dir.join(OPTIMIZER);
         let bytes = fs::read(&path).context(path.display())?;
-        if sha256(&bytes) != read_state::<Kept>(dir)?.optimizer_sha256 {
+        if sha256(&bytes) != read_state::<AnyProgress>(dir)?.optimizer_sha256 {
             return Err(Error::failed(format!(
                 "{}: damaged; delete this checkpoint to resume from the one before",
                 path.display()

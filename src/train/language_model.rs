@@ -38,13 +38,13 @@ pub struct Run<B: AutodiffBackend> {
     pub optimizer: AdamW<ItemLanguageModel<B>, B>,
     /// What is minimised; its state is restored from `progress`.
     pub token_loss: Loss,
-    /// Where to go on from.
+    /// Progress to resume from.
     pub progress: Progress<ValidationScore>,
     /// Hyper-parameters.
     pub config: TrainConfig,
     /// Seed of dropout.
     pub seed: u64,
-    /// What is trained on.
+    /// Samples to train on.
     pub train: Samples,
     /// What the validation loss after each epoch is computed on. Nothing validates where it is
     /// empty.
@@ -57,7 +57,7 @@ pub struct Run<B: AutodiffBackend> {
     pub trained: Trained,
     /// The run directory.
     pub dir: PathBuf,
-    /// What is shown.
+    /// Display of the run.
     pub ui: Ui,
     /// Stop after this many optimiser steps of the run.
     pub max_steps: Option<usize>,

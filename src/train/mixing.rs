@@ -1,16 +1,16 @@
-//! The order of several tasks' rows in an epoch.
+//! The order in which the rows of several text tasks come in an epoch.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// An epoch over tasks of these `sizes`, as (task, row of the task), shuffled.
+/// Returns an epoch over tasks of these `sizes`: pairs of a task and a row of it, shuffled.
 ///
 /// T5's temperature-scaled mixing (arXiv 1910.10683, section 3.5.2): a task's share is proportional
 /// to sizeᵅ. With `alpha` 1 tasks count by their rows, and every epoch has every row once; with 0
 /// all tasks count the same; T5's temperature is 1/`alpha`. Unlike T5's, sizes are not capped
-/// first, and shares are not drawn but met to a row, by the largest remainders, in an epoch of as
-/// many rows as the tasks have together.
+/// first, and shares are not drawn: each task has its share to a row, by the largest remainders, of an
+/// epoch of as many rows as the tasks have together.
 ///
 /// A task's rows come in passes, each in its own random order; an epoch goes on where the last one
 /// stopped, so no row comes twice before all have come once. A function of its arguments alone:
@@ -37,7 +37,7 @@ pub fn mix(sizes: &[usize], alpha: f64, seed: u64, epoch: usize) -> Vec<(usize, 
     rows
 }
 
-/// Each task's rows in an epoch; their sum is that of the sizes.
+/// Returns how many rows each task has in an epoch; their sum is that of the sizes.
 fn quotas(sizes: &[usize], alpha: f64) -> Vec<usize> {
     let (total, largest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().max().unwrap_or(0));
     // Over the largest, so that no power overflows.

@@ -1,4 +1,4 @@
-//! What a run trains on: samples by number, made when a step needs them.
+//! What a run trains on: samples by index, laid out when a step needs them.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -6,20 +6,22 @@ use rand::seq::SliceRandom;
 use crate::Result;
 use crate::batch::Example;
 
-/// Samples of a run. Both functions must depend on their argument alone: a resumed run asks again.
+/// The samples of a run. Both functions must depend on their argument alone: a resumed run calls
+/// them again.
 pub struct Samples {
-    /// Optimiser steps of every epoch.
+    /// Number of optimiser steps of every epoch.
     pub steps_per_epoch: usize,
     /// The samples of each optimiser step of an epoch (from 0), `steps_per_epoch` lists.
     pub epoch: Box<dyn Fn(usize) -> Vec<Vec<usize>>>,
-    /// What the model reads and predicts of a sample: examples whose prompts begin alike run as one
-    /// tree.
+    /// Returns what the model reads and predicts of a sample. Examples whose prompts begin with the
+    /// same tokens run as one tree.
     pub examples: Box<dyn Fn(usize) -> Result<Vec<Example>>>,
 }
 
 impl Samples {
-    /// `count` samples, `batch_size` an optimiser step, in a new seeded order each epoch or always
-    /// in theirs.
+    /// Makes an epoch of `count` samples, `batch_size` an optimiser step.
+    ///
+    /// * `shuffle`: a new seeded order each epoch, in place of their own.
     pub fn new(
         count: usize,
         batch_size: usize,

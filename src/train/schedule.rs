@@ -14,7 +14,7 @@ pub struct LinearSchedule {
 }
 
 impl LinearSchedule {
-    /// The learning rate of step `step`.
+    /// Returns the learning rate of step `step`, from 0.
     pub fn at(&self, step: usize) -> f64 {
         let factor = if step < self.warmup {
             step as f64 / self.warmup as f64
@@ -33,9 +33,9 @@ impl LinearSchedule {
 pub struct CosineSchedule {
     /// The learning rate after warm-up.
     pub peak: f64,
-    /// At the end.
+    /// The learning rate at the end.
     pub floor: f64,
-    /// Of the first step of a warm-up.
+    /// The learning rate of the first step of a warm-up.
     pub start: f64,
     /// Steps of warm-up.
     pub warmup: usize,
@@ -44,7 +44,7 @@ pub struct CosineSchedule {
 }
 
 impl CosineSchedule {
-    /// The learning rate of step `step`, from 0.
+    /// Returns the learning rate of step `step`, from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.start + (self.peak - self.start) * step as f64 / self.warmup as f64;

@@ -15,7 +15,9 @@ use crate::Result;
 use crate::batch::Batch;
 use crate::core::profiler;
 use crate::core::profiler::{Part, Pass};
-use crate::loss::{LinearLoss, Loss, TokenLoss, add_logit_bias, linear_token_loss, linear_token_loss_value};
+use crate::loss::{
+    LinearLoss, Loss, OutputHead, TokenLoss, add_logit_bias, linear_token_loss, linear_token_loss_value,
+};
 use crate::model::{ItemLanguageModel, SharedPrefix};
 use crate::tensor::{AUTODIFF, scalar, to_vec};
 
@@ -50,7 +52,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// `[predictions, columns]`: the columns are those of [`Batch::candidate_ids`].
     pub fn batch_logits(&self, batch: &Batch) -> Tensor<B, 2> {
         let hidden = self.predicting(self.forward_trees(&batch.token_trees), batch);
-        add_logit_bias(hidden.matmul(self.batch_head(batch).transpose()), &batch.predictions)
+        add_logit_bias(self.batch_head(batch).logits(hidden), &batch.predictions)
     }
 
     /// Selects, of the states of a batch's nodes (`[nodes, hidden]`), those that it predicts from:
@@ -61,12 +63,13 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Selects the rows of the output projection that a batch scores: `[columns, hidden]`.
-    fn batch_head(&self, batch: &Batch) -> Tensor<B, 2> {
+    fn batch_head(&self, batch: &Batch) -> OutputHead<B> {
         let head = self.llm.head();
-        match &batch.candidate_ids {
+        let weight = match &batch.candidate_ids {
             None => head,
             Some(ids) => head.select(0, self.indices(ids.iter().map(|&id| id as i32).collect())),
-        }
+        };
+        OutputHead { weight, soft_cap: self.llm.logit_soft_cap() }
     }
 
     fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
@@ -143,7 +146,8 @@ impl<'a, B: AutodiffBackend> DeviceShard<'a, B> {
         let (nodes, backward) = with_prefix.train_trees(&batch.token_trees, seed);
         let (hidden, head) = (model.predicting(nodes, batch), model.batch_head(batch));
         if observe {
-            let logits = hidden.clone().inner().matmul(head.clone().inner().transpose());
+            let head = OutputHead { weight: head.weight.clone().inner(), soft_cap: head.soft_cap };
+            let logits = head.logits(hidden.clone().inner());
             loss.observe(&to_vec(add_logit_bias(logits, &batch.predictions), "logits")?, batch);
             loss.update();
         }

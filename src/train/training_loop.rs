@@ -102,7 +102,7 @@ pub struct StepReport {
     pub logged: Vec<(&'static str, Value)>,
 }
 
-/// How a run is to go.
+/// Options of a run.
 pub struct LoopOptions {
     /// The run directory.
     pub dir: PathBuf,
@@ -112,7 +112,7 @@ pub struct LoopOptions {
     pub checkpoint_steps: Option<usize>,
     /// Stop after this many optimiser steps of the run.
     pub max_steps: Option<usize>,
-    /// What is shown.
+    /// Display of the run.
     pub ui: Ui,
     /// Stops the run after the current step.
     pub interrupter: Interrupter,
@@ -121,7 +121,7 @@ pub struct LoopOptions {
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Outcome<S> {
-    /// Where it is.
+    /// Progress at the end.
     pub progress: Progress<S>,
     /// The loss of the last step of this call.
     pub last_loss: Option<f64>,
@@ -248,7 +248,7 @@ impl<T: Task> Loop<'_, T> {
         Ok(())
     }
 
-    /// Whether the epoch has come to its end; otherwise it was interrupted.
+    /// Validates; returns false if the user interrupted it.
     fn validate(&mut self) -> Result<bool> {
         let (epoch, step) = (self.outcome.progress.epoch + 1, self.outcome.progress.step);
         let score = match self.task.validate(epoch, step)? {

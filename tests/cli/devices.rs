@@ -4,7 +4,7 @@
 use burn::DispatchDevice;
 use itemlm::config::DecodeConfig;
 use itemlm::data::Split;
-use itemlm::run::open_run;
+use itemlm::run::Session;
 use itemlm::run::rank_windows;
 
 use crate::lab::Lab;
@@ -35,14 +35,14 @@ fn two_devices_rank_as_one() {
         "train run.toml --out run --ui none --max-steps 5 --set data.corpus={corpus} --set llm.path={llm} {prior}"
     ));
     for [first, second] in pairs() {
-        let run = open_run(&lab.path("run"), &first).unwrap();
-        assert!(run.ranking.prior.is_some());
-        let windows: Vec<_> = (0..).zip(run.ranking.corpus.windows(Split::Test).iter().copied()).collect();
+        let run = Session::open(&lab.path("run"), &first).unwrap();
+        assert!(run.context.prior.is_some());
+        let windows: Vec<_> = (0..).zip(run.context.corpus.windows(Split::Test).iter().copied()).collect();
         // So many beams that the users are several batches.
         let decode = DecodeConfig { beams: 20, ..run.config.decode.clone() };
         let rank = |models: &[_], stop_at: usize| {
             let mut go_on = |done: usize, total: usize| done < stop_at || done == total;
-            rank_windows(models, &run.ranking, Split::Test, &windows, &decode, &mut go_on).unwrap()
+            rank_windows(models, &run.context, Split::Test, &windows, &decode, &mut go_on).unwrap()
         };
         let one = rank(std::slice::from_ref(&run.model), usize::MAX).unwrap();
         let two = rank(&[run.model.clone(), run.model.clone_to_device(&second)], usize::MAX).unwrap();

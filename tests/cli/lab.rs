@@ -49,8 +49,13 @@ beams = 5
 "#;
 
 impl Lab {
+    /// A directory without anything.
+    pub fn empty() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), failures: RefCell::default() }
+    }
+
     pub fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap(), failures: RefCell::default() };
+        let lab = Self::empty();
         write_toy(&lab.path("toy"));
         write_llm(&lab.path("llm"), 3);
         lab.write("run.toml", RUN);

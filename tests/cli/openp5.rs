@@ -81,20 +81,20 @@ fn trains_resumes_ranks_and_recommends() {
     lab.same_run("run", "parts", "adapter/adapter_model.safetensors");
 
     let table = lab.json("evaluate run");
-    let asked = |row: &Value| format!("{} {}", row["task"].as_str().unwrap(), row["prompt"].as_str().unwrap());
+    let selected = |row: &Value| format!("{} {}", row["task"].as_str().unwrap(), row["prompt"].as_str().unwrap());
     let rows = table["tasks"].as_array().unwrap();
     let names = ["sequential seen:0", "sequential unseen", "straightforward seen:0", "straightforward unseen"];
-    assert_eq!(rows.iter().map(asked).collect::<Vec<_>>(), names);
-    assert_eq!((asked(&table), metrics(&table)), (names[0].to_string(), metrics(&rows[0])));
+    assert_eq!(rows.iter().map(selected).collect::<Vec<_>>(), names);
+    assert_eq!((selected(&table), metrics(&table)), (names[0].to_string(), metrics(&rows[0])));
     let written: Value = serde_json::from_slice(&lab.read("run/evaluation-test.json")).unwrap();
     assert_eq!(written, table);
     for row in rows {
         let (task, prompt) = (row["task"].as_str().unwrap(), row["prompt"].as_str().unwrap());
         let one = lab.json(&format!("evaluate run --task {task} --prompt {prompt}"));
-        assert_eq!((asked(&one), metrics(&one), one.get("tasks")), (asked(row), metrics(row), None));
+        assert_eq!((selected(&one), metrics(&one), one.get("tasks")), (selected(row), metrics(row), None));
     }
-    assert_eq!(asked(&lab.json("evaluate run --task straightforward --limit 2")), names[2]);
-    assert_eq!(asked(&lab.json("evaluate run --prompt seen:9 --split valid --limit 2")), "sequential seen:9");
+    assert_eq!(selected(&lab.json("evaluate run --task straightforward --limit 2")), names[2]);
+    assert_eq!(selected(&lab.json("evaluate run --prompt seen:9 --split valid --limit 2")), "sequential seen:9");
     let text = String::from_utf8(lab.ok("evaluate run --limit 2").stdout).unwrap();
     assert!(["sequential, seen:0", "straightforward, unseen"].iter().all(|name| text.contains(name)), "{text}");
 

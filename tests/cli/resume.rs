@@ -52,6 +52,13 @@ fn resumed_at_every_step() {
         lab.ok(&format!("{line} parts --resume --max-steps {step}"));
     }
     lab.same_run("whole", "parts", ADAPTER);
+    let optimizer = |run: &str| fs::read(lab.path(&format!("{run}/checkpoints/step-00000020/optimizer.bin"))).unwrap();
+    assert!(optimizer("whole") == optimizer("parts"), "equal runs write equal files");
+    // Another alpha would scale the adapter.
+    let run_file = String::from_utf8(lab.read("parts/run.toml")).unwrap();
+    let alpha = run_file.lines().find(|line| line.starts_with("alpha = ")).unwrap();
+    lab.write("parts/run.toml", run_file.replace(alpha, "alpha = 999.0"));
+    lab.refused("evaluate parts", 1, &["alpha", "999"]);
 }
 
 fn lines(lab: &Lab, run: &str) -> usize {

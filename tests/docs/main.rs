@@ -62,6 +62,16 @@ fn assert_current(page: &str, expected: &str) {
     );
 }
 
+/// Whatever the registry has, the guide describes.
+#[test]
+fn every_ranker_is_in_the_guide() {
+    let guide = read(Path::new("docs/guide/rankers-and-priors.md"));
+    for entry in itemlm::rankers::registry::REGISTRY {
+        let row = format!("| `{}` |", entry.name);
+        assert!(guide.contains(&row), "docs/guide/rankers-and-priors.md has no row for the ranker {}", entry.name);
+    }
+}
+
 /// The README is a first page, not a manual.
 #[test]
 fn the_readme_is_short() {

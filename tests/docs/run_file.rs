@@ -49,7 +49,7 @@ fn page() -> String {
     page
 }
 
-fn parts() -> [Part; 6] {
+fn parts() -> [Part; 7] {
     let run = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
     let align = "[data]\ncorpus = \"c\"\nvectors = \"v\"\n[qformer]\ntext = \"m\"\n";
     let run = RunConfig::parse(run, &[], "run.toml").unwrap().to_toml().unwrap();
@@ -73,6 +73,7 @@ fn parts() -> [Part; 6] {
             "The guide is [Data](../guide/data.md). Examples are in `configs/data`.",
             "PrepareConfig",
         ),
+        part("Titles: `itemlm baseline text --set KEY=VALUE`", "Also for `prior.settings`.", "TextConfig"),
         part("ALS: `itemlm cf als --set KEY=VALUE`", "Also for `itemlm baseline als`.", "AlsConfig"),
         part("BPR: `itemlm cf bpr --set KEY=VALUE`", "Also for `itemlm baseline bpr`.", "BprConfig"),
         part("SASRec: `itemlm cf sasrec --set KEY=VALUE`", "Also for `itemlm baseline sasrec`.", "SasRecConfig"),

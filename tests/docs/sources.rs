@@ -147,6 +147,7 @@ impl Sources {
         let simple = match kind.name.as_str() {
             "String" | "PathBuf" => "string",
             "bool" => "boolean",
+            "Table" | "BTreeMap" | "HashMap" => "table",
             "f32" | "f64" => "number",
             "u8" | "u16" | "u32" | "u64" | "usize" | "i32" | "i64" | "NonZeroUsize" => "integer",
             _ => "",

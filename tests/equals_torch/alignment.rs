@@ -4,7 +4,7 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::Optimizer;
 use itemlm::batch::TextBatch;
 use itemlm::loss::Negatives;
-use itemlm::model::{Aligner, Bert, BertConfig, Mask, QFormer, QFormerConfig, load_module, save_module};
+use itemlm::model::{Aligner, Bert, BertConfig, QFormer, QFormerConfig, QFormerMask, load_module, save_module};
 use itemlm::text::BertTokenizer;
 use itemlm::train::{CosineSchedule, ItemTextWeights, WeightDecay, WeightedLoss, item_text_losses, pair_loss};
 
@@ -151,9 +151,11 @@ fn qformer_outputs_under_the_three_masks() {
         let several = expected.tensor::<3>("several", &device);
         close("three vectors to read", &host(qformer.encode(several)), &expected.floats("encoded_several"));
         close("text alone", &real_rows(host(qformer.encode_text(&text)), &mask), &expected.floats("text"));
-        for (name, kind) in
-            [("unimodal", Mask::Unimodal), ("bidirectional", Mask::Bidirectional), ("causal", Mask::Causal)]
-        {
+        for (name, kind) in [
+            ("unimodal", QFormerMask::Unimodal),
+            ("bidirectional", QFormerMask::Bidirectional),
+            ("causal", QFormerMask::Causal),
+        ] {
             let (queries, words) = qformer.forward(vectors.clone(), &text, kind);
             close(name, &host(queries.clone()), &expected.floats(&format!("{name}.queries")));
             close(name, &real_rows(host(words), &mask), &expected.floats(&format!("{name}.text")));
@@ -295,7 +297,7 @@ fn phase_1_losses_and_gradients() {
         let n = text.lengths.len();
         let pairs = Tensor::cat(vec![vectors.clone(), vectors.clone().select(0, rows(&negatives.items)), vectors], 0);
         let text = text.select((0..n).chain(0..n).chain(negatives.texts.iter().copied()));
-        let logits = aligner.match_logits(aligner.qformer.forward(pairs, &text, Mask::Bidirectional).0);
+        let logits = aligner.match_logits(aligner.qformer.forward(pairs, &text, QFormerMask::Bidirectional).0);
         close("match logits", &host(logits), &expected.floats("match_logits"));
         for name in ["itc", "itg", "itm", "pair"] {
             // Each with a graph of its own.

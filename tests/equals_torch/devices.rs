@@ -208,9 +208,11 @@ fn a_copy_is_the_same_model() {
         for precision in [Precision::Bf16, Precision::F16] {
             if [&first, &second].iter().all(|device| Dispatch::supports_dtype(device, precision.dtype().into())) {
                 let llm = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &first);
-                let copy =
-                    ItemLanguageModel::from(llm.clone()).clone_to_device(&second).llm.layers[0].q_proj.weight.dense();
-                let weight = llm.layers[0].q_proj.weight.dense();
+                let copy = ItemLanguageModel::from(llm.clone()).clone_to_device(&second).llm.layers[0]
+                    .linear(Projection::Query)
+                    .weight
+                    .dense();
+                let weight = llm.layers[0].linear(Projection::Query).weight.dense();
                 assert_eq!((copy.dtype(), host(copy)), (weight.dtype(), host(weight)));
             }
         }
@@ -221,7 +223,7 @@ fn a_copy_is_the_same_model() {
             Decoder::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();
         let copy = ItemLanguageModel::from(llm.clone()).clone_to_device(&second);
         assert_eq!(copy.devices(), std::slice::from_ref(&second));
-        let numbers = |layer: &DecoderBlock<Dispatch>| host(layer.down_proj.weight.dense());
+        let numbers = |layer: &DecoderBlock<Dispatch>| host(layer.linear(Projection::Down).weight.dense());
         assert_eq!(numbers(&copy.llm.layers[0]), numbers(&llm.layers[0]));
     }
 }

@@ -187,7 +187,13 @@ fn the_encoder_trains_and_frozen_means_frozen() {
             let llm = |m: &ItemLanguageModel<Dispatch>| {
                 let layer = &m.llm.layers[0];
                 let head = m.llm.lm_head.as_ref().unwrap().weight.dense();
-                [m.llm.embed_tokens.val(), layer.q_proj.weight.dense(), layer.down_proj.weight.dense(), head].map(host)
+                [
+                    m.llm.embed_tokens.val(),
+                    layer.linear(Projection::Query).weight.dense(),
+                    layer.linear(Projection::Down).weight.dense(),
+                    head,
+                ]
+                .map(host)
             };
             assert_eq!(llm(&before), llm(&after), "frozen means frozen");
             let moved = |m: &ItemLanguageModel<Dispatch>| {

@@ -10,6 +10,7 @@ mod alignment;
 mod cf;
 mod devices;
 mod entities;
+mod families;
 mod losses;
 mod precision;
 mod search;
@@ -32,7 +33,8 @@ use itemlm::device::Training;
 use itemlm::kernels::MASKED;
 use itemlm::loss::{Ats, Bear, Lml, Loss, Msl, TokenLoss, cross_entropy, linear_token_loss};
 use itemlm::model::{
-    Decoder, DecoderConfig, ItemLanguageModel, Tune, load_adapter, open_weights, read_adapter_config, save_adapter,
+    Decoder, DecoderConfig, ItemLanguageModel, Projection, Tune, load_adapter, open_weights, read_adapter_config,
+    save_adapter,
 };
 use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Trie};
@@ -307,7 +309,9 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             close(name, &host(grad), &expected.floats(&format!("grad.{name}")));
         });
         for (l, layer) in model.layers.iter().enumerate() {
-            for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
+            for (projection, linear) in
+                [("q_proj", layer.linear(Projection::Query)), ("v_proj", layer.linear(Projection::Value))]
+            {
                 let name = expected.names().into_iter().find(|n| {
                     n.starts_with("merged.") && n.contains(&format!("layers.{l}.")) && n.contains(projection)
                 });
@@ -332,7 +336,9 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
 
 fn for_each_adapter<B: Backend>(model: &Decoder<B>, mut visit: impl FnMut(&str, &burn::module::Param<Tensor<B, 2>>)) {
     for (l, layer) in model.layers.iter().enumerate() {
-        for (projection, linear) in [("q_proj", &layer.q_proj), ("v_proj", &layer.v_proj)] {
+        for (projection, linear) in
+            [("q_proj", layer.linear(Projection::Query)), ("v_proj", layer.linear(Projection::Value))]
+        {
             let lora = linear.lora.as_ref().unwrap();
             for (matrix, param) in [("A", &lora.a), ("B", &lora.b)] {
                 visit(&format!("base_model.model.model.layers.{l}.self_attn.{projection}.lora_{matrix}.weight"), param);

@@ -25,7 +25,7 @@ fn half_precision_is_near_f32_and_leaves_f32_what_trains() {
                 continue;
             }
             let model = llama_in::<Dispatch>("llama-untied", Tune::Frozen, precision, &device);
-            for linear in [&model.layers[0].q_proj, &model.layers[1].down_proj] {
+            for linear in [model.layers[0].linear(Projection::Query), model.layers[1].linear(Projection::Down)] {
                 assert_eq!(FloatDType::from(linear.weight.dense().dtype()), precision.dtype());
             }
             for table in [model.embed_tokens.val(), model.head()] {
@@ -66,9 +66,9 @@ fn gradients_through_halves() {
             let weights = Tensor::from_data(TensorData::new(weights, states.dims()), &device);
             let found = (states * weights).sum().backward();
             let layer = &model.layers[0];
-            let trained = match &layer.v_proj.lora {
+            let trained = match &layer.linear(Projection::Value).lora {
                 Some(lora) => [lora.a.val(), lora.b.val()],
-                None => [layer.v_proj.weight.dense(), layer.down_proj.weight.dense()],
+                None => [layer.linear(Projection::Value).weight.dense(), layer.linear(Projection::Down).weight.dense()],
             };
             trained.map(|parameter| {
                 assert_eq!(parameter.dtype(), DType::F32);
@@ -121,9 +121,7 @@ fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
                 let mut model = Decoder::<Training>::load(&llm.config, llm.weights, tune, precision, &device).unwrap();
                 // Adapters start where they change nothing and so have no gradient but B's.
                 for layer in &mut model.layers {
-                    for lora in
-                        [&mut layer.q_proj, &mut layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_mut())
-                    {
+                    for lora in layer.linears.iter_mut().filter_map(|linear| linear.lora.as_mut()) {
                         lora.b = lora.b.clone().map(|b| Tensor::full(b.shape(), 0.05, &device).require_grad());
                     }
                 }
@@ -134,10 +132,13 @@ fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
                 let gradients = (output.hidden.clone() * 0.5).powi_scalar(3).sum().backward();
                 let mut numbers = vec![host(output.hidden)];
                 if precision == Precision::F32 {
-                    numbers.extend(model.layers.iter().map(|layer| host(layer.q_proj.merged())));
+                    numbers.extend(model.layers.iter().map(|layer| host(layer.linear(Projection::Query).merged())));
                 }
                 for layer in &model.layers {
-                    for lora in [&layer.q_proj, &layer.v_proj].into_iter().filter_map(|linear| linear.lora.as_ref()) {
+                    for lora in [layer.linear(Projection::Query), layer.linear(Projection::Value)]
+                        .into_iter()
+                        .filter_map(|linear| linear.lora.as_ref())
+                    {
                         numbers.extend([&lora.a, &lora.b].map(|matrix| host(matrix.val().grad(&gradients).unwrap())));
                     }
                 }

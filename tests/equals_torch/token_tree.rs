@@ -14,7 +14,7 @@ fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens)
     let config = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
     let mut llm: Decoder<Training> = llama("llama-untied", Tune::Lora(&config, 1), device);
     // B starts at zero, which would leave A without a gradient.
-    for linear in llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+    for linear in llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
         let lora = linear.lora.as_mut().unwrap();
         let shape = lora.b.dims();
         let values: Vec<f32> = (0..shape[0] * shape[1]).map(|n| (n as f32).sin() * 0.2).collect();
@@ -77,7 +77,7 @@ fn token_trees_equal_plain_sequences() {
             let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
             let mut examples: Vec<Example> = Vec::new();
             for n in 0..count {
-                // A common beginning, then a new prompt or a branch of the one before.
+                // A common prefix, then a new prompt or a branch of the one before.
                 let mut prompt = vec![5, 6, 7];
                 if n > 0 && rng.random_bool(0.6) {
                     let before = &examples[n - 1].prompt;
@@ -120,7 +120,7 @@ fn token_trees_equal_plain_sequences() {
                 (found, expected) => assert_eq!(found.is_some(), expected.is_some()),
             }
 
-            // The same in micro-batches below a chain that is run once, with the blocks' graphs
+            // The same in micro-batches after a prefix that is run once, with the blocks' graphs
             // kept and made again.
             drop(turn);
             let tokens = batch.target_tokens as f64;
@@ -169,7 +169,8 @@ fn full_tuning_of_tied_embeddings() {
         let of = |grads: &GradientsParams| {
             let (llm, layer) = (&model.llm, &model.llm.layers[0]);
             let id = |linear: &LoraLinear<Training>| list_param_ids(linear)[0];
-            let matrices = [llm.embed_tokens.id, id(&layer.v_proj), id(&layer.down_proj)];
+            let matrices =
+                [llm.embed_tokens.id, id(layer.linear(Projection::Value)), id(layer.linear(Projection::Down))];
             let mut found = matrices.map(|id| host(grads.get::<Dispatch, 2>(id).unwrap())).to_vec();
             found.push(host(grads.get::<Dispatch, 1>(llm.norm.gamma.id).unwrap()));
             found
@@ -209,7 +210,7 @@ fn checkpointed_blocks_drop_alike() {
     for device in devices() {
         let (mut model, numbers) = model(&device);
         model.gradient_checkpointing = true;
-        for linear in model.llm.layers.iter_mut().flat_map(|layer| [&mut layer.q_proj, &mut layer.v_proj]) {
+        for linear in model.llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
             linear.lora.as_mut().unwrap().dropout.prob = 0.5;
         }
         let samples = (0..3).map(|item| {

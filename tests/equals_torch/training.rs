@@ -37,8 +37,8 @@ fn four_steps_of_training_in_every_split() {
             for &micro in splits {
                 let mut llm: Decoder<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 for (l, layer) in llm.layers.iter_mut().enumerate() {
-                    for (projection, linear) in [("q_proj", &mut layer.q_proj), ("v_proj", &mut layer.v_proj)] {
-                        let lora = linear.lora.as_mut().unwrap();
+                    for (projection, role) in [("q_proj", Projection::Query), ("v_proj", Projection::Value)] {
+                        let lora = layer.linear_mut(role).lora.as_mut().unwrap();
                         for (matrix, param) in [("A", &mut lora.a), ("B", &mut lora.b)] {
                             let part = format!("layers.{l}.self_attn.{projection}.lora_{matrix}");
                             let name = start.names().into_iter().find(|n| n.contains(&part)).unwrap();
@@ -89,8 +89,8 @@ fn four_steps_of_training_in_every_split() {
                 let frozen: Decoder<Training> = llama("llama-tied", Tune::Lora(&config, 1), &device);
                 assert_eq!(host(model.llm.embed_tokens.val()), host(frozen.embed_tokens.val()), "frozen means frozen");
                 assert_eq!(
-                    host(model.llm.layers[0].k_proj.weight.dense()),
-                    host(frozen.layers[0].k_proj.weight.dense())
+                    host(model.llm.layers[0].linear(Projection::Key).weight.dense()),
+                    host(frozen.layers[0].linear(Projection::Key).weight.dense())
                 );
                 assert_eq!(model.num_params(), frozen.num_params());
             }

@@ -1,14 +1,12 @@
 """Writes tests/fixtures/gguf: a tiny Llama as GGUF with every supported tensor type, and what transformers and
-the gguf package read from it. Needs torch, transformers, gguf, tokenizers: python tests/reference/gguf_reference.py"""
+the gguf package read from it. Needs torch, transformers and gguf: python tests/reference/gguf_reference.py"""
 import json
 import os
-import tempfile
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFWriter, quants
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "gguf")
@@ -120,50 +118,6 @@ def tiny(folder):
     return {"tensors": tensors, "ids": ids, "eos": tokenizer.eos_token_id}
 
 
-def ids_by_transformers(texts, **keys):
-    with tempfile.TemporaryDirectory() as folder:
-        writer = GGUFWriter(os.path.join(folder, "t.gguf"), "llama")
-        header(writer, len(keys["tokens"]))
-        tokenizer_keys(writer, **keys)
-        close(writer)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="t.gguf")
-        return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-
-
-def sentencepiece():
-    pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
-    types = [2, 3, 3] + [6] * 256
-    seen = set()
-    for character in "▁abcde":
-        seen.add(character)
-    while len(seen) < 150:
-        seen.add("".join(random.choice(list("▁abcde"), random.integers(2, 6))))
-    learned = sorted(seen, key=lambda piece: (len(piece), piece))
-    scores = [0.0] * 259 + [float(round(s, 2)) for s in random.uniform(-9, -1, len(learned))]
-    tokens, types = pieces + learned, types + [1] * len(learned)
-    texts = ["".join(random.choice(list(" abcde"), 20)) for _ in range(20)] + ["</s>ab é!", "  x", ""]
-    keys = dict(model="llama", pre=None, tokens=tokens, types=types, scores=scores, eos=2)
-    return {**keys, "merges": None, "special": [2], "texts": texts, "ids": ids_by_transformers(texts, **keys, bos=2)}
-
-
-def byte_level(pre):
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    corpus = ["I'll buy 12 pens, don't you? We've 1234567 of them.", "THE PENS' caps\n\n  and café's naïve déjà-vu 2024"] * 9
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, special_tokens=["<|endoftext|>", "<|x|>"])
-    backend.train_from_iterator(corpus, trainer)
-    model = json.loads(backend.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].get) + ["<user>"]
-    types = [3, 3] + [1] * (len(tokens) - 3) + [4]
-    merges = [" ".join(pair) for pair in model["merges"]]
-    texts = corpus[:2] + ["12345678", " 12 I'LL", "a\r\n\r\n b   c", "漢字 1½ ٣٤٥٦", "<|x|>pens<user>", "", " ", '"pens, 12"']
-    keys = dict(model="gpt2", pre=pre, tokens=tokens, types=types, merges=merges, eos=0)
-    return {**keys, "scores": None, "special": [0], "texts": texts, "ids": ids_by_transformers(texts, **keys)}
-
-
 os.makedirs(OUT, exist_ok=True)
 with open(os.path.join(OUT, "tiny.json"), "w") as file:
     json.dump(tiny(OUT), file, indent=0)
-with open(os.path.join(OUT, "tokenizers.json"), "w") as file:
-    json.dump([sentencepiece(), byte_level("llama-bpe"), byte_level("smollm")], file, ensure_ascii=False)

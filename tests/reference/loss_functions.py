@@ -1,4 +1,6 @@
-"""LML, MSL, MSL+ATS and BEAR over dense logits with -inf masks, written from papers.md A1-A2 and E1.
+"""LML, MSL, MSL+ATS and BEAR over dense logits with -inf masks.
+
+Sources: arXiv 2504.04178 (MSL, ATS) and 2601.22925 v3 (BEAR), as their released codes compute them.
 
 logits [positions, vocabulary], labels [positions], masks [positions, vocabulary] (true: a child in the trie); one row a target token.
 """

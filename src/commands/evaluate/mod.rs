@@ -8,38 +8,38 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
-use crate::config::{DecodeConfig, Objective, PriorConfig, Scoring};
+use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
 use crate::device::BackendChoice;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
-use crate::run::dir::read_config;
+use crate::run::dir::{is_run, read_config};
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
-use crate::run::{ChosenPrior, OpenRun, TriedWeight, catch_out_of_memory, open_run};
+use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
 pub struct EvaluateOptions {
-    /// Which windows.
+    /// The split.
     pub split: Split,
-    /// In place of the run file's.
+    /// Number of beams in place of the run file's.
     pub beams: Option<usize>,
-    /// The first so many windows; of rows so many, the tasks taking turns.
+    /// Number of windows, the first of the split; of rows, the tasks taking turns. All by default.
     pub limit: Option<usize>,
-    /// In place of the run file's.
+    /// Scoring in place of the run file's; with it comes [`Scoring::length_penalty`].
     pub scoring: Option<Scoring>,
-    /// In place of the run file's.
+    /// Length penalty in place of the run file's.
     pub length_penalty: Option<f64>,
-    /// Of a run with tasks.
+    /// The prompt to rank with, of a run with prompt sets.
     pub choice: PromptSelection,
-    /// In place of the run's weight of the prior; of several, the one that ranks the validation
-    /// windows best becomes the run's.
+    /// Weights of the prior in place of the run's. The one that ranks the validation windows best
+    /// becomes the run's.
     pub prior_weights: Vec<f64>,
     /// For texts: a directory of a BERT that encodes sentences.
     pub sentence_encoder: Option<PathBuf>,
@@ -52,12 +52,12 @@ pub struct EvaluateOptions {
 /// What `evaluate --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
-    /// Which windows.
+    /// The split.
     pub split: Split,
     /// The task that ranked, of a run with tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// Its prompt.
+    /// The prompt of the set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptChoice>,
     /// The metrics of all, cold and warm targets.
@@ -74,6 +74,10 @@ pub struct Evaluation {
     pub beams: usize,
     /// Length penalty.
     pub length_penalty: f64,
+    /// Beam search that ranked.
+    pub search: SearchKind,
+    /// Whether items with a title of the history were left out.
+    pub exclude_history: bool,
     /// The prior that ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
@@ -82,7 +86,7 @@ pub struct Evaluation {
     pub tried: Vec<TriedWeight>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -91,7 +95,7 @@ pub struct Evaluation {
 pub struct TaskEvaluation {
     /// The task.
     pub task: String,
-    /// Its prompt.
+    /// The prompt of the set.
     pub prompt: PromptChoice,
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
@@ -111,12 +115,14 @@ pub enum EvaluateReport {
 /// Evaluates a trained run on a split, and writes what it found into the run directory.
 ///
 /// # Errors
-/// Options that are for the other objective than the run's; those of [`open_run`]; a split with
-/// nothing to evaluate.
+/// Options that are for the other objective than the run's; those of [`Session::open`]; a split
+/// with nothing to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
-    match read_config(dir)?.objective() {
-        Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
-        Objective::Items => {
+    // What is wrong with the backend is said before what is wrong with the directory.
+    let config = is_run(dir).then(|| read_config(dir)).transpose()?;
+    match config.as_ref().map(RunConfig::objective) {
+        Some(Objective::Texts(_)) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
+        _ => {
             let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
             let evaluation = catch_out_of_memory(&options.backend, then, || evaluate_items(dir, options))?;
             Ok(EvaluateReport::Items(Box::new(evaluation)))
@@ -132,37 +138,14 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
     let devices = verified_devices(&options.backend)?;
-    let mut run = open_run(dir, &devices[0])?;
+    let mut run = Session::open(dir, &devices[0])?;
     let asked = options.choice.all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
-    let mut decode = run.config.decode.clone();
-    decode.beams = options.beams.unwrap_or(decode.beams);
-    decode.scoring = options.scoring.unwrap_or(decode.scoring);
-    decode.length_penalty = options.length_penalty.unwrap_or(decode.length_penalty);
-    if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
-        return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
-    }
-
+    let decode = decode_config(&run.config.decode, options)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
-    let used = run.chosen.as_ref().filter(|_| options.prior_weights.is_empty());
-    if let Some(chosen) = used.filter(|chosen| chosen.asked != first) {
-        let (by, now) = (chosen.asked.as_deref().unwrap_or_default(), first.as_deref().unwrap_or_default());
-        log(format_args!("note: the prior's weight {} was chosen by {by}; this ranks by {now}", chosen.prior.weight));
-    }
-    if let Some(chosen) = used.filter(|chosen| chosen.decode != decode) {
-        let told = |decode: &DecodeConfig| {
-            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
-            format!("{scoring} scoring, {} beams and length penalty {}", decode.beams, decode.length_penalty)
-        };
-        log(format_args!(
-            "note: the prior's weight {} was chosen with {}; this ranks with {}",
-            chosen.prior.weight,
-            told(&chosen.decode),
-            told(&decode)
-        ));
-    }
+    note_prior_choice(&run, options, first.as_deref(), &decode);
 
-    let windows = run.ranking.corpus.windows(options.split);
+    let windows = run.context.corpus.windows(options.split);
     let limit = options.limit.unwrap_or(usize::MAX);
     let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
     if windows.is_empty() {
@@ -173,24 +156,27 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let copies = devices[1..].iter().map(|device| run.model.clone_to_device(device));
     let models: Vec<_> = std::iter::once(run.model.clone()).chain(copies).collect();
-    let rank = |run: &OpenRun, prompts: &WindowRanking| {
+    let rank = |run: &Session, prompts: &WindowRanking| {
         let progress = if options.progress { Progress::new("ranking", windows.len()) } else { Progress::hidden() };
         let mut go_on = |done, _| {
             progress.set(done);
             true
         };
-        let outcomes = prompts.rank(&run.ranking, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
+        let outcomes = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
         Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
     };
     let started = Instant::now();
     if let Some(first) = asked.first() {
-        run.ranking.prompt = first.template.clone();
+        run.context.prompt = first.template.clone();
     }
-    let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+    let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
+    if prompts.shortened > 0 {
+        log(format_args!("note: {} windows are shown without their oldest items, which do not fit", prompts.shortened));
+    }
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
     for &weight in &weights {
-        run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
         let (summary, outcomes) = rank(&run, &prompts)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         // Of equally good weights the first.
@@ -200,13 +186,13 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         tried.push(TriedWeight { weight, ndcg_at_10 });
     }
     let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
-    run.ranking.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
     let mut tasks = Vec::new();
     for SelectedPrompt { set: task, prompt, template } in &asked {
         let mut summary = summary.clone();
         if !tasks.is_empty() {
-            run.ranking.prompt = template.clone();
-            let prompts = WindowRanking::new(&models, &run.ranking, options.split, &windows).context(dir.display())?;
+            run.context.prompt = template.clone();
+            let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
             let (found, more) = rank(&run, &prompts)?;
             summary = found;
             outcomes.extend(more);
@@ -228,7 +214,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let split = options.split;
     let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
     let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
-    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.ranking.corpus)?;
+    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.context.corpus)?;
     let evaluation = Evaluation {
         split,
         task: asked.first().map(|first| first.set.clone()),
@@ -239,6 +225,8 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         scoring: decode.scoring,
         beams: decode.beams,
         length_penalty: decode.length_penalty,
+        search: decode.search,
+        exclude_history: decode.exclude_history,
         prior,
         tried,
         step: run.step,
@@ -249,10 +237,50 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     Ok(evaluation)
 }
 
-/// The weights of the prior to rank with, in order; one, of no effect, for a run without a prior.
-fn weights(run: &OpenRun, options: &EvaluateOptions) -> Result<Vec<f64>> {
+/// Returns the run file's settings with those of the command line in their place.
+fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<DecodeConfig> {
+    let mut decode = config.clone();
+    decode.beams = options.beams.unwrap_or(decode.beams);
+    if let Some(scoring) = options.scoring.filter(|&scoring| scoring != decode.scoring) {
+        decode.scoring = scoring;
+        decode.length_penalty = scoring.length_penalty();
+    }
+    decode.length_penalty = options.length_penalty.unwrap_or(decode.length_penalty);
+    if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
+        return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
+    }
+    if let Some(note) = decode.note() {
+        log(format_args!("note: {note}"));
+    }
+    Ok(decode)
+}
+
+/// Notes where the prior's weight was chosen in another way than it is used now.
+fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&str>, decode: &DecodeConfig) {
+    let Some(choice) = run.prior_choice.as_ref().filter(|_| options.prior_weights.is_empty()) else { return };
+    let weight = choice.prior.weight;
+    if choice.asked.as_deref() != prompt {
+        let (by, now) = (choice.asked.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
+        log(format_args!("note: the prior's weight {weight} was chosen by {by}; this ranks by {now}"));
+    }
+    if choice.decode != *decode {
+        let text = |decode: &DecodeConfig| {
+            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
+            let search = if decode.search == SearchKind::Trie { "" } else { ", transformers' search" };
+            let history = if decode.exclude_history { ", without the history's items" } else { "" };
+            let DecodeConfig { beams, length_penalty, .. } = decode;
+            format!("{scoring} scoring, {beams} beams and length penalty {length_penalty}{search}{history}")
+        };
+        let (by, now) = (text(&choice.decode), text(decode));
+        log(format_args!("note: the prior's weight {weight} was chosen with {by}; this ranks with {now}"));
+    }
+}
+
+/// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
+/// a prior.
+fn weights(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {
     let asked = &options.prior_weights;
-    match &run.ranking.prior {
+    match &run.context.prior {
         _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
             "--prior-weight: of {} weights the best is chosen, by --split valid alone, not {}",
             asked.len(),

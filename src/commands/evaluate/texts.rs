@@ -15,7 +15,7 @@ use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, p
 use crate::device::Concrete;
 use crate::evaluate::{TextOutcome, TextSummary, summarise_texts};
 use crate::model::SentenceEncoder;
-use crate::run::open_run;
+use crate::run::Session;
 use crate::run::text_tasks::TextTaskData;
 use crate::run::verified_devices::verified_device;
 use crate::{Context, Error, Result};
@@ -41,7 +41,7 @@ pub struct TextEvaluation {
     pub rows_per_second: f64,
     /// The optimiser step whose weights wrote.
     pub step: usize,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -60,7 +60,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
         )));
     }
     let device = verified_device(&options.backend)?;
-    let run = open_run(dir, &device)?;
+    let run = Session::open(dir, &device)?;
     let Some(tasks) = run.text_tasks else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
     };
@@ -81,7 +81,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
         return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
     }
 
-    let (ranking, started) = (&run.ranking, Instant::now());
+    let (ranking, started) = (&run.context, Instant::now());
     let progress = if options.progress { Progress::new("writing", rows.len()) } else { Progress::hidden() };
     let mut written: Vec<Written> = Vec::with_capacity(rows.len());
     for task in 0..tasks.tasks.len() {

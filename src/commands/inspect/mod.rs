@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::batch::{Batch, Candidates, Example};
+use crate::config::TooLong;
 use crate::data::{Corpus, Counts, Manifest, Split, Step, Window, WindowCounts};
 use crate::model::open_llm;
 use crate::run::inputs::open_prompt;
@@ -236,6 +237,8 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
             tokenizer: llm.tokenizer,
             catalogue,
             context,
+            history: None,
+            too_long: TooLong::Error,
             prior: None,
             entities: None,
             beside_text: true,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
+use super::ScoreScaling;
 use super::mask::AttentionMask;
 use super::product::{Matrix, Then, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
@@ -16,6 +17,7 @@ pub(crate) struct Attention {
     pub heads: usize,
     pub kv_heads: usize,
     pub dim: usize,
+    pub scaling: ScoreScaling,
     pub visible: AttentionMask,
     /// Whether all rows share some keys.
     pub shared: bool,
@@ -234,8 +236,8 @@ struct Block<'a> {
     span: Range<usize>,
     /// `[queries · group, head_dim]`.
     gathered: Vec<f32>,
-    /// Number of shared keys that are seen: all or none.
-    past: usize,
+    /// The shared keys that any of the queries sees.
+    past: Range<usize>,
     /// `[queries · group, past + span]`.
     scores: Vec<f32>,
 }
@@ -244,8 +246,12 @@ impl<'a> Block<'a> {
     fn new(tensors: &'a Tensors<'a>, row: usize, queries: Range<usize>) -> Self {
         let span = tensors.attention.visible.span(row, queries.clone());
         let lines = queries.len() * tensors.group();
-        let past = if span.is_empty() { 0 } else { tensors.past };
-        let scores = vec![0.0; lines * (past + span.len())];
+        let starts = queries.clone().map(|query| tensors.attention.visible.shared_start(row, query));
+        let past = match starts.min() {
+            Some(start) if !span.is_empty() => start.min(tensors.past)..tensors.past,
+            _ => 0..0,
+        };
+        let scores = vec![0.0; lines * (past.len() + span.len())];
         Self { tensors, row, queries, span, gathered: vec![0.0; lines * tensors.attention.dim], past, scores }
     }
 
@@ -255,17 +261,21 @@ impl<'a> Block<'a> {
 
     /// Returns the number of keys that the block meets.
     fn width(&self) -> usize {
-        self.past + self.span.len()
+        self.past.len() + self.span.len()
     }
 
     /// Returns the block's keys (`which` 0) or values (1), each part with its column among the
     /// scores.
     fn keys(&self, which: usize, kv: usize) -> impl Iterator<Item = (usize, Matrix<'a>)> {
-        let (tensors, row, past, span) = (self.tensors, self.row, self.past, self.span.clone());
+        let (tensors, row, past, span) = (self.tensors, self.row, self.past.clone(), self.span.clone());
         let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
-        let shared = tensors.shared.iter().filter_map(move |keys| keys.within(&(0..past), which, 0, head));
+        let before = past.len();
+        let shared = tensors
+            .shared
+            .iter()
+            .filter_map(move |keys| keys.within(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys)));
         let own = tensors.own.iter().filter_map(move |keys| {
-            keys.within(&span, which, row, head).map(|(first, keys)| (past + first - span.start, keys))
+            keys.within(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
         });
         shared.chain(own)
     }
@@ -302,11 +312,11 @@ impl<'a> Block<'a> {
 
     /// Adds `weightsᵀ · lines` to `[past; own]`.
     fn collect(&self, weights: &[f32], lines: &[f32], past_sum: &mut [f32], own_sum: &mut [f32]) {
-        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past);
+        let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past.len());
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
             let weights = Matrix::new(weights, self.lines(), past, width).transposed();
-            product(past_sum, dim, weights, lines, 1.0, Then::Add);
+            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, Then::Add);
         }
         if !self.span.is_empty() {
             let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transposed();
@@ -314,16 +324,34 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Returns the factor of the products of queries and keys.
+    fn scale(&self) -> f32 {
+        1.0 / (self.tensors.attention.scaling.query_scalar as f32).sqrt()
+    }
+
+    /// Returns the derivatives of the capped scores, of `masked_scores`, by the uncapped ones.
+    fn cap_slopes(&self) -> Option<Vec<f32>> {
+        let cap = self.tensors.attention.scaling.soft_cap? as f32;
+        let slope = |&score: &f32| if score.is_finite() { 1.0 - (score / cap) * (score / cap) } else { 0.0 };
+        Some(self.scores.iter().map(slope).collect())
+    }
+
     /// Computes the scores of the queries, -∞ for keys that they do not see.
     fn masked_scores(&mut self, kv: usize) {
         let (mut gathered, mut scores) = (std::mem::take(&mut self.gathered), std::mem::take(&mut self.scores));
         self.gather(self.tensors.q, kv, &mut gathered);
-        let scale = 1.0 / (self.tensors.attention.dim as f32).sqrt();
-        self.score(&gathered, 0, kv, scale, &mut scores);
-        let past = self.past;
+        self.score(&gathered, 0, kv, self.scale(), &mut scores);
+        if let Some(cap) = self.tensors.attention.scaling.soft_cap {
+            let cap = cap as f32;
+            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+        }
+        let past = self.past.len();
         for (line, scores) in scores.chunks_mut(self.width().max(1)).enumerate() {
             let query = self.queries.start + line / self.tensors.group();
-            let seen = &self.tensors.attention.visible.of(self.row, query)[self.span.clone()];
+            let visible = &self.tensors.attention.visible;
+            let hidden = visible.shared_start(self.row, query).saturating_sub(self.past.start).min(past);
+            scores[..hidden].fill(f32::NEG_INFINITY);
+            let seen = &visible.of(self.row, query)[self.span.clone()];
             wide(|| {
                 for (score, &seen) in scores[past..].iter_mut().zip(seen) {
                     *score = if seen { *score } else { f32::NEG_INFINITY };
@@ -365,7 +393,7 @@ impl<'a> Block<'a> {
     }
 
     /// With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P ∘ (dP −
-    /// Σ P ∘ dP)`, `dQ = dS K`, `dK = dSᵀ Q`.
+    /// Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ Q`.
     fn backward(&mut self, kv: usize, grads: &[f32], log_sums: &[f32], part: &mut Part) {
         if self.width() == 0 {
             return;
@@ -373,6 +401,7 @@ impl<'a> Block<'a> {
         self.masked_scores(kv);
         let (group, dim, heads) = (self.tensors.group(), self.tensors.attention.dim, self.tensors.attention.heads);
         let width = self.width();
+        let slopes = self.cap_slopes();
         let first = (self.row * self.tensors.seq + self.queries.start) * heads;
         for (line, scores) in self.scores.chunks_mut(width).enumerate() {
             let log_sum = log_sums[first + line / group * heads + kv * group + line % group];
@@ -383,12 +412,15 @@ impl<'a> Block<'a> {
         self.collect(&self.scores, &grad, &mut part.past_v, &mut part.v);
         let mut for_scores = vec![0.0; self.scores.len()];
         self.score(&grad, 1, kv, 1.0, &mut for_scores);
-        let scale = 1.0 / (dim as f32).sqrt();
+        let scale = self.scale();
         for (d, p) in for_scores.chunks_mut(width).zip(self.scores.chunks(width)) {
             wide(|| {
                 let mean = dot(d, p);
                 d.iter_mut().zip(p).for_each(|(d, p)| *d = scale * p * (*d - mean));
             });
+        }
+        if let Some(slopes) = slopes {
+            for_scores.iter_mut().zip(slopes).for_each(|(d, slope)| *d *= slope);
         }
         self.collect(&for_scores, &self.gathered, &mut part.past_k, &mut part.k);
         let lines = self.queries.start * group * dim..self.queries.end * group * dim;

@@ -12,7 +12,7 @@ use crate::kernels::cpu_op::{is_cpu, is_cpu_device};
 #[derive(Debug, Clone)]
 pub struct AttentionMask {
     /// Rows of the batch, or 1 where all rows have the same mask.
-    rows: usize,
+    pub(super) rows: usize,
     queries: usize,
     keys: usize,
     /// `[rows, queries, keys]`.
@@ -20,6 +20,9 @@ pub struct AttentionMask {
     /// `[rows, queries]`: the range from the first key that a query sees to the last; empty where
     /// it sees none.
     spans: Arc<[(usize, usize)]>,
+    /// `[rows, queries]`: the first shared key that a query sees, where a sliding window hides
+    /// earlier ones; `None` where every query sees all.
+    shared_starts: Option<Arc<[usize]>>,
 }
 
 impl AttentionMask {
@@ -34,7 +37,7 @@ impl AttentionMask {
             (query.iter().position(|&s| s).unwrap_or(0), end)
         };
         let spans = seen.chunks(keys.max(1)).map(span).collect();
-        Self { rows, queries, keys, seen: seen.into(), spans }
+        Self { rows, queries, keys, seen: seen.into(), spans, shared_starts: None }
     }
 
     /// Returns the causal mask: each of `seq` tokens sees itself and those before it.
@@ -62,6 +65,48 @@ impl AttentionMask {
             }
         }
         Self::new(rows.len(), seq, seq, seen)
+    }
+
+    /// Returns the mask of a sliding window: a query sees the keys at its own position and the
+    /// `window - 1` positions before it, among them the shared keys, which stand at positions 0, 1,
+    /// …
+    ///
+    /// * `queries`, `keys`: positions of each row's queries and own keys.
+    pub fn window(queries: &[Vec<u32>], keys: &[Vec<u32>], window: usize) -> Self {
+        let alike = |rows: &[Vec<u32>]| rows.iter().all(|row| *row == rows[0]);
+        let rows = if alike(queries) && alike(keys) { 1 } else { queries.len() };
+        let counts = (queries.first().map_or(0, Vec::len), keys.first().map_or(0, Vec::len));
+        let seen = (0..rows).flat_map(|row| {
+            let keys = &keys[row % keys.len()];
+            queries[row]
+                .iter()
+                .flat_map(move |&query| keys.iter().map(move |&key| key <= query && ((query - key) as usize) < window))
+        });
+        let starts = queries[..rows].iter().flatten().map(|&query| (query as usize + 1).saturating_sub(window));
+        let starts: Vec<usize> = starts.collect();
+        let mask = Self::new(rows, counts.0, counts.1, seen.collect());
+        Self { shared_starts: Some(starts.into()), ..mask }
+    }
+
+    /// Returns the mask of the keys that both masks let a query see.
+    ///
+    /// # Panics
+    /// If they are of other queries and keys.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let rows = self.rows.max(other.rows);
+        other.check(rows, self.queries, self.keys);
+        let pairs = (0..rows).flat_map(|row| (0..self.queries).map(move |query| (row, query)));
+        let both = |(row, query)| self.of(row, query).iter().zip(other.of(row, query)).map(|(a, b)| *a && *b);
+        let seen = pairs.clone().flat_map(both).collect();
+        let start = |(row, query)| self.shared_start(row, query).max(other.shared_start(row, query));
+        let starts: Vec<usize> = pairs.map(start).collect();
+        let shared_starts = (self.shared_starts.is_some() || other.shared_starts.is_some()).then(|| starts.into());
+        Self { shared_starts, ..Self::new(rows, self.queries, self.keys, seen) }
+    }
+
+    /// Returns the first shared key that query `query` of `row` sees.
+    pub(crate) fn shared_start(&self, row: usize, query: usize) -> usize {
+        self.shared_starts.as_ref().map_or(0, |starts| starts[self.at(row, query)])
     }
 
     /// Converts an additive mask, `[rows, 1, queries, past + keys]`, of 0 and [`MASKED`]. `None` if
@@ -130,14 +175,30 @@ impl<B: Backend> Mask<B> {
         }
     }
 
+    /// Returns the mask that sees what both see; `past` keys are shared by all rows.
+    pub fn and(&self, other: &AttentionMask, past: usize) -> Self {
+        match self {
+            Self::Visible(mask) => Self::Visible(mask.and(other)),
+            // Twice `MASKED` is the least finite number.
+            Self::Additive(mask) => {
+                let other = Self::Visible(other.clone()).additive(past, &mask.device());
+                Self::Additive(mask.clone() + other)
+            }
+        }
+    }
+
     /// Returns the additive mask, `[batch or 1, 1, seq, past + keys]`.
     pub(crate) fn additive(&self, past: usize, device: &B::Device) -> Tensor<B, 4> {
         match self {
             Self::Additive(mask) => mask.clone(),
-            Self::Visible(AttentionMask { rows, queries, keys, seen, .. }) => {
-                let values = seen.chunks((*keys).max(1)).flat_map(|query| {
-                    let own = query.iter().map(|&seen| if seen { 0.0 } else { MASKED });
-                    std::iter::repeat_n(0.0, past).chain(own)
+            Self::Visible(mask) => {
+                let AttentionMask { rows, queries, keys, .. } = mask;
+                let additive = |seen: bool| if seen { 0.0 } else { MASKED };
+                let pairs = (0..*rows).flat_map(|row| (0..*queries).map(move |query| (row, query)));
+                let values = pairs.flat_map(|(row, query)| {
+                    let start = mask.shared_start(row, query);
+                    let shared = (0..past).map(move |key| key >= start);
+                    shared.chain(mask.of(row, query).iter().copied()).map(additive)
                 });
                 Tensor::from_data(
                     TensorData::new(values.collect::<Vec<f32>>(), [*rows, 1, *queries, past + keys]),

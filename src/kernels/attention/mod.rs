@@ -69,8 +69,24 @@ fn joined<B: Backend>(blocks: Vec<Tensor<B, 4>>) -> Tensor<B, 4> {
     Tensor::cat(blocks.into_iter().map(|block| block.swap_dims(1, 2)).collect(), 1).swap_dims(1, 2)
 }
 
-/// Returns `softmax(q kᵀ / √head_dim) v` over the keys that each query sees, and the cache as it
-/// was given.
+/// How products of queries and keys become scores: `q·k / √query_scalar`, and with a soft cap c
+/// `c tanh(s / c)` of that (Gemma 2, arXiv 2408.00118, section 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoreScaling {
+    /// The head's dimension, or transformers' `query_pre_attn_scalar`.
+    pub query_scalar: f64,
+    /// Bound of the scores' absolute value.
+    pub soft_cap: Option<f64>,
+}
+
+impl ScoreScaling {
+    /// Returns `q·k / √head_dim`, uncapped.
+    pub fn of_head(head_dim: usize) -> Self {
+        Self { query_scalar: head_dim as f64, soft_cap: None }
+    }
+}
+
+/// Returns `softmax(scores) v` over the keys that each query sees, and the cache as it was given.
 ///
 /// * `mask`: which of the own keys each query sees.
 ///
@@ -85,15 +101,16 @@ pub fn attention<B: Backend>(
     q: Tensor<B, 4>,
     mut cache: LayerCache<B>,
     mask: &Mask<B>,
+    scaling: ScoreScaling,
 ) -> (Tensor<B, 4>, LayerCache<B>) {
     let [batch, heads, seq, dim] = q.dims();
     let visible = match mask {
         Mask::Visible(visible) if is_cpu(&q) => visible.clone(),
-        _ => return (plain(q, &cache, mask), cache),
+        _ => return (plain(q, &cache, mask, scaling), cache),
     };
     visible.check(batch, seq, cache.own_keys());
     let kv_heads = cache.own[0].0.dims()[1];
-    let operation = cpu::Attention { heads, kv_heads, dim, visible, shared: cache.shared.is_some() };
+    let operation = cpu::Attention { heads, kv_heads, dim, scaling, visible, shared: cache.shared.is_some() };
     let by_token = |tensor: Tensor<B, 4>| tensor.swap_dims(1, 2);
     if may_be_tracked::<B>() {
         cache.join(0);
@@ -119,13 +136,17 @@ pub fn attention<B: Backend>(
     (output.swap_dims(1, 2), LayerCache { shared, own })
 }
 
-fn plain<B: Backend>(q: Tensor<B, 4>, cache: &LayerCache<B>, mask: &Mask<B>) -> Tensor<B, 4> {
+fn plain<B: Backend>(q: Tensor<B, 4>, cache: &LayerCache<B>, mask: &Mask<B>, scaling: ScoreScaling) -> Tensor<B, 4> {
     let [batch, heads, seq, dim] = q.dims();
     let kv_heads = cache.own[0].0.dims()[1];
     // The query heads that share a key are neighbours, so one product serves the group.
-    let q = q.mul_scalar(1.0 / (dim as f64).sqrt()).reshape([batch, kv_heads, heads / kv_heads * seq, dim]);
+    let q = q.mul_scalar(1.0 / scaling.query_scalar.sqrt()).reshape([batch, kv_heads, heads / kv_heads * seq, dim]);
     let blocks: Vec<&Keys<B>> = cache.shared.iter().chain(&cache.own).collect();
     let scores = Tensor::cat(blocks.iter().map(|(k, _)| q.clone().matmul(k.clone().transpose())).collect(), 3);
+    let scores = match scaling.soft_cap {
+        None => scores,
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+    };
     let total = scores.dims()[3];
     let mask = mask.additive(total - cache.own_keys(), &scores.device());
     let scores = match mask.dims()[0] {

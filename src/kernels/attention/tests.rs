@@ -24,11 +24,17 @@ fn cache(own: &[&Tensor<Training, 4>], shared: Option<[&Tensor<Training, 4>; 2]>
 
 /// Without shared keys, and with some; own keys in one block, and in two.
 fn check(batch: usize, queries: usize, keys: usize, visible: &AttentionMask) {
+    for scaling in [ScoreScaling::of_head(SHAPE[2]), ScoreScaling { query_scalar: 5.0, soft_cap: Some(1.5) }] {
+        check_scaled(batch, queries, keys, visible, scaling);
+    }
+}
+
+fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMask, scaling: ScoreScaling) {
     let mask = Mask::Visible(visible.clone());
     let both = |q: &Tensor<Training, 4>, cache: &LayerCache<Training>| {
-        let (found, back) = attention(q.clone(), cache.clone(), &mask);
+        let (found, back) = attention(q.clone(), cache.clone(), &mask, scaling);
         assert_eq!((back.own_keys(), back.shared.is_some()), (keys, cache.shared.is_some()));
-        (plain(q.clone(), cache, &mask), found)
+        (plain(q.clone(), cache, &mask, scaling), found)
     };
     let one = |[q, k, v]: &[Tensor<Training, 4>; 3]| both(q, &cache(&[k, v], None));
     same(inputs(batch, queries, keys), |x| one(x).0, |x| one(x).1);
@@ -45,12 +51,12 @@ fn check(batch: usize, queries: usize, keys: usize, visible: &AttentionMask) {
     };
     if keys > 1 {
         same(inputs.clone(), |x| with_shared(x).0, |x| blocks(x).1);
-        untracked(inputs, &mask, keys);
+        untracked(inputs, &mask, keys, scaling);
     }
 }
 
 /// Without autodiff: three blocks and shared keys, against one tensor of all own keys.
-fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize) {
+fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize, scaling: ScoreScaling) {
     let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
     let mask = Mask::<Concrete>::Visible(visible.clone());
     let device = crate::device::BackendName::Cpu.device().unwrap();
@@ -59,8 +65,8 @@ fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize) {
     let part = |t: &Tensor<Concrete, 4>, from: usize, to: usize| t.clone().narrow(2, from, to - from);
     let cuts = [0, keys / 3, keys / 2, keys];
     let own = cuts.windows(2).filter(|c| c[0] < c[1]).map(|c| (part(&k, c[0], c[1]), part(&v, c[0], c[1]))).collect();
-    let expected = plain(q.clone(), &LayerCache { shared: shared.clone(), own: vec![(k.clone(), v)] }, &mask);
-    let (found, mut cache) = attention(q, LayerCache { shared, own }, &mask);
+    let expected = plain(q.clone(), &LayerCache { shared: shared.clone(), own: vec![(k.clone(), v)] }, &mask, scaling);
+    let (found, mut cache) = attention(q, LayerCache { shared, own }, &mask, scaling);
     assert!((found - expected).abs().max().into_scalar() < 1e-5);
     cache.join(0);
     assert_eq!(cache.own[0].0.to_data(), k.to_data(), "the cache comes back as it was");
@@ -92,6 +98,38 @@ fn few_queries_at_the_end_of_many_keys() {
     check(2, 5, 70, &AttentionMask::new(2, 5, 70, seen));
 }
 
+/// A window counts positions: a tree's siblings stand at the same one, and shared keys before all.
+#[test]
+fn sliding_windows() {
+    let parents = [None, Some(0), Some(1), Some(1), Some(3), Some(0), Some(5), None, Some(7)];
+    let branches = vec![11, 12, 13, 13, 14, 12, 13, 11, 12];
+    let chain: Vec<u32> = (11..20).collect();
+    let trees = AttentionMask::trees(&[parents.to_vec(), (0..9usize).map(|t| t.checked_sub(1)).collect()]);
+    let positions = [branches, chain];
+    for window in [1, 2, 4, 7, 13, 100] {
+        let mask = trees.and(&AttentionMask::window(&positions, &positions, window));
+        for (row, positions) in positions.iter().enumerate() {
+            for query in 0..9 {
+                let mut ancestors = vec![query];
+                while let Some(parent) = ancestors.last().and_then(|&token: &usize| match row {
+                    0 => parents[token],
+                    _ => token.checked_sub(1),
+                }) {
+                    ancestors.push(parent);
+                }
+                ancestors.truncate(window);
+                let expected: Vec<bool> = (0..9).map(|key| ancestors.contains(&key)).collect();
+                assert_eq!(mask.of(row, query), expected, "window {window}, row {row}, query {query}");
+                let seen = 11usize.saturating_sub(mask.shared_start(row, query));
+                assert_eq!(seen, window.saturating_sub(positions[query] as usize - 10).min(11), "window {window}");
+            }
+        }
+        check(2, 9, 9, &mask);
+    }
+    let rows = [vec![11, 12, 13], vec![11, 12, 13]];
+    assert_eq!(AttentionMask::window(&rows, &rows, 2).rows, 1, "one mask where all rows are alike");
+}
+
 #[test]
 fn an_additive_mask_says_the_same() {
     let visible = AttentionMask::trees(&[vec![None, Some(0), Some(0)], vec![None, None, Some(1)]]);
@@ -112,7 +150,7 @@ fn a_query_that_sees_nothing_gets_zeros_and_gives_none() {
     let [q, k, v] = inputs(1, 2, 2).map(|data| Tensor::<Training, 4>::from_data(data, &device).require_grad());
     let mask = Mask::Visible(AttentionMask::new(1, 2, 2, vec![false, false, true, false]));
     let _turn = crate::tensor::AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let output = attention(q.clone(), cache(&[&k, &v], None), &mask).0;
+    let output = attention(q.clone(), cache(&[&k, &v], None), &mask, ScoreScaling::of_head(SHAPE[2])).0;
     assert_eq!(output.clone().narrow(2, 0, 1).abs().max().into_scalar(), 0.0);
     let gradients = output.sum().backward();
     assert_eq!(v.grad(&gradients).unwrap().narrow(2, 1, 1).abs().max().into_scalar(), 0.0);

@@ -110,8 +110,8 @@ impl Blocks {
         }
     }
 
-    /// Unpacks 256 numbers: 32 bytes of their third bits, 64 of their low 2, twelve of sixteen 6-bit
-    /// scales, one f16.
+    /// Unpacks 256 numbers: 32 bytes of their third bits, 64 of their low 2, twelve of sixteen
+    /// 6-bit scales, one f16.
     fn q3_k(&mut self, bytes: &[u8], codes: &mut Vec<u8>) {
         let (high, low, packed, scale) = (&bytes[..32], &bytes[32..96], &bytes[96..108], half(bytes, 108));
         self.scales.extend((0..16).map(|j| {
@@ -155,8 +155,8 @@ impl Blocks {
         }
     }
 
-    /// Unpacks 256 numbers: 128 bytes of their low 4 bits, 64 of their high 2, sixteen i8 scales, one
-    /// f16.
+    /// Unpacks 256 numbers: 128 bytes of their low 4 bits, 64 of their high 2, sixteen i8 scales,
+    /// one f16.
     fn q6_k(&mut self, bytes: &[u8], codes: &mut Vec<u8>) {
         let (low, high, scale) = (&bytes[..128], &bytes[128..192], half(bytes, 208));
         self.scales.extend(bytes[192..208].iter().map(|&of_block| scale * f32::from(of_block as i8)));

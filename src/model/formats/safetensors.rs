@@ -131,7 +131,7 @@ fn add_file(weights: &mut Weights, path: &Path) -> Result<usize> {
         let (start, end) = info.data_offsets;
         let range = 8 + header + start..8 + header + end;
         let shape = info.shape.clone();
-        weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads: None })?;
+        weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads: None, offset: 0.0 })?;
     }
     Ok(file)
 }

@@ -69,6 +69,8 @@ pub(crate) struct StoredTensor {
     pub(crate) encoding: Encoding,
     /// Rows of this many heads are in llama.cpp's order for interleaved RoPE.
     pub(crate) interleaved_heads: Option<usize>,
+    /// Added to its numbers: -1 for norms that a file keeps with the 1 that the model adds.
+    pub(crate) offset: f32,
 }
 
 /// A model's tensors by their Hugging Face names, memory-mapped and read one at a time.
@@ -108,8 +110,8 @@ impl Weights {
         self.tensors.get(name).map(|tensor| tensor.file)
     }
 
-    /// Puts `prefix` before every name but those `without`, where the model was saved without it: where
-    /// there is a tensor `first` and none of that name with the prefix.
+    /// Puts `prefix` before every name but those `without`, where the model was saved without it:
+    /// where there is a tensor `first` and none of that name with the prefix.
     ///
     /// # Errors
     /// Two tensors of one name.
@@ -175,6 +177,9 @@ impl Weights {
         let mut decoded = self.decode(name, tensor)?;
         if let Some(heads) = tensor.interleaved_heads {
             decoded = half_rotation_rows(&decoded, shape, heads);
+        }
+        if tensor.offset != 0.0 {
+            decoded.iter_mut().for_each(|value| *value += tensor.offset);
         }
         self.tensors.remove(name);
         Ok(decoded)
@@ -252,6 +257,12 @@ impl Weights {
         }
         self.unexpected(|name| expected.contains(name))?;
         Ok(self)
+    }
+
+    /// Forgets the tensors of a decoder's blocks from `layers` on.
+    pub(crate) fn keep_layers(&mut self, layers: usize) {
+        let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        self.tensors.retain(|name, _| layer(name).is_none_or(|layer| layer < layers));
     }
 
     /// Describes every tensor, with its bytes on disk, in the order of the names: what a model's

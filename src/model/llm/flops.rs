@@ -4,11 +4,11 @@ use burn::prelude::*;
 
 use crate::batch::Batch;
 use crate::core::profiler::{Part, Parts, Pass};
-use crate::model::{DecoderBlock, ItemLanguageModel, LoraLinear};
+use crate::model::{DecoderBlock, ItemLanguageModel, LoraLinear, Projection};
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// What the matrix products of a forward and backward pass over `batch` need, a multiplication
-    /// and an addition being two operations.
+    /// Counts the operations of the matrix products of a forward and backward pass over `batch`, a
+    /// multiplication and an addition being two.
     ///
     /// Forward: every token that runs (no padding, nothing that the prefix stands for) through
     /// every projection, LoRA's included, and two products of the heads' width for each pair of a
@@ -27,16 +27,15 @@ impl<B: Backend> ItemLanguageModel<B> {
         let (mut counter, mut of_chain) = (counter(), counter());
 
         let chain = &token_trees.shared_prefix[known..];
-        let mut shared =
-            Run::new(chain.len(), (chain.len() * (chain.len() + 1) / 2) as f64, self.embedded(chain, &mut of_chain));
-        let own = token_trees.positions.iter().map(|position| f64::from(position - below + 1)).sum();
-        let mut trees = Run::new(token_trees.tokens.len(), own, self.embedded(&token_trees.tokens, &mut counter));
+        let mut shared = Run::new((1..=chain.len()).collect(), self.embedded(chain, &mut of_chain));
+        let own = token_trees.positions.iter().map(|position| (position - below + 1) as usize).collect();
+        let mut trees = Run::new(own, self.embedded(&token_trees.tokens, &mut counter));
 
-        for (l, layer) in self.llm.layers.iter().enumerate() {
-            let frozen = (known, [false; 2]);
+        for (l, block) in self.llm.layers.iter().enumerate() {
+            let (frozen, window) = ((known, [false; 2]), config.window(l));
             let last = l + 1 == self.llm.layers.len();
-            let chains = (chain.len(), of_chain.layer(layer, &mut shared, &[frozen], last));
-            counter.layer(layer, &mut trees, &[frozen, chains], false);
+            let chains = (chain.len(), of_chain.block(block, &mut shared, &[frozen], window, last));
+            counter.block(block, &mut trees, &[chains, frozen], window, false);
         }
 
         let head = self.llm.head();
@@ -49,7 +48,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         counter.flops
     }
 
-    /// Whether what the tokens become has a gradient.
+    /// Adds the products of an item encoder. Returns whether the tokens' embeddings have gradients.
     fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
         let present = self.entities_among(tokens).len();
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
@@ -64,21 +63,36 @@ impl<B: Backend> ItemLanguageModel<B> {
 /// Tokens that run together.
 struct Run {
     tokens: f64,
-    /// Pairs of a query and a key among them.
-    own: f64,
+    /// Each token's ancestors among them, itself included.
+    ancestors: Vec<usize>,
     /// Whether what enters the next layer has a gradient.
     tracked: bool,
 }
 
 impl Run {
-    fn new(tokens: usize, own: f64, tracked: bool) -> Self {
-        Self { tokens: tokens as f64, own, tracked }
+    fn new(ancestors: Vec<usize>, tracked: bool) -> Self {
+        Self { tokens: ancestors.len() as f64, ancestors, tracked }
+    }
+
+    /// Returns the pairs of a query and a key that it sees: of the run, then of each of `pasts`,
+    /// the nearest first.
+    fn pairs(&self, pasts: &[(usize, [bool; 2])], window: Option<usize>) -> Vec<f64> {
+        let mut pairs = vec![0.0; 1 + pasts.len()];
+        for &own in &self.ancestors {
+            let mut left = window.unwrap_or(usize::MAX);
+            let keys = std::iter::once(own).chain(pasts.iter().map(|(past, _)| *past));
+            for (sum, keys) in pairs.iter_mut().zip(keys) {
+                *sum += keys.min(left) as f64;
+                left -= keys.min(left);
+            }
+        }
+        pairs
     }
 }
 
 struct Counter {
     flops: Parts,
-    /// Of all query heads together.
+    /// Width of all query heads together.
     width: usize,
 }
 
@@ -88,26 +102,32 @@ impl Counter {
         self.flops.add(part, Pass::Backward, backward);
     }
 
-    /// * `pasts`: earlier tokens that every token sees: how many, and whether their keys and values
-    ///   have gradients.
-    /// * `keys_only`: nothing asks for what the layer gives.
+    /// Adds a block's products. Returns whether its keys and values have gradients.
     ///
-    /// Whether its keys and values have gradients.
-    fn layer<B: Backend>(
+    /// * `pasts`: earlier tokens, the nearest first: how many, and whether their keys and values
+    ///   have gradients.
+    /// * `keys_only`: nothing uses the block's output.
+    fn block<B: Backend>(
         &mut self,
-        layer: &DecoderBlock<B>,
+        block: &DecoderBlock<B>,
         run: &mut Run,
         pasts: &[(usize, [bool; 2])],
+        window: Option<usize>,
         keys_only: bool,
     ) -> [bool; 2] {
-        let k = self.linear(Part::Attention, &layer.k_proj, run, run.tracked);
-        let v = self.linear(Part::Attention, &layer.v_proj, run, run.tracked);
+        let [q, k, v] = match block.find_linear(Projection::QueryKeyValue) {
+            Some(fused) => [self.linear(Part::Attention, fused, run, run.tracked); 3],
+            None => {
+                let mut linear = |projection| self.linear(Part::Attention, block.linear(projection), run, run.tracked);
+                let (k, v) = (linear(Projection::Key), linear(Projection::Value));
+                [!keys_only && linear(Projection::Query), k, v]
+            }
+        };
         if keys_only {
             return [k, v];
         }
-        let q = self.linear(Part::Attention, &layer.q_proj, run, run.tracked);
-        let pasts: Vec<(f64, [bool; 2])> = pasts.iter().map(|&(past, kv)| (past as f64 * run.tokens, kv)).collect();
-        let sees = [(run.own, [k, v])].into_iter().chain(pasts).filter(|(pairs, _)| *pairs > 0.0);
+        let gradients = [[k, v]].into_iter().chain(pasts.iter().map(|(_, kv)| *kv));
+        let sees = run.pairs(pasts, window).into_iter().zip(gradients).filter(|(pairs, _)| *pairs > 0.0);
         let sees: Vec<(f64, [bool; 2])> = sees.collect();
         let scores = q || sees.iter().any(|(_, [k, _])| *k);
         for &(pairs, [k, v]) in &sees {
@@ -115,14 +135,16 @@ impl Counter {
             self.add(Part::Attention, 2.0 * product, count([scores, q, k, v]) * product);
         }
         let attended = scores || sees.iter().any(|(_, [_, v])| *v);
-        run.tracked |= self.linear(Part::Attention, &layer.o_proj, run, attended);
-        let gate = self.linear(Part::Mlp, &layer.gate_proj, run, run.tracked);
-        let up = self.linear(Part::Mlp, &layer.up_proj, run, run.tracked);
-        run.tracked |= self.linear(Part::Mlp, &layer.down_proj, run, gate || up);
+        run.tracked |= self.linear(Part::Attention, block.linear(Projection::AttentionOutput), run, attended);
+        let inner = [Projection::Gate, Projection::Up, Projection::GateUp].into_iter();
+        let inner = inner.filter_map(|projection| block.find_linear(projection));
+        let inner = inner.fold(false, |any, linear| self.linear(Part::Mlp, linear, run, run.tracked) || any);
+        run.tracked |= self.linear(Part::Mlp, block.linear(Projection::Down), run, inner);
         [k, v]
     }
 
-    /// Whether the output has a gradient, where `tracked` says it of the input.
+    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says it of
+    /// the input.
     fn linear<B: Backend>(&mut self, part: Part, linear: &LoraLinear<B>, run: &Run, tracked: bool) -> bool {
         let [out, width] = linear.weight.dims();
         let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;

@@ -1,45 +1,61 @@
-//! What a forward pass keeps of the tokens it ran, and how rows of different lengths run together.
+//! Keys and values of the tokens that ran, and the layout of rows of different lengths.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::kernels::{LayerCache, RowGather};
 
-/// Keys and values of the tokens that ran, one [`LayerCache`] a layer; of none, empty.
+/// Keys and values of the tokens that ran, one [`LayerCache`] a layer; empty before the first pass.
 ///
-/// A pass takes it and gives it back with a block more, so that nothing in it is copied.
+/// A pass takes it and gives it back with one more block, so that nothing in it is copied.
 #[derive(Debug, Clone)]
 pub struct KvCache<B: Backend> {
     /// A cache of each block.
     pub layers: Vec<LayerCache<B>>,
+    /// Positions of each row's own keys, `[rows, keys]`, where the decoder has sliding windows;
+    /// else empty. The keys that rows share stand at positions 0, 1, …
+    pub(crate) own_positions: Vec<Vec<u32>>,
 }
 
 impl<B: Backend> Default for KvCache<B> {
     fn default() -> Self {
-        Self { layers: Vec::new() }
+        Self { layers: Vec::new(), own_positions: Vec::new() }
     }
 }
 
 impl<B: Backend> KvCache<B> {
-    /// Of a single row: shared by all rows of the passes to come.
-    pub fn into_shared(self) -> Self {
-        let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
-        Self { layers: self.layers.into_iter().map(layer).collect() }
+    /// Makes a cache of keys and values that all rows share.
+    pub(crate) fn of_shared(layers: Vec<LayerCache<B>>) -> Self {
+        Self { layers, own_positions: Vec::new() }
     }
 
-    /// All own blocks behind the first as one: what grows token by token is copied, what it grows
+    /// Turns the cache of a single row, which began at position 0, into one that all rows of the
+    /// passes to come share.
+    pub fn into_shared(self) -> Self {
+        let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
+        Self::of_shared(self.layers.into_iter().map(layer).collect())
+    }
+
+    /// Joins all own blocks behind the first: what grows token by token is copied, what it grows
     /// from is not.
     pub fn join_grown(&mut self) {
         self.layers.iter_mut().for_each(|layer| layer.join(1));
     }
 
-    /// Tokens that all rows share.
+    /// Returns the number of tokens that all rows share.
     pub(crate) fn shared_tokens(&self) -> usize {
         self.layers.first().and_then(|layer| layer.shared.as_ref()).map_or(0, |(keys, _)| keys.dims()[2])
     }
+
+    /// Returns the positions of the rows' own keys, and behind them those of one more block.
+    pub(crate) fn positions_with(&self, block: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+        let own = |row: usize| self.own_positions.get(row % self.own_positions.len().max(1));
+        let joined = |(row, more): (usize, Vec<u32>)| [own(row).map_or(&[][..], Vec::as_slice), &more].concat();
+        block.into_iter().enumerate().map(joined).collect()
+    }
 }
 
-/// Which tokens are which rows'.
+/// Which tokens belong to which row.
 ///
 /// Tokens stand one after the other, without padding, for everything but attention, where rows
 /// stand side by side, padded on the right to the longest.
@@ -53,64 +69,90 @@ pub struct Packing<B: Backend> {
 
 #[derive(Debug, Clone)]
 struct Ragged<B: Backend> {
-    /// `[rows · seq]`: the token at each place.
+    /// `[rows]`
+    lengths: Vec<usize>,
+    /// `[rows · seq]`: the token of each padded slot.
     tokens: Tensor<B, 1, Int>,
-    /// `[tokens]`: the place of each token.
-    places: Tensor<B, 1, Int>,
-    /// From tokens to places, for the CPU.
-    moves: RowGather,
+    /// `[tokens]`: the padded slot of each token.
+    slots: Tensor<B, 1, Int>,
+    /// From tokens to slots, for the CPU.
+    gather: RowGather,
 }
 
 impl<B: Backend> Packing<B> {
-    /// Rows of `seq` tokens each.
+    /// Returns the layout of rows of `seq` tokens each.
     pub fn even(rows: usize, seq: usize) -> Self {
         Self { rows, seq, ragged: None }
     }
 
-    /// Rows of these lengths; some may be 0, not all.
+    /// Returns the layout of rows of these lengths; some may be 0, not all.
     pub fn new(lengths: &[usize], device: &B::Device) -> Self {
         let (rows, seq) = (lengths.len(), lengths.iter().copied().max().unwrap_or(0));
         if lengths.iter().all(|&length| length == seq) {
             return Self::even(rows, seq);
         }
         let mut tokens: Vec<Option<u32>> = Vec::with_capacity(rows * seq);
-        let mut places: Vec<i32> = Vec::new();
+        let mut slots: Vec<i32> = Vec::new();
         for (row, &length) in lengths.iter().enumerate() {
-            let first = places.len();
+            let first = slots.len();
             tokens.extend((0..seq).map(|at| (at < length).then_some((first + at) as u32)));
-            places.extend((row * seq..row * seq + length).map(|place| place as i32));
+            slots.extend((row * seq..row * seq + length).map(|slot| slot as i32));
         }
         let ints = |values: Vec<i32>| {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), device)
         };
-        let moves = RowGather::new(tokens.clone(), places.len());
-        // Padding is some token, which nobody sees.
+        let gather = RowGather::new(tokens.clone(), slots.len());
+        // Padding is some token; no query sees it.
         let tokens = ints(tokens.into_iter().map(|token| token.unwrap_or(0) as i32).collect());
-        Self { rows, seq, ragged: Some(Ragged { tokens, places: ints(places), moves }) }
+        Self { rows, seq, ragged: Some(Ragged { lengths: lengths.to_vec(), tokens, slots: ints(slots), gather }) }
     }
 
-    /// Tokens of the longest row.
+    /// Returns the number of tokens of the longest row.
     pub fn seq(&self) -> usize {
         self.seq
     }
 
-    /// `[tokens, heads · head_dim]` → `[rows, heads, seq, head_dim]`.
+    /// Returns the tokens of a row, where all rows have as many.
+    pub(super) fn even_seq(&self) -> Option<usize> {
+        self.ragged.is_none().then_some(self.seq)
+    }
+
+    /// Splits `positions`, one a token, into rows padded on the right with positions that go on.
+    pub(super) fn padded_positions(&self, positions: &[u32]) -> Vec<Vec<u32>> {
+        let mut rest = positions;
+        let row = |row: usize| {
+            let length = self.ragged.as_ref().map_or(self.seq, |ragged| ragged.lengths[row]);
+            let (own, after) = rest.split_at(length);
+            rest = after;
+            let next = own.last().map_or(0, |last| last + 1);
+            own.iter().copied().chain(next..).take(self.seq).collect()
+        };
+        (0..self.rows).map(row).collect()
+    }
+
+    /// Pads rows on the right for attention.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, heads · head_dim]`; the result: `[rows, heads, seq, head_dim]`.
     pub(crate) fn pad(&self, x: Tensor<B, 2>, heads: usize, dim: usize) -> Tensor<B, 4> {
         let x = match &self.ragged {
             None => x,
-            Some(ragged) => ragged.moves.apply(x).unwrap_or_else(|x| x.select(0, ragged.tokens.clone())),
+            Some(ragged) => ragged.gather.apply(x).unwrap_or_else(|x| x.select(0, ragged.tokens.clone())),
         };
         x.reshape([self.rows, self.seq, heads, dim]).swap_dims(1, 2)
     }
 
-    /// `[rows, heads, seq, head_dim]` → `[tokens, heads · head_dim]`.
+    /// Takes the padding away again.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, heads, seq, head_dim]`; the result: `[tokens, heads · head_dim]`.
     pub(crate) fn unpad(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
         let [_, heads, _, dim] = x.dims();
         let x = x.swap_dims(1, 2).reshape([self.rows * self.seq, heads * dim]);
         match &self.ragged {
             None => x,
-            Some(ragged) => ragged.moves.inverse().apply(x).unwrap_or_else(|x| x.select(0, ragged.places.clone())),
+            Some(ragged) => ragged.gather.inverse().apply(x).unwrap_or_else(|x| x.select(0, ragged.slots.clone())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A linear layer without bias, with an optional LoRA adapter beside it.
+//! A linear layer with an optional LoRA adapter beside it.
 //!
 //! LoRA: arXiv 2106.09685; semantics as PEFT's `LoraLayer` (peft/tuners/lora/layer.py,
 //! `LoraLinear.forward`).
@@ -12,11 +12,13 @@ use super::quantized::Quantized;
 use crate::config::Precision;
 use crate::kernels::{dropout, frozen_product};
 
-/// `y = x Wᵀ (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
+/// `y = x Wᵀ (+ bias) (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
 #[derive(Module, Debug)]
 pub struct LoraLinear<B: Backend> {
     /// `[out, in]`.
     pub weight: Weight<B>,
+    /// `[out]`, f32, of the families that have biases.
+    pub bias: Option<Param<Tensor<B, 1>>>,
     /// The adapter, where this projection has one; in f32.
     pub lora: Option<Lora<B>>,
     /// What `x Wᵀ` is computed in.
@@ -34,7 +36,7 @@ pub enum Weight<B: Backend> {
 }
 
 impl<B: Backend> Weight<B> {
-    /// `[out, in]`, in whatever it is kept in; f32 for blocks.
+    /// Returns the matrix, `[out, in]`, in the type it is kept in; f32 for blocks.
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Plain(weight) => weight.val(),
@@ -42,7 +44,7 @@ impl<B: Backend> Weight<B> {
         }
     }
 
-    /// `[out, in]`
+    /// Returns `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Plain(weight) => weight.dims(),
@@ -63,15 +65,18 @@ pub struct Lora<B: Backend> {
     pub a: Param<Tensor<B, 2>>,
     /// `[out, rank]`, starts at zero.
     pub b: Param<Tensor<B, 2>>,
-    /// On the input, only while training.
+    /// Dropout of the input, only while training.
     pub dropout: Dropout,
     /// alpha / rank.
     pub scale: f64,
 }
 
 impl<B: Backend> LoraLinear<B> {
-    /// `[n, in]` → `[n, out]`, both f32. The adapter's two thin products run on their own: neither
-    /// `B A` nor a gradient of the frozen weight's shape is ever formed.
+    /// Applies the layer. The adapter's two thin products run on their own: neither `B A` nor a
+    /// gradient of the frozen weight's shape is ever formed.
+    ///
+    /// # Shapes
+    /// `x`: `[n, in]`; the result: `[n, out]`; both f32.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let precision = self.precision.dtype();
         let y = match &self.weight {
@@ -84,13 +89,17 @@ impl<B: Backend> LoraLinear<B> {
                 frozen_product(x.clone(), move || blocks.unpacked().cast(precision))
             }
         };
+        let y = match &self.bias {
+            None => y,
+            Some(bias) => y + bias.val().unsqueeze(),
+        };
         match &self.lora {
             None => y,
             Some(lora) => y + lora.forward(x),
         }
     }
 
-    /// `[out, in]`, f32: the weight with the adapter merged into it.
+    /// Returns the weight with the adapter merged into it, f32, `[out, in]`.
     pub fn merged(&self) -> Tensor<B, 2> {
         let weight = self.weight.dense().cast(FloatDType::F32);
         match &self.lora {

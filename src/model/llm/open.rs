@@ -29,35 +29,44 @@ pub struct Llm {
 }
 
 /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards,
-/// `tokenizer.json`) or one `.gguf` file (or a part of a split one), and checks that its parts fit one
-/// another.
+/// `tokenizer.json`) or one `.gguf` file (or a part of a split one), and checks that its parts fit
+/// one another.
 ///
 /// # Errors
 /// One line naming the file and the key or tensor: unreadable, truncated or lying files, another
 /// architecture, missing, unexpected or misshapen tensors, a tokenizer that does not fit the model.
 pub fn open_llm(path: &Path) -> Result<Llm> {
-    open(path, false)
+    open(path, None, false)
 }
 
-/// Opens the model that a run was trained on, whose fingerprint then was `trained`. A run from before
-/// itemlm read the publishers' splits of GGUF files, or the files beside `tokenizer.json`, goes on
-/// with the tokens that it was trained on.
+/// Opens a model as [`open_llm`] does, and of its blocks only the first `layers`, if that is given
+/// (SLMRec, arXiv 2405.17890: the last blocks of an LLM add little to recommendation).
 ///
 /// # Errors
-/// Those of [`open_llm`]. Another model than the run's is none: its fingerprint tells.
-pub fn open_llm_of_run(path: &Path, trained: &str) -> Result<Llm> {
-    let llm = open(path, false)?;
+/// Those of [`open_llm`]; more layers than the model has, or none.
+pub fn open_llm_layers(path: &Path, layers: Option<usize>) -> Result<Llm> {
+    open(path, layers, false)
+}
+
+/// Opens the model that a run was trained on, whose fingerprint then was `trained`. A run from
+/// before itemlm read the publishers' splits of GGUF files, or the files beside `tokenizer.json`,
+/// goes on with the tokens that it was trained on.
+///
+/// # Errors
+/// Those of [`open_llm_layers`]. Another model than the run's is none: its fingerprint tells.
+pub fn open_llm_of_run(path: &Path, layers: Option<usize>, trained: &str) -> Result<Llm> {
+    let llm = open(path, layers, false)?;
     if llm.fingerprint == trained {
         return Ok(llm);
     }
-    match open(path, true) {
+    match open(path, layers, true) {
         Ok(legacy) if legacy.fingerprint == trained => Ok(legacy),
         _ => Ok(llm),
     }
 }
 
-fn open(path: &Path, legacy: bool) -> Result<Llm> {
-    let (config, weights, tokenizer) = if path.is_dir() {
+fn open(path: &Path, layers: Option<usize>, legacy: bool) -> Result<Llm> {
+    let (mut config, mut weights, tokenizer) = if path.is_dir() {
         let config_path = path.join("config.json");
         if !config_path.exists() {
             return Err(no_config(path));
@@ -83,6 +92,10 @@ fn open(path: &Path, legacy: bool) -> Result<Llm> {
         (config, weights, tokenizer)
     };
     check_fit(&tokenizer, &config).context(path.display())?;
+    if let Some(layers) = layers {
+        config.keep_layers(layers).context(path.display())?;
+        weights.keep_layers(layers);
+    }
     let fingerprint = fingerprint(&config, &weights, &tokenizer);
     let tokenizer = tokenizer.with_embeddings(config.vocab_size);
     Ok(Llm { config, weights, tokenizer, fingerprint })

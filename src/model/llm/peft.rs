@@ -19,25 +19,15 @@ use serde_json::Value;
 
 use super::lora_linear::{Lora, LoraLinear};
 use super::peft_targets::{TargetModules, holds, targets_of_tensors};
+use super::tensors::{EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::LoraConfig;
 use crate::core::files::write_atomic;
-use crate::model::{Decoder, DecoderBlock, save_llm_dir};
+use crate::model::{Decoder, save_llm_dir};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// The projections an adapter may be put on, with their place in Hugging Face's names.
-pub const PROJECTIONS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
-/// A fresh adapter; its start depends on the seed and the parameter's place alone, so it is the
-/// same on every backend.
+/// Makes a fresh adapter. Its first values depend only on the seed and the parameter's id, so they
+/// are the same on every backend.
 pub(crate) fn lora<B: Backend>(
     config: &LoraConfig,
     seed: u64,
@@ -61,26 +51,7 @@ pub(crate) fn lora<B: Backend>(
     }
 }
 
-impl<B: Backend> DecoderBlock<B> {
-    /// The block's projections in the order of [`PROJECTIONS`].
-    pub(crate) fn projections(&self) -> [&LoraLinear<B>; 7] {
-        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
-    }
-
-    pub(crate) fn projections_mut(&mut self) -> [&mut LoraLinear<B>; 7] {
-        [
-            &mut self.q_proj,
-            &mut self.k_proj,
-            &mut self.v_proj,
-            &mut self.o_proj,
-            &mut self.gate_proj,
-            &mut self.up_proj,
-            &mut self.down_proj,
-        ]
-    }
-}
-
-/// The part of PEFT's adapter_config.json that decides the forward pass.
+/// The keys of PEFT's adapter_config.json that decide the forward pass.
 #[derive(Debug, Serialize, Deserialize)]
 struct PeftConfig {
     peft_type: String,
@@ -109,14 +80,14 @@ struct PeftConfig {
     modules_to_save: Option<Vec<String>>,
     #[serde(default)]
     inference_mode: bool,
-    /// What else it holds.
+    /// Its other keys.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
 impl PeftConfig {
-    /// A key that has PEFT compute something else, or other base weights, than this product of two
-    /// matrices.
+    /// Returns a key that makes PEFT compute something else, or change base weights, beside this
+    /// product of two matrices.
     fn unsupported(&self) -> Option<&str> {
         let keys = [
             (self.peft_type != "LORA", "peft_type other than LORA"),
@@ -154,8 +125,8 @@ fn none() -> String {
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-fn tensor_name(layer: usize, projection: &str, matrix: char) -> String {
-    format!("base_model.model.model.layers.{layer}.{projection}.lora_{matrix}.weight")
+fn tensor_name(layer: usize, module: &str, matrix: char) -> String {
+    format!("base_model.model.model.layers.{layer}.{module}.lora_{matrix}.weight")
 }
 
 fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
@@ -168,7 +139,7 @@ fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
-pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
+pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let peft = PeftConfig {
         peft_type: "LORA".into(),
@@ -189,11 +160,12 @@ pub fn save_adapter<B: Backend>(dir: &Path, llama: &Decoder<B>, config: &LoraCon
         others: BTreeMap::new(),
     };
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-    for (l, layer) in llama.layers.iter().enumerate() {
-        for (name, linear) in PROJECTIONS.iter().zip(layer.projections()) {
+    let projections = llm.config().projections();
+    for (l, block) in llm.layers.iter().enumerate() {
+        for ((_, module, _), linear) in projections.iter().zip(&block.linears) {
             let Some(lora) = &linear.lora else { continue };
             for (matrix, param) in [('A', &lora.a), ('B', &lora.b)] {
-                let name = tensor_name(l, name, matrix);
+                let name = tensor_name(l, module, matrix);
                 let bytes = to_bytes(param.val(), &name)?;
                 tensors.push((name, param.dims().to_vec(), bytes));
             }
@@ -227,7 +199,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
     }
     let targets = match &peft.target_modules {
         TargetModules::Names(names) if peft.target_modules.is_plain(&peft.others) => names.clone(),
-        _ => targets_of_tensors(&dir.join(WEIGHTS_FILE), &PROJECTIONS)?,
+        _ => targets_of_tensors(&dir.join(WEIGHTS_FILE), &LoraConfig::TARGETS)?,
     };
     let config = LoraConfig { rank: peft.r, alpha: peft.lora_alpha, dropout: peft.lora_dropout, targets };
     config.validate().context(place)?;
@@ -240,17 +212,18 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name. Alpha is the model's, not the file's: see
 /// [`read_adapter_config`].
-pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
+pub fn load_adapter<B: Backend>(dir: &Path, mut llm: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
     let mut weights = crate::model::formats::safetensors::open_file(&dir.join(WEIGHTS_FILE))?;
     let peft = read_peft_config(dir)?;
     let plain = peft.target_modules.is_plain(&peft.others);
-    for (l, layer) in llama.layers.iter_mut().enumerate() {
-        for (projection, linear) in PROJECTIONS.iter().zip(layer.projections_mut()) {
+    let projections = llm.config().projections();
+    for (l, block) in llm.layers.iter_mut().enumerate() {
+        for ((_, module, _), linear) in projections.iter().zip(&mut block.linears) {
             let Some(lora) = &mut linear.lora else { continue };
-            let left_out = !plain && !holds(&weights, &tensor_name(l, projection, 'A'));
+            let left_out = !plain && !holds(&weights, &tensor_name(l, module, 'A'));
             for (matrix, param) in [('A', &mut lora.a), ('B', &mut lora.b)] {
                 let shape = param.dims();
-                let name = tensor_name(l, projection, matrix);
+                let name = tensor_name(l, module, matrix);
                 let values = match (left_out, matrix) {
                     (false, _) => weights.take(&name, &shape)?,
                     (true, 'A') => continue,
@@ -263,34 +236,39 @@ pub fn load_adapter<B: Backend>(dir: &Path, mut llama: Decoder<B>, device: &B::D
         }
     }
     weights.finish()?;
-    Ok(llama)
+    Ok(llm)
 }
 
 /// Writes the model, adapter merged into its weights, as a Hugging Face directory.
-pub fn export_merged<B: Backend>(dir: &Path, llama: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
-    let values = |data: TensorData| data.convert::<f32>().to_vec::<f32>().unwrap_or_default();
-    let matrix = |name: String, t: Tensor<B, 2>| (name, t.dims().to_vec(), values(t.into_data()));
-    let vector = |name: String, t: Tensor<B, 1>| (name, t.dims().to_vec(), values(t.into_data()));
-    let blocks = llama.layers.iter().enumerate().flat_map(|(l, layer)| {
-        let norms = [
-            vector(format!("model.layers.{l}.input_layernorm.weight"), layer.input_layernorm.gamma.val()),
-            vector(
-                format!("model.layers.{l}.post_attention_layernorm.weight"),
-                layer.post_attention_layernorm.gamma.val(),
-            ),
-        ];
-        let projections = PROJECTIONS
-            .iter()
-            .zip(layer.projections())
-            .map(move |(name, linear)| matrix(format!("model.layers.{l}.{name}.weight"), linear.merged()));
-        norms.into_iter().chain(projections.collect::<Vec<_>>())
+///
+/// # Errors
+/// A failed write; a value that is not finite or cannot be read, by tensor.
+pub fn export_merged<B: Backend>(dir: &Path, llm: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
+    let block = llm.config().block_tensors();
+    let blocks = llm.layers.iter().enumerate().flat_map(|(layer, parts)| {
+        // One tensor at a time: a model is never in memory twice.
+        block.iter().map(move |tensor| {
+            let name = tensor.full_name(layer);
+            let (linear, norm) = parts.parts(tensor.role);
+            match (tensor.role, linear, norm) {
+                (Role::Weight(_), Some(linear), _) => host(name, linear.merged()),
+                (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => host(name, bias.val()),
+                (Role::Norm(_), _, Some(norm)) => host(name, norm.gamma.val()),
+                // The writer says that it was not given.
+                _ => (name, Vec::new(), Vec::new()),
+            }
+        })
     });
-    let head = llama.lm_head.as_ref().map(|head| matrix("lm_head.weight".into(), head.weight.dense()));
-    let tensors = [
-        matrix("model.embed_tokens.weight".into(), llama.embed_tokens.val()),
-        vector("model.norm.weight".into(), llama.norm.gamma.val()),
-    ];
-    save_llm_dir(dir, llama.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+    let head = llm.lm_head.as_ref().map(|head| host(HEAD.into(), head.weight.dense()));
+    let tensors = [host(EMBEDDINGS.into(), llm.embed_tokens.val()), host(LAST_NORM.into(), llm.norm.gamma.val())];
+    save_llm_dir(dir, llm.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+}
+
+/// Returns a tensor's name, shape and values; no values where they cannot be read, which the writer
+/// refuses.
+fn host<B: Backend, const D: usize>(name: String, tensor: Tensor<B, D>) -> (String, Vec<usize>, Vec<f32>) {
+    let shape = tensor.dims().to_vec();
+    (name, shape, tensor.into_data().convert::<f32>().to_vec().unwrap_or_default())
 }
 
 #[cfg(test)]

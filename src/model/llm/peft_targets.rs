@@ -1,9 +1,9 @@
 //! Which modules an adapter in PEFT's format is on.
 //!
-//! Reference: peft/tuners/tuners_utils.py, `check_target_module_exists`: `target_modules` is a list of
-//! names or of their ends (`q_proj`, `self_attn.q_proj`, `model.layers.1.self_attn.q_proj`), or a
-//! regular expression; `layers_to_transform` and `exclude_modules` take some away. The tensors' names
-//! say what is left.
+//! Reference: peft/tuners/tuners_utils.py, `check_target_module_exists`: `target_modules` is a list
+//! of names or of their ends (`q_proj`, `self_attn.q_proj`, `model.layers.1.self_attn.q_proj`), or
+//! a regular expression; `layers_to_transform` and `exclude_modules` take some away. The tensors'
+//! names say what is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,8 +29,8 @@ pub(super) enum TargetModules {
 const SELECTING_KEYS: [&str; 3] = ["layers_to_transform", "layers_pattern", "exclude_modules"];
 
 impl TargetModules {
-    /// Whether every layer's modules of these names have an adapter: the names are the last parts of
-    /// modules' names, and no other key takes modules away.
+    /// Whether every layer's modules of these names have an adapter: the names are the last parts
+    /// of modules' names, and no other key takes modules away.
     pub(super) fn is_plain(&self, others: &BTreeMap<String, Value>) -> bool {
         let set = |key: &&str| match others.get(*key) {
             None | Some(Value::Null) => false,

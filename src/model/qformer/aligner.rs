@@ -11,32 +11,31 @@ use burn::tensor::backend::AutodiffBackend;
 
 use crate::Result;
 use crate::model::bert::{Linear, unit_length};
-use crate::model::parameters::{BertTensors, Parameters, Start};
+use crate::model::parameters::{BertTensors, Init, Parameters};
 use crate::model::{QFormer, QFormerConfig};
 
-/// The learned temperatures stay within these (ALBEF's bounds; LAVIS has none, and could come to
-/// divide by zero).
+/// Bounds of the learned temperatures (ALBEF's; LAVIS has none, and could come to divide by zero).
 const TEMPERATURES: (f64, f64) = (0.001, 0.5);
 
-/// A Q-Former with what phase 1 alone needs.
+/// Q-Former with the heads that phase 1 alone needs.
 #[derive(Module, Debug)]
 pub struct Aligner<B: Backend> {
-    /// What phase 2 takes over.
+    /// The Q-Former, which phase 2 goes on with.
     pub qformer: QFormer<B>,
-    /// From a query's hidden state to the space of contrast, `[p, hidden]`.
+    /// Projection of a query's hidden state to the contrastive space, `[p, hidden]`.
     pub query_projection: Linear<B>,
-    /// From `[CLS]`'s hidden state to it, `[p, hidden]`.
+    /// Projection of `[CLS]`'s hidden state to the contrastive space, `[p, hidden]`.
     pub text_projection: Linear<B>,
-    /// From a query's hidden state to "does not match" and "matches", `[2, hidden]`.
+    /// Projection of a query's hidden state to "does not match" and "matches", `[2, hidden]`.
     pub matching: Linear<B>,
-    /// Learned, `[1]`: of item and text.
+    /// Learned temperature of item and text, `[1]`.
     pub temperature: Param<Tensor<B, 1>>,
-    /// Learned, `[1]`: of item and item, user and item.
+    /// Learned temperature of item and item, user and item, `[1]`.
     pub pair_temperature: Param<Tensor<B, 1>>,
 }
 
 impl<B: Backend> Aligner<B> {
-    /// Names and shapes of the parameters that hold every size of an aligner.
+    /// Returns names and shapes of the parameters that hold every size of an aligner.
     pub fn sizes(config: &QFormerConfig, width: usize) -> Vec<(String, Vec<usize>)> {
         let (text, hidden) = (&config.text, config.text.hidden_size);
         let mut sizes = vec![
@@ -57,8 +56,8 @@ impl<B: Backend> Aligner<B> {
         sizes
     }
 
-    /// As [`QFormer::new`]; the heads start as torch's linear layers: uniform in ±1/√hidden.
-    /// `width` is that of the space of contrast.
+    /// Makes a Q-Former to train ([`QFormer::new`]) with heads that begin as torch's linear layers:
+    /// uniform in ±1/√hidden. `width` is that of the contrastive space.
     ///
     /// # Errors
     /// Those of [`QFormer::new`].
@@ -74,15 +73,18 @@ impl<B: Backend> Aligner<B> {
         let mut from = Parameters { weights, seed, trains: true, device, made: 0 };
         let qformer = QFormer::build(config, &mut from)?;
         let hidden = config.text.hidden_size;
-        let start = Start::Uniform(1.0 / (hidden as f32).sqrt());
-        let mut head = |out| Linear::drawn(&mut from, out, hidden, start);
+        let init = Init::Uniform(1.0 / (hidden as f32).sqrt());
+        let mut head = |out| Linear::init(&mut from, out, hidden, init);
         let (query_projection, text_projection, matching) = (head(width), head(width), head(2));
-        let mut scalar = || from.drawn([1], Start::Constant(temperature as f32));
+        let mut scalar = || from.init([1], Init::Constant(temperature as f32));
         let (temperature, pair_temperature) = (scalar(), scalar());
         Ok(Self { qformer, query_projection, text_projection, matching, temperature, pair_temperature })
     }
 
-    /// Hidden states of queries `[b, K, hidden]` → `[b, K, p]`, of length 1.
+    /// Projects the queries' hidden states to vectors of length 1.
+    ///
+    /// # Shapes
+    /// `[b, K, hidden]` → `[b, K, p]`.
     pub fn query_features(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         let [b, k, width] = hidden.dims();
         let features = unit_length(self.query_projection.forward(hidden.reshape([b * k, width])));
@@ -90,21 +92,30 @@ impl<B: Backend> Aligner<B> {
         features.reshape([b, k, p])
     }
 
-    /// Hidden states of texts `[b, seq, hidden]` → `[b, p]`, of length 1: those of the first token.
+    /// Projects the hidden state of each text's first token to a vector of length 1.
+    ///
+    /// # Shapes
+    /// `[b, seq, hidden]` → `[b, p]`.
     pub fn text_features(&self, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
         let [b, _, width] = hidden.dims();
         unit_length(self.text_projection.forward(hidden.narrow(1, 0, 1).reshape([b, width])))
     }
 
-    /// Hidden states of queries that met a text, `[b, K, hidden]` → logits `[b, 2]`, averaged over
-    /// the queries.
+    /// Computes the logits of "does not match" and "matches", averaged over the queries, of the
+    /// hidden states of queries that ran together with a text.
+    ///
+    /// # Shapes
+    /// `[b, K, hidden]` → `[b, 2]`.
     pub fn match_logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
         let [b, _, width] = hidden.dims();
         // The head is linear: the mean of its outputs is its output for the mean.
         self.matching.forward(hidden.mean_dim(1).reshape([b, width]))
     }
 
-    /// Similarities over the learned temperature.
+    /// Divides similarities by the learned temperature.
+    ///
+    /// # Shapes
+    /// `similarity` and the result `[rows, columns]`.
     pub fn over_temperature(similarity: Tensor<B, 2>, temperature: &Param<Tensor<B, 1>>) -> Tensor<B, 2> {
         similarity / temperature.val().unsqueeze()
     }
@@ -114,7 +125,7 @@ impl<B: AutodiffBackend> Aligner<B> {
     /// Puts the learned temperatures back between 0.001 and 0.5; to be called after each optimiser
     /// step.
     ///
-    /// As CLIP does with its `logit_scale` (ALBEF likewise): a clamp in the forward pass has no
+    /// CLIP does so with its `logit_scale`, and ALBEF: a clamp in the forward pass has no
     /// gradient beyond its bounds, so a temperature that a step takes there would never come back.
     pub fn clamp_temperatures(mut self) -> Self {
         let clamped = |param: Param<Tensor<B, 1>>| {

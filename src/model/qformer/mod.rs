@@ -23,28 +23,30 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
 
-use super::bert::{Attention, BertConfig, DEVIATION, Embeddings, FeedForward, Linear, MOST_PARAMETERS, gelu, norm};
-use super::parameters::{BertTensors, Parameters, Start};
+use super::bert::{Attention, BERT_INIT, BertConfig, Embeddings, FeedForward, Linear, MOST_PARAMETERS, gelu, norm};
+use super::parameters::{BertTensors, Init, Parameters};
 use crate::batch::TextBatch;
 use crate::kernels::MASKED;
 use crate::model::qformer::query_encoder::QueryEncoder;
 use crate::{Error, Result};
 
-/// The sizes of a Q-Former.
+/// Sizes of a Q-Former.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QFormerConfig {
-    /// Learned queries, K: vectors that an entity becomes.
+    /// Number of learned queries, K: vectors that an entity becomes.
     pub queries: usize,
     /// Width of the vectors that the queries read.
     pub vector_width: usize,
-    /// Layers 0, n, 2n, … have cross-attention; BLIP-2: 2.
+    /// Distance n of the layers with cross-attention: 0, n, 2n, …; 2 in BLIP-2.
     pub cross_attention_every: usize,
-    /// The text branch, and with it the width and depth of the whole.
+    /// Sizes of the text branch, whose width and depth are those of the whole.
     pub text: BertConfig,
 }
 
 impl QFormerConfig {
+    /// Refuses sizes that no Q-Former has.
+    ///
     /// # Errors
     /// A size out of range, by name.
     pub fn check(&self) -> Result<()> {
@@ -66,7 +68,7 @@ impl QFormerConfig {
         }
     }
 
-    /// The matrices' numbers.
+    /// Counts the numbers in the matrices.
     fn parameters(&self) -> u64 {
         let text = &self.text;
         let [hidden, inner, width] = [text.hidden_size, text.intermediate_size, self.vector_width].map(|n| n as u64);
@@ -75,26 +77,30 @@ impl QFormerConfig {
         text.parameters() + self.queries as u64 * hidden + of_queries
     }
 
-    /// The token that begins a text to be generated, `[DEC]`: one more than BERT's.
+    /// Returns the token that begins a text to be generated, `[DEC]`: one more than BERT's.
     pub fn dec(&self) -> u32 {
         self.text.vocab_size as u32
     }
 }
 
-/// Who attends to whom where queries and a text run together. Padding is never attended to.
+/// Which positions attend to which where queries and a text run together. Padding is never attended
+/// to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mask {
-    /// Queries to queries, text to text: for contrast.
+pub enum QFormerMask {
+    /// Queries to queries, text to text: for the contrastive loss.
     Unimodal,
-    /// All to all: for matching.
+    /// All to all: for the matching loss.
     Bidirectional,
     /// Queries to queries, a token of the text to queries and to the text up to itself: for
-    /// generation.
+    /// the generation loss.
     Causal,
 }
 
-impl Mask {
-    /// `[batch, 1, queries + seq, queries + seq]`, added to scores.
+impl QFormerMask {
+    /// Makes the mask that is added to scores.
+    ///
+    /// # Shapes
+    /// `[batch, 1, queries + seq, queries + seq]`.
     fn tensor<B: Backend>(self, queries: usize, text: &TextBatch, device: &B::Device) -> Tensor<B, 4> {
         let total = queries + text.seq;
         let mut values = Vec::with_capacity(text.lengths.len() * total * total);
@@ -115,18 +121,18 @@ impl Mask {
     }
 }
 
-/// A Q-Former with its text branch and the head that generates text.
+/// Q-Former with its text branch and the head that generates text.
 #[derive(Module, Debug)]
 pub struct QFormer<B: Backend> {
-    /// `[1, K, hidden]`; they have no positions.
+    /// Learned queries, `[1, K, hidden]`; they have no positions.
     pub query_tokens: Param<Tensor<B, 3>>,
-    /// Over each of the entity's vectors (LAVIS's `ln_vision`).
+    /// Norm of each of the entity's vectors (LAVIS's `ln_vision`).
     pub vector_norm: LayerNorm<B>,
-    /// Of the text; its norm and dropout also take the queries.
+    /// Embeddings of the text; their norm and dropout also apply to the queries.
     pub embeddings: Embeddings<B>,
-    /// The blocks.
+    /// The blocks, first to last.
     pub layers: Vec<QFormerLayer<B>>,
-    /// From a hidden state to the next token.
+    /// Head that predicts the next token.
     pub head: LanguageHead<B>,
     #[module(skip)]
     config: QFormerConfig,
@@ -135,31 +141,31 @@ pub struct QFormer<B: Backend> {
 /// One block.
 #[derive(Module, Debug)]
 pub struct QFormerLayer<B: Backend> {
-    /// Shared by queries and text.
+    /// Self-attention, shared by queries and text.
     pub attention: Attention<B>,
-    /// From the queries to the entity's vectors, in some of the blocks.
+    /// Attention from the queries to the entity's vectors, in some of the blocks.
     pub cross_attention: Option<Attention<B>>,
-    /// Of the queries.
+    /// Feed-forward of the queries.
     pub query_feed_forward: FeedForward<B>,
-    /// Of the text.
+    /// Feed-forward of the text.
     pub text_feed_forward: FeedForward<B>,
 }
 
 /// BERT's masked-language head; its output projection is the embedding table.
 #[derive(Module, Debug)]
 pub struct LanguageHead<B: Backend> {
-    /// `[hidden, hidden]`, before GELU and norm.
+    /// Linear layer before GELU and norm, `[hidden, hidden]`.
     pub transform: Linear<B>,
-    /// After it.
+    /// Norm after the GELU.
     pub norm: LayerNorm<B>,
-    /// `[vocab + 1]`.
+    /// Bias of the logits, `[vocab + 1]`.
     pub bias: Param<Tensor<B, 1>>,
 }
 
 impl<B: Backend> QFormer<B> {
-    /// A Q-Former to train: the text branch is that of the BERT directory, or drawn for `None`; the
-    /// queries' feed-forwards start as the text's where that is pretrained; all else is drawn (N(0,
-    /// 0.02)). The seed decides what is drawn.
+    /// Makes a Q-Former to train: the text branch is read from the BERT directory, or new for
+    /// `None`; the queries' feed-forwards begin as the text's where that is pretrained; all else is
+    /// new, by the seed (N(0, 0.02)).
     ///
     /// # Errors
     /// Sizes out of range; missing and misshapen tensors, by file and name.
@@ -171,7 +177,7 @@ impl<B: Backend> QFormer<B> {
     pub(crate) fn build(config: &QFormerConfig, from: &mut Parameters<B>) -> Result<Self> {
         config.check()?;
         let (sizes, hidden) = (&config.text, config.text.hidden_size);
-        let query_tokens = from.drawn([1, config.queries, hidden], DEVIATION);
+        let query_tokens = from.init([1, config.queries, hidden], BERT_INIT);
         let vector_norm = norm(from, None, config.vector_width, 1e-5)?;
         let embeddings = Embeddings::new(from, sizes, 1)?;
         let layers = (0..sizes.num_hidden_layers)
@@ -180,7 +186,7 @@ impl<B: Backend> QFormer<B> {
                 let cross = l.is_multiple_of(config.cross_attention_every);
                 let cross_attention = cross.then(|| cross_attention(from, config)).transpose()?;
                 let text_feed_forward = FeedForward::new(from, sizes, &format!("encoder.layer.{l}"))?;
-                let query_feed_forward = queries_own(from, config, &text_feed_forward)?;
+                let query_feed_forward = query_feed_forward(from, config, &text_feed_forward)?;
                 Ok(QFormerLayer { attention, cross_attention, query_feed_forward, text_feed_forward })
             })
             .collect::<Result<_>>()?;
@@ -188,25 +194,35 @@ impl<B: Backend> QFormer<B> {
         Ok(Self { query_tokens, vector_norm, embeddings, layers, head, config: config.clone() })
     }
 
-    /// The sizes.
+    /// Returns the sizes.
     pub fn config(&self) -> &QFormerConfig {
         &self.config
     }
 
-    /// An entity's vectors `[batch, n, vector_width]` → `[batch, K, hidden]`: the queries alone.
+    /// Runs the queries alone over an entity's vectors.
+    ///
+    /// # Shapes
+    /// `[batch, n, vector_width]` → `[batch, K, hidden]`.
     pub fn encode(&self, vectors: Tensor<B, 3>) -> Tensor<B, 3> {
         QueryEncoder::new(self).forward(vectors)
     }
 
-    /// A text alone, `[batch, seq, hidden]`: BERT itself.
+    /// Runs a text alone, as BERT itself.
+    ///
+    /// # Shapes
+    /// `[batch, seq, hidden]`.
     pub fn encode_text(&self, text: &TextBatch) -> Tensor<B, 3> {
         let device = self.query_tokens.val().device();
         let x = self.embeddings.normalise(self.embeddings.look_up(text));
-        self.run(x, 0, None, Some(Mask::Unimodal.tensor(0, text, &device)))
+        self.run(x, 0, None, Some(QFormerMask::Unimodal.tensor(0, text, &device)))
     }
 
-    /// Queries and a text together: `[batch, K, hidden]` and `[batch, seq, hidden]`.
-    pub fn forward(&self, vectors: Tensor<B, 3>, text: &TextBatch, mask: Mask) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    /// Runs queries and a text together.
+    ///
+    /// # Shapes
+    /// `vectors` `[batch, n, vector_width]`; the result: `[batch, K, hidden]` of the queries and
+    /// `[batch, seq, hidden]` of the text.
+    pub fn forward(&self, vectors: Tensor<B, 3>, text: &TextBatch, mask: QFormerMask) -> (Tensor<B, 3>, Tensor<B, 3>) {
         let (k, batch) = (self.config.queries, text.lengths.len());
         let mask = mask.tensor(k, text, &self.query_tokens.val().device());
         let x = Tensor::cat(vec![self.queries(batch), self.embeddings.look_up(text)], 1);
@@ -229,7 +245,10 @@ impl<B: Backend> QFormer<B> {
         self.layers.iter().fold(x, |x, layer| layer.forward(x, queries, vectors.as_ref(), mask.clone()))
     }
 
-    /// Logits `[n, vocab + 1]` of the tokens after those with the hidden states `[n, hidden]`.
+    /// Computes the logits of the tokens after those with these hidden states.
+    ///
+    /// # Shapes
+    /// `[n, hidden]` → `[n, vocab + 1]`.
     pub fn next_tokens(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         let head = &self.head;
         let hidden = head.norm.forward(gelu(head.transform.forward(hidden)));
@@ -247,7 +266,7 @@ impl<B: Backend> QFormerLayer<B> {
     ) -> Tensor<B, 3> {
         let attended = self.attention.forward(x, None, mask);
         let [_, total, _] = attended.dims();
-        let of_queries = |x: Tensor<B, 3>| {
+        let query_branch = |x: Tensor<B, 3>| {
             let read = match (&self.cross_attention, vectors) {
                 (Some(cross), Some(vectors)) => cross.forward(x, Some(vectors.clone()), None),
                 _ => x,
@@ -258,12 +277,12 @@ impl<B: Backend> QFormerLayer<B> {
             return self.text_feed_forward.forward(attended);
         }
         let text = self.text_feed_forward.forward(attended.clone().narrow(1, queries, total - queries));
-        Tensor::cat(vec![of_queries(attended.narrow(1, 0, queries)), text], 1)
+        Tensor::cat(vec![query_branch(attended.narrow(1, 0, queries)), text], 1)
     }
 }
 
 impl<B: Backend> LanguageHead<B> {
-    /// The directory's, where it was saved with one.
+    /// Reads the directory's head, or makes a new one where it was saved without.
     fn new(from: &mut Parameters<B>, config: &BertConfig) -> Result<Self> {
         const TRANSFORM: &str = "cls.predictions.transform";
         let hidden = config.hidden_size;
@@ -272,11 +291,11 @@ impl<B: Backend> LanguageHead<B> {
         let (transform, norm) = if saved {
             let transform = Linear::new(from, &format!("{TRANSFORM}.dense"), hidden, hidden)?;
             let norm = norm(from, Some(&format!("{TRANSFORM}.LayerNorm")), hidden, config.layer_norm_eps)?;
-            let values = from.read_values("cls.predictions.bias", &[config.vocab_size], Start::Constant(0.0))?;
+            let values = from.read_values("cls.predictions.bias", &[config.vocab_size], Init::Constant(0.0))?;
             bias[..config.vocab_size].copy_from_slice(&values);
             (transform, norm)
         } else {
-            let transform = Linear::drawn(from, hidden, hidden, DEVIATION);
+            let transform = Linear::init(from, hidden, hidden, BERT_INIT);
             (transform, norm(from, None, hidden, config.layer_norm_eps)?)
         };
         let bias = from.of(bias, [config.vocab_size + 1]);
@@ -286,12 +305,12 @@ impl<B: Backend> LanguageHead<B> {
 
 fn cross_attention<B: Backend>(from: &mut Parameters<B>, config: &QFormerConfig) -> Result<Attention<B>> {
     let (sizes, h, width) = (&config.text, config.text.hidden_size, config.vector_width);
-    let kept = |inputs: usize| Start::Normal(1.0 / (inputs as f32).sqrt());
+    let init = |inputs: usize| Init::Normal(1.0 / (inputs as f32).sqrt());
     Ok(Attention {
-        query: Linear::drawn(from, h, h, DEVIATION),
-        key: Linear::drawn(from, h, width, DEVIATION),
-        value: Linear::drawn(from, h, width, kept(width)),
-        output: Linear::drawn(from, h, h, kept(h)),
+        query: Linear::init(from, h, h, BERT_INIT),
+        key: Linear::init(from, h, width, BERT_INIT),
+        value: Linear::init(from, h, width, init(width)),
+        output: Linear::init(from, h, h, init(h)),
         norm: norm(from, None, h, sizes.layer_norm_eps)?,
         attention_dropout: DropoutConfig { prob: sizes.attention_probs_dropout_prob }.init(),
         dropout: DropoutConfig { prob: sizes.hidden_dropout_prob }.init(),
@@ -299,33 +318,36 @@ fn cross_attention<B: Backend>(from: &mut Parameters<B>, config: &QFormerConfig)
     })
 }
 
-/// The queries' feed-forward: a copy of the text's where that is pretrained.
-fn queries_own<B: Backend>(
+/// Makes the queries' feed-forward: a copy of the text's where that is pretrained.
+fn query_feed_forward<B: Backend>(
     from: &mut Parameters<B>,
     config: &QFormerConfig,
     text: &FeedForward<B>,
 ) -> Result<FeedForward<B>> {
     let (sizes, h, inner) = (&config.text, config.text.hidden_size, config.text.intermediate_size);
     let mut own = FeedForward {
-        intermediate: Linear::drawn(from, inner, h, DEVIATION),
-        output: Linear::drawn(from, h, inner, DEVIATION),
+        intermediate: Linear::init(from, inner, h, BERT_INIT),
+        output: Linear::init(from, h, inner, BERT_INIT),
         norm: norm(from, None, h, sizes.layer_norm_eps)?,
         dropout: text.dropout.clone(),
     };
     if from.weights.is_some() {
-        own.intermediate = same(own.intermediate, &text.intermediate);
-        own.output = same(own.output, &text.output);
-        own.norm.gamma = value_of(own.norm.gamma, &text.norm.gamma);
-        own.norm.beta = own.norm.beta.zip(text.norm.beta.as_ref()).map(|(own, text)| value_of(own, text));
+        own.intermediate = copy_linear(own.intermediate, &text.intermediate);
+        own.output = copy_linear(own.output, &text.output);
+        own.norm.gamma = copy_value(own.norm.gamma, &text.norm.gamma);
+        own.norm.beta = own.norm.beta.zip(text.norm.beta.as_ref()).map(|(own, text)| copy_value(own, text));
     }
     Ok(own)
 }
 
-fn same<B: Backend>(own: Linear<B>, other: &Linear<B>) -> Linear<B> {
-    Linear { weight: value_of(own.weight, &other.weight), bias: value_of(own.bias, &other.bias) }
+fn copy_linear<B: Backend>(own: Linear<B>, other: &Linear<B>) -> Linear<B> {
+    Linear { weight: copy_value(own.weight, &other.weight), bias: copy_value(own.bias, &other.bias) }
 }
 
-fn value_of<B: Backend, const D: usize>(own: Param<Tensor<B, D>>, other: &Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+fn copy_value<B: Backend, const D: usize>(
+    own: Param<Tensor<B, D>>,
+    other: &Param<Tensor<B, D>>,
+) -> Param<Tensor<B, D>> {
     own.map(|_| other.val().detach().require_grad())
 }
 
@@ -333,7 +355,7 @@ fn value_of<B: Backend, const D: usize>(own: Param<Tensor<B, D>>, other: &Param<
 mod tests {
     use super::*;
 
-    fn seen(mask: Mask) -> Vec<String> {
+    fn seen(mask: QFormerMask) -> Vec<String> {
         let text = TextBatch::new([&[1u32, 2, 3][..], &[1, 2]]);
         let device = crate::device::BackendName::Cpu.device().unwrap();
         let values = mask.tensor::<burn::Dispatch>(2, &text, &device).into_data().to_vec::<f32>().unwrap();
@@ -343,8 +365,8 @@ mod tests {
     /// Two queries and a text of two tokens, padded to three.
     #[test]
     fn masks_by_hand() {
-        assert_eq!(seen(Mask::Unimodal), ["11...", "11...", "..11.", "..11.", "..11."]);
-        assert_eq!(seen(Mask::Bidirectional), ["1111."; 5]);
-        assert_eq!(seen(Mask::Causal), ["11...", "11...", "111..", "1111.", "1111."]);
+        assert_eq!(seen(QFormerMask::Unimodal), ["11...", "11...", "..11.", "..11.", "..11."]);
+        assert_eq!(seen(QFormerMask::Bidirectional), ["1111."; 5]);
+        assert_eq!(seen(QFormerMask::Causal), ["11...", "11...", "111..", "1111.", "1111."]);
     }
 }

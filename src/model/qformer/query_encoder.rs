@@ -1,4 +1,4 @@
-//! The Q-Former's queries without its text branch: what phase 2 keeps of it.
+//! The Q-Former's queries without its text branch, as phase 2 uses them.
 //!
 //! Reference: LAVIS, lavis/models/blip2_models/blip2_opt.py, which drops the text's embeddings,
 //! feed-forwards and head.
@@ -13,31 +13,31 @@ use crate::model::bert::{Attention, FeedForward};
 /// Learned queries that read an entity's vectors.
 #[derive(Module, Debug)]
 pub struct QueryEncoder<B: Backend> {
-    /// `[1, K, hidden]`; they have no positions.
+    /// Learned queries, `[1, K, hidden]`; they have no positions.
     pub query_tokens: Param<Tensor<B, 3>>,
-    /// Over each of the entity's vectors.
+    /// Norm of each of the entity's vectors.
     pub vector_norm: LayerNorm<B>,
-    /// Over the queries.
+    /// Norm of the queries.
     pub norm: LayerNorm<B>,
-    /// After it.
+    /// Dropout after the norm.
     pub dropout: Dropout,
-    /// The blocks.
+    /// The blocks, first to last.
     pub layers: Vec<QueryLayer<B>>,
 }
 
 /// One block.
 #[derive(Module, Debug)]
 pub struct QueryLayer<B: Backend> {
-    /// From the queries to the queries.
+    /// Self-attention of the queries.
     pub attention: Attention<B>,
-    /// From the queries to the entity's vectors, in some of the blocks.
+    /// Attention from the queries to the entity's vectors, in some of the blocks.
     pub cross_attention: Option<Attention<B>>,
-    /// Of the queries.
+    /// Feed-forward of the queries.
     pub feed_forward: FeedForward<B>,
 }
 
 impl<B: Backend> QueryEncoder<B> {
-    /// The queries of `qformer`, whose parameters they share.
+    /// Takes the query branch of `qformer`; the two share their parameters.
     pub fn new(qformer: &QFormer<B>) -> Self {
         let layers = qformer.layers.iter().map(|layer| QueryLayer {
             attention: layer.attention.clone(),
@@ -53,7 +53,10 @@ impl<B: Backend> QueryEncoder<B> {
         }
     }
 
-    /// An entity's vectors `[batch, n, vector_width]` → `[batch, K, hidden]`.
+    /// Runs the queries over an entity's vectors.
+    ///
+    /// # Shapes
+    /// `[batch, n, vector_width]` → `[batch, K, hidden]`.
     pub fn forward(&self, vectors: Tensor<B, 3>) -> Tensor<B, 3> {
         let queries = self.query_tokens.val().repeat_dim(0, vectors.dims()[0]);
         let vectors = self.vector_norm.forward(vectors);

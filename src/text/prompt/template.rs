@@ -184,8 +184,8 @@ impl Prompt {
     }
 
     /// Fills the placeholders and tokenises the prompt: each text between vectors in one piece, the
-    /// tokens of vectors as they are. The text of a special token is that token in the template, and
-    /// plain text in a value.
+    /// tokens of vectors as they are. The text of a special token is that token in the template,
+    /// and plain text in a value.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].

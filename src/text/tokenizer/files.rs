@@ -1,4 +1,5 @@
-//! The tokenizer of a Hugging Face directory: `tokenizer.json` and the files beside it that say more.
+//! The tokenizer of a Hugging Face directory: `tokenizer.json` and the files beside it that say
+//! more.
 //!
 //! Reference: transformers 5.24, `PreTrainedTokenizerBase._from_pretrained` and
 //! `TokenizersBackend.__init__`: which file decides a special token, and which tokens are added.
@@ -121,8 +122,8 @@ impl Files {
         })
     }
 
-    /// Whether `tokenizer_config.json` lists the added tokens, and so decides alone (repositories since
-    /// transformers 4.34).
+    /// Whether `tokenizer_config.json` lists the added tokens, and so decides alone (repositories
+    /// since transformers 4.34).
     fn config_decides(&self) -> bool {
         self.config.get("added_tokens_decoder").is_some_and(Value::is_object)
     }
@@ -145,7 +146,8 @@ impl Files {
         id_of(backend, &token.content, role, &dir.join(file)).map(Some)
     }
 
-    /// The end-of-sequence token of `special_tokens_map.json`, where `tokenizer_config.json` names none.
+    /// The end-of-sequence token of `special_tokens_map.json`, where `tokenizer_config.json` names
+    /// none.
     fn special_eos(&self, backend: &Backend, dir: &Path) -> Result<Option<u32>> {
         let path = dir.join(SPECIAL);
         let token = role_of(&self.special, "eos_token", &path)?;
@@ -257,8 +259,8 @@ fn id_of(backend: &Backend, token: &str, role: &str, path: &Path) -> Result<u32>
         .ok_or_else(|| Error::failed(format!("{}: {role} {token:?} is not in tokenizer.json", path.display())))
 }
 
-/// Applies `add_prefix_space` of `tokenizer_config.json` where transformers does: to the classes that
-/// make their own pre-tokenizer. Returns whether it changed anything.
+/// Applies `add_prefix_space` of `tokenizer_config.json` where transformers does: to the classes
+/// that make their own pre-tokenizer. Returns whether it changed anything.
 fn set_prefix_space(document: &mut Value, class: &str, adds: bool) -> bool {
     let is_byte_level = class.starts_with("GPT2Tokenizer") || class.starts_with("Qwen2Tokenizer");
     let is_sentencepiece = class.starts_with("LlamaTokenizer");

@@ -39,8 +39,8 @@ pub(crate) fn split_then_bytes(split: &str) -> Result<Sequence> {
     Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]))
 }
 
-/// A tokenizer that cuts nothing off and pads nothing. [`Tokenizer::encode`] adds no special tokens;
-/// [`Tokenizer::encode_prompt`] puts first those that the model's own tokenizer puts first.
+/// A tokenizer that cuts nothing off and pads nothing. [`Tokenizer::encode`] adds no special
+/// tokens; [`Tokenizer::encode_prompt`] puts first those that the model's own tokenizer puts first.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     backend: Backend,
@@ -58,8 +58,8 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face directory: `tokenizer.json`, with what
-    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `config.json` say
-    /// beside it, as transformers does.
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `config.json`
+    /// say beside it, as transformers does.
     ///
     /// # Errors
     /// Names the file that is missing or damaged, or the token that is unknown.
@@ -67,8 +67,8 @@ impl Tokenizer {
         files::open(dir)
     }
 
-    /// Reads `tokenizer.json` alone of a Hugging Face directory, as itemlm did before it read the files
-    /// beside it: for runs that were trained so. It puts no token first.
+    /// Reads `tokenizer.json` alone of a Hugging Face directory, as itemlm did before it read the
+    /// files beside it: for runs that were trained so. It puts no token first.
     ///
     /// # Errors
     /// Names the file that is missing or damaged, or the token that is unknown.
@@ -127,8 +127,8 @@ impl Tokenizer {
         Ok(Self { backend, eos, bos, prefix, embeddings: usize::MAX, json, special, literal: OnceLock::new() })
     }
 
-    /// Sets whether prompts begin with the BOS token, whatever the tokenizer's own post-processor does;
-    /// `None` leaves that to the tokenizer.
+    /// Sets whether prompts begin with the BOS token, whatever the tokenizer's own post-processor
+    /// does; `None` leaves that to the tokenizer.
     ///
     /// # Errors
     /// A BOS token is asked for, and the tokenizer names none.
@@ -234,7 +234,8 @@ impl Tokenizer {
         self.backend.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
-    /// Counts the tokens of the model's own vocabulary, added ones apart, with an id of `size` or more.
+    /// Counts the tokens of the model's own vocabulary, added ones apart, with an id of `size` or
+    /// more.
     pub(crate) fn vocabulary_beyond(&self, size: usize) -> usize {
         let added = self.backend.get_added_tokens_decoder();
         let ids = self.backend.get_vocab(true).into_values();
@@ -246,8 +247,8 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Returns the beginning-of-sequence token's id, if the tokenizer names one; whether prompts begin
-    /// with it says [`Tokenizer::prefix`].
+    /// Returns the beginning-of-sequence token's id, if the tokenizer names one; whether prompts
+    /// begin with it says [`Tokenizer::prefix`].
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -257,7 +258,8 @@ impl Tokenizer {
         self.backend.id_to_token(id)
     }
 
-    /// Returns the tokenizer as `tokenizer.json`; [`Tokenizer::from_json`] and transformers read it.
+    /// Returns the tokenizer as `tokenizer.json`; [`Tokenizer::from_json`] and transformers read
+    /// it.
     pub fn to_json(&self) -> String {
         self.json.clone()
     }

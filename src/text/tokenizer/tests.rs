@@ -57,6 +57,11 @@ fn end_of_sequence_is_where_transformers_looks() {
     put("special_tokens_map.json", json!({"eos_token": {"content": "a", "lstrip": false}}));
     assert_eq!(eos().unwrap(), trained().encode("a").unwrap()[0]);
     put("tokenizer_config.json", json!({"eos_token": "<|endoftext|>"}));
+    assert_eq!(eos().unwrap(), trained().encode("a").unwrap()[0], "a repository from before added_tokens_decoder");
+    put("tokenizer_config.json", json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": {}}));
+    assert_eq!(eos(), Ok(0));
+    fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
+    put("tokenizer_config.json", json!({"eos_token": "<|endoftext|>"}));
     assert_eq!(eos(), Ok(0));
     put("tokenizer_config.json", json!({"eos_token": "</s>"}));
     assert!(eos().unwrap_err().contains("</s>"));

@@ -15,7 +15,7 @@ pub use weights::{ParameterCount, WeightBytes};
 use crate::batch::Batch;
 use crate::config::Precision;
 use crate::loss::LOGITS_OF_A_BLOCK;
-use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
+use crate::model::{DecoderConfig, ItemEncoderConfig, NormRole, Projection, QuantizedSize, Role, Tune};
 use crate::text::EntityTokens;
 
 /// A number's bytes wherever it is not a frozen projection's.
@@ -247,16 +247,27 @@ impl<'a> MemoryEstimator<'a> {
         let Pass { tokens, rows, places, past, .. } = pass;
         let (h, inner, q, kv) = (self.hidden(), self.decoder.intermediate_size as u64, self.queries(), self.keys());
         let residual = tokens * h;
-        let norm = if tracked && input { residual + tokens } else { 0 };
-        let queries_keys_values = self.left_side(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], h);
+        let [mut norm, mut after] = [0, 0];
+        for tensor in self.decoder.block_tensors() {
+            // A norm keeps its input and a scale of each row.
+            let rows = |width: u64| tokens * width / tensor.shape[0] as u64;
+            match tensor.role {
+                Role::Norm(NormRole::BeforeAttention) if tracked && input => norm += residual + tokens,
+                Role::Norm(NormRole::Query) if tracked => norm += tokens * q + rows(q),
+                Role::Norm(NormRole::Key) if tracked => norm += tokens * kv + rows(kv),
+                Role::Norm(NormRole::AfterAttention) if tracked => norm += residual + tokens,
+                Role::Norm(NormRole::BeforeMlp | NormRole::AfterMlp) if tracked => after += residual + tokens,
+                _ => {}
+            }
+        }
+        use Projection::{AttentionOutput, Down, Gate, GateUp, Key, Query, QueryKeyValue, Up, Value};
+        let queries_keys_values = self.left_side(&[Query, Key, Value, QueryKeyValue], h);
         let attended = places * (q + 2 * kv + self.decoder.num_attention_heads as u64) + 2 * past * kv;
         let attention = norm
-            + tokens * (queries_keys_values + self.left_side(&["self_attn.o_proj"], q))
+            + tokens * (queries_keys_values + self.left_side(&[AttentionOutput], q))
             + if tracked { attended } else { 0 };
-        let after = if tracked { residual + tokens } else { 0 };
         let gates = if tracked { 2 * tokens * inner } else { 0 };
-        let gate_up_down =
-            self.left_side(&["mlp.gate_proj", "mlp.up_proj"], h) + self.left_side(&["mlp.down_proj"], inner);
+        let gate_up_down = self.left_side(&[Gate, Up, GateUp], h) + self.left_side(&[Down], inner);
         let mlp = after + gates + tokens * gate_up_down;
         // bf16 products run in f32: both sides and the result are there twice.
         let half = match self.precision {
@@ -265,6 +276,8 @@ impl<'a> MemoryEstimator<'a> {
         };
         // A matrix is unpacked while it is multiplied with.
         let half = half + if self.quantized.is_some() { h * inner } else { 0 };
+        // Parts of a fused projection's output are copies.
+        let half = half + if self.decoder.switches.fused_projections { 2 * tokens * inner } else { 0 };
         let forward = 2 * residual + tokens * inner + half + if tracked { 0 } else { 2 * tokens * inner };
         // A row's and head's part of the gradients, put together afterwards; of the past each row
         // has a part.
@@ -276,12 +289,15 @@ impl<'a> MemoryEstimator<'a> {
     /// Numbers a token that the products of projections with one input of `width` keep: the input
     /// where one of the weights trains; with LoRA the input, or after dropout one each, and what is
     /// between the two thin matrices.
-    fn left_side(&self, projections: &[&str], width: u64) -> u64 {
+    fn left_side(&self, projections: &[Projection], width: u64) -> u64 {
         match self.tune {
             Tune::Frozen => 0,
             Tune::Full => width,
             Tune::Lora(lora, _) => {
-                let adapted = projections.iter().filter(|projection| lora.adapts(projection)).count() as u64;
+                let adapted = self.decoder.projections().into_iter();
+                let adapted =
+                    adapted.filter(|(projection, module, _)| projections.contains(projection) && lora.adapts(module));
+                let adapted = adapted.count() as u64;
                 let inputs = if lora.dropout > 0.0 { adapted } else { adapted.min(1) };
                 inputs * width + adapted * lora.rank as u64
             }

@@ -1,5 +1,4 @@
-//! What a model has, whatever is asked of it: numbers and bytes of its weights and of the
-//! optimiser's state.
+//! Numbers and bytes of a model's weights and of the optimiser's state.
 
 use serde::Serialize;
 
@@ -10,9 +9,9 @@ use crate::model::{QuantizedSize, Tune};
 /// Numbers of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ParameterCount {
-    /// That have a gradient.
+    /// Numbers that have a gradient.
     pub trained: u64,
-    /// That have none.
+    /// Numbers that have none.
     pub frozen: u64,
 }
 
@@ -22,7 +21,7 @@ pub struct WeightBytes {
     /// The blocks' projections: in `llm.precision` or quantised where they are frozen, in f32 where
     /// they train.
     pub projections: u64,
-    /// The embeddings and the norms, f32.
+    /// The embeddings, the norms and the biases, f32.
     pub embeddings: u64,
     /// The output projection, f32; 0 where the embeddings serve as it.
     pub head: u64,
@@ -33,14 +32,14 @@ pub struct WeightBytes {
 }
 
 impl WeightBytes {
-    /// Of all.
+    /// Returns their sum.
     pub fn total(&self) -> u64 {
         self.projections + self.embeddings + self.head + self.adapters + self.encoder
     }
 }
 
 impl MemoryEstimator<'_> {
-    /// Of the whole model.
+    /// Counts the numbers of the whole model.
     pub fn parameters(&self) -> ParameterCount {
         let llm = self.projection_numbers() + self.embedding_numbers() + self.head_numbers();
         let encoder = self.encoder.map_or(0, |encoder| encoder.num_params(self.hidden() as usize));
@@ -50,7 +49,7 @@ impl MemoryEstimator<'_> {
         }
     }
 
-    /// Of the whole model.
+    /// Returns the bytes of the whole model.
     pub fn weights(&self) -> WeightBytes {
         let halved = self.precision != Precision::F32 && !self.is_full();
         let QuantizedSize { bytes, plain_bytes, .. } = self.quantized.unwrap_or_default();
@@ -65,36 +64,35 @@ impl MemoryEstimator<'_> {
         }
     }
 
-    /// AdamW's two moments of all that trains.
+    /// Returns the bytes of AdamW's two moments of all that trains.
     pub fn optimizer(&self) -> u64 {
         2 * self.parameters().trained * F32
     }
 
-    /// Name, rows and columns.
-    fn projections(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        self.decoder.layer_shapes().into_iter().filter_map(|(name, shape)| match shape.as_slice() {
-            &[rows, columns] => Some((name, rows as u64, columns as u64)),
-            _ => None,
-        })
+    fn projection_numbers(&self) -> u64 {
+        let projections = self.decoder.projections().into_iter();
+        self.layers() * projections.map(|(_, _, [out, width])| (out * width) as u64).sum::<u64>()
     }
 
-    fn projection_numbers(&self) -> u64 {
-        self.layers() * self.projections().map(|(_, rows, columns)| rows * columns).sum::<u64>()
+    /// Numbers of a block's norms and biases.
+    fn vector_numbers(&self) -> u64 {
+        let vectors = self.decoder.block_tensors().into_iter().filter(|tensor| tensor.shape.len() == 1);
+        vectors.map(|tensor| tensor.shape[0] as u64).sum()
     }
 
     fn adapter_numbers(&self) -> u64 {
         let Tune::Lora(lora, _) = self.tune else { return 0 };
-        let adapted = self.projections().filter(|(name, ..)| lora.adapts(name));
-        self.layers() * adapted.map(|(_, rows, columns)| lora.rank as u64 * (rows + columns)).sum::<u64>()
+        let adapted = self.decoder.projections().into_iter().filter(|(_, module, _)| lora.adapts(module));
+        self.layers() * adapted.map(|(_, _, [out, width])| (lora.rank * (out + width)) as u64).sum::<u64>()
     }
 
     pub(super) fn embedding_rows(&self) -> u64 {
         self.decoder.vocab_size as u64 * self.hidden()
     }
 
-    /// The norms included.
+    /// Returns the numbers of the embeddings, of all norms and of all biases.
     fn embedding_numbers(&self) -> u64 {
-        self.embedding_rows() + (2 * self.layers() + 1) * self.hidden()
+        self.embedding_rows() + self.layers() * self.vector_numbers() + self.hidden()
     }
 
     fn head_numbers(&self) -> u64 {

@@ -2,8 +2,8 @@
 //!
 //! Every length is checked against the bytes that are left before anything is allocated by it. Not
 //! candle-core's reader: that one holds a vocabulary's strings twice, takes the last of two equal
-//! keys, does not see tensors that overlap or lie beyond the file, and refuses a type that it does not
-//! know without the tensor's name.
+//! keys, does not see tensors that overlap or lie beyond the file, and refuses a type that it does
+//! not know without the tensor's name.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -157,8 +157,8 @@ impl Header {
         self.metadata.contains_key(key)
     }
 
-    /// Returns a key that begins with `prefix`, that nobody has read, that is not among `ignored` and
-    /// whose value is not 0, false or empty: it may change what the model computes.
+    /// Returns a key that begins with `prefix`, that nobody has read, that is not among `ignored`
+    /// and whose value is not 0, false or empty: it may change what the model computes.
     pub(crate) fn unread(&self, prefix: &str, ignored: &[&str]) -> Option<&str> {
         let neutral = |value: &Value| match value {
             Value::Unsigned(n) => *n == 0,
@@ -365,8 +365,8 @@ impl<'a> Cursor<'a> {
         self.take(length, place).map(|_| ())
     }
 
-    /// Reads a tensor's entry. Its `range` holds the offset and the *length*, until the start of the
-    /// data is known.
+    /// Reads a tensor's entry. Its `range` holds the offset and the *length*, until the start of
+    /// the data is known.
     fn tensor(&mut self, number: u64) -> Result<GgufTensor> {
         let name = self.name(&format!("the name of tensor {number}"))?;
         let place = format!("tensor {name}");

@@ -105,8 +105,8 @@ impl GgufVocabulary {
         let rule = self.rule()?;
         let spelling = spelling();
         let is_spelled = |token: &str| token.chars().all(is_spelling);
-        // Added tokens are matched in the text as it is, so they are spelled as it is; any other token
-        // in other characters is a converter's slip.
+        // Added tokens are matched in the text as it is, so they are spelled as it is; any other
+        // token in other characters is a converter's slip.
         let keeps_spelling = |id: usize, token: &str| is_spelled(token) || (!self.legacy && self.is_added(id));
         let vocab: Vocab = (self.tokens.iter().enumerate())
             .map(|(id, token)| {
@@ -162,9 +162,10 @@ impl GgufVocabulary {
         }
     }
 
-    /// Recognises the split that a vocabulary was learnt with, where the file names none: a token is
-    /// part of one piece of the split. GPT-2's puts no letter after a mark in one piece (but for `'s`
-    /// and its like); of the splits that do, Llama 3's takes up to three digits together, Qwen's one.
+    /// Recognises the split that a vocabulary was learnt with, where the file names none: a token
+    /// is part of one piece of the split. GPT-2's puts no letter after a mark in one piece (but for
+    /// `'s` and its like); of the splits that do, Llama 3's takes up to three digits together,
+    /// Qwen's one.
     fn recognised_rule(&self) -> Result<Rule> {
         let missing = match &self.pre {
             None => "tokenizer.ggml.pre is missing",
@@ -199,8 +200,8 @@ impl GgufVocabulary {
     }
 }
 
-/// Returns the character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`): itself
-/// where that is printable Latin-1, else the next one from U+0100.
+/// Returns the character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`):
+/// itself where that is printable Latin-1, else the next one from U+0100.
 pub(super) fn spelling() -> Vec<char> {
     let mut next = 0x100;
     let bytes = 0..=u8::MAX;

@@ -2,8 +2,8 @@
 //! llama.cpp's converter took it from.
 //!
 //! Reference: llama.cpp, `src/llama-vocab.cpp` (what each `tokenizer.ggml.pre` stands for) and
-//! `gguf-py`; the `tokenizer.json` of the models named at each split. Not transformers' own reader of
-//! GGUF files, which has fewer splits.
+//! `gguf-py`; the `tokenizer.json` of the models named at each split. Not transformers' own reader
+//! of GGUF files, which has fewer splits.
 
 mod byte_level;
 mod sentencepiece;
@@ -136,8 +136,8 @@ impl GgufVocabulary {
         Tokenizer::new(backend, self.eos, self.bos.filter(|_| !self.legacy))
     }
 
-    /// Whether a sequence begins with the token `bos`: what the file says, or, for files from before
-    /// converters wrote it, what the publisher of a vocabulary that is recognised says.
+    /// Whether a sequence begins with the token `bos`: what the file says, or, for files from
+    /// before converters wrote it, what the publisher of a vocabulary that is recognised says.
     fn begins_with(&self, bos: u32) -> bool {
         let recognised = match self.tokens.get(bos as usize).map(String::as_str) {
             Some("<|begin_of_text|>" | "<bos>") => true,
@@ -158,8 +158,9 @@ impl GgufVocabulary {
         matches!(self.kind(id), CONTROL | USER_DEFINED) || self.special.contains(&(id as u32))
     }
 
-    /// Adds control tokens, and those with a role, as special tokens; user-defined ones as plain added
-    /// tokens. `spelled` gives a token's spelling in the vocabulary, none for one that is not matched.
+    /// Adds control tokens, and those with a role, as special tokens; user-defined ones as plain
+    /// added tokens. `spelled` gives a token's spelling in the vocabulary, none for one that is not
+    /// matched.
     fn add_special_tokens(&self, backend: &mut Backend, spelled: impl Fn(usize) -> Option<String>) -> Result<()> {
         let (mut special, mut plain) = (Vec::new(), Vec::new());
         for id in (0..self.tokens.len()).filter(|&id| self.is_added(id)) {

@@ -24,8 +24,8 @@ const LONGEST_PIECE: usize = 512;
 enum SpacePrefix {
     /// Nowhere: Gemma.
     Never,
-    /// Before every part of a text between special tokens, also one that begins with a space: Llama 2
-    /// and what grew from it.
+    /// Before every part of a text between special tokens, also one that begins with a space: Llama
+    /// 2 and what grew from it.
     EveryPart,
     /// Before the text, unless it begins with a space: Mistral since its third tokenizer.
     First,
@@ -99,9 +99,9 @@ impl GgufVocabulary {
     }
 
     /// Every way to make a token of two others, by descending score, then descending length of the
-    /// left and the right part in characters (`generate_merges` of transformers). User-defined tokens
-    /// come before all others in the order of their ids: SentencePiece takes them whole, and the
-    /// converter leaves them no score.
+    /// left and the right part in characters (`generate_merges` of transformers). User-defined
+    /// tokens come before all others in the order of their ids: SentencePiece takes them whole, and
+    /// the converter leaves them no score.
     fn sentencepiece_merges(&self, pieces: &[String], vocab: &Vocab) -> Result<Merges> {
         if let Some(merges) = &self.merges {
             let split = |merge: &String| {

@@ -8,7 +8,7 @@ fn byte_level() -> GgufVocabulary {
     types.extend([3.0, 1.0, 1.0, 4.0]);
     GgufVocabulary {
         model: "gpt2".into(),
-        pre: Some("smollm".into()),
+        pre: Some("gpt-2".into()),
         tokens,
         types,
         merges: Some(vec!["Ġ a".into(), "1 2".into()]),
@@ -39,36 +39,104 @@ fn byte_level_vocabulary() {
     assert_eq!(llama3.encode("0012").unwrap().len(), 4, "digits are split by three");
 }
 
-/// The ids that transformers gives (tests/reference/gguf_reference.py).
+/// The ids that the publisher's kind of `tokenizer.json` gives
+/// (tests/reference/gguf_tokenizer_reference.py).
 #[test]
-fn agrees_with_transformers() {
+fn equals_the_publishers_tokenizers() {
     #[derive(serde::Deserialize)]
     struct Case {
         model: String,
         pre: Option<String>,
         tokens: Vec<String>,
         types: Vec<f32>,
+        #[serde(default)]
         scores: Option<Vec<f32>>,
+        #[serde(default)]
         merges: Option<Vec<String>>,
         eos: u32,
-        special: Vec<u32>,
+        #[serde(default)]
+        bos: Option<u32>,
+        #[serde(default)]
+        unknown: Option<u32>,
+        #[serde(default)]
+        add_bos: Option<bool>,
+        #[serde(default)]
+        add_space_prefix: Option<bool>,
         texts: Vec<String>,
         ids: Vec<Vec<u32>>,
+        prompt: Vec<u32>,
     }
-    let cases: Vec<Case> =
-        serde_json::from_str(include_str!("../../../../tests/fixtures/gguf/tokenizers.json")).unwrap();
-    assert_eq!(cases.len(), 3);
-    for case in cases {
-        let Case { model, pre, tokens, types, scores, merges, eos, special, texts, ids } = case;
-        let vocabulary =
-            GgufVocabulary { model, pre, tokens, types, scores, merges, eos, special, ..Default::default() };
-        let (kind, size) = (format!("{} {:?}", vocabulary.model, vocabulary.pre), vocabulary.tokens.len());
+    let cases: std::collections::BTreeMap<String, Case> =
+        serde_json::from_str(include_str!("../../../../tests/fixtures/gguf/publishers.json")).unwrap();
+    assert_eq!(cases.len(), 13);
+    let mut wrong = Vec::new();
+    for (name, case) in cases {
+        let Case { model, pre, tokens, types, scores, merges, eos, bos, unknown, add_bos, add_space_prefix, .. } = case;
+        let special = [Some(eos), bos, unknown].into_iter().flatten().collect();
+        let vocabulary = GgufVocabulary {
+            model,
+            pre,
+            tokens,
+            types,
+            scores,
+            merges,
+            eos,
+            bos,
+            unknown,
+            special,
+            add_bos,
+            add_space_prefix,
+            legacy: false,
+        };
         let tokenizer = vocabulary.build().unwrap();
-        assert_eq!(tokenizer.vocab_size(), size);
-        for (text, ids) in texts.iter().zip(ids) {
-            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{kind}: {text:?}");
+        for (text, ids) in case.texts.iter().zip(&case.ids) {
+            let found = tokenizer.encode(text).unwrap();
+            if found != *ids {
+                wrong.push(format!("{name}: {text:?}: {found:?}, not {ids:?}"));
+            }
+        }
+        if tokenizer.encode_prompt(&case.texts[0]).unwrap() != case.prompt {
+            wrong.push(format!("{name}: the prompt begins with {:?}", tokenizer.prefix()));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What itemlm gave before: runs that were trained so go on.
+#[test]
+fn legacy_tokenizers_are_as_they_were() {
+    let legacy = |pre: &str| GgufVocabulary { pre: Some(pre.into()), legacy: true, ..byte_level() }.build().unwrap();
+    assert_eq!(legacy("smollm").encode("0  12").unwrap(), [48, 32, 32, 258].map(|id: u32| id));
+    assert_eq!(
+        GgufVocabulary { pre: None, legacy: true, ..byte_level() }.build().unwrap().encode(" a").unwrap(),
+        [257]
+    );
+    assert!(legacy("llama-bpe").prefix().is_empty());
+}
+
+#[test]
+fn bos_is_first_where_the_file_or_its_publisher_says_so() {
+    let prefix = |token: &str, add_bos: Option<bool>| {
+        let mut vocabulary = GgufVocabulary { add_bos, bos: Some(256), ..byte_level() };
+        vocabulary.tokens[256] = token.into();
+        vocabulary.build().unwrap().prefix().len()
+    };
+    assert_eq!((prefix("<|end|>", Some(true)), prefix("<|end|>", Some(false)), prefix("<|end|>", None)), (1, 0, 0));
+    assert_eq!((prefix("<|begin_of_text|>", None), prefix("<|begin_of_text|>", Some(false))), (1, 0));
+}
+
+#[test]
+fn a_missing_pre_is_told_by_the_vocabulary() {
+    let rule_of = |tokens: &[&str]| {
+        let mut vocabulary = GgufVocabulary { pre: None, types: Vec::new(), ..byte_level() };
+        vocabulary.tokens.extend(tokens.iter().map(|token| (*token).to_owned()));
+        vocabulary.tokens.retain(|token| token != "12" || tokens.contains(&"12"));
+        vocabulary.merges = Some(Vec::new());
+        vocabulary.build().map(|tokenizer| tokenizer.encode("12 1234 \"a").unwrap().len())
+    };
+    assert!(rule_of(&[]).is_ok());
+    assert!(rule_of(&["\"a", "1234"]).unwrap_err().to_string().contains("tokenizer.ggml.pre is missing"));
+    assert!(rule_of(&["\"a", "123"]).is_ok() && rule_of(&["\"a"]).is_ok());
 }
 
 #[test]

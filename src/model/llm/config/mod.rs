@@ -1,82 +1,140 @@
-//! The sizes of a Llama-family model, read from Hugging Face's `config.json`.
+//! The architecture of a decoder, read from Hugging Face's `config.json`.
+
+mod family;
+mod keys;
+mod rope;
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use family::{FAMILIES, Family, LLAMA};
+use keys::Keys;
+pub use rope::{Llama3RopeScaling, RopeScaling, YarnRopeScaling};
+
+use crate::kernels::{Activation, ScoreScaling};
 use crate::{Context, Error, Result};
 
-/// The architecture of a Llama-family decoder, named as in Hugging Face's `LlamaConfig`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The architecture of a decoder: its sizes, named as in transformers' configurations, and how its
+/// family differs from Llama.
+#[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
+    /// Names and file conventions.
+    pub family: &'static Family,
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the SwiGLU layer.
+    /// Width inside the feed-forward.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Number of decoder blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; divides the query heads.
+    /// Number of key and value heads; divides the query heads.
     pub num_key_value_heads: usize,
-    /// Width of one head; even, for RoPE turns pairs.
+    /// Width of one head; even, because RoPE rotates pairs.
     pub head_dim: usize,
     /// The epsilon of RMSNorm.
     pub rms_norm_eps: f64,
     /// The base of RoPE's wavelengths.
     pub rope_theta: f64,
-    /// Llama 3's frequency scaling, if the model has it.
-    pub rope_scaling: Option<Llama3RopeScaling>,
+    /// Change of RoPE's angles, if the model has one.
+    pub rope_scaling: Option<RopeScaling>,
     /// Whether the output projection is the embedding table.
     pub tie_word_embeddings: bool,
-    /// The longest context, in tokens, that the model was made for.
+    /// The longest context that the model was made for, tokens.
     pub max_position_embeddings: usize,
+    /// How it differs from Llama.
+    pub switches: Switches,
 }
 
-/// RoPE scaling of Llama 3.1 and later (`rope_type: llama3`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Llama3RopeScaling {
-    /// Long wavelengths are stretched by this.
-    pub factor: f64,
-    /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are stretched fully.
-    pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are kept.
-    pub high_freq_factor: f64,
-    /// The context length before scaling, in tokens.
-    pub original_max_position_embeddings: usize,
+/// How the blocks of a family differ from Llama's; the default is Llama.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Switches {
+    /// Whether the projections of queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the projection of attention's output has a bias.
+    pub output_bias: bool,
+    /// Whether the projections of the feed-forward have biases.
+    pub mlp_bias: bool,
+    /// Whether q, k and v are one matrix, and gate and up another.
+    pub fused_projections: bool,
+    /// Where a block has norms.
+    pub norms: BlockNorms,
+    /// Norms of queries and keys before rotation.
+    pub qk_norm: Option<QkNorm>,
+    /// Activation of the feed-forward's gate.
+    pub activation: Activation,
+    /// Whether embeddings are multiplied by `√hidden_size`.
+    pub scaled_embeddings: bool,
+    /// Scores are `q·k` over the root of this; `head_dim` if `None`.
+    pub query_scalar: Option<f64>,
+    /// Soft cap of attention's scores.
+    pub attention_soft_cap: Option<f64>,
+    /// Soft cap of the logits.
+    pub logit_soft_cap: Option<f64>,
+    /// Numbers of a head that are rotated; all if `None`.
+    pub rotary_dim: Option<usize>,
+    /// Tokens that a windowed layer sees: the token itself and those before it.
+    pub sliding_window: Option<usize>,
+    /// Which layers are windowed; the layers behind its end are not.
+    pub windowed_layers: Vec<bool>,
+    /// The base of RoPE in windowed layers, where they have their own.
+    pub window_rope_theta: Option<f64>,
+    /// Which layers have RoPE; the layers behind its end have.
+    pub rotated_layers: Vec<bool>,
 }
 
-impl Llama3RopeScaling {
-    /// By how much each of the `head_dim / 2` wavelengths is stretched (what llama.cpp stores as
-    /// `rope_freqs.weight`; the formula is transformers' `_compute_llama3_parameters`).
-    pub fn stretch(&self, rope_theta: f64, head_dim: usize) -> Vec<f64> {
-        let context = self.original_max_position_embeddings as f64;
-        let pairs = (0..head_dim / 2).map(|i| 2.0 * i as f64 / head_dim as f64);
-        pairs
-            .map(|exponent| {
-                let wavelength = 2.0 * std::f64::consts::PI * rope_theta.powf(exponent);
-                if wavelength < context / self.high_freq_factor {
-                    1.0
-                } else if wavelength > context / self.low_freq_factor {
-                    self.factor
-                } else {
-                    let smooth =
-                        (context / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
-                    1.0 / ((1.0 - smooth) / self.factor + smooth)
-                }
-            })
-            .collect()
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            fused_projections: false,
+            norms: BlockNorms::Before,
+            qk_norm: None,
+            activation: Activation::Silu,
+            scaled_embeddings: false,
+            query_scalar: None,
+            attention_soft_cap: None,
+            logit_soft_cap: None,
+            rotary_dim: None,
+            sliding_window: None,
+            windowed_layers: Vec::new(),
+            window_rope_theta: None,
+            rotated_layers: Vec::new(),
+        }
     }
 }
 
+/// Where a block has norms, each for attention and for the feed-forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockNorms {
+    /// Of the input.
+    Before,
+    /// Of the input, and of the output before it is added to the residual stream.
+    BeforeAndAfter,
+    /// Of the output before it is added to the residual stream.
+    After,
+}
+
+/// RMS norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Over each head.
+    Head,
+    /// Over all heads together.
+    AllHeads,
+}
+
 impl DecoderConfig {
-    /// Two layers small enough to make and run on the spot: for demonstrations, self-checks and
-    /// tests.
+    /// Returns a Llama of two layers small enough to make and run on the spot: for demonstrations,
+    /// self-checks and tests.
     pub fn tiny(vocab_size: usize) -> Self {
         Self {
+            family: &LLAMA,
             vocab_size,
             hidden_size: 64,
             intermediate_size: 128,
@@ -89,14 +147,15 @@ impl DecoderConfig {
             rope_scaling: None,
             tie_word_embeddings: true,
             max_position_embeddings: 512,
+            switches: Switches::default(),
         }
     }
 
     /// Parses a `config.json`; absent keys take Hugging Face's defaults. `path` is for the errors.
     ///
     /// # Errors
-    /// One line naming the file and the key: not a Llama, a variant that itemlm does not compute
-    /// (biases, other activations, other RoPE scalings, quantised weights), or a size out of range.
+    /// One line naming the file and the key: an unknown family, a variant that itemlm does not
+    /// compute (other activations, other RoPE scalings, quantised weights), a size out of range.
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
         let document: Value = serde_json::from_str(text).context(path.display())?;
         let Value::Object(object) = &document else {
@@ -105,63 +164,66 @@ impl DecoderConfig {
         Self::from_object(object).context(path.display())
     }
 
-    fn from_object(object: &Map<String, Value>) -> Result<Self> {
+    /// Reads the keys of a `config.json`.
+    pub(crate) fn from_object(object: &Map<String, Value>) -> Result<Self> {
         let keys = Keys { object, prefix: "" };
-        match keys.text("model_type")? {
-            Some("llama") => {}
-            Some(other) => {
-                return refuse(format!("model_type {other:?} is not supported, only \"llama\" is"));
-            }
-            None => return refuse("no model_type; it must be \"llama\""),
-        }
-        for key in ["attention_bias", "mlp_bias"] {
-            if keys.flag(key)? == Some(true) {
-                return refuse(format!("{key}: true is not supported"));
-            }
-        }
-        if let Some(activation) = keys.text("hidden_act")?.filter(|a| *a != "silu") {
-            return refuse(format!("hidden_act {activation:?} is not supported, only \"silu\" is"));
-        }
+        let family = match keys.text("model_type")? {
+            Some(model_type) => Family::by_model_type(model_type)?,
+            None => return refuse("no model_type; it must be a family's name, as \"llama\""),
+        };
         if keys.get("quantization_config").is_some() {
             return refuse("quantization_config: quantised safetensors are not supported; use the unquantised model");
         }
-        let hidden_size = keys.size("hidden_size", 4096)?;
-        let num_attention_heads = keys.size("num_attention_heads", 32)?;
-        let head_dim = match keys.get("head_dim") {
-            Some(_) => keys.size("head_dim", 0)?,
-            None if num_attention_heads > 0 && hidden_size % num_attention_heads == 0 => {
-                hidden_size / num_attention_heads
-            }
-            None => {
+        let defaults = &family.defaults;
+        let hidden_size = keys.size("hidden_size", defaults.hidden_size)?;
+        let num_attention_heads = keys.size("num_attention_heads", defaults.num_attention_heads)?;
+        let head_dim = match (keys.optional_size("head_dim")?, defaults.head_dim) {
+            (Some(head_dim), _) => head_dim,
+            (None, Some(head_dim)) if !keys.is_null("head_dim") => head_dim,
+            _ if num_attention_heads > 0 && hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            _ => {
                 return refuse(format!(
                     "hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
                 ));
             }
         };
-        let (rope_theta, rope_scaling) = rope(&keys)?;
-        let config = Self {
-            vocab_size: keys.size("vocab_size", 32000)?,
-            hidden_size,
-            intermediate_size: keys.size("intermediate_size", 11008)?,
-            num_hidden_layers: keys.size("num_hidden_layers", 32)?,
-            num_attention_heads,
-            num_key_value_heads: keys.size("num_key_value_heads", num_attention_heads)?,
-            head_dim,
-            rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta,
-            rope_scaling,
-            tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
-            max_position_embeddings: keys.size("max_position_embeddings", 2048)?,
+        let max_position_embeddings = keys.size("max_position_embeddings", defaults.max_position_embeddings)?;
+        let rope = rope::read(&keys, max_position_embeddings)?;
+        let num_key_value_heads = match keys.is_null("num_key_value_heads") {
+            true => num_attention_heads,
+            false => keys.size("num_key_value_heads", defaults.num_key_value_heads.unwrap_or(num_attention_heads))?,
         };
+        let mut config = Self {
+            family,
+            vocab_size: keys.size("vocab_size", defaults.vocab_size)?,
+            hidden_size,
+            intermediate_size: keys.size("intermediate_size", defaults.intermediate_size)?,
+            num_hidden_layers: keys.size("num_hidden_layers", defaults.num_hidden_layers)?,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
+            rope_theta: rope.theta.unwrap_or(defaults.rope_theta),
+            rope_scaling: rope.scaling,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tie_word_embeddings),
+            max_position_embeddings,
+            switches: Switches::default(),
+        };
+        // The switches of each layer are as many as there are layers.
+        config.check_sizes()?;
+        config.switches = (family.switches)(&keys, &config)?;
+        config.switches.activation = family.read_activation(&keys)?;
+        if let Some(theta) = rope.window_theta.filter(|_| config.switches.window_rope_theta.is_some()) {
+            config.switches.window_rope_theta = Some(theta);
+        }
+        if let Some(share) = rope.partial.filter(|share| *share != 1.0) {
+            config.switches.rotary_dim = Some((head_dim as f64 * share) as usize);
+        }
         config.check()?;
         Ok(config)
     }
 
-    /// Refuses sizes that no Llama has, so that a lying file cannot make anyone allocate by them.
-    ///
-    /// # Errors
-    /// Names the first key out of range.
-    pub fn check(&self) -> Result<()> {
+    fn check_sizes(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size, 1 << 24),
             ("hidden_size", self.hidden_size, 1 << 18),
@@ -171,12 +233,22 @@ impl DecoderConfig {
             ("num_key_value_heads", self.num_key_value_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 14),
             ("max_position_embeddings", self.max_position_embeddings, 1 << 24),
+            ("sliding_window", self.switches.sliding_window.unwrap_or(1), 1 << 24),
         ];
         for (key, value, most) in sizes {
             if !(1..=most).contains(&value) {
                 return refuse(format!("{key} is {value}; it must be from 1 to {most}"));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses sizes that no model has, so that a lying file cannot make anyone allocate by them.
+    ///
+    /// # Errors
+    /// Names the first key out of range.
+    pub fn check(&self) -> Result<()> {
+        self.check_sizes()?;
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return refuse(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",
@@ -186,18 +258,29 @@ impl DecoderConfig {
         if !self.head_dim.is_multiple_of(2) {
             return refuse(format!("head_dim {} is odd; RoPE turns pairs", self.head_dim));
         }
-        let mut positive = vec![("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)];
-        if let Some(scaling) = &self.rope_scaling {
-            positive.push(("rope_scaling.factor", scaling.factor));
-            positive.push(("rope_scaling.low_freq_factor", scaling.low_freq_factor));
-            positive.push(("rope_scaling.high_freq_factor", scaling.high_freq_factor));
-            if scaling.high_freq_factor <= scaling.low_freq_factor {
-                return refuse("rope_scaling.high_freq_factor must be above low_freq_factor");
-            }
-            if !(1..=1 << 24).contains(&scaling.original_max_position_embeddings) {
-                return refuse("rope_scaling.original_max_position_embeddings is out of range");
+        let rotated = self.rotary_dim();
+        if !rotated.is_multiple_of(2) || !(2..=self.head_dim).contains(&rotated) {
+            return refuse(format!("partial_rotary_factor rotates {rotated} of {} numbers", self.head_dim));
+        }
+        let switches = &self.switches;
+        let lists = [("layer_types", &switches.windowed_layers), ("no_rope_layers", &switches.rotated_layers)];
+        for (key, layers) in lists {
+            if !layers.is_empty() && layers.len() < self.num_hidden_layers {
+                return refuse(format!("{key} has {} entries for {} layers", layers.len(), self.num_hidden_layers));
             }
         }
+        let mut positive = vec![("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)];
+        if let Some(scaling) = &self.rope_scaling {
+            scaling.check()?;
+            positive.extend(scaling.numbers());
+        }
+        let optional = [
+            ("query_pre_attn_scalar", switches.query_scalar),
+            ("attn_logit_softcapping", switches.attention_soft_cap),
+            ("final_logit_softcapping", switches.logit_soft_cap),
+            ("rope_local_base_freq", switches.window_rope_theta),
+        ];
+        positive.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value?))));
         for (key, value) in positive {
             if !(value.is_finite() && value > 0.0) {
                 return refuse(format!("{key} is {value}; it must be a positive number"));
@@ -209,67 +292,59 @@ impl DecoderConfig {
         Ok(())
     }
 
-    /// The number of weights; `None` if it overflows.
-    pub fn parameters(&self) -> Option<usize> {
-        let count = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let sum = |shapes: Vec<(&str, Vec<usize>)>| {
-            shapes.iter().try_fold(0usize, |n, (_, shape)| n.checked_add(count(shape)?))
-        };
-        let mut total = sum(self.layer_shapes())?.checked_mul(self.num_hidden_layers)?;
-        let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        total = total.checked_add(count(&[tables, self.vocab_size, self.hidden_size])?)?;
-        total.checked_add(self.hidden_size)
+    /// Keeps the first `layers` blocks.
+    ///
+    /// # Errors
+    /// More than there are, or none.
+    pub(crate) fn keep_layers(&mut self, layers: usize) -> Result<()> {
+        if !(1..=self.num_hidden_layers).contains(&layers) {
+            return Err(Error::usage(format!(
+                "llm.layers is {layers}; the model has {most} blocks, give 1 to {most}",
+                most = self.num_hidden_layers
+            )));
+        }
+        self.num_hidden_layers = layers;
+        self.switches.windowed_layers.truncate(layers);
+        self.switches.rotated_layers.truncate(layers);
+        Ok(())
     }
 
-    /// Every tensor of the model, by its Hugging Face name, with its shape (`[out, in]`).
-    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-        let table = vec![self.vocab_size, self.hidden_size];
-        let head = (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), table.clone()));
-        let layers = (0..self.num_hidden_layers).flat_map(|layer| {
-            let shapes = self.layer_shapes().into_iter();
-            shapes.map(move |(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape))
-        });
-        std::iter::once(("model.embed_tokens.weight".to_owned(), table))
-            .chain(layers)
-            .chain([("model.norm.weight".to_owned(), vec![self.hidden_size])])
-            .chain(head)
+    /// Returns the window of a layer, in tokens; `None` for one that sees all of the context.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let windowed = self.switches.windowed_layers.get(layer).copied().unwrap_or(false);
+        self.switches.sliding_window.filter(|_| windowed)
     }
 
-    /// A decoder block's tensors, by the last part of their name.
-    pub(crate) fn layer_shapes(&self) -> Vec<(&'static str, Vec<usize>)> {
-        let hidden = self.hidden_size;
-        let queries = self.num_attention_heads * self.head_dim;
-        let keys = self.num_key_value_heads * self.head_dim;
-        vec![
-            ("input_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![queries, hidden]),
-            ("self_attn.k_proj", vec![keys, hidden]),
-            ("self_attn.v_proj", vec![keys, hidden]),
-            ("self_attn.o_proj", vec![hidden, queries]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("mlp.gate_proj", vec![self.intermediate_size, hidden]),
-            ("mlp.up_proj", vec![self.intermediate_size, hidden]),
-            ("mlp.down_proj", vec![hidden, self.intermediate_size]),
-        ]
+    /// Returns the window, if any layer has one.
+    pub fn any_window(&self) -> Option<usize> {
+        (0..self.num_hidden_layers).find_map(|layer| self.window(layer))
     }
 
-    /// A `config.json` that transformers loads, with the end-of-sequence token's id.
+    /// Whether a layer rotates queries and keys.
+    pub fn is_rotated(&self, layer: usize) -> bool {
+        self.switches.rotated_layers.get(layer).copied().unwrap_or(true)
+    }
+
+    /// Returns how products of queries and keys become scores.
+    pub(crate) fn score_scaling(&self) -> ScoreScaling {
+        let query_scalar = self.switches.query_scalar.unwrap_or(self.head_dim as f64);
+        ScoreScaling { query_scalar, soft_cap: self.switches.attention_soft_cap }
+    }
+
+    /// Returns what embeddings are multiplied by, if they are.
+    pub(crate) fn embedding_factor(&self) -> Option<f64> {
+        // transformers rounds it to the embeddings' type.
+        self.switches.scaled_embeddings.then(|| f64::from((self.hidden_size as f32).sqrt()))
+    }
+
+    /// Returns a `config.json` that transformers loads, with the end-of-sequence token's id.
     pub fn to_json(&self, eos: u32) -> String {
-        let rope_scaling = self.rope_scaling.as_ref().map(|scaling| {
-            json!({
-                "rope_type": "llama3",
-                "factor": scaling.factor,
-                "low_freq_factor": scaling.low_freq_factor,
-                "high_freq_factor": scaling.high_freq_factor,
-                "original_max_position_embeddings": scaling.original_max_position_embeddings,
-            })
-        });
-        let config = json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "attention_bias": false,
-            "mlp_bias": false,
-            "hidden_act": "silu",
+        let switches = &self.switches;
+        let mut config = json!({
+            "architectures": [self.family.architecture],
+            "model_type": self.family.model_type,
+            "attention_bias": switches.output_bias,
+            "mlp_bias": switches.mlp_bias,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -278,111 +353,26 @@ impl DecoderConfig {
             "num_key_value_heads": self.num_key_value_heads,
             "head_dim": self.head_dim,
             "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": rope_scaling,
             "tie_word_embeddings": self.tie_word_embeddings,
             "max_position_embeddings": self.max_position_embeddings,
             "bos_token_id": null,
             "eos_token_id": eos,
             "torch_dtype": "float32",
         });
+        if let Value::Object(object) = &mut config {
+            rope::write(self, object);
+            self.family.write(self, object);
+            // Some families pad by a token that a smaller vocabulary lacks.
+            if self.family != &LLAMA {
+                object.insert("pad_token_id".into(), Value::Null);
+            }
+        }
         format!("{config:#}\n")
     }
 }
 
-/// RoPE's base and scaling. transformers 5 writes both as `rope_parameters`, 4 as `rope_theta` and
-/// `rope_scaling`; where a file has both, 5 reads `rope_scaling`, and so does this.
-fn rope(keys: &Keys<'_>) -> Result<(f64, Option<Llama3RopeScaling>)> {
-    let old = keys.child("rope_scaling")?;
-    let new = keys.child("rope_parameters")?;
-    let mut theta = keys.number("rope_theta")?;
-    for child in [&new, &old].into_iter().flatten() {
-        theta = child.number("rope_theta")?.or(theta);
-    }
-    let mut scaling = None;
-    if let Some(rope) = old.filter(|rope| !rope.object.is_empty()).or(new) {
-        let kind = match rope.text("rope_type")? {
-            Some(kind) => Some(kind),
-            None => rope.text("type")?,
-        };
-        match kind {
-            None | Some("default") => {}
-            Some("llama3") => {
-                scaling = Some(Llama3RopeScaling {
-                    factor: rope.required_number("factor")?,
-                    low_freq_factor: rope.required_number("low_freq_factor")?,
-                    high_freq_factor: rope.required_number("high_freq_factor")?,
-                    original_max_position_embeddings: rope.size("original_max_position_embeddings", 0)?,
-                });
-            }
-            Some(other) => {
-                return refuse(format!(
-                    "{}rope_type {other:?} is not supported, only \"llama3\" and \"default\" are",
-                    rope.prefix
-                ));
-            }
-        }
-        if rope.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return refuse(format!("{}partial_rotary_factor is not supported", rope.prefix));
-        }
-    }
-    Ok((theta.unwrap_or(10_000.0), scaling))
-}
-
-fn refuse<T>(message: impl Into<String>) -> Result<T> {
+pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::failed(message))
-}
-
-/// Typed reads from a JSON object; `null` is as good as absent.
-struct Keys<'a> {
-    object: &'a Map<String, Value>,
-    prefix: &'static str,
-}
-
-impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    fn read<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match read(value) {
-                Some(read) => Ok(Some(read)),
-                None => refuse(format!("{}{key} is not {what}", self.prefix)),
-            },
-        }
-    }
-
-    fn size(&self, key: &str, default: usize) -> Result<usize> {
-        let size = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
-        Ok(self.read(key, "a whole number", size)?.unwrap_or(default))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.read(key, "a number", Value::as_f64)
-    }
-
-    fn required_number(&self, key: &str) -> Result<f64> {
-        match self.number(key)? {
-            Some(number) => Ok(number),
-            None => refuse(format!("no {}{key}", self.prefix)),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.read(key, "true or false", Value::as_bool)
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        self.read(key, "a string", Value::as_str)
-    }
-
-    fn child(&self, key: &'static str) -> Result<Option<Keys<'a>>> {
-        let object = self.read(key, "an object", Value::as_object)?;
-        let prefix = if key == "rope_scaling" { "rope_scaling." } else { "rope_parameters." };
-        Ok(object.map(|object| Keys { object, prefix }))
-    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ fn reads_both_generations() {
     let scaling = json!({"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192});
     let scaled = changed(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
-    assert_eq!(scaled.rope_scaling.as_ref().unwrap().factor, 32.0);
+    let Some(RopeScaling::Llama3(llama3)) = &scaled.rope_scaling else { panic!("it is Llama 3's") };
+    assert_eq!(llama3.factor, 32.0);
     assert_eq!(scaled.rope_theta, 100000.0);
     assert_eq!(parse(&scaled.to_json(2)).unwrap(), scaled);
 }
@@ -46,14 +47,21 @@ fn defaults_are_hugging_face_s() {
 #[test]
 fn refuses_by_name() {
     for (keys, needle) in [
-        (json!({"model_type": "qwen2"}), "qwen2"),
+        (json!({"model_type": "qwen2_moe"}), "qwen2_moe"),
         (json!({"model_type": null}), "model_type"),
-        (json!({"attention_bias": true}), "attention_bias"),
-        (json!({"mlp_bias": true}), "mlp_bias"),
+        (json!({"attention_bias": "yes"}), "attention_bias"),
+        (json!({"mlp_bias": 1}), "mlp_bias"),
         (json!({"hidden_act": "gelu"}), "gelu"),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
-        (json!({"rope_scaling": {"type": "yarn", "factor": 2}}), "yarn"),
-        (json!({"rope_parameters": {"rope_type": "linear"}}), "linear"),
+        (json!({"rope_scaling": {"type": "longrope", "factor": 2}}), "longrope"),
+        (json!({"rope_parameters": {"rope_type": "linear"}}), "rope_parameters.factor"),
+        (json!({"rope_scaling": {"type": "yarn", "factor": -2}}), "rope_scaling.factor"),
+        (json!({"partial_rotary_factor": 0.01}), "partial_rotary_factor"),
+        (json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        (json!({"model_type": "gemma3_text", "hidden_activation": "gelu"}), "hidden_activation"),
+        (json!({"model_type": "gemma2", "layer_types": ["chunked_attention"]}), "chunked_attention"),
+        (json!({"model_type": "gemma2", "layer_types": ["full_attention"]}), "layer_types"),
+        (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window"),
         (json!({"rope_scaling": {"rope_type": "llama3"}}), "rope_scaling.factor"),
         (json!({"rope_scaling": 3}), "rope_scaling"),
         (json!({"num_key_value_heads": 2}), "num_key_value_heads"),

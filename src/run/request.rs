@@ -1,0 +1,309 @@
+//! Requests to a [`Session`]: recommendations for a history, and the ranking of given items.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::prompt_selection::PromptSelection;
+use super::session::Session;
+use crate::config::{DecodeConfig, SearchKind};
+use crate::decode::{ItemFilter, ItemScore, PrefixMass, Query, Ranked, check_log_probs, score, search};
+use crate::text::{PromptValue, PromptValues};
+use crate::{Context, Error, Result};
+
+/// An item of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ItemRef {
+    /// By the source's id.
+    #[serde(rename = "item")]
+    Id(String),
+    /// By its title, or whatever `items.text` names. It need not be in the catalogue, unless the
+    /// run's prompts show items by their vectors alone; a prior passes over it then.
+    #[serde(rename = "title")]
+    Title(String),
+}
+
+/// A request for the best items after a history.
+#[derive(Debug, Clone, Default)]
+pub struct RecommendRequest {
+    /// The history, oldest first.
+    pub history: Vec<ItemRef>,
+    /// The user's id of the source, for prompts that show users.
+    pub user: Option<String>,
+    /// The prompt, of a run with prompt sets.
+    pub prompt: PromptSelection,
+    /// Number of items to return, at least 1.
+    pub k: usize,
+    /// Ids of items that are not to be returned.
+    pub exclude: Vec<String>,
+    /// Ids of the only items that may be returned; all for `None`.
+    pub only: Option<Vec<String>>,
+    /// Whether items with a title of the history are left out; by default as `decode.exclude_history`
+    /// of the run.
+    pub exclude_history: Option<bool>,
+}
+
+/// A request for the scores of given items after a history.
+#[derive(Debug, Clone, Default)]
+pub struct RankRequest {
+    /// The history, oldest first.
+    pub history: Vec<ItemRef>,
+    /// The user's id of the source, for prompts that show users.
+    pub user: Option<String>,
+    /// The prompt, of a run with prompt sets.
+    pub prompt: PromptSelection,
+    /// Ids of the items to rank, at least one.
+    pub items: Vec<String>,
+}
+
+/// A recommended item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recommendation {
+    /// Rank, from 1.
+    pub rank: usize,
+    /// The item's id of the source.
+    pub item: String,
+    /// The item's title.
+    pub title: String,
+    /// Log-probability, summed over the title's tokens, under the run's scoring.
+    pub log_prob: f64,
+    /// `log_prob / tokens^length_penalty`, by which the items are ranked.
+    pub score: f64,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recommendations {
+    /// The items, best first.
+    pub items: Vec<Recommendation>,
+    /// What the user should know of how the request was understood.
+    pub notes: Vec<String>,
+}
+
+/// A request, ready to be searched.
+struct Prepared<'a> {
+    prompt: Vec<u32>,
+    prior: Option<PrefixMass<'a>>,
+    filter: Option<ItemFilter>,
+    beams: usize,
+    k: usize,
+    notes: Vec<String>,
+}
+
+impl Session {
+    /// Returns the best items after a history.
+    ///
+    /// # Errors
+    /// A request that the run cannot answer: usage and not-found errors; a model whose numbers are
+    /// not finite; a device that died.
+    pub fn recommend(&self, request: &RecommendRequest) -> Result<Recommendations> {
+        self.recommend_all(std::slice::from_ref(request)).swap_remove(0)
+    }
+
+    /// As [`Session::recommend`], for several requests, which run together. Each is answered as if
+    /// it were alone.
+    pub fn recommend_all(&self, requests: &[RecommendRequest]) -> Vec<Result<Recommendations>> {
+        let mut answers: Vec<Result<Recommendations>> = Vec::with_capacity(requests.len());
+        // A search has one number of beams.
+        let mut groups: BTreeMap<usize, Vec<(usize, Prepared)>> = BTreeMap::new();
+        for (n, request) in requests.iter().enumerate() {
+            match self.run(|| self.prepare(request)) {
+                Ok(prepared) => {
+                    groups.entry(prepared.beams).or_default().push((n, prepared));
+                    answers.push(Ok(Recommendations::default()));
+                }
+                Err(error) => answers.push(Err(error)),
+            }
+        }
+        for (beams, group) in groups {
+            let decode = DecodeConfig { beams, ..self.config.decode.clone() };
+            let lists = self.run(|| {
+                let queries: Vec<Query> = group.iter().map(|(_, prepared)| prepared.query()).collect();
+                self.search(&queries, &decode)
+            });
+            for (position, (n, prepared)) in group.into_iter().enumerate() {
+                answers[n] = lists.clone().map(|lists| {
+                    let items = self.items(&lists[position], prepared.filter.as_ref(), prepared.k);
+                    Recommendations { items, notes: prepared.notes }
+                });
+            }
+        }
+        answers
+    }
+
+    /// Returns the given items with their scores after a history, best first: the scores that they
+    /// have in [`Session::recommend`]. Several items of one title have the same score.
+    ///
+    /// # Errors
+    /// Those of [`Session::recommend`]; no item.
+    pub fn rank(&self, request: &RankRequest) -> Result<Recommendations> {
+        if request.items.is_empty() {
+            return Err(Error::usage("there is no item to rank"));
+        }
+        let only = RecommendRequest {
+            history: request.history.clone(),
+            user: request.user.clone(),
+            prompt: request.prompt.clone(),
+            k: request.items.len(),
+            only: Some(request.items.clone()),
+            exclude_history: Some(false),
+            ..RecommendRequest::default()
+        };
+        self.run(|| {
+            let prepared = self.prepare(&only)?;
+            let wanted = self.item_ids(&request.items)?;
+            // As many beams as items: none is pruned. Only our own search returns all of them.
+            let decode = DecodeConfig { beams: prepared.beams, search: SearchKind::Trie, ..self.config.decode.clone() };
+            let list = self.search(&[prepared.query()], &decode)?.pop().unwrap_or_default();
+            let of_leaf = |found: &Ranked| {
+                let (trie, found) = (&self.context.catalogue.trie, *found);
+                wanted.iter().filter(move |&&item| trie.leaf(item) == found.leaf).map(move |&item| (item, found))
+            };
+            let ranked: Vec<(u32, Ranked)> = list.iter().flat_map(of_leaf).collect();
+            let items = ranked.iter().enumerate().map(|(n, &(item, found))| self.recommendation(n, item, found));
+            Ok(Recommendations { items: items.collect(), notes: prepared.notes.clone() })
+        })
+    }
+
+    /// Returns the log-probabilities of items after a prompt of text, under both scorings.
+    ///
+    /// * `items`: numbers of items of the catalogue.
+    ///
+    /// # Errors
+    /// A run whose prompts hold vectors; a prompt that is empty or leaves no room for the longest
+    /// title; those of [`Session::recommend`].
+    pub fn score(&self, prompt: &str, items: &[u32]) -> Result<Vec<ItemScore>> {
+        if self.context.entities.is_some() {
+            return Err(Error::usage("this run's prompts hold vectors; a prompt of text alone does not"));
+        }
+        if items.iter().any(|&item| item as usize >= self.context.corpus.items.len()) {
+            return Err(Error::not_found("an item is outside the catalogue"));
+        }
+        self.run(|| {
+            let prompt = self.context.encode_prompt(prompt)?;
+            let scores = score(&self.model.llm, &self.context.catalogue, &prompt, items, &self.device)?;
+            check_log_probs(scores.iter().map(|s| s.full + s.masked)).context(self.dir.display())?;
+            Ok(scores)
+        })
+    }
+
+    fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<Ranked>>> {
+        let lists = search(&self.model, &self.context.catalogue, queries, decode, &self.device)?;
+        check_log_probs(lists.iter().flatten().map(|found| found.log_prob)).context(self.dir.display())?;
+        Ok(lists)
+    }
+
+    fn prepare(&self, request: &RecommendRequest) -> Result<Prepared<'_>> {
+        let context = &self.context;
+        if request.k == 0 {
+            return Err(Error::usage("k is 0, it must be at least 1"));
+        }
+        let selected = request.prompt.one(&self.prompt_sets)?;
+        let template = selected.as_ref().map_or(&context.prompt, |selected| &selected.template);
+        if request.history.is_empty() && template.has_history() {
+            return Err(Error::usage("the history is empty, and this run's prompt shows it"));
+        }
+        if !request.history.is_empty() && !template.has_history() && context.prior.is_none() {
+            return Err(Error::usage("this prompt shows no history, and the run has no prior that reads one"));
+        }
+        let user = self.user(request.user.as_deref(), template.has_user())?;
+        let mut notes = Vec::new();
+        let (shown, history) = self.history(&request.history, &mut notes)?;
+        let values = PromptValues { history: shown, items: Vec::new(), user, dataset: &context.corpus.name };
+        let (prompt, dropped) = context.fitting_tokens(template, values)?;
+        if dropped > 0 {
+            notes.push(format!("the prompt does not fit: it shows the history without its {dropped} oldest items"));
+        }
+        let beams = self.config.decode.beams.max(request.k);
+        let filter = self.filter(request, &history)?;
+        let prior = context.prior.as_ref().map(|prior| prior.after(&history));
+        Ok(Prepared { prompt, prior, filter, beams, k: request.k, notes })
+    }
+
+    fn user(&self, id: Option<&str>, wanted: bool) -> Result<PromptValue> {
+        match (id, wanted) {
+            (None, false) => Ok(PromptValue::default()),
+            (Some(id), true) => match self.index().user(&self.context, id) {
+                Some(user) => Ok(self.context.user(user)),
+                None => Err(Error::not_found(format!("the corpus has no user {id}"))),
+            },
+            (None, true) => Err(Error::usage("this run's prompt shows the user: name one")),
+            (Some(_), false) => Err(Error::usage("this run's prompt shows no user: name none")),
+        }
+    }
+
+    /// Returns the history as prompts show it, and those of its items that are in the catalogue.
+    fn history(&self, history: &[ItemRef], notes: &mut Vec<String>) -> Result<(Vec<PromptValue>, Vec<u32>)> {
+        let (mut shown, mut items) = (Vec::with_capacity(history.len()), Vec::new());
+        for item in history {
+            let item = match item {
+                ItemRef::Id(id) => Some(self.item_id(id)?),
+                ItemRef::Title(title) => {
+                    let named = self.index().named(&self.context, title);
+                    let taken = self.index().trained(named);
+                    if let (Some(taken), 2..) = (taken, named.len()) {
+                        let id = &self.context.corpus.items[taken as usize].id;
+                        let note = format!("{} items are called {title:?}; item {id} is taken", named.len());
+                        if !notes.contains(&note) {
+                            notes.push(note);
+                        }
+                    }
+                    if taken.is_none() {
+                        shown.push(self.context.unknown_item(title)?);
+                    }
+                    taken
+                }
+            };
+            shown.extend(item.map(|item| self.context.item(item)));
+            items.extend(item);
+        }
+        Ok((shown, items))
+    }
+
+    fn filter(&self, request: &RecommendRequest, history: &[u32]) -> Result<Option<ItemFilter>> {
+        let exclude_history = request.exclude_history.unwrap_or(self.config.decode.exclude_history);
+        if request.only.is_none() && request.exclude.is_empty() && !exclude_history {
+            return Ok(None);
+        }
+        let trie = &self.context.catalogue.trie;
+        let only = request.only.as_ref().map(|ids| self.item_ids(ids)).transpose()?;
+        let mut exclude = self.item_ids(&request.exclude)?;
+        if exclude_history {
+            exclude.extend(history.iter().flat_map(|&item| trie.items(trie.leaf(item))));
+        }
+        Ok(Some(ItemFilter::new(trie, only.as_deref(), &exclude)))
+    }
+
+    fn item_id(&self, id: &str) -> Result<u32> {
+        let item = self.index().item(&self.context, id);
+        item.ok_or_else(|| Error::not_found(format!("the catalogue has no item {id}")))
+    }
+
+    fn item_ids(&self, ids: &[String]) -> Result<Vec<u32>> {
+        ids.iter().map(|id| self.item_id(id)).collect()
+    }
+
+    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter` allows.
+    fn items(&self, list: &[Ranked], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
+        let allowed = |item: &u32| filter.is_none_or(|filter| filter.allows(*item));
+        let item = |found: &Ranked| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));
+        let items = list.iter().filter_map(item).take(k).enumerate();
+        items.map(|(n, (item, found))| self.recommendation(n, item, found)).collect()
+    }
+
+    fn recommendation(&self, n: usize, item: u32, found: Ranked) -> Recommendation {
+        Recommendation {
+            rank: n + 1,
+            item: self.context.corpus.items[item as usize].id.clone(),
+            title: self.context.name(item).to_string(),
+            log_prob: found.log_prob,
+            score: found.score,
+        }
+    }
+}
+
+impl Prepared<'_> {
+    fn query(&self) -> Query<'_> {
+        Query { prompt: &self.prompt, prior: self.prior.as_ref(), filter: self.filter.as_ref() }
+    }
+}
