@@ -279,7 +279,10 @@ impl ParquetFile {
 }
 
 /// Runs polars' reader, which panics on some damaged files.
-fn guarded<T, E: std::fmt::Display + std::any::Any>(file: &SourceFile, run: impl FnOnce() -> std::result::Result<T, E>) -> Result<T> {
+fn guarded<T, E: std::fmt::Display + std::any::Any>(
+    file: &SourceFile,
+    run: impl FnOnce() -> std::result::Result<T, E>,
+) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.context(file),
         Err(_) => Err(Error::failed(format!("{file}: it cannot be read as Parquet; is the file cut or damaged?"))),
