@@ -81,8 +81,14 @@ impl Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line, whatever a library's message holds.
-        f.write_str(&self.message.split_whitespace().collect::<Vec<_>>().join(" "))
+        // One line of characters that a terminal does not obey, whatever a library's message or a
+        // file's name holds.
+        let line = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !line.contains(char::is_control) {
+            return f.write_str(&line);
+        }
+        line.chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 

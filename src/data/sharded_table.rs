@@ -169,7 +169,7 @@ fn writer(path: &Path, frame: &DataFrame) -> Result<BatchedWriter<File>> {
 
 /// A lazy scan of a Parquet file.
 pub(crate) fn scan(path: &Path) -> Result<LazyFrame> {
-    let place = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
-    LazyFrame::scan_parquet(PlRefPath::new(place), ScanArgsParquet { glob: false, ..Default::default() })
+    let name = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
+    LazyFrame::scan_parquet(PlRefPath::new(name), ScanArgsParquet { glob: false, ..Default::default() })
         .context(path.display())
 }

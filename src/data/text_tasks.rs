@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, FileDigest, Split};
-use super::sources::{Encoding, ReadContext, read_numbered_lines};
+use super::sources::{Encoding, ReadContext, SourceFile, read_numbered_lines};
 use crate::{Context, Result};
 
 /// A task's name, and what its rows are about.
@@ -40,7 +40,7 @@ pub struct TextTaskEntities {
 pub struct TextTaskRow {
     /// Its line in the file, from 1.
     pub line: u64,
-    /// The task: its place in the list given to [`read_text_tasks`].
+    /// The task: its index in the list given to [`read_text_tasks`].
     pub task: usize,
     /// Dense item indices.
     pub items: Vec<u32>,
@@ -99,7 +99,7 @@ impl Id {
 pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities]) -> Result<TextTaskFile> {
     let items: HashMap<&str, u32> = corpus.items.iter().map(|item| item.id.as_str()).zip(0..).collect();
     let users: HashMap<&str, u32> = (0..corpus.users() as u32).map(|user| (corpus.user_id(user), user)).collect();
-    let places: HashMap<&str, usize> = tasks.iter().map(|task| task.name.as_str()).zip(0..).collect();
+    let indices: HashMap<&str, usize> = tasks.iter().map(|task| task.name.as_str()).zip(0..).collect();
     let splits: Vec<Split> = corpus.items.iter().map(|item| split_of(&item.id)).collect();
 
     let parse = |number: u64, line: &str| -> std::result::Result<(TextTaskRow, bool), String> {
@@ -107,7 +107,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
             let text = error.to_string();
             format!("not a row of a task: {}", text.split(" at line ").next().unwrap_or_default())
         })?;
-        let task = *places.get(line.task.as_str()).ok_or_else(|| {
+        let task = *indices.get(line.task.as_str()).ok_or_else(|| {
             let known: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
             format!("unknown task {:?}: use {}", line.task, known.join(", "))
         })?;
@@ -139,8 +139,9 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
     let mut context = ReadContext::new(0, fs::metadata(path).context(path.display())?.len());
     let mut rows: Vec<TextTaskRow> = Vec::new();
     let mut with_split = None;
+    let file = SourceFile::new(path);
     read_numbered_lines(
-        path,
+        &file,
         Encoding::Utf8,
         0,
         &mut context,
@@ -152,7 +153,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
                     context.bad(
-                        path,
+                        &file,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
                     )?;

@@ -1,14 +1,15 @@
 //! The same input gives the same bytes, whatever the threads and the memory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use clap::ValueEnum;
 use itemlm::data::prepare;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::Format;
+use crate::generator::{Format, Written};
 use crate::reference::{Event, Log};
 use crate::{names, options};
 
@@ -31,12 +32,30 @@ fn log() -> Log {
     log
 }
 
-fn binary(format: Format, inputs: &[PathBuf], out: &Path, threads: &str, more: &[&str]) {
+/// The flags that say of a table what must be said.
+fn flags(written: &Written) -> Vec<String> {
+    let (columns, table) = (&written.columns, &written.table);
+    let encoding = table.encoding.map(|encoding| encoding.to_possible_value().unwrap().get_name().to_string());
+    let pairs = [
+        ("--user", &columns.user),
+        ("--item", &columns.item),
+        ("--time", &columns.time),
+        ("--title", &columns.title),
+        ("--rating", &columns.rating),
+        ("--delimiter", &table.delimiter),
+        ("--quote", &table.quote),
+        ("--escape", &table.escape),
+        ("--encoding", &encoding),
+        ("--columns", &table.names.first().cloned()),
+        ("--time-format", &table.time_format),
+    ];
+    pairs.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value.as_ref()?))).collect()
+}
+
+fn binary(format: Format, written: &Written, out: &Path, threads: &str, more: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-    command.arg("prepare").arg(format.source().to_string()).args(inputs).arg("--out").arg(out).args(more);
-    if format == Format::Csv {
-        command.args("--user who --item what --time when --title called --rating stars".split(' '));
-    }
+    command.arg("prepare").arg(format.source().to_string()).args(&written.inputs).arg("--out").arg(out).args(more);
+    command.args(flags(written));
     command.env("RAYON_NUM_THREADS", threads).env("POLARS_MAX_THREADS", threads);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{format:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -50,15 +69,15 @@ fn bytes_do_not_depend_on_threads_or_memory() {
         let dir = folder.path().join(format!("{format:?}"));
         let raw = dir.join("raw");
         fs::create_dir_all(&raw).unwrap();
-        let inputs = format.write(&log, &raw, &mut ChaCha8Rng::seed_from_u64(8));
+        let written = format.write(&log, &raw, &mut ChaCha8Rng::seed_from_u64(8));
         // The corpus is named after its folder.
         let out = |run: &str| dir.join(run).join("corpus");
-        binary(format, &inputs, &out("one"), "1", &[]);
-        binary(format, &inputs, &out("two"), "2", &[]);
-        binary(format, &inputs, &out("two-again"), "2", &["--memory", "256MB"]);
+        binary(format, &written, &out("one"), "1", &[]);
+        binary(format, &written, &out("two"), "2", &[]);
+        binary(format, &written, &out("two-again"), "2", &["--memory", "256MB"]);
         let mut runs = vec!["two", "two-again"];
         for (run, memory) in [("64k", 64 << 10), ("8M", 8 << 20)] {
-            let mut options = options(format, inputs.clone(), &out(run));
+            let mut options = options(format, written.clone(), &out(run));
             options.memory = Some(memory);
             prepare(&options).unwrap_or_else(|e| panic!("{format:?}: {e}"));
             runs.push(run);

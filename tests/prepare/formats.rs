@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use itemlm::data::{Report, Source, prepare};
+use itemlm::data::{Columns, Report, Source, TableOptions, prepare};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::{ALL, Format};
+use crate::generator::{ALL, Format, Written};
 use crate::reference;
 use crate::reference::{Corpus, Event, Log, Protocol, Step};
 use crate::{config, options, read};
@@ -123,7 +123,8 @@ fn released_windows_keep_the_release_s_name() {
     {
         fs::write(release.join(name), text).unwrap();
     }
-    let mut options = options(Format::Csv, vec![release], &folder.path().join("corpus"));
+    let written = Written { inputs: vec![release], table: TableOptions::default(), columns: Columns::default() };
+    let mut options = options(Format::Csv, written, &folder.path().join("corpus"));
     options.source = Source::Msl;
     prepare(&options).unwrap();
     assert_eq!(itemlm::data::Corpus::open(&options.out).unwrap().name, "office");

@@ -4,13 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use itemlm::data::{Columns, Source};
+use itemlm::data::{Columns, Encoding, Source, TableOptions};
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
+use crate::dialect::{Dialect, Times};
 use crate::reference::{Event, Log};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,31 +86,44 @@ impl Format {
         !matches!(self, Self::MovieLens1M | Self::MovieLens100K)
     }
 
-    /// Writes the log to files of `dir`; the inputs to name on the command line.
-    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> Vec<PathBuf> {
-        let mut files = Files { dir, rng, written: Vec::new() };
+    /// Writes the log to files of `dir`; the inputs to name on the command line, and what to say of
+    /// a table.
+    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> Written {
+        let (mut table, mut columns) = (TableOptions::default(), self.columns());
+        let mut files = Files { dir, rng, written: Vec::new(), table: &mut table, columns: &mut columns };
         match self {
             Self::Amazon2014 | Self::Amazon2018 | Self::Amazon2023 => files.amazon(log, self),
             Self::MovieLens1M | Self::MovieLens10M => files.movielens_dat(log, self == Self::MovieLens1M),
             Self::MovieLens100K => files.movielens_100k(log),
             Self::MovieLensLatest => files.movielens_csv(log),
             Self::OpenP5 => files.openp5(log),
-            Self::Csv => files.table(log, b','),
-            Self::Tsv => files.table(log, b'\t'),
+            Self::Csv => files.table(log, false),
+            Self::Tsv => files.table(log, true),
             Self::JsonLines => files.table_json(log),
             Self::Parquet => files.table_parquet(log),
         }
-        match self.source() {
+        let inputs = match self.source() {
             Source::Movielens | Source::Openp5 => vec![dir.to_path_buf()],
             _ => files.written,
-        }
+        };
+        Written { inputs, table, columns }
     }
+}
+
+/// What was written, and how to read it.
+#[derive(Clone)]
+pub struct Written {
+    pub inputs: Vec<PathBuf>,
+    pub table: TableOptions,
+    pub columns: Columns,
 }
 
 struct Files<'a> {
     dir: &'a Path,
     rng: &'a mut ChaCha8Rng,
     written: Vec<PathBuf>,
+    table: &'a mut TableOptions,
+    columns: &'a mut Columns,
 }
 
 impl Files<'_> {
@@ -355,28 +369,84 @@ impl Files<'_> {
         if needed || self.yes() { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
     }
 
-    fn table(&mut self, log: &Log, delimiter: u8) {
-        let d = char::from(delimiter);
-        let mut lines = vec![["what", "note", "who", "stars", "called", "when"].join(&d.to_string())];
+    /// A field of a dialect: in quotes, with escapes, or as it is.
+    fn field(&mut self, text: &str, dialect: &Dialect) -> String {
+        let special = [dialect.delimiter, dialect.quote.unwrap_or('\n'), '\n', '\r', dialect.escape.unwrap_or('\n')];
+        match (dialect.quote, dialect.escape) {
+            (None, _) => text.to_string(),
+            (Some(quote), None) if text.contains(special) || self.yes() => {
+                format!("{quote}{}{quote}", text.replace(quote, &format!("{quote}{quote}")))
+            }
+            (Some(quote), Some(escape)) if text.contains(special) || self.yes() => {
+                let escaped = text.replace(escape, &format!("{escape}{escape}"));
+                format!("{quote}{}{quote}", escaped.replace(quote, &format!("{escape}{quote}")))
+            }
+            _ => text.to_string(),
+        }
+    }
+
+    /// A table of a random dialect, with times of a random form, and what must be said of it.
+    fn table(&mut self, log: &Log, tabs: bool) {
+        let dialect = Dialect::random(tabs, log, self.rng);
+        let times = Times::random(true, self.rng);
+        let d = dialect.delimiter;
+        let mut lines = Vec::new();
+        if dialect.header {
+            lines.push(["what", "note", "who", "stars", "called", "when"].join(&d.to_string()));
+        } else {
+            self.table.names = vec!["what,note,who,stars,called,when".into()];
+        }
         for e in &log.events {
             let title = log.titles.get(&e.item).map_or("", String::as_str);
-            let [user, item, note, title] =
-                [&e.user, &e.item, "a note, \"quoted\"", title].map(|text: &str| self.csv_field(text, delimiter));
-            let seconds = e.time.unwrap().div_euclid(1000);
-            lines.push(format!("{item}{d}{note}{d}{user}{d}{}{d}{title}{d}{seconds}", stars(e)));
+            let when = times.text(e.time.unwrap());
+            // Ids may have spaces around them.
+            let user = if self.yes() { e.user.clone() } else { format!(" {} ", e.user) };
+            let [user, item, note, title, when] =
+                [&user, &e.item, "a note, \"quoted\"", title, &when].map(|text: &str| self.field(text, &dialect));
+            lines.push(format!("{item}{d}{note}{d}{user}{d}{}{d}{title}{d}{when}", stars(e)));
         }
-        let mut bytes = if self.yes() { b"\xef\xbb\xbf".to_vec() } else { Vec::new() };
-        bytes.extend(self.lines(&lines));
-        self.packed(if delimiter == b',' { "log.csv" } else { "log.tsv" }, &bytes);
+        let text = String::from_utf8(self.lines(&lines)).unwrap();
+        let bytes = match dialect.encoding {
+            None if self.yes() => [b"\xef\xbb\xbf", text.as_bytes()].concat(),
+            None => text.into_bytes(),
+            Some(Encoding::Utf16) => {
+                let mark = self.yes().then_some(0xfeff);
+                mark.into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+            }
+            Some(_) => latin1(&text),
+        };
+        self.table.encoding = dialect.encoding;
+        if !tabs && d != ',' {
+            self.table.delimiter = Some(d.to_string());
+        }
+        self.table.escape = dialect.escape.map(String::from);
+        match dialect.quote {
+            Some('"') if !tabs => {}
+            None if tabs => {}
+            quote => self.table.quote = Some(quote.map_or("none".into(), String::from)),
+        }
+        times.say(self.table);
+        self.packed(if tabs { "log.tsv" } else { "log.csv" }, &bytes);
     }
 
     fn table_json(&mut self, log: &Log) {
+        let times = Times::random(false, self.rng);
+        let nested = self.yes();
+        let wrapped = self.yes();
         let row = |e: &Event| {
             let title = log.titles.get(&e.item);
-            json!({"who": e.user, "x": {"who": 1}, "what": e.item, "when": e.time, "called": title, "stars": e.rating})
+            let item = if wrapped { json!({"$oid": e.item}) } else { json!(e.item) };
+            let mut row = json!({"x": {"who": 1}, "what": item, "when": times.json(e.time.unwrap()), "called": title, "stars": e.rating});
+            let user = if nested { ("by", json!({"who": e.user, "n": [1]})) } else { ("who", json!(e.user)) };
+            row[user.0] = user.1;
+            row
         };
         let rows: Vec<String> = log.events.iter().map(|e| row(e).to_string()).collect();
         let bytes = self.lines(&rows);
+        times.say(self.table);
+        if nested {
+            self.columns.user = Some("by.who".into());
+        }
         self.packed("log.jsonl", &bytes);
     }
 

@@ -1,6 +1,9 @@
 //! `prepare` against a slow reference, from every kind of raw file, and on what it must refuse.
 
 mod bytes;
+mod cases;
+mod datasets;
+mod dialect;
 mod formats;
 mod generator;
 mod random;
@@ -11,25 +14,26 @@ mod tasks;
 
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use itemlm::data::{PrepareOptions, Split};
 use polars::prelude::{ParquetReader, SerReader};
 
-use generator::Format;
+use generator::{Format, Written};
 use reference::{Corpus, Protocol, Step};
 
 /// What asks for `inputs` in `format` to be prepared with defaults.
-pub fn options(format: Format, inputs: Vec<PathBuf>, out: &Path) -> PrepareOptions {
+pub fn options(format: Format, written: Written, out: &Path) -> PrepareOptions {
     PrepareOptions {
         source: format.source(),
-        inputs,
+        inputs: written.inputs,
         out: out.to_path_buf(),
         config: None,
         format: None,
         skip_bad: 0,
         memory: None,
-        columns: format.columns(),
+        columns: written.columns,
+        table: written.table,
         tasks: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, prepare};
+use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, TableOptions, prepare};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -26,8 +26,18 @@ fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> 
     let config = config.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data").join(name));
     let (inputs, out) = (vec![dir], out.to_path_buf());
     let columns = Columns::default();
-    let options =
-        PrepareOptions { source, inputs, out, config, format: None, skip_bad: 0, memory: None, columns, tasks: None };
+    let options = PrepareOptions {
+        source,
+        inputs,
+        out,
+        config,
+        format: None,
+        skip_bad: 0,
+        memory: None,
+        columns,
+        table: TableOptions::default(),
+        tasks: None,
+    };
     prepare(&options).unwrap_or_else(|e| panic!("{e}"))
 }
 

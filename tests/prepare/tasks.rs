@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use itemlm::data::{
-    Columns, Corpus, PrepareOptions, Report, Source, Split, TextTaskEntities, TextTaskRow, prepare, read_text_tasks,
+    Columns, Corpus, PrepareOptions, Report, Source, Split, TableOptions, TextTaskEntities, TextTaskRow, prepare,
+    read_text_tasks,
 };
 use itemlm::text::{TextTask, elm24};
 
@@ -44,6 +45,7 @@ fn options(source: Source, inputs: Vec<PathBuf>, dir: &Path) -> PrepareOptions {
         skip_bad: 0,
         memory: None,
         columns: Columns::default(),
+        table: TableOptions::default(),
         tasks: Some(dir.join("tasks.jsonl")),
     }
 }

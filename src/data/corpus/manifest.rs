@@ -152,20 +152,20 @@ impl Manifest {
             format: u32,
         }
         let path = dir.join(MANIFEST);
-        let place = path.display();
+        let shown = path.display();
         let text = fs::read_to_string(&path)
-            .map_err(|e| Error::failed(format!("{place}: {e}; is this what `prepare` wrote?")))?;
-        let Version { format } = toml::from_str(&text).context(place.to_string())?;
+            .map_err(|e| Error::failed(format!("{shown}: {e}; is this what `prepare` wrote?")))?;
+        let Version { format } = toml::from_str(&text).context(shown.to_string())?;
         if format != FORMAT {
             return Err(Error::failed(format!(
-                "{place}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again"
+                "{shown}: format = {format}, this itemlm reads {FORMAT}: run `prepare` again"
             )));
         }
-        toml::from_str(&text).context(place)
+        toml::from_str(&text).context(shown)
     }
 }
 
-/// Writes and syncs a file of a corpus that is not in its place yet.
+/// Writes and syncs a file of a corpus that is not at its final path yet.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).context(path.display())?;
     file.write_all(bytes).context(path.display())?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::layout::{MANIFEST, data_files};
 use crate::{Context, Error, Result};
 
-/// A place that a corpus may be written to.
+/// A folder that a corpus may be written to.
 pub(in crate::data) struct OutputDir {
     dir: PathBuf,
     pub(in crate::data) parent: PathBuf,
@@ -24,7 +24,7 @@ impl OutputDir {
             dir.to_path_buf()
         };
         let Some(parent) = dir.parent() else {
-            return Err(Error::usage(format!("{}: not a place for a corpus", dir.display())));
+            return Err(Error::usage(format!("{}: not a folder that a corpus can be written to", dir.display())));
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let parent = parent.to_path_buf();
@@ -63,22 +63,22 @@ impl OutputDir {
             use std::os::unix::fs::PermissionsExt;
             let _ = fs::set_permissions(finished.path(), fs::Permissions::from_mode(0o755));
         }
-        let place = self.dir.display();
+        let shown = self.dir.display();
         if self.dir.is_dir() {
-            let old = tempfile::Builder::new().prefix(".itemlm-old-").tempdir_in(&self.parent).context(&place)?;
+            let old = tempfile::Builder::new().prefix(".itemlm-old-").tempdir_in(&self.parent).context(&shown)?;
             let aside = old.path().join("corpus");
-            fs::rename(&self.dir, &aside).context(&place)?;
+            fs::rename(&self.dir, &aside).context(&shown)?;
             if let Err(error) = fs::rename(finished.path(), &self.dir) {
                 // The old corpus goes back; if even that fails, it is kept where it is.
                 if fs::rename(&aside, &self.dir).is_err() {
                     let kept = old.keep();
-                    let what = format!("{place}: {error}; the old corpus is in {}", kept.display());
+                    let what = format!("{shown}: {error}; the old corpus is in {}", kept.display());
                     return Err(Error::failed(what));
                 }
-                return Err(error).context(place);
+                return Err(error).context(shown);
             }
         } else {
-            fs::rename(finished.path(), &self.dir).context(&place)?;
+            fs::rename(finished.path(), &self.dir).context(&shown)?;
         }
         // It has been renamed away: there is nothing left to delete.
         let _ = finished.keep();

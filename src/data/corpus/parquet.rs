@@ -146,10 +146,10 @@ impl Corpus {
         }
         corpus.check(dir)?;
         if corpus.counts() != manifest.counts {
-            let place = dir.join(MANIFEST);
+            let path = dir.join(MANIFEST);
             return Err(Error::failed(format!(
                 "{}: [counts] do not fit the files: run `prepare` again",
-                place.display()
+                path.display()
             )));
         }
         corpus.exclude_validation();
@@ -159,11 +159,11 @@ impl Corpus {
     /// Writes the corpus to `dir`, whole or not at all. A corpus already there is replaced;
     /// anything else there is a usage error.
     pub fn save(&self, dir: &Path, provenance: &Provenance) -> Result<()> {
-        let place = OutputDir::check(dir)?;
+        let output = OutputDir::check(dir)?;
         let finished =
-            tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&place.parent).context(place.parent.display())?;
+            tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
         self.write(finished.path(), provenance)?;
-        place.replace(finished)
+        output.replace(finished)
     }
 
     /// Writes the corpus's files into an empty folder.

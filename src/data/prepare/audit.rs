@@ -11,6 +11,8 @@ use crate::data::progress::check_stop;
 use crate::data::sharded_table::{collect, scan, u32s};
 use crate::{Context, Result};
 
+/// 1990-01-01, Unix seconds: no log of events on the web is older.
+const YEAR_1990: i64 = 631_152_000;
 /// Rows looked at at a time.
 const BATCH: usize = 1 << 18;
 
@@ -27,6 +29,10 @@ pub(super) struct Audit {
     pub(super) late_train_targets: usize,
     /// Interactions that are earlier than the one before them in a user's sequence.
     pub(super) out_of_order: usize,
+    /// Interactions before 1990.
+    pub(super) early: usize,
+    /// The earliest of them, Unix seconds.
+    pub(super) earliest: Option<i64>,
 }
 
 /// Reads the tables of a written corpus once, a batch at a time.
@@ -69,6 +75,10 @@ pub(super) fn audit(dir: &Path, interactions: usize, items: usize) -> Result<Aud
             }
             found.out_of_order += usize::from(last.zip(time).is_some_and(|(last, time)| time < last));
             last = time.or(last);
+            if let Some(time) = time.filter(|time| *time < YEAR_1990) {
+                found.early += 1;
+                found.earliest = Some(found.earliest.map_or(time, |earliest| earliest.min(time)));
+            }
             if trained.get(row) {
                 known[item as usize] = true;
                 user.1 = true;

@@ -9,7 +9,7 @@ use super::config::Cleaning;
 use crate::data::Step;
 use crate::data::event_log::EventLog;
 use crate::data::progress::check_stop;
-use crate::data::sources::{Catalogue, RawDataset};
+use crate::data::sources::{Catalogue, RawDataset, short};
 use crate::{Error, Result};
 
 /// Users and items that have an event.
@@ -45,7 +45,7 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
                 return Err(Error::failed("step rating: this source has no ratings"));
             }
             log.transform(|frame| frame.filter(col("rating").gt_eq(lit(min)).and(col("rating").is_not_nan())))?;
-            format!("events rated {min} or more stay")
+            format!("kept events rated {min} or more")
         }
         Cleaning::Duplicates {} => {
             if !log.timed {
@@ -54,12 +54,17 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
                 ));
             }
             log.transform(first_of_equals)?;
-            "of events with the same user, item and time the first stays".into()
+            "kept the first of events with the same user, item and time".into()
         }
         Cleaning::Titled {} => {
             let titled = titles(log, catalogue, |title| title.is_some_and(|t| !t.trim().is_empty()));
+            let present = PresentIds::of(log)?.items;
+            let with_title = titled.iter().zip(&present).filter(|(titled, present)| **titled && **present).count();
+            if with_title == 0 {
+                return Err(Error::failed(no_titles(log, catalogue, &present)));
+            }
             log.retain(|_, item| titled[item as usize])?;
-            "items without a title go".into()
+            "dropped items without a title".into()
         }
         Cleaning::CleanTitles { entities, control } => {
             let changed = rewrite_titles(log, catalogue, entities, control);
@@ -76,17 +81,17 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
             let fits = titles(log, catalogue, |title| (min..=max).contains(&title.map_or(0, |t| t.chars().count())));
             log.retain(|_, item| fits[item as usize])?;
             let most = if max == usize::MAX { "any number of".into() } else { max.to_string() };
-            format!("titles of {min} to {most} characters stay")
+            format!("kept titles of {min} to {most} characters")
         }
         Cleaning::SampleItems { count, seed } => {
             let kept = sample_items(log, count, seed)?;
             log.retain(|_, item| kept[item as usize])?;
-            format!("{count} items stay, drawn with seed {seed}")
+            format!("kept {count} items, drawn with seed {seed}")
         }
         Cleaning::KCore { user, item } => {
             let passes = k_core(log, user, item)?;
             format!(
-                "users of {user} events or more and items of {item} or more stay; {passes} passes to the fixed point"
+                "kept users of {user} events or more and items of {item} or more; {passes} passes to the fixed point"
             )
         }
     };
@@ -96,6 +101,33 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
     }
     let (users, items) = PresentIds::of(log)?.counts();
     Ok(Step { name: step.name().into(), before, after, users: Some(users), items: Some(items), what })
+}
+
+/// What is wrong where no item of the log has a title.
+pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> String {
+    let events = log.shards.rows();
+    let start = format!("step titled: none of the {events} events is left, for no item has a title: ");
+    if let Some(reason) = catalogue.missing {
+        return start + reason;
+    }
+    start
+        + &match ids_apart(log, catalogue, present) {
+            Some(ids) => format!("{ids}: do the ids differ?"),
+            None => "the files of titles describe none; give them among the inputs".into(),
+        }
+}
+
+/// How many items of the log have a title, and an id of each side; `None` if all described items
+/// are of the log.
+pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> Option<String> {
+    let other = catalogue.unmatched.as_deref()?;
+    let items = present.iter().filter(|present| **present).count();
+    let titled = (0u32..).zip(present).filter(|(item, present)| **present && catalogue.title(*item).is_some()).count();
+    let (own, _) = (0u32..).zip(present).find(|(item, present)| **present && catalogue.title(*item).is_none())?;
+    let (own, other) = (short(log.items.get(own)), short(other));
+    Some(format!(
+        "{titled} of the log's {items} items have a title; the log has item `{own}`, the titles have `{other}`"
+    ))
 }
 
 fn first_of_equals(frame: LazyFrame) -> LazyFrame {

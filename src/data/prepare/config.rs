@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::data::sources::Columns;
+use crate::data::sources::{Columns, TableOptions};
 use crate::{Error, Result};
 
 /// Where raw data come from.
@@ -57,6 +57,9 @@ pub struct PrepareConfig {
     /// Names of a table's columns.
     #[serde(default)]
     pub columns: Columns,
+    /// How a table's files are written.
+    #[serde(default)]
+    pub table: TableOptions,
     /// What is done to the events, in this order.
     pub steps: Vec<Cleaning>,
     /// How windows are cut and split.
@@ -207,6 +210,7 @@ impl PrepareConfig {
             obtain: None,
             licence: None,
             columns,
+            table: TableOptions::default(),
             steps,
             split,
             expect: None,

@@ -16,11 +16,11 @@ pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
 use serde::{Deserialize, Serialize};
 
 use self::clean::PresentIds;
-use super::corpus::{Counts, Manifest, OutputDir, Provenance, Step, WindowCounts};
+use super::corpus::{Counts, FileDigest, Manifest, OutputDir, Provenance, Step, WindowCounts};
 use super::progress::Progress;
 use super::sharded_table::Workspace;
 use super::sources;
-use super::sources::{Columns, ReadContext, ReadOptions};
+use super::sources::{Columns, FileRows, RawDataset, ReadContext, ReadOptions, TableOptions, TitleChoice};
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
@@ -43,6 +43,8 @@ pub struct PrepareOptions {
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
+    /// How a table's files are written; it wins over the configuration's.
+    pub table: TableOptions,
     /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
     /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
@@ -78,6 +80,15 @@ pub struct Report {
     /// Rows of the task file, by task; empty if none was asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<String, usize>,
+    /// The files read, with their rows.
+    #[serde(default)]
+    pub files: Vec<FileRows>,
+    /// Files of the inputs that were not read.
+    #[serde(default)]
+    pub passed_over: Vec<String>,
+    /// Interactions with the user, item and time of another.
+    #[serde(default)]
+    pub repeated_interactions: usize,
     /// What a reader of results should know.
     pub warnings: Vec<String>,
 }
@@ -90,17 +101,7 @@ pub struct Report {
 pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     let output = OutputDir::check(&options.out)?;
     if let Some(path) = &options.tasks {
-        let parent = files::folder(path);
-        let parent = fs::canonicalize(parent).context(parent.display())?;
-        let same = options.out.file_name() == path.file_name()
-            && fs::canonicalize(&output.parent).context(output.parent.display())? == parent;
-        if same || fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
-            let what = "a corpus folder holds the corpus alone: choose another output for the tasks";
-            return Err(Error::usage(format!("{}: {what}", path.display())));
-        }
-        if path.is_dir() {
-            return Err(Error::usage(format!("{}: a folder is there: name a file for the tasks", path.display())));
-        }
+        check_tasks_file(path, options, &output)?;
     }
     let config = match &options.config {
         Some(path) => PrepareConfig::open(path)?,
@@ -114,34 +115,81 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     if options.source == Source::Msl {
         return prepare_msl(options, output);
     }
-    let name = config.name.clone().unwrap_or_else(|| folder_name(&options.out));
-
-    if options.source != Source::Table && config.columns != Columns::default() {
-        return Err(Error::usage(format!("columns are named for the source table only, not for {}", options.source)));
+    let configured = config.columns != Columns::default() || config.table != TableOptions::default();
+    let stated = options.columns != Columns::default() || options.table != TableOptions::default();
+    if options.source != Source::Table && (configured || stated) {
+        return Err(Error::usage(format!(
+            "columns and their dialect are named for the source table only, not for {}",
+            options.source
+        )));
     }
-    let files = sources::list_files(&options.inputs)?;
-    let total = files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum();
-    let mut context = ReadContext::new(options.skip_bad, total);
+    let workspace =
+        Workspace { memory: options.memory.map_or_else(half_of_memory, Ok)?, scratch: output.parent.clone() };
+    let mut source = read_source(options, &config, &workspace)?;
+    let steps = clean_events(&mut source, options, &config)?;
+    write_corpus(source, steps, options, &config, &workspace, output)
+}
+
+/// Refuses a file of text tasks in the corpus folder, or with its name.
+fn check_tasks_file(path: &Path, options: &PrepareOptions, output: &OutputDir) -> Result<()> {
+    let parent = files::folder(path);
+    let parent = fs::canonicalize(parent).context(parent.display())?;
+    let same = options.out.file_name() == path.file_name()
+        && fs::canonicalize(&output.parent).context(output.parent.display())? == parent;
+    if same || fs::canonicalize(&options.out).is_ok_and(|out| out == parent) {
+        let what = "a corpus folder holds the corpus alone: choose another file for the tasks";
+        return Err(Error::usage(format!("{}: {what}", path.display())));
+    }
+    if path.is_dir() {
+        return Err(Error::usage(format!("{}: a folder is there: name a file for the tasks", path.display())));
+    }
+    Ok(())
+}
+
+/// What was read, and what the report says of it.
+struct ReadSource {
+    raw: RawDataset,
+    inputs: Vec<FileDigest>,
+    files: Vec<FileRows>,
+    passed_over: Vec<String>,
+    skipped: u64,
+    warnings: Vec<String>,
+}
+
+/// Reads the inputs into a log and a catalogue.
+fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Workspace) -> Result<ReadSource> {
+    let list = sources::list_files(&options.inputs, &workspace.scratch)?;
+    list.check_distinct()?;
+    let mut context = ReadContext::new(options.skip_bad, list.size());
     let read_options = ReadOptions {
         format: options.format.clone().or(config.format.clone()),
-        workspace: Workspace {
-            memory: options.memory.map_or_else(half_of_memory, Ok)?,
-            scratch: output.parent.clone(),
-        },
+        workspace: workspace.clone(),
         columns: options.columns.clone().or(&config.columns),
+        table: options.table.clone().or(&config.table),
     };
-    let mut raw = match options.source {
-        Source::Amazon => sources::amazon::read(&files, &read_options, &mut context)?,
-        Source::Movielens => sources::movielens::read(&files, &read_options, &mut context)?,
-        Source::Openp5 => sources::openp5::read(&files, &read_options, &mut context)?,
-        Source::Msl | Source::Table => sources::table::read(&files, &read_options, &mut context)?,
+    let read = match options.source {
+        Source::Amazon => sources::amazon::read,
+        Source::Movielens => sources::movielens::read,
+        Source::Openp5 => sources::openp5::read,
+        Source::Msl | Source::Table => sources::table::read,
     };
-    let ReadContext { skipped, inputs, progress, .. } = context;
-    drop(progress);
+    let raw = read(&list.files, &read_options, &mut context)?;
+    let ReadContext { skipped, inputs, rows, unused, mut warnings, .. } = context;
+    let retitled = raw.catalogue.retitled();
+    if retitled > 0 {
+        let kept = if read_options.table.title_choice == Some(TitleChoice::Last) { "last" } else { "first" };
+        warnings.push(format!("{retitled} items have more than one title; the {kept} one counts (--title-choice)"));
+    }
+    let passed_over = list.passed_over.into_iter().chain(unused).collect();
+    Ok(ReadSource { raw, inputs, files: rows, passed_over, skipped, warnings })
+}
 
+/// Runs the cleaning steps.
+fn clean_events(source: &mut ReadSource, options: &PrepareOptions, config: &PrepareConfig) -> Result<Vec<Step>> {
+    let raw = &mut source.raw;
     let (users, items) = PresentIds::of(&raw.log)?.counts();
     let events = raw.log.shards.rows();
-    let what = format!("{}; {skipped} bad rows left out", raw.format);
+    let what = format!("{}; {} bad rows left out", raw.format, source.skipped);
     let mut steps =
         vec![Step { name: "read".into(), before: events, after: events, users: Some(users), items: Some(items), what }];
     if events == 0 {
@@ -149,51 +197,60 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let mut progress = Progress::new("cleaning", config.steps.len() as u64);
     for step in &config.steps {
-        steps.push(clean::clean(&mut raw, step)?);
+        steps.push(clean::clean(raw, step)?);
         progress.bytes.fetch_add(1, Ordering::Relaxed);
         progress.add(raw.log.shards.rows() as u64)?;
     }
-    drop(progress);
+    Ok(steps)
+}
 
+/// Cuts windows, writes all tables and moves them to the output folder.
+fn write_corpus(
+    source: ReadSource,
+    steps: Vec<Step>,
+    options: &PrepareOptions,
+    config: &PrepareConfig,
+    workspace: &Workspace,
+    output: OutputDir,
+) -> Result<Report> {
+    let ReadSource { mut raw, inputs, files: rows, passed_over, skipped, mut warnings } = source;
     let finished =
         tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
-    let written = write::write(&mut raw, config.split, finished.path(), &read_options.workspace)?;
+    let ids = clean::ids_apart(&raw.log, &raw.catalogue, &PresentIds::of(&raw.log)?.items);
+    let written = write::write(&mut raw, config.split, finished.path(), workspace)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
     }
     let validation = config.split.validation(written.windows);
     let [train, valid, test] = written.windows;
+    let items = written.item_order.len();
     let manifest = Manifest::new(
-        name,
-        Provenance { source: raw.format.clone(), inputs, steps: steps.clone() },
-        validation.clone(),
+        config.name.clone().unwrap_or_else(|| folder_name(&options.out)),
+        Provenance { source: raw.format.clone(), inputs, steps },
+        validation,
         0,
-        Counts {
-            users: written.users,
-            items: written.item_order.len(),
-            interactions: written.interactions,
-            train,
-            valid,
-            test,
-        },
+        Counts { users: written.users, items, interactions: written.interactions, train, valid, test },
         written.files,
     );
     manifest.write(finished.path())?;
 
-    let mut warnings = Vec::new();
     if written.untitled > 0 {
+        let ids = ids.filter(|_| written.untitled == items).map(|ids| format!("; {ids}")).unwrap_or_default();
+        let untitled = written.untitled;
+        warnings.push(format!("{untitled} of {items} items have no title: add the step `titled` to drop them{ids}"));
+    }
+    if written.repeated > 0 {
         warnings.push(format!(
-            "{} of {} items have no title: add the step `titled` to drop them",
-            written.untitled,
-            written.item_order.len()
+            "repeats: {} interactions have the user, item and time of another: is a file there twice? The step \
+             `duplicates` drops them",
+            written.repeated
         ));
     }
     if test == 0 {
         warnings.push("no window is left to test".into());
     }
     if let Some(expected) = &config.expect {
-        let Counts { users, items, interactions, .. } = manifest.counts;
-        warnings.extend(expected.compare(users, items, interactions, written.windows));
+        warnings.extend(expected.compare(written.users, items, written.interactions, written.windows));
     }
     let mut dropped = BTreeMap::new();
     if skipped > 0 {
@@ -203,6 +260,9 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
         *dropped.entry(step.name.clone()).or_default() += step.before - step.after;
     }
     let mut report = report(finished.path(), &manifest, raw.format.clone(), dropped, warnings)?;
+    report.files = rows;
+    report.passed_over = passed_over;
+    report.repeated_interactions = written.repeated;
     let Some(path) = &options.tasks else {
         output.replace(finished)?;
         return Ok(report);
@@ -255,6 +315,14 @@ fn report(
     if audit.out_of_order > 0 {
         warnings.push(format!("leakage: {} interactions are earlier than the one before them", audit.out_of_order));
     }
+    if let Some(earliest) = audit.earliest.and_then(|time| chrono::DateTime::from_timestamp(time, 0)) {
+        warnings.push(format!(
+            "times: {} of {interactions} interactions are before 1990, the earliest at {}: is their unit right (table: \
+             --time-unit)?",
+            audit.early,
+            earliest.format("%Y-%m-%dT%H:%M:%SZ")
+        ));
+    }
     Ok(Report {
         users,
         items,
@@ -269,6 +337,9 @@ fn report(
         new_test_users: audit.new_test_users,
         late_train_targets: audit.late_train_targets,
         tasks: BTreeMap::new(),
+        files: Vec::new(),
+        passed_over: Vec::new(),
+        repeated_interactions: 0,
         warnings,
     })
 }

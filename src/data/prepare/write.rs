@@ -95,6 +95,8 @@ pub(super) struct Written {
     /// Windows that train, validate, test.
     pub(super) windows: [usize; 3],
     pub(super) untitled: usize,
+    /// Interactions with the user, item and time of one before them.
+    pub(super) repeated: usize,
 }
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
@@ -121,7 +123,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
     let mut pieces = renumber(raw, &user_number, &item_number, user_order.len(), workspace)?;
     let mut by_time: Vec<Vec<WindowRow>> = vec![Vec::new(); waiting.len()];
     let mut progress = Progress::new("writing", events as u64);
-    let mut done = 0usize;
+    let (mut done, mut repeated) = (0usize, 0);
     for piece in 0..pieces.len() {
         check_stop()?;
         let frame = pieces.take(piece)?;
@@ -129,6 +131,9 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
             continue;
         }
         let (order, users, times) = in_order(&frame)?;
+        if timed {
+            repeated += count_repeats(&frame, &order, &users, &times)?;
+        }
         interactions.append(interaction_frame(raw, &frame, &order, &users, &times, &user_order)?)?;
         drop(frame);
 
@@ -172,7 +177,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
         *count = rows;
         files.push(digest);
     }
-    Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled })
+    Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
 }
 
 fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {
@@ -273,6 +278,28 @@ fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     Ok((rows.into_iter().map(|row| row.2).collect(), users, times))
 }
 
+/// Number of interactions with the user, item and time of another, all but the first of them.
+fn count_repeats(frame: &DataFrame, order: &[usize], users: &[u32], times: &[i64]) -> Result<usize> {
+    let items = u32s(frame, "item")?;
+    let mut repeated = 0;
+    let mut first = 0;
+    let mut at_once: Vec<u32> = Vec::new();
+    for last in 1..=order.len() {
+        if last < order.len() && users[last] == users[first] && times[last] == times[first] {
+            continue;
+        }
+        if last - first > 1 {
+            at_once.clear();
+            at_once.extend(order[first..last].iter().map(|row| items[*row]));
+            at_once.sort_unstable();
+            at_once.dedup();
+            repeated += last - first - at_once.len();
+        }
+        first = last;
+    }
+    Ok(repeated)
+}
+
 fn interaction_frame(
     raw: &RawDataset,
     frame: &DataFrame,
@@ -293,7 +320,13 @@ fn interaction_frame(
     ];
     if raw.log.rated {
         let ratings = f32s(frame, "rating")?;
-        columns.push(Column::new("rating".into(), order.iter().map(|row| ratings[*row]).collect::<Vec<f32>>()));
+        let ratings: Vec<f32> = order.iter().map(|row| ratings[*row]).collect();
+        columns.push(if ratings.iter().any(|rating| rating.is_nan()) {
+            let ratings: Vec<Option<f32>> = ratings.into_iter().map(|r| Some(r).filter(|r| !r.is_nan())).collect();
+            Column::new("rating".into(), ratings)
+        } else {
+            Column::new("rating".into(), ratings)
+        });
     }
     DataFrame::new_infer_height(columns).context(INTERACTIONS)
 }
@@ -323,7 +356,7 @@ fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
     in_seconds(sortable_frame(rows)?, timed)
 }
 
-/// The columns of a windows table: `timestamp` in place of `time`.
+/// The columns of a windows table: `timestamp` instead of `time`.
 fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     let times = i64s(&frame.drop_in_place("time").context("windows")?.into_frame(), "time")?;
     let seconds: Vec<Option<i64>> = times.into_iter().map(|time| timed.then(|| time.div_euclid(1000))).collect();

@@ -1,6 +1,6 @@
 //! What a source gives: an event log and texts of its items.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::fields::short;
 use crate::data::event_log::EventLog;
@@ -19,6 +19,12 @@ pub(crate) struct RawDataset {
 #[derive(Default)]
 pub(crate) struct Catalogue {
     titles: Vec<Option<Box<str>>>,
+    /// Items with more than one title.
+    retitled: HashSet<u32>,
+    /// An id that is described, but is none of the log's.
+    pub(crate) unmatched: Option<String>,
+    /// Why there are no titles at all, where that is known.
+    pub(crate) missing: Option<&'static str>,
     /// Other columns of `items.parquet`, such as `genres`, by name.
     pub(crate) attributes: BTreeMap<&'static str, Vec<Option<Box<str>>>>,
 }
@@ -26,16 +32,43 @@ pub(crate) struct Catalogue {
 impl Catalogue {
     /// Sets a title. An item may be described twice, but not by two titles: the error says both.
     pub(crate) fn set_title(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
-        let place = place(&mut self.titles, item);
-        match place {
+        let known = entry(&mut self.titles, item);
+        match known {
             Some(known) if **known != *title => {
                 Err(format!("two titles for one item: `{}` and `{}`", short(known), short(title)))
             }
             Some(_) => Ok(()),
             None => {
-                *place = Some(title.into());
+                *known = Some(title.into());
                 Ok(())
             }
+        }
+    }
+
+    /// Sets the first or the last title of an item.
+    pub(crate) fn choose_title(&mut self, item: u32, title: &str, last: bool) {
+        let known = entry(&mut self.titles, item);
+        match known {
+            None => *known = Some(title.into()),
+            Some(known) if **known == *title => {}
+            Some(known) => {
+                self.retitled.insert(item);
+                if last {
+                    *known = title.into();
+                }
+            }
+        }
+    }
+
+    /// Number of items with more than one title.
+    pub(crate) fn retitled(&self) -> usize {
+        self.retitled.len()
+    }
+
+    /// Takes note of an id that is none of the log's.
+    pub(crate) fn unmatched(&mut self, id: &str) {
+        if self.unmatched.is_none() {
+            self.unmatched = Some(id.to_string());
         }
     }
 
@@ -51,19 +84,19 @@ impl Catalogue {
 
     /// Replaces a title.
     pub(crate) fn replace_title(&mut self, item: u32, title: String) {
-        *place(&mut self.titles, item) = Some(title.into());
+        *entry(&mut self.titles, item) = Some(title.into());
     }
 
     /// Sets an attribute; the last one counts.
     pub(crate) fn set_attribute(&mut self, name: &'static str, item: u32, text: &str) {
-        *place(self.attributes.entry(name).or_default(), item) = Some(text.into());
+        *entry(self.attributes.entry(name).or_default(), item) = Some(text.into());
     }
 }
 
-fn place(column: &mut Vec<Option<Box<str>>>, item: u32) -> &mut Option<Box<str>> {
-    let at = item as usize;
-    if column.len() <= at {
-        column.resize(at + 1, None);
+fn entry(column: &mut Vec<Option<Box<str>>>, item: u32) -> &mut Option<Box<str>> {
+    let index = item as usize;
+    if column.len() <= index {
+        column.resize(index + 1, None);
     }
-    &mut column[at]
+    &mut column[index]
 }

@@ -4,24 +4,34 @@
 pub(super) mod amazon;
 mod dataset;
 mod delimited;
+mod encoding;
 mod fields;
 mod files;
 mod input;
+mod lines;
 pub(super) mod movielens;
 mod msl;
 pub(super) mod openp5;
 mod options;
+mod parquet_columns;
 mod python;
 mod read_context;
+mod signature;
+mod source_file;
 pub(super) mod table;
 #[cfg(test)]
 mod testing;
+mod times;
 
 pub(crate) use dataset::{Catalogue, RawDataset};
-pub(crate) use fields::{Unit, short};
-pub(crate) use files::{at_most, list_files};
-pub(crate) use input::{Encoding, Input, read_lines, read_numbered_lines};
+pub use encoding::Encoding;
+pub(crate) use fields::short;
+pub(crate) use files::list_files;
+pub(crate) use lines::read_numbered_lines;
 pub(crate) use msl::read_msl;
-pub use options::Columns;
 pub(crate) use options::ReadOptions;
+pub use options::{Columns, TableOptions, TitleChoice, TitleFrom};
+pub use read_context::FileRows;
 pub(crate) use read_context::ReadContext;
+pub(crate) use source_file::SourceFile;
+pub use times::Unit;

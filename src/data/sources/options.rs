@@ -1,7 +1,10 @@
 //! What the user says about the raw files.
 
+use clap::ValueEnum;
 use serde::Deserialize;
 
+use super::encoding::Encoding;
+use super::times::Unit;
 use crate::data::sharded_table::Workspace;
 
 /// What the user asked of a source.
@@ -13,28 +16,31 @@ pub(crate) struct ReadOptions {
     pub(crate) workspace: Workspace,
     /// Names of a table's columns.
     pub(crate) columns: Columns,
+    /// How a table's files are written.
+    pub(crate) table: TableOptions,
 }
 
-/// Names of the columns of a `table` source.
+/// Names of the columns of a `table` source. A name such as `reviewer.user` is that of a column or
+/// key, or of one inside another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Who.
+    /// The user's id.
     pub user: Option<String>,
-    /// What.
+    /// The item's id.
     pub item: Option<String>,
-    /// When: Unix seconds, or milliseconds.
+    /// The time of the event.
     pub time: Option<String>,
     /// The item's title.
     pub title: Option<String>,
-    /// A rating.
+    /// The rating; an event may be without.
     pub rating: Option<String>,
     /// More text on the item.
     pub text: Option<String>,
 }
 
 impl Columns {
-    /// These names, and for want of one the other's.
+    /// Returns these names, and those of `other` where there is none.
     pub(crate) fn or(self, other: &Self) -> Self {
         Self {
             user: self.user.or(other.user.clone()),
@@ -43,6 +49,78 @@ impl Columns {
             title: self.title.or(other.title.clone()),
             rating: self.rating.or(other.rating.clone()),
             text: self.text.or(other.text.clone()),
+        }
+    }
+}
+
+/// Which files of a table tell the titles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TitleFrom {
+    /// The catalogue alone
+    Catalogue,
+    /// The log alone
+    Log,
+}
+
+/// Which title an item keeps that has several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TitleChoice {
+    /// The first
+    #[default]
+    First,
+    /// The last
+    Last,
+}
+
+/// How the files of a `table` source are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableOptions {
+    /// The character between fields, or `tab`; by default what the first lines show.
+    pub delimiter: Option<String>,
+    /// The character around fields, or `none`; by default `"`, and none in tab-separated files.
+    pub quote: Option<String>,
+    /// The character that takes the meaning of the one after it, mostly `\`; by default none.
+    pub escape: Option<String>,
+    /// The encoding of text; UTF-8 by default. UTF-16 is recognised.
+    pub encoding: Option<Encoding>,
+    /// The names of the columns of files without a header, `a,b,c` for all of them or `FILE=a,b,c`
+    /// for one. After a last name that ends in `...` the last column takes what is left of a line.
+    pub names: Vec<String>,
+    /// The name of the item's column in catalogues, where it is another than in logs.
+    pub catalogue_item: Option<String>,
+    /// Which files tell the titles; by default catalogues, if any has the column.
+    pub title_from: Option<TitleFrom>,
+    /// Which title an item keeps that has several; the first by default.
+    pub title_choice: Option<TitleChoice>,
+    /// The unit of times that are numbers; by default what most rows of a file show.
+    pub time_unit: Option<Unit>,
+    /// The strftime pattern of times that are text; by default what the rows show.
+    pub time_format: Option<String>,
+    /// What separates several items in the item's column, each of them an event.
+    pub item_separator: Option<String>,
+    /// The ending of items in such a list that were clicked; others are no events.
+    pub clicked_suffix: Option<String>,
+}
+
+impl TableOptions {
+    /// Returns these options, and those of `other` where there is none.
+    pub(crate) fn or(self, other: &Self) -> Self {
+        Self {
+            delimiter: self.delimiter.or(other.delimiter.clone()),
+            quote: self.quote.or(other.quote.clone()),
+            escape: self.escape.or(other.escape.clone()),
+            encoding: self.encoding.or(other.encoding),
+            names: if self.names.is_empty() { other.names.clone() } else { self.names },
+            catalogue_item: self.catalogue_item.or(other.catalogue_item.clone()),
+            title_from: self.title_from.or(other.title_from),
+            title_choice: self.title_choice.or(other.title_choice),
+            time_unit: self.time_unit.or(other.time_unit),
+            time_format: self.time_format.or(other.time_format.clone()),
+            item_separator: self.item_separator.or(other.item_separator.clone()),
+            clicked_suffix: self.clicked_suffix.or(other.clicked_suffix.clone()),
         }
     }
 }

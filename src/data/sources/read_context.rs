@@ -1,19 +1,35 @@
 //! The state of reading: bad rows, digests, progress.
 
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 
+use super::source_file::SourceFile;
 use crate::data::corpus::FileDigest;
 use crate::data::progress::Progress;
 use crate::{Error, Result};
 
-/// Reading under way: bad rows, digests, progress.
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRows {
+    /// Its name, as the inputs give it.
+    pub file: String,
+    /// Its rows, bad ones included, a header not.
+    pub rows: u64,
+}
+
+/// The state of reading: bad rows, digests, progress.
 pub(crate) struct ReadContext {
-    /// So many bad rows are left out before one is an error.
+    /// Number of bad rows that are left out before one more is an error.
     pub(crate) skip_bad: u64,
     /// Bad rows left out.
     pub(crate) skipped: u64,
-    /// The files read.
+    /// Digests of the files read.
     pub(crate) inputs: Vec<FileDigest>,
+    /// Rows of the files read.
+    pub(crate) rows: Vec<FileRows>,
+    /// Files that the source makes no use of.
+    pub(crate) unused: Vec<String>,
+    /// What a reader of the report should know.
+    pub(crate) warnings: Vec<String>,
     /// Rows read, for people.
     pub(crate) progress: Progress,
 }
@@ -21,7 +37,15 @@ pub(crate) struct ReadContext {
 impl ReadContext {
     /// Reading `total` stored bytes.
     pub(crate) fn new(skip_bad: u64, total: u64) -> Self {
-        Self { skip_bad, skipped: 0, inputs: Vec::new(), progress: Progress::new("reading", total) }
+        Self {
+            skip_bad,
+            skipped: 0,
+            inputs: Vec::new(),
+            rows: Vec::new(),
+            unused: Vec::new(),
+            warnings: Vec::new(),
+            progress: Progress::new("reading", total),
+        }
     }
 
     #[cfg(test)]
@@ -29,17 +53,23 @@ impl ReadContext {
         Self::new(0, 0)
     }
 
+    /// Takes note of a file that has been read to its end.
+    pub(super) fn done(&mut self, file: &SourceFile, rows: u64, digest: FileDigest) {
+        self.inputs.push(digest);
+        self.rows.push(FileRows { file: file.name().to_string(), rows });
+    }
+
     /// Counts a bad row; an error if too many are.
-    pub(crate) fn bad(&mut self, path: &Path, line: u64, what: &str) -> Result<()> {
-        self.bad_at(path, &format!("line {line}"), what)
+    pub(crate) fn bad(&mut self, file: &SourceFile, line: u64, what: &str) -> Result<()> {
+        self.bad_at(file, &format!("line {line}"), what)
     }
 
     /// [`ReadContext::bad`] of a file that has no lines.
-    pub(crate) fn bad_at(&mut self, path: &Path, position: &str, what: &str) -> Result<()> {
+    pub(crate) fn bad_at(&mut self, file: &SourceFile, position: &str, what: &str) -> Result<()> {
         if self.skipped >= self.skip_bad {
             let beyond =
                 if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };
-            return Err(Error::failed(format!("{}: {position}: {what}{beyond}", path.display())));
+            return Err(Error::failed(format!("{file}: {position}: {what}{beyond}")));
         }
         self.skipped += 1;
         Ok(())

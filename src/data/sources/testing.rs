@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{RawDataset, ReadContext, ReadOptions, list_files};
+use super::{RawDataset, ReadContext, ReadOptions, SourceFile, list_files};
 use crate::Result;
 use crate::data::sharded_table::{Workspace, collect, i64s, u32s};
 
@@ -22,13 +22,13 @@ pub(super) fn options() -> ReadOptions {
 /// Reads all files of a folder.
 pub(super) fn read_folder(
     dir: &Path,
-    read: fn(&[PathBuf], &ReadOptions, &mut ReadContext) -> Result<RawDataset>,
+    read: fn(&[SourceFile], &ReadOptions, &mut ReadContext) -> Result<RawDataset>,
     options: &ReadOptions,
     skip_bad: u64,
 ) -> Result<RawDataset> {
     let mut context = ReadContext::quiet();
     context.skip_bad = skip_bad;
-    read(&list_files(&[dir.to_path_buf()])?, options, &mut context)
+    read(&list_files(&[dir.to_path_buf()], &std::env::temp_dir())?.files, options, &mut context)
 }
 
 /// The events of a log of one shard: user, item, time, rating (NaN is -1).

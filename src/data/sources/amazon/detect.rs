@@ -1,10 +1,12 @@
 //! What a file is, from its first line, and which edition files are of together.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
-use super::{Columns, Number, Unit};
-use crate::data::sources::short;
+use super::{Columns, Number, Unit, parquet};
+use crate::data::sources::fields::short;
+use crate::data::sources::input::{Input, signature};
+use crate::data::sources::signature::Signature;
+use crate::data::sources::source_file::SourceFile;
 use crate::{Error, Result};
 
 /// A release of the data.
@@ -30,8 +32,8 @@ impl Edition {
 
     /// The columns of a CSV without a header.
     pub(super) fn columns(self) -> Columns {
-        let places = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
-        Columns { places, fields: 4 }
+        let indices = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
+        Columns { indices, fields: 4 }
     }
 }
 
@@ -57,6 +59,7 @@ pub(super) enum Syntax {
     Python,
     /// With its header, if it has one.
     Csv(Option<String>),
+    Parquet,
 }
 
 impl Syntax {
@@ -65,13 +68,14 @@ impl Syntax {
             Self::Json => "JSON lines",
             Self::Python => "Python literals",
             Self::Csv(_) => "CSV",
+            Self::Parquet => "Parquet",
         }
     }
 }
 
 /// A file and what it is.
 pub(super) struct Found {
-    pub(super) path: PathBuf,
+    pub(super) path: SourceFile,
     pub(super) role: Role,
     pub(super) syntax: Syntax,
     /// The editions that have such files.
@@ -88,19 +92,28 @@ const ITEM_2014: [&str; 4] = ["imUrl", "related", "salesRank", "categories"];
 const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "tech1", "similar_item"];
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
-/// What the file with this first line is.
-pub(super) fn role(path: &Path, line: &str) -> Result<Found> {
+/// What a file is.
+pub(super) fn role(path: &SourceFile) -> Result<Found> {
+    if signature(path)? == Signature::Parquet {
+        let Some(role) = parquet::role(path)? else {
+            let what = "neither Amazon's reviews of 2023 (user_id, parent_asin, rating, timestamp) nor its metadata \
+                        (parent_asin, title), by its columns";
+            return Err(Error::failed(format!("{path}: {what}")));
+        };
+        return Ok(Found { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
+    }
+    let line = &Input::first_line(path)?;
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
     let (role, syntax, editions) = found.ok_or_else(|| {
         Error::failed(format!(
             "{}: line 1 is neither of Amazon's reviews nor of its metadata; expected are JSON lines with reviewerID or user_id, \
              a CSV of four columns with or without the header user_id,parent_asin,rating,timestamp, or items as JSON lines or \
              Python literals with asin or parent_asin, not `{}`",
-            path.display(),
+            path,
             short(line)
         ))
     })?;
-    Ok(Found { path: path.to_path_buf(), role, syntax, editions })
+    Ok(Found { path: path.clone(), role, syntax, editions })
 }
 
 type What = (Role, Syntax, &'static [Edition]);
@@ -192,7 +205,7 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
         if common.is_empty() {
             let name = |file: &Found| {
                 let editions: Vec<String> = file.editions.iter().map(Edition::to_string).collect();
-                format!("{} is of Amazon {}", file.path.display(), editions.join(" or "))
+                format!("{} is of Amazon {}", file.path, editions.join(" or "))
             };
             let apart = |other: &&Found| !other.editions.iter().any(|edition| file.editions.contains(edition));
             let other = found.iter().take(at).find(apart).unwrap_or(file);
@@ -210,7 +223,7 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
             None => Ok(Y2018),
             Some(file) => Err(Error::usage(format!(
                 "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with --format",
-                file.path.display()
+                file.path
             ))),
         },
     }

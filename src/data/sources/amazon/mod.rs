@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | 2014 | JSON lines: `reviewerID`, `asin`, `unixReviewTime` (s), `overall` | CSV, no header: user, item, rating, time | Python literals: `asin`, `title` |
 //! | 2018 | the same keys, and `verified` | CSV, no header: item, user, rating, time | JSON lines: `asin`, `title` |
-//! | 2023 | JSON lines: `user_id`, `parent_asin`, `timestamp` (ms), `rating` | CSV: `user_id,parent_asin,rating,timestamp`, perhaps `history` | JSON lines: `parent_asin`, `title` |
+//! | 2023 | JSON lines: `user_id`, `parent_asin`, `timestamp` (ms), `rating` | CSV: `user_id,parent_asin,rating,timestamp`, perhaps `history` | JSON lines or Parquet: `parent_asin`, `title` |
 //!
 //! In 2023 the item is `parent_asin` (`asin` is its variant), and a review's own `title` is not the
 //! item's.
@@ -26,20 +26,26 @@
 //!   (`benchmark_scripts/last_out_split.py`) wrote no header yet.
 
 mod detect;
+mod parquet;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use self::detect::{Edition, Found, Role, Syntax};
+use super::dataset::{Catalogue, RawDataset};
+use super::encoding::Encoding;
+use super::fields::short;
+use super::files::at_most;
+use super::lines::{read_lines, read_numbered_lines};
+use super::options::ReadOptions;
 use super::python;
 use super::python::Value;
-use super::{
-    Catalogue, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most, read_lines, read_numbered_lines,
-};
+use super::read_context::ReadContext;
+use super::source_file::SourceFile;
+use super::times::Unit;
 use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
@@ -64,8 +70,8 @@ type Line<T> = std::result::Result<T, String>;
 /// # Errors
 /// Usage: an unknown format, files of two editions, no review file, no metadata file. Failed: a
 /// file that is neither, and more bad lines than the job allows.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
-    let found = files.iter().map(|file| detect::role(file, &Input::first_line(file)?)).collect::<Result<Vec<_>>>()?;
+pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
+    let found = files.iter().map(detect::role).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
         Some(name) => Edition::named(name)?,
         None => detect::edition(&found)?,
@@ -114,6 +120,9 @@ fn kinds(files: &[&Found]) -> String {
 }
 
 fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+    if file.syntax == Syntax::Parquet {
+        return parquet::read_reviews(file, log, context);
+    }
     let sink = |events: Events| log.append(&events);
     let unit = edition.unit();
     match &file.syntax {
@@ -264,28 +273,28 @@ fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) ->
 
 /// Where user, item, rating and time are in a CSV's row, and how many fields it has.
 struct Columns {
-    places: [usize; 4],
+    indices: [usize; 4],
     fields: usize,
 }
 
-fn header_columns(path: &Path, header: &str) -> Result<Columns> {
+fn header_columns(path: &SourceFile, header: &str) -> Result<Columns> {
     let names: Vec<&str> = header.split(',').map(str::trim).collect();
-    let mut places = [0; 4];
-    for (place, wanted) in places.iter_mut().zip(["user_id", "parent_asin", "rating", "timestamp"]) {
-        *place = names.iter().position(|name| *name == wanted).ok_or_else(|| {
+    let mut indices = [0; 4];
+    for (index, wanted) in indices.iter_mut().zip(["user_id", "parent_asin", "rating", "timestamp"]) {
+        *index = names.iter().position(|name| *name == wanted).ok_or_else(|| {
             let what = "needs user_id,parent_asin,rating,timestamp";
-            Error::failed(format!("{}: line 1: column {wanted} is missing ({what})", path.display()))
+            Error::failed(format!("{}: line 1: column {wanted} is missing ({what})", path))
         })?;
     }
-    Ok(Columns { places, fields: names.len() })
+    Ok(Columns { indices, fields: names.len() })
 }
 
 fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<()> {
     let mut values = [""; 4];
     let mut fields = 0;
     for field in line.split(',') {
-        for (value, place) in values.iter_mut().zip(columns.places) {
-            if place == fields {
+        for (value, index) in values.iter_mut().zip(columns.indices) {
+            if index == fields {
                 *value = field;
             }
         }
@@ -295,9 +304,8 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
         return Err(format!("{fields} fields between commas, not {}", columns.fields));
     }
     let [user, item, rating, time] = values;
-    let number = |name: &str, text: &str| {
-        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", super::short(text)))
-    };
+    let number =
+        |name: &str, text: &str| Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)));
     let time = unit.milliseconds(number("timestamp", time)?.whole("timestamp")?)?;
     event(events, user, item, number("rating", rating)?.real(), time)
 }
@@ -308,6 +316,43 @@ struct Titles {
     lines: Vec<u64>,
     items: Vec<u32>,
     titles: StringArena,
+    /// An item that is not of the log.
+    unmatched: Option<String>,
+}
+
+impl Titles {
+    /// Adds the title of an item, if it is of the log; a blank one is none.
+    fn push(&mut self, line: u64, id: &str, title: Option<&str>, items: &Interner) {
+        match (items.find(id), title.filter(|title| !title.trim().is_empty())) {
+            (Some(item), Some(title)) => {
+                self.lines.push(line);
+                self.items.push(item);
+                self.titles.push(title);
+            }
+            (None, _) if self.unmatched.is_none() => self.unmatched = Some(id.to_string()),
+            _ => {}
+        }
+    }
+}
+
+/// Gives the catalogue titles. Of two different ones for an item the second is a bad row.
+fn take_titles(
+    found: Titles,
+    file: &SourceFile,
+    row: &str,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
+    if let Some(id) = &found.unmatched {
+        catalogue.unmatched(id);
+    }
+    for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
+        if let Err(what) = catalogue.set_title(item, title) {
+            context.bad_at(file, &format!("{row} {line}"), &format!("item {}: {what}", short(items.get(item))))?;
+        }
+    }
+    Ok(())
 }
 
 fn read_titles(
@@ -317,6 +362,9 @@ fn read_titles(
     catalogue: &mut Catalogue,
     context: &mut ReadContext,
 ) -> Result<()> {
+    if file.syntax == Syntax::Parquet {
+        return parquet::read_titles(file, items, catalogue, context);
+    }
     let path = &file.path;
     let parse = |number: u64, line: &str, out: &mut Titles| -> Line<()> {
         let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { described(line, edition)? };
@@ -324,22 +372,11 @@ fn read_titles(
             return Err("the item id is empty".into());
         }
         let junk = |title: &str| edition == Edition::Y2018 && NO_TITLE.iter().any(|mark| title.contains(mark));
-        if let Some(title) = title.filter(|t| !t.trim().is_empty() && !junk(t))
-            && let Some(item) = items.find(&id)
-        {
-            out.lines.push(number);
-            out.items.push(item);
-            out.titles.push(&title);
-        }
+        out.push(number, &id, title.as_deref().filter(|title| !junk(title)), items);
         Ok(())
     };
     read_numbered_lines(path, Encoding::Utf8, 0, context, parse, |context, found| {
-        for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
-            if let Err(what) = catalogue.set_title(item, title) {
-                context.bad(path, line, &format!("item {}: {what}", items.get(item)))?;
-            }
-        }
-        Ok(())
+        take_titles(found, path, "line", items, catalogue, context)
     })
 }
 

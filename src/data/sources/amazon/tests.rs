@@ -26,7 +26,7 @@ impl Folder {
     }
 
     fn read(&self, names: &[&str], format: Option<&str>, context: &mut ReadContext) -> Result<RawDataset> {
-        let files: Vec<PathBuf> = names.iter().map(|name| self.0.path().join(name)).collect();
+        let files: Vec<SourceFile> = names.iter().map(|name| SourceFile::new(self.0.path().join(name))).collect();
         let options = ReadOptions {
             format: format.map(str::to_string),
             workspace: Workspace { memory: 1 << 30, scratch: std::env::temp_dir() },
@@ -210,19 +210,13 @@ fn wrong_files_are_named() {
     assert!(text.contains("no review file") && code == 2, "{text}");
     let (text, code) = error(&[("r", REVIEWS_2014)], None);
     assert!(text.contains("no metadata file") && text.contains("titles") && code == 2, "{text}");
-    for wrong in [
-        "userId,movieId,rating,timestamp\n1,2,3,4\n",
-        "u;i;5;1\n",
-        "{\"a\": 1}\n",
-        "[1]\n",
-        "\u{0}\u{1}",
-        "{\"asin",
-        "\n",
-    ] {
+    for wrong in ["userId,movieId,rating,timestamp\n1,2,3,4\n", "u;i;5;1\n", "{\"a\": 1}\n", "[1]\n", "{\"asin", "\n"] {
         let (text, code) = error(&[("r", REVIEWS_2014), ("w.x", wrong), ("m", META_2014)], None);
         assert!(text.contains("/w.x: line 1 is neither") && text.contains("expected are") && code == 1, "{text}");
         assert!(!text.contains('\n'));
     }
+    let (text, code) = error(&[("r", REVIEWS_2014), ("w.x", "\u{0}\u{1}"), ("m", META_2014)], None);
+    assert!(text.contains("/w.x: binary data") && code == 1, "{text}");
     let (text, code) = error(&[("r", ""), ("m", META_2014)], None);
     assert!(text.contains("/r: the file is empty") && code == 1, "{text}");
     let (text, _) = error(&[("r", "user_id,parent_asin,timestamp\n"), ("m", META_2023)], None);
@@ -331,7 +325,7 @@ fn random_bytes_never_panic() {
             ..ReadOptions::default()
         };
         let mut context = ReadContext { skip_bad: rng.random_range(0..3), ..ReadContext::quiet() };
-        if let Err(error) = read(&paths, &options, &mut context) {
+        if let Err(error) = read(&paths.each_ref().map(SourceFile::new), &options, &mut context) {
             assert!(!error.to_string().contains('\n'));
         }
     }

@@ -12,13 +12,19 @@
 mod tags;
 
 use std::io::{BufRead, Read};
-use std::path::{Path, PathBuf};
 
 use self::tags::Tags;
-use super::delimited::DelimitedReader;
+use super::dataset::{Catalogue, RawDataset};
+use super::delimited::{DelimitedFile, Dialect};
+use super::encoding::Encoding;
 use super::fields::{present, rating};
-use super::input::read_numbered_lines;
-use super::{Catalogue, Encoding, Input, RawDataset, ReadContext, ReadOptions, Unit, at_most};
+use super::files::at_most;
+use super::input::Input;
+use super::lines::read_numbered_lines;
+use super::options::ReadOptions;
+use super::read_context::ReadContext;
+use super::source_file::SourceFile;
+use super::times::Unit;
 use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::Interner;
 use crate::{Error, Result};
@@ -69,7 +75,7 @@ impl Format {
     }
 
     /// By the first line, or else by the name.
-    fn find(path: &Path) -> Result<Self> {
+    fn find(path: &SourceFile) -> Result<Self> {
         let line = Input::first_line(path)?;
         let fields = |delimiter| line.split(delimiter).count();
         Ok(if line.contains("::") {
@@ -79,7 +85,7 @@ impl Format {
         } else if fields('\t') == 4 || fields('|') > GENRES.len() {
             Self::Tabs
         } else {
-            let name = stored_name(path);
+            let name = path.plain_name();
             match name.rsplit_once('.') {
                 Some((_, "csv")) => Self::Csv,
                 Some((_, "dat")) => Self::Dat,
@@ -108,8 +114,8 @@ enum Role {
 
 impl Role {
     /// By the published name, perhaps after a prefix as in `ml-1m-ratings.dat.gz`.
-    fn of(path: &Path) -> Option<Self> {
-        let name = stored_name(path);
+    fn of(path: &SourceFile) -> Option<Self> {
+        let name = path.plain_name();
         let is = |wanted: &str| {
             let before = name.strip_suffix(wanted);
             before.is_some_and(|before| !before.ends_with(|c: char| c.is_ascii_alphanumeric()) && before != "genome-")
@@ -129,20 +135,13 @@ impl Role {
     }
 }
 
-/// A file's name in small letters, without the ending of its compression.
-pub(super) fn stored_name(path: &Path) -> String {
-    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().to_lowercase());
-    let plain = [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending));
-    plain.unwrap_or(&name).to_string()
-}
-
 /// Reads ratings, titles, genres, tags and plots.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
+pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let forced = options.format.as_deref().map(Format::parse).transpose()?;
-    let format = |path: &Path| forced.map_or_else(|| Format::find(path), Ok);
+    let format = |path: &SourceFile| forced.map_or_else(|| Format::find(path), Ok);
     let of = |role| files.iter().filter(move |path| Role::of(path) == Some(role));
 
-    let ratings: Vec<&PathBuf> = of(Role::Ratings).collect();
+    let ratings: Vec<&SourceFile> = of(Role::Ratings).collect();
     let Some(first) = ratings.first() else {
         return Err(Error::usage("movielens: no ratings among the inputs: ratings.dat, u.data or ratings.csv"));
     };
@@ -150,10 +149,10 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadC
     for path in &ratings {
         if format(path)? != found {
             let what = "holds ratings in another format than";
-            return Err(Error::usage(format!("{} {what} {}: give one of them", path.display(), first.display())));
+            return Err(Error::usage(format!("{} {what} {}: give one of them", path, first)));
         }
     }
-    let rows = at_most(&ratings.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>(), RATING_BYTES)?;
+    let rows = at_most(ratings.iter().copied(), RATING_BYTES)?;
     let mut log = EventLog::new(rows, &options.workspace, true, true)?;
     for path in ratings {
         read_ratings(path, found, &mut log, context)?;
@@ -161,6 +160,11 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadC
     log.finish()?;
 
     let mut catalogue = Catalogue::default();
+    if of(Role::Movies).next().is_none() {
+        catalogue.missing = Some("no file of titles among the inputs: add movies.dat, u.item or movies.csv");
+    }
+    let unused = files.iter().filter(|path| Role::of(path).is_none());
+    context.unused.extend(unused.map(|path| path.name().to_string()));
     let mut described = found.describe().to_string();
     for path in of(Role::Movies) {
         let encoding = read_movies(path, format(path)?, &log.items, &mut catalogue, context)?;
@@ -188,12 +192,12 @@ fn push(events: &mut Events, user: &str, item: &str, given: &str, time: &str) ->
     Ok(())
 }
 
-fn read_ratings(path: &Path, format: Format, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+fn read_ratings(path: &SourceFile, format: Format, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     let delimiter = match format {
         Format::Dat => "::",
         Format::Tabs => "\t",
         Format::Csv => {
-            let records = DelimitedReader::open(path, b',', context)?;
+            let records = DelimitedFile::open(path, Dialect::CSV)?;
             let [user, item, given, time] =
                 ["userId", "movieId", "rating", "timestamp"].map(|name| records.column(name));
             let (user, item, given, time) = (user?, item?, given?, time?);
@@ -229,7 +233,7 @@ pub(super) fn wrong_fields(wanted: usize, delimiter: &str, found: usize) -> Stri
 }
 
 /// UTF-8 if a file is that throughout, else ISO 8859-1.
-pub(super) fn encoding(path: &Path) -> Result<Encoding> {
+pub(super) fn encoding(path: &SourceFile) -> Result<Encoding> {
     /// Lines are looked at in parts of at most this many bytes.
     const PART: u64 = 1 << 24;
     let mut input = Input::peek(path)?;
@@ -263,7 +267,7 @@ impl Movie {
 /// Reads the titles and genres of a `movies.dat` for the items of a log, and says how they are
 /// encoded.
 pub(super) fn read_movies_dat(
-    path: &Path,
+    path: &SourceFile,
     items: &Interner,
     catalogue: &mut Catalogue,
     context: &mut ReadContext,
@@ -272,7 +276,7 @@ pub(super) fn read_movies_dat(
 }
 
 fn read_movies(
-    path: &Path,
+    path: &SourceFile,
     format: Format,
     items: &Interner,
     catalogue: &mut Catalogue,
@@ -280,7 +284,10 @@ fn read_movies(
 ) -> Result<Encoding> {
     let mut take_in = |context: &mut ReadContext, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
-            let Some(item) = items.find(&movie.id) else { continue };
+            let Some(item) = items.find(&movie.id) else {
+                catalogue.unmatched(&movie.id);
+                continue;
+            };
             if let Err(what) = catalogue.describe(item, &movie.title) {
                 context.bad(path, movie.line, &what)?;
                 continue;
@@ -292,7 +299,7 @@ fn read_movies(
         Ok(())
     };
     if format == Format::Csv {
-        let records = DelimitedReader::open(path, b',', context)?;
+        let records = DelimitedFile::open(path, Dialect::CSV)?;
         let [id, title, genres] = ["movieId", "title", "genres"].map(|name| records.column(name));
         let (id, title, genres) = (id?, title?, genres?);
         records.read(
@@ -349,14 +356,14 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
 }
 
 /// Is it a file of plots?
-pub(super) fn holds_plots(path: &Path) -> bool {
+pub(super) fn holds_plots(path: &SourceFile) -> bool {
     Role::of(path) == Some(Role::Plots)
 }
 
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot
 /// may hold `::`.
 pub(super) fn read_plots(
-    path: &Path,
+    path: &SourceFile,
     items: &Interner,
     catalogue: &mut Catalogue,
     context: &mut ReadContext,

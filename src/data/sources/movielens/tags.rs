@@ -1,9 +1,10 @@
 //! What people called the movies.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
-use super::{Catalogue, DelimitedReader, ReadContext, encoding, present, read_numbered_lines, wrong_fields};
+use super::{
+    Catalogue, DelimitedFile, Dialect, ReadContext, SourceFile, encoding, present, read_numbered_lines, wrong_fields,
+};
 use crate::Result;
 use crate::data::interner::Interner;
 
@@ -20,7 +21,13 @@ impl Tags {
     /// Reads `tags.csv`, or `user::item::tag::timestamp` whose tag may hold `::`. A few published
     /// tags are empty; they count for nothing. A `|` in a tag, which separates the tags of an item,
     /// becomes a space.
-    pub(super) fn read(&mut self, path: &Path, csv: bool, items: &Interner, context: &mut ReadContext) -> Result<()> {
+    pub(super) fn read(
+        &mut self,
+        path: &SourceFile,
+        csv: bool,
+        items: &Interner,
+        context: &mut ReadContext,
+    ) -> Result<()> {
         let parse = |id: &str, tag: &str, tags: &mut Vec<(u32, String)>| -> std::result::Result<(), String> {
             let item = items.find(present(id, "movie")?);
             let tag = tag.replace('|', " ");
@@ -36,7 +43,7 @@ impl Tags {
             Ok(())
         };
         if csv {
-            let records = DelimitedReader::open(path, b',', context)?;
+            let records = DelimitedFile::open(path, Dialect::CSV)?;
             let (item, tag) = (records.column("movieId")?, records.column("tag")?);
             return records.read(context, |_, record, tags| parse(record.get(item), record.get(tag), tags), count);
         }

@@ -156,6 +156,7 @@ fn real_plots() {
     };
     let dir = folder(&[("ratings.dat", RATINGS.replace("10", "2").as_bytes())]);
     let files = [dir.path().join("ratings.dat"), movies.join("movies.dat"), plots.join("ml-1m-plots.dat")];
+    let files = files.map(SourceFile::new);
     let raw = read(&files, &options(), &mut ReadContext::quiet()).unwrap();
     assert_eq!(raw.catalogue.title(0), Some("Jumanji (1995)"));
     assert!(raw.catalogue.attributes["director"][0].as_deref().unwrap().contains("Johnston"));

@@ -34,10 +34,10 @@ pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
     json.end().context(path.display())?;
 
     let mut items: Vec<Item> = Vec::with_capacity(pairs.len());
-    let mut place: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
+    let mut indices: HashMap<String, usize> = HashMap::with_capacity(pairs.len());
     for (id, title) in pairs {
-        let at = *place.entry(id.clone()).or_insert(items.len());
-        match items.get_mut(at) {
+        let index = *indices.entry(id.clone()).or_insert(items.len());
+        match items.get_mut(index) {
             Some(item) => item.title = title,
             None => items.push(Item { id, title }),
         }

@@ -8,12 +8,16 @@
 //! | `item_random_indexing.txt`, `item_sequential_indexing_original.txt`, `item_collaborative_indexing_*.txt` | item, index |
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 
+use super::dataset::{Catalogue, RawDataset};
+use super::encoding::Encoding;
 use super::fields::present;
-use super::input::read_numbered_lines;
-use super::movielens::{holds_plots, read_movies_dat, read_plots, stored_name, wrong_fields};
-use super::{Catalogue, Encoding, RawDataset, ReadContext, ReadOptions, at_most};
+use super::files::at_most;
+use super::lines::read_numbered_lines;
+use super::movielens::{holds_plots, read_movies_dat, read_plots, wrong_fields};
+use super::options::ReadOptions;
+use super::read_context::ReadContext;
+use super::source_file::SourceFile;
 use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
@@ -22,17 +26,17 @@ use crate::{Error, Result};
 const EVENT_BYTES: u64 = 2;
 
 /// Reads sequences, titles and indexings.
-pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
+pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     if let Some(name) = options.format.as_deref().filter(|name| *name != "openp5") {
         return Err(Error::usage(format!("openp5 has no format `{name}`: its only one is openp5")));
     }
     let of = |start: &'static str, end: &'static str| {
         files.iter().filter(move |path| {
-            let name = stored_name(path);
+            let name = path.plain_name();
             name.starts_with(start) && name.ends_with(end)
         })
     };
-    let sequences: Vec<PathBuf> = of("", "user_sequence.txt").cloned().collect();
+    let sequences: Vec<SourceFile> = of("", "user_sequence.txt").cloned().collect();
     if sequences.is_empty() {
         return Err(Error::usage("openp5: no user_sequence.txt among the inputs"));
     }
@@ -67,7 +71,7 @@ pub(crate) fn read(files: &[PathBuf], options: &ReadOptions, context: &mut ReadC
             read_indexing(path, attribute, &log.items, &mut catalogue, context)?;
         }
         if let Some(path) = indexings.next() {
-            return Err(Error::usage(format!("{}: a second {start}: give one of them", path.display())));
+            return Err(Error::usage(format!("{}: a second {start}: give one of them", path)));
         }
     }
     Ok(RawDataset { log, catalogue, format })
@@ -83,7 +87,7 @@ struct Sequences {
     lengths: Vec<usize>,
 }
 
-fn read_sequences(path: &Path, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+fn read_sequences(path: &SourceFile, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,
@@ -121,7 +125,12 @@ fn read_sequences(path: &Path, log: &mut EventLog, context: &mut ReadContext) ->
     )
 }
 
-fn read_titles(path: &Path, items: &Interner, catalogue: &mut Catalogue, context: &mut ReadContext) -> Result<()> {
+fn read_titles(
+    path: &SourceFile,
+    items: &Interner,
+    catalogue: &mut Catalogue,
+    context: &mut ReadContext,
+) -> Result<()> {
     read_numbered_lines(
         path,
         Encoding::Utf8,
@@ -149,7 +158,7 @@ fn read_titles(path: &Path, items: &Interner, catalogue: &mut Catalogue, context
 }
 
 fn read_indexing(
-    path: &Path,
+    path: &SourceFile,
     attribute: &'static str,
     items: &Interner,
     catalogue: &mut Catalogue,

@@ -25,6 +25,12 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// The value of a key in a dict. Of equal keys the last counts, as in Python.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        let Self::Dict(pairs) = self else { return None };
+        pairs.iter().rev().find(|(k, _)| matches!(k, Self::Text(k) if k == key)).map(|(_, value)| value)
+    }
+
     /// Takes the value of a key out of a dict. Of equal keys the last counts, as in Python.
     pub(crate) fn take(&mut self, key: &str) -> Option<Self> {
         let Self::Dict(pairs) = self else { return None };

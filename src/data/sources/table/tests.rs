@@ -1,9 +1,11 @@
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use polars::prelude::{Column, DataFrame, DataType, ParquetWriter, TimeUnit};
 
 use super::*;
+use crate::data::sources::options::TableOptions;
 use crate::data::sources::testing::{events, folder, options, read_folder};
 
 fn named(names: [&str; 6]) -> ReadOptions {
@@ -30,10 +32,15 @@ fn stray_quotes_are_errors() {
     let rows: String = (0..40_000).map(|n| format!("u{n},i{n},{n},T{n}\n")).collect();
     for (what, stray) in [("a", "\"office chair"), ("b", "\"office\" chair"), ("c", "\"a\"\"b\" c")] {
         let csv = format!("u,i,t,title\n{rows}a,b,1,{stray}\n{rows}a,b,1,\"lamp\n{rows}");
-        for text in [csv.clone(), csv.replace(',', "\t")] {
-            let message = error(&[("log.csv", text.as_bytes())], &options);
-            assert!(message.contains("log.csv: line ") && message.contains("closing quote"), "{what}: {message}");
-        }
+        let message = error(&[("log.csv", csv.as_bytes())], &options);
+        assert!(message.contains("log.csv: line 40002: ") && message.contains("closing quote"), "{what}: {message}");
+        // They cost their own lines alone.
+        let raw = read_folder(folder(&[("log.csv", csv.as_bytes())]).path(), read, &options, 2).unwrap();
+        assert_eq!(events(&raw).len(), 120_000, "{what}");
+        // A tab-separated file has no quotes.
+        let tsv = csv.replace(',', "\t");
+        let raw = read_folder(folder(&[("log.tsv", tsv.as_bytes())]).path(), read, &options, 0).unwrap();
+        assert_eq!(events(&raw).len(), 120_002, "{what}");
     }
     let good = format!("u,i,t,title\n{rows}a,b,1,\"a\"\"b\"\r\n{rows}a,d,1,\"l\namp\"\nc,5\" nail,2,x\"y");
     let dir = folder(&[("log.csv", good.as_bytes())]);
@@ -57,7 +64,7 @@ fn formats_agree() {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(csv.as_bytes()).unwrap();
     let (gz, zst) = (gz.finish().unwrap(), zstd::stream::encode_all(json.as_bytes(), 1).unwrap());
-    let tsv = csv.replace(',', "\t");
+    let tsv = csv.replace(',', "\t").replace('"', "");
     let parquet = folder(&[]);
     let path = parquet.path().join("log[1].parquet");
     write(
@@ -95,15 +102,23 @@ fn formats_agree() {
 fn a_log_may_tell_titles() {
     let options = named(["u", "i", "", "", "title", ""]);
     let csv = b"u,i,title\na,1,One\na,2,\nb,1,One\nb,2,Two\nb,1,Other\nc,2,Two\n";
-    let text = error(&[("f", csv)], &options);
-    assert!(text.contains("f: line 6: two titles for one item: `One` and `Other`"), "{text}");
     let dir = folder(&[("f", csv)]);
-    let raw = read_folder(dir.path(), read, &options, 1).unwrap();
+    let raw = read_folder(dir.path(), read, &options, 0).unwrap();
     let users: String = events(&raw).iter().map(|(user, ..)| user.as_str()).collect();
-    assert_eq!((users.as_str(), raw.catalogue.title(0), raw.catalogue.title(1)), ("aabbc", Some("One"), Some("Two")));
+    // A second title costs no event.
+    assert_eq!((users.as_str(), raw.catalogue.title(0), raw.catalogue.title(1)), ("aabbbc", Some("One"), Some("Two")));
+    assert_eq!(raw.catalogue.retitled(), 1);
     assert_eq!((raw.format.as_str(), raw.log.timed, raw.log.rated), ("CSV, no times", false, false));
-    let text = error(&[("f", b"u,i,title\na,1,One\n"), ("g", b"i,title\n2,x\n1,Uno\n")], &options);
-    assert!(text.contains("g: line 3: two titles"), "{text}");
+    // A catalogue tells all titles, if there is one.
+    let dir = folder(&[("f", b"u,i,title\na,1,One\na,3,Three\n"), ("g", b"i,title\n2,x\n1,Uno\n")]);
+    let titles = |from: Option<TitleFrom>| {
+        let table = TableOptions { title_from: from, ..TableOptions::default() };
+        let raw = read_folder(dir.path(), read, &ReadOptions { table, ..options.clone() }, 0).unwrap();
+        [0, 1].map(|item| raw.catalogue.title(item).map(str::to_string))
+    };
+    assert_eq!(titles(None), [Some("Uno".into()), None]);
+    assert_eq!(titles(Some(TitleFrom::Catalogue)), [Some("Uno".into()), None]);
+    assert_eq!(titles(Some(TitleFrom::Log)), [Some("One".into()), Some("Three".into())]);
 }
 
 #[test]
@@ -115,11 +130,9 @@ fn bad_rows_are_named() {
         (",1,978300760,4", "line 3: no user"),
         ("a, ,978300760,4", "line 3: no item"),
         ("a,1,,4", "line 3: no time"),
-        ("a,1,978300760,", "line 3: no rating"),
         ("a,1,978300760,inf", "line 3: rating `inf` is not a finite number"),
         ("a,1,-5,4", "line 3: timestamp -5 is not between 1970 and 2100 in seconds"),
-        ("a,1,978300760000,4", "line 3: timestamp 978300760000 is not between 1970 and 2100 in seconds"),
-        ("a,1,1.5,4", "line 3: time `1.5` is neither"),
+        ("u,i,t,r", "line 3: the header once more"),
         ("a,1,978300760,\"4", "line 3: a quoted field does not end"),
     ] {
         let text = error(&[("f", format!("u,i,t,r\nb,2,978300760,1\n{row}\n").as_bytes())], &options);
@@ -135,8 +148,6 @@ fn bad_rows_are_named() {
         (r#"{"u":"","i":1,"t":978300760,"r":4}"#, "line 2: no user"),
         (r#"{"u":"a","i":1.5,"t":978300760,"r":4}"#, "line 2: the item is neither text nor a whole number"),
         (r#"{"u":"a","i":[1],"t":978300760,"r":4}"#, "line 2: the item is neither"),
-        (r#"{"u":"a","i":1,"t":978300760.5,"r":4}"#, "line 2: time 978300760.5 is not whole"),
-        (r#"{"u":"a","i":1,"t":978300760123,"r":4}"#, "is not between 1970 and 2100 in seconds"),
         (r#"{"u":"a","i":1,"t":true,"r":4}"#, "line 2: the time is neither"),
         (r#"{"u":"a","i":1,"t":null,"r":4}"#, "line 2: no time"),
         (r#"{"u":"a","i":1,"t":978300760,"r":1e300}"#, "line 2: rating inf is not finite"),
@@ -144,6 +155,37 @@ fn bad_rows_are_named() {
         let first = r#"{"u":18446744073709551615,"i":1,"t":978300760,"r":4}"#;
         let text = error(&[("f", format!("{first}\n{row}\n").as_bytes())], &options);
         assert!(text.contains(what), "{text}");
+    }
+}
+
+/// Numbers of another unit than most of the file's, wherever they stand.
+#[test]
+fn mixed_units_are_errors() {
+    let options = named(["u", "i", "t", "r", "", ""]);
+    for (times, line, what) in [
+        (["978300760", "978300761", "978300760000"], 4, "978300760000 is in milliseconds"),
+        (["978300760", "978300761000", "978300760000"], 2, "978300760 is in seconds"),
+    ] {
+        let rows: String = times.iter().map(|time| format!("a,1,{time},\n")).collect();
+        let text = error(&[("f", format!("u,i,t,r\n{rows}").as_bytes())], &options);
+        assert!(text.contains(&format!("f: line {line}: time {what}")), "{text}");
+        let rows: String =
+            times.iter().map(|time| format!("{{\"u\":\"a\",\"i\":1,\"t\":{time},\"r\":null}}\n")).collect();
+        let text = error(&[("f", rows.as_bytes())], &options);
+        assert!(text.contains(&format!("f: line {}: time {what}", line - 1)), "{text}");
+    }
+    // Seconds and fractions of them; events without a rating are events.
+    let csv = b"u,i,t,r\na,1,978300760.5,\nb,1,978300761,NULL\n";
+    let json = b"{\"u\":\"a\",\"i\":1,\"t\":978300760.5,\"r\":null}\n{\"u\":\"b\",\"i\":1,\"t\":978300761}\n";
+    for bytes in [&csv[..], json] {
+        let json_needs_a_rating = [bytes, b"{\"u\":\"b\",\"i\":1,\"t\":978300762,\"r\":1}\n"].concat();
+        let bytes = if bytes.starts_with(b"{") { &json_needs_a_rating } else { bytes };
+        let raw = read_folder(folder(&[("f", bytes)]).path(), read, &options, 0).unwrap();
+        let all = events(&raw);
+        assert_eq!(
+            all[..2],
+            [("a".into(), "1".into(), 978_300_760_500, -1.0), ("b".into(), "1".into(), 978_300_761_000, -1.0)]
+        );
     }
 }
 
@@ -191,7 +233,7 @@ fn parquet_times_types_and_rows() {
     assert!(text.contains("row 2: no user"), "{text}");
     write(&path, vec![Column::new("u".into(), [1.5f64]), Column::new("i".into(), [1i64]), times(vec![1])]);
     let text = read_folder(dir.path(), read, &options, 0).err().unwrap().to_string();
-    assert!(text.contains("column `u` is Float64, but should be text or whole numbers"), "{text}");
+    assert!(text.contains("column `u` holds fractions, but should hold text or whole numbers"), "{text}");
     write(&path, vec![Column::new("u".into(), [1i64]), Column::new("i".into(), [1i64])]);
     let text = read_folder(dir.path(), read, &options, 0).err().unwrap().to_string();
     assert!(text.contains("f.parquet: column `t` is missing; it has u, i"), "{text}");
@@ -226,7 +268,7 @@ fn columns_and_usage() {
     assert_eq!((raw.catalogue.title(0), raw.catalogue.attributes.len()), (Some("x"), 0));
     for (files, format, columns, what) in [
         (vec![("f", &b"i,name\n1,x\n"[..])], None, &titled, "no log among the inputs"),
-        (vec![("f", b"u,i\na,1\n")], Some("xml"), &titled, "use csv, tsv, jsonl or parquet"),
+        (vec![("f", b"u,i\na,1\n")], Some("xml"), &titled, "use csv, tsv, jsonl, python or parquet"),
         (vec![("f", b"u,i\na,1\n")], None, &named(["u", "", "", "", "", ""]), "name the columns"),
     ] {
         let dir = folder(&files);
