@@ -17,8 +17,10 @@ fn main() -> ExitCode {
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     }
     itemlm::core::panic::silence();
-    let code = itemlm::core::panic::catch(|| itemlm::cli::run(std::env::args_os())).unwrap_or_else(|panic| {
-        let why = itemlm::core::panic::DeviceGuard::current().panic().unwrap_or(panic.message);
+    let guard = itemlm::core::panic::DeviceGuard::new();
+    let work = || guard.scope(|| itemlm::cli::run(std::env::args_os()));
+    let code = itemlm::core::panic::catch(work).unwrap_or_else(|panic| {
+        let why = guard.panic().unwrap_or(panic.message);
         // burn-train's dashboard ends a run by a panic when its user asks for that (`q`, then `k`).
         if why.starts_with("Killing training") {
             itemlm::core::log::log("error: killed from the dashboard; go on from the last checkpoint with --resume");

@@ -59,7 +59,7 @@ pub(super) enum Command {
         /// Beams, and items returned
         #[arg(long, value_parser = positive)]
         beams: Option<usize>,
-        /// The first so many windows; of rows so many, the tasks taking turns
+        /// Number of windows to rank, the first of the split; of rows, the tasks taking turns
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
         /// masked: softmax over the trie's children; full: over the vocabulary, then masked
@@ -91,7 +91,7 @@ pub(super) enum Command {
         /// A title, oldest first; repeat it
         #[arg(long, value_name = "TITLE")]
         history: Vec<String>,
-        /// A user of the corpus, for a run whose prompt has {user}
+        /// A user of the corpus, for a run whose prompt shows the user
         #[arg(long, value_name = "ID")]
         user: Option<String>,
         #[command(flatten)]

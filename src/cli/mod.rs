@@ -1,4 +1,4 @@
-//! The command line: parses, calls a recipe, prints what it returns.
+//! The command line: parses the arguments, calls a command, prints its report.
 
 mod arguments;
 mod doctor;

@@ -70,7 +70,7 @@ pub(super) fn vectors(report: &CfReport) -> String {
     )
 }
 
-/// Of a run with tasks a row for each that ranked, else one for the run.
+/// A table of the metrics: a row for each prompt that ranked.
 pub(super) fn evaluation(run: &Path, evaluation: &Evaluation) -> String {
     let mut rows = vec![(run.display().to_string(), &evaluation.summary)];
     if let (Some(task), Some(prompt)) = (&evaluation.task, evaluation.prompt) {

@@ -51,7 +51,7 @@ pub struct ProfileReport {
     pub parts: Vec<PartTime>,
     /// Each step's loss, those before included.
     pub losses: Vec<f64>,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
     /// What the run file asks for and this run cannot do.
     #[serde(skip_serializing_if = "Option::is_none")]

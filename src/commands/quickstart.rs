@@ -40,9 +40,9 @@ const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
 pub struct QuickstartReport {
     /// Always true: the data are generated, the figures say nothing of real ones.
     pub synthetic: bool,
-    /// Of the corpus.
+    /// Users of the corpus.
     pub users: usize,
-    /// Of the corpus.
+    /// Items of the corpus.
     pub items: usize,
     /// Ranked test windows.
     pub windows: usize,
@@ -52,14 +52,14 @@ pub struct QuickstartReport {
     pub examples: Vec<ExampleUser>,
     /// Where the runs are: `evaluate` and `recommend` accept them.
     pub runs: Vec<PathBuf>,
-    /// Of the whole quickstart.
+    /// Time of the whole quickstart, seconds.
     pub seconds: f64,
 }
 
 /// A ranker's metrics on the test split.
 #[derive(Debug, Clone, Serialize)]
 pub struct RankerResult {
-    /// Its name.
+    /// The ranker's name.
     pub name: String,
     /// All, cold and warm targets.
     #[serde(flatten)]

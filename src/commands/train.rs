@@ -30,9 +30,9 @@ pub struct TrainReport {
     pub samples: usize,
     /// Spent in optimiser steps so far.
     pub seconds: f64,
-    /// Of this call's optimiser steps.
+    /// Windows a second in this call's optimiser steps.
     pub samples_per_second: f64,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
     /// First and last step's; null if there was none.
     pub loss: FirstLast,

@@ -51,7 +51,7 @@ pub struct WarmReport {
     /// The largest difference between the two, of a loss or a gradient norm, as a share of the
     /// CPU's; null where none is compared.
     pub max_relative_difference: Option<f64>,
-    /// Of that.
+    /// The largest difference that passes.
     pub tolerance: f64,
     /// Spent on ranking validation windows with the untuned model; null for a run that ranks none.
     pub ranking_seconds: Option<f64>,

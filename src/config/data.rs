@@ -41,7 +41,7 @@ pub struct DataConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<usize>,
     /// What to do with a window whose prompt is too long for the model.
-    #[serde(default, skip_serializing_if = "TooLong::is_error")]
+    #[serde(default)]
     pub too_long: TooLong,
     /// Number of windows or rows to train on, a seeded sample; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,10 +132,4 @@ pub enum TooLong {
     /// Show the window's history without its oldest items, as few as need be; at least one is
     /// shown.
     Shorten,
-}
-
-impl TooLong {
-    fn is_error(&self) -> bool {
-        *self == Self::Error
-    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `[decode]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "DecodeFields")]
+#[serde(default, from = "DecodeFields")]
 pub struct DecodeConfig {
     /// Number of beams, and of items returned.
     pub beams: usize,

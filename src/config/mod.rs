@@ -33,7 +33,7 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Of the sample, the order, the adapter's start and dropout.
+    /// Seed of the sample, the order, the adapter's start and dropout.
     #[serde(default = "seed")]
     pub seed: u64,
     /// What is learnt from.

@@ -35,7 +35,7 @@ thread_local! {
     /// The message of this thread's last panic in one of them.
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
     /// The guard of the work that this thread does.
-    static GUARD: Cell<DeviceGuard> = const { Cell::new(DeviceGuard { since: 0 }) };
+    static GUARD: Cell<DeviceGuard> = const { Cell::new(DeviceGuard { since: u64::MAX }) };
 }
 
 /// Stops panics from being printed: for a program that reports them itself.
@@ -131,7 +131,7 @@ impl DeviceGuard {
     }
 
     /// Returns the guard of the work that this thread does; outside of [`DeviceGuard::scope`] one
-    /// that knows of every panic.
+    /// that knows of no panic.
     pub fn current() -> Self {
         GUARD.get()
     }

@@ -13,7 +13,7 @@ use crate::config::RunConfig;
 /// Which model and corpus a run was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Of the base model: see [`crate::model::Llm::fingerprint`].
+    /// The base model's fingerprint: [`crate::model::Llm::fingerprint`].
     pub llm: String,
     /// SHA-256 of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
@@ -23,10 +23,10 @@ pub struct Identity {
     /// Whether prompts begin with the BOS token; absent in runs from before itemlm put one first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bos: Option<bool>,
-    /// SHA-256 of the file of text tasks' rows, where the run learns such.
+    /// SHA-256 of the file of text tasks' rows; `None` for a run that ranks items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
-    /// Of the vectors and the encoder of items and users, where the prompt has such.
+    /// Vectors and encoder of items and users; `None` for prompts of text alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entities: Option<EntitiesIdentity>,
     /// The weight of each part of the prior, where it is a mixture.

@@ -37,13 +37,18 @@ pub struct RunInputs {
     pub entities: Option<EntityMaterial>,
     /// Rows of text tasks, which the run learns in place of windows.
     pub text_tasks: Option<TextTaskData>,
-    /// Of model, corpus, prompt, rows and vectors.
+    /// The identity of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
 
 impl RunInputs {
-    /// Opens what `config` names; `started` is what a run in being was started with. A prior's
-    /// network ranks on `device`.
+    /// Opens what `config` names.
+    ///
+    /// * `started`: the identity that a run was started with; `None` for a new run.
+    /// * `device`: where a prior's network ranks.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or do not belong together.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
         // Before a large corpus is read.
         let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;

@@ -15,9 +15,9 @@ use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
 
-/// Of their steps, those with most tokens tell which micro-batch fits.
+/// Number of steps, those with most tokens, that decide which micro-batch fits.
 const STEPS: usize = 4;
-/// In so many tokens the largest micro-batch is told.
+/// Granularity, in tokens, of the search for the largest micro-batch that fits.
 const GRAIN: usize = 64;
 /// mimalloc keeps freed pages (main.rs), cut to what was there before: of what is in use a sixth
 /// more, measured over micro-batches of 500 to 2,000 tokens with and without gradient
@@ -48,7 +48,7 @@ pub struct LargestMicroBatch {
     pub peak_bytes: u64,
 }
 
-/// What decides how much memory a run's model takes.
+/// Returns the estimator of the memory that a run's model takes.
 pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
     llama: &'a DecoderConfig,
@@ -67,7 +67,7 @@ pub(crate) fn estimator<'a>(
     }
 }
 
-/// Where a run on the CPU is likely not to fit, how much it may take.
+/// Returns a warning where a run on the CPU is likely not to fit into memory.
 pub(crate) fn warning(
     config: &RunConfig,
     sizes: MemoryEstimator,
@@ -132,7 +132,7 @@ impl<'a> RunMemory<'a> {
         })
     }
 
-    /// Of the first `steps`, the one that needs most.
+    /// Returns the bytes of that one of the first `steps` steps that needs most.
     pub fn largest(&self, micro: MicroBatch, gradient_checkpointing: bool, steps: usize) -> StepBytes {
         let of = |samples: &Vec<Vec<Example>>| {
             let batches = micro.batches(samples.clone(), self.catalogue, self.candidates);
@@ -205,7 +205,7 @@ fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bo
     (Some((low * GRAIN).max(1)), false)
 }
 
-/// Of the longest prompts, which rank together first.
+/// Returns the bytes of ranking the longest prompts, which run together first.
 fn ranking_bytes(
     config: &RunConfig,
     sizes: &MemoryEstimator,

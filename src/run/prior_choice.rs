@@ -50,8 +50,8 @@ impl ChosenPrior {
         write_atomic(&dir.join(PRIOR), json.as_bytes())
     }
 
-    /// What was chosen for the run in `dir`; `None`, and a note, where another prior or step of it
-    /// was chosen for.
+    /// Reads the choice for the run in `dir`; `None`, and a note, where it was made for another
+    /// prior or another step.
     pub(crate) fn read(dir: &Path, prior: &PriorConfig, vectors: &Option<String>, step: usize) -> Result<Option<Self>> {
         let path = dir.join(PRIOR);
         if !path.is_file() {

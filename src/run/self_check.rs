@@ -44,7 +44,7 @@ pub struct Check {
     pub max_difference: f64,
     /// The same as a share of the largest value that was expected.
     pub max_relative_difference: f64,
-    /// Of the relative difference.
+    /// The largest relative difference that passes.
     pub tolerance: f64,
     /// Whether it is within the tolerance.
     pub passed: bool,
@@ -80,7 +80,8 @@ impl Check {
 pub(crate) struct Numbers {
     /// Hidden states of the prompts' real tokens.
     hidden: Vec<f64>,
-    /// Of the masked softmax loss, by LoRA's A and B on every block's q_proj and v_proj.
+    /// Gradient of the masked softmax loss with respect to LoRA's A and B on every block's q_proj
+    /// and v_proj.
     gradient: Vec<f64>,
     /// Log-probability of every item after every prompt under both scorings, found by the cached
     /// search; NaN if it was not found.
@@ -101,7 +102,7 @@ impl Numbers {
     }
 }
 
-/// The model, on disk, and what it is asked.
+/// A small model on disk, and the prompts and items that it is tried with.
 pub(crate) struct SelfCheck {
     dir: tempfile::TempDir,
     config: DecoderConfig,

@@ -14,7 +14,7 @@ use crate::text::{ELM24, PromptValue, PromptValues, TextTask};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
-/// The rows that a run learns from, and how they are asked.
+/// The rows of text tasks that a run learns from, and their prompt templates.
 pub struct TextTaskData {
     pub(crate) tasks: Vec<TextTask>,
     pub(crate) rows: Vec<TextTaskRow>,

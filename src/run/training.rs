@@ -38,18 +38,18 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
-    /// Of a run that is only looked at.
+    /// Options of a run that is only looked at: it writes nothing.
     pub(crate) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
         Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
     }
 }
 
-/// First and last.
+/// The first and the last loss.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct FirstLast {
-    /// Of the run.
+    /// Loss of the run's first step.
     pub first: Option<f64>,
-    /// Of this call.
+    /// Loss of the last step of this call.
     pub last: Option<f64>,
 }
 

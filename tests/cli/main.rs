@@ -17,4 +17,5 @@ mod prior;
 mod profile;
 mod refusals;
 mod resume;
+mod session;
 mod text_tasks;

@@ -8,14 +8,14 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
-use crate::config::{DecodeConfig, Objective, PriorConfig, Scoring, SearchKind};
+use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
 use crate::device::BackendChoice;
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
-use crate::run::dir::read_config;
+use crate::run::dir::{is_run, read_config};
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
@@ -26,20 +26,20 @@ use crate::{Context, Error, Result};
 
 /// What the command line decides.
 pub struct EvaluateOptions {
-    /// Which windows.
+    /// The split.
     pub split: Split,
-    /// In place of the run file's.
+    /// Number of beams in place of the run file's.
     pub beams: Option<usize>,
-    /// The first so many windows; of rows so many, the tasks taking turns.
+    /// Number of windows, the first of the split; of rows, the tasks taking turns. All by default.
     pub limit: Option<usize>,
-    /// In place of the run file's.
+    /// Scoring in place of the run file's; with it comes [`Scoring::length_penalty`].
     pub scoring: Option<Scoring>,
-    /// In place of the run file's.
+    /// Length penalty in place of the run file's.
     pub length_penalty: Option<f64>,
-    /// Of a run with tasks.
+    /// The prompt to rank with, of a run with prompt sets.
     pub choice: PromptSelection,
-    /// In place of the run's weight of the prior; of several, the one that ranks the validation
-    /// windows best becomes the run's.
+    /// Weights of the prior in place of the run's. The one that ranks the validation windows best
+    /// becomes the run's.
     pub prior_weights: Vec<f64>,
     /// For texts: a directory of a BERT that encodes sentences.
     pub sentence_encoder: Option<PathBuf>,
@@ -52,12 +52,12 @@ pub struct EvaluateOptions {
 /// What `evaluate --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
-    /// Which windows.
+    /// The split.
     pub split: Split,
     /// The task that ranked, of a run with tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// Its prompt.
+    /// The prompt of the set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptChoice>,
     /// The metrics of all, cold and warm targets.
@@ -86,7 +86,7 @@ pub struct Evaluation {
     pub tried: Vec<TriedWeight>,
     /// The optimiser step whose weights ranked.
     pub step: usize,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -95,7 +95,7 @@ pub struct Evaluation {
 pub struct TaskEvaluation {
     /// The task.
     pub task: String,
-    /// Its prompt.
+    /// The prompt of the set.
     pub prompt: PromptChoice,
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
@@ -115,12 +115,14 @@ pub enum EvaluateReport {
 /// Evaluates a trained run on a split, and writes what it found into the run directory.
 ///
 /// # Errors
-/// Options that are for the other objective than the run's; those of [`Session::open`]; a split with
-/// nothing to evaluate.
+/// Options that are for the other objective than the run's; those of [`Session::open`]; a split
+/// with nothing to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
-    match read_config(dir)?.objective() {
-        Objective::Texts(_) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
-        Objective::Items => {
+    // What is wrong with the backend is said before what is wrong with the directory.
+    let config = is_run(dir).then(|| read_config(dir)).transpose()?;
+    match config.as_ref().map(RunConfig::objective) {
+        Some(Objective::Texts(_)) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
+        _ => {
             let then = || "while the windows were ranked: lower --beams, or rank with --backend cpu".to_string();
             let evaluation = catch_out_of_memory(&options.backend, then, || evaluate_items(dir, options))?;
             Ok(EvaluateReport::Items(Box::new(evaluation)))
@@ -274,7 +276,8 @@ fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&s
     }
 }
 
-/// The weights of the prior to rank with, in order; one, of no effect, for a run without a prior.
+/// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
+/// a prior.
 fn weights(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {
     let asked = &options.prior_weights;
     match &run.context.prior {

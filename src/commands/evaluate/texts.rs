@@ -41,7 +41,7 @@ pub struct TextEvaluation {
     pub rows_per_second: f64,
     /// The optimiser step whose weights wrote.
     pub step: usize,
-    /// Of this process.
+    /// Most memory that this process has held, bytes.
     pub peak_memory_bytes: u64,
 }
 
