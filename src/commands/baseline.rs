@@ -11,7 +11,7 @@ use crate::data::{Corpus, Split};
 use crate::device::BackendChoice;
 use crate::evaluate::{Summary, evaluate_ranker, summarise, valid_ndcg};
 use crate::rankers::{Fitting, RankerSpec, TopK};
-use crate::run::verified_devices::verified_device;
+use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -59,6 +59,7 @@ pub fn baseline(
 ) -> Result<BaselineReport> {
     // Before a large corpus is read.
     let spec = RankerSpec::new(name, settings_table(&options.set)?)?;
+    check_one_device(&options.backend)?;
     // Counts need no device; what this build or machine lacks is refused all the same.
     options.backend.devices()?;
     let corpus = Corpus::open(corpus_dir)?;

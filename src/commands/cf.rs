@@ -11,7 +11,7 @@ use crate::device::BackendChoice;
 use crate::evaluate::valid_ndcg;
 use crate::rankers::registry::vector_method;
 use crate::rankers::{Fitting, TopK, VectorRanker};
-use crate::run::verified_devices::verified_device;
+use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -65,6 +65,7 @@ pub fn cf(
     say: &mut dyn FnMut(&str),
 ) -> Result<CfReport> {
     let method = vector_method(name, settings_table(&options.set)?)?;
+    check_one_device(&options.backend)?;
     check_writable(out)?;
     let corpus = Corpus::open(corpus_dir)?;
     let started = Instant::now();

@@ -195,6 +195,9 @@ impl Session {
 
     fn prepare(&self, request: &RecommendRequest) -> Result<Prepared<'_>> {
         let context = &self.context;
+        if self.text_tasks.is_some() {
+            return Err(Error::usage("this run writes texts and ranks no items"));
+        }
         if request.k == 0 {
             return Err(Error::usage("k is 0, it must be at least 1"));
         }

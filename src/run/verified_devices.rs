@@ -33,17 +33,25 @@ fn refuse(backend: &BackendChoice, checks: &[Check]) -> Result<()> {
     }
 }
 
-/// The device of a command that runs on one.
+/// Opens the device of a command that runs on one.
 ///
 /// # Errors
-/// As [`verified_devices`]; several devices.
+/// Those of [`verified_devices`] and [`check_one_device`].
 pub(crate) fn verified_device(backend: &BackendChoice) -> Result<DispatchDevice> {
-    if backend.adapters.len() > 1 {
-        return Err(Error::usage(format!(
-            "--backend {backend}: this runs on one device, name one; several share the steps of `train` and the ranking of `evaluate`"
-        )));
-    }
+    check_one_device(backend)?;
     Ok(verified_devices(backend)?.swap_remove(0))
+}
+
+/// # Errors
+/// Several devices.
+pub(crate) fn check_one_device(backend: &BackendChoice) -> Result<()> {
+    match backend.adapters.len() > 1 {
+        false => Ok(()),
+        true => Err(Error::usage(format!(
+            "--backend {backend}: this runs on one device, name one; several share the steps of `train` and the \
+             ranking of `evaluate`"
+        ))),
+    }
 }
 
 #[cfg(test)]

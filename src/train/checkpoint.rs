@@ -264,7 +264,7 @@ impl Checkpoints {
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
-        weights(temporary.path()).context(format_args!("step {step}"))?;
+        weights(temporary.path()).context(format_args!("{}: step {step}", self.dir.display()))?;
         // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's
         // src/record/memory.rs), and reads it.
         let record = optimizer.to_record().into_item::<FullPrecisionSettings>();

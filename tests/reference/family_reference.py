@@ -119,7 +119,7 @@ def write_gguf(path, config, tensors, arch, permute):
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     writer.add_layer_norm_rms_eps(1e-5)
-    tokens = ["<|endoftext|>"] + [chr(ord("a") + i) for i in range(26)] + ["Ġ" + chr(ord("a") + i) for i in range(21)]
+    tokens = ["<|endoftext|>"] + [chr(ord("a") + i) for i in range(26)] + ["Ġ"] + ["Ġ" + chr(ord("a") + i) for i in range(20)]
     assert len(tokens) == VOCAB
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")

@@ -173,18 +173,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if prompts.shortened > 0 {
         log(format_args!("note: {} windows are shown without their oldest items, which do not fit", prompts.shortened));
     }
-    let mut tried: Vec<TriedWeight> = Vec::new();
-    let mut best: Option<(Summary, Vec<Outcome>, f64)> = None;
-    for &weight in &weights {
-        run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let (summary, outcomes) = rank(&run, &prompts)?;
-        let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
-        // Of equally good weights the first.
-        if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
-            best = Some((summary, outcomes, weight));
-        }
-        tried.push(TriedWeight { weight, ndcg_at_10 });
-    }
+    let (best, mut tried) = best_weight(&mut run, &weights, |run| rank(run, &prompts))?;
     let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
     run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
     let mut tasks = Vec::new();
@@ -235,6 +224,29 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
     write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
     Ok(evaluation)
+}
+
+type RankedSplit = (Summary, Vec<Outcome>);
+
+/// Ranks with each weight of the prior: the best ranking by NDCG@10, of equally good ones the first,
+/// with its weight; and all that were tried.
+fn best_weight(
+    run: &mut Session,
+    weights: &[f64],
+    rank: impl Fn(&Session) -> Result<RankedSplit>,
+) -> Result<(Option<(Summary, Vec<Outcome>, f64)>, Vec<TriedWeight>)> {
+    let mut tried: Vec<TriedWeight> = Vec::new();
+    let mut best = None;
+    for &weight in weights {
+        run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
+        let (summary, outcomes) = rank(run)?;
+        let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
+        if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
+            best = Some((summary, outcomes, weight));
+        }
+        tried.push(TriedWeight { weight, ndcg_at_10 });
+    }
+    Ok((best, tried))
 }
 
 /// Returns the run file's settings with those of the command line in their place.
