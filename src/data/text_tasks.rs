@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn reads_rows() {
         let text = "{\"task\": \"plot\", \"items\": [\"i3\"], \"text\": \"a\\nb\", \"split\": \"valid\"}\n\n\
-                    {\"text\": \" c\", \"items\": [\"i0\", \"i9\"], \"user\": \"b\", \"task\": \"pair\", \"split\": \"train\"}";
+                    {\"text\": \" c\", \"items\": [\"i0\", \"i9\"], \"user\": \"b\", \
+                    \"task\": \"pair\", \"split\": \"train\"}";
         let file = read(text).unwrap();
         let expected = [
             TextTaskRow { line: 1, task: 0, items: vec![3], user: None, text: "a\nb".into(), split: Split::Valid },

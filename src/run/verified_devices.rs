@@ -27,7 +27,8 @@ fn refuse(backend: &BackendChoice, checks: &[Check]) -> Result<()> {
     match checks.iter().find(|check| !check.passed) {
         None => Ok(()),
         Some(failed) => Err(Error::failed(format!(
-            "--backend {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, or update the driver",
+            "--backend {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, \
+             or update the driver",
             failed.failure()
         ))),
     }

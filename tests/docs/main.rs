@@ -55,7 +55,8 @@ fn assert_current(page: &str, expected: &str) {
     let line = line.unwrap_or_else(|| expected.lines().count().min(current.lines().count()));
     assert!(
         current == expected,
-        "{page} is stale from line {}: run UPDATE_DOCS=1 cargo test --release --test docs\n  file:     {}\n  expected: {}",
+        "{page} is stale from line {}: run UPDATE_DOCS=1 cargo test --release --test \
+         docs\n  file:     {}\n  expected: {}",
         line + 1,
         current.lines().nth(line).unwrap_or(""),
         expected.lines().nth(line).unwrap_or("")

@@ -9,7 +9,8 @@ use itemlm::data::prepare;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::{Format, Written};
+use crate::format::Format;
+use crate::generator::Written;
 use crate::reference::{Event, Log};
 use crate::{names, options};
 

@@ -248,7 +248,8 @@ fn dialects() {
     let case = Case::new("case-25");
     case.gives(&format!("{line} --catalogue-item id"), &unrated(log(day)));
     let users = renamed(unrated(seconds()), ["1", "2", "3"], ["a", "b", "c", "d"]);
-    let line = "table user_taggedartists-timestamps.dat artists.dat --user userID --item artistID --time timestamp --title name";
+    let line = "table user_taggedartists-timestamps.dat artists.dat --user userID --item artistID --time timestamp \
+                --title name";
     Case::new("case-26").refuses(line, &["artists.dat", "artistID", "--catalogue-item"]);
     Case::new("case-26").gives(&format!("{line} --catalogue-item id"), &users);
     // An event without a rating is one; the step `rating` drops it.
@@ -343,7 +344,7 @@ fn parquet_types() {
             text: None,
         };
         let written = crate::generator::Written { inputs: vec![file.clone()], table: Default::default(), columns };
-        let mut options = crate::options(crate::generator::Format::Parquet, written, &dir.path().join("out"));
+        let mut options = crate::options(crate::format::Format::Parquet, written, &dir.path().join("out"));
         options.config = Some(dir.path().join("cfg.toml"));
         itemlm::data::prepare(&options).unwrap_or_else(|error| panic!("{:?}: {error}", options.columns));
         let wanted = reference::prepare(&expected, &[], Protocol::Msl { history: 10 }).0.unwrap();

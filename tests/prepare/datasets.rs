@@ -53,7 +53,8 @@ fn files() -> BTreeMap<&'static str, Vec<u8>> {
         ("rating.csv", with("user_id,anime_id,rating", rows(|u, i, _| format!("{u},{i},-1\n")))),
         ("anime.csv", with("anime_id,name,genre,type,episodes,rating,members", items(|i| format!("{i},Kimi no Na wa {i}.,\"Drama, Romance\",Movie,1,9.37,200630\n")))),
         ("ratings.csv", with("user_id,book_id,rating", rows(|u, i, _| format!("{u},{i},5\n")))),
-        ("books.csv", with("book_id,goodreads_book_id,authors,title", items(|i| format!("{i},27670{i},\"A, B\",\"The Games, #{i}\"\n")))),
+        ("books.csv", with("book_id,goodreads_book_id,authors,title", items(|i| format!("{i},27670{i},\"A, B\",\"The \
+                                                                                         Games, #{i}\"\n")))),
         ("events.csv", with("timestamp,visitorid,event,itemid,transactionid", rows(|u, i, n| format!("14332217{n}000,{u},view,{i},\n")))),
     ])
 }

@@ -7,7 +7,8 @@ use itemlm::data::{Columns, Report, Source, TableOptions, prepare};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::{ALL, Format, Written};
+use crate::format::{ALL, Format};
+use crate::generator::Written;
 use crate::reference;
 use crate::reference::{Corpus, Event, Log, Protocol, Step};
 use crate::{config, options, read};

@@ -4,6 +4,7 @@ mod bytes;
 mod cases;
 mod datasets;
 mod dialect;
+mod format;
 mod formats;
 mod generator;
 mod random;
@@ -19,7 +20,8 @@ use std::path::Path;
 use itemlm::data::{PrepareOptions, Split};
 use polars::prelude::{ParquetReader, SerReader};
 
-use generator::{Format, Written};
+use format::Format;
+use generator::Written;
 use reference::{Corpus, Protocol, Step};
 
 /// What asks for `inputs` in `format` to be prepared with defaults.

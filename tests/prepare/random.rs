@@ -8,7 +8,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::{ALL, Format};
+use crate::format::{ALL, Format};
 use crate::reference;
 use crate::reference::{Event, Log, Protocol, Step};
 use crate::{config, names, options, read};

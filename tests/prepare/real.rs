@@ -7,7 +7,7 @@ use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, Table
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::generator::Format;
+use crate::format::Format;
 use crate::options;
 use crate::reference::{Event, Log};
 

@@ -1,5 +1,4 @@
-//! Bad input: one line that names the file and the line, exit 1, nothing left behind. And stopping
-//! half-way.
+//! Bad input gives one line with file and line, exit 1 and nothing left behind; interrupts.
 
 use std::fs;
 use std::io::Write;

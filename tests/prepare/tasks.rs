@@ -72,7 +72,8 @@ fn rows_of_three_movies() {
     let (_, rows) = rows(&options, &report);
     let texts = |task: &str| rows[task].iter().map(|row| (row.items.clone(), row.text.as_str())).collect::<Vec<_>>();
     assert_eq!(texts("summary"), [(vec![1], "Dolls :: come \"alive\".")]);
-    let description = "Toy (1995) is listed under Comedy, Animation and War. It is directed by Ann. It stars Bob. Dolls :: come \"alive\". \
+    let description = "Toy (1995) is listed under Comedy, Animation and War. It is directed by Ann. It stars Bob. \
+                       Dolls :: come \"alive\". \
                        Viewers tagged it \"pixar\" and \"toys\".";
     assert_eq!(texts("long description"), [(vec![1], description)]);
     let common = ["Animation and Comedy", "Comedy and Animation"]

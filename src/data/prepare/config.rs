@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn reads_steps_in_order() {
         let text = "source = \"amazon\"\n[[steps]]\nstep = \"rating\"\nmin = 4\n[[steps]]\nstep = \"titled\"\n\
-                    [[steps]]\nstep = \"k_core\"\nuser = 5\nitem = 4\n[split]\nprotocol = \"leave_one_out\"\n[expect]\nusers = 3\n";
+                    [[steps]]\nstep = \"k_core\"\nuser = 5\nitem = 4\n[split]\nprotocol = \
+                    \"leave_one_out\"\n[expect]\nusers = 3\n";
         let config = parse(text).unwrap();
         let steps = [Cleaning::Rating { min: 4.0 }, Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 4 }];
         assert_eq!(config.steps, steps);

@@ -348,11 +348,13 @@ impl Protocol {
     fn validation(self, [train, valid, test]: [usize; 3]) -> String {
         match self {
             Self::Msl { history } => format!(
-                "Windows of at most {history} + 1 by their target's time: the first 8 tenths ({train}) train, the next tenth \
+                "Windows of at most {history} + 1 by their target's time: the first 8 tenths ({train}) train, the \
+                 next tenth \
                  ({valid}) validates, the rest ({test}) tests."
             ),
             Self::LeaveOneOut { history } => format!(
-                "Leave one out: each user's last event tests ({test}), the one before validates ({valid}), the earlier ones \
+                "Leave one out: each user's last event tests ({test}), the one before validates ({valid}), the \
+                 earlier ones \
                  train ({train}); histories of at most {history}."
             ),
         }

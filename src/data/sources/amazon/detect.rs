@@ -106,8 +106,10 @@ pub(super) fn role(path: &SourceFile) -> Result<Found> {
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
     let (role, syntax, editions) = found.ok_or_else(|| {
         Error::failed(format!(
-            "{}: line 1 is neither of Amazon's reviews nor of its metadata; expected are JSON lines with reviewerID or user_id, \
-             a CSV of four columns with or without the header user_id,parent_asin,rating,timestamp, or items as JSON lines or \
+            "{}: line 1 is neither of Amazon's reviews nor of its metadata; expected are JSON lines with reviewerID \
+             or user_id, \
+             a CSV of four columns with or without the header user_id,parent_asin,rating,timestamp, or items as JSON \
+             lines or \
              Python literals with asin or parent_asin, not `{}`",
             path,
             short(line)
@@ -222,7 +224,8 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
         _ => match found.iter().find(|file| file.syntax == Syntax::Csv(None)) {
             None => Ok(Y2018),
             Some(file) => Err(Error::usage(format!(
-                "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with --format",
+                "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with \
+                 --format",
                 file.path
             ))),
         },

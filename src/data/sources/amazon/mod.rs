@@ -84,7 +84,8 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     }
     if metadata.is_empty() {
         return Err(Error::usage(
-            "no metadata file among the inputs, so items would have no titles: add Amazon's metadata of the same category \
+            "no metadata file among the inputs, so items would have no titles: add Amazon's metadata of the same \
+             category \
              (meta_*.json.gz or meta_*.jsonl.gz)",
         ));
     }

@@ -16,7 +16,8 @@ use super::source_file::SourceFile;
 use crate::{Error, Result};
 
 /// What an open quote means, in one message: where it ends cannot be known.
-const STRAY_QUOTE: &str = "a quoted field does not end, or text follows its closing quote (a quote inside one is written \
+const STRAY_QUOTE: &str = "a quoted field does not end, or text follows its closing quote (a quote inside one is \
+                           written \
                            twice; table: --escape '\\' or --quote none where it is not)";
 
 /// A file of records.

@@ -64,7 +64,8 @@ fn reads_csv_with_plots() {
         ("links.csv", b"movieId,imdbId,tmdbId\n31,0114709,862\n"),
         ("genome-tags.csv", b"tagId,tag\n1,007\n"),
         ("tags.csv", b"userId,movieId,tag,timestamp\n15,31,\"a, b\",1\n15,31,c,1\n16,31,c,1\n15,32,|,1\n15,32,one|two|,1\n"),
-        ("x-plots.dat", "31::T::1995::G::d::g::Ann::w::Bob, Él::A plot:: with two parts.::poster\r\n32::T::1995::G::d::g::N/A::w::::P::\r\n".as_bytes()),
+        ("x-plots.dat", "31::T::1995::G::d::g::Ann::w::Bob, Él::A plot:: with two \
+                         parts.::poster\r\n32::T::1995::G::d::g::N/A::w::::P::\r\n".as_bytes()),
     ]);
     let raw = read_folder(dir.path(), read, &options(), 0).unwrap();
     assert_eq!(events(&raw)[1], ("1".to_string(), "32".to_string(), 1_260_759_145_000, 0.5));

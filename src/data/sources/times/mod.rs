@@ -304,7 +304,8 @@ impl TimeParser {
             let found = Unit::of(whole);
             if let Some(other) = found.filter(|found| *found != unit) {
                 return Err(format!(
-                    "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says otherwise)"
+                    "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says \
+                     otherwise)"
                 ));
             }
             if found.is_none() && compact_date(whole).is_some() {
