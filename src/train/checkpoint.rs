@@ -27,7 +27,7 @@ use crate::model::{
     Decoder, ItemLanguageModel, export_merged, load_adapter, read_adapter_config, save_adapter, save_module,
 };
 use crate::text::Tokenizer;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// Progress of a run, and what it has found so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -264,7 +264,10 @@ impl Checkpoints {
         weights: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         let temporary = tempfile::Builder::new().prefix(WRITING).tempdir_in(&self.dir).context(self.dir.display())?;
-        weights(temporary.path()).context(format_args!("{}: step {step}", self.dir.display()))?;
+        weights(temporary.path()).or_else(|error| match error.kind() {
+            ErrorKind::Io => Err(error).context(self.dir.display()),
+            _ => Err(error).context(format_args!("step {step}")),
+        })?;
         // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's
         // src/record/memory.rs), and reads it.
         let record = optimizer.to_record().into_item::<FullPrecisionSettings>();

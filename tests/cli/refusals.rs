@@ -195,13 +195,14 @@ fn model_files() {
     refused("bad", &["bad/model.safetensors", "model.bias"]);
 
     for (from, to, named) in [
-        ("\"llama\"", "\"qwen2\"", "qwen2"),
+        ("\"llama\"", "\"qwen9\"", "qwen9"),
+        ("\"llama\"", "\"qwen2\"", "self_attn.q_proj.bias"),
         ("\"llama\"", "null", "model_type"),
         ("\"hidden_size\": 16", "\"hidden_size\": 0", "hidden_size"),
         ("\"hidden_size\": 16", "\"hidden_size\": 99999999999", "hidden_size"),
         ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2"),
         ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1"),
-        ("\"attention_bias\": false", "\"attention_bias\": true", "attention_bias"),
+        ("\"attention_bias\": false", "\"attention_bias\": true", "self_attn.q_proj.bias"),
         ("{", "", "config.json"),
     ] {
         lab.copy("llm", "bad");

@@ -116,7 +116,7 @@ fn refusals() {
     });
     assert!(code == 2 && text.contains("--tasks"), "{text}");
     let (code, text) = refused(PrepareOptions { tasks: Some(good.out.clone()), ..good.clone() });
-    assert!(code == 2 && text.contains("choose another place"), "{text}");
+    assert!(code == 2 && text.contains("choose another file"), "{text}");
     // Rows of a corpus that is not there are of no use: no folder can have such a name.
     let (code, text) = refused(PrepareOptions { out: dir.path().join("x".repeat(300)), ..good.clone() });
     assert!(code == 1 && text.contains("xxx: "), "{text}");

@@ -218,6 +218,10 @@ def reference(name, seed):
     model = load(folder)
     params = dict(model.named_parameters())
     out["full.losses"], first = train(params, lambda: loss_of(model, ids, mask, positions, labels)[1])
+    # AdamW turns a gradient that is only rounding noise into a whole step of either sign.
+    smallest = min(g[g != 0].abs().min() for g in first.values())
+    if smallest < 1e-6:
+        return reference(name, seed + 100)
     few = [n for n, p in params.items() if p.ndim == 1 or "layers.1." in n and "down_proj" in n or "embed" in n]
     out |= {f"full.grad.{n}": first[n] for n in few} | {f"full.final.{n}": params[n].detach() for n in few}
     write_tensors(folder / "expected.safetensors", out)

@@ -266,8 +266,11 @@ impl DelimitedFile {
 
 /// The error of a column that a file lacks.
 pub(super) fn missing_column(file: &SourceFile, name: &str, present: &[String]) -> Error {
+    // A header of numbers or times is probably the first row.
+    let data = present.iter().any(|field| field.trim_matches('"').starts_with(|c: char| c.is_ascii_digit()));
+    let advice = if data { "; if that is a row of data, name the columns with --columns a,b,c" } else { "" };
     let (name, present) = (short(name), short(&present.join(", ")));
-    Error::failed(format!("{file}: column `{name}` is missing; it has {present}"))
+    Error::failed(format!("{file}: column `{name}` is missing; it has {present}{advice}"))
 }
 
 #[cfg(test)]
