@@ -5,6 +5,8 @@
 //! [`evaluate`]. [`run`] opens and keeps runs, [`commands`] are one a file; [`cli`] parses the
 //! command line.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod batch;
 pub mod cli;
 pub mod commands;

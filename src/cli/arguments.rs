@@ -34,7 +34,7 @@ pub(super) enum Command {
         json: bool,
     },
     /// Raw data to a corpus
-    Prepare(PrepareArgs),
+    Prepare(Box<PrepareArgs>),
     /// Train a run, or go on with it
     Train {
         #[command(flatten)]
@@ -50,40 +50,7 @@ pub(super) enum Command {
     /// on with it
     Align(RunArgs),
     /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
-    Evaluate {
-        /// The run directory
-        run: PathBuf,
-        /// train, valid or test
-        #[arg(long, default_value = "test")]
-        split: Split,
-        /// Beams, and items returned
-        #[arg(long, value_parser = positive)]
-        beams: Option<usize>,
-        /// Number of windows to rank, the first of the split; of rows, the tasks taking turns
-        #[arg(long, value_parser = positive)]
-        limit: Option<usize>,
-        /// masked: softmax over the trie's children; full: over the vocabulary, then masked
-        #[arg(long, value_enum)]
-        scoring: Option<ScoringName>,
-        /// Divide an item's log-probability by its tokens to this power
-        #[arg(long)]
-        length_penalty: Option<f64>,
-        #[command(flatten)]
-        choice: TaskArgs,
-        /// Weight of the prior; of several, the best on --split valid is kept for the run
-        #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
-        prior_weight: Vec<f64>,
-        /// For texts: a BERT directory that compares them; models/minilm-l6 by default
-        #[arg(long, value_name = "DIR")]
-        sentence_encoder: Option<PathBuf>,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
-        /// list, cuda:0,1 to rank on two
-        #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
-        backend: BackendChoice,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    Evaluate(EvaluateArgs),
     /// The best items for one history
     Recommend {
         /// The run directory
@@ -206,6 +173,43 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Arguments of `itemlm evaluate`.
+#[derive(Args)]
+pub(super) struct EvaluateArgs {
+    /// The run directory
+    pub(super) run: PathBuf,
+    /// train, valid or test
+    #[arg(long, default_value = "test")]
+    pub(super) split: Split,
+    /// Beams, and items returned
+    #[arg(long, value_parser = positive)]
+    pub(super) beams: Option<usize>,
+    /// Number of windows to rank, the first of the split; of rows, the tasks taking turns
+    #[arg(long, value_parser = positive)]
+    pub(super) limit: Option<usize>,
+    /// masked: softmax over the trie's children; full: over the vocabulary, then masked
+    #[arg(long, value_enum)]
+    pub(super) scoring: Option<ScoringName>,
+    /// Divide an item's log-probability by its tokens to this power
+    #[arg(long)]
+    pub(super) length_penalty: Option<f64>,
+    #[command(flatten)]
+    pub(super) choice: TaskArgs,
+    /// Weight of the prior; of several, the best on --split valid is kept for the run
+    #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
+    pub(super) prior_weight: Vec<f64>,
+    /// For texts: a BERT directory that compares them; models/minilm-l6 by default
+    #[arg(long, value_name = "DIR")]
+    pub(super) sentence_encoder: Option<PathBuf>,
+    /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
+    /// list, cuda:0,1 to rank on two
+    #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
+    pub(super) backend: BackendChoice,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What the commands that train take.

@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde_json::json;
 
-use self::arguments::{Cli, Command, RunArgs, ScoringName, UiName};
+use self::arguments::{Cli, Command, EvaluateArgs, RunArgs, ScoringName, UiName};
 use crate::commands;
 use crate::commands::{
     BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, RecommendOptions, ScoreOptions,
@@ -81,68 +81,9 @@ impl Command {
                 let report = commands::plan(&RunConfig::open(&run, &set)?, backend)?;
                 show(json, &report, plan::text)
             }
-            Self::Train { run: RunArgs { run, backend, out, set, resume, max_steps, ui, json }, .. } => {
-                let config = RunConfig::open(&run, &set)?;
-                let out = out.unwrap_or_else(|| run_directory(&run));
-                let ui = match ui {
-                    Some(UiName::Tui) if !std::io::stdout().is_terminal() => {
-                        return Err(Error::usage("--ui tui needs a terminal on stdout; use --ui plain"));
-                    }
-                    Some(UiName::Tui) => Ui::Tui,
-                    Some(UiName::Plain) => Ui::Plain,
-                    Some(UiName::None) => Ui::None,
-                    None if std::io::stdout().is_terminal() && !json => Ui::Tui,
-                    None => Ui::Plain,
-                };
-                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-                show(json, &commands::train(&config, options)?, text::trained)
-            }
-            Self::Align(RunArgs { run, backend, out, set, resume, max_steps, ui, json }) => {
-                let config = AlignConfig::open(&run, &set)?;
-                let out = out.unwrap_or_else(|| run_directory(&run));
-                let ui = match ui {
-                    Some(UiName::Tui) => return Err(Error::usage("--ui tui: align has no dashboard; use --ui plain")),
-                    Some(UiName::None) => Ui::None,
-                    Some(UiName::Plain) | None => Ui::Plain,
-                };
-                let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-                show(json, &commands::align(&config, options)?, text::aligned)
-            }
-            Self::Evaluate {
-                run,
-                split,
-                beams,
-                limit,
-                scoring,
-                length_penalty,
-                choice,
-                prior_weight,
-                sentence_encoder,
-                backend,
-                json,
-            } => {
-                let scoring = scoring.map(|name| match name {
-                    ScoringName::Masked => Scoring::Masked,
-                    ScoringName::Full => Scoring::Full,
-                });
-                let progress = std::io::stderr().is_terminal();
-                let options = EvaluateOptions {
-                    split,
-                    beams,
-                    limit,
-                    scoring,
-                    length_penalty,
-                    choice: choice.into(),
-                    prior_weights: prior_weight,
-                    sentence_encoder,
-                    backend,
-                    progress,
-                };
-                show(json, &commands::evaluate(&run, &options)?, |report| match report {
-                    EvaluateReport::Items(evaluation) => text::evaluation(&run, evaluation),
-                    EvaluateReport::Texts(evaluation) => text::texts(evaluation),
-                })
-            }
+            Self::Train { run, .. } => run.train(),
+            Self::Align(run) => run.align(),
+            Self::Evaluate(arguments) => arguments.run(),
             Self::Recommend { run, history, user, choice, k, backend, json } => {
                 let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
                 let Recommendations { items, notes } = commands::recommend(options)?;
@@ -182,6 +123,64 @@ impl Command {
                 show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
         }
+    }
+}
+
+impl RunArgs {
+    fn train(self) -> Result<()> {
+        let Self { run, backend, out, set, resume, max_steps, ui, json } = self;
+        let config = RunConfig::open(&run, &set)?;
+        let out = out.unwrap_or_else(|| run_directory(&run));
+        let ui = match ui {
+            Some(UiName::Tui) if !std::io::stdout().is_terminal() => {
+                return Err(Error::usage("--ui tui needs a terminal on stdout; use --ui plain"));
+            }
+            Some(UiName::Tui) => Ui::Tui,
+            Some(UiName::Plain) => Ui::Plain,
+            Some(UiName::None) => Ui::None,
+            None if std::io::stdout().is_terminal() && !json => Ui::Tui,
+            None => Ui::Plain,
+        };
+        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+        show(json, &commands::train(&config, options)?, text::trained)
+    }
+
+    fn align(self) -> Result<()> {
+        let Self { run, backend, out, set, resume, max_steps, ui, json } = self;
+        let config = AlignConfig::open(&run, &set)?;
+        let out = out.unwrap_or_else(|| run_directory(&run));
+        let ui = match ui {
+            Some(UiName::Tui) => return Err(Error::usage("--ui tui: align has no dashboard; use --ui plain")),
+            Some(UiName::None) => Ui::None,
+            Some(UiName::Plain) | None => Ui::Plain,
+        };
+        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+        show(json, &commands::align(&config, options)?, text::aligned)
+    }
+}
+
+impl EvaluateArgs {
+    fn run(self) -> Result<()> {
+        let scoring = self.scoring.map(|name| match name {
+            ScoringName::Masked => Scoring::Masked,
+            ScoringName::Full => Scoring::Full,
+        });
+        let options = EvaluateOptions {
+            split: self.split,
+            beams: self.beams,
+            limit: self.limit,
+            scoring,
+            length_penalty: self.length_penalty,
+            choice: self.choice.into(),
+            prior_weights: self.prior_weight,
+            sentence_encoder: self.sentence_encoder,
+            backend: self.backend,
+            progress: std::io::stderr().is_terminal(),
+        };
+        show(self.json, &commands::evaluate(&self.run, &options)?, |report| match report {
+            EvaluateReport::Items(evaluation) => text::evaluation(&self.run, evaluation),
+            EvaluateReport::Texts(evaluation) => text::texts(evaluation),
+        })
     }
 }
 

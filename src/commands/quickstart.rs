@@ -79,6 +79,19 @@ pub struct ExampleUser {
     pub top: Vec<String>,
 }
 
+/// Ranks the test windows with rankers that only count.
+fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
+    let top_k = TopK::new(corpus);
+    let rank = |name: &str| {
+        let device = || Ok(device.clone());
+        let mut fitting = Fitting { corpus, device: &device, validate: &|_| None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
+        Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
+    };
+    ["popularity", "markov", "cooccurrence"].into_iter().map(rank).collect()
+}
+
 /// Makes data, tokenizer and model; ranks with counts, with the untrained model, and after training
 /// with each loss.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
@@ -105,15 +118,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     tiny_llm(&corpus, &llm_dir)?;
 
     say("3. Rankers that only count");
-    let mut results = Vec::new();
-    let top_k = TopK::new(&corpus);
-    for name in ["popularity", "markov", "cooccurrence"] {
-        let device = || Ok(device.clone());
-        let mut fitting = Fitting { corpus: &corpus, device: &device, validate: &|_| None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
-        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, &corpus, Split::Test, None);
-        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) });
-    }
+    let mut results = rank_by_counts(&corpus, &device, say)?;
 
     say("4. The language model: untrained, then trained with each loss");
     let losses = [

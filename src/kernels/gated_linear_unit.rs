@@ -62,7 +62,7 @@ impl<const GELU: bool> Glu<GELU> {
 }
 
 /// √(8/π)
-const GELU_SCALE: f32 = 1.595_769_1;
+const GELU_SCALE: f32 = 1.595_769_2;
 
 impl<const GELU: bool> CpuOperation<2> for Glu<GELU> {
     /// The inputs gate and up.

@@ -141,6 +141,7 @@ impl ItemEncoderConfig {
 
 /// From collaborative vectors to the LLM's embedding space.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a run has one")]
 pub enum ItemEncoder<B: Backend> {
     /// LLaRA's.
     Linear(LinearEncoder<B>),

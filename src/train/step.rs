@@ -242,7 +242,10 @@ fn observe_all<B: AutodiffBackend>(
 ) -> Result<()> {
     let plain: Vec<_> = models.iter().map(|model| model.valid().with_prefix_cache(assigned.prefix)).collect();
     let mut waiting = VecDeque::new();
-    let mut observe = |logits, batch| Ok::<_, crate::Error>(loss.observe(&to_vec(logits, "logits")?, batch));
+    let mut observe = |logits, batch| {
+        loss.observe(&to_vec(logits, "logits")?, batch);
+        Ok::<_, crate::Error>(())
+    };
     for (index, (batch, device)) in assigned.iter().enumerate() {
         if profiler::is_on() {
             profiler::count(models[device].flops(batch, index > 0).only(Pass::Forward));

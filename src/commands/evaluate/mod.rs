@@ -5,6 +5,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use burn::DispatchDevice;
 use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
@@ -13,8 +14,9 @@ use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
-use crate::device::BackendChoice;
+use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
+use crate::model::ItemLanguageModel;
 use crate::run::dir::{is_run, read_config};
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
@@ -145,17 +147,8 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
     note_prior_choice(&run, options, first.as_deref(), &decode);
 
-    let windows = run.context.corpus.windows(options.split);
-    let limit = options.limit.unwrap_or(usize::MAX);
-    let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
-    if windows.is_empty() {
-        return Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split)));
-    }
-    for device in &devices[1..] {
-        check_precision(run.config.llm.precision, device)?;
-    }
-    let copies = devices[1..].iter().map(|device| run.model.clone_to_device(device));
-    let models: Vec<_> = std::iter::once(run.model.clone()).chain(copies).collect();
+    let windows = limited_windows(&run, options)?;
+    let models = replicas(&run, &devices[1..])?;
     let rank = |run: &Session, prompts: &WindowRanking| {
         let progress = if options.progress { Progress::new("ranking", windows.len()) } else { Progress::hidden() };
         let mut go_on = |done, _| {
@@ -221,12 +214,37 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         step: run.step,
         peak_memory_bytes: crate::core::system::peak_bytes(),
     };
-    let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
+    write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
 }
 
+/// Returns the run's model, and a copy of it on each of the other devices.
+fn replicas(run: &Session, others: &[DispatchDevice]) -> Result<Vec<ItemLanguageModel<Concrete>>> {
+    others.iter().try_for_each(|device| check_precision(run.config.llm.precision, device).map(|_| ()))?;
+    let copies = others.iter().map(|device| run.model.clone_to_device(device));
+    Ok(std::iter::once(run.model.clone()).chain(copies).collect())
+}
+
+/// Returns the windows to rank, each with its index in the split.
+fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32, Window)>> {
+    let windows = run.context.corpus.windows(options.split);
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let windows: Vec<(u32, Window)> = (0..).zip(windows.iter().copied()).take(limit).collect();
+    match windows.is_empty() {
+        false => Ok(windows),
+        true => Err(Error::failed(format!("{}: the {} split has no window", run.config.data.corpus, options.split))),
+    }
+}
+
+/// Writes `evaluation-<split>.json` into a run directory.
+fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(evaluation).context("evaluation")?;
+    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())
+}
+
 type RankedSplit = (Summary, Vec<Outcome>);
+/// The best ranking, with the weight of the prior that gave it.
+type BestRanking = (Summary, Vec<Outcome>, f64);
 
 /// Ranks with each weight of the prior: the best ranking by NDCG@10, of equally good ones the first,
 /// with its weight; and all that were tried.
@@ -234,7 +252,7 @@ fn best_weight(
     run: &mut Session,
     weights: &[f64],
     rank: impl Fn(&Session) -> Result<RankedSplit>,
-) -> Result<(Option<(Summary, Vec<Outcome>, f64)>, Vec<TriedWeight>)> {
+) -> Result<(Option<BestRanking>, Vec<TriedWeight>)> {
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best = None;
     for &weight in weights {

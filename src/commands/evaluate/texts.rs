@@ -65,18 +65,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let Some(tasks) = run.text_tasks else {
         return Err(Error::usage(format!("{}: this run ranks items and writes no texts", dir.display())));
     };
-    let sentence_encoder = match &options.sentence_encoder {
-        Some(dir) => Some(dir.clone()),
-        None if Path::new(SENTENCE_ENCODER).exists() => Some(PathBuf::from(SENTENCE_ENCODER)),
-        None => {
-            log(format_args!(
-                "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` \
-                 fetches, or \
-                 --sentence-encoder DIR"
-            ));
-            None
-        }
-    };
+    let sentence_encoder = sentence_encoder(options);
     let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
     let rows = tasks.limited(options.split, options.limit);
     if rows.is_empty() {
@@ -138,9 +127,24 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
     let split = options.split;
     write_atomic(&dir.join(format!("texts-{split}.jsonl")), lines.as_bytes())?;
-    let json = serde_json::to_string_pretty(&evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())?;
+    super::write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
+}
+
+/// Returns the sentence encoder to compare texts with: the one that is named, or the one that
+/// `just bert` fetches; a note, where there is none.
+fn sentence_encoder(options: &EvaluateOptions) -> Option<PathBuf> {
+    if options.sentence_encoder.is_some() {
+        return options.sentence_encoder.clone();
+    }
+    if Path::new(SENTENCE_ENCODER).exists() {
+        return Some(PathBuf::from(SENTENCE_ENCODER));
+    }
+    log(format_args!(
+        "note: log-perplexity alone: semantic consistency needs {SENTENCE_ENCODER}, which `just bert` fetches, or \
+         --sentence-encoder DIR"
+    ));
+    None
 }
 
 /// A row, and what the run made of it.

@@ -138,8 +138,11 @@ impl Counter {
         run.tracked |= self.linear(Part::Attention, block.linear(Projection::AttentionOutput), run, attended);
         let inner = [Projection::Gate, Projection::Up, Projection::GateUp].into_iter();
         let inner = inner.filter_map(|projection| block.find_linear(projection));
-        let inner = inner.fold(false, |any, linear| self.linear(Part::Mlp, linear, run, run.tracked) || any);
-        run.tracked |= self.linear(Part::Mlp, block.linear(Projection::Down), run, inner);
+        let mut inner_tracked = false;
+        for linear in inner {
+            inner_tracked |= self.linear(Part::Mlp, linear, run, run.tracked);
+        }
+        run.tracked |= self.linear(Part::Mlp, block.linear(Projection::Down), run, inner_tracked);
         [k, v]
     }
 

@@ -38,9 +38,7 @@ impl TargetModules {
             Some(_) => true,
         };
         match self {
-            Self::Names(names) => {
-                names.iter().all(|name| !name.contains('.')) && !SELECTING_KEYS.iter().any(|key| set(&key))
-            }
+            Self::Names(names) => names.iter().all(|name| !name.contains('.')) && !SELECTING_KEYS.iter().any(set),
             Self::Expression(_) => false,
         }
     }

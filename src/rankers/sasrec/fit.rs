@@ -16,12 +16,15 @@ use crate::rankers::training::{Kept, host, keep_best};
 use crate::tensor::AUTODIFF;
 use crate::train::adamw;
 
+/// Measures a model on the validation windows; `None` where there are none.
+type Validate<'a, M> = &'a mut dyn FnMut(&M) -> Result<Option<f64>>;
+
 /// Trains with early stopping.
 pub(crate) fn train<B: AutodiffBackend>(
     config: &SasRecConfig,
     interactions: &Interactions,
     device: &B::Device,
-    validate: &mut dyn FnMut(&SasRec<B::InnerBackend>) -> Result<Option<f64>>,
+    validate: Validate<SasRec<B::InnerBackend>>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Kept<SasRec<B::InnerBackend>>> {
     let taken = interactions.by_user();

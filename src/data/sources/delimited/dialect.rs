@@ -111,9 +111,7 @@ impl Dialect {
                 Some(escape) => memchr2(quote, escape, rest)?,
                 None => memchr(quote, rest)?,
             };
-            if Some(*bytes.get(at)?) == self.escape {
-                at += 2;
-            } else if *bytes.get(at + 1)? == quote {
+            if Some(*bytes.get(at)?) == self.escape || *bytes.get(at + 1)? == quote {
                 at += 2;
             } else {
                 return Some(at);

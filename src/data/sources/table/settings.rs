@@ -130,10 +130,10 @@ impl Settings {
     /// Refuses names for files that are not among the inputs.
     pub(super) fn check_names(&self, files: &[SourceFile]) -> Result<()> {
         for names in &self.names {
-            if let Some(name) = &names.file {
-                if !files.iter().any(|file| names.is_for(file)) {
-                    return Err(Error::usage(format!("table: --columns {name}=…: no input is named so")));
-                }
+            if let Some(name) = &names.file
+                && !files.iter().any(|file| names.is_for(file))
+            {
+                return Err(Error::usage(format!("table: --columns {name}=…: no input is named so")));
             }
         }
         Ok(())

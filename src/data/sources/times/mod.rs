@@ -280,15 +280,15 @@ impl TimeParser {
             return Err(format!("the time is a number, not a text of the form {}", short(format)));
         }
         match value.number() {
-            Some(number) => self.from_number(number),
+            Some(number) => self.number_to_time(number),
             None => match value {
-                TimeValue::Text(text) => self.from_text(text.trim()),
+                TimeValue::Text(text) => self.text_to_time(text.trim()),
                 _ => Err("the time is not a finite number".into()),
             },
         }
     }
 
-    fn from_number(&self, (whole, billionths): Number) -> Result<i64, String> {
+    fn number_to_time(&self, (whole, billionths): Number) -> Result<i64, String> {
         let unit = match self.numbers {
             Numbers::CompactDates => {
                 let date = compact_date(whole).filter(|_| billionths == 0);
@@ -316,7 +316,7 @@ impl TimeParser {
         Ok(if unit == Unit::Seconds { time + billionths / 1_000_000 } else { time })
     }
 
-    fn from_text(&self, text: &str) -> Result<i64, String> {
+    fn text_to_time(&self, text: &str) -> Result<i64, String> {
         let time = parse_date(text, self.order).map_err(|what| format!("time `{}` {what}", short(text)))?;
         in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", short(text)))
     }

@@ -180,7 +180,7 @@ impl GgufVocabulary {
             let first = characters.next().is_some_and(|c| c.is_ascii_punctuation() && c != '\'');
             first && token.len() > 1 && characters.all(is_letter)
         };
-        let digits = |token: &str| token.chars().all(|c| c.is_ascii_digit()).then(|| token.len()).unwrap_or(0);
+        let digits = |token: &str| if token.chars().all(|c| c.is_ascii_digit()) { token.len() } else { 0 };
         let longest_number = learnt().map(digits).max().unwrap_or(0);
         let (name, pre) = match learnt().any(mark_then_letters) {
             false => ("GPT-2", "gpt-2"),
