@@ -33,6 +33,14 @@ test:
 test-wgpu:
     cargo test --release --features {{ features }},wgpu
 
+# The tests that need the real data of ../shared/data or ITEMLM_DATA
+test-data:
+    cargo test --release --features {{ features }} --lib --test prepare -- --ignored --skip real_model_agrees
+
+# The tests that need real data or a real model
+test-real: bert test-data
+    cargo test --release --features {{ features }} --test equals_torch -- --ignored
+
 # The numbers of torch and of the CPU on this machine's GPU, by CUDA and by wgpu; a machine without NVIDIA's driver takes FEATURES=cpu,wgpu
 test-gpu FEATURES="cpu,wgpu,cuda":
     cargo test --release --features "{{ FEATURES }}" --test equals_torch

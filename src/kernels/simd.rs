@@ -1,6 +1,6 @@
 //! Loops that the compiler turns into SIMD instructions, of the best set that the processor has.
 
-/// Instruction set that [`wide`] compiles loops for.
+/// Instruction set that loops are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
     /// AVX-512 (F, BW, DQ, VL) with FMA: 16 numbers at once.

@@ -42,7 +42,7 @@ pub trait VectorMethod: Debug + Send + Sync {
     /// Learns.
     ///
     /// # Errors
-    /// A loss or a vector that is not finite; what [`VectorTraining::validate`] returns.
+    /// A loss or a vector that is not finite; what `VectorTraining::validate` returns.
     fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>>;
 
     /// Rebuilds the model of a file.

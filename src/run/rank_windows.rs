@@ -16,7 +16,7 @@ use crate::{Context, Result};
 ///   ([`ItemLanguageModel::clone_to_device`]).
 ///
 /// # Errors
-/// Those of [`WindowRanking::new`] and [`WindowRanking::rank`].
+/// Those of `WindowRanking::new` and `WindowRanking::rank`.
 pub fn rank_windows(
     models: &[ItemLanguageModel<Concrete>],
     context: &PromptContext,

@@ -131,10 +131,9 @@ fn refusals() {
 
 /// MovieLens' ids are the same in all its releases, so the plots of 1M serve latest-small, too.
 #[test]
+#[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn rows_of_movielens() {
-    let (Some(plots), Some(latest), Some(ml_1m)) = (data("movie-texts"), data("ml-latest-small"), data("ml-1m")) else {
-        return;
-    };
+    let [plots, latest, ml_1m] = ["movie-texts", "ml-latest-small", "ml-1m"].map(data);
     for (source, folder) in [(Source::Movielens, latest), (Source::Openp5, ml_1m)] {
         let dir = tempfile::tempdir().unwrap();
         let options = options(source, vec![folder, plots.clone()], dir.path());

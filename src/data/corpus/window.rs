@@ -13,14 +13,14 @@ use crate::{Error, Result};
 pub struct Window {
     /// Dense user index.
     pub user: u32,
-    /// Offset of the oldest interaction in [`Corpus::interactions`].
+    /// Offset of the oldest interaction in [`Corpus::interactions`](super::Corpus::interactions).
     pub start: u32,
     /// Number of interactions, the target included; at least 2.
     pub len: u32,
 }
 
 impl Window {
-    /// The offsets of the window in [`Corpus::interactions`].
+    /// The offsets of the window in [`Corpus::interactions`](super::Corpus::interactions).
     pub fn range(&self) -> std::ops::Range<usize> {
         let start = self.start as usize;
         start..start.saturating_add(self.len as usize)

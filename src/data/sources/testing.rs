@@ -50,13 +50,10 @@ pub(super) fn events(raw: &RawDataset) -> Vec<(String, String, i64, f32)> {
 }
 
 /// A folder of the real data: in `ITEMLM_DATA`, or `../shared/data` beside the project.
-pub(super) fn real(name: &str) -> Option<PathBuf> {
+pub(super) fn real(name: &str) -> PathBuf {
     let root = std::env::var_os("ITEMLM_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     let dir = root.join(name);
-    if !dir.is_dir() {
-        eprintln!("skipped: {} is absent", dir.display());
-        return None;
-    }
-    Some(dir)
+    assert!(dir.is_dir(), "{} is absent", dir.display());
+    dir
 }

@@ -134,8 +134,9 @@ fn wrong_usage() {
 }
 
 #[test]
+#[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn real_counts() {
-    let Some(dir) = super::super::testing::real("ml-latest-small") else { return };
+    let dir = super::super::testing::real("ml-latest-small");
     let raw = read_folder(&dir, read, &options(), 0).unwrap();
     assert_eq!((raw.log.users.len(), raw.log.shards.rows()), (671, 100_004));
     // 9,125 movies, of which 59 have no rating; of the rated ones none lacks a line.
@@ -149,12 +150,9 @@ fn real_counts() {
 }
 
 #[test]
+#[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn real_plots() {
-    let (Some(movies), Some(plots)) =
-        (super::super::testing::real("ml-1m"), super::super::testing::real("movie-texts"))
-    else {
-        return;
-    };
+    let [movies, plots] = ["ml-1m", "movie-texts"].map(super::super::testing::real);
     let dir = folder(&[("ratings.dat", RATINGS.replace("10", "2").as_bytes())]);
     let files = [dir.path().join("ratings.dat"), movies.join("movies.dat"), plots.join("ml-1m-plots.dat")];
     let files = files.map(SourceFile::new);

@@ -74,13 +74,14 @@ fn wrong_usage() {
 }
 
 #[test]
+#[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn real_counts() {
     for (name, users, items, count, titled) in [
         ("ml-1m", 6040, 3416, 999_611, 3416),
         ("openp5-beauty", 22_363, 12_101, 198_502, 12_094),
         ("openp5-clothing", 39_387, 23_033, 278_677, 22_948),
     ] {
-        let Some(dir) = real(name) else { continue };
+        let dir = real(name);
         let raw = read_folder(&dir, read, &options(), 0).unwrap();
         assert_eq!((raw.log.users.len(), raw.log.items.len(), raw.log.shards.rows()), (users, items, count), "{name}");
         let found = (0..items as u32).filter(|item| raw.catalogue.title(*item).is_some()).count();
