@@ -125,7 +125,7 @@ fn refusals() {
     assert!(error.exit_code() == 2 && error.to_string().contains("name a file"), "{error}");
     prepare(&good).unwrap();
     let error = prepare(&PrepareOptions { tasks: Some(good.out.join("tasks.jsonl")), ..good.clone() }).unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("choose another place"), "{error}");
+    assert!(error.exit_code() == 2 && error.to_string().contains("choose another file"), "{error}");
     Corpus::open(&good.out).unwrap();
 }
 
