@@ -153,7 +153,7 @@ pub(super) enum Command {
     },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov, cooccurrence, als, bpr or sasrec
+        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a mixture
         name: String,
         /// The corpus directory
         corpus: PathBuf,

@@ -25,8 +25,8 @@ pub enum ErrorKind {
 
 /// An error, shown to the user as one line, `error: <what, where, what to do>`.
 ///
-/// The message names files, rows, keys and tensors, but no flag of the command line: who calls the
-/// library from elsewhere has none.
+/// The message names files, rows, keys and tensors; it names a flag of the command line only where
+/// that flag is the remedy.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,

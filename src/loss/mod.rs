@@ -1,7 +1,7 @@
 //! The losses of phase 2, each a file that owns its hyper-parameters and its state ([`TokenLoss`]),
 //! and the losses of phase 1 ([`contrastive`]).
 //!
-//! One more token loss is a file like `msl.rs`, a line in [`Loss`] and one in [`Loss::new`], which
+//! One more token loss is a file like `msl.rs`, a line in `losses!` and one in [`Loss::new`], which
 //! reads `[loss]` of the run file. The loop over blocks of logits ([`linear_token_loss`]) and the
 //! training step know none of them.
 
