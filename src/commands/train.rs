@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::{RunConfig, TuneKind};
+use crate::config::{LossKind, RunConfig, Temperature, TuneKind};
 use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::loss::TokenLoss;
@@ -15,7 +15,7 @@ use crate::run::out_of_memory::{catch_out_of_memory, training};
 use crate::run::training::{FirstLast, PreparedRun, TrainOptions};
 use crate::run::verified_devices::verified_devices;
 use crate::train::{Checkpoints, Ui};
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// What `train --json` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -47,6 +47,22 @@ pub struct TrainReport {
     pub notice: Option<String>,
 }
 
+/// Checks that a resumed LML run goes on with the loss that it began with: versions that recorded no
+/// BOS ignored `loss.temperature`.
+fn check_lml_temperature(dir: &Path, config: &RunConfig, started: Option<&Identity>) -> Result<()> {
+    let old = started.is_some_and(|identity| identity.bos.is_none());
+    let changed = config.loss.kind == LossKind::Lml
+        && matches!(config.loss.temperature, Temperature::Fixed(temperature) if temperature != 1.0);
+    match old && changed {
+        false => Ok(()),
+        true => Err(Error::usage(format!(
+            "{}: this run was started by a version whose lml ignored loss.temperature; set loss.temperature = 1 in its \
+             run.toml and in the run file, or start a new run",
+            dir.display()
+        ))),
+    }
+}
+
 /// Trains, or goes on training.
 ///
 /// # Errors
@@ -64,6 +80,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         Some(_) => identity,
         None => Identity { entities: None, ..identity },
     });
+    check_lml_temperature(out, config, started.as_ref())?;
     let material = RunInputs::open(config, started.as_ref(), &devices[0])?;
     let identity = material.identity.clone();
     if options.resume {

@@ -91,10 +91,16 @@ impl<B: Backend> BatchedSearch<B> {
         };
         let guard = DeviceGuard::current();
         let parts = std::thread::scope(|scope| {
-            let others =
-                others.iter().map(|model| scope.spawn(|| catch(|| guard.scope(|| work(model, &mut |_, _| true)))));
+            // A panic on one device ends the work of the others.
+            let (work, guard, stop) = (&work, &guard, &stop);
+            let others = others.iter().map(|model| {
+                scope.spawn(move || {
+                    let done = catch(|| guard.scope(|| work(model, &mut |_, _| true)));
+                    done.inspect_err(|_| stop.store(true, Relaxed))
+                })
+            });
             let others: Vec<_> = others.collect();
-            let first = work(first, go_on);
+            let first = catch(|| work(first, go_on)).inspect_err(|_| stop.store(true, Relaxed));
             // Join every thread before an error returns: the scope panics for one that nobody
             // joined, and says less.
             let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
@@ -103,6 +109,7 @@ impl<B: Backend> BatchedSearch<B> {
                 Ok(Err(panic)) => panic.resume(),
                 Err(panic) => resume_unwind(panic),
             });
+            let first = first.unwrap_or_else(|panic| panic.resume());
             std::iter::once(first).chain(others).collect::<Result<Vec<_>>>()
         })?;
         if stop.load(Relaxed) {

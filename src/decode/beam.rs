@@ -173,7 +173,7 @@ impl<'a> BeamState<'a> {
         let SearchSettings { trie, decode } = settings;
         let mut candidates = self.continuations(settings);
         // One EOS token: twice as many candidates as beams are looked at, so that enough go on.
-        keep_best(&mut candidates, 2 * decode.beams, |a, b| {
+        keep_best(&mut candidates, decode.beams.saturating_mul(2), |a, b| {
             b.log_prob.total_cmp(&a.log_prob).then(a.node.cmp(&b.node))
         });
         self.beams.clear();

@@ -117,8 +117,10 @@ pub(crate) fn fit_weights(rankers: &[Arc<dyn Ranker>], corpus: &Corpus) -> Vec<f
     let weights = likeliest_weights(&likelihoods, rankers.len() + 1);
     let (_, weights) = weights.split_last().unwrap_or((&0.0, &[]));
     let total: f64 = weights.iter().sum();
+    // Six decimals: they are read back from JSON exactly, and nobody fits more.
+    let rounded = |weight: f64| (weight * 1e6).round() / 1e6;
     match total > 1e-9 {
-        true => weights.iter().map(|weight| weight / total).collect(),
+        true => weights.iter().map(|weight| rounded(weight / total)).collect(),
         false => vec![1.0 / rankers.len() as f64; rankers.len()],
     }
 }
@@ -201,6 +203,6 @@ mod tests {
         }
         let fitted = fit_mixture("cooccurrence+text", &corpus);
         let weights = fitted.mixture.unwrap();
-        assert!((weights["cooccurrence"] + weights["text"] - 1.0).abs() < 1e-9 && weights["text"] > 0.0);
+        assert!((weights["cooccurrence"] + weights["text"] - 1.0).abs() < 1e-5 && weights["text"] > 0.0);
     }
 }

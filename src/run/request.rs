@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::prompt_selection::PromptSelection;
 use super::session::Session;
 use crate::config::{DecodeConfig, SearchKind};
-use crate::decode::{ItemFilter, ItemScore, PrefixMass, Query, Ranked, check_log_probs, score, search};
+use crate::decode::{
+    ItemFilter, ItemScore, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score, search,
+};
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
 
@@ -90,6 +92,9 @@ struct Prepared<'a> {
     notes: Vec<String>,
 }
 
+/// Items of one answer, at most: a search has as many beams.
+const MOST_ITEMS: usize = 10_000;
+
 impl Session {
     /// Returns the best items after a history.
     ///
@@ -100,8 +105,8 @@ impl Session {
         self.recommend_all(std::slice::from_ref(request)).swap_remove(0)
     }
 
-    /// As [`Session::recommend`], for several requests, which run together. Each is answered as if
-    /// it were alone.
+    /// Answers several requests as [`Session::recommend`] does, as many together as a forward pass
+    /// takes. An error of the model or device is the answer to all that ran together.
     pub fn recommend_all(&self, requests: &[RecommendRequest]) -> Vec<Result<Recommendations>> {
         let mut answers: Vec<Result<Recommendations>> = Vec::with_capacity(requests.len());
         // A search has one number of beams.
@@ -115,17 +120,25 @@ impl Session {
                 Err(error) => answers.push(Err(error)),
             }
         }
-        for (beams, group) in groups {
+        for (beams, mut group) in groups {
             let decode = DecodeConfig { beams, ..self.config.decode.clone() };
-            let lists = self.run(|| {
-                let queries: Vec<Query> = group.iter().map(|(_, prepared)| prepared.query()).collect();
-                self.search(&queries, &decode)
-            });
-            for (position, (n, prepared)) in group.into_iter().enumerate() {
-                answers[n] = lists.clone().map(|lists| {
-                    let items = self.items(&lists[position], prepared.filter.as_ref(), prepared.k);
-                    Recommendations { items, notes: prepared.notes }
+            while !group.is_empty() {
+                let longest = group.iter().map(|(_, prepared)| prepared.prompt.len()).max().unwrap_or(0);
+                let together = prompts_per_pass(longest + TOKENS_PER_BEAM * beams);
+                let part: Vec<(usize, Prepared)> = group.drain(..group.len().min(together)).collect();
+                let lists = self.run(|| {
+                    let queries: Vec<Query> = part.iter().map(|(_, prepared)| prepared.query()).collect();
+                    self.search(&queries, &decode)
                 });
+                match lists {
+                    Ok(lists) => {
+                        for ((n, prepared), list) in part.into_iter().zip(lists) {
+                            let items = self.items(&list, prepared.filter.as_ref(), prepared.k);
+                            answers[n] = Ok(Recommendations { items, notes: prepared.notes });
+                        }
+                    }
+                    Err(error) => part.into_iter().for_each(|(n, _)| answers[n] = Err(error.clone())),
+                }
             }
         }
         answers
@@ -216,6 +229,9 @@ impl Session {
         let (prompt, dropped) = context.fitting_tokens(template, values)?;
         if dropped > 0 {
             notes.push(format!("the prompt does not fit: it shows the history without its {dropped} oldest items"));
+        }
+        if request.k > MOST_ITEMS {
+            return Err(Error::usage(format!("k is {}, it must be at most {MOST_ITEMS}", request.k)));
         }
         let beams = self.config.decode.beams.max(request.k);
         let filter = self.filter(request, &history)?;

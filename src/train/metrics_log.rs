@@ -28,7 +28,7 @@ impl MetricsLog {
                 value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step as u64)
             };
             let kept: String = text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
-            if kept.len() < text.len() {
+            if kept != text {
                 write_atomic(&path, kept.as_bytes())?;
             }
         }
