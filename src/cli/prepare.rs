@@ -121,20 +121,7 @@ struct TableArgs {
 impl PrepareArgs {
     pub(super) fn run(self) -> Result<()> {
         let ColumnArgs { user, item, time, title, rating, text } = self.columns;
-        let TableArgs {
-            delimiter,
-            quote,
-            escape,
-            encoding,
-            names,
-            catalogue_item,
-            title_from,
-            title_choice,
-            time_unit,
-            time_format,
-            item_separator,
-            clicked_suffix,
-        } = self.table;
+        let table = self.table;
         let options = PrepareOptions {
             source: self.source,
             inputs: self.input,
@@ -145,18 +132,18 @@ impl PrepareArgs {
             memory: self.memory,
             columns: Columns { user, item, time, title, rating, text },
             table: TableOptions {
-                delimiter,
-                quote,
-                escape,
-                encoding,
-                names,
-                catalogue_item,
-                title_from,
-                title_choice,
-                time_unit,
-                time_format,
-                item_separator,
-                clicked_suffix,
+                delimiter: table.delimiter,
+                quote: table.quote,
+                escape: table.escape,
+                encoding: table.encoding,
+                names: table.names,
+                catalogue_item: table.catalogue_item,
+                title_from: table.title_from,
+                title_choice: table.title_choice,
+                time_unit: table.time_unit,
+                time_format: table.time_format,
+                item_separator: table.item_separator,
+                clicked_suffix: table.clicked_suffix,
             },
             tasks: self.tasks,
         };

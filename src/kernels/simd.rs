@@ -1,5 +1,7 @@
 //! Loops that the compiler turns into SIMD instructions, of the best set that the processor has.
 
+use std::sync::LazyLock;
+
 /// Instruction set that loops are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
@@ -12,9 +14,14 @@ pub enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// Returns the best one that this processor has.
+    /// Returns the best one that this processor has. It is found once: every loop asks.
     #[inline(always)]
     pub fn detect() -> Self {
+        static BEST: LazyLock<InstructionSet> = LazyLock::new(InstructionSet::best);
+        *BEST
+    }
+
+    fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
