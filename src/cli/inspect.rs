@@ -243,7 +243,7 @@ pub(super) fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::{Distribution, Popularity, Titles, TopShare, Unseen};
+    use crate::commands::{Distribution, Popularity, Titles, TopShare, UnseenCounts};
     use crate::data::{Step, WindowCounts};
 
     fn report(examples: Vec<ExampleWindow>) -> Inspection {
@@ -268,7 +268,7 @@ mod tests {
             interactions: 1,
             density: None,
             windows: WindowCounts { train: 0, valid: 0, test: 0 },
-            unseen: Unseen {
+            unseen: UnseenCounts {
                 cold_test_targets: 0,
                 cold_test_share: None,
                 test_users: 0,

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::config::{Precision, RunConfig};
-use crate::core::profiler::{Part, Pass, Recorded};
+use crate::core::profiler::{Part, Pass, ProfileTotals};
 use crate::device::{BackendChoice, BackendName, MatmulRate, matmul_rate};
 use crate::run::inputs::RunInputs;
 use crate::run::training::{PreparedRun, TrainOptions};
@@ -91,7 +91,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
 
     let measured = &steps[WARM_UP..];
     let mean = |sum: f64| sum / measured.len() as f64;
-    let mut sum = Recorded::default();
+    let mut sum = ProfileTotals::default();
     for step in measured {
         sum.seconds += step.recorded.seconds;
         sum.flops += step.recorded.flops;

@@ -16,7 +16,7 @@ use crate::run::precision::check_precision;
 use crate::run::verified_devices::verified_device;
 use crate::run::{dir, prompt_context};
 use crate::text::Catalogue;
-use crate::train::{Checkpoints, Trained};
+use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -124,7 +124,7 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
             let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {
                 return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
             };
-            llm = Trained::of(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
+            llm = TrainedWeights::of(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
         }
     }
 

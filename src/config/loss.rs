@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// `[loss]`
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "LossFields")]
 pub struct LossConfig {
     /// Which tokens compete, and what they weigh.
     pub kind: LossKind,
@@ -23,7 +23,7 @@ pub struct LossConfig {
 /// `[loss]` before its defaults, which depend on `kind`, are filled in.
 #[derive(Deserialize)]
 #[serde(rename = "loss", deny_unknown_fields)]
-struct Written {
+struct LossFields {
     #[serde(default)]
     kind: LossKind,
     temperature: Option<Temperature>,
@@ -31,9 +31,9 @@ struct Written {
     xi: Option<f64>,
 }
 
-impl From<Written> for LossConfig {
-    fn from(written: Written) -> Self {
-        let Written { kind, temperature, lambda, xi } = written;
+impl From<LossFields> for LossConfig {
+    fn from(written: LossFields) -> Self {
+        let LossFields { kind, temperature, lambda, xi } = written;
         let temperature = match (kind, temperature) {
             // Run files of earlier versions say "adaptive" for LML, which had no temperature.
             (LossKind::Lml, None | Some(Temperature::Adaptive)) => Temperature::Fixed(1.0),

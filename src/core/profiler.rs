@@ -88,7 +88,7 @@ impl AddAssign for Parts {
 
 /// The result of [`record`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Recorded {
+pub struct ProfileTotals {
     /// Seconds.
     pub seconds: Parts,
     /// Floating-point operations, as [`count`]ed.
@@ -99,7 +99,7 @@ struct Clock {
     part: Part,
     pass: Pass,
     since: Instant,
-    recorded: Recorded,
+    recorded: ProfileTotals,
     sync: Box<dyn Fn()>,
 }
 
@@ -111,13 +111,13 @@ thread_local! {
 /// Runs `work` under the clock, which starts at [`Part::Rest`].
 ///
 /// * `sync`: waits until the device has finished its queue.
-pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, Recorded) {
+pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, ProfileTotals) {
     sync();
     let clock = Clock {
         part: Part::Rest,
         pass: Pass::Forward,
         since: Instant::now(),
-        recorded: Recorded::default(),
+        recorded: ProfileTotals::default(),
         sync: Box::new(sync),
     };
     CLOCK.set(Some(clock));

@@ -10,7 +10,7 @@ use crate::text::{Node, ROOT, Trie};
 
 /// An item that a search returns.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ranked {
+pub struct RankedItem {
     /// Its leaf, which all items of equal title share.
     pub leaf: Node,
     /// Log-probability, summed over the item's tokens.
@@ -66,7 +66,7 @@ pub(super) struct BeamState<'a> {
     /// The prefixes that grow; all of one length in transformers' search.
     beams: Vec<Beam>,
     /// The best complete items, best first.
-    pub complete: Vec<Ranked>,
+    pub complete: Vec<RankedItem>,
     /// Where the keys of each node that ran are, among the keys of the user's search.
     pub slots: HashMap<Node, usize>,
     /// Log-probabilities of the children of each node that ran, in the trie's order.
@@ -93,7 +93,7 @@ impl<'a> BeamState<'a> {
         };
         match (state.allows(start), trie.is_leaf(start)) {
             (false, _) => {}
-            (true, true) => state.complete.push(Ranked { leaf: start, log_prob: 0.0, score: 0.0 }),
+            (true, true) => state.complete.push(RankedItem { leaf: start, log_prob: 0.0, score: 0.0 }),
             (true, false) => state.beams.push(Beam { node: start, log_prob: 0.0 }),
         }
         state
@@ -152,7 +152,7 @@ impl<'a> BeamState<'a> {
             let node = if settings.is_masked() { trie.follow_forced(node) } else { node };
             if trie.is_leaf(node) {
                 let score = settings.penalised(log_prob, trie.depth_of(node));
-                self.complete.push(Ranked { leaf: node, log_prob, score });
+                self.complete.push(RankedItem { leaf: node, log_prob, score });
             } else {
                 let priority = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
                 next.push((priority, Beam { node, log_prob }));
@@ -183,7 +183,7 @@ impl<'a> BeamState<'a> {
                 self.beams.push(candidate);
             } else if rank < decode.beams {
                 let score = settings.penalised(log_prob, trie.depth_of(node));
-                self.complete.push(Ranked { leaf: node, log_prob, score });
+                self.complete.push(RankedItem { leaf: node, log_prob, score });
             }
         }
         self.beams.truncate(decode.beams);

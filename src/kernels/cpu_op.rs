@@ -18,13 +18,13 @@ use crate::device::{Concrete, Training};
 /// An operation of `N` inputs, f32 and contiguous, in the CPU's memory.
 pub(crate) trait CpuOperation<const N: usize>: Debug + Send + 'static {
     /// What the backward pass needs.
-    type Saved: Debug + Send + Sync + 'static;
+    type SavedForBackward: Debug + Send + Sync + 'static;
 
     /// Returns the output and what the backward pass needs.
-    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::Saved);
+    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::SavedForBackward);
 
     /// Returns the gradients of the `wanted` inputs, from the gradient of the output.
-    fn backward(&self, saved: &Self::Saved, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N];
+    fn backward(&self, saved: &Self::SavedForBackward, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N];
 }
 
 /// Returns whether `tensor` is f32 in the CPU's memory, so that [`run`] can run on it.
@@ -105,7 +105,7 @@ pub(crate) fn register<O: Backward<Concrete, N>, const N: usize>(
     forward: impl FnOnce(&O, [FloatTensor<Concrete>; N]) -> (O::State, FloatTensor<Concrete>),
 ) -> FloatTensor<Training> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
-    // A step's parents must live until it is register.
+    // A step's parents must live until it is registered.
     let _alive = inputs.each_ref().map(|input| input.rc.clone());
     let (state, output) = forward(&operation, inputs.map(|input| input.primitive));
     match operation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
@@ -119,7 +119,7 @@ pub(crate) fn register<O: Backward<Concrete, N>, const N: usize>(
 struct CpuStep<O>(O);
 
 impl<O: CpuOperation<N>, const N: usize> Backward<Concrete, N> for CpuStep<O> {
-    type State = Arc<O::Saved>;
+    type State = Arc<O::SavedForBackward>;
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let grad = gradients.consume::<Concrete>(&ops.node);

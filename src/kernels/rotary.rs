@@ -163,7 +163,7 @@ impl Angles {
 }
 
 impl CpuOperation<1> for Angles {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (self.turn(x, 1.0), ())

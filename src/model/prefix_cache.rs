@@ -83,10 +83,10 @@ pub struct SharedPrefix<B: AutodiffBackend> {
 
 /// The backward pass of token trees that [`ItemLanguageModel::train_trees`] ran.
 pub struct TreesBackward<B: AutodiffBackend> {
-    checkpointed: Option<Checkpointed<B>>,
+    checkpointed: Option<CheckpointedTrees<B>>,
 }
 
-struct Checkpointed<B: AutodiffBackend> {
+struct CheckpointedTrees<B: AutodiffBackend> {
     checkpoints: Checkpoints<B>,
     /// The last block's output, a leaf.
     output: Tensor<B, 3>,
@@ -145,7 +145,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         let output = output.require_grad();
         let hidden = self.llm.norm.forward(profile_scope(output.clone(), Part::Loss));
         let [_, nodes, width] = hidden.dims();
-        let checkpointed = Checkpointed { checkpoints, output, prefix };
+        let checkpointed = CheckpointedTrees { checkpoints, output, prefix };
         (hidden.reshape([nodes, width]), TreesBackward { checkpointed: Some(checkpointed) })
     }
 }
@@ -156,7 +156,7 @@ impl<B: AutodiffBackend> TreesBackward<B> {
     ///
     /// * `model`: the one that ran the trees.
     pub fn run(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, accumulate: &mut impl FnMut(B::Gradients)) {
-        let Some(Checkpointed { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
+        let Some(CheckpointedTrees { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
         let gradient = output.grad_remove(&mut grads);
         accumulate(grads);
         let Some((longer, mut prefix)) = prefix else {

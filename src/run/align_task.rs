@@ -194,7 +194,7 @@ impl Task for AlignTask<'_> {
     }
 
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<RetrievalScore>> {
-        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Found))
+        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Measured))
     }
 
     fn save(&self, progress: &Progress<RetrievalScore>) -> Result<()> {

@@ -80,7 +80,7 @@ pub struct Best<S> {
 /// What trains of the LLM, and so what a checkpoint holds of it. Beside it stands the encoder of
 /// items and users, if there is one, in the file [`ENCODER`].
 #[derive(Debug, Clone)]
-pub enum Trained {
+pub enum TrainedWeights {
     /// Nothing.
     Encoder,
     /// An adapter, in PEFT's format; with the base model's path.
@@ -93,7 +93,7 @@ pub enum Trained {
 /// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
-impl Trained {
+impl TrainedWeights {
     /// Returns what a run file's `[llm]` trains of the LLM.
     pub fn of(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
         match config.tune {

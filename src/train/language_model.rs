@@ -14,7 +14,7 @@ use serde_json::json;
 use super::data_parallel::broadcast_parameters;
 use super::training_loop::{LoopOptions, Score, StepReport, Task, Validation};
 use super::{
-    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, Trained, Ui, check_device_alive,
+    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, TrainedWeights, Ui, check_device_alive,
     check_finite, clip_grad_norm, train_step, validation_step,
 };
 use crate::Result;
@@ -54,7 +54,7 @@ pub struct Run<B: AutodiffBackend> {
     /// Ranks the validation windows; `None` where the validation loss alone chooses the epoch.
     pub validate: Option<Validate<B::InnerBackend>>,
     /// What trains, and so what a checkpoint holds.
-    pub trained: Trained,
+    pub trained: TrainedWeights,
     /// The run directory.
     pub dir: PathBuf,
     /// Display of the run.
@@ -221,7 +221,7 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         let loss = validation_step(&models, &Step { batches, token_loss: self.token_loss, seed: 0 })?.loss;
         check_device_alive(step)?;
         check_finite(step, "validation loss", loss, REMEDY)?;
-        Ok(Validation::Found(ValidationScore { ndcg_at_10, loss }))
+        Ok(Validation::Measured(ValidationScore { ndcg_at_10, loss }))
     }
 
     fn save(&self, progress: &Progress<ValidationScore>) -> Result<()> {

@@ -61,17 +61,17 @@ pub struct PrepareConfig {
     #[serde(default)]
     pub table: TableOptions,
     /// What is done to the events, in this order.
-    pub steps: Vec<Cleaning>,
+    pub steps: Vec<CleaningStep>,
     /// How windows are cut and split.
     pub split: Protocol,
     /// The sizes that should come out.
-    pub expect: Option<Expected>,
+    pub expect: Option<ExpectedCounts>,
 }
 
 /// A cleaning step.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Cleaning {
+pub enum CleaningStep {
     /// Drops events rated lower than `min`, and unrated ones.
     Rating {
         /// The lowest rating that stays.
@@ -122,7 +122,7 @@ fn no_limit() -> usize {
     usize::MAX
 }
 
-impl Cleaning {
+impl CleaningStep {
     /// The step's name, as in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
@@ -170,7 +170,7 @@ fn openp5_history() -> u32 {
 /// Sizes that should come out; those not given are not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Expected {
+pub struct ExpectedCounts {
     /// Users.
     pub users: Option<usize>,
     /// Items.
@@ -200,7 +200,7 @@ impl PrepareConfig {
         let (steps, split) = if source == Source::Openp5 {
             (vec![], Protocol::LeaveOneOut { history: openp5_history() })
         } else {
-            (vec![Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 5 }], Protocol::Msl { history: msl_history() })
+            (vec![CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 5 }], Protocol::Msl { history: msl_history() })
         };
         let columns = Columns::default();
         Self {
@@ -224,16 +224,16 @@ impl PrepareConfig {
         }
         for step in &self.steps {
             match step {
-                Cleaning::Rating { min } if !min.is_finite() => {
+                CleaningStep::Rating { min } if !min.is_finite() => {
                     return Err("steps: rating: min must be a number".into());
                 }
-                Cleaning::TitleLength { min, max } if min > max => {
+                CleaningStep::TitleLength { min, max } if min > max => {
                     return Err(format!("steps: title_length: min {min} is above max {max}"));
                 }
-                Cleaning::SampleItems { count: 0, .. } => {
+                CleaningStep::SampleItems { count: 0, .. } => {
                     return Err("steps: sample_items: count must be 1 or more".into());
                 }
-                Cleaning::CleanTitles { entities: false, control: false } => {
+                CleaningStep::CleanTitles { entities: false, control: false } => {
                     return Err("steps: clean_titles: entities or control must be true".into());
                 }
                 _ => {}
@@ -243,7 +243,7 @@ impl PrepareConfig {
     }
 }
 
-impl Expected {
+impl ExpectedCounts {
     /// One line for each size that differs, with both numbers.
     pub(super) fn compare(&self, users: usize, items: usize, interactions: usize, windows: [usize; 3]) -> Vec<String> {
         let [train, valid, test] = windows;
@@ -276,7 +276,7 @@ mod tests {
                     [[steps]]\nstep = \"k_core\"\nuser = 5\nitem = 4\n[split]\nprotocol = \
                     \"leave_one_out\"\n[expect]\nusers = 3\n";
         let config = parse(text).unwrap();
-        let steps = [Cleaning::Rating { min: 4.0 }, Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 4 }];
+        let steps = [CleaningStep::Rating { min: 4.0 }, CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 4 }];
         assert_eq!(config.steps, steps);
         assert_eq!(config.split, Protocol::LeaveOneOut { history: 20 });
         let expected = config.expect.unwrap();

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
+pub use config::{CleaningStep, ExpectedCounts, PrepareConfig, Protocol, Source};
 use serde::{Deserialize, Serialize};
 
 use self::clean::PresentIds;

@@ -35,7 +35,7 @@ const NO_GENRES: [&str; 2] = ["(no genres listed)", "unknown"];
 const TOGETHER: usize = 4096;
 
 /// What is known of an item.
-struct Described<'a> {
+struct ItemDescription<'a> {
     id: &'a str,
     title: &'a str,
     genres: Vec<&'a str>,
@@ -46,7 +46,7 @@ struct Described<'a> {
     actors: Option<&'a str>,
 }
 
-impl<'a> Described<'a> {
+impl<'a> ItemDescription<'a> {
     fn new(raw: &'a RawDataset, item: u32) -> Self {
         let attribute = |name: &str| raw.catalogue.attributes.get(name)?.get(item as usize)?.as_deref();
         let parts =
@@ -140,7 +140,7 @@ struct Features {
 }
 
 impl Features {
-    fn new(described: &[Described]) -> Self {
+    fn new(described: &[ItemDescription]) -> Self {
         let mut numbers: HashMap<(bool, &str), u32> = HashMap::new();
         let mut items: Vec<Vec<u32>> = Vec::new();
         let of_items = described.iter().zip(0u32..).map(|(item, index)| {
@@ -192,7 +192,7 @@ pub(super) fn write_text_tasks(
     order: &[u32],
     path: &Path,
 ) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
-    let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
+    let described: Vec<ItemDescription> = order.iter().map(|item| ItemDescription::new(raw, *item)).collect();
     let features = Features::new(&described);
     let file = files::temporary_beside(path)?;
     let mut writer = BufWriter::new(file);
@@ -205,7 +205,7 @@ pub(super) fn write_text_tasks(
             part.par_iter().map_init(zeros, |common, item| features.neighbours(*item, common)).collect();
         for (&index, neighbours) in part.iter().zip(neighbours) {
             let item = &described[index];
-            let mut row = |task: &str, other: Option<&Described>, text: Option<String>| -> Result<()> {
+            let mut row = |task: &str, other: Option<&ItemDescription>, text: Option<String>| -> Result<()> {
                 let Some(text) = text else { return Ok(()) };
                 let items: Vec<&str> = std::iter::once(item.id).chain(other.map(|other| other.id)).collect();
                 *counts.entry(task.to_string()).or_default() += 1;
@@ -236,14 +236,14 @@ pub(super) fn write_text_tasks(
 mod tests {
     use super::*;
 
-    fn described<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> Described<'a> {
+    fn described<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> ItemDescription<'a> {
         let tags = tags.iter().map(|tag| tag.to_string()).collect();
-        Described { id, title: "", genres: genres.to_vec(), tags, plot: None, director: None, actors: None }
+        ItemDescription { id, title: "", genres: genres.to_vec(), tags, plot: None, director: None, actors: None }
     }
 
     #[test]
     fn sentences() {
-        let toys = Described {
+        let toys = ItemDescription {
             title: "Toy Story (1995)",
             director: Some("John Lasseter"),
             ..described("1", &["Animation", "Comedy", "Children's"], &["pixar", "toys"])

@@ -85,7 +85,7 @@ impl Table {
 }
 
 /// What was written.
-pub(super) struct Written {
+pub(super) struct WrittenTables {
     /// In the order items, interactions, train, valid, test.
     pub(super) files: Vec<FileDigest>,
     pub(super) users: usize,
@@ -101,7 +101,7 @@ pub(super) struct Written {
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
 /// user's events are sorted by time, ties by the order of the input.
-pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, workspace: &Workspace) -> Result<Written> {
+pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, workspace: &Workspace) -> Result<WrittenTables> {
     let (timed, events) = (raw.log.timed, raw.log.shards.rows());
     if matches!(protocol, Protocol::Msl { .. }) && !timed {
         return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
@@ -177,7 +177,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
         *count = rows;
         files.push(digest);
     }
-    Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
+    Ok(WrittenTables { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
 }
 
 fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {

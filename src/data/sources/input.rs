@@ -10,7 +10,7 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
-use super::encoding::{Decoded, Encoding};
+use super::encoding::{DecodingReader, Encoding};
 use super::read_context::ReadContext;
 use super::signature::{HEAD, Signature};
 use super::source_file::SourceFile;
@@ -193,7 +193,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
         }
     }
     let decoded = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
-        Box::new(BufReader::with_capacity(BUFFER, Decoded::new(content, encoding)))
+        Box::new(BufReader::with_capacity(BUFFER, DecodingReader::new(content, encoding)))
     };
     match signature {
         Signature::Unreadable(what) => Err(Error::failed(format!("{file}: {what}"))),
@@ -207,7 +207,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
         }
         _ => match encoding {
             Encoding::Utf8 => Ok(content),
-            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, Decoded::latin1(content)))),
+            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, DecodingReader::latin1(content)))),
             Encoding::Windows1252 => Ok(decoded(content, encoding_rs::WINDOWS_1252)),
             Encoding::Utf16 => Ok(decoded(content, encoding_rs::UTF_16LE)),
         },

@@ -92,7 +92,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             search(&model, &catalogue, &queries(&prompts, &priors), &DecodeConfig { beams: 10, ..decode }, &device)
                 .unwrap();
         for (few, all) in few.iter().zip(&ranked) {
-            let log_probs = |ranked: &[Ranked]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
+            let log_probs = |ranked: &[RankedItem]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
             log_probs(few).iter().zip(log_probs(all)).for_each(|(few, all)| assert!((few - all).abs() < 1e-9));
             assert_eq!(few.len(), 10);
         }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::ScoreScaling;
 use super::mask::AttentionMask;
-use super::product::{Matrix, Then, product};
+use super::product::{Matrix, OutputMode, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
 use crate::kernels::simd::{dot, exp_all, greatest, wide};
 
@@ -26,7 +26,7 @@ pub(crate) struct Attention {
 /// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
 /// exponentials.
 #[derive(Debug)]
-pub(crate) struct Saved<const N: usize> {
+pub(crate) struct SavedAttention<const N: usize> {
     inputs: [TensorData; N],
     log_sums: Vec<f32>,
 }
@@ -36,15 +36,15 @@ pub(crate) struct Saved<const N: usize> {
 const SCORES: usize = 128;
 
 impl<const N: usize> CpuOperation<N> for Attention {
-    type Saved = Saved<N>;
+    type SavedForBackward = SavedAttention<N>;
 
     /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
-    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Saved<N>) {
+    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, SavedAttention<N>) {
         let (output, log_sums) = self.attend(&inputs);
-        (output, Saved { inputs, log_sums })
+        (output, SavedAttention { inputs, log_sums })
     }
 
-    fn backward(&self, saved: &Saved<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
+    fn backward(&self, saved: &SavedAttention<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
         let tensors = Tensors::new(self, &saved.inputs);
         let grads = floats(&grad);
         let tasks: Vec<(usize, usize)> =
@@ -296,17 +296,17 @@ impl<'a> Block<'a> {
         let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         for (column, keys) in self.keys(which, kv) {
-            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, Then::Replace);
+            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, OutputMode::Replace);
         }
     }
 
     /// Computes `output = scale · weights · [past; own]`, with keys (`which` 0) or values (1).
     fn mix(&self, weights: &[f32], which: usize, kv: usize, scale: f32, output: &mut [f32]) {
-        let mut then = Then::Replace;
+        let mut mode = OutputMode::Replace;
         for (column, keys) in self.keys(which, kv) {
             let weights = Matrix::new(&weights[column..], self.lines(), keys.rows(), self.width());
-            product(output, self.tensors.attention.dim, weights, keys, scale, then);
-            then = Then::Add;
+            product(output, self.tensors.attention.dim, weights, keys, scale, mode);
+            mode = OutputMode::Add;
         }
     }
 
@@ -316,11 +316,11 @@ impl<'a> Block<'a> {
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
             let weights = Matrix::new(weights, self.lines(), past, width).transposed();
-            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
         if !self.span.is_empty() {
             let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transposed();
-            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
     }
 

@@ -8,7 +8,7 @@ use burn::nn::Dropout;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
-use super::quantized::Quantized;
+use super::quantized::QuantizedWeight;
 use crate::config::Precision;
 use crate::kernels::{dropout, frozen_product};
 
@@ -32,7 +32,7 @@ pub enum Weight<B: Backend> {
     /// In [`LoraLinear::precision`] where it is frozen, in f32 where it trains.
     Plain(Param<Tensor<B, 2>>),
     /// Frozen, in the blocks of its GGUF file.
-    Quantized(Quantized<B>),
+    Quantized(QuantizedWeight<B>),
 }
 
 impl<B: Backend> Weight<B> {

@@ -1,7 +1,7 @@
 //! Frozen matrices that stay in the 4- and 8-bit blocks of their GGUF file.
 //!
-//! Nothing is rounded anew: [`Quantized::unpacked`] is to the bit what the file's numbers are in
-//! f32.
+//! Nothing is rounded anew: [`QuantizedWeight::unpacked`] is to the bit what the file's numbers are
+//! in f32.
 
 use burn::module::AutodiffModule;
 use burn::prelude::*;
@@ -14,7 +14,7 @@ use crate::model::formats::blocks::{Blocks, code_mask, dequantize};
 
 /// A frozen `[out, in]` matrix on a device.
 #[derive(Module, Debug)]
-pub struct Quantized<B: Backend> {
+pub struct QuantizedWeight<B: Backend> {
     /// `[out, in · bits / 32]`, i32: a row's codes, each int's first one in its lowest bits.
     codes: Tensor<B, 2, Int>,
     /// `[out, in / block]`, f32.
@@ -27,7 +27,7 @@ pub struct Quantized<B: Backend> {
     zero: u8,
 }
 
-impl<B: Backend> Quantized<B> {
+impl<B: Backend> QuantizedWeight<B> {
     /// `blocks` of a matrix of `shape` on `device`.
     pub(crate) fn new(blocks: Blocks, [out, width]: [usize; 2], device: &B::Device) -> Self {
         let Blocks { bits, zero, block, codes, scales, offsets } = blocks;
@@ -58,9 +58,9 @@ impl<B: Backend> Quantized<B> {
     }
 
     /// Out of autodiff.
-    pub(crate) fn untracked(self) -> Quantized<Concrete> {
+    pub(crate) fn untracked(self) -> QuantizedWeight<Concrete> {
         match is::<B, Training>() {
-            true => cast::<_, Quantized<Training>>(self).valid(),
+            true => cast::<_, QuantizedWeight<Training>>(self).valid(),
             false => cast(self),
         }
     }
@@ -148,7 +148,7 @@ mod tests {
             let to_the_bit = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
             assert_eq!(to_the_bit(&unpack(&blocks)), to_the_bit(&expected), "{format:?}");
 
-            let matrix = Quantized::<Concrete>::new(blocks.clone(), [rows, width], &device);
+            let matrix = QuantizedWeight::<Concrete>::new(blocks.clone(), [rows, width], &device);
             assert_eq!(matrix.dims(), [rows, width]);
             assert_eq!(matrix.unpacked().into_data().to_vec::<f32>().unwrap(), expected, "{format:?}");
             let order = [5, 0, 1, 4, 3, 2];

@@ -74,7 +74,7 @@ impl Syntax {
 }
 
 /// A file and what it is.
-pub(super) struct Found {
+pub(super) struct DetectedFile {
     pub(super) path: SourceFile,
     pub(super) role: Role,
     pub(super) syntax: Syntax,
@@ -93,14 +93,14 @@ const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
 /// What a file is.
-pub(super) fn role(path: &SourceFile) -> Result<Found> {
+pub(super) fn role(path: &SourceFile) -> Result<DetectedFile> {
     if signature(path)? == Signature::Parquet {
         let Some(role) = parquet::role(path)? else {
             let what = "neither Amazon's reviews of 2023 (user_id, parent_asin, rating, timestamp) nor its metadata \
                         (parent_asin, title), by its columns";
             return Err(Error::failed(format!("{path}: {what}")));
         };
-        return Ok(Found { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
+        return Ok(DetectedFile { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
     }
     let line = &Input::first_line(path)?;
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
@@ -115,12 +115,12 @@ pub(super) fn role(path: &SourceFile) -> Result<Found> {
             short(line)
         ))
     })?;
-    Ok(Found { path: path.clone(), role, syntax, editions })
+    Ok(DetectedFile { path: path.clone(), role, syntax, editions })
 }
 
-type What = (Role, Syntax, &'static [Edition]);
+type FileKind = (Role, Syntax, &'static [Edition]);
 
-fn object(line: &str) -> Option<What> {
+fn object(line: &str) -> Option<FileKind> {
     let (keys, python) = keys(line);
     let any = |of: &[&str]| keys.iter().any(|key| of.contains(key));
     let by_key = |of_2014: &[&str], of_2018: &[&str]| -> &'static [Edition] {
@@ -176,7 +176,7 @@ fn keys(line: &str) -> (Vec<&str>, bool) {
     (keys, python)
 }
 
-fn csv(line: &str) -> Option<What> {
+fn csv(line: &str) -> Option<FileKind> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     if fields.contains(&"user_id") && fields.contains(&"parent_asin") {
         return Some((Role::Reviews, Syntax::Csv(Some(line.to_string())), &[Y2023]));
@@ -200,16 +200,16 @@ fn csv(line: &str) -> Option<What> {
 }
 
 /// The one edition that all files can be of.
-pub(super) fn edition(found: &[Found]) -> Result<Edition> {
+pub(super) fn edition(found: &[DetectedFile]) -> Result<Edition> {
     let mut common = vec![Y2014, Y2018, Y2023];
     for (at, file) in found.iter().enumerate() {
         common.retain(|edition| file.editions.contains(edition));
         if common.is_empty() {
-            let name = |file: &Found| {
+            let name = |file: &DetectedFile| {
                 let editions: Vec<String> = file.editions.iter().map(Edition::to_string).collect();
                 format!("{} is of Amazon {}", file.path, editions.join(" or "))
             };
-            let apart = |other: &&Found| !other.editions.iter().any(|edition| file.editions.contains(edition));
+            let apart = |other: &&DetectedFile| !other.editions.iter().any(|edition| file.editions.contains(edition));
             let other = found.iter().take(at).find(apart).unwrap_or(file);
             return Err(Error::usage(format!(
                 "{}, but {}: give files of one edition, or say which with --format",

@@ -34,7 +34,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use self::detect::{Edition, Found, Role, Syntax};
+use self::detect::{Edition, DetectedFile, Role, Syntax};
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
 use super::fields::short;
@@ -76,7 +76,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
         Some(name) => Edition::named(name)?,
         None => detect::edition(&found)?,
     };
-    let (reviews, metadata): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|f| f.role == Role::Reviews);
+    let (reviews, metadata): (Vec<&DetectedFile>, Vec<&DetectedFile>) = found.iter().partition(|f| f.role == Role::Reviews);
     if reviews.is_empty() {
         return Err(Error::usage(
             "no review file among the inputs: add Amazon's reviews (JSON lines) or ratings (CSV)",
@@ -109,7 +109,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
 }
 
 /// The syntaxes of files, for people.
-fn kinds(files: &[&Found]) -> String {
+fn kinds(files: &[&DetectedFile]) -> String {
     let mut kinds: Vec<&str> = Vec::new();
     for file in files {
         let kind = file.syntax.name();
@@ -120,7 +120,7 @@ fn kinds(files: &[&Found]) -> String {
     kinds.join(" and ")
 }
 
-fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+fn read_reviews(file: &DetectedFile, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     if file.syntax == Syntax::Parquet {
         return parquet::read_reviews(file, log, context);
     }
@@ -222,8 +222,8 @@ impl Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct AsNumber;
-        impl Visitor<'_> for AsNumber {
+        struct NumberVisitor;
+        impl Visitor<'_> for NumberVisitor {
             type Value = Number;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -246,7 +246,7 @@ impl<'de> Deserialize<'de> for Number {
                 Number::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(AsNumber)
+        deserializer.deserialize_any(NumberVisitor)
     }
 }
 
@@ -357,7 +357,7 @@ fn take_titles(
 }
 
 fn read_titles(
-    file: &Found,
+    file: &DetectedFile,
     edition: Edition,
     items: &Interner,
     catalogue: &mut Catalogue,
