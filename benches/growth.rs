@@ -185,7 +185,7 @@ fn tree_attention(c: &mut Criterion) {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
                 let cache = LayerCache { shared: Some(past.clone()), own: vec![(k.clone(), v.clone())] };
-                attention(q.clone(), cache, &mask, ScoreScaling::of_head(64)).0.sum().backward()
+                attention(q.clone(), cache, &mask, ScoreScaling::for_head_dim(64)).0.sum().backward()
             })
         });
     };

@@ -100,8 +100,8 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
     let part = |(part, pass): (Part, Option<Pass>)| {
         let of = |parts: &crate::core::profiler::Parts| match pass {
-            Some(pass) => parts.of(part, pass),
-            None => parts.of(part, Pass::Forward) + parts.of(part, Pass::Backward),
+            Some(pass) => parts.get(part, pass),
+            None => parts.get(part, Pass::Forward) + parts.get(part, Pass::Backward),
         };
         let (seconds, flops) = (of(&sum.seconds), of(&sum.flops));
         let share_of_peak = (flops > 0.0).then(|| rate(flops, seconds));

@@ -13,7 +13,7 @@ use crate::{Context, Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
     /// Seed of what is held out and drawn, of the order and of dropout.
-    #[serde(default = "super::seed")]
+    #[serde(default = "super::default_seed")]
     pub seed: u64,
     /// What is learnt from.
     pub data: AlignDataConfig,
@@ -36,11 +36,11 @@ pub struct AlignDataConfig {
     /// Vectors of its items and users, as `cf` writes them.
     pub vectors: String,
     /// The share of items whose text is not trained on but retrieved after each epoch.
-    #[serde(default = "tenth")]
+    #[serde(default = "default_held_out")]
     pub held_out: f64,
 }
 
-fn tenth() -> f64 {
+fn default_held_out() -> f64 {
     0.1
 }
 
@@ -55,7 +55,7 @@ pub struct QFormerSettings {
     #[serde(default)]
     pub init: Init,
     /// Learned queries: vectors that an item becomes.
-    #[serde(default = "queries")]
+    #[serde(default = "default_queries")]
     pub queries: usize,
     /// Layers; all of the directory's by default, the first so many of them if pretrained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,33 +70,37 @@ pub struct QFormerSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intermediate_size: Option<usize>,
     /// Layers 0, n, 2n, … read the item's vector.
-    #[serde(default = "two")]
+    #[serde(default = "default_cross_attention_every")]
     pub cross_attention_every: usize,
     /// Width of the space of contrast.
-    #[serde(default = "projection")]
+    #[serde(default = "default_projection")]
     pub projection: usize,
     /// Tokens of a text, `[CLS]` and `[SEP]` included; the rest is cut.
-    #[serde(default = "longest_text")]
+    #[serde(default = "default_max_text_tokens")]
     pub max_text_tokens: usize,
     /// Probability of dropout while training, wherever BERT has dropout.
-    #[serde(default = "tenth")]
+    #[serde(default = "default_dropout")]
     pub dropout: f64,
 }
 
-fn queries() -> usize {
+fn default_queries() -> usize {
     4
 }
 
-fn two() -> usize {
+fn default_cross_attention_every() -> usize {
     2
 }
 
-fn projection() -> usize {
+fn default_projection() -> usize {
     256
 }
 
-fn longest_text() -> usize {
+fn default_max_text_tokens() -> usize {
     32
+}
+
+fn default_dropout() -> f64 {
+    0.1
 }
 
 /// `qformer.init`

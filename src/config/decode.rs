@@ -58,7 +58,7 @@ impl Default for DecodeConfig {
 
 impl DecodeConfig {
     /// Returns why the settings do not rank well, if they do not.
-    pub fn note(&self) -> Option<String> {
+    pub fn advice(&self) -> Option<String> {
         (self.scoring == Scoring::Masked && self.length_penalty > 0.0).then(|| {
             format!(
                 "masked scoring with length penalty {} favours long titles: their forced tokens have log-probability \
@@ -118,7 +118,7 @@ mod tests {
     fn the_length_penalty_goes_with_the_scoring() {
         let read = |text: &str| toml::from_str::<DecodeConfig>(text).unwrap();
         assert_eq!(read(""), DecodeConfig::default());
-        let of = |text: &str| (read(text).length_penalty, read(text).note().is_some());
+        let of = |text: &str| (read(text).length_penalty, read(text).advice().is_some());
         assert_eq!((of(""), of("scoring = \"full\"")), ((0.0, false), (1.0, false)));
         assert_eq!(
             (of("length_penalty = 1"), of("scoring = \"full\"\nlength_penalty = 0")),

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub struct ItemsConfig {
     /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus
     /// such as `random_id`.
-    #[serde(default = "title", skip_serializing_if = "is_title")]
+    #[serde(default = "default_text", skip_serializing_if = "is_title")]
     pub text: String,
     /// Which encoder gives items and users vectors beside their text.
     #[serde(default)]
@@ -20,7 +20,7 @@ pub struct ItemsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
     /// Whether their text stands before their vectors, or the vectors alone.
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    #[serde(default = "default_beside_text", skip_serializing_if = "Clone::clone")]
     pub beside_text: bool,
     /// Number of vectors that an item or user becomes, for `linear` and `mlp`; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,14 +35,14 @@ pub struct ItemsConfig {
 
 impl Default for ItemsConfig {
     fn default() -> Self {
-        let (text, encoder) = (title(), Encoder::None);
+        let (text, encoder) = (default_text(), Encoder::None);
         Self { text, encoder, vectors: None, beside_text: true, queries: None, aligned: None, qformer: None }
     }
 }
 
 const TITLE: &str = "title";
 
-fn title() -> String {
+fn default_text() -> String {
     TITLE.into()
 }
 
@@ -50,7 +50,7 @@ fn is_title(text: &str) -> bool {
     text == TITLE
 }
 
-fn yes() -> bool {
+fn default_beside_text() -> bool {
     true
 }
 

@@ -34,7 +34,7 @@ use crate::{Context, Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Seed of the sample, the order, the adapter's start and dropout.
-    #[serde(default = "seed")]
+    #[serde(default = "default_seed")]
     pub seed: u64,
     /// What is learnt from.
     pub data: DataConfig,
@@ -57,7 +57,7 @@ pub struct RunConfig {
     pub prior: Option<PriorConfig>,
 }
 
-fn seed() -> u64 {
+fn default_seed() -> u64 {
     42
 }
 

@@ -28,10 +28,10 @@ pub struct PriorConfig {
     pub mixture: Option<BTreeMap<String, f64>>,
     /// Factor of the logarithm of a token's share; `evaluate --split valid --prior-weight A,B,…`
     /// chooses another.
-    #[serde(default = "one")]
+    #[serde(default = "default_weight")]
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items.
-    #[serde(default = "smoothing")]
+    #[serde(default = "default_smoothing")]
     pub smoothing: f64,
     /// Whether the LLM is trained with the prior as well, so that it learns what the ranker does
     /// not know. For rankers that can leave a window's target out; vectors have learnt it.
@@ -39,13 +39,13 @@ pub struct PriorConfig {
     pub in_loss: bool,
 }
 
-fn one() -> f64 {
+fn default_weight() -> f64 {
     1.0
 }
 
 /// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and
 /// clothing (.9).
-fn smoothing() -> f64 {
+fn default_smoothing() -> f64 {
     0.5
 }
 

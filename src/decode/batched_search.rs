@@ -7,7 +7,8 @@ use std::thread::ScopedJoinHandle;
 use burn::prelude::*;
 
 use super::{
-    ItemFilter, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search,
+    ItemFilter, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass,
+    search,
 };
 use crate::config::DecodeConfig;
 use crate::core::panic::{DeviceGuard, catch};

@@ -50,7 +50,7 @@ impl SearchSettings<'_> {
     }
 
     /// Divides a log-probability by the length penalty of `tokens` tokens.
-    fn penalised(self, log_prob: f64, tokens: usize) -> f64 {
+    fn apply_length_penalty(self, log_prob: f64, tokens: usize) -> f64 {
         log_prob / (tokens as f64).powf(self.decode.length_penalty)
     }
 }
@@ -151,7 +151,7 @@ impl<'a> BeamState<'a> {
         for Beam { node, log_prob } in self.continuations(settings) {
             let node = if settings.is_masked() { trie.follow_forced(node) } else { node };
             if trie.is_leaf(node) {
-                let score = settings.penalised(log_prob, trie.depth_of(node));
+                let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
                 self.complete.push(RankedItem { leaf: node, log_prob, score });
             } else {
                 let priority = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
@@ -163,7 +163,7 @@ impl<'a> BeamState<'a> {
         self.beams = next.into_iter().map(|(_, beam)| beam).collect();
         // Log-probabilities only fall, and the longest title divides them most.
         if let Some(worst) = self.complete.get(decode.beams - 1) {
-            self.beams.retain(|beam| settings.penalised(beam.log_prob, trie.depth()) > worst.score);
+            self.beams.retain(|beam| settings.apply_length_penalty(beam.log_prob, trie.depth()) > worst.score);
         }
     }
 
@@ -182,14 +182,15 @@ impl<'a> BeamState<'a> {
             if !trie.is_leaf(node) {
                 self.beams.push(candidate);
             } else if rank < decode.beams {
-                let score = settings.penalised(log_prob, trie.depth_of(node));
+                let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
                 self.complete.push(RankedItem { leaf: node, log_prob, score });
             }
         }
         self.beams.truncate(decode.beams);
         keep_best(&mut self.complete, decode.beams, |a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
         // The heuristic takes it that the best beam gains nothing by growing longer.
-        let best = self.beams.first().map(|best| settings.penalised(best.log_prob, trie.depth_of(best.node)));
+        let best =
+            self.beams.first().map(|best| settings.apply_length_penalty(best.log_prob, trie.depth_of(best.node)));
         if let (Some(best), Some(worst)) = (best, self.complete.get(decode.beams - 1))
             && best <= worst.score
         {

@@ -110,14 +110,14 @@ fn sigmoid(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     #[test]
     fn equals_the_plain_operations() {
         for shape in [[1, 1], [3, 5], [40, 300]] {
             let inputs = [numbers(shape, 1, 4.0), numbers(shape, 2, 1.0)];
             for activation in [Activation::Silu, Activation::GeluTanh] {
-                same(
+                assert_same(
                     inputs.clone(),
                     |[gate, up]| plain(activation, gate.clone(), up.clone()),
                     |[gate, up]| gated_linear_unit(activation, gate.clone(), up.clone()),

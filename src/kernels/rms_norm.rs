@@ -105,13 +105,13 @@ impl CpuOperation<2> for Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     #[test]
     fn equals_the_plain_operations() {
         for (rows, width) in [(1, 1), (3, 5), (70, 96)] {
             let inputs = [numbers([rows, width], 1, 2.0), numbers([1, width], 2, 1.0)];
-            same(
+            assert_same(
                 inputs,
                 |[x, gamma]| plain::<_, 2>(x.clone(), gamma.clone().reshape([width]), 1e-3),
                 |[x, gamma]| rms_norm::<_, 2>(x.clone(), gamma.clone().reshape([width]), 1e-3),

@@ -74,7 +74,10 @@ impl<'a> WindowRanking<'a> {
     ) -> Result<Option<Vec<Outcome>>> {
         let corpus = &context.corpus;
         let prior = |n: usize| {
-            context.prior.as_ref().map(|prior| TriePrior::of_window(prior, corpus, self.split, &self.windows[n].1))
+            context
+                .prior
+                .as_ref()
+                .map(|prior| TriePrior::mass_for_window(prior, corpus, self.split, &self.windows[n].1))
         };
         let history = |n: usize| corpus.history(&self.windows[n].1);
         let filter =

@@ -8,7 +8,8 @@ use super::prompt_selection::PromptSelection;
 use super::session::Session;
 use crate::config::{DecodeConfig, SearchKind};
 use crate::decode::{
-    ItemFilter, ItemScore, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score, search,
+    ItemFilter, ItemScore, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score,
+    search,
 };
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
@@ -235,7 +236,7 @@ impl Session {
         }
         let beams = self.config.decode.beams.max(request.k);
         let filter = self.filter(request, &history)?;
-        let prior = context.prior.as_ref().map(|prior| prior.after(&history));
+        let prior = context.prior.as_ref().map(|prior| prior.mass_for_history(&history));
         Ok(PreparedRequest { prompt, prior, filter, beams, k: request.k, notes })
     }
 
@@ -258,8 +259,8 @@ impl Session {
             let item = match item {
                 ItemRef::Id(id) => Some(self.item_id(id)?),
                 ItemRef::Title(title) => {
-                    let named = self.index().named(&self.context, title);
-                    let taken = self.index().trained(named);
+                    let named = self.index().items_with_name(&self.context, title);
+                    let taken = self.index().preferred_item(named);
                     if let (Some(taken), 2..) = (taken, named.len()) {
                         let id = &self.context.corpus.items[taken as usize].id;
                         let note = format!("{} items are called {title:?}; item {id} is taken", named.len());

@@ -72,8 +72,8 @@ impl Session {
         let started: Identity = read_identity(dir)?;
         let material = RunInputs::open(&config, Some(&started), device)?;
         check_identity(dir, &material.identity, &config)?;
-        let trained = TrainedWeights::of(&config.llm, &material.ranking.tokenizer);
-        let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
+        let trained = TrainedWeights::from_config(&config.llm, &material.ranking.tokenizer);
+        let Some((weights, step)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
             return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
         };
         let tune = Tune::inference(&config.llm, config.seed);

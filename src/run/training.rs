@@ -93,7 +93,7 @@ impl PreparedRun {
         if options.max_steps != Some(0) {
             config.llm.check_trainable()?;
         }
-        if let Some(note) = config.decode.note().filter(|_| config.objective() == Objective::Items) {
+        if let Some(note) = config.decode.advice().filter(|_| config.objective() == Objective::Items) {
             log(format_args!("note: {note}"));
         }
         let ranking = Rc::new(ranking);
@@ -107,7 +107,7 @@ impl PreparedRun {
             log(format_args!("note: {warning}"));
         }
 
-        let trained = TrainedWeights::of(&config.llm, &ranking.tokenizer);
+        let trained = TrainedWeights::from_config(&config.llm, &ranking.tokenizer);
         let llm = Decoder::<Training>::load(
             &llama,
             weights,

@@ -248,7 +248,7 @@ fn observe_all<B: AutodiffBackend>(
     };
     for (index, (batch, device)) in assigned.iter().enumerate() {
         if profiler::is_on() {
-            profiler::count(models[device].flops(batch, index > 0).only(Pass::Forward));
+            profiler::count(models[device].flops(batch, index > 0).keep_pass(Pass::Forward));
         }
         waiting.push_back((plain[device].batch_logits(batch), batch));
         // As many at work as there are devices: more would hold the logits of the whole step.

@@ -279,7 +279,7 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
     if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
-    if let Some(note) = decode.note() {
+    if let Some(note) = decode.advice() {
         log(format_args!("note: {note}"));
     }
     Ok(decode)

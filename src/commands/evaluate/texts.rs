@@ -67,7 +67,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     };
     let sentence_encoder = sentence_encoder(options);
     let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
-    let rows = tasks.limited(options.split, options.limit);
+    let rows = tasks.limited_rows(options.split, options.limit);
     if rows.is_empty() {
         return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
     }

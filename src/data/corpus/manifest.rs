@@ -72,12 +72,12 @@ pub struct FileDigest {
 
 impl FileDigest {
     /// The digest of a file with these contents.
-    pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
+    pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Self {
         Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::core::files::sha256(bytes) }
     }
 
     /// The digest of a file.
-    pub(in crate::data) fn of_file(path: &Path) -> Result<Self> {
+    pub(in crate::data) fn from_file(path: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
         let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

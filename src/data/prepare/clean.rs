@@ -9,7 +9,7 @@ use super::config::CleaningStep;
 use crate::data::Step;
 use crate::data::event_log::EventLog;
 use crate::data::progress::check_stop;
-use crate::data::sources::{Catalogue, RawDataset, short};
+use crate::data::sources::{Catalogue, RawDataset, shorten};
 use crate::{Error, Result};
 
 /// Users and items that have an event.
@@ -19,7 +19,7 @@ pub(super) struct PresentIds {
 }
 
 impl PresentIds {
-    pub(super) fn of(log: &EventLog) -> Result<Self> {
+    pub(super) fn collect(log: &EventLog) -> Result<Self> {
         let mut present = Self { users: vec![false; log.users.len()], items: vec![false; log.items.len()] };
         log.pairs(|user, item| {
             present.users[user as usize] = true;
@@ -58,7 +58,7 @@ pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
         }
         CleaningStep::Titled {} => {
             let titled = titles(log, catalogue, |title| title.is_some_and(|t| !t.trim().is_empty()));
-            let present = PresentIds::of(log)?.items;
+            let present = PresentIds::collect(log)?.items;
             let with_title = titled.iter().zip(&present).filter(|(titled, present)| **titled && **present).count();
             if with_title == 0 {
                 return Err(Error::failed(no_titles(log, catalogue, &present)));
@@ -99,7 +99,7 @@ pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
     if after == 0 {
         return Err(Error::failed(format!("step {}: none of the {before} events is left; loosen it", step.name())));
     }
-    let (users, items) = PresentIds::of(log)?.counts();
+    let (users, items) = PresentIds::collect(log)?.counts();
     Ok(Step { name: step.name().into(), before, after, users: Some(users), items: Some(items), what })
 }
 
@@ -124,7 +124,7 @@ pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool])
     let items = present.iter().filter(|present| **present).count();
     let titled = (0u32..).zip(present).filter(|(item, present)| **present && catalogue.title(*item).is_some()).count();
     let (own, _) = (0u32..).zip(present).find(|(item, present)| **present && catalogue.title(*item).is_none())?;
-    let (own, other) = (short(log.items.get(own)), short(other));
+    let (own, other) = (shorten(log.items.get(own)), shorten(other));
     Some(format!(
         "{titled} of the log's {items} items have a title; the log has item `{own}`, the titles have `{other}`"
     ))
@@ -161,7 +161,7 @@ fn rewrite_titles(log: &EventLog, catalogue: &mut Catalogue, entities: bool, con
 /// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a
 /// generator's version.
 fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
-    let present = PresentIds::of(log)?.items;
+    let present = PresentIds::collect(log)?.items;
     let items = (0..log.items.len() as u32).filter(|item| present[*item as usize]);
     let mut hashes: Vec<([u8; 32], u32)> =
         items.map(|item| (Sha256::digest(format!("{seed}:{}", log.items.get(item))).into(), item)).collect();
@@ -272,7 +272,10 @@ mod tests {
         assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::Titled {}), ["ua1", "ua1", "va2"]);
         assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::TitleLength { min: 1, max: 3 }), ["ub1"]);
         // w and b go for want of a second event; nobody else then has too few.
-        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::KCore { user: 2, item: 1 }), ["ua1", "ua1", "ub1", "va2", "vc3"]);
+        assert_eq!(
+            left(&EVENTS, &TITLES, &CleaningStep::KCore { user: 2, item: 1 }),
+            ["ua1", "ua1", "ub1", "va2", "vc3"]
+        );
         // c loses w, so it goes; then v has one event left, and goes.
         assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::KCore { user: 2, item: 2 }), ["ua1", "ua1"]);
         let one = left(&EVENTS, &TITLES, &CleaningStep::SampleItems { count: 1, seed: 3 });

@@ -196,11 +196,14 @@ impl PrepareConfig {
 
     /// What a source means without a configuration: MSL's protocol, for OpenP5's sequences
     /// OpenP5's.
-    pub fn of(source: Source) -> Self {
+    pub fn defaults(source: Source) -> Self {
         let (steps, split) = if source == Source::Openp5 {
             (vec![], Protocol::LeaveOneOut { history: openp5_history() })
         } else {
-            (vec![CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 5 }], Protocol::Msl { history: msl_history() })
+            (
+                vec![CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 5 }],
+                Protocol::Msl { history: msl_history() },
+            )
         };
         let columns = Columns::default();
         Self {
@@ -276,7 +279,8 @@ mod tests {
                     [[steps]]\nstep = \"k_core\"\nuser = 5\nitem = 4\n[split]\nprotocol = \
                     \"leave_one_out\"\n[expect]\nusers = 3\n";
         let config = parse(text).unwrap();
-        let steps = [CleaningStep::Rating { min: 4.0 }, CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 4 }];
+        let steps =
+            [CleaningStep::Rating { min: 4.0 }, CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 4 }];
         assert_eq!(config.steps, steps);
         assert_eq!(config.split, Protocol::LeaveOneOut { history: 20 });
         let expected = config.expect.unwrap();

@@ -105,7 +105,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let config = match &options.config {
         Some(path) => PrepareConfig::open(path)?,
-        None => PrepareConfig::of(options.source),
+        None => PrepareConfig::defaults(options.source),
     };
     if let (Some(path), Some(source)) = (&options.config, config.source)
         && source != options.source
@@ -178,7 +178,7 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
     };
     let raw = read(&list.files, &read_options, &mut context)?;
     let ReadContext { skipped, inputs, rows, unused, mut warnings, .. } = context;
-    let retitled = raw.catalogue.retitled();
+    let retitled = raw.catalogue.retitled_items();
     if retitled > 0 {
         let kept = if read_options.table.title_choice == Some(TitleChoice::Last) { "last" } else { "first" };
         warnings.push(format!("{retitled} items have more than one title; the {kept} one counts (--title-choice)"));
@@ -190,7 +190,7 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
 /// Runs the cleaning steps.
 fn clean_events(source: &mut ReadSource, options: &PrepareOptions, config: &PrepareConfig) -> Result<Vec<Step>> {
     let raw = &mut source.raw;
-    let (users, items) = PresentIds::of(&raw.log)?.counts();
+    let (users, items) = PresentIds::collect(&raw.log)?.counts();
     let events = raw.log.shards.rows();
     let what = format!("{}; {} bad rows left out", raw.format, source.skipped);
     let mut steps =
@@ -219,7 +219,7 @@ fn write_corpus(
     let ReadSource { mut raw, inputs, files: rows, passed_over, skipped, mut warnings } = source;
     let finished =
         tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
-    let ids = clean::ids_apart(&raw.log, &raw.catalogue, &PresentIds::of(&raw.log)?.items);
+    let ids = clean::ids_apart(&raw.log, &raw.catalogue, &PresentIds::collect(&raw.log)?.items);
     let written = write::write(&mut raw, config.split, finished.path(), workspace)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));

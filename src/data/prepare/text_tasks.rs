@@ -74,7 +74,7 @@ impl<'a> ItemDescription<'a> {
         sentences.extend(self.actors.map(|names| format!("It stars {names}.")));
         sentences.push(plot.to_string());
         if !self.tags.is_empty() {
-            sentences.push(format!("Viewers tagged it {}.", quoted(&self.tags)));
+            sentences.push(format!("Viewers tagged it {}.", quote_all(&self.tags)));
         }
         sentences.retain(|sentence| !sentence.is_empty());
         sentences.join(" ")
@@ -89,7 +89,7 @@ impl<'a> ItemDescription<'a> {
             sentences.push(format!("Both are listed under {}.", list(&genres)));
         }
         if !tags.is_empty() {
-            sentences.push(format!("Viewers tagged both {}.", quoted(&tags)));
+            sentences.push(format!("Viewers tagged both {}.", quote_all(&tags)));
         }
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
@@ -105,7 +105,7 @@ impl<'a> ItemDescription<'a> {
             let tags: Vec<String> = of.tags.iter().filter(|t| !without.tags.contains(t)).cloned().collect();
             // An item that nobody tagged may still be what a tag says.
             if !tags.is_empty() && !without.tags.is_empty() {
-                sentences.push(format!("Viewers tagged only the {which} {}.", quoted(&tags)));
+                sentences.push(format!("Viewers tagged only the {which} {}.", quote_all(&tags)));
             }
         }
         (!sentences.is_empty()).then(|| sentences.join(" "))
@@ -120,7 +120,7 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-fn quoted(tags: &[String]) -> String {
+fn quote_all(tags: &[String]) -> String {
     let tags: Vec<String> = tags.iter().map(|tag| format!("\"{tag}\"")).collect();
     list(&tags.iter().map(String::as_str).collect::<Vec<_>>())
 }

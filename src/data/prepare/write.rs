@@ -80,7 +80,7 @@ impl Table {
         }
         let file = File::open(&self.path).context(self.path.display())?;
         file.sync_all().context(self.path.display())?;
-        Ok((FileDigest::of_file(&self.path)?, self.rows))
+        Ok((FileDigest::from_file(&self.path)?, self.rows))
     }
 }
 
@@ -101,12 +101,17 @@ pub(super) struct WrittenTables {
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
 /// user's events are sorted by time, ties by the order of the input.
-pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, workspace: &Workspace) -> Result<WrittenTables> {
+pub(super) fn write(
+    raw: &mut RawDataset,
+    protocol: Protocol,
+    dir: &Path,
+    workspace: &Workspace,
+) -> Result<WrittenTables> {
     let (timed, events) = (raw.log.timed, raw.log.shards.rows());
     if matches!(protocol, Protocol::Msl { .. }) && !timed {
         return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
     }
-    let present = PresentIds::of(&raw.log)?;
+    let present = PresentIds::collect(&raw.log)?;
     let (user_order, user_number) = numbers(&present.users, |user| raw.log.users.get(user));
     let (item_order, item_number) = numbers(&present.items, |item| raw.log.items.get(item));
     let (items_digest, untitled) = write_items(raw, &item_order, dir)?;
@@ -130,7 +135,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
         if frame.height() == 0 {
             continue;
         }
-        let (order, users, times) = in_order(&frame)?;
+        let (order, users, times) = sort_by_user_and_time(&frame)?;
         if timed {
             repeated += count_repeats(&frame, &order, &users, &times)?;
         }
@@ -268,7 +273,7 @@ fn renumber(
 
 /// The rows of a piece by user, then time, then their order in the input, with their users and
 /// times. Without times the order of the input is the order in time: all times are 0.
-fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
+fn sort_by_user_and_time(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     let rows = u32s(frame, "user")?.into_iter().zip(i64s(frame, "time")?).zip(0usize..);
     let mut rows: Vec<(u32, i64, usize)> = rows.map(|((user, time), row)| (user, time, row)).collect();
     // Half the time of a sort of the frame by two columns.
@@ -353,11 +358,11 @@ fn sortable_frame(rows: &[WindowRow]) -> Result<DataFrame> {
 }
 
 fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
-    in_seconds(sortable_frame(rows)?, timed)
+    to_seconds(sortable_frame(rows)?, timed)
 }
 
 /// The columns of a windows table: `timestamp` instead of `time`.
-fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
+fn to_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     let times = i64s(&frame.drop_in_place("time").context("windows")?.into_frame(), "time")?;
     let seconds: Vec<Option<i64>> = times.into_iter().map(|time| timed.then(|| time.div_euclid(1000))).collect();
     frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
@@ -376,7 +381,7 @@ fn write_by_time(mut waiting: ShardedTable, tables: &mut [Table; 3]) -> Result<(
             continue;
         }
         let order = SortMultipleOptions::default().with_maintain_order(true);
-        let frame = in_seconds(collect(frame.lazy().sort(["time"], order))?, true)?;
+        let frame = to_seconds(collect(frame.lazy().sort(["time"], order))?, true)?;
         for (table, (from, to)) in tables.iter_mut().zip([(0, train), (train, valid), (valid, total)]) {
             let (from, to) = (from.clamp(done, done + frame.height()), to.clamp(done, done + frame.height()));
             table.append(frame.slice((from - done) as i64, to - from))?;

@@ -9,7 +9,7 @@ use super::ScoreScaling;
 use super::mask::AttentionMask;
 use super::product::{Matrix, OutputMode, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
-use crate::kernels::simd::{dot, exp_all, greatest, wide};
+use crate::kernels::simd::{dot, exp_all, max_of, wide};
 
 /// Attention of one layer, for tensors of these sizes.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ impl<'a> Keys<'a> {
 
     /// Returns the keys or values of one row and key/value head at the positions `span`, and the
     /// first such position; `None` where there are none.
-    fn within(
+    fn matrix_at(
         &self,
         span: &Range<usize>,
         which: usize,
@@ -270,12 +270,11 @@ impl<'a> Block<'a> {
         let (tensors, row, past, span) = (self.tensors, self.row, self.past.clone(), self.span.clone());
         let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
         let before = past.len();
-        let shared = tensors
-            .shared
-            .iter()
-            .filter_map(move |keys| keys.within(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys)));
+        let shared = tensors.shared.iter().filter_map(move |keys| {
+            keys.matrix_at(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys))
+        });
         let own = tensors.own.iter().filter_map(move |keys| {
-            keys.within(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
+            keys.matrix_at(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
         });
         shared.chain(own)
     }
@@ -296,7 +295,7 @@ impl<'a> Block<'a> {
         let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         for (column, keys) in self.keys(which, kv) {
-            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, OutputMode::Replace);
+            product(&mut scores[column..], self.width(), lines, keys.transpose(), scale, OutputMode::Replace);
         }
     }
 
@@ -315,11 +314,11 @@ impl<'a> Block<'a> {
         let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past.len());
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
-            let weights = Matrix::new(weights, self.lines(), past, width).transposed();
+            let weights = Matrix::new(weights, self.lines(), past, width).transpose();
             product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
         if !self.span.is_empty() {
-            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transposed();
+            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transpose();
             product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
     }
@@ -374,7 +373,7 @@ impl<'a> Block<'a> {
         let mut factors = vec![0.0; self.lines()];
         for (line, scores) in self.scores.chunks_mut(width).enumerate() {
             let (shift, sum) = wide(|| {
-                let shift = greatest(scores);
+                let shift = max_of(scores);
                 // The weights of a query that sees nothing are all 0.
                 let shift = if shift == f32::NEG_INFINITY { 0.0 } else { shift };
                 (shift, exp_all(scores, shift))

@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
-    pub(crate) fn transposed(self) -> Self {
+    pub(crate) fn transpose(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,

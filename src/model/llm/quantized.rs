@@ -1,6 +1,6 @@
 //! Frozen matrices that stay in the 4- and 8-bit blocks of their GGUF file.
 //!
-//! Nothing is rounded anew: [`QuantizedWeight::unpacked`] is to the bit what the file's numbers are
+//! Nothing is rounded anew: [`QuantizedWeight::dequantize`] is to the bit what the file's numbers are
 //! in f32.
 
 use burn::module::AutodiffModule;
@@ -8,8 +8,8 @@ use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 
 use crate::device::{Concrete, Training};
-use crate::kernels::{cast, is, is_cpu_device};
-use crate::model::clone_to_device::copied;
+use crate::kernels::{cast, is_cpu_device, same_type};
+use crate::model::clone_to_device::copy_tensor;
 use crate::model::formats::blocks::{Blocks, code_mask, dequantize};
 
 /// A frozen `[out, in]` matrix on a device.
@@ -51,22 +51,22 @@ impl<B: Backend> QuantizedWeight<B> {
     pub(crate) fn clone_to_device(self, device: &B::Device) -> Self {
         Self {
             codes: Tensor::from_data(self.codes.into_data(), (device, DType::I32)),
-            scales: copied(self.scales, device),
+            scales: copy_tensor(self.scales, device),
             offsets: self.offsets.map(|offsets| copied(offsets, device)),
             ..self
         }
     }
 
     /// Out of autodiff.
-    pub(crate) fn untracked(self) -> QuantizedWeight<Concrete> {
-        match is::<B, Training>() {
+    pub(crate) fn without_autodiff(self) -> QuantizedWeight<Concrete> {
+        match same_type::<B, Training>() {
             true => cast::<_, QuantizedWeight<Training>>(self).valid(),
             false => cast(self),
         }
     }
 
     /// `[out, in]`, f32.
-    pub fn unpacked(&self) -> Tensor<B, 2> {
+    pub fn dequantize(&self) -> Tensor<B, 2> {
         let ([out, width], device) = (self.dims(), self.codes.device());
         if is_cpu_device::<B>(&device) {
             let [codes, scales] = [self.codes.to_data(), self.scales.to_data()];
@@ -150,7 +150,7 @@ mod tests {
 
             let matrix = QuantizedWeight::<Concrete>::new(blocks.clone(), [rows, width], &device);
             assert_eq!(matrix.dims(), [rows, width]);
-            assert_eq!(matrix.unpacked().into_data().to_vec::<f32>().unwrap(), expected, "{format:?}");
+            assert_eq!(matrix.dequantize().into_data().to_vec::<f32>().unwrap(), expected, "{format:?}");
             let order = [5, 0, 1, 4, 3, 2];
             let ordered = unpack(&blocks.with_rows(&order));
             for (row, from) in order.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Columns, Number, Unit, parquet};
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::input::{Input, signature};
 use crate::data::sources::signature::Signature;
 use crate::data::sources::source_file::SourceFile;
@@ -20,7 +20,7 @@ pub(super) enum Edition {
 use Edition::{Y2014, Y2018, Y2023};
 
 impl Edition {
-    pub(super) fn named(name: &str) -> Result<Self> {
+    pub(super) fn from_name(name: &str) -> Result<Self> {
         let all = [Y2014, Y2018, Y2023];
         let found = all.into_iter().find(|edition| edition.to_string() == name);
         found.ok_or_else(|| Error::usage(format!("`{name}` is no format of Amazon's data: use 2014, 2018 or 2023")))
@@ -112,7 +112,7 @@ pub(super) fn role(path: &SourceFile) -> Result<DetectedFile> {
              lines or \
              Python literals with asin or parent_asin, not `{}`",
             path,
-            short(line)
+            shorten(line)
         ))
     })?;
     Ok(DetectedFile { path: path.clone(), role, syntax, editions })
@@ -183,7 +183,7 @@ fn csv(line: &str) -> Option<FileKind> {
     }
     let [first, second, rating, time] = fields[..] else { return None };
     Number::parse(rating)?;
-    let time = Number::parse(time)?.whole("timestamp").ok()?;
+    let time = Number::parse(time)?.whole_number("timestamp").ok()?;
     // Items are ISBNs or begin with B; reviewers begin with A.
     let item = |id: &str| id.len() == 10 && id.starts_with(|c: char| c == 'B' || c.is_ascii_digit());
     let editions: &'static [Edition] =

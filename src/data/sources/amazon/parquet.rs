@@ -45,7 +45,7 @@ pub(super) fn read_reviews(found: &DetectedFile, log: &mut EventLog, context: &m
         for row in 0..rows.len {
             number += 1;
             if let Err(what) = review(rows, row, &mut events) {
-                context.bad_at(&found.path, &format!("row {number}"), &what)?;
+                context.bad_row_at(&found.path, &format!("row {number}"), &what)?;
             }
         }
         context.progress.add(rows.len as u64)?;
@@ -85,10 +85,10 @@ pub(super) fn read_titles(
             let pair = text(rows, 0, row, "item id").and_then(|id| Ok((id, text(rows, 1, row, "title")?)));
             match pair {
                 Ok((id, _)) if id.trim().is_empty() => {
-                    context.bad_at(&found.path, &format!("row {number}"), "the item id is empty")?;
+                    context.bad_row_at(&found.path, &format!("row {number}"), "the item id is empty")?;
                 }
                 Ok((id, title)) => titles.push(number, id, Some(title), items),
-                Err(what) => context.bad_at(&found.path, &format!("row {number}"), &what)?,
+                Err(what) => context.bad_row_at(&found.path, &format!("row {number}"), &what)?,
             }
         }
         context.progress.add(rows.len as u64)?;
