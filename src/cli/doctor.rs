@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::inspect::escaped;
+use super::inspect::escape;
 use crate::commands::{BackendReport, DoctorReport, Status, WarmReport};
 use crate::device::{Adapter, ProductRate};
 use crate::run::Check;

@@ -1,7 +1,7 @@
 //! The plan of a run's memory as text.
 
 use super::doctor::size;
-use super::inspect::escaped;
+use super::inspect::escape;
 use crate::commands::PlanReport;
 use crate::run::LargestMicroBatch;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
-use super::inspect::escaped;
+use super::inspect::escape;
 use super::show;
 use crate::data::{
     Columns, Encoding, PrepareOptions, Report, STOP, Source, TableOptions, TitleChoice, TitleFrom, Unit, prepare,

@@ -78,7 +78,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         }
         None => dir::create(out, &config.to_toml()?, &identity)?,
     };
-    let checkpoints = Checkpoints::recover(out)?;
+    let checkpoints = Checkpoints::open_and_recover(out)?;
     // A new run has none.
     if let Some((checkpoint, found)) = checkpoints.latest_checkpoint()? {
         aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;

@@ -73,7 +73,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     dir::check_directory(out, &config.to_toml()?, options.resume, || dir::read_config(out)?.to_toml())?;
     let held = if options.resume { Some(dir::lock(out)?) } else { None };
     let devices = verified_devices(&options.backend)?;
-    let checkpoint = if options.resume { Checkpoints::recover(out)?.latest_checkpoint()? } else { None };
+    let checkpoint = if options.resume { Checkpoints::open_and_recover(out)?.latest_checkpoint()? } else { None };
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let started = options.resume.then(|| dir::read_identity::<Identity>(out)).transpose()?;
     let started = started.map(|identity| match checkpoint {

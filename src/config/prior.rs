@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 /// `[prior]`: a ranker without a language model that helps to rank, and how much it does;
-/// [`crate::decode`] defines the formula. Whether there is such a ranker, the registry of rankers
-/// says.
+/// [`crate::decode`] has the formula. The registry of rankers checks the ranker's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriorConfig {
@@ -22,8 +21,8 @@ pub struct PriorConfig {
     /// part.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
-    /// The weight of each part of a mixture; fitted on the validation windows where it is not
-    /// given, and then kept in the run's `identity.json`.
+    /// The weight of each part of a mixture. Where it is not given, it is fitted on the validation
+    /// windows and kept in the run's `identity.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixture: Option<BTreeMap<String, f64>>,
     /// Factor of the logarithm of a token's share; `evaluate --split valid --prior-weight A,B,…`
@@ -43,8 +42,8 @@ fn default_weight() -> f64 {
     1.0
 }
 
-/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and
-/// clothing (.9).
+/// Near the value of greatest likelihood for co-occurrence on the validation windows of office
+/// (.5), books (.7) and clothing (.9).
 fn default_smoothing() -> f64 {
     0.5
 }

@@ -28,7 +28,8 @@ pub fn resident_bytes() -> Option<u64> {
     nonzero(system.process(process)?.memory())
 }
 
-/// Peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo has no peak).
+/// Peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo has no
+/// peak).
 pub fn peak_bytes() -> u64 {
     #[cfg(unix)]
     {

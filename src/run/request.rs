@@ -215,7 +215,7 @@ impl Session {
         if request.k == 0 {
             return Err(Error::usage("k is 0, it must be at least 1"));
         }
-        let selected = request.prompt.one(&self.prompt_sets)?;
+        let selected = request.prompt.select_one(&self.prompt_sets)?;
         let template = selected.as_ref().map_or(&context.prompt, |selected| &selected.template);
         if request.history.is_empty() && template.has_history() {
             return Err(Error::usage("the history is empty, and this run's prompt shows it"));

@@ -214,10 +214,10 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// Opens them, removes what a killed process left half-written or half-removed, and restores
+    /// Opens the checkpoints of a run, removes what a killed process left half-written or half-removed, and restores
     /// what it was about to replace. Only for the process that trains the run: a checkpoint that
     /// another process is writing looks the same.
-    pub fn recover(run_dir: &Path) -> Result<Self> {
+    pub fn open_and_recover(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;
         Ok(checkpoints)

@@ -141,7 +141,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    let asked = options.choice.all(&run.prompt_sets)?;
+    let asked = options.choice.select_all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));

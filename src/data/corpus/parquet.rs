@@ -14,7 +14,7 @@ use super::output_dir::OutputDir;
 use super::window::{Split, Window};
 use crate::{Context, Error, Result};
 
-/// A data frame as the bytes of a Parquet file. Equal frames give equal bytes.
+/// Returns a data frame as the bytes of a Parquet file. Equal frames give equal bytes.
 pub(crate) fn parquet_bytes(columns: Vec<Column>) -> Result<Vec<u8>> {
     let mut frame = DataFrame::new_infer_height(columns).context("Parquet")?;
     let mut bytes = Vec::new();
@@ -62,7 +62,7 @@ impl Table {
         owned.enumerate().map(|(row, v)| self.present(name, row, v)).collect()
     }
 
-    /// Columns of texts beyond those with these names.
+    /// Returns the text columns other than `known`, by name.
     fn attributes(&self, known: &[&str]) -> BTreeMap<String, Vec<Option<String>>> {
         let further = self.frame.columns().iter().filter(|c| !known.contains(&c.name().as_str()));
         let texts = further.filter_map(|c| Some((c.name().to_string(), c.str().ok()?)));

@@ -34,7 +34,7 @@ impl PresentIds {
     }
 }
 
-/// Runs a step; what it did, for the report.
+/// Runs a cleaning step, and returns its line of the report.
 pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
     check_stop()?;
     let RawDataset { log, catalogue, .. } = raw;
@@ -103,7 +103,7 @@ pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
     Ok(Step { name: step.name().into(), before, after, users: Some(users), items: Some(items), what })
 }
 
-/// What is wrong where no item of the log has a title.
+/// Returns what is wrong where no item of the log has a title.
 pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> String {
     let events = log.shards.rows();
     let start = format!("step titled: none of the {events} events is left, for no item has a title: ");
@@ -117,8 +117,8 @@ pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool])
         }
 }
 
-/// How many items of the log have a title, and an id of each side; `None` if all described items
-/// are of the log.
+/// Returns how many items of the log have a title, and an id of each side; `None` if all items with
+/// a title are of the log.
 pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> Option<String> {
     let other = catalogue.unmatched.as_deref()?;
     let items = present.iter().filter(|present| **present).count();
@@ -158,8 +158,8 @@ fn rewrite_titles(log: &EventLog, catalogue: &mut Catalogue, entities: bool, con
     changed
 }
 
-/// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a
-/// generator's version.
+/// Returns which items stay: a bottom-k sample by hash depends neither on the order of the input
+/// nor on a generator's version.
 fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
     let present = PresentIds::collect(log)?.items;
     let items = (0..log.items.len() as u32).filter(|item| present[*item as usize]);
@@ -170,8 +170,8 @@ fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
     Ok((0..log.items.len() as u32).map(|item| kept.contains(&item)).collect())
 }
 
-/// Each pass counts the events whose user and item are still in, then drops users and items with
-/// too few, until none is.
+/// Drops users and items with too few events until there are none. Each pass counts the events
+/// whose user and item are still in.
 fn k_core(log: &mut EventLog, user_min: u32, item_min: u32) -> Result<usize> {
     let mut users = vec![true; log.users.len()];
     let mut items = vec![true; log.items.len()];

@@ -24,7 +24,7 @@ use super::sources::{Columns, FileRows, RawDataset, ReadContext, ReadOptions, Ta
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
-/// What to prepare.
+/// What to prepare, and how.
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
     /// What the inputs hold.
@@ -33,11 +33,11 @@ pub struct PrepareOptions {
     pub inputs: Vec<PathBuf>,
     /// The corpus folder.
     pub out: PathBuf,
-    /// Steps and split; the source's defaults without.
+    /// Configuration with steps and split; by default the source's own.
     pub config: Option<PathBuf>,
-    /// The format within the source, rather than the one found.
+    /// Format of the source's files, in place of the detected one.
     pub format: Option<String>,
-    /// So many bad rows are left out before one is an error.
+    /// Number of bad rows that are left out before one is an error.
     pub skip_bad: u64,
     /// Memory to work in, in bytes; half of the machine's, or of its container's limit, by default.
     pub memory: Option<u64>,
@@ -45,7 +45,7 @@ pub struct PrepareOptions {
     pub columns: Columns,
     /// How a table's files are written; it wins over the configuration's.
     pub table: TableOptions,
-    /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
+    /// Path of a file of text tasks made of the items' texts, outside the corpus folder; see
     /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
@@ -63,21 +63,21 @@ pub struct Report {
     pub windows: WindowCounts,
     /// Rows of the source left out, by step.
     pub dropped: BTreeMap<String, usize>,
-    /// What validates, in one sentence.
+    /// How the validation windows were chosen, in one sentence.
     pub validation: String,
-    /// The format found.
+    /// The detected format.
     pub format: String,
-    /// What was done, with the events before and after.
+    /// The steps, with the events before and after.
     pub steps: Vec<Step>,
     /// Test windows whose target is in no training window.
     pub cold_test_targets: usize,
     /// Users with a test window.
     pub test_users: usize,
-    /// Those of them without a training window.
+    /// Test users without a training window.
     pub new_test_users: usize,
     /// Training windows whose target is later than the earliest test target.
     pub late_train_targets: usize,
-    /// Rows of the task file, by task; empty if none was asked for.
+    /// Rows of the task file, by task; empty where there is no such file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<String, usize>,
     /// The files read, with their rows.
@@ -146,7 +146,7 @@ fn check_tasks_file(path: &Path, options: &PrepareOptions, output: &OutputDir) -
     Ok(())
 }
 
-/// What was read, and what the report says of it.
+/// The raw data, and what the report says of them.
 struct ReadSource {
     raw: RawDataset,
     inputs: Vec<FileDigest>,
@@ -277,7 +277,7 @@ fn write_corpus(
     Ok(report)
 }
 
-/// The released windows, kept as they are split.
+/// Writes MSL's released windows as a corpus, and keeps their split.
 fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage(
@@ -372,7 +372,7 @@ fn show(inputs: &[PathBuf]) -> String {
     inputs.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Of the machine's memory, or of the limit on the container.
+/// Returns half of the machine's memory, or of the container's limit, bytes.
 fn half_of_memory() -> Result<u64> {
     let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
     known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))

@@ -31,15 +31,15 @@ use crate::{Context, Error, Result};
 /// MovieLens' words for an item without genres.
 const NO_GENRES: [&str; 2] = ["(no genres listed)", "unknown"];
 
-/// Items whose neighbours are looked for at a time.
+/// Number of items whose neighbours are computed at a time.
 const TOGETHER: usize = 4096;
 
-/// What is known of an item.
+/// The texts and tags of an item.
 struct ItemDescription<'a> {
     id: &'a str,
     title: &'a str,
     genres: Vec<&'a str>,
-    /// In small letters, the most frequent first.
+    /// Tags in lower case, the most frequent first.
     tags: Vec<String>,
     plot: Option<&'a str>,
     director: Option<&'a str>,
@@ -80,7 +80,7 @@ impl<'a> ItemDescription<'a> {
         sentences.join(" ")
     }
 
-    /// What both have; `None` if nothing.
+    /// Returns what both items have; `None` if nothing.
     fn common(&self, other: &Self) -> Option<String> {
         let genres: Vec<&str> = self.genres.iter().filter(|g| other.genres.contains(g)).copied().collect();
         let tags: Vec<String> = self.tags.iter().filter(|t| other.tags.contains(t)).cloned().collect();
@@ -94,7 +94,7 @@ impl<'a> ItemDescription<'a> {
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 
-    /// What one of them has alone; `None` if nothing.
+    /// Returns what only one of the two items has; `None` if nothing.
     fn difference(&self, other: &Self) -> Option<String> {
         let mut sentences = Vec::new();
         for (which, of, without) in [("first", self, other), ("second", other, self)] {
@@ -112,7 +112,7 @@ impl<'a> ItemDescription<'a> {
     }
 }
 
-/// "a", "a and b", "a, b and c".
+/// Joins names: "a", "a and b", "a, b and c".
 fn list(names: &[&str]) -> String {
     match names {
         [start @ .., before, last] if !start.is_empty() => format!("{}, {before} and {last}", start.join(", ")),
@@ -125,7 +125,7 @@ fn quote_all(tags: &[String]) -> String {
     list(&tags.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The nearest item and the one to compare with, where there are such.
+/// An item's nearest item and the one to compare it with, where there are such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Neighbours {
     nearest: Option<usize>,
@@ -134,7 +134,7 @@ struct Neighbours {
 
 /// Genres and tags of items, and the items of each.
 struct Features {
-    /// Ascending numbers.
+    /// Features of each item, ascending.
     of_items: Vec<Vec<u32>>,
     items: Vec<Vec<u32>>,
 }
@@ -161,6 +161,8 @@ impl Features {
         Self { of_items: of_items.collect(), items }
     }
 
+    /// Returns the neighbours of an item.
+    ///
     /// * `common`: a zero an item, as it is left.
     fn neighbours(&self, item: usize, common: &mut [u32]) -> Neighbours {
         let own = &self.of_items[item];
@@ -186,7 +188,7 @@ impl Features {
 }
 
 /// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for
-/// [`files::persist`]; the number of rows of each task.
+/// [`files::persist`]; returns the number of rows of each task.
 pub(super) fn write_text_tasks(
     raw: &RawDataset,
     order: &[u32],

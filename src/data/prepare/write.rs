@@ -25,7 +25,7 @@ use crate::{Context, Error, Result};
 const ROW_GROUP: usize = 1 << 17;
 /// Bytes of a window while windows are sorted.
 const WINDOW_BYTES: u64 = 24;
-/// Every so many events one time is kept, to cut time into ranges of about the same number of
+/// One event's time in so many is kept, to cut time into ranges of about the same number of
 /// windows.
 const SAMPLE: usize = 256;
 
@@ -69,7 +69,7 @@ impl Table {
         }
     }
 
-    /// Writes what is left and syncs; the file's digest and its rows.
+    /// Writes the rest and syncs; returns the file's digest and its number of rows.
     fn finish(mut self) -> Result<(FileDigest, usize)> {
         let rest = std::mem::take(&mut self.pending);
         if rest.height() > 0 || self.rows == 0 {
@@ -84,18 +84,18 @@ impl Table {
     }
 }
 
-/// What was written.
+/// The tables that [`write`] has written.
 pub(super) struct WrittenTables {
-    /// In the order items, interactions, train, valid, test.
+    /// Digests of the files, in the order items, interactions, train, valid, test.
     pub(super) files: Vec<FileDigest>,
     pub(super) users: usize,
-    /// The old number of each item, in the order of the new ones.
+    /// Old number of each item, in the order of the new ones.
     pub(super) item_order: Vec<u32>,
     pub(super) interactions: usize,
-    /// Windows that train, validate, test.
+    /// Number of windows that train, validate, test.
     pub(super) windows: [usize; 3],
     pub(super) untitled: usize,
-    /// Interactions with the user, item and time of one before them.
+    /// Number of interactions with the user, item and time of one before them.
     pub(super) repeated: usize,
 }
 
@@ -192,8 +192,8 @@ fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Resu
     Ok(())
 }
 
-/// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if
-/// absent).
+/// Returns the dense numbers that are present, ordered by id, and for each old number its new one
+/// (`u32::MAX` if absent).
 fn numbers<'a>(present: &[bool], id: impl Fn(u32) -> &'a str) -> (Vec<u32>, Vec<u32>) {
     let mut order: Vec<u32> = (0..).zip(present).filter(|(_, present)| **present).map(|(old, _)| old).collect();
     order.sort_unstable_by(|a, b| id(*a).cmp(id(*b)));
@@ -222,7 +222,7 @@ fn write_items(raw: &RawDataset, order: &[u32], dir: &Path) -> Result<(FileDiges
     Ok((table.finish()?.0, untitled))
 }
 
-/// Times that cut the windows into about equal `pieces`.
+/// Returns times that cut the windows into about equal `pieces`.
 fn sample_times(raw: &RawDataset, pieces: usize) -> Result<Vec<i64>> {
     let log = &raw.log;
     if pieces == 1 {
@@ -238,8 +238,8 @@ fn sample_times(raw: &RawDataset, pieces: usize) -> Result<Vec<i64>> {
     Ok(ends)
 }
 
-/// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they
-/// are read.
+/// Gives the log its final numbers, in pieces of consecutive users; the log's own shards are
+/// removed as they are read.
 fn renumber(
     raw: &mut RawDataset,
     user_number: &[u32],
@@ -271,8 +271,8 @@ fn renumber(
     Ok(pieces)
 }
 
-/// The rows of a piece by user, then time, then their order in the input, with their users and
-/// times. Without times the order of the input is the order in time: all times are 0.
+/// Returns the rows of a piece by user, then time, then their order in the input, with their users
+/// and times. Without times the order of the input is the order in time: all times are 0.
 fn sort_by_user_and_time(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     let rows = u32s(frame, "user")?.into_iter().zip(i64s(frame, "time")?).zip(0usize..);
     let mut rows: Vec<(u32, i64, usize)> = rows.map(|((user, time), row)| (user, time, row)).collect();
@@ -283,7 +283,8 @@ fn sort_by_user_and_time(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec
     Ok((rows.into_iter().map(|row| row.2).collect(), users, times))
 }
 
-/// Number of interactions with the user, item and time of another, all but the first of them.
+/// Returns the number of interactions with the user, item and time of another, all but the first of
+/// them.
 fn count_repeats(frame: &DataFrame, order: &[usize], users: &[u32], times: &[i64]) -> Result<usize> {
     let items = u32s(frame, "item")?;
     let mut repeated = 0;
@@ -341,7 +342,7 @@ struct WindowRow {
     user: u32,
     start: u32,
     len: u32,
-    /// Milliseconds.
+    /// Time of the target, milliseconds.
     time: i64,
 }
 
@@ -369,8 +370,8 @@ fn to_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     Ok(frame)
 }
 
-/// Windows in ranges of time, each sorted by time and then by user and position, the order they
-/// came in.
+/// Writes windows in ranges of time, each sorted by time and then by user and position, the order
+/// they came in.
 fn write_by_time(mut waiting: ShardedTable, tables: &mut [Table; 3]) -> Result<()> {
     let total = waiting.rows();
     let (train, valid) = (total * 8 / 10, total * 9 / 10);

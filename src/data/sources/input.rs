@@ -192,7 +192,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             return Err(Error::failed(format!("{file}: {what}")));
         }
     }
-    let decoded = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
+    let decode = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
         Box::new(BufReader::with_capacity(BUFFER, DecodingReader::new(content, encoding)))
     };
     match signature {

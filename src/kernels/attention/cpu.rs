@@ -350,7 +350,7 @@ impl<'a> Block<'a> {
             let visible = &self.tensors.attention.visible;
             let hidden = visible.shared_start(self.row, query).saturating_sub(self.past.start).min(past);
             scores[..hidden].fill(f32::NEG_INFINITY);
-            let seen = &visible.of(self.row, query)[self.span.clone()];
+            let seen = &visible.seen_keys(self.row, query)[self.span.clone()];
             wide(|| {
                 for (score, &seen) in scores[past..].iter_mut().zip(seen) {
                     *score = if seen { *score } else { f32::NEG_INFINITY };

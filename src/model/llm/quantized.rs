@@ -52,7 +52,7 @@ impl<B: Backend> QuantizedWeight<B> {
         Self {
             codes: Tensor::from_data(self.codes.into_data(), (device, DType::I32)),
             scales: copy_tensor(self.scales, device),
-            offsets: self.offsets.map(|offsets| copied(offsets, device)),
+            offsets: self.offsets.map(|offsets| copy_tensor(offsets, device)),
             ..self
         }
     }

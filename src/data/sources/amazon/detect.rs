@@ -1,4 +1,4 @@
-//! What a file is, from its first line, and which edition files are of together.
+//! Detects what a file is, from its first line, and which edition several files are of.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ impl Edition {
         if self == Y2023 { Unit::Milliseconds } else { Unit::Seconds }
     }
 
-    /// The columns of a CSV without a header.
+    /// Returns the columns of a CSV without a header.
     pub(super) fn columns(self) -> Columns {
         let indices = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
         Columns { indices, fields: 4 }
@@ -57,7 +57,7 @@ pub(super) enum Role {
 pub(super) enum Syntax {
     Json,
     Python,
-    /// With its header, if it has one.
+    /// Delimited text, with its header if it has one.
     Csv(Option<String>),
     Parquet,
 }
@@ -82,7 +82,7 @@ pub(super) struct DetectedFile {
     editions: &'static [Edition],
 }
 
-/// Keys of reviews of 2014 and 2018; those that only one of them has.
+/// Keys of reviews and items; `_2014`, `_2018`: those that only one of these editions has.
 const REVIEW: [&str; 4] = ["reviewerID", "unixReviewTime", "overall", "reviewText"];
 const REVIEW_2014: [&str; 1] = ["helpful"];
 const REVIEW_2018: [&str; 4] = ["verified", "style", "vote", "image"];
@@ -92,7 +92,7 @@ const ITEM_2014: [&str; 4] = ["imUrl", "related", "salesRank", "categories"];
 const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "tech1", "similar_item"];
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
-/// What a file is.
+/// Detects what a file is.
 pub(super) fn role(path: &SourceFile) -> Result<DetectedFile> {
     if signature(path)? == Signature::Parquet {
         let Some(role) = parquet::role(path)? else {
@@ -146,8 +146,8 @@ fn object(line: &str) -> Option<FileKind> {
     Some((role, if python { Syntax::Python } else { Syntax::Json }, editions))
 }
 
-/// The keys of the JSON object or Python dict that a line begins, as far as it goes: a line may be
-/// cut or broken. And is it Python, by its quotes?
+/// Returns the keys of the JSON object or Python dict that a line begins, as far as it goes (a line
+/// may be cut or broken), and whether it is Python, by its quotes.
 fn keys(line: &str) -> (Vec<&str>, bool) {
     let bytes = line.as_bytes();
     let (mut keys, mut python) = (Vec::new(), false);
@@ -199,7 +199,7 @@ fn csv(line: &str) -> Option<FileKind> {
     Some((Role::Reviews, Syntax::Csv(None), editions))
 }
 
-/// The one edition that all files can be of.
+/// Returns the one edition that all files can be of.
 pub(super) fn edition(found: &[DetectedFile]) -> Result<Edition> {
     let mut common = vec![Y2014, Y2018, Y2023];
     for (at, file) in found.iter().enumerate() {

@@ -254,7 +254,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
         let user = super::fields::shorten(asked.user.as_deref().unwrap_or_default());
         return Err(Error::usage(format!("table: no log among the inputs: a file with the column `{user}`")));
     }
-    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], either);
+    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], or_each);
     check_described(&asked, perhaps, &logs)?;
     let titles = choose_titles(&settings, &mut logs, &mut catalogues);
     for table in &mut logs {
