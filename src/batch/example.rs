@@ -59,8 +59,6 @@ pub(super) struct ExampleSequence {
 impl ExampleSequence {
     /// Lays out `example`.
     ///
-    /// # Panics
-    /// As [`super::Batch::new`].
     pub fn new(example: &Example, catalogue: &Catalogue, candidates: Candidates) -> Self {
         assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
         let last_of_prompt = example.prompt.len() - 1;

@@ -153,7 +153,8 @@ pub(super) enum Command {
     },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a mixture
+        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a
+        /// mixture
         name: String,
         /// The corpus directory
         corpus: PathBuf,

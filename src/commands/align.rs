@@ -1,5 +1,5 @@
-//! `itemlm align RUN.toml`: phase 1 of ILM ([`crate::run::align_task`]). An epoch is a pass over the
-//! texts. The run directory is `train`'s; see [`crate::run::qformer_artifact`] for the result.
+//! `itemlm align RUN.toml`: phase 1 of ILM ([`crate::run::align_task`]). An epoch is a pass over
+//! the texts. The run directory is `train`'s; see [`crate::run::qformer_artifact`] for the result.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The identity function, which switches the clock of the [profiler](crate::core::profiler).
+//! The identity function, which also switches the clock of the [profiler](crate::core::profiler).
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;

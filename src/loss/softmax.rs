@@ -57,12 +57,12 @@ impl<B: Backend> Softmax<B> {
 /// Returns `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid
 /// tokens, by operations that autodiff can follow.
 ///
-/// Autodiff keeps several tensors of the logits' shape; [`super::linear_token_loss`] never has
-/// them all.
+/// Autodiff keeps several tensors of the logits' shape; [`super::linear_token_loss`] never has them
+/// all.
 ///
 /// # Shapes
-/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::candidate_ids`]; the result:
-/// `[1]`.
+/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::candidate_ids`]; the
+/// result: `[1]`.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
     let logits = logits.div_scalar(temperature);
     let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);

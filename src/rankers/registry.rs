@@ -227,8 +227,8 @@ impl RankerSpec {
         self.mix(rankers, None, fitting.corpus)
     }
 
-    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of its
-    /// vectors.
+    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of
+    /// its vectors.
     ///
     /// * `kept`: the weights that a mixture had when the run was started; they are used where they
     ///   are of this mixture and `config` gives none.

@@ -135,9 +135,9 @@ impl AlignData {
         &self.entities[entity as usize * self.dim..][..self.dim]
     }
 
-    /// Returns the epoch's steps, a function of the seed and the epoch alone: a pass over the texts (a rest
-    /// too small for a batch is left out), in turn with as many steps on pairs if those have a
-    /// weight.
+    /// Returns the epoch's steps, a function of the seed and the epoch alone: a pass over the texts
+    /// (a rest too small for a batch is left out), in turn with as many steps on pairs if those
+    /// have a weight.
     pub fn plan(&self, config: &AlignConfig, epoch: usize) -> Vec<Work> {
         let (loss, size) = (&config.loss, config.train.batch_size);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
@@ -180,9 +180,9 @@ fn kinds_of_steps(config: &AlignConfig) -> [bool; 2] {
     ]
 }
 
-/// Returns `count` batches of up to `size` pairs that share no entity: in a contrast within the batch
-/// an entity would else be its own negative. Goes through `pairs` in order, and starts again where
-/// they end.
+/// Returns `count` batches of up to `size` pairs that share no entity: in a contrast within the
+/// batch an entity would else be its own negative. Goes through `pairs` in order, and starts again
+/// where they end.
 fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>> {
     let mut next = pairs.iter().cycle();
     let mut batch = || {

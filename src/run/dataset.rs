@@ -1,4 +1,5 @@
-//! What a run learns from: the training windows of its corpus, and those that choose its best epoch.
+//! What a run learns from: the training windows of its corpus, and those that choose its best
+//! epoch.
 
 use std::io::IsTerminal;
 use std::rc::Rc;

@@ -33,8 +33,8 @@ pub struct PromptContext {
     pub beside_text: bool,
 }
 
-/// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is predicted
-/// and never run.
+/// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is
+/// predicted and never run.
 ///
 /// * `prompt`, `context`: numbers of tokens.
 ///
@@ -106,8 +106,8 @@ impl PromptContext {
         Some(text).filter(|_| self.beside_text)
     }
 
-    /// Returns the tokens of a prompt that is a text, the BOS token included where the tokenizer puts
-    /// one first.
+    /// Returns the tokens of a prompt that is a text, the BOS token included where the tokenizer
+    /// puts one first.
     ///
     /// # Errors
     /// An empty prompt, or one that leaves no room for the longest title.
@@ -120,8 +120,8 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first, then
-    /// each text between vectors tokenised as one.
+    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first,
+    /// then each text between vectors tokenised as one.
     ///
     /// # Errors
     /// An empty prompt.
@@ -144,7 +144,8 @@ impl PromptContext {
         self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
-    /// Returns what stands in a window's prompt: of the history the most recent `data.history` items.
+    /// Returns what stands in a window's prompt: of the history the most recent `data.history`
+    /// items.
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
         let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();
         PromptValues { history, items: Vec::new(), user: self.user(window.user), dataset: &self.corpus.name }

@@ -35,8 +35,8 @@ pub struct AlignedConfig {
     pub step: usize,
     /// Width of the space of contrast.
     pub projection: usize,
-    /// What the vectors were divided by before the Q-Former read them; `None` of a run of an earlier
-    /// version, which read them as they are.
+    /// What the vectors were divided by before the Q-Former read them; `None` of a run of an
+    /// earlier version, which read them as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<VectorScale>,
     /// Which data it learnt from: phase 2 refuses other vectors.

@@ -41,8 +41,8 @@ pub struct RecommendRequest {
     pub exclude: Vec<String>,
     /// Ids of the only items that may be returned; all for `None`.
     pub only: Option<Vec<String>>,
-    /// Whether items with a title of the history are left out; by default as `decode.exclude_history`
-    /// of the run.
+    /// Whether items with a title of the history are left out; by default as
+    /// `decode.exclude_history` of the run.
     pub exclude_history: Option<bool>,
 }
 
@@ -303,7 +303,8 @@ impl Session {
         ids.iter().map(|id| self.item_id(id)).collect()
     }
 
-    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter` allows.
+    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter`
+    /// allows.
     fn items(&self, list: &[RankedItem], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
         let allowed = |item: &u32| filter.is_none_or(|filter| filter.allows(*item));
         let item = |found: &RankedItem| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));

@@ -34,8 +34,8 @@ pub struct Session {
     pub config: RunConfig,
     /// Corpus, prompt, tokenizer, catalogue and prior.
     pub context: PromptContext,
-    /// The run's prompt sets; empty for a run with one prompt. The context's prompt is then the first
-    /// seen prompt of the first set.
+    /// The run's prompt sets; empty for a run with one prompt. The context's prompt is then the
+    /// first seen prompt of the first set.
     pub prompt_sets: Vec<PromptSet>,
     /// The rows of text tasks that the run learnt in place of windows.
     pub text_tasks: Option<TextTaskData>,
@@ -56,8 +56,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens the run in `dir` with its best validated step's weights, or else its newest checkpoint's;
-    /// its prior, if it has one, with the weight chosen for that step, or else the run file's.
+    /// Opens the run in `dir` with its best validated step's weights, or else its newest
+    /// checkpoint's; its prior, if it has one, with the weight chosen for that step, or else the
+    /// run file's.
     ///
     /// # Errors
     /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's

@@ -1,5 +1,5 @@
-//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, the loss's state
-//! and the progress of the run.
+//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, the loss's
+//! state and the progress of the run.
 //!
 //! A checkpoint is a directory `step-<n>`, written under another name, synced and renamed, so it is
 //! whole or absent. The order of the windows and dropout's masks are functions of the seed and the
@@ -214,9 +214,9 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// Opens the checkpoints of a run, removes what a killed process left half-written or half-removed, and restores
-    /// what it was about to replace. Only for the process that trains the run: a checkpoint that
-    /// another process is writing looks the same.
+    /// Opens the checkpoints of a run, removes what a killed process left half-written or
+    /// half-removed, and restores what it was about to replace. Only for the process that trains
+    /// the run: a checkpoint that another process is writing looks the same.
     pub fn open_and_recover(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;

@@ -1,5 +1,5 @@
-//! The training loop of `train` and `align`: epochs of optimiser steps, with a checkpoint, a line of
-//! `metrics.jsonl` and a guard against numbers that cannot be trusted.
+//! The training loop of `train` and `align`: epochs of optimiser steps, with a checkpoint, a line
+//! of `metrics.jsonl` and a guard against numbers that cannot be trusted.
 //!
 //! burn's own strategies checkpoint whole epochs with the whole model; this loop checkpoints steps
 //! with what trains, stops at a signal, and refuses to go on from numbers that are not finite.

@@ -1,6 +1,6 @@
 //! Every decoder family against transformers and peft: logits from a directory and from GGUF,
-//! gradients and three optimiser steps of LoRA on every projection and of all weights, adapters both
-//! ways, exports, token trees and the cached search.
+//! gradients and three optimiser steps of LoRA on every projection and of all weights, adapters
+//! both ways, exports, token trees and the cached search.
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::Optimizer;
@@ -278,8 +278,8 @@ fn families_token_trees_and_windows() {
     }
 }
 
-/// The cached search, of prompts of several lengths together, against each title run whole after its
-/// prompt without a cache; and `score` against the same.
+/// The cached search, of prompts of several lengths together, against each title run whole after
+/// its prompt without a cache; and `score` against the same.
 #[test]
 fn families_cached_search_equals_enumeration() {
     let titles: [&[u32]; 8] = [

@@ -1,5 +1,5 @@
-//! The search with a prior: its limits, and its sum against enumeration. Beside it `search`, without
-//! a prior, and `generate`.
+//! The search with a prior: its limits, and its sum against enumeration. Beside it `search`,
+//! without a prior, and `generate`.
 
 mod generate;
 mod search;

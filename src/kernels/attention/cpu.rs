@@ -23,7 +23,7 @@ pub(crate) struct Attention {
     pub shared: bool,
 }
 
-/// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
+/// Tensors that the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
 /// exponentials.
 #[derive(Debug)]
 pub(crate) struct SavedAttention<const N: usize> {
@@ -94,8 +94,8 @@ impl<const N: usize> CpuOperation<N> for Attention {
 }
 
 impl Attention {
-    /// Returns the output, and for each query and head the log of the sum of its exponentials,
-    /// `[batch, seq, heads]`.
+    /// Returns the output, `[batch, seq, heads, head_dim]`, and for each query and head the log of
+    /// the sum of its exponentials, `[batch, seq, heads]`.
     ///
     /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if any.
     pub(crate) fn attend(&self, inputs: &[TensorData]) -> (TensorData, Vec<f32>) {
@@ -120,7 +120,7 @@ impl Attention {
     }
 }
 
-/// The operation with the numbers of its inputs.
+/// The operation, with the numbers of its inputs.
 struct Tensors<'a> {
     attention: &'a Attention,
     q: &'a [f32],
@@ -137,7 +137,7 @@ struct Tensors<'a> {
 /// Keys (0) and values (1), `[rows, keys, kv_heads, head_dim]`.
 struct Keys<'a> {
     numbers: [&'a [f32]; 2],
-    /// Positions among the row's own keys.
+    /// Positions of these keys among the row's own keys.
     positions: Range<usize>,
 }
 
@@ -162,7 +162,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Gradients that one row and key/value head contributes to.
+/// Gradients to which one row and key/value head contributes.
 struct Part {
     /// `[seq, heads of the group, head_dim]`.
     q: Vec<f32>,

@@ -26,6 +26,8 @@ pub struct AttentionMask {
 }
 
 impl AttentionMask {
+    /// Makes a mask.
+    ///
     /// * `seen`: `[rows, queries, keys]`; one row stands for all rows of a batch.
     ///
     /// # Panics

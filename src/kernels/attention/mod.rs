@@ -44,7 +44,7 @@ impl<B: Backend> Default for LayerCache<B> {
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// Joins the own blocks from index `first` on into one.
+    /// Joins the own blocks from index `first` on into one block.
     pub fn join(&mut self, first: usize) {
         if self.own.len() > first + 1 {
             let (keys, values) = self.own.drain(first..).unzip();

@@ -22,20 +22,20 @@ use crate::data::corpus::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
-/// Rows being parsed take about so many times their bytes.
+/// Memory that rows take while they are parsed, as a multiple of their bytes.
 const PARSED: u64 = 16;
 
-/// Where a file is, compressed or not.
+/// Returns the path of a file of the release, compressed or not.
 fn find_file(dir: &Path, file: &str) -> PathBuf {
-    // Some releases have a sample of 5,000 windows to test on, and name it so.
+    // Some releases have a sample of 5,000 test windows, and name it so.
     let names: &[&str] = if file == "test.csv" { &["test.csv", "test_5000.csv"] } else { &[file] };
     let paths = names.iter().flat_map(|name| ["", ".gz", ".zst"].map(|ending| dir.join(format!("{name}{ending}"))));
     paths.into_iter().find(|path| path.exists()).unwrap_or_else(|| dir.join(file))
 }
 
-/// Reads the released layout in `dir` as a corpus named after it, for the release's name says which
-/// of the paper's prompts is its own. The files are read whole: together they may hold a 16th of
-/// `memory` (bytes).
+/// Reads the released layout in `dir` as a corpus with the folder's name, which says which of the
+/// paper's prompts is its own. The files are read whole: together they may hold a 16th of `memory`
+/// (bytes).
 ///
 /// Titles stay byte for byte as released, HTML entities included, because the published evaluation
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// The counts that the README of the data promises. Needs the real data: `ITEMLM_DATA`, or
+    /// The counts in the README of the data. Needs the real data: `ITEMLM_DATA`, or
     /// `../shared/data` beside the project.
     #[test]
     #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]

@@ -11,14 +11,15 @@ use crate::{Error, Result};
 
 /// Names for the columns of files without a header.
 struct FileNames {
-    /// The file; `None` for all of them.
+    /// The file; `None` for all files.
     file: Option<String>,
     names: Vec<String>,
     last_takes_rest: bool,
 }
 
 impl FileNames {
-    /// Whether they name this file, by its path, the end of it, or its base name.
+    /// Returns whether these are the names for a file: by its path, the end of it, or its base
+    /// name.
     fn is_for(&self, file: &SourceFile) -> bool {
         self.file.as_deref().is_some_and(|name| {
             name == file.name() || name == file.base_name() || file.name().ends_with(&format!("/{name}"))
@@ -45,7 +46,7 @@ pub(super) struct Settings {
     pub(super) clicked_suffix: Option<String>,
 }
 
-/// One ASCII character, or one of two words for it.
+/// Parses one ASCII character, or one of two words for it.
 fn character(flag: &str, text: &str, words: &[(&str, u8)]) -> Result<u8> {
     if let Some((_, byte)) = words.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)) {
         return Ok(*byte);
@@ -84,7 +85,7 @@ impl Settings {
             format: None,
             delimiter,
             quote,
-            // A quote that escapes itself is one written twice.
+            // A quote that escapes itself is a quote written twice.
             escape: escape.filter(|escape| Some(*escape) != quote.unwrap_or(Some(b'"'))),
             encoding: encoding.unwrap_or_default(),
             names: names.iter().map(|text| file_names(text)).collect::<Result<_>>()?,
@@ -97,12 +98,12 @@ impl Settings {
         })
     }
 
-    /// The delimiter that the user named.
+    /// Returns the delimiter of the options.
     pub(super) fn delimiter(&self) -> Option<u8> {
         self.delimiter
     }
 
-    /// How the fields of a format are written.
+    /// Returns how the fields of a format are written.
     pub(super) fn dialect(&self, format: Format) -> Dialect {
         let usual = if format == Format::Tsv { Dialect::TSV } else { Dialect::CSV };
         let delimiter = self.delimiter.unwrap_or(usual.delimiter);
@@ -116,8 +117,8 @@ impl Settings {
         }
     }
 
-    /// The names for a file's columns, whether its last column takes what is left of a line, and
-    /// whether the names are for this file alone.
+    /// Returns the names for a file's columns, whether its last column takes what is left of a
+    /// line, and whether the names are for this file alone.
     pub(super) fn names_of(&self, file: &SourceFile) -> Option<(&[String], bool, bool)> {
         let names = self
             .names

@@ -8,7 +8,8 @@ fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// A file of version 3 with the given metadata entries and tensor entries, then 1 KiB of data.
+/// Returns a file of version 3 with the given metadata entries and tensor entries, then 1 KiB of
+/// data.
 fn file(entries: &[Vec<u8>], tensors: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
     bytes.extend((tensors.len() as u64).to_le_bytes());
