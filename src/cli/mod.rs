@@ -34,7 +34,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line; the exit code.
+/// Runs the command line; returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
@@ -184,13 +184,13 @@ impl EvaluateArgs {
     }
 }
 
-/// `runs/<name of the run file>`
+/// Returns `runs/<name of the run file>`.
 fn run_directory(run: &Path) -> PathBuf {
     Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
 }
 
-/// The first signal lets the step at hand end and a checkpoint be written; the second ends the
-/// process.
+/// Makes the first signal end training after the current step, with a checkpoint; the second ends
+/// the process.
 fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let interrupter = Interrupter::new();
     let stop = interrupter.clone();
@@ -209,7 +209,7 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     Ok(interrupter)
 }
 
-/// One JSON document, or a text for people.
+/// Prints one JSON document, or a text for people.
 fn show<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     if json { print_json(report) } else { print(&text(report)) }
 }

@@ -147,14 +147,14 @@ impl PrepareArgs {
             },
             tasks: self.tasks,
         };
-        // Once is enough: the work stops at the next block of rows, and its temporary folders are
-        // removed.
+        // One signal is enough: the work stops at the next block of rows, and its temporary folders
+        // are removed.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
         show(self.json, &prepare(&options)?, |report| prepare_text(&options.out, report))
     }
 }
 
-/// Bytes, from such as 512MB or 8GB.
+/// Parses a number of bytes such as 512MB or 8GB.
 fn memory(text: &str) -> std::result::Result<u64, String> {
     const LEAST: u64 = 256 << 20;
     let upper = text.to_ascii_uppercase();

@@ -24,7 +24,7 @@ use crate::data::{Corpus, parquet_bytes};
 pub const CUTOFFS: [u32; 3] = [1, 5, 10];
 const RESAMPLES: usize = 1000;
 
-/// What became of one window.
+/// The result of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Index in the split's windows.
@@ -40,8 +40,8 @@ pub struct Outcome {
 }
 
 /// The metrics of all windows, of those with a cold target and of those with a warm one. It
-/// serialises to `evaluate --json`'s keys `users`, `metrics`, `intervals`, `cold` and `warm`;
-/// flatten it into the document that adds the rest.
+/// serialises to the keys `users`, `metrics`, `intervals`, `cold` and `warm` of `evaluate --json`,
+/// and is flattened into the document with the other keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// All windows.
@@ -49,14 +49,14 @@ pub struct Summary {
     pub all: Group,
     /// Windows whose target is among [`crate::data::Corpus::cold_items`].
     pub cold: Group,
-    /// The others.
+    /// Windows whose target is not cold.
     pub warm: Group,
 }
 
 /// The metrics of some windows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Group {
-    /// Ranked windows (the papers say users; one user may have several windows).
+    /// Number of ranked windows (the papers say users; one user may have several windows).
     pub users: usize,
     /// `ndcg@1`, `hr@1`, `ndcg@5`, … Empty without windows.
     pub metrics: BTreeMap<String, f64>,
@@ -66,20 +66,20 @@ pub struct Group {
 }
 
 impl Group {
-    /// A metric such as `ndcg@10`; none without windows.
+    /// Returns a metric such as `ndcg@10`; none without windows.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.get(name).copied()
     }
 }
 
-/// Where the target's title stands in a ranking, from 0.
+/// Returns the position of the target's title in a ranking, from 0.
 pub fn rank_of(corpus: &Corpus, target: u32, ranking: &[u32]) -> Option<u32> {
     let title = corpus.title(target);
     ranking.iter().position(|&item| corpus.title(item) == title).map(|rank| rank as u32)
 }
 
-/// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples; what
-/// is resampled is users with all their windows, because one user's windows overlap.
+/// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples of
+/// users, each with all windows, because one user's windows overlap.
 pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
     let group = |keep: fn(&Outcome) -> bool| {
         let kept: Vec<Outcome> = outcomes.iter().copied().filter(keep).collect();
@@ -90,7 +90,7 @@ pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
 
 type Values = [f64; 2 * CUTOFFS.len()];
 
-/// NDCG@k and HR@k for each k.
+/// Returns NDCG@k and HR@k for each k.
 fn values(rank: Option<u32>) -> Values {
     let mut values = Values::default();
     for (pair, k) in values.chunks_exact_mut(2).zip(CUTOFFS) {
@@ -106,7 +106,7 @@ fn names() -> impl Iterator<Item = String> {
     CUTOFFS.into_iter().flat_map(|k| [format!("ndcg@{k}"), format!("hr@{k}")])
 }
 
-/// Sums of the metrics over some windows, and how many.
+/// Sums of the metrics over some windows, and the number of windows.
 #[derive(Clone, Copy, Default)]
 struct Sum {
     values: Values,
@@ -166,7 +166,7 @@ fn summarise_group(outcomes: &[Outcome], seed: u64) -> Group {
     }
 }
 
-/// Linear interpolation between the order statistics, as NumPy's default.
+/// Interpolates linearly between the order statistics, as NumPy does by default.
 fn percentile(sorted: &[f64], p: f64) -> f64 {
     let at = p * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
@@ -209,7 +209,7 @@ mod tests {
         Outcome { window: user, user, target: 0, cold, rank }
     }
 
-    /// Ranks 0, 2, 9, 10 and none by hand.
+    /// Ranks 0, 2, 9, 10 and none, computed by hand.
     #[test]
     fn equals_the_hand_worked_means() {
         let ranks = [Some(0), Some(2), Some(9), Some(10), None];
@@ -240,7 +240,7 @@ mod tests {
         assert!((high - (0.2 + 1.96 * 0.01265)).abs() < 0.004, "{high}");
         assert_eq!(summary, summarise(&outcomes, 7));
         assert_ne!(summary, summarise(&outcomes, 8));
-        // A user's windows are drawn together: ten equal ones tell no more than one.
+        // A user's windows are drawn together: ten equal ones have no more information than one.
         let repeated: Vec<Outcome> = outcomes.iter().flat_map(|o| std::iter::repeat_n(*o, 10)).collect();
         assert_eq!(summarise(&repeated, 7).all.intervals["hr@10"], [low, high]);
     }

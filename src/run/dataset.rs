@@ -23,23 +23,23 @@ use crate::text::PromptSet;
 use crate::train::{Samples, Ui, Validate};
 use crate::{Context, Error, Result};
 
-/// What a run learns from, and what chooses its best epoch.
+/// The training and validation data of a run.
 pub(crate) struct TrainingData {
-    /// What is trained on.
+    /// Samples to train on.
     pub train: Samples,
-    /// What the validation loss is of.
+    /// Examples of the validation loss.
     pub valid: Vec<Example>,
-    /// Ranks the validation windows; `None` where the loss alone chooses.
+    /// Ranks the validation windows; with `None` the loss alone chooses the epoch.
     pub validate: Option<Validate<Concrete>>,
-    /// What prompts begin with.
+    /// Tokens with which all prompts begin.
     pub beginning: Vec<u32>,
-    /// How much there is to train on, in words.
+    /// Size of the training data, in words.
     pub shown: String,
-    /// What validates, in words.
+    /// Description of the validation data, in words.
     pub validation: String,
 }
 
-/// Opens the windows of the corpus that a run learns from, and those that choose its best epoch.
+/// Opens the training windows of a run's corpus, and the windows by which its best epoch is chosen.
 ///
 /// # Errors
 /// No window to train on; one that leaves no room for the longest title.
@@ -117,12 +117,13 @@ pub(crate) fn training_windows(
     Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
 }
 
-/// A seeded sample of `windows` (or rows) and their places, in their order; all of them for `None`.
+/// Returns a seeded sample of `windows` (or rows) with their indices, in their order; all of them
+/// for `None`.
 pub(crate) fn sample<T: Copy>(windows: &[T], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, T)>> {
     let all = || windows.iter().copied().enumerate().map(|(i, w)| (i as u32, w));
     let Some(limit) = limit.filter(|&limit| limit < windows.len()) else { return Ok(all().collect()) };
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    // Streams from 1 upward are the epochs' orders.
+    // The streams from 1 on are the orders of the epochs.
     rng.set_stream(u64::MAX - stream);
     let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
     chosen.sort_unstable();

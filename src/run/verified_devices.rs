@@ -1,4 +1,4 @@
-//! Devices that compute what the CPU computes.
+//! Devices that compute the same numbers as the CPU.
 
 use burn::DispatchDevice;
 
@@ -6,11 +6,12 @@ use super::self_check::{Check, checks};
 use crate::device::{BackendChoice, BackendName, TUNED};
 use crate::{Context, Error, Result};
 
-/// The devices to run on. Kernels that are fused, and chosen by timing them ([`TUNED`]), have given
-/// wrong numbers in silence: in a build that has them a GPU must first pass `doctor`'s self-check.
+/// Opens the devices to run on. Kernels that are fused, and selected by timing them ([`TUNED`]),
+/// have silently given wrong numbers: in a build that has them a GPU must first pass `doctor`'s
+/// self-check.
 ///
 /// # Errors
-/// As [`BackendChoice::devices`]; a device that dies, or computes otherwise than the CPU.
+/// Those of [`BackendChoice::devices`]; a device that dies, or computes other numbers than the CPU.
 pub(crate) fn verified_devices(backend: &BackendChoice) -> Result<Vec<DispatchDevice>> {
     let devices = backend.devices()?;
     if TUNED && backend.name != BackendName::Cpu {
@@ -43,6 +44,8 @@ pub(crate) fn verified_device(backend: &BackendChoice) -> Result<DispatchDevice>
     Ok(verified_devices(backend)?.swap_remove(0))
 }
 
+/// Checks that only one device is named.
+///
 /// # Errors
 /// Several devices.
 pub(crate) fn check_one_device(backend: &BackendChoice) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What a training run does not go on from: numbers that are not finite, and a dead device.
+//! Checks that stop a training run: numbers that are not finite, and a dead device.
 
 use crate::core::panic::DeviceGuard;
 use crate::{Error, Result};
