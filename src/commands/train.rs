@@ -47,8 +47,8 @@ pub struct TrainReport {
     pub notice: Option<String>,
 }
 
-/// Checks that a resumed LML run goes on with the loss that it began with: versions that recorded
-/// no BOS ignored `loss.temperature`.
+/// Checks that a resumed LML run keeps the loss that it began with: versions that recorded no BOS
+/// ignored `loss.temperature`.
 fn check_lml_temperature(dir: &Path, config: &RunConfig, started: Option<&Identity>) -> Result<()> {
     let old = started.is_some_and(|identity| identity.bos.is_none());
     let changed = config.loss.kind == LossKind::Lml

@@ -117,8 +117,7 @@ impl<B: Backend> SentenceEncoder<B> {
         self.dim
     }
 
-    /// Encodes texts as vectors of length 1. A long text is cut to as many tokens as the encoder
-    /// reads.
+    /// Encodes texts as vectors of length 1. Long texts are cut.
     ///
     /// # Shapes
     /// Returns `[texts, dim]`, row after row.

@@ -1,5 +1,5 @@
-//! What a run learns from: the training windows of its corpus, and those that choose its best
-//! epoch.
+//! The training data of a run: the training windows of its corpus, and the windows by which its
+//! best epoch is chosen.
 
 use std::io::IsTerminal;
 use std::rc::Rc;

@@ -121,8 +121,8 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first,
-    /// then each text between vectors tokenised as one.
+    /// Returns the tokens of a prompt of any length: the BOS token where the tokenizer puts one
+    /// first, then each text between vectors tokenised as one.
     ///
     /// # Errors
     /// An empty prompt.
@@ -146,7 +146,7 @@ impl PromptContext {
         self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
-    /// Returns what stands in a window's prompt: of the history the most recent `data.history`
+    /// Returns the values of a window's prompt: of the history the most recent `data.history`
     /// items.
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
         let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();

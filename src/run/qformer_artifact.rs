@@ -35,8 +35,8 @@ pub struct AlignedConfig {
     pub step: usize,
     /// Width of the projections that the contrastive losses compare.
     pub projection: usize,
-    /// What the vectors were divided by before the Q-Former read them; `None` of a run of an
-    /// earlier version, which read them as they are.
+    /// Scale by which the vectors were divided before the Q-Former read them; `None` for a run of
+    /// an earlier version, which did not divide them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<VectorScale>,
     /// Identity of the training data: phase 2 refuses other vectors.

@@ -161,10 +161,10 @@ pub(crate) fn samples(
     }
 }
 
-/// The samples of an epoch over prompt sets: every set has every window by some of its seen
-/// prompts, different ones, drawn anew each epoch. A step is of one set, and the sets take turns.
-/// Sample `window * P + prompt` is a window and one of all P seen prompts, the first set's before
-/// the second's.
+/// The order of an epoch over prompt sets: every set has every window with some of its seen
+/// prompts, different ones, drawn anew each epoch. A step belongs to one set, and the sets take
+/// turns. Sample `window * P + prompt` is a window with one of all P seen prompts, the first set's
+/// before the second's.
 ///
 /// OpenP5 (`SingleMultiDataTaskSampler.py`, `MultiTaskDataset.py`) takes turns in the same way; it
 /// draws with replacement, and fills the last batch from the set's beginning, where itemlm's last

@@ -56,9 +56,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens the run in `dir` with its best validated step's weights, or else its newest
-    /// checkpoint's; its prior, if it has one, with the weight chosen for that step, or else the
-    /// run file's.
+    /// Opens the run in `dir` with the weights of its best validated step, or else of its newest
+    /// checkpoint; its prior, if it has one, with the weight chosen for that step, or else the run
+    /// file's.
     ///
     /// # Errors
     /// A directory without a run, a run without a checkpoint, or one of another model or corpus

@@ -1,5 +1,5 @@
-//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, the loss's
-//! state and the progress of the run.
+//! Checkpoints of the trainable parameters alone: adapter (or weights), optimiser, the loss's state
+//! and the progress of the run.
 //!
 //! A checkpoint is a directory `step-<n>`, written under another name, synced and renamed, so it is
 //! whole or absent. The order of the windows and dropout's masks are functions of the seed and the

@@ -247,8 +247,8 @@ type RankedSplit = (Summary, Vec<Outcome>);
 /// The best ranking, and the weight of the prior that gave it.
 type BestRanking = (Summary, Vec<Outcome>, f64);
 
-/// Ranks with each weight of the prior: the best ranking by NDCG@10, of equally good ones the
-/// first, with its weight; and all that were tried.
+/// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
+/// the first) with its weight, and the metrics of all.
 fn best_weight(
     run: &mut Session,
     weights: &[f64],

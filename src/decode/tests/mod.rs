@@ -1,5 +1,5 @@
-//! The search with a prior: its limits, and its sum against enumeration. Beside it `search`,
-//! without a prior, and `generate`.
+//! Tests of the search with a prior: its limits, and its sum against enumeration. Tests of `search`
+//! without a prior, and of `generate`, are in files of their own.
 
 mod generate;
 mod search;

@@ -107,8 +107,8 @@ fn titles(rng: &mut rand_chacha::ChaCha8Rng, count: usize) -> Vec<Vec<u32>> {
     (0..count).map(title).collect()
 }
 
-/// Few beams drop most prefixes; all users at once, and each alone, whatever their lengths; with
-/// and without a filter.
+/// Few beams drop most prefixes; all users run together, and each alone, whatever their lengths;
+/// with and without a filter.
 #[test]
 fn the_search_equals_the_plain_one_whatever_the_batch() {
     let device = BackendName::Cpu.device().unwrap();

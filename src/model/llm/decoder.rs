@@ -40,8 +40,8 @@ impl<'a> Tune<'a> {
         }
     }
 
-    /// Returns the shape of a model that is to read what [`Tune::training`] trained, and only
-    /// ranks.
+    /// Returns the form of a model that only ranks, with room for the weights that
+    /// [`Tune::training`] trained.
     pub fn inference(config: &'a LlmConfig, seed: u64) -> Self {
         match config.tune {
             TuneKind::Lora => Self::Lora(&config.lora, seed),

@@ -146,8 +146,8 @@ impl Counter {
         [k, v]
     }
 
-    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says it
-    /// of the input.
+    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says
+    /// whether the input has one.
     fn linear<B: Backend>(&mut self, part: Part, linear: &LoraLinear<B>, run: &Run, tracked: bool) -> bool {
         let [out, width] = linear.weight.dims();
         let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;

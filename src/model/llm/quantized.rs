@@ -1,7 +1,7 @@
 //! Frozen matrices that stay in the 4- and 8-bit blocks of their GGUF file.
 //!
-//! Nothing is rounded anew: [`QuantizedWeight::dequantize`] is to the bit what the file's numbers
-//! are in f32.
+//! There is no second rounding: [`QuantizedWeight::dequantize`] returns, to the bit, the file's
+//! numbers in f32.
 
 use burn::module::AutodiffModule;
 use burn::prelude::*;
