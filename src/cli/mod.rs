@@ -2,6 +2,7 @@
 
 mod arguments;
 mod doctor;
+mod flags;
 mod inspect;
 mod plan;
 mod prepare;
@@ -58,7 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            log(format_args!("error: {error}"));
+            log(format_args!("error: {}", flags::with_flags(&error.to_string())));
             error.exit_code()
         }
     }

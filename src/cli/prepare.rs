@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
+use super::flags::with_flags;
 use super::inspect::escape;
 use super::show;
 use crate::data::{
@@ -150,7 +151,9 @@ impl PrepareArgs {
         // One signal is enough: the work stops at the next block of rows, and its temporary folders
         // are removed.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
-        show(self.json, &prepare(&options)?, |report| prepare_text(&options.out, report))
+        let mut report = prepare(&options)?;
+        report.warnings.iter_mut().for_each(|warning| *warning = with_flags(warning));
+        show(self.json, &report, |report| prepare_text(&options.out, report))
     }
 }
 

@@ -147,7 +147,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
             // A device that computes wrong numbers is no usage error.
             let wrong = why.exit_code() == 1;
             let why = why.to_string();
-            let why = why.strip_prefix(&format!("--backend {name}: ")).unwrap_or(&why);
+            let why = why.strip_prefix(&format!("option `backend` {name}: ")).unwrap_or(&why);
             if name.is_compiled() {
                 report.status = if wrong { Status::Failed } else { Status::NoDevice };
             }

@@ -44,8 +44,8 @@ impl LlmConfig {
     pub fn check_trainable(&self) -> Result<()> {
         match self.precision {
             Precision::F16 => Err(Error::usage(
-                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps \
-                 0 makes a run of the untuned model)",
+                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" \
+                 (option `max_steps` 0 makes a run of the untuned model)",
             )),
             _ => Ok(()),
         }

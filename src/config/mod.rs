@@ -216,7 +216,7 @@ pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
 pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
-    let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
+    let bad = |why: &str| Error::usage(format!("option `set` {assignment}: {why}; write key.path=value"));
     let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
     let value = match format!("value = {value}").parse::<toml::Table>() {
         Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(|| bad("no value"))?,

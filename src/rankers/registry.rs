@@ -173,8 +173,7 @@ impl RankerSpec {
             }
             ([name], None) => {
                 return Err(Error::usage(format!(
-                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out \
-                     FILE` writes"
+                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name}` writes"
                 )));
             }
             ([name], Some(_)) if config.in_loss => {

@@ -37,7 +37,7 @@ pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs:
 }
 
 fn not_empty(dir: &Path) -> Error {
-    Error::usage(format!("{} exists; go on with --resume, or choose another --out", dir.display()))
+    Error::usage(format!("{} exists; go on with option `resume`, or choose another option `out`", dir.display()))
 }
 
 /// Returns whether `dir` is a directory with nothing in it but files that [`create`] leaves if the
@@ -158,7 +158,7 @@ mod tests {
         let first = create(dir.path(), "first", &"of the first").unwrap();
         assert!(error("second").ends_with("another process trains this run"));
         drop(first);
-        assert!(error("second").contains("exists; go on with --resume"));
+        assert!(error("second").contains("exists; go on with option `resume`"));
         assert_eq!(fs::read_to_string(dir.path().join(CONFIG)).unwrap(), "first");
         assert_eq!(read_identity::<String>(dir.path()).unwrap(), "of the first");
     }

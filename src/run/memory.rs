@@ -85,7 +85,8 @@ pub(crate) fn warning(
     let more = counted.peak(&step).saturating_sub(counted.program);
     Ok(memory.bytes.filter(|&available| available < more).map(|available| {
         format!(
-            "this run may take {} MiB of memory, and {} MiB is {}; train --plan tells what for, and what fits",
+            "this run may take {} MiB of memory, and {} MiB is {}; `train` can plan it: what it takes memory for, and \
+             what fits",
             more >> 20,
             available >> 20,
             memory.of

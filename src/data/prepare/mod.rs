@@ -181,7 +181,8 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
     let retitled = raw.catalogue.retitled_items();
     if retitled > 0 {
         let kept = if read_options.table.title_choice == Some(TitleChoice::Last) { "last" } else { "first" };
-        warnings.push(format!("{retitled} items have more than one title; the {kept} one counts (--title-choice)"));
+        warnings
+            .push(format!("{retitled} items have more than one title; the {kept} one counts (option `title_choice`)"));
     }
     let passed_over = list.passed_over.into_iter().chain(unused).collect();
     Ok(ReadSource { raw, inputs, files: rows, passed_over, skipped, warnings })
@@ -286,7 +287,8 @@ fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     };
     if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 || options.tasks.is_some() {
         return Err(Error::usage(
-            "prepare msl keeps the released windows: --config, --format, --skip-bad and --tasks do not apply to it",
+            "prepare msl keeps the released windows: option `config`, option `format`, option `skip_bad` and option \
+             `tasks` do not apply to it",
         ));
     }
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
@@ -321,7 +323,7 @@ fn report(
     if let Some(earliest) = audit.earliest.and_then(|time| chrono::DateTime::from_timestamp(time, 0)) {
         warnings.push(format!(
             "times: {} of {interactions} interactions are before 1990, the earliest at {}: is their unit right (table: \
-             --time-unit)?",
+             option `time_unit`)?",
             audit.early,
             earliest.format("%Y-%m-%dT%H:%M:%SZ")
         ));
@@ -375,5 +377,6 @@ fn show(inputs: &[PathBuf]) -> String {
 /// Returns half of the machine's memory, or of the container's limit, bytes.
 fn half_of_memory() -> Result<u64> {
     let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
-    known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))
+    let unknown = || Error::usage("this system does not tell its memory: give option `memory`");
+    known.map(|bytes| bytes / 2).ok_or_else(unknown)
 }

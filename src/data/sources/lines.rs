@@ -238,7 +238,7 @@ fn parse_lines<C: Default>(
 }
 
 /// The message for bytes that are not UTF-8.
-pub(super) const NOT_UTF8: &str = "not UTF-8 (table: --encoding says what else it is)";
+pub(super) const NOT_UTF8: &str = "not UTF-8 (table: option `encoding` says what else it is)";
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// The message of an open quote: where it ends cannot be known.
 const STRAY_QUOTE: &str = "a quoted field does not end, or text follows its closing quote (a quote inside one is \
                            written \
-                           twice; table: --escape '\\' or --quote none where it is not)";
+                           twice; table: option `escape` '\\' or option `quote` none where it is not)";
 
 /// A file of records.
 pub(super) struct DelimitedFile {
@@ -88,7 +88,7 @@ impl DelimitedFile {
         match indices.next() {
             None => Ok(index),
             Some(second) => Err(Error::failed(format!(
-                "{}: two columns are named `{}`, the {}th and the {}th: name the columns by --columns",
+                "{}: two columns are named `{}`, the {}th and the {}th: name the columns by option `names`",
                 self.file,
                 shorten(name),
                 index + 1,
@@ -269,7 +269,7 @@ impl DelimitedFile {
 pub(super) fn missing_column(file: &SourceFile, name: &str, present: &[String]) -> Error {
     // A header of numbers or times is probably the first row.
     let data = present.iter().any(|field| field.trim_matches('"').starts_with(|c: char| c.is_ascii_digit()));
-    let advice = if data { "; if that is a row of data, name the columns with --columns a,b,c" } else { "" };
+    let advice = if data { "; if that is a row of data, name the columns with option `names` a,b,c" } else { "" };
     let (name, present) = (shorten(name), shorten(&present.join(", ")));
     Error::failed(format!("{file}: column `{name}` is missing; it has {present}{advice}"))
 }

@@ -52,7 +52,8 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
         input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.read_error(&e))?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
             let most = memory / PARSED;
-            let what = format!("with it the files hold more than {most} bytes, a 16th of the memory: raise --memory");
+            let what =
+                format!("with it the files hold more than {most} bytes, a 16th of the memory: raise option `memory`");
             Error::failed(format!("{}: {what}", path.display()))
         })?;
         inputs.push(input.finish()?);
@@ -191,7 +192,7 @@ mod tests {
         assert!(read_msl(dir.path(), size * PARSED).is_ok());
         for (memory, file) in [(size * PARSED - 1, "test.csv"), (1 << 20, "train.csv.zst"), (0, TITLES)] {
             let error = read_msl(dir.path(), memory).unwrap_err().to_string();
-            assert!(error.contains(&format!("{file}: with it")) && error.contains("--memory"), "{error}");
+            assert!(error.contains(&format!("{file}: with it")) && error.contains("option `memory`"), "{error}");
         }
     }
 

@@ -159,13 +159,13 @@ impl Table {
                 if self.columns.user.is_none() && self.columns.title.is_some() {
                     let item = settings.catalogue_item.as_deref().unwrap_or_default();
                     hint = format!(
-                        "; a catalogue needs the column `{}` (--catalogue-item names it)",
+                        "; a catalogue needs the column `{}` (option `catalogue_item` names it)",
                         super::fields::shorten(item)
                     );
                 } else if let ([only], true) = (names, self.format.is_text())
                     && let Some(delimiter) = [';', '|', '\t', ':'].into_iter().find(|c| only.contains(*c))
                 {
-                    hint = format!("; is it delimited by `{}` (--delimiter)?", delimiter.escape_default());
+                    hint = format!("; is it delimited by `{}` (option `delimiter`)?", delimiter.escape_default());
                 }
                 return Err(Error::failed(error + &hint));
             }
@@ -266,7 +266,10 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let log = EventLog::new(rows, &options.workspace, asked.time.is_some(), asked.rating.is_some())?;
     let mut raw = RawDataset { log, catalogue: Catalogue::default(), format: String::new() };
     raw.catalogue.missing = if asked.title.is_none() {
-        Some("no column of titles is named: add --title COLUMN, or give a --config without the step `titled`")
+        Some(
+            "no column of titles is named: add option `title` COLUMN, or give an option `config` without the step \
+             `titled`",
+        )
     } else {
         None
     };

@@ -61,23 +61,29 @@ impl Settings {
     pub(super) fn new(options: &ReadOptions) -> Result<Self> {
         let columns = options.columns.clone();
         if columns.user.is_none() || columns.item.is_none() {
-            return Err(Error::usage("table: name the columns of users and of items (--user COLUMN --item COLUMN)"));
+            return Err(Error::usage(
+                "table: name the columns of users and of items (option `user` COLUMN option `item` COLUMN)",
+            ));
         }
         let TableOptions { delimiter, quote, escape, encoding, names, .. } = &options.table;
         let delimiter =
-            delimiter.as_deref().map(|text| character("--delimiter", text, &[("tab", b'\t'), ("\\t", b'\t')]));
+            delimiter.as_deref().map(|text| character("option `delimiter`", text, &[("tab", b'\t'), ("\\t", b'\t')]));
         let quote = quote.as_deref().map(|text| match text {
             "none" | "" => Ok(None),
-            text => character("--quote", text, &[]).map(Some),
+            text => character("option `quote`", text, &[]).map(Some),
         });
-        let escape = escape.as_deref().map(|text| character("--escape", text, &[]));
+        let escape = escape.as_deref().map(|text| character("option `escape`", text, &[]));
         let (delimiter, quote, escape) = (delimiter.transpose()?, quote.transpose()?, escape.transpose()?);
         if delimiter.is_some() && (quote.flatten() == delimiter || escape == delimiter) {
-            return Err(Error::usage("table: --delimiter is the character of --quote or --escape"));
+            return Err(Error::usage(
+                "table: option `delimiter` is the character of option `quote` or option `escape`",
+            ));
         }
         let options = &options.table;
         if options.clicked_suffix.is_some() && options.item_separator.is_none() {
-            return Err(Error::usage("table: --clicked-suffix is for the items of a list (--item-separator)"));
+            return Err(Error::usage(
+                "table: option `clicked_suffix` is for the items of a list (option `item_separator`)",
+            ));
         }
         Ok(Self {
             catalogue_item: options.catalogue_item.clone().or_else(|| columns.item.clone()),
@@ -134,7 +140,7 @@ impl Settings {
             if let Some(name) = &names.file
                 && !files.iter().any(|file| names.is_for(file))
             {
-                return Err(Error::usage(format!("table: --columns {name}=…: no input is named so")));
+                return Err(Error::usage(format!("table: option `names` {name}=…: no input is named so")));
             }
         }
         Ok(())
@@ -153,7 +159,7 @@ fn file_names(text: &str) -> Result<FileNames> {
     };
     let names: Vec<String> = names.split(',').map(|name| name.trim().to_string()).collect();
     if names.iter().all(String::is_empty) {
-        return Err(Error::usage("table: --columns takes names such as user,item,time"));
+        return Err(Error::usage("table: option `names` takes names such as user,item,time"));
     }
     Ok(FileNames { file, names, last_takes_rest })
 }

@@ -118,7 +118,7 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().skip(index + 1).any(|other| other == name && !name.is_empty()) {
-            return Err(Error::usage(format!("table: --columns names `{}` twice", shorten(name))));
+            return Err(Error::usage(format!("table: option `names` names `{}` twice", shorten(name))));
         }
     }
     Ok((DelimitedFile::with_names(file, dialect, names.to_vec(), last_takes_rest), sections))

@@ -13,7 +13,8 @@ pub(super) enum DateOrder {
 type DateResult<T> = Result<T, String>;
 
 /// The forms that are read, for an error message.
-const FORMS: &str = "is neither a number nor a date such as 2014-03-07T12:00:00Z (--time-format says what else it is)";
+const FORMS: &str = "is neither a number nor a date such as 2014-03-07T12:00:00Z (option `time_format` says what else \
+                     it is)";
 
 /// Returns Unix time in milliseconds. Without a time of day it is midnight, without an offset UTC.
 ///
@@ -84,7 +85,7 @@ fn numeric(text: &str, order: Option<DateOrder>) -> DateResult<(NaiveDate, &str)
         Some(order) => order,
         None if first > 12 || first == second => DateOrder::DayFirst,
         None if second > 12 => DateOrder::MonthFirst,
-        None => return Err("may give the day or the month first (--time-format says which)".into()),
+        None => return Err("may give the day or the month first (option `time_format` says which)".into()),
     };
     let found = match order {
         DateOrder::DayFirst => date(third, second, first),

@@ -223,7 +223,7 @@ impl TimeSample {
             (0, 0, Some(text)) => {
                 let text = shorten(text);
                 return Err(format!(
-                    "no row tells whether `{text}` gives the day or the month first: say it by --time-format, \
+                    "no row tells whether `{text}` gives the day or the month first: say it by option `time_format`, \
                      such as %d/%m/%Y or %m/%d/%Y"
                 ));
             }
@@ -305,8 +305,8 @@ impl TimeParser {
             let found = Unit::detect(whole);
             if let Some(other) = found.filter(|found| *found != unit) {
                 return Err(format!(
-                    "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says \
-                     otherwise)"
+                    "time {whole} is in {other}, but the other times of the file are in {unit} (option \
+                     `time_unit` says otherwise)"
                 ));
             }
             if found.is_none() && compact_date(whole).is_some() {

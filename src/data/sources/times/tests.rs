@@ -66,7 +66,7 @@ fn the_order_of_day_and_month() {
     assert_eq!(times(NONE, &["1/2/2014", "13/2/2014"]), [Ok(1_391_212_800_000), Ok(1_391_212_800_000 + 12 * day)]);
     assert_eq!(times(NONE, &["1/2/2014", "2/13/2014"])[0], Ok(1_388_620_800_000));
     let error = parser(NONE, &[TimeValue::Text("1/2/2014")]).err().unwrap();
-    assert!(error.contains("1/2/2014") && error.contains("--time-format"), "{error}");
+    assert!(error.contains("1/2/2014") && error.contains("option `time_format`"), "{error}");
     // Both in one file: the rarer one is an error.
     let both = times(NONE, &["13/2/2014", "14/2/2014", "2/15/2014"]);
     assert!(both[2].is_err(), "{both:?}");
