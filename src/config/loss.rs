@@ -95,7 +95,7 @@ pub enum LossKind {
     /// Softmax over the trie's children.
     #[default]
     Msl,
-    /// MSL whose tokens are weighted by how near they are to falling out of the beam (BEAR).
+    /// MSL whose tokens are weighted by their probability relative to the edge of the beam (BEAR).
     Bear,
 }
 

@@ -52,7 +52,7 @@ pub struct RunConfig {
     /// How items are ranked.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// A ranker without a language model that helps the LLM to rank.
+    /// The prior beside the LLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
