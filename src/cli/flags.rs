@@ -4,8 +4,8 @@ use clap::{Command, CommandFactory};
 
 use super::arguments::Cli;
 
-/// How a message of the library begins to name an option, which it does in the form
-/// "option `time_format`": it knows no command line.
+/// Beginning of an option in a message of the library, which writes "option `time_format`": it
+/// knows no command line.
 const OPTION: &str = "option `";
 
 /// Returns a message with the library's options as flags: `--time-format`.

@@ -76,7 +76,7 @@ struct ColumnArgs {
     text: Option<String>,
 }
 
-/// How the files of a table are written.
+/// Arguments about the format of a table's files.
 #[derive(Args)]
 struct TableArgs {
     /// table: the character between fields, or tab; by default what the first lines show

@@ -42,7 +42,7 @@ pub struct BaselineReport {
     /// The weight of each part of a mixture, fitted on the validation windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixture: Option<BTreeMap<String, f64>>,
-    /// Null: there is no beam search.
+    /// Number of beams: null, as there is no beam search.
     pub beams: Option<usize>,
 }
 

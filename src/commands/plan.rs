@@ -78,7 +78,7 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
     check_precision(config.llm.precision, device)?;
     config.llm.check_trainable()?;
     let options = TrainOptions::dry(backend, Interrupter::new());
-    let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } =
+    let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } =
         RunInputs::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
@@ -88,7 +88,7 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         Some(tasks) => tasks.training_data(config, &ranking)?,
         None => training_windows(config, &ranking, &prompt_sets, &options)?,
     };
-    let sizes = memory::estimator(config, &llama, quantized, encoder.as_ref(), &ranking);
+    let sizes = memory::estimator(config, &decoder, quantized, encoder.as_ref(), &ranking);
     let counted = RunMemory::new(config, sizes, &ranking, &data, name == BackendName::Cpu, SAMPLES)?;
     let gradient_checkpointing = config.train.gradient_checkpointing;
     let step = counted.largest(config.train.micro_batch(), gradient_checkpointing, usize::MAX);

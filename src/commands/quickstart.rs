@@ -265,8 +265,8 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
-    let RunInputs { ranking, llama, weights, .. } = RunInputs::open(config, None, device)?;
-    let llm = Decoder::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
+    let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
+    let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
     let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
     Ok(summarise(&outcomes.unwrap_or_default(), SEED))
 }

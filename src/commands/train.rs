@@ -89,7 +89,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);
-    let PreparedRun { model, run, precision, notice, shown, validation } =
+    let PreparedRun { model, run, precision, notice, train_size, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
@@ -101,7 +101,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     if options.ui == Ui::Plain {
         let shared =
             if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
-        log(format_args!("{shared}{precision}; {shown}; {validation}"));
+        log(format_args!("{shared}{precision}; {train_size}; {validation}"));
     }
     let mut token_loss = run.token_loss;
     let outcome = catch_out_of_memory(&options.backend, || training(config, out), || crate::train::run(model, run))?;

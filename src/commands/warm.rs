@@ -46,8 +46,7 @@ pub struct WarmReport {
     /// The run's first optimiser steps on the device, at the peak learning rate and without the
     /// adapter's dropout.
     pub steps: Vec<WarmStep>,
-    /// The same steps on the CPU; empty where a Q-Former has dropout, which each device draws
-    /// differently.
+    /// Steps on the CPU; empty where a Q-Former has dropout, which each device draws differently.
     pub cpu: Vec<WarmStep>,
     /// The largest difference between the two, of a loss or a gradient norm, as a share of the
     /// CPU's; null without a comparison.

@@ -40,7 +40,7 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The language model, and which of its weights train.
     pub llm: LlmConfig,
-    /// How items enter the prompt.
+    /// The form of items in prompts.
     #[serde(default)]
     pub items: ItemsConfig,
     /// The loss.
@@ -49,7 +49,7 @@ pub struct RunConfig {
     /// The optimiser and its schedule.
     #[serde(default)]
     pub train: TrainConfig,
-    /// How items are ranked.
+    /// The search that ranks items.
     #[serde(default)]
     pub decode: DecodeConfig,
     /// The prior beside the LLM.
@@ -61,7 +61,7 @@ fn default_seed() -> u64 {
     42
 }
 
-/// What a run learns to write after a prompt.
+/// The texts that a run learns to write after a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective<'a> {
     /// Titles of the catalogue: the run ranks items.

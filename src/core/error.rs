@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
 
-/// What went wrong, by who can mend it.
+/// The kind of an error: who can mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Wrong usage or configuration: the caller asks for something that cannot be.

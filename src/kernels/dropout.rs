@@ -51,7 +51,7 @@ impl Mask {
     }
 }
 
-/// The finaliser of MurmurHash3, after a step of Weyl's sequence.
+/// Computes the finaliser of MurmurHash3, after a step of Weyl's sequence.
 #[inline(always)]
 fn hash(n: u32) -> u32 {
     let n = n.wrapping_mul(0x9e37_79b9);

@@ -15,6 +15,9 @@ use crate::device::{Concrete, Training};
 /// Returns `x` and starts the part `part` of the [profile](crate::core::profiler), where one is
 /// recorded. In the backward pass it starts the part that came before `x` in the forward pass.
 ///
+/// # Shapes
+/// `x` and the output: any shape, the same.
+///
 /// burn runs backward steps by their depth in the graph, the deepest first. So every path through
 /// the graph must pass the scopes, as it does on a decoder's residual stream. Where two passes have
 /// layers of the same depth (a shared prefix and the trees after it), their scopes of a layer run

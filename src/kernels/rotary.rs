@@ -13,10 +13,10 @@ use super::simd::wide;
 
 /// The rotations of the tokens of one forward pass.
 pub(crate) enum Rotary<B: Backend> {
-    /// On the CPU.
+    /// Angles for the CPU.
     Cpu(Angles),
-    /// On other devices, computed as `x cos + (x H) sin`: H swaps the two halves of each head and
-    /// negates the first. As a product over flat rows every operand is contiguous.
+    /// Tables for other devices, where rotation is `x cos + (x H) sin`: H swaps the two halves of
+    /// each head and negates the first. As a product over flat rows every operand is contiguous.
     Tensors {
         /// cos and sin, `[batch or 1, seq · heads · head_dim]`.
         queries: (Tensor<B, 2>, Tensor<B, 2>),

@@ -9,7 +9,7 @@ pub enum InstructionSet {
     Avx512,
     /// AVX2 with FMA: 8 numbers at once.
     Avx2,
-    /// What the build targets: SSE2 on x86-64, NEON on ARM.
+    /// The instruction set of the build: SSE2 on x86-64, NEON on ARM.
     Baseline,
 }
 

@@ -47,7 +47,8 @@ impl TokenLoss for Bear {
         Candidates::Children
     }
 
-    /// The sum of the weights is the denominator: here they are not known yet.
+    /// Returns the number of target tokens; the sum of the weights, which is not known yet, takes
+    /// its place.
     fn denominator(&self, batches: &[Batch]) -> usize {
         batches.iter().map(|batch| batch.branching_tokens).sum()
     }

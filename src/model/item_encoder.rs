@@ -211,7 +211,7 @@ impl<B: Backend> ItemEncoder<B> {
                 "an encoder from {width} to {out} numbers is too large; take fewer queries"
             )));
         }
-        let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
+        let mut from = Parameters { weights: None, seed, trains: true, device, count: FIRST_ID };
         // The inputs have this root mean square.
         let projection = |from: &mut Parameters<B>, inputs: f64| {
             Linear::init(from, out, width, Init::Normal((scale / inputs / (width as f64).sqrt()) as f32))

@@ -18,7 +18,7 @@ use crate::{Context, Error, Result};
 /// Initial values of a parameter that no file holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Init {
-    /// The same number everywhere.
+    /// One number everywhere.
     Constant(f32),
     /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
@@ -35,15 +35,15 @@ pub(crate) struct Parameters<'a, B: Backend> {
     pub(crate) seed: u64,
     pub(crate) trains: bool,
     pub(crate) device: &'a B::Device,
-    pub(crate) made: u64,
+    pub(crate) count: u64,
 }
 
 impl<B: Backend> Parameters<'_, B> {
     /// Makes a parameter of these values, row-major.
     pub(crate) fn param<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
-        self.made += 1;
+        self.count += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
-        Param::initialized(self.made.into(), tensor)
+        Param::initialized(self.count.into(), tensor)
     }
 
     /// Makes a parameter that no file holds.
@@ -55,7 +55,7 @@ impl<B: Backend> Parameters<'_, B> {
     /// Returns the values of the next parameter, if it is new.
     pub(crate) fn values(&self, count: usize, init: Init) -> Vec<f32> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.made + 1);
+        rng.set_stream(self.count + 1);
         match init {
             Init::Constant(value) => vec![value; count],
             Init::Uniform(bound) => (0..count).map(|_| rng.random_range(-bound..bound)).collect(),

@@ -130,9 +130,12 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
     }
 
     /// Runs token trees as [`ItemLanguageModel::forward_trees`] does, for a backward pass. Returns
-    /// the hidden states of their nodes, `[nodes, hidden]`, and the rest of a loss's backward pass.
+    /// the hidden states of their nodes, and the rest of a loss's backward pass.
     ///
     /// * `seed`: of dropout.
+    ///
+    /// # Shapes
+    /// Output: `[nodes, hidden]`.
     pub fn train_trees(&self, trees: &TokenTreeBatch, seed: u64) -> (Tensor<B, 2>, TreesBackward<B>) {
         if !self.gradient_checkpointing {
             B::seed(&self.device(), seed);

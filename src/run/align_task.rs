@@ -170,9 +170,9 @@ impl Task for AlignTask<'_> {
         // The seed of dropout.
         <Concrete as Backend>::seed(&self.autodiff(), seed);
         let (losses, samples, tokens) = self.losses(seed, &work)?;
-        let mut shown = Vec::new();
+        let mut metrics = Vec::new();
         for (name, _, loss) in &losses {
-            shown.push((*name, scalar(loss.clone(), name)?));
+            metrics.push((*name, scalar(loss.clone(), name)?));
         }
         let total = losses.into_iter().map(|(_, weight, loss)| loss.mul_scalar(weight)).reduce(|a, b| a + b);
         let total = total.ok_or_else(|| Error::failed("a step without a loss"))?;
@@ -187,11 +187,11 @@ impl Task for AlignTask<'_> {
         self.aligner = self.optimizer.step(learning_rate, aligner, grads).clamp_temperatures();
         let temperatures =
             [("temperature", &self.aligner.temperature), ("pair_temperature", &self.aligner.pair_temperature)];
-        let mut logged = Vec::new();
+        let mut log_only = Vec::new();
         for (name, temperature) in temperatures {
-            logged.push((name, json!(scalar(temperature.val(), name)?)));
+            log_only.push((name, json!(scalar(temperature.val(), name)?)));
         }
-        Ok(StepReport { loss, learning_rate, grad_norm, samples, tokens, shown, logged })
+        Ok(StepReport { loss, learning_rate, grad_norm, samples, tokens, metrics, log_only })
     }
 
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<RetrievalScore>> {

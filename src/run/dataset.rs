@@ -32,9 +32,9 @@ pub(crate) struct TrainingData {
     /// Ranks the validation windows; with `None` the loss alone chooses the epoch.
     pub validate: Option<Validate<Concrete>>,
     /// Tokens with which all prompts begin.
-    pub beginning: Vec<u32>,
+    pub common_prefix: Vec<u32>,
     /// Size of the training data, in words.
-    pub shown: String,
+    pub train_size: String,
     /// Description of the validation data, in words.
     pub validation: String,
 }
@@ -70,9 +70,9 @@ pub(crate) fn training_windows(
     });
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
     let shortened = check_lengths(ranking, prompt_sets, &windows)?;
-    let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
+    let common_prefix = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
     let windows = training_targets(config.train.targets, &windows);
-    let mut shown = match config.train.targets {
+    let mut train_size = match config.train.targets {
         Targets::Last => format!("{} windows to train on", windows.len()),
         Targets::Every => {
             let targets: usize = windows.iter().map(TrainingWindow::targets).sum();
@@ -80,11 +80,11 @@ pub(crate) fn training_windows(
         }
     };
     if shortened > 0 {
-        shown += &format!(", {shortened} windows without their oldest items, which do not fit");
+        train_size += &format!(", {shortened} windows without their oldest items, which do not fit");
     }
     if let Some(first) = prompt_sets.first() {
         let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
-        shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
+        train_size += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
     }
     let validation = ranking.corpus.validation.clone();
 
@@ -114,7 +114,7 @@ pub(crate) fn training_windows(
     });
 
     let train = samples(config, ranking.clone(), prompt_sets, windows, in_loss);
-    Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
+    Ok(TrainingData { train, valid: valid_examples, validate, common_prefix, train_size, validation })
 }
 
 /// Returns a seeded sample of `windows` (or rows) with their indices, in their order; all of them

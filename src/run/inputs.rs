@@ -28,7 +28,7 @@ pub struct RunInputs {
     /// first seen prompt of the first set.
     pub prompt_sets: Vec<PromptSet>,
     /// The base model's architecture.
-    pub llama: DecoderConfig,
+    pub decoder: DecoderConfig,
     /// The base model's weights.
     pub weights: Weights,
     /// Size of the weights that stay quantised, with `llm.quantized`.
@@ -118,7 +118,7 @@ impl RunInputs {
             ranking,
             prompt_sets,
             text_tasks,
-            llama: llm.config,
+            decoder: llm.config,
             weights: llm.weights,
             quantized,
             entities,
@@ -127,6 +127,8 @@ impl RunInputs {
     }
 }
 
+/// Opens a prompt template for windows.
+///
 /// # Errors
 /// Those of [`Prompt::open`]; a template with `{item}`.
 pub fn open_prompt(template: &str) -> Result<Prompt> {

@@ -29,7 +29,7 @@ const ALLOCATOR: u64 = 6;
 pub struct Memory {
     /// Bytes that a run may use.
     pub bytes: Option<u64>,
-    /// Which memory that is, or why it is unknown.
+    /// Name of that memory, or why it is unknown.
     pub of: String,
     /// Largest tensor that the device allows, bytes, where it sets a limit.
     pub largest_tensor_bytes: Option<u64>,
@@ -51,14 +51,14 @@ pub struct LargestMicroBatch {
 /// Returns the estimator of the memory that a run's model takes.
 pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
-    llama: &'a DecoderConfig,
+    decoder: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
     encoder: Option<&'a ItemEncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
     MemoryEstimator {
-        decoder: llama,
+        decoder,
         tune: Tune::training(&config.llm, config.seed),
         precision: config.llm.precision,
         quantized,
@@ -110,7 +110,7 @@ pub(crate) struct RunMemory<'a> {
 }
 
 impl<'a> RunMemory<'a> {
-    /// * `samples`: least number of samples that are tokenised.
+    /// Lays out the first steps of a run.
     ///
     /// * `samples`: how many are tokenised, at least.
     pub fn new(

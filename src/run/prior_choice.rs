@@ -25,8 +25,8 @@ pub struct ChosenPrior {
     /// The settings of the search.
     pub decode: DecodeConfig,
     /// The prompt set and the prompt that were ranked with, of a run with prompt sets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked: Option<String>,
+    #[serde(rename = "asked", default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// Number of windows that were ranked.
     pub windows: usize,
     /// All weights that were compared.

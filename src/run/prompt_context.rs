@@ -24,7 +24,7 @@ pub struct PromptContext {
     pub context: usize,
     /// Most items of a history in a prompt, `data.history`.
     pub history: Option<usize>,
-    /// What happens to prompts that are too long, `data.too_long`.
+    /// Treatment of prompts that are too long, `data.too_long`.
     pub too_long: TooLong,
     /// The run file's prior, fitted on the corpus's training windows; with the run file's weight.
     pub prior: Option<TriePrior>,

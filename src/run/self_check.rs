@@ -38,7 +38,7 @@ const SCORINGS: [Scoring; 2] = [Scoring::Masked, Scoring::Full];
 pub struct Check {
     /// Name of the numbers that were compared.
     pub name: &'static str,
-    /// What they were compared with.
+    /// Numbers that they were compared with.
     pub against: &'static str,
     /// The largest difference; null where a value is missing or not a number.
     pub max_difference: f64,

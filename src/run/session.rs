@@ -79,7 +79,7 @@ impl Session {
         };
         let tune = Tune::inference(&config.llm, config.seed);
         check_precision(config.llm.precision, device)?;
-        let llm = Decoder::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
+        let llm = Decoder::load(&material.decoder, material.weights, tune, config.llm.precision, device)?;
         let model = match material.entities {
             Some(entities) => entities.blank(llm, device)?,
             None => llm.into(),

@@ -141,7 +141,7 @@ impl TextTaskData {
         train.iter().for_each(|&row| by_task[self.rows[row].task].push(row));
         let one_a_task = by_task.iter().filter_map(|rows| rows.first());
         let prompts = one_a_task.map(|&row| self.prompt(ranking, &self.rows[row])).collect::<Result<Vec<_>>>()?;
-        let shown = format!("{} rows of {} tasks to train on", train.len(), prompts.len());
+        let train_size = format!("{} rows of {} tasks to train on", train.len(), prompts.len());
         let (alpha, seed, batch_size) = (config.data.mixing.unwrap_or(1.0), config.seed, config.train.batch_size);
         let sizes: Vec<usize> = by_task.iter().map(Vec::len).collect();
         let epoch = move |epoch| {
@@ -159,8 +159,8 @@ impl TextTaskData {
             train,
             valid,
             validate: None,
-            beginning: common_prefix(&prompts).to_vec(),
-            shown,
+            common_prefix: common_prefix(&prompts).to_vec(),
+            train_size,
             validation,
         })
     }

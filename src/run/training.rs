@@ -64,7 +64,7 @@ pub(crate) struct PreparedRun {
     /// An option of the run file that this run cannot follow, and why.
     pub notice: Option<String>,
     /// Size of the training data, in words.
-    pub shown: String,
+    pub train_size: String,
     /// Description of the validation data, in words.
     pub validation: String,
 }
@@ -85,7 +85,7 @@ impl PreparedRun {
         for other in &devices[1..] {
             check_precision(config.llm.precision, other)?;
         }
-        let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
+        let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
         if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
             let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
             precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
@@ -102,14 +102,14 @@ impl PreparedRun {
             None => training_windows(config, &ranking, &prompt_sets, options)?,
         };
         let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
-        let sizes = memory::estimator(config, &llama, quantized, encoder, &ranking);
+        let sizes = memory::estimator(config, &decoder, quantized, encoder, &ranking);
         if let Some(warning) = memory::warning(config, sizes, &ranking, &data, &options.backend)? {
             log(format_args!("note: {warning}"));
         }
 
         let trained = TrainedWeights::from_config(&config.llm, &ranking.tokenizer);
         let llm = Decoder::<Training>::load(
-            &llama,
+            &decoder,
             weights,
             Tune::training(&config.llm, config.seed),
             config.llm.precision,
@@ -132,7 +132,7 @@ impl PreparedRun {
         model.gradient_checkpointing = config.train.gradient_checkpointing;
         if config.llm.tune == TuneKind::Frozen {
             // The tokens before the first vector depend on nothing that trains.
-            model = model.with_prefix_cache(&data.beginning);
+            model = model.with_prefix_cache(&data.common_prefix);
         }
 
         let context = LossContext::new(&ranking.catalogue, config.decode.beams);
@@ -155,7 +155,7 @@ impl PreparedRun {
             interrupter: options.interrupter.clone(),
         };
         let notice = notice(&token_loss, &context);
-        Ok(PreparedRun { model, run, precision, notice, shown: data.shown, validation: data.validation })
+        Ok(PreparedRun { model, run, precision, notice, train_size: data.train_size, validation: data.validation })
     }
 }
 

@@ -75,7 +75,7 @@ impl BertTokenizer {
     }
 }
 
-/// What `tokenizer_config.json` says about a text's characters; `None` where it says nothing.
+/// Options of `tokenizer_config.json` about a text's characters; `None` where it has none.
 #[derive(Default)]
 struct Settings {
     lower_case: Option<bool>,

@@ -199,8 +199,8 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
             grad_norm,
             samples: samples.len(),
             tokens: output.tokens,
-            shown: vec![("temperature", output.token_loss.temperature())],
-            logged: vec![("plain_tokens", json!(output.plain_tokens))],
+            metrics: vec![("temperature", output.token_loss.temperature())],
+            log_only: vec![("plain_tokens", json!(output.plain_tokens))],
         })
     }
 

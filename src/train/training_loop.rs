@@ -98,9 +98,9 @@ pub struct StepReport {
     /// Number of tokens run.
     pub tokens: usize,
     /// Further numbers for the log, the dashboard and `metrics.jsonl`.
-    pub shown: Vec<(&'static str, f64)>,
+    pub metrics: Vec<(&'static str, f64)>,
     /// Further values for `metrics.jsonl` alone.
-    pub logged: Vec<(&'static str, Value)>,
+    pub log_only: Vec<(&'static str, Value)>,
 }
 
 /// Options of a run.
@@ -221,13 +221,13 @@ impl<T: Task> Loop<'_, T> {
         add("grad_norm", json!(report.grad_norm));
         add("tokens", json!(report.tokens));
         add("seconds", json!(seconds));
-        report.shown.iter().for_each(|(name, value)| drop(add(name, json!(value))));
-        report.logged.iter().for_each(|(name, value)| drop(add(name, value.clone())));
+        report.metrics.iter().for_each(|(name, value)| drop(add(name, json!(value))));
+        report.log_only.iter().for_each(|(name, value)| drop(add(name, value.clone())));
         self.metrics.append(&Value::Object(line))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
         if self.options.ui == Ui::Plain {
-            let shown: String = report.shown.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+            let shown: String = report.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
             log(format_args!(
                 "step {}/{total_steps}  epoch {epoch}  loss {:.4}{shown}  lr {:.2e}  gradient norm {:.3}  {}",
                 progress.step,
@@ -243,13 +243,13 @@ impl<T: Task> Loop<'_, T> {
             ("Gradient norm", report.grad_norm),
             ("Tokens per second", tokens_per_second),
         ];
-        curves.extend(&report.shown);
+        curves.extend(&report.metrics);
         let steps = [progress.position, self.task.steps_per_epoch()];
         self.dashboard.show(Phase::Train, &curves, steps, [epoch, self.options.epochs], progress.step);
         Ok(())
     }
 
-    /// Validates; returns false if the user interrupted it.
+    /// Runs the validation; returns false if the user interrupted it.
     fn validate(&mut self) -> Result<bool> {
         let (epoch, step) = (self.outcome.progress.epoch + 1, self.outcome.progress.step);
         let score = match self.task.validate(epoch, step)? {

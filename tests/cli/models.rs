@@ -56,7 +56,7 @@ impl Models {
         self.0.write("prompts.jsonl", json!({"prompt": prompt, "items": titles}).to_string() + "\n");
     }
 
-    /// The line that `score` prints.
+    /// Returns the line that `score` prints.
     fn score(&self, llm: &str) -> Value {
         let line = format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl");
         document(&succeeded(&line, self.0.command(&line).output().unwrap()))

@@ -48,7 +48,7 @@ fn logits<B: Backend<Device = DispatchDevice>>(
     model.logits(hidden.reshape([BATCH * SEQ, model.config().hidden_size]), None)
 }
 
-/// Mean cross-entropy of the fixture's labels.
+/// Computes the mean cross-entropy of the fixture's labels.
 fn loss(model: &Decoder<Training>, expected: &Tensors, device: &DispatchDevice) -> Tensor<Training, 1> {
     let rows: Vec<i32> = expected.ints("label_positions").chunks(2).map(|at| (at[0] * SEQ + at[1]) as i32).collect();
     let labels: Vec<i32> = expected.ints("label_tokens").iter().map(|&label| label as i32).collect();
@@ -145,7 +145,7 @@ fn adapter_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamI
     model.layers.iter().enumerate().flat_map(of_layer).collect()
 }
 
-/// Hugging Face's names.
+/// Returns Hugging Face's names.
 fn weight_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamId)> {
     let mut names = vec![
         ("model.embed_tokens.weight".to_owned(), model.embed_tokens.id),

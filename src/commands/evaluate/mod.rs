@@ -44,7 +44,7 @@ pub struct EvaluateOptions {
     /// Weights of the prior in place of the run's. The one that ranks the validation windows best
     /// becomes the run's.
     pub prior_weights: Vec<f64>,
-    /// For a run that writes texts: a directory of a BERT that encodes sentences.
+    /// Directory of a BERT that encodes sentences, for a run that writes texts.
     pub sentence_encoder: Option<PathBuf>,
     /// The devices; several share the windows, texts are written on one.
     pub backend: BackendChoice,
@@ -189,7 +189,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         Some(prior) if tried.len() > 1 => {
             let (vectors, tried) = (run.prior_vectors, tried.clone());
             let (decode, windows) = (decode.clone(), windows.len());
-            ChosenPrior { prior, vectors, step: run.step, decode, asked: first, windows, tried }.write(dir)?;
+            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried }.write(dir)?;
         }
         _ => tried.clear(),
     }
@@ -291,8 +291,8 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
 fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&str>, decode: &DecodeConfig) {
     let Some(choice) = run.prior_choice.as_ref().filter(|_| options.prior_weights.is_empty()) else { return };
     let weight = choice.prior.weight;
-    if choice.asked.as_deref() != prompt {
-        let (by, now) = (choice.asked.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
+    if choice.prompt.as_deref() != prompt {
+        let (by, now) = (choice.prompt.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
         log(format_args!("note: the prior's weight {weight} was chosen by {by}; this ranks by {now}"));
     }
     if choice.decode != *decode {

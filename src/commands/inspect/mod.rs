@@ -35,11 +35,11 @@ pub struct InspectOptions {
 pub struct Inspection {
     /// The data set's name.
     pub name: String,
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The program that wrote the corpus.
     pub software: String,
-    /// How the validation windows were chosen, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     /// The steps from the source to the corpus, in order.
     pub steps: Vec<Step>,
@@ -125,8 +125,8 @@ pub struct Bin {
 pub struct Distribution {
     /// The spread; none without values.
     pub spread: Option<Spread>,
-    /// At most 20 bins of equal width over the smaller 99 % of the values; the last bin extends to
-    /// the largest value.
+    /// The histogram: at most 20 bins of equal width over the smaller 99 % of the values; the last
+    /// bin extends to the largest value.
     pub histogram: Vec<Bin>,
 }
 

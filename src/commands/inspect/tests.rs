@@ -33,7 +33,8 @@ fn bins(bins: &[Bin]) -> Vec<(usize, usize, usize)> {
     bins.iter().map(|b| (b.from, b.to, b.count)).collect()
 }
 
-/// Items: 0 five times, 1 twice, 2 and 3 once, 4 never. Users: 6, 2 and 1 interactions.
+/// Returns a corpus of three users. Items: 0 five times, 1 twice, 2 and 3 once, 4 never. Users: 6,
+/// 2 and 1 interactions.
 fn three_users() -> Corpus {
     let users: [(&str, &[u32]); 3] = [("a", &[0, 0, 1, 0, 2, 0]), ("b", &[1, 3]), ("c", &[0])];
     let test = vec![window(0, 3, 3), window(1, 6, 2)];

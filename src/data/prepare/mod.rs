@@ -24,10 +24,10 @@ use super::sources::{Columns, FileRows, RawDataset, ReadContext, ReadOptions, Ta
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
-/// What to prepare, and how.
+/// Options of [`prepare`].
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
-    /// What the inputs hold.
+    /// Kind of the inputs.
     pub source: Source,
     /// Files, or folders of them.
     pub inputs: Vec<PathBuf>,
@@ -43,14 +43,14 @@ pub struct PrepareOptions {
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
-    /// How a table's files are written; it wins over the configuration's.
+    /// Format of a table's files; it wins over the configuration's.
     pub table: TableOptions,
     /// Path of a file of text tasks made of the items' texts, outside the corpus folder; see
     /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
 
-/// What `prepare --json` prints.
+/// The report of `prepare --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Users with at least one interaction.
@@ -63,7 +63,7 @@ pub struct Report {
     pub windows: WindowCounts,
     /// Rows of the source left out, by step.
     pub dropped: BTreeMap<String, usize>,
-    /// How the validation windows were chosen, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     /// The detected format.
     pub format: String,
@@ -89,7 +89,7 @@ pub struct Report {
     /// Interactions with the user, item and time of another.
     #[serde(default)]
     pub repeated_interactions: usize,
-    /// What a reader of results should know.
+    /// Warnings for a reader of results.
     pub warnings: Vec<String>,
 }
 

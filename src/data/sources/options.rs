@@ -16,7 +16,7 @@ pub(crate) struct ReadOptions {
     pub(crate) workspace: Workspace,
     /// Names of a table's columns.
     pub(crate) columns: Columns,
-    /// How a table's files are written.
+    /// Format of a table's files.
     pub(crate) table: TableOptions,
 }
 
@@ -53,7 +53,7 @@ impl Columns {
     }
 }
 
-/// Which files of a table have the titles.
+/// The files of a table whose titles count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TitleFrom {
@@ -63,7 +63,7 @@ pub enum TitleFrom {
     Log,
 }
 
-/// Which title is kept of an item with several.
+/// The title that is kept of an item with several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TitleChoice {
@@ -74,7 +74,7 @@ pub enum TitleChoice {
     Last,
 }
 
-/// How the files of a `table` source are written.
+/// Format of the files of a `table` source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableOptions {
@@ -91,9 +91,9 @@ pub struct TableOptions {
     pub names: Vec<String>,
     /// The name of the item's column in catalogues, where it is another than in logs.
     pub catalogue_item: Option<String>,
-    /// Which files have the titles; by default the catalogues, if any has the column.
+    /// The files whose titles count; by default the catalogues, if any has the column.
     pub title_from: Option<TitleFrom>,
-    /// Which title is kept of an item with several; the first by default.
+    /// The title that is kept of an item with several; the first by default.
     pub title_choice: Option<TitleChoice>,
     /// The unit of times that are numbers; by default the one that fits most rows of a file.
     pub time_unit: Option<Unit>,

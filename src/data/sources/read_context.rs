@@ -28,7 +28,7 @@ pub(crate) struct ReadContext {
     pub(crate) rows: Vec<FileRows>,
     /// Files that the source does not use.
     pub(crate) unused: Vec<String>,
-    /// What a reader of the report should know.
+    /// Warnings for a reader of the report.
     pub(crate) warnings: Vec<String>,
     /// Progress in rows.
     pub(crate) progress: Progress,

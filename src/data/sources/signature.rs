@@ -16,7 +16,7 @@ pub(super) enum Signature {
     Parquet,
     /// A format that is not supported: its name and what to do.
     Unreadable(&'static str),
-    /// None of the above: text in UTF-8 or an 8-bit encoding.
+    /// Text in UTF-8 or an 8-bit encoding: anything else.
     Text,
 }
 

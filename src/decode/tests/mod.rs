@@ -31,7 +31,7 @@ fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     Decoder::load(&config, open_weights(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
-/// An LLM whose logits are all 0.
+/// Makes an LLM whose logits are all 0.
 fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     let mut model = llama(device);
     let head = model.lm_head.as_mut().unwrap();
@@ -39,7 +39,7 @@ fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     model.into()
 }
 
-/// The synthetic corpus, with one token for each word.
+/// Makes the synthetic corpus, with one token for each word.
 fn corpus() -> (Corpus, Catalogue) {
     let (corpus, _) = synthetic(3);
     let mut words: HashMap<&str, u32> = HashMap::new();

@@ -207,7 +207,8 @@ fn a_filtered_search_equals_scoring_the_allowed_items() {
     }
 }
 
-/// transformers' search, written as plainly as possible: token by token, all candidates sorted.
+/// Searches as transformers does, written as plainly as possible: token by token, all candidates
+/// sorted.
 fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<RankedItem> {
     let (mut beams, mut complete): (_, Vec<RankedItem>) = (vec![(0.0, ROOT)], Vec::new());
     for length in 1.. {

@@ -38,7 +38,8 @@ const SCORES: usize = 128;
 impl<const N: usize> CpuOperation<N> for Attention {
     type SavedForBackward = SavedAttention<N>;
 
-    /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
+    /// Computes attention of q, own k and v in one block, and shared k and v where all rows share
+    /// keys.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, SavedAttention<N>) {
         let (output, log_sums) = self.attend(&inputs);
         (output, SavedAttention { inputs, log_sums })
@@ -391,8 +392,9 @@ impl<'a> Block<'a> {
         self.gathered = attended;
     }
 
-    /// With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P ∘ (dP −
-    /// Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ Q`.
+    /// Computes the gradients. With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP =
+    /// dO Vᵀ`, `dS = P ∘ (dP − Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ
+    /// Q`.
     fn backward(&mut self, kv: usize, grads: &[f32], log_sums: &[f32], part: &mut Part) {
         if self.width() == 0 {
             return;

@@ -51,7 +51,7 @@ impl<B: Backend> Bert<B> {
     /// Missing and misshapen tensors, by file and name.
     pub fn load(dir: &Path, config: &BertConfig, device: &B::Device) -> Result<Self> {
         let weights = Some(BertTensors::open(dir)?);
-        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let mut from = Parameters { weights, seed: 0, trains: false, device, count: 0 };
         let embeddings = Embeddings::new(&mut from, config, 0)?;
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
@@ -99,7 +99,7 @@ impl<B: Backend> Bert<B> {
     }
 }
 
-/// How the hidden states of a text's tokens become one vector, as in sentence-transformers'
+/// Pooling of the hidden states of a text's tokens into one vector, as in sentence-transformers'
 /// `Pooling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
@@ -175,7 +175,7 @@ impl<B: Backend> Linear<B> {
     /// Missing and misshapen tensors, by file and name.
     pub fn open(dir: &Path, name: &str, out: usize, width: usize, has_bias: bool, device: &B::Device) -> Result<Self> {
         let weights = Some(BertTensors::open(dir)?);
-        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let mut from = Parameters { weights, seed: 0, trains: false, device, count: 0 };
         let weight = from.read(&format!("{name}.weight"), [out, width], BERT_INIT)?;
         let bias = match has_bias {
             true => from.read(&format!("{name}.bias"), [out], Init::Constant(0.0))?,

@@ -22,7 +22,7 @@ pub(crate) struct Blocks {
     pub(crate) codes: Vec<i32>,
     /// One scale for each block.
     pub(crate) scales: Vec<f32>,
-    /// As many offsets as scales, or none.
+    /// Offsets, one for each scale; or none.
     pub(crate) offsets: Vec<f32>,
 }
 

@@ -14,7 +14,7 @@ use memmap2::Mmap;
 use super::blocks::Blocks;
 use crate::{Context, Error, Result};
 
-/// How a tensor's bytes encode its numbers (little endian).
+/// Encoding of a tensor's numbers in bytes (little endian).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Encoding {
     F32,

@@ -232,7 +232,10 @@ impl<B: Backend> Decoder<B> {
         log_sum_exp(Tensor::cat((0..vocabulary).step_by(VOCABULARY_BLOCK).map(block).collect(), 1))
     }
 
-    /// Returns the output projection's weight, `[vocab, hidden]`.
+    /// Returns the output projection's weight.
+    ///
+    /// # Shapes
+    /// Output: `[vocab, hidden]`.
     pub fn head(&self) -> Tensor<B, 2> {
         match &self.lm_head {
             Some(head) => head.weight.dense(),
@@ -241,8 +244,10 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-/// Returns the additive causal mask, `[1, 1, seq, seq]`: a token attends to itself and to those
-/// before it.
+/// Returns the additive causal mask: a token attends to itself and to those before it.
+///
+/// # Shapes
+/// Output: `[1, 1, seq, seq]`.
 pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
     let values = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
     Tensor::from_data(TensorData::new(values, [1, 1, seq, seq]), device)

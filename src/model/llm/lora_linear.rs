@@ -37,7 +37,10 @@ pub enum Weight<B: Backend> {
 }
 
 impl<B: Backend> Weight<B> {
-    /// Returns the matrix, `[out, in]`, in the type in which it is kept; f32 for blocks.
+    /// Returns the matrix in the type in which it is kept; f32 for blocks.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Plain(weight) => weight.val(),
@@ -100,7 +103,10 @@ impl<B: Backend> LoraLinear<B> {
         }
     }
 
-    /// Returns the weight with the adapter merged into it, f32, `[out, in]`.
+    /// Returns the weight with the adapter merged into it, f32.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
     pub fn merged_weight(&self) -> Tensor<B, 2> {
         let weight = self.weight.dense().cast(FloatDType::F32);
         match &self.lora {

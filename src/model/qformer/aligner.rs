@@ -71,7 +71,7 @@ impl<B: Backend> Aligner<B> {
         device: &B::Device,
     ) -> Result<Self> {
         let weights = bert.map(BertTensors::open).transpose()?;
-        let mut from = Parameters { weights, seed, trains: true, device, made: 0 };
+        let mut from = Parameters { weights, seed, trains: true, device, count: 0 };
         let qformer = QFormer::build(config, &mut from)?;
         let hidden = config.text.hidden_size;
         let init = Init::Uniform(1.0 / (hidden as f32).sqrt());

@@ -83,8 +83,8 @@ impl QFormerConfig {
     }
 }
 
-/// Which positions attend to which, where queries and a text run together. Padding is never
-/// attended to.
+/// The mask where queries and a text run together: which positions attend to which. Padding is
+/// never attended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QFormerMask {
     /// Queries attend to queries, text to text: for the contrastive loss.
@@ -171,7 +171,7 @@ impl<B: Backend> QFormer<B> {
     /// Sizes out of range; missing and misshapen tensors, by file and name.
     pub fn new(config: &QFormerConfig, bert: Option<&Path>, seed: u64, device: &B::Device) -> Result<Self> {
         let weights = bert.map(BertTensors::open).transpose()?;
-        Self::build(config, &mut Parameters { weights, seed, trains: true, device, made: 0 })
+        Self::build(config, &mut Parameters { weights, seed, trains: true, device, count: 0 })
     }
 
     pub(crate) fn build(config: &QFormerConfig, from: &mut Parameters<B>) -> Result<Self> {

@@ -52,8 +52,8 @@ pub struct Tokenizer {
     embeddings: usize,
     json: String,
     special: SpecialTokens,
-    /// The same tokenizer, to which the texts of special tokens are plain text; made at the first
-    /// text that holds one.
+    /// A copy of the tokenizer to which the texts of special tokens are plain text; made at the
+    /// first text that holds one.
     literal: OnceLock<Backend>,
 }
 

@@ -7,7 +7,7 @@ use memchr::{memchr, memchr_iter, memchr2, memchr3};
 use crate::data::sources::encoding::Encoding;
 use crate::data::sources::lines::whole_lines;
 
-/// How fields are written.
+/// Characters of a dialect of delimited text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Dialect {
     /// The character between fields.

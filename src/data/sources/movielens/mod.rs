@@ -103,7 +103,7 @@ impl Format {
     }
 }
 
-/// What a file holds.
+/// Role of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Ratings,

@@ -31,7 +31,7 @@ pub(super) struct Row<'a> {
     pub(super) text: &'a str,
 }
 
-/// What the rows of a table are.
+/// Kind of a table's rows.
 pub(super) struct RowKind<'a> {
     /// Whether they are events; else they describe items.
     pub(super) log: bool,

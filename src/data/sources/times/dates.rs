@@ -2,7 +2,7 @@
 
 use chrono::{Month, NaiveDate, NaiveTime, Weekday};
 
-/// Which number of `5/6/2014` is the day.
+/// Order of day and month in `5/6/2014`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DateOrder {
     DayFirst,

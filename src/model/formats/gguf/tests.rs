@@ -24,7 +24,7 @@ fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [string(key), kind.to_le_bytes().to_vec(), value.to_vec()].concat()
 }
 
-/// `dims` in GGUF's order, the row's length first.
+/// Returns a tensor's entry; `dims` in GGUF's order, the row's length first.
 fn tensor(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut bytes = string(name);
     bytes.extend((dims.len() as u32).to_le_bytes());

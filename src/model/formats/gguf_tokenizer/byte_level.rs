@@ -60,7 +60,7 @@ struct Rule {
     nfc: bool,
 }
 
-/// The rules of the publishers' `tokenizer.json`, by llama.cpp's names.
+/// Returns the rules of the publishers' `tokenizer.json`, by llama.cpp's names.
 fn rule(pre: &str) -> Option<Rule> {
     let rule = |split, ignore_merges, nfc| Some(Rule { split, ignore_merges, nfc });
     match pre {

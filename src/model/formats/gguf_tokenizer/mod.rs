@@ -30,7 +30,7 @@ const LLAMA2_TOKENS: usize = 32_000;
 pub struct GgufVocabulary {
     /// `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
     pub model: String,
-    /// How text is split before byte-level BPE.
+    /// Name of the split of text before byte-level BPE.
     pub pre: Option<String>,
     /// Every token; its position is its id.
     pub tokens: Vec<String>,

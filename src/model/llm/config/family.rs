@@ -49,9 +49,9 @@ pub(super) struct Defaults {
     pub(super) intermediate_size: usize,
     pub(super) num_hidden_layers: usize,
     pub(super) num_attention_heads: usize,
-    /// By default as many as query heads.
+    /// Number of key and value heads; by default that of query heads.
     pub(super) num_key_value_heads: Option<usize>,
-    /// By default `hidden_size / num_attention_heads`.
+    /// Width of a head; by default `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<usize>,
     pub(super) rms_norm_eps: f64,
     pub(super) rope_theta: f64,

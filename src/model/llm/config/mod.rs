@@ -49,7 +49,7 @@ pub struct DecoderConfig {
     pub switches: Switches,
 }
 
-/// How the blocks of a family differ from Llama's; the default is Llama.
+/// Differences of a family's blocks from Llama's; the default is Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Switches {
     /// Whether the projections of queries, keys and values have biases.

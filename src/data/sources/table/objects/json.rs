@@ -52,7 +52,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// How a key's value is used.
+/// Use of a key's value.
 enum KeyUse<'c> {
     Nothing,
     /// The value goes to these columns.
