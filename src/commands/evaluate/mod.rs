@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
-use crate::core::files::write_atomic;
+use crate::core::files::write_json;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
@@ -239,8 +239,7 @@ fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32,
 
 /// Writes `evaluation-<split>.json` into a run directory.
 fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())
+    write_json(&dir.join(format!("evaluation-{split}.json")), evaluation)
 }
 
 type RankedSplit = (Summary, Vec<Outcome>);
