@@ -3,7 +3,6 @@
 //! for the publisher's own files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 

@@ -4,7 +4,6 @@
 //! parsing the smallest run file, or from literals in the sources.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use itemlm::config::{AlignConfig, RunConfig};
 

@@ -132,7 +132,7 @@ fn refusals() {
 #[test]
 #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn rows_of_movielens() {
-    let [plots, latest, ml_1m] = ["movie-texts", "ml-latest-small", "ml-1m"].map(data);
+    let [plots, latest, ml_1m] = ["movie-texts", "ml-latest-small", "ml-1m"].map(real_data);
     for (source, folder) in [(Source::Movielens, latest), (Source::Openp5, ml_1m)] {
         let dir = tempfile::tempdir().unwrap();
         let options = options(source, vec![folder, plots.clone()], dir.path());
