@@ -25,13 +25,13 @@ use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// What `itemlm` allocates with, counting.
-struct Counting;
+struct CountingAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: mimalloc's own, with counters beside it.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         unsafe { mimalloc::MiMalloc.alloc(layout) }
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const VOCABULARY: usize = 8192;
 const EOS: u32 = 0;
@@ -185,7 +185,7 @@ fn tree_attention(c: &mut Criterion) {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
                 let cache = LayerCache { shared: Some(past.clone()), own: vec![(k.clone(), v.clone())] };
-                attention(q.clone(), cache, &mask, ScoreScaling::of_head(64)).0.sum().backward()
+                attention(q.clone(), cache, &mask, ScoreScaling::for_head_dim(64)).0.sum().backward()
             })
         });
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use itemlm::config::{AlignConfig, RunConfig};
-use itemlm::data::{Cleaning, PrepareConfig, Protocol, Source};
+use itemlm::data::{CleaningStep, PrepareConfig, Protocol, Source};
 use itemlm::text::{Prompt, PromptSet};
 
 /// Each one parses and has a comment on every line; one that trains an LLM names a prompt template
@@ -76,8 +76,8 @@ fn shipped_data_sets() {
             assert_eq!((config.steps.len(), config.split), (0, Protocol::LeaveOneOut { history: 20 }), "{place}");
         } else {
             assert_eq!((config.source, config.split), (Some(Source::Amazon), Protocol::Msl { history: 10 }), "{place}");
-            assert_eq!(config.steps.first(), Some(&Cleaning::Titled {}), "{place}");
-            assert_eq!(config.steps.last(), Some(&Cleaning::KCore { user: 5, item: 5 }), "{place}");
+            assert_eq!(config.steps.first(), Some(&CleaningStep::Titled {}), "{place}");
+            assert_eq!(config.steps.last(), Some(&CleaningStep::KCore { user: 5, item: 5 }), "{place}");
         }
         names.push(name);
     }

@@ -13,8 +13,8 @@ const LONGEST_TOKEN: usize = 40;
 /// The whole report.
 pub(super) fn text(report: &Inspection) -> String {
     let mut out = Lines::default();
-    out.wrapped("", "  ", &format!("{}: {}", report.name, report.source));
-    out.wrapped("", "  ", &format!("Written by {}. {}", report.software, report.validation));
+    out.push_wrapped("", "  ", &format!("{}: {}", report.name, report.source));
+    out.push_wrapped("", "  ", &format!("Written by {}. {}", report.software, report.validation));
     if !report.steps.is_empty() {
         out.line(format!("\n{:<24}{:>12}{:>12}", "Steps", "before", "after"));
     }
@@ -22,7 +22,7 @@ pub(super) fn text(report: &Inspection) -> String {
         let name = fit(&step.name, 20);
         let padding = " ".repeat(22usize.saturating_sub(columns(&name)));
         out.line(format!("  {name}{padding}{:>12}{:>12}", step.before, step.after));
-        out.wrapped("    ", "    ", &step.what);
+        out.push_wrapped("    ", "    ", &step.what);
     }
     statistics(report, &mut out);
 
@@ -40,7 +40,7 @@ pub(super) fn text(report: &Inspection) -> String {
         ));
     }
 
-    out.wrapped(
+    out.push_wrapped(
         "\n",
         "  ",
         &format!("Examples: the first windows of test, with the prompt template {}", report.prompt),
@@ -109,15 +109,19 @@ fn bar(count: usize, largest: usize) -> String {
 
 fn example(shown: &ExampleWindow, out: &mut Lines) {
     let history = shown.history.len();
-    out.wrapped("\n", "  ", &format!("Test window {}, user {}, {history} in the history", shown.window, shown.user));
+    out.push_wrapped(
+        "\n",
+        "  ",
+        &format!("Test window {}, user {}, {history} in the history", shown.window, shown.user),
+    );
     out.line(format!("  prompt, masked (label {MASKED}):"));
     for line in shown.prompt.split('\n') {
-        out.wrapped("  │ ", "  ┆ ", line);
+        out.push_wrapped("  │ ", "  ┆ ", line);
     }
     match &shown.tokens {
         None => {
             out.line("  label, predicted (the model's end-of-sequence token follows):");
-            out.wrapped("  │ ", "  ┆ ", &shown.label);
+            out.push_wrapped("  │ ", "  ┆ ", &shown.label);
         }
         Some(tokens) => labelled(tokens, out),
     }
@@ -171,10 +175,10 @@ impl Lines {
 
     /// Untrusted text, escaped, with every character of it, in lines that end after a space where
     /// there is one.
-    fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
+    fn push_wrapped(&mut self, first: &str, rest: &str, text: &str) {
         self.text += first;
         let mut column = columns(first.trim_start_matches('\n'));
-        for word in escaped(text).split_inclusive(' ') {
+        for word in escape(text).split_inclusive(' ') {
             let width = columns(word.trim_end_matches(' '));
             // A word too long for a whole line is cut where the line ends.
             let fits_a_line = columns(rest) + width <= COLUMNS;
@@ -198,7 +202,7 @@ impl Lines {
 
 /// At most `most` columns of untrusted text, escaped; an ellipsis stands for the rest.
 fn fit(text: &str, most: usize) -> String {
-    let text = escaped(text);
+    let text = escape(text);
     if columns(&text) <= most {
         return text;
     }
@@ -226,7 +230,7 @@ fn width_of(character: char) -> usize {
 }
 
 /// Control characters and those that reorder text or break lines, as Rust escapes.
-pub(super) fn escaped(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         let mark = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}');
@@ -243,7 +247,7 @@ pub(super) fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::{Distribution, Popularity, Titles, TopShare, Unseen};
+    use crate::commands::{Distribution, Popularity, Titles, TopShare, UnseenCounts};
     use crate::data::{Step, WindowCounts};
 
     fn report(examples: Vec<ExampleWindow>) -> Inspection {
@@ -268,7 +272,7 @@ mod tests {
             interactions: 1,
             density: None,
             windows: WindowCounts { train: 0, valid: 0, test: 0 },
-            unseen: Unseen {
+            unseen: UnseenCounts {
                 cold_test_targets: 0,
                 cold_test_share: None,
                 test_users: 0,
@@ -343,7 +347,7 @@ mod tests {
     fn wrapping_loses_nothing() {
         let mut lines = Lines::default();
         let text = format!("{} {}  {}", "a".repeat(70), "b".repeat(40), "c".repeat(250));
-        lines.wrapped("> ", "| ", &text);
+        lines.push_wrapped("> ", "| ", &text);
         let joined: String = lines.text.lines().map(|line| &line[2..]).collect();
         assert_eq!(joined, text);
         let starts: Vec<&str> = lines.text.lines().map(|line| &line[..3]).collect();

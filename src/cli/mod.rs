@@ -109,7 +109,7 @@ impl Command {
             }
             Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
                 let report = commands::warm(&RunConfig::open(&run, &[])?, backend, stop_on_signal(Ui::None)?)?;
-                show(json, &report, doctor::warmed)?;
+                show(json, &report, doctor::warm_report)?;
                 report.verdict()
             }
             Self::Doctor { json, .. } => {
@@ -142,7 +142,7 @@ impl RunArgs {
             None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::train(&config, options)?, text::trained)
+        show(json, &commands::train(&config, options)?, text::train_report)
     }
 
     fn align(self) -> Result<()> {
@@ -155,7 +155,7 @@ impl RunArgs {
             Some(UiName::Plain) | None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::align(&config, options)?, text::aligned)
+        show(json, &commands::align(&config, options)?, text::align_report)
     }
 }
 

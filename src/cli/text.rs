@@ -22,7 +22,7 @@ pub(super) fn quickstart(report: &QuickstartReport) -> String {
 }
 
 /// How far `train` has come, and what the dashboard had no place for.
-pub(super) fn trained(report: &TrainReport) -> String {
+pub(super) fn train_report(report: &TrainReport) -> String {
     let notice = report.notice.as_ref().map_or_else(String::new, |notice| format!("note: {notice}\n"));
     format!(
         "{notice}{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
@@ -39,7 +39,7 @@ pub(super) fn trained(report: &TrainReport) -> String {
 }
 
 /// How far `align` has come.
-pub(super) fn aligned(report: &AlignReport) -> String {
+pub(super) fn align_report(report: &AlignReport) -> String {
     let recall = report.retrieval.map_or("-".to_string(), |r| {
         format!("text→item {:.4}, item→text {:.4} of {}", r.text_to_item.at_10, r.item_to_text.at_10, r.items)
     });
@@ -162,7 +162,7 @@ mod tests {
             validation: String::new(),
             notice: Some("the adaptive temperature stays at 1.5".into()),
         };
-        let text = trained(&report);
+        let text = train_report(&report);
         assert!(text.starts_with("note: the adaptive temperature stays at 1.5\nruns/office: 1 of 2 steps"), "{text}");
     }
 }

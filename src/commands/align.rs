@@ -78,9 +78,9 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         }
         None => dir::create(out, &config.to_toml()?, &identity)?,
     };
-    let checkpoints = Checkpoints::recovered(out)?;
+    let checkpoints = Checkpoints::open_and_recover(out)?;
     // A new run has none.
-    if let Some((checkpoint, found)) = checkpoints.latest()? {
+    if let Some((checkpoint, found)) = checkpoints.latest_checkpoint()? {
         aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
@@ -118,7 +118,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     let outcome = crate::train::train(&mut task, progress, &loop_options)?;
     let progress = &outcome.progress;
     if progress.epoch == config.train.epochs
-        && let Some((best, step)) = checkpoints.selected()?
+        && let Some((best, step)) = checkpoints.selected_checkpoint()?
     {
         let scale = data.scale;
         AlignedConfig { format: 1, step, projection: width, scale: Some(scale), identity, qformer }

@@ -115,7 +115,9 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
             // It takes no less than the CPU.
             false => memory.bytes.filter(|&available| peak_bytes > available).map(|_| false),
         },
-        largest: memory.bytes.map(|bytes| [false, true].map(|checkpointing| counted.fitting(bytes, checkpointing))),
+        largest: memory
+            .bytes
+            .map(|bytes| [false, true].map(|checkpointing| counted.largest_fitting(bytes, checkpointing))),
         memory,
     })
 }

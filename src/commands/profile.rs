@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::config::{Precision, RunConfig};
-use crate::core::profiler::{Part, Pass, Recorded};
+use crate::core::profiler::{Part, Pass, ProfileTotals};
 use crate::device::{BackendChoice, BackendName, MatmulRate, matmul_rate};
 use crate::run::inputs::RunInputs;
 use crate::run::training::{PreparedRun, TrainOptions};
@@ -91,7 +91,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
 
     let measured = &steps[WARM_UP..];
     let mean = |sum: f64| sum / measured.len() as f64;
-    let mut sum = Recorded::default();
+    let mut sum = ProfileTotals::default();
     for step in measured {
         sum.seconds += step.recorded.seconds;
         sum.flops += step.recorded.flops;
@@ -100,8 +100,8 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
     let part = |(part, pass): (Part, Option<Pass>)| {
         let of = |parts: &crate::core::profiler::Parts| match pass {
-            Some(pass) => parts.of(part, pass),
-            None => parts.of(part, Pass::Forward) + parts.of(part, Pass::Backward),
+            Some(pass) => parts.get(part, pass),
+            None => parts.get(part, Pass::Forward) + parts.get(part, Pass::Backward),
         };
         let (seconds, flops) = (of(&sum.seconds), of(&sum.flops));
         let share_of_peak = (flops > 0.0).then(|| rate(flops, seconds));

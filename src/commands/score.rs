@@ -16,7 +16,7 @@ use crate::run::precision::check_precision;
 use crate::run::verified_devices::verified_device;
 use crate::run::{dir, prompt_context};
 use crate::text::Catalogue;
-use crate::train::{Checkpoints, Trained};
+use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -121,10 +121,10 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         Some(Adapter::Peft { dir, .. }) => llm = load_adapter(dir, llm, &device)?,
         Some(Adapter::Run { dir, config, .. }) => {
             check_llm(dir, &opened.fingerprint, &options.llm)?;
-            let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {
+            let Some((weights, _)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
                 return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
             };
-            llm = Trained::of(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
+            llm = TrainedWeights::from_config(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
         }
     }
 

@@ -73,7 +73,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     dir::check_directory(out, &config.to_toml()?, options.resume, || dir::read_config(out)?.to_toml())?;
     let held = if options.resume { Some(dir::lock(out)?) } else { None };
     let devices = verified_devices(&options.backend)?;
-    let checkpoint = if options.resume { Checkpoints::recovered(out)?.latest()? } else { None };
+    let checkpoint = if options.resume { Checkpoints::open_and_recover(out)?.latest_checkpoint()? } else { None };
     // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
     let started = options.resume.then(|| dir::read_identity::<Identity>(out)).transpose()?;
     let started = started.map(|identity| match checkpoint {
@@ -128,7 +128,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
 
 /// Copies the selected checkpoint's weights to where people look for them.
 fn publish(run: &Path, tune: TuneKind) -> Result<()> {
-    let Some((from, _)) = Checkpoints::open(run)?.selected()? else { return Ok(()) };
+    let Some((from, _)) = Checkpoints::open(run)?.selected_checkpoint()? else { return Ok(()) };
     let to = dir::trained_dir(run, tune);
     std::fs::create_dir_all(&to).context(to.display())?;
     for entry in std::fs::read_dir(&from).context(from.display())?.flatten() {

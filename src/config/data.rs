@@ -18,7 +18,7 @@ pub struct DataConfig {
     /// name or a file. Before, this key was `tasks`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "tasks")]
     pub prompt_sets: Vec<String>,
-    /// How many of each set's seen prompts ask for each window; they are drawn anew each epoch.
+    /// Number of each set's seen prompts that ask for each window, drawn anew each epoch.
     /// [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
@@ -30,7 +30,8 @@ pub struct DataConfig {
     /// ([`crate::text::TextTask::open_all`]). `elm24` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_task_prompts: Option<String>,
-    /// How often the rows of each text task come: alpha of [`crate::train::mix`], 1 by default.
+    /// Exponent that decides how often the rows of each text task come: alpha of
+    /// [`crate::train::mix`], 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<f64>,
     /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own
@@ -51,12 +52,12 @@ pub struct DataConfig {
 /// Whether prompts begin with the BOS token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bos {
-    /// Where the model's own tokenizer puts it first.
+    /// A BOS token where the model's own tokenizer puts one first.
     #[default]
     Auto,
-    /// Always.
+    /// A BOS token in every prompt.
     Always,
-    /// Never.
+    /// No BOS token.
     Never,
 }
 

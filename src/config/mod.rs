@@ -1,7 +1,7 @@
 //! The run file: everything that decides a run, in TOML. Unknown keys are errors.
 //!
-//! Each table has a file of its own, and so has the run file of phase 1; what the tables ask of
-//! each other is here.
+//! Each table has a file of its own, and so has the run file of phase 1. This file checks what
+//! depends on several tables.
 
 use std::path::Path;
 
@@ -33,31 +33,31 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Seed of the sample, the order, the adapter's start and dropout.
-    #[serde(default = "seed")]
+    /// Seed of the training sample, of the order, of the adapter's initial weights and of dropout.
+    #[serde(default = "default_seed")]
     pub seed: u64,
-    /// What is learnt from.
+    /// The training data.
     pub data: DataConfig,
-    /// What learns.
+    /// The language model, and which of its weights train.
     pub llm: LlmConfig,
     /// How items enter the prompt.
     #[serde(default)]
     pub items: ItemsConfig,
-    /// What is minimised.
+    /// The loss.
     #[serde(default)]
     pub loss: LossConfig,
-    /// How it is minimised.
+    /// The optimiser and its schedule.
     #[serde(default)]
     pub train: TrainConfig,
     /// How items are ranked.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// What a ranker without text says beside the LLM.
+    /// A ranker without a language model that helps the LLM to rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
 
-fn seed() -> u64 {
+fn default_seed() -> u64 {
     42
 }
 
@@ -103,7 +103,7 @@ impl RunConfig {
         self
     }
 
-    /// As TOML.
+    /// Returns the run file as TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("run file")
     }
@@ -192,7 +192,7 @@ impl RunConfig {
     }
 }
 
-/// Parses TOML with `key.path=value` overrides, in order, and has it validated; `place` names it in
+/// Parses TOML with `key.path=value` overrides, in order, and validates it; `place` is its name in
 /// errors, all of them usage errors.
 fn from_toml<T: DeserializeOwned>(
     text: &str,
@@ -254,7 +254,7 @@ fn replaced_key(key: &str) -> Option<&'static str> {
     match key {
         "micro_batch_size" => Some("micro_batch_tokens"),
         "micro_batch_tokens" => Some("micro_batch_size"),
-        // Keys with their spelling of before.
+        // Keys and their older spellings.
         "text_tasks" => Some("rows"),
         "rows" => Some("text_tasks"),
         "prompt_sets" => Some("tasks"),

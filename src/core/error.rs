@@ -25,8 +25,8 @@ pub enum ErrorKind {
 
 /// An error, shown to the user as one line, `error: <what, where, what to do>`.
 ///
-/// The message names files, rows, keys and tensors; it names a flag of the command line only where
-/// that flag is the remedy.
+/// The message names files, rows, keys and tensors. It names no flag of the command line: a command
+/// adds the flag that helps.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,

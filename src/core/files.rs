@@ -44,7 +44,7 @@ pub fn folder(path: &Path) -> &Path {
 /// Creates a temporary file for [`persist`], in the folder of `path`.
 pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    // As any new file, less what the umask takes; tempfile's own default is its maker's alone.
+    // Permissions of any new file (0666 without the umask's bits); tempfile's own default is 0600.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder(path)).context(path.display())

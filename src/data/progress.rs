@@ -18,9 +18,9 @@ pub(crate) struct Progress {
     shown: bool,
     what: String,
     rows: u64,
-    /// Of so many bytes.
+    /// Total number of bytes.
     total: u64,
-    /// So many were read; readers add to it.
+    /// Number of bytes read so far; readers add to it.
     pub(crate) bytes: Arc<AtomicU64>,
     started: Instant,
     last: Instant,
@@ -28,14 +28,17 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// PromptValue if stderr is a terminal.
+    /// Starts a bar, which is shown if stderr is a terminal.
     pub(crate) fn new(what: &str, total: u64) -> Self {
         let now = Instant::now();
         let shown = std::io::stderr().is_terminal();
         Self { shown, what: what.into(), rows: 0, total, bytes: Arc::default(), started: now, last: now, drawn: false }
     }
 
-    /// Adds rows; an error once the work was asked to stop.
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// The work was asked to stop.
     pub(crate) fn add(&mut self, rows: u64) -> Result<()> {
         check_stop()?;
         self.rows += rows;
@@ -63,7 +66,10 @@ impl Drop for Progress {
     }
 }
 
-/// An error once the work was asked to stop.
+/// Checks whether the work was asked to stop.
+///
+/// # Errors
+/// It was.
 pub(crate) fn check_stop() -> Result<()> {
     if STOP.load(Ordering::Relaxed) {
         return Err(Error::failed("interrupted: nothing was written"));

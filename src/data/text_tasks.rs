@@ -152,7 +152,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
         |context, block| {
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
-                    context.bad(
+                    context.bad_row(
                         &file,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
@@ -166,7 +166,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
     if rows.is_empty() {
         return Err(crate::Error::failed(format!("{}: no row in it", path.display())));
     }
-    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
+    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::from_bytes("", &[]));
     Ok(TextTaskFile { rows, digest })
 }
 

@@ -7,7 +7,8 @@ use std::thread::ScopedJoinHandle;
 use burn::prelude::*;
 
 use super::{
-    ItemFilter, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search,
+    ItemFilter, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass,
+    search,
 };
 use crate::config::DecodeConfig;
 use crate::core::panic::{DeviceGuard, catch};
@@ -55,7 +56,7 @@ impl<B: Backend> BatchedSearch<B> {
         filter: &(dyn Fn(usize) -> Option<ItemFilter> + Sync),
         decode: &DecodeConfig,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<Vec<Ranked>>>> {
+    ) -> Result<Option<Vec<Vec<RankedItem>>>> {
         let batches = self.batches(decode.beams);
         let (total, next, done, stop) =
             (self.prompts.len(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
@@ -116,7 +117,7 @@ impl<B: Backend> BatchedSearch<B> {
             return Ok(None);
         }
         go_on(total, total);
-        let mut ranked: Vec<(usize, Vec<Ranked>)> = parts.into_iter().flatten().collect();
+        let mut ranked: Vec<(usize, Vec<RankedItem>)> = parts.into_iter().flatten().collect();
         ranked.sort_by_key(|&(prompt, _)| prompt);
         Ok(Some(ranked.into_iter().map(|(_, ranked)| ranked).collect()))
     }

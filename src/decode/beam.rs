@@ -10,7 +10,7 @@ use crate::text::{Node, ROOT, Trie};
 
 /// An item that a search returns.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ranked {
+pub struct RankedItem {
     /// Its leaf, which all items of equal title share.
     pub leaf: Node,
     /// Log-probability, summed over the item's tokens.
@@ -50,7 +50,7 @@ impl SearchSettings<'_> {
     }
 
     /// Divides a log-probability by the length penalty of `tokens` tokens.
-    fn penalised(self, log_prob: f64, tokens: usize) -> f64 {
+    fn apply_length_penalty(self, log_prob: f64, tokens: usize) -> f64 {
         log_prob / (tokens as f64).powf(self.decode.length_penalty)
     }
 }
@@ -66,7 +66,7 @@ pub(super) struct BeamState<'a> {
     /// The prefixes that grow; all of one length in transformers' search.
     beams: Vec<Beam>,
     /// The best complete items, best first.
-    pub complete: Vec<Ranked>,
+    pub complete: Vec<RankedItem>,
     /// Where the keys of each node that ran are, among the keys of the user's search.
     pub slots: HashMap<Node, usize>,
     /// Log-probabilities of the children of each node that ran, in the trie's order.
@@ -93,7 +93,7 @@ impl<'a> BeamState<'a> {
         };
         match (state.allows(start), trie.is_leaf(start)) {
             (false, _) => {}
-            (true, true) => state.complete.push(Ranked { leaf: start, log_prob: 0.0, score: 0.0 }),
+            (true, true) => state.complete.push(RankedItem { leaf: start, log_prob: 0.0, score: 0.0 }),
             (true, false) => state.beams.push(Beam { node: start, log_prob: 0.0 }),
         }
         state
@@ -151,8 +151,8 @@ impl<'a> BeamState<'a> {
         for Beam { node, log_prob } in self.continuations(settings) {
             let node = if settings.is_masked() { trie.follow_forced(node) } else { node };
             if trie.is_leaf(node) {
-                let score = settings.penalised(log_prob, trie.depth_of(node));
-                self.complete.push(Ranked { leaf: node, log_prob, score });
+                let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
+                self.complete.push(RankedItem { leaf: node, log_prob, score });
             } else {
                 let priority = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
                 next.push((priority, Beam { node, log_prob }));
@@ -163,7 +163,7 @@ impl<'a> BeamState<'a> {
         self.beams = next.into_iter().map(|(_, beam)| beam).collect();
         // Log-probabilities only fall, and the longest title divides them most.
         if let Some(worst) = self.complete.get(decode.beams - 1) {
-            self.beams.retain(|beam| settings.penalised(beam.log_prob, trie.depth()) > worst.score);
+            self.beams.retain(|beam| settings.apply_length_penalty(beam.log_prob, trie.depth()) > worst.score);
         }
     }
 
@@ -182,14 +182,15 @@ impl<'a> BeamState<'a> {
             if !trie.is_leaf(node) {
                 self.beams.push(candidate);
             } else if rank < decode.beams {
-                let score = settings.penalised(log_prob, trie.depth_of(node));
-                self.complete.push(Ranked { leaf: node, log_prob, score });
+                let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
+                self.complete.push(RankedItem { leaf: node, log_prob, score });
             }
         }
         self.beams.truncate(decode.beams);
         keep_best(&mut self.complete, decode.beams, |a, b| b.score.total_cmp(&a.score).then(a.leaf.cmp(&b.leaf)));
         // The heuristic takes it that the best beam gains nothing by growing longer.
-        let best = self.beams.first().map(|best| settings.penalised(best.log_prob, trie.depth_of(best.node)));
+        let best =
+            self.beams.first().map(|best| settings.apply_length_penalty(best.log_prob, trie.depth_of(best.node)));
         if let (Some(best), Some(worst)) = (best, self.complete.get(decode.beams - 1))
             && best <= worst.score
         {

@@ -34,7 +34,7 @@ pub fn generate<B: Backend>(
         return Ok(texts);
     }
     let prefill = model.forward(&slices(prompts), first_needed(&slices(prompts)));
-    let (cached_len, width) = (prefill.cached_len, longest(prompts) - prefill.cached_len);
+    let (cached_len, width) = (prefill.cached_len, max_len(prompts) - prefill.cached_len);
     let last = active.iter().map(|&row| prefill.hidden_index(row, prompts[row].len() - 1)).collect();
     let (mut hidden, mut cache) = (select(prefill.hidden, last), prefill.cache);
     for step in 1.. {
@@ -118,6 +118,6 @@ pub fn log_likelihoods<B: Backend>(
     prompts.iter().zip(targets).enumerate().map(log_likelihood).collect()
 }
 
-fn longest(sequences: &[Vec<u32>]) -> usize {
+fn max_len(sequences: &[Vec<u32>]) -> usize {
     sequences.iter().map(Vec::len).max().unwrap_or(0)
 }

@@ -12,7 +12,7 @@ mod trie_prior;
 
 pub use batched_search::BatchedSearch;
 pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
-pub use beam::Ranked;
+pub use beam::RankedItem;
 pub use filter::ItemFilter;
 pub use generate::{generate, log_likelihoods};
 pub use log_probs::check_log_probs;

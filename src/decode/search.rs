@@ -32,7 +32,7 @@
 
 use burn::prelude::*;
 
-use super::beam::{BeamState, Ranked, SearchSettings};
+use super::beam::{BeamState, RankedItem, SearchSettings};
 use super::log_probs::{NodeLogits, first_needed, ints, select};
 use super::{ItemFilter, PrefixMass};
 use crate::Result;
@@ -74,7 +74,7 @@ pub fn search<B: Backend>(
     queries: &[Query],
     decode: &DecodeConfig,
     device: &B::Device,
-) -> Result<Vec<Vec<Ranked>>> {
+) -> Result<Vec<Vec<RankedItem>>> {
     let settings = SearchSettings { trie: &catalogue.trie, decode };
     let mut states: Vec<BeamState> = queries.iter().map(|query| BeamState::new(query, settings)).collect();
     if states.iter().any(|state| !state.is_done()) {

@@ -105,21 +105,21 @@ impl TriePrior {
     }
 
     /// Returns the prior after any history of items, oldest first.
-    pub fn after(&self, history: &[u32]) -> PrefixMass<'_> {
-        self.of_scores(&self.ranker.scores(history))
+    pub fn mass_for_history(&self, history: &[u32]) -> PrefixMass<'_> {
+        self.mass_for_scores(&self.ranker.scores(history))
     }
 
     /// Returns the prior after the history of one of a split's windows; of a training window by
     /// [`Ranker::scores_before_target`].
-    pub fn of_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
+    pub fn mass_for_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
         match split {
-            Split::Train => self.of_scores(&self.ranker.scores_before_target(corpus, window)),
-            Split::Valid | Split::Test => self.after(corpus.history(window)),
+            Split::Train => self.mass_for_scores(&self.ranker.scores_before_target(corpus, window)),
+            Split::Valid | Split::Test => self.mass_for_history(corpus.history(window)),
         }
     }
 
     /// Returns the prior of any scores.
-    pub fn of_scores(&self, scores: &Scores) -> PrefixMass<'_> {
+    pub fn mass_for_scores(&self, scores: &Scores) -> PrefixMass<'_> {
         let items = self.order.position.len();
         let total: f64 = scores.positive().map(|(_, score)| score).sum();
         let none = !(total > 0.0 && total.is_finite());
@@ -267,7 +267,7 @@ mod tests {
             let smoothing = [1e-6, 0.3, 1.0][rng.random_range(0..3)];
             let prior = TriePrior::new(fit("popularity", &corpus), &trie, 0.7, smoothing);
             let scores: Vec<f64> = sequences.iter().map(|_| rng.random_range(-1.0f64..3.0).max(0.0)).collect();
-            let user = prior.of_scores(&Scores::Dense(scores.clone()));
+            let user = prior.mass_for_scores(&Scores::Dense(scores.clone()));
             let total: f64 = scores.iter().sum();
             let items = sequences.len() as f64;
             let mass = |prefix: &[u32]| -> f64 {
@@ -337,7 +337,7 @@ mod tests {
             let sparse = Scores::Sparse((0u32..).zip(scores.iter().copied()).filter(|s| s.1 > 0.0).collect());
             let (mass, best) = dense(&trie, &scores, smoothing);
             let positive = scores.iter().filter(|&&score| score > 0.0).count();
-            for user in [prior.of_scores(&sparse), prior.of_scores(&Scores::Dense(scores))] {
+            for user in [prior.mass_for_scores(&sparse), prior.mass_for_scores(&Scores::Dense(scores))] {
                 assert_eq!(user.scored.len(), positive, "only items that score cost memory");
                 for node in 0..trie.len() as Node {
                     let n = node as usize;
@@ -358,7 +358,9 @@ mod tests {
         let trie = Trie::build(&sequences).unwrap();
         let prior = TriePrior::new(fit("cooccurrence", &corpus), &trie, 1.0, 0.1);
         let items = sequences.len() as f64;
-        for user in [prior.after(&[]), prior.of_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))] {
+        for user in
+            [prior.mass_for_history(&[]), prior.mass_for_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))]
+        {
             user.logit_bias(&trie, ROOT).for_each(|bias| assert!((bias + items.ln()).abs() < 1e-9));
         }
         let mean = |prior_of: &dyn Fn(&Window) -> f64| {
@@ -366,8 +368,8 @@ mod tests {
             windows.iter().map(prior_of).sum::<f64>() / windows.len() as f64
         };
         let of = |user: PrefixMass, window: &Window| user.mass(trie.leaf(corpus.target(window)));
-        let honest = mean(&|window| of(prior.of_window(&corpus, Split::Train, window), window));
-        let seen = mean(&|window| of(prior.after(corpus.history(window)), window));
+        let honest = mean(&|window| of(prior.mass_for_window(&corpus, Split::Train, window), window));
+        let seen = mean(&|window| of(prior.mass_for_history(corpus.history(window)), window));
         assert!(honest < seen, "{honest} {seen}");
     }
 }

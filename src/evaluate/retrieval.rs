@@ -18,7 +18,7 @@ pub struct Recall {
 
 impl Recall {
     /// Of queries whose partners have these ranks, from 0.
-    fn of(ranks: &[usize]) -> Self {
+    fn from_ranks(ranks: &[usize]) -> Self {
         let at = |k| ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64;
         Self { at_1: at(1), at_5: at(5), at_10: at(10) }
     }
@@ -44,7 +44,11 @@ pub fn retrieval(similarity: &[f32], n: usize) -> Retrieval {
     };
     let text_to_item: Vec<usize> = (0..n).map(|text| rank(text, &|item| similarity[item * n + text])).collect();
     let item_to_text: Vec<usize> = (0..n).map(|item| rank(item, &|text| similarity[item * n + text])).collect();
-    Retrieval { items: n, text_to_item: Recall::of(&text_to_item), item_to_text: Recall::of(&item_to_text) }
+    Retrieval {
+        items: n,
+        text_to_item: Recall::from_ranks(&text_to_item),
+        item_to_text: Recall::from_ranks(&item_to_text),
+    }
 }
 
 #[cfg(test)]

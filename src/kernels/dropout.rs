@@ -58,7 +58,7 @@ fn hash(n: u32) -> u32 {
 }
 
 impl CpuOperation<1> for Mask {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (self.apply(x), ())

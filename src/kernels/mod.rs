@@ -25,7 +25,7 @@ mod row_gather;
 mod simd;
 
 pub use attention::{AttentionMask, Keys, LayerCache, Mask, ScoreScaling, attention};
-pub(crate) use cpu_op::{cast, is, is_cpu_device};
+pub(crate) use cpu_op::{cast, is_cpu_device, same_type};
 pub use dropout::dropout;
 pub use frozen_product::frozen_product;
 pub use gated_linear_unit::{Activation, gated_linear_unit};

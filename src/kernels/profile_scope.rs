@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
 use burn::tensor::ops::FloatTensor;
 
-use super::cpu_op::{cast, is, primitive, register};
+use super::cpu_op::{cast, primitive, register, same_type};
 use crate::core::profiler;
 use crate::core::profiler::Part;
 use crate::device::{Concrete, Training};
@@ -21,7 +21,7 @@ use crate::device::{Concrete, Training};
 /// next to each other.
 pub fn profile_scope<B: Backend, const D: usize>(x: Tensor<B, D>, part: Part) -> Tensor<B, D> {
     match profiler::begin(part) {
-        Some(ended) if is::<B, Training>() => {
+        Some(ended) if same_type::<B, Training>() => {
             let output: FloatTensor<B> = cast(register(Mark, [cast(primitive(x))], |_, [x]| (ended, x)));
             Tensor::from_primitive(TensorPrimitive::Float(output))
         }

@@ -163,7 +163,7 @@ impl Angles {
 }
 
 impl CpuOperation<1> for Angles {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (self.turn(x, 1.0), ())
@@ -178,7 +178,7 @@ impl CpuOperation<1> for Angles {
 mod tests {
     use super::*;
     use crate::device::Training;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     /// One table for all rows, and one for each; whole heads, and heads of which a part is rotated.
     #[test]
@@ -200,7 +200,7 @@ mod tests {
                 let half_turn = half_turn(dim, 6, &x.device());
                 Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn).queries(x.clone())
             };
-            same([numbers([6, heads * dim], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
+            assert_same([numbers([6, heads * dim], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
         }
     }
 }

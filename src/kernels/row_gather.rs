@@ -46,7 +46,7 @@ impl RowGather {
 }
 
 impl CpuOperation<1> for RowGather {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (gather(&x, &self.from), ())

@@ -128,7 +128,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// Returns the greatest value; -∞ of an empty slice. NaN is passed over: it shows in whatever is
 /// computed next.
 #[inline(always)]
-pub(crate) fn greatest(values: &[f32]) -> f32 {
+pub(crate) fn max_of(values: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, greater);
@@ -182,7 +182,7 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
             let expected: f32 = a.iter().map(|a| a * a).sum();
             assert!((dot(&a, &a) - expected).abs() < 1e-4);
-            assert_eq!(greatest(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(max_of(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let mut powers = a.clone();
             let sum = exp_all(&mut powers, 0.5);
             let expected: f32 = a.iter().map(|a| (a - 0.5).exp()).sum();
@@ -198,7 +198,7 @@ mod tests {
             let mut powers = values.clone();
             let sum = wide_for(set, || exp_all(&mut powers, 3.0));
             let dot = wide_for(set, || dot(&values, &powers));
-            let greatest = wide_for(set, || greatest(&values));
+            let greatest = wide_for(set, || max_of(&values));
             (powers, sum, dot, greatest)
         };
         let expected = run(InstructionSet::Baseline);

@@ -21,7 +21,7 @@ pub fn numbers<const D: usize>(shape: [usize; D], seed: u64, scale: f32) -> Tens
 type Operation<'a, const N: usize, const D: usize> = &'a dyn Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>;
 
 /// The two agree in output and gradients, on every subset of the inputs that has any.
-pub fn same<const N: usize, const D: usize>(
+pub fn assert_same<const N: usize, const D: usize>(
     inputs: [TensorData; N],
     plain: impl Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>,
     fused: impl Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>,

@@ -131,7 +131,7 @@ impl TokenLoss for Ats {
 mod tests {
     use super::*;
 
-    fn updated(temperature: f64, statistics: RootStatistics, root_children: usize) -> f64 {
+    fn update_temperature(temperature: f64, statistics: RootStatistics, root_children: usize) -> f64 {
         let mut loss = Ats { temperature, root_children, statistics };
         loss.update();
         assert_eq!(loss.statistics, RootStatistics::default());
@@ -142,9 +142,9 @@ mod tests {
     fn no_update_where_the_equation_says_nothing() {
         let some = RootStatistics { positions: 2.0, label_sum: 8.0, valid: 6.0, valid_sum: 3.0, valid_squares: 30.0 };
         for (statistics, m) in [(some, 4), (some, 1), (RootStatistics::default(), 50)] {
-            assert_eq!(updated(2.0, statistics, m), 2.0, "m = {m}");
+            assert_eq!(update_temperature(2.0, statistics, m), 2.0, "m = {m}");
         }
-        assert_eq!(updated(2.0, RootStatistics { label_sum: f64::NAN, ..some }, 50), 2.0);
+        assert_eq!(update_temperature(2.0, RootStatistics { label_sum: f64::NAN, ..some }, 50), 2.0);
     }
 
     /// With no variance the root is d / C: d = 6, C = ln(20 · 0.25) by hand.
@@ -152,7 +152,7 @@ mod tests {
     fn plus_root_without_variance() {
         let equal = RootStatistics { positions: 1.0, label_sum: 6.0, valid: 3.0, valid_sum: 0.0, valid_squares: 0.0 };
         let expected = 0.95 * 2.0 + 0.05 * (6.0 / (20f64 * 0.25).ln());
-        assert!((updated(2.0, equal, 20) - expected).abs() < 1e-12);
+        assert!((update_temperature(2.0, equal, 20) - expected).abs() < 1e-12);
     }
 
     #[test]

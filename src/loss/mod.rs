@@ -228,7 +228,8 @@ mod tests {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let prior = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
-        let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
+        let priors: Vec<_> =
+            windows.iter().map(|window| prior.mass_for_window(&corpus, Split::Train, window)).collect();
         let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };
         let examples = windows.iter().zip(&priors).map(|(window, user)| {
             let item = corpus.target(window);

@@ -28,7 +28,7 @@ pub struct VectorScale {
 impl VectorScale {
     /// Measures `items` and `users`, vectors of `width` numbers each. Vectors that are zero are left
     /// out; a kind without others has the scale 1.
-    pub fn of(items: &[f32], users: &[f32], width: usize) -> Self {
+    pub fn measure(items: &[f32], users: &[f32], width: usize) -> Self {
         Self { items: root_mean_square(items, width), users: root_mean_square(users, width) }
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Entities<B> {
         device: &B::Device,
     ) -> Self {
         let (items, users) = vectors.split_at_mut(tokens.items() * width);
-        scale.unwrap_or_else(|| VectorScale::of(items, users, width)).apply(items, users);
+        scale.unwrap_or_else(|| VectorScale::measure(items, users, width)).apply(items, users);
         let shape = [vectors.len() / width, width];
         Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }
     }
@@ -95,7 +95,7 @@ mod tests {
         for unit in [1.0, 1e-4, 1e4f32] {
             let mut items = [3.0, -4.0, 0.0, 0.0, 1.0, 2.0].map(|v| v * unit);
             let mut users = [0.0; 2];
-            let scale = VectorScale::of(&items, &users, 2);
+            let scale = VectorScale::measure(&items, &users, 2);
             assert!((scale.items / f64::from(unit) - 7.5f64.sqrt()).abs() < 1e-6, "{scale:?}");
             assert_eq!(scale.users, 1.0);
             scale.apply(&mut items, &mut users);

@@ -34,7 +34,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
         // On the backend that trains, so that dropout is drawn.
-        let model = model.untracked();
+        let model = model.without_grad();
         let cached = model.cached_prefix(pass.cached_len);
         let block_inputs = model.llm.block_inputs(&pass.positions, &pass.mask, &pass.packing, &cached);
         let mut x = embed(&model, &pass, seed);
@@ -47,7 +47,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             layers.push(cache);
             x = next;
         }
-        (Self { pass, block_inputs, inputs, seed }, x, KvCache::of_shared(layers))
+        (Self { pass, block_inputs, inputs, seed }, x, KvCache::from_shared(layers))
     }
 
     /// Runs backward from the gradients of the last block's output and of each block's keys and
@@ -70,10 +70,10 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             let input = input.require_grad();
             let past = model.cached_layer(l, pass.cached_len);
             let (next, cache) = layer.forward(input.clone(), l, &self.block_inputs, past, llm.config());
-            let mut terms = vec![weighted(next, gradient.take())];
+            let mut terms = vec![weighted_sum(next, gradient.take())];
             if for_keys.is_some() || for_values.is_some() {
                 let (keys, values) = cache.into_whole();
-                terms.extend([weighted(keys, for_keys), weighted(values, for_values)]);
+                terms.extend([weighted_sum(keys, for_keys), weighted_sum(values, for_values)]);
             }
             let Some(sum) = terms.into_iter().flatten().reduce(|a, b| a + b) else { continue };
             let mut grads = sum.backward();
@@ -81,7 +81,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             accumulate(grads);
         }
         if gradient.is_some()
-            && let Some(sum) = weighted(embed(model, pass, self.seed), gradient)
+            && let Some(sum) = weighted_sum(embed(model, pass, self.seed), gradient)
         {
             accumulate(backward_if_tracked(sum));
         }
@@ -99,7 +99,7 @@ fn block_seed(seed: u64, block: usize) -> u64 {
 }
 
 /// Returns a sum whose gradient with respect to `tensor` is `gradient`.
-pub(crate) fn weighted<B: AutodiffBackend, const D: usize>(
+pub(crate) fn weighted_sum<B: AutodiffBackend, const D: usize>(
     tensor: Tensor<B, D>,
     gradient: Option<Tensor<B::InnerBackend, D>>,
 ) -> Option<Tensor<B, 1>> {
@@ -114,9 +114,9 @@ pub(crate) fn backward_if_tracked<B: AutodiffBackend>(sum: Tensor<B, 1>) -> B::G
 
 impl<B: AutodiffBackend> ItemLanguageModel<B> {
     /// Returns a copy, on the same backend, whose passes make no graph.
-    pub(crate) fn untracked(&self) -> Self {
+    pub(crate) fn without_grad(&self) -> Self {
         let mut model = self.clone().no_grad();
-        model.prefix = model.prefix.map(|prefix| prefix.untracked());
+        model.prefix = model.prefix.map(|prefix| prefix.without_grad());
         model
     }
 }

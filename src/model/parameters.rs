@@ -40,7 +40,7 @@ pub(crate) struct Parameters<'a, B: Backend> {
 
 impl<B: Backend> Parameters<'_, B> {
     /// Makes a parameter of these values, row-major.
-    pub(crate) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
+    pub(crate) fn param<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
         self.made += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
         Param::initialized(self.made.into(), tensor)
@@ -49,7 +49,7 @@ impl<B: Backend> Parameters<'_, B> {
     /// Makes a parameter that no file holds.
     pub(crate) fn init<const D: usize>(&mut self, shape: [usize; D], init: Init) -> Param<Tensor<B, D>> {
         let values = self.values(shape.iter().product(), init);
-        self.of(values, shape)
+        self.param(values, shape)
     }
 
     /// Returns the values of the next parameter, if it is new.
@@ -87,7 +87,7 @@ impl<B: Backend> Parameters<'_, B> {
         init: Init,
     ) -> Result<Param<Tensor<B, D>>> {
         let values = self.read_values(name, &shape, init)?;
-        Ok(self.of(values, shape))
+        Ok(self.param(values, shape))
     }
 }
 

@@ -18,7 +18,7 @@ use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::ItemLanguageModel;
-use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted};
+use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted_sum};
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
 use crate::kernels::{LayerCache, profile_scope};
@@ -45,7 +45,7 @@ impl<B: Backend> PrefixCache<B> {
 
     /// Returns the first `len` tokens, shared by all rows.
     pub(crate) fn first(&self, len: usize) -> KvCache<B> {
-        KvCache::of_shared((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
+        KvCache::from_shared((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
     }
 
     /// Returns one layer of the first `len` tokens, shared by all rows.
@@ -55,7 +55,7 @@ impl<B: Backend> PrefixCache<B> {
     }
 
     /// Returns the same numbers, in no graph.
-    pub(crate) fn untracked(self) -> Self {
+    pub(crate) fn without_grad(self) -> Self {
         let untracked =
             |tensors: Vec<Tensor<B, 4>>| tensors.into_iter().map(|tensor| tensor.set_require_grad(false)).collect();
         Self { keys: untracked(self.keys), values: untracked(self.values), tokens: self.tokens }
@@ -83,10 +83,10 @@ pub struct SharedPrefix<B: AutodiffBackend> {
 
 /// The backward pass of token trees that [`ItemLanguageModel::train_trees`] ran.
 pub struct TreesBackward<B: AutodiffBackend> {
-    checkpointed: Option<Checkpointed<B>>,
+    checkpointed: Option<CheckpointedTrees<B>>,
 }
 
-struct Checkpointed<B: AutodiffBackend> {
+struct CheckpointedTrees<B: AutodiffBackend> {
     checkpoints: Checkpoints<B>,
     /// The last block's output, a leaf.
     output: Tensor<B, 3>,
@@ -113,7 +113,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
                 prefix.checkpoints = Some(checkpoints);
                 cache
             }
-            false => self.untracked().run_prefix(tokens, seed),
+            false => self.without_grad().run_prefix(tokens, seed),
         };
         prefix.leaves = pairs(cache).map(|pair| pair.map(|tensor| tensor.detach().require_grad())).collect();
         prefix.grads = prefix.leaves.iter().map(|_| [None, None]).collect();
@@ -145,7 +145,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         let output = output.require_grad();
         let hidden = self.llm.norm.forward(profile_scope(output.clone(), Part::Loss));
         let [_, nodes, width] = hidden.dims();
-        let checkpointed = Checkpointed { checkpoints, output, prefix };
+        let checkpointed = CheckpointedTrees { checkpoints, output, prefix };
         (hidden.reshape([nodes, width]), TreesBackward { checkpointed: Some(checkpointed) })
     }
 }
@@ -156,7 +156,9 @@ impl<B: AutodiffBackend> TreesBackward<B> {
     ///
     /// * `model`: the one that ran the trees.
     pub fn run(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, accumulate: &mut impl FnMut(B::Gradients)) {
-        let Some(Checkpointed { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
+        let Some(CheckpointedTrees { checkpoints, output, prefix }) = self.checkpointed else {
+            return accumulate(grads);
+        };
         let gradient = output.grad_remove(&mut grads);
         accumulate(grads);
         let Some((longer, mut prefix)) = prefix else {
@@ -193,7 +195,7 @@ impl<B: AutodiffBackend> SharedPrefix<B> {
         }
         let keys_and_values = pairs(model.run_prefix(&self.tokens, self.seed)).flatten();
         let terms = keys_and_values.zip(self.grads.into_iter().flatten());
-        let sum = terms.filter_map(|(tensor, grad)| weighted(tensor, grad)).reduce(|a, b| a + b);
+        let sum = terms.filter_map(|(tensor, grad)| weighted_sum(tensor, grad)).reduce(|a, b| a + b);
         if let Some(sum) = sum {
             accumulate(backward_if_tracked(sum));
         }

@@ -145,7 +145,7 @@ impl<B: Backend> SentenceEncoder<B> {
             self.tokenizer.encode(&text, longest.unwrap_or(LONGEST))
         };
         let tokens = texts.map(encode).collect::<Result<Vec<_>>>()?;
-        let pooled = self.bert.pooled(&TextBatch::new(tokens.iter().map(Vec::as_slice)), *pooling);
+        let pooled = self.bert.pool(&TextBatch::new(tokens.iter().map(Vec::as_slice)), *pooling);
         Ok(unit_length(self.dense.iter().fold(pooled, |x, dense| dense.forward(x))))
     }
 }

@@ -117,7 +117,7 @@ impl AlignData {
             }
         }
         let (mut items, mut users, dim) = (vectors.items, vectors.users, vectors.dim);
-        let scale = VectorScale::of(&items, &users, dim);
+        let scale = VectorScale::measure(&items, &users, dim);
         scale.apply(&mut items, &mut users);
         let entities = [items, users].concat();
         Ok((Self { texts, held_out, item_pairs, user_pairs, entities, dim, scale }, qformer, identity))

@@ -180,7 +180,7 @@ impl Task for AlignTask<'_> {
         let mut grads = GradientsParams::from_grads(total.backward(), &self.aligner);
         let grad_norm = clip_grad_norm(&self.aligner, &mut grads, self.config.train.max_grad_norm)?;
         check_finite(number, "gradient norm", grad_norm, REMEDY)?;
-        let learning_rate = self.schedule().at(number - 1);
+        let learning_rate = self.schedule().learning_rate(number - 1);
         let decay = learning_rate * self.config.train.weight_decay;
         let aligner = WeightDecay::apply(self.aligner.clone(), &grads, decay);
         self.aligner = self.optimizer.step(learning_rate, aligner, grads).clamp_temperatures();
@@ -194,7 +194,7 @@ impl Task for AlignTask<'_> {
     }
 
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<RetrievalScore>> {
-        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Found))
+        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Measured))
     }
 
     fn save(&self, progress: &Progress<RetrievalScore>) -> Result<()> {

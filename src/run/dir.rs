@@ -31,7 +31,7 @@ pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs:
     let lock = lock(dir)?;
     // While the model was loaded here, another process may have been faster.
     if !is_blank(dir) {
-        return Err(taken(dir));
+        return Err(not_empty(dir));
     }
     let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
     write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
@@ -39,7 +39,7 @@ pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs:
     Ok(lock)
 }
 
-fn taken(dir: &Path) -> Error {
+fn not_empty(dir: &Path) -> Error {
     Error::usage(format!("{} exists; go on with --resume, or choose another --out", dir.display()))
 }
 
@@ -68,7 +68,7 @@ pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnO
     let place = dir.display();
     if !resume {
         return match dir.exists() && !is_blank(dir) {
-            true => Err(taken(dir)),
+            true => Err(not_empty(dir)),
             false => Ok(()),
         };
     }

@@ -67,7 +67,7 @@ impl RunInputs {
         llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let prompt_sets = open_prompt_sets(&config.data)?;
-        let prompt = match PromptSelection::default().one(&prompt_sets)? {
+        let prompt = match PromptSelection::default().select_one(&prompt_sets)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };

@@ -42,14 +42,14 @@ impl ItemIndex {
     }
 
     /// Returns the items with this name, in the order of their numbers.
-    pub fn named(&self, context: &PromptContext, name: &str) -> &[u32] {
+    pub fn items_with_name(&self, context: &PromptContext, name: &str) -> &[u32] {
         let start = self.by_name.partition_point(|&item| context.name(item) < name);
         let end = self.by_name.partition_point(|&item| context.name(item) <= name);
         &self.by_name[start..end]
     }
 
     /// Returns the item that stands for a name: of several the first that is in a training window.
-    pub fn trained(&self, items: &[u32]) -> Option<u32> {
+    pub fn preferred_item(&self, items: &[u32]) -> Option<u32> {
         items.iter().copied().find(|&item| !self.cold[item as usize]).or(items.first().copied())
     }
 }

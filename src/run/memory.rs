@@ -143,21 +143,21 @@ impl<'a> RunMemory<'a> {
     }
 
     /// What the model holds, and the most that comes to it.
-    fn used(&self, step: &StepBytes) -> u64 {
+    fn step_bytes(&self, step: &StepBytes) -> u64 {
         let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.transient);
         let held = self.sizes.weights().total() + self.sizes.optimizer();
         held + step.total().max(self.sizes.between_steps()).max(ranking)
     }
 
     pub fn allocator(&self, step: &StepBytes) -> u64 {
-        if self.on_host { self.used(step) / ALLOCATOR } else { 0 }
+        if self.on_host { self.step_bytes(step) / ALLOCATOR } else { 0 }
     }
 
     pub fn peak(&self, step: &StepBytes) -> u64 {
-        self.program + self.used(step) + self.allocator(step)
+        self.program + self.step_bytes(step) + self.allocator(step)
     }
 
-    pub fn fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {
+    pub fn largest_fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {
         let of = |micro: MicroBatch| self.peak(&self.largest(micro, gradient_checkpointing, STEPS));
         let tokens = |samples: &Vec<Vec<Example>>| {
             let whole = MicroBatch::Samples(usize::MAX).batches(samples.clone(), self.catalogue, self.candidates);

@@ -47,7 +47,8 @@ pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let latest = Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress<ValidationScore>>());
+    let latest =
+        Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest_checkpoint::<Progress<ValidationScore>>());
     let kept = match latest {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),

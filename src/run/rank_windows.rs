@@ -3,7 +3,7 @@
 use super::prompt_context::PromptContext;
 use crate::config::DecodeConfig;
 use crate::data::{Split, Window};
-use crate::decode::{BatchedSearch, ItemFilter, Ranked, TriePrior};
+use crate::decode::{BatchedSearch, ItemFilter, RankedItem, TriePrior};
 use crate::device::Concrete;
 use crate::evaluate::Outcome;
 use crate::model::ItemLanguageModel;
@@ -74,7 +74,10 @@ impl<'a> WindowRanking<'a> {
     ) -> Result<Option<Vec<Outcome>>> {
         let corpus = &context.corpus;
         let prior = |n: usize| {
-            context.prior.as_ref().map(|prior| TriePrior::of_window(prior, corpus, self.split, &self.windows[n].1))
+            context
+                .prior
+                .as_ref()
+                .map(|prior| TriePrior::mass_for_window(prior, corpus, self.split, &self.windows[n].1))
         };
         let history = |n: usize| corpus.history(&self.windows[n].1);
         let filter =
@@ -83,7 +86,7 @@ impl<'a> WindowRanking<'a> {
             return Ok(None);
         };
         let cold = corpus.cold_items(self.split);
-        let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<Ranked>)| {
+        let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<RankedItem>)| {
             let target = corpus.target(&window);
             let rank = context.rank_of(target, ranked.iter().map(|ranked| ranked.leaf));
             Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }

@@ -8,7 +8,8 @@ use super::prompt_selection::PromptSelection;
 use super::session::Session;
 use crate::config::{DecodeConfig, SearchKind};
 use crate::decode::{
-    ItemFilter, ItemScore, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score, search,
+    ItemFilter, ItemScore, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score,
+    search,
 };
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
@@ -83,7 +84,7 @@ pub struct Recommendations {
 }
 
 /// A request, ready to be searched.
-struct Prepared<'a> {
+struct PreparedRequest<'a> {
     prompt: Vec<u32>,
     prior: Option<PrefixMass<'a>>,
     filter: Option<ItemFilter>,
@@ -110,7 +111,7 @@ impl Session {
     pub fn recommend_all(&self, requests: &[RecommendRequest]) -> Vec<Result<Recommendations>> {
         let mut answers: Vec<Result<Recommendations>> = Vec::with_capacity(requests.len());
         // A search has one number of beams.
-        let mut groups: BTreeMap<usize, Vec<(usize, Prepared)>> = BTreeMap::new();
+        let mut groups: BTreeMap<usize, Vec<(usize, PreparedRequest)>> = BTreeMap::new();
         for (n, request) in requests.iter().enumerate() {
             match self.run(|| self.prepare(request)) {
                 Ok(prepared) => {
@@ -125,7 +126,7 @@ impl Session {
             while !group.is_empty() {
                 let longest = group.iter().map(|(_, prepared)| prepared.prompt.len()).max().unwrap_or(0);
                 let together = prompts_per_pass(longest + TOKENS_PER_BEAM * beams);
-                let part: Vec<(usize, Prepared)> = group.drain(..group.len().min(together)).collect();
+                let part: Vec<(usize, PreparedRequest)> = group.drain(..group.len().min(together)).collect();
                 let lists = self.run(|| {
                     let queries: Vec<Query> = part.iter().map(|(_, prepared)| prepared.query()).collect();
                     self.search(&queries, &decode)
@@ -168,11 +169,11 @@ impl Session {
             // As many beams as items: none is pruned. Only our own search returns all of them.
             let decode = DecodeConfig { beams: prepared.beams, search: SearchKind::Trie, ..self.config.decode.clone() };
             let list = self.search(&[prepared.query()], &decode)?.pop().unwrap_or_default();
-            let of_leaf = |found: &Ranked| {
+            let of_leaf = |found: &RankedItem| {
                 let (trie, found) = (&self.context.catalogue.trie, *found);
                 wanted.iter().filter(move |&&item| trie.leaf(item) == found.leaf).map(move |&item| (item, found))
             };
-            let ranked: Vec<(u32, Ranked)> = list.iter().flat_map(of_leaf).collect();
+            let ranked: Vec<(u32, RankedItem)> = list.iter().flat_map(of_leaf).collect();
             let items = ranked.iter().enumerate().map(|(n, &(item, found))| self.recommendation(n, item, found));
             Ok(Recommendations { items: items.collect(), notes: prepared.notes.clone() })
         })
@@ -200,13 +201,13 @@ impl Session {
         })
     }
 
-    fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<Ranked>>> {
+    fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<RankedItem>>> {
         let lists = search(&self.model, &self.context.catalogue, queries, decode, &self.device)?;
         check_log_probs(lists.iter().flatten().map(|found| found.log_prob)).context(self.dir.display())?;
         Ok(lists)
     }
 
-    fn prepare(&self, request: &RecommendRequest) -> Result<Prepared<'_>> {
+    fn prepare(&self, request: &RecommendRequest) -> Result<PreparedRequest<'_>> {
         let context = &self.context;
         if self.text_tasks.is_some() {
             return Err(Error::usage("this run writes texts and ranks no items"));
@@ -214,7 +215,7 @@ impl Session {
         if request.k == 0 {
             return Err(Error::usage("k is 0, it must be at least 1"));
         }
-        let selected = request.prompt.one(&self.prompt_sets)?;
+        let selected = request.prompt.select_one(&self.prompt_sets)?;
         let template = selected.as_ref().map_or(&context.prompt, |selected| &selected.template);
         if request.history.is_empty() && template.has_history() {
             return Err(Error::usage("the history is empty, and this run's prompt shows it"));
@@ -235,8 +236,8 @@ impl Session {
         }
         let beams = self.config.decode.beams.max(request.k);
         let filter = self.filter(request, &history)?;
-        let prior = context.prior.as_ref().map(|prior| prior.after(&history));
-        Ok(Prepared { prompt, prior, filter, beams, k: request.k, notes })
+        let prior = context.prior.as_ref().map(|prior| prior.mass_for_history(&history));
+        Ok(PreparedRequest { prompt, prior, filter, beams, k: request.k, notes })
     }
 
     fn user(&self, id: Option<&str>, wanted: bool) -> Result<PromptValue> {
@@ -258,8 +259,8 @@ impl Session {
             let item = match item {
                 ItemRef::Id(id) => Some(self.item_id(id)?),
                 ItemRef::Title(title) => {
-                    let named = self.index().named(&self.context, title);
-                    let taken = self.index().trained(named);
+                    let named = self.index().items_with_name(&self.context, title);
+                    let taken = self.index().preferred_item(named);
                     if let (Some(taken), 2..) = (taken, named.len()) {
                         let id = &self.context.corpus.items[taken as usize].id;
                         let note = format!("{} items are called {title:?}; item {id} is taken", named.len());
@@ -303,14 +304,14 @@ impl Session {
     }
 
     /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter` allows.
-    fn items(&self, list: &[Ranked], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
+    fn items(&self, list: &[RankedItem], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
         let allowed = |item: &u32| filter.is_none_or(|filter| filter.allows(*item));
-        let item = |found: &Ranked| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));
+        let item = |found: &RankedItem| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));
         let items = list.iter().filter_map(item).take(k).enumerate();
         items.map(|(n, (item, found))| self.recommendation(n, item, found)).collect()
     }
 
-    fn recommendation(&self, n: usize, item: u32, found: Ranked) -> Recommendation {
+    fn recommendation(&self, n: usize, item: u32, found: RankedItem) -> Recommendation {
         Recommendation {
             rank: n + 1,
             item: self.context.corpus.items[item as usize].id.clone(),
@@ -321,7 +322,7 @@ impl Session {
     }
 }
 
-impl Prepared<'_> {
+impl PreparedRequest<'_> {
     fn query(&self) -> Query<'_> {
         Query { prompt: &self.prompt, prior: self.prior.as_ref(), filter: self.filter.as_ref() }
     }

@@ -33,7 +33,9 @@ pub(crate) fn example(
 ) -> Result<Example> {
     let item = ranking.corpus.target(window);
     let logit_bias = match ranking.prior.as_ref().filter(|_| with_prior) {
-        Some(prior) => prior.of_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item),
+        Some(prior) => {
+            prior.mass_for_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item)
+        }
         None => Vec::new(),
     };
     let (prompt, _) = ranking.window_tokens(prompt, window)?;

@@ -166,12 +166,12 @@ impl SelfCheck {
             }
         }
         let model = model.valid();
-        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device)? })
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decode_scores(&model, device)? })
     }
 
     /// The search, which keeps keys and values, beside a whole forward pass for every item.
     pub(crate) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
-        let uncached = self.uncached(&self.model(Precision::F32, device)?.valid());
+        let uncached = self.uncached_scores(&self.model(Precision::F32, device)?.valid());
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached, TOLERANCE)])
     }
 
@@ -203,7 +203,7 @@ impl SelfCheck {
         rows.flat_map(|(row, length)| row.iter().take(length * width)).copied().collect()
     }
 
-    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
+    fn decode_scores(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
         let queries: Vec<Query> = self.prompts.iter().map(Query::from).collect();
         let mut log_probs = Vec::new();
         for scoring in SCORINGS {
@@ -219,7 +219,7 @@ impl SelfCheck {
     }
 
     /// As [`Self::decoded`], from the logits of prompt and target in one pass.
-    fn uncached(&self, model: &ItemLanguageModel<Concrete>) -> Vec<f64> {
+    fn uncached_scores(&self, model: &ItemLanguageModel<Concrete>) -> Vec<f64> {
         let trie = &self.catalogue.trie;
         let mut log_probs = [Vec::new(), Vec::new()];
         for prompt in &self.prompts {

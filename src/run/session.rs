@@ -20,7 +20,7 @@ use crate::core::panic::{DeviceGuard, catch};
 use crate::device::Concrete;
 use crate::model::{Decoder, ItemLanguageModel, Tune};
 use crate::text::PromptSet;
-use crate::train::{Checkpoints, Trained};
+use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
 /// A trained run, loaded once, that answers requests through `&self`.
@@ -72,8 +72,8 @@ impl Session {
         let started: Identity = read_identity(dir)?;
         let material = RunInputs::open(&config, Some(&started), device)?;
         check_identity(dir, &material.identity, &config)?;
-        let trained = Trained::of(&config.llm, &material.ranking.tokenizer);
-        let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
+        let trained = TrainedWeights::from_config(&config.llm, &material.ranking.tokenizer);
+        let Some((weights, step)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
             return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
         };
         let tune = Tune::inference(&config.llm, config.seed);

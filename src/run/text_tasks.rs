@@ -109,7 +109,7 @@ impl TextTaskData {
     }
 
     /// The file's rows of `split`.
-    fn of(&self, split: Split) -> Vec<usize> {
+    fn rows_of_split(&self, split: Split) -> Vec<usize> {
         (0..self.rows.len()).filter(|&row| self.rows[row].split == split).collect()
     }
 
@@ -120,11 +120,11 @@ impl TextTaskData {
     /// No row to train on; a row that is too long.
     pub(crate) fn training_data(self, config: &RunConfig, ranking: &Rc<PromptContext>) -> Result<TrainingData> {
         let chosen = |split, limit, stream| {
-            let rows = sample(&self.of(split), limit, config.seed, stream)?;
+            let rows = sample(&self.rows_of_split(split), limit, config.seed, stream)?;
             Ok::<_, Error>(rows.into_iter().map(|(_, row)| row).collect::<Vec<usize>>())
         };
         let train = chosen(Split::Train, config.data.train_samples, 0)?;
-        let all_valid = self.of(Split::Valid).len();
+        let all_valid = self.rows_of_split(Split::Valid).len();
         let valid = chosen(Split::Valid, Some(config.train.valid_windows), 1)?;
         if train.is_empty() {
             return Err(Error::failed(format!("{}: no row to train on", self.path.display())));
@@ -165,9 +165,9 @@ impl TextTaskData {
     }
 
     /// The rows of `split` in the file's order: all, or `limit` of them, the tasks taking turns.
-    pub(crate) fn limited(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
+    pub(crate) fn limited_rows(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
         let mut turns = vec![0; self.tasks.len()];
-        let with_turn = self.of(split).into_iter().map(|row| {
+        let with_turn = self.rows_of_split(split).into_iter().map(|row| {
             let turn = &mut turns[self.rows[row].task];
             *turn += 1;
             (*turn, row)

@@ -18,7 +18,7 @@ use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
 use crate::loss::{Ats, Loss, LossContext};
 use crate::model::{Decoder, ItemLanguageModel, QuantizedSize, Tune, load_adapter, read_adapter_config};
-use crate::train::{Checkpoints, Progress, Run, Trained, Ui, ValidationScore, adamw};
+use crate::train::{Checkpoints, Progress, Run, TrainedWeights, Ui, ValidationScore, adamw};
 use crate::{Error, Result};
 
 /// What the command line adds to a run file.
@@ -93,7 +93,7 @@ impl PreparedRun {
         if options.max_steps != Some(0) {
             config.llm.check_trainable()?;
         }
-        if let Some(note) = config.decode.note().filter(|_| config.objective() == Objective::Items) {
+        if let Some(note) = config.decode.advice().filter(|_| config.objective() == Objective::Items) {
             log(format_args!("note: {note}"));
         }
         let ranking = Rc::new(ranking);
@@ -107,7 +107,7 @@ impl PreparedRun {
             log(format_args!("note: {warning}"));
         }
 
-        let trained = Trained::of(&config.llm, &ranking.tokenizer);
+        let trained = TrainedWeights::from_config(&config.llm, &ranking.tokenizer);
         let llm = Decoder::<Training>::load(
             &llama,
             weights,

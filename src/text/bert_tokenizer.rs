@@ -34,7 +34,7 @@ impl BertTokenizer {
         let (json, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
         let settings = Settings::read(dir)?;
         let (path, backend) = if json.exists() {
-            let text = settings.applied(read(&json)?).context(json.display())?;
+            let text = settings.apply(read(&json)?).context(json.display())?;
             let backend = parse(&text).context(json.display())?;
             (json, backend)
         } else if vocab.exists() {
@@ -99,7 +99,7 @@ impl Settings {
     }
 
     /// Sets them in a `tokenizer.json` with BERT's normalizer, as transformers does.
-    fn applied(&self, json: String) -> Result<String> {
+    fn apply(&self, json: String) -> Result<String> {
         let mut document: Value = serde_json::from_str(&json).context("not a tokenizer")?;
         let Some(normalizer) = document.get_mut("normalizer") else { return Ok(json) };
         if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {

@@ -80,7 +80,7 @@ pub struct Best<S> {
 /// What trains of the LLM, and so what a checkpoint holds of it. Beside it stands the encoder of
 /// items and users, if there is one, in the file [`ENCODER`].
 #[derive(Debug, Clone)]
-pub enum Trained {
+pub enum TrainedWeights {
     /// Nothing.
     Encoder,
     /// An adapter, in PEFT's format; with the base model's path.
@@ -93,9 +93,9 @@ pub enum Trained {
 /// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
-impl Trained {
+impl TrainedWeights {
     /// Returns what a run file's `[llm]` trains of the LLM.
-    pub fn of(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
+    pub fn from_config(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
         match config.tune {
             TuneKind::Full => Self::Weights(Box::new(tokenizer.clone())),
             TuneKind::Lora => Self::Adapter(config.lora.clone(), config.path.clone()),
@@ -214,10 +214,10 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// Opens them, removes what a killed process left half-written or half-removed, and restores
+    /// Opens the checkpoints of a run, removes what a killed process left half-written or half-removed, and restores
     /// what it was about to replace. Only for the process that trains the run: a checkpoint that
     /// another process is writing looks the same.
-    pub fn recovered(run_dir: &Path) -> Result<Self> {
+    pub fn open_and_recover(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;
         Ok(checkpoints)
@@ -318,7 +318,7 @@ impl Checkpoints {
     }
 
     /// Returns the newest checkpoint: its directory and the run's progress.
-    pub fn latest<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
+    pub fn latest_checkpoint<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
         let dir = self.step_dir(step);
         let state = read_state::<P>(&dir)?;
@@ -326,8 +326,8 @@ impl Checkpoints {
     }
 
     /// Returns the directory to rank with, and its step: the best validated one, else the newest.
-    pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
-        let Some((latest, progress)) = self.latest::<AnyProgress>()? else { return Ok(None) };
+    pub fn selected_checkpoint(&self) -> Result<Option<(PathBuf, usize)>> {
+        let Some((latest, progress)) = self.latest_checkpoint::<AnyProgress>()? else { return Ok(None) };
         Ok(Some(match progress.best {
             Some(best) if self.step_dir(best.step).exists() => (self.step_dir(best.step), best.step),
             _ => (latest, progress.step),

@@ -14,8 +14,8 @@ use serde_json::json;
 use super::data_parallel::broadcast_parameters;
 use super::training_loop::{LoopOptions, Score, StepReport, Task, Validation};
 use super::{
-    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, Trained, Ui, check_device_alive,
-    check_finite, clip_grad_norm, train_step, validation_step,
+    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, TrainedWeights, Ui,
+    check_device_alive, check_finite, clip_grad_norm, train_step, validation_step,
 };
 use crate::Result;
 use crate::batch::{Batch, Example};
@@ -54,7 +54,7 @@ pub struct Run<B: AutodiffBackend> {
     /// Ranks the validation windows; `None` where the validation loss alone chooses the epoch.
     pub validate: Option<Validate<B::InnerBackend>>,
     /// What trains, and so what a checkpoint holds.
-    pub trained: Trained,
+    pub trained: TrainedWeights,
     /// The run directory.
     pub dir: PathBuf,
     /// Display of the run.
@@ -164,7 +164,7 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
         profiler::begin(Part::Optimizer);
         let grad_norm = clip_grad_norm(&self.models[0], &mut grads, self.run.config.max_grad_norm)?;
         check_finite(number, "gradient norm", grad_norm, REMEDY)?;
-        let lr = self.schedule().at(number - 1);
+        let lr = self.schedule().learning_rate(number - 1);
         // Moved out, so that its tensors are updated in place.
         let model = self.models.remove(0);
         self.models.insert(0, self.run.optimizer.step(lr, model, grads));
@@ -196,7 +196,7 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         let (output, grad_norm) = self.take(number, &samples)?;
         Ok(StepReport {
             loss: output.loss,
-            learning_rate: self.schedule().at(number - 1),
+            learning_rate: self.schedule().learning_rate(number - 1),
             grad_norm,
             samples: samples.len(),
             tokens: output.tokens,
@@ -221,7 +221,7 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         let loss = validation_step(&models, &Step { batches, token_loss: self.token_loss, seed: 0 })?.loss;
         check_device_alive(step)?;
         check_finite(step, "validation loss", loss, REMEDY)?;
-        Ok(Validation::Found(ValidationScore { ndcg_at_10, loss }))
+        Ok(Validation::Measured(ValidationScore { ndcg_at_10, loss }))
     }
 
     fn save(&self, progress: &Progress<ValidationScore>) -> Result<()> {

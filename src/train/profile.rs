@@ -4,7 +4,7 @@ use burn::tensor::backend::AutodiffBackend;
 
 use super::language_model::LanguageModelTask;
 use super::{Run, StepOutput};
-use crate::core::profiler::{Recorded, record};
+use crate::core::profiler::{ProfileTotals, record};
 use crate::model::ItemLanguageModel;
 use crate::{Error, Result};
 
@@ -18,7 +18,7 @@ pub struct ProfiledStep {
     /// Windows or rows.
     pub samples: usize,
     /// Seconds and operations.
-    pub recorded: Recorded,
+    pub recorded: ProfileTotals,
 }
 
 /// Takes the run's first `warm_up` + `steps` steps (fewer if it is interrupted), epoch after epoch

@@ -79,7 +79,7 @@ impl<B: Backend> ItemLanguageModel<B> {
 }
 
 /// Micro-batches that predict something, each with the device that runs it.
-struct Assigned<'a> {
+struct AssignedBatches<'a> {
     batches: Vec<&'a Batch>,
     /// `[batches]`: index of a model.
     devices: Vec<usize>,
@@ -89,7 +89,7 @@ struct Assigned<'a> {
     prefix: &'a [u32],
 }
 
-impl<'a> Assigned<'a> {
+impl<'a> AssignedBatches<'a> {
     fn new(batches: &'a [Batch], models: usize) -> Self {
         let batches: Vec<&Batch> = batches.iter().filter(|batch| !batch.predictions.is_empty()).collect();
         let models = models.min(batches.len().max(1));
@@ -201,7 +201,7 @@ pub fn train_step<B: AutodiffBackend>(
 ) -> Result<(GradientsParams, StepOutput)> {
     let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
     let Step { batches, mut token_loss, seed } = step;
-    let assigned = Assigned::new(&batches, models.len());
+    let assigned = AssignedBatches::new(&batches, models.len());
     let models = &models[..assigned.models];
     let seed = |part: usize| seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
     let observe = token_loss.needs_logits();
@@ -237,7 +237,7 @@ pub fn train_step<B: AutodiffBackend>(
 /// logits.
 fn observe_all<B: AutodiffBackend>(
     models: &[ItemLanguageModel<B>],
-    assigned: &Assigned,
+    assigned: &AssignedBatches,
     loss: &mut Loss,
 ) -> Result<()> {
     let plain: Vec<_> = models.iter().map(|model| model.valid().with_prefix_cache(assigned.prefix)).collect();
@@ -248,7 +248,7 @@ fn observe_all<B: AutodiffBackend>(
     };
     for (index, (batch, device)) in assigned.iter().enumerate() {
         if profiler::is_on() {
-            profiler::count(models[device].flops(batch, index > 0).only(Pass::Forward));
+            profiler::count(models[device].flops(batch, index > 0).keep_pass(Pass::Forward));
         }
         waiting.push_back((plain[device].batch_logits(batch), batch));
         // As many at work as there are devices: more would hold the logits of the whole step.
@@ -286,7 +286,7 @@ fn sums<B: Backend>(losses: Vec<LinearLoss<B>>) -> Result<(f64, Option<f64>)> {
 /// Without a model.
 pub fn validation_step<B: Backend>(models: &[ItemLanguageModel<B>], step: &Step) -> Result<StepOutput> {
     let Step { batches, token_loss, .. } = step;
-    let assigned = Assigned::new(batches, models.len());
+    let assigned = AssignedBatches::new(batches, models.len());
     let models = &models[..assigned.models];
     let with_prefix: Vec<_> = models.iter().map(|model| model.clone().with_prefix_cache(assigned.prefix)).collect();
     let batch_loss = |(batch, device): (&Batch, usize)| {

@@ -80,7 +80,7 @@ pub enum Validation<S> {
     /// The user interrupted it: the epoch's end is repeated when the run is resumed.
     Interrupted,
     /// The score of the epoch.
-    Found(S),
+    Measured(S),
 }
 
 /// What an optimiser step reports.
@@ -254,7 +254,7 @@ impl<T: Task> Loop<'_, T> {
         let score = match self.task.validate(epoch, step)? {
             Validation::None => return Ok(true),
             Validation::Interrupted => return Ok(false),
-            Validation::Found(score) => score,
+            Validation::Measured(score) => score,
         };
         check_device_alive(step)?;
         if self.options.ui == Ui::Plain {
@@ -327,7 +327,7 @@ mod tests {
         }
 
         fn validate(&mut self, epoch: usize, _: usize) -> Result<Validation<Height>> {
-            Ok(Validation::Found(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
+            Ok(Validation::Measured(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
         }
 
         fn save(&self, progress: &Progress<Height>) -> Result<()> {

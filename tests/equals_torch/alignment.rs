@@ -343,7 +343,7 @@ fn phase_1_steps() {
             near(&what, loss.clone().into_scalar().elem(), known["loss"].as_f64().unwrap());
             let mut grads = GradientsParams::from_grads(loss.backward(), &model);
             near(&what, clip_grad_norm(&model, &mut grads, 1.0).unwrap(), known["grad_norm"].as_f64().unwrap());
-            let lr = schedule.at(s);
+            let lr = schedule.learning_rate(s);
             near(&what, lr, known["lr"].as_f64().unwrap());
             model = WeightDecay::apply(model, &grads, lr * 0.05);
             model = optimizer.step(lr, model, grads);

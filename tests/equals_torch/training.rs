@@ -76,8 +76,8 @@ fn four_steps_of_training_in_every_split() {
                     }
                     let norm = clip_grad_norm(&model, &mut grads, 1.0).unwrap();
                     near(&what, norm, known["grad_norm"].as_f64().unwrap());
-                    near(&what, schedule.at(s), known["lr"].as_f64().unwrap());
-                    model = burn::optim::Optimizer::step(&mut optimizer, schedule.at(s), model, grads);
+                    near(&what, schedule.learning_rate(s), known["lr"].as_f64().unwrap());
+                    model = burn::optim::Optimizer::step(&mut optimizer, schedule.learning_rate(s), model, grads);
                 }
                 for_each_adapter(&model.llm, |name, param| {
                     let known =

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::format::Format;
-use crate::generator::Written;
+use crate::generator::WrittenInput;
 use crate::reference::{Event, Log};
 use crate::{names, options};
 
@@ -34,7 +34,7 @@ fn log() -> Log {
 }
 
 /// The flags that say of a table what must be said.
-fn flags(written: &Written) -> Vec<String> {
+fn flags(written: &WrittenInput) -> Vec<String> {
     let (columns, table) = (&written.columns, &written.table);
     let encoding = table.encoding.map(|encoding| encoding.to_possible_value().unwrap().get_name().to_string());
     let pairs = [
@@ -53,7 +53,7 @@ fn flags(written: &Written) -> Vec<String> {
     pairs.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value.as_ref()?))).collect()
 }
 
-fn binary(format: Format, written: &Written, out: &Path, threads: &str, more: &[&str]) {
+fn binary(format: Format, written: &WrittenInput, out: &Path, threads: &str, more: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
     command.arg("prepare").arg(format.source().to_string()).args(&written.inputs).arg("--out").arg(out).args(more);
     command.args(flags(written));

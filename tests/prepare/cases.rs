@@ -343,7 +343,7 @@ fn parquet_types() {
             rating: Some(format!("rating_{}", ratings[n % ratings.len()])),
             text: None,
         };
-        let written = crate::generator::Written { inputs: vec![file.clone()], table: Default::default(), columns };
+        let written = crate::generator::WrittenInput { inputs: vec![file.clone()], table: Default::default(), columns };
         let mut options = crate::options(crate::format::Format::Parquet, written, &dir.path().join("out"));
         options.config = Some(dir.path().join("cfg.toml"));
         itemlm::data::prepare(&options).unwrap_or_else(|error| panic!("{:?}: {error}", options.columns));

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::format::{ALL, Format};
-use crate::generator::Written;
+use crate::generator::WrittenInput;
 use crate::reference;
 use crate::reference::{Corpus, Event, Log, Protocol, Step};
 use crate::{config, options, read};
@@ -124,7 +124,7 @@ fn released_windows_keep_the_release_s_name() {
     {
         fs::write(release.join(name), text).unwrap();
     }
-    let written = Written { inputs: vec![release], table: TableOptions::default(), columns: Columns::default() };
+    let written = WrittenInput { inputs: vec![release], table: TableOptions::default(), columns: Columns::default() };
     let mut options = options(Format::Csv, written, &folder.path().join("corpus"));
     options.source = Source::Msl;
     prepare(&options).unwrap();

@@ -18,7 +18,7 @@ use crate::reference::{Event, Log};
 impl Format {
     /// Writes the log to files of `dir`; the inputs to name on the command line, and what to say of
     /// a table.
-    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> Written {
+    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> WrittenInput {
         let (mut table, mut columns) = (TableOptions::default(), self.columns());
         let mut files = Files { dir, rng, written: Vec::new(), table: &mut table, columns: &mut columns };
         match self {
@@ -36,13 +36,13 @@ impl Format {
             Source::Movielens | Source::Openp5 => vec![dir.to_path_buf()],
             _ => files.written,
         };
-        Written { inputs, table, columns }
+        WrittenInput { inputs, table, columns }
     }
 }
 
 /// What was written, and how to read it.
 #[derive(Clone)]
-pub struct Written {
+pub struct WrittenInput {
     pub inputs: Vec<PathBuf>,
     pub table: TableOptions,
     pub columns: Columns,

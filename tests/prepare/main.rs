@@ -21,11 +21,11 @@ use itemlm::data::{PrepareOptions, Split};
 use polars::prelude::{ParquetReader, SerReader};
 
 use format::Format;
-use generator::Written;
+use generator::WrittenInput;
 use reference::{Corpus, Protocol, Step};
 
 /// What asks for `inputs` in `format` to be prepared with defaults.
-pub fn options(format: Format, written: Written, out: &Path) -> PrepareOptions {
+pub fn options(format: Format, written: WrittenInput, out: &Path) -> PrepareOptions {
     PrepareOptions {
         source: format.source(),
         inputs: written.inputs,

@@ -39,9 +39,9 @@ fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> 
 }
 
 /// User, time and items of a window.
-type Released = (u32, Option<i64>, Vec<String>);
+type ReleasedWindow = (u32, Option<i64>, Vec<String>);
 
-fn windows(corpus: &Corpus) -> Vec<Vec<Released>> {
+fn windows(corpus: &Corpus) -> Vec<Vec<ReleasedWindow>> {
     let of = |split| match split {
         Split::Train => corpus.released_train.as_slice(),
         split => corpus.windows(split),

@@ -141,7 +141,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    let asked = options.choice.all(&run.prompt_sets)?;
+    let asked = options.choice.select_all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
@@ -279,7 +279,7 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
     if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
-    if let Some(note) = decode.note() {
+    if let Some(note) = decode.advice() {
         log(format_args!("note: {note}"));
     }
     Ok(decode)

@@ -67,14 +67,14 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     };
     let sentence_encoder = sentence_encoder(options);
     let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
-    let rows = tasks.limited(options.split, options.limit);
+    let rows = tasks.limited_rows(options.split, options.limit);
     if rows.is_empty() {
         return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
     }
 
     let (ranking, started) = (&run.context, Instant::now());
     let progress = if options.progress { Progress::new("writing", rows.len()) } else { Progress::hidden() };
-    let mut written: Vec<Written> = Vec::with_capacity(rows.len());
+    let mut written: Vec<GeneratedText> = Vec::with_capacity(rows.len());
     for task in 0..tasks.tasks.len() {
         let mut of_task = Vec::new();
         for &row in rows.iter().filter(|&&row| tasks.rows[row].task == task) {
@@ -102,7 +102,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             for (n, ((row, (_, text)), log_likelihood)) in now.iter().zip(log_likelihoods).enumerate() {
                 let outcome = TextOutcome { task, tokens: text.len(), log_likelihood, cosine: None };
                 let decoded = decoded.get(n).map(|tokens| ranking.tokenizer.decode(tokens)).transpose()?;
-                written.push(Written { row: *row, outcome, decoded });
+                written.push(GeneratedText { row: *row, outcome, decoded });
             }
         }
     }
@@ -148,13 +148,13 @@ fn sentence_encoder(options: &EvaluateOptions) -> Option<PathBuf> {
 }
 
 /// A row, and what the run made of it.
-struct Written {
+struct GeneratedText {
     row: usize,
     outcome: TextOutcome,
     decoded: Option<String>,
 }
 
-impl Written {
+impl GeneratedText {
     fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();

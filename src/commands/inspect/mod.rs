@@ -55,7 +55,7 @@ pub struct Inspection {
     pub windows: WindowCounts,
     /// What of test the training windows do not show.
     #[serde(flatten)]
-    pub unseen: Unseen,
+    pub unseen: UnseenCounts,
     /// The catalogue's titles.
     pub titles: Titles,
     /// Interactions a user.
@@ -70,7 +70,7 @@ pub struct Inspection {
 
 /// Targets and users of test that no released training window shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Unseen {
+pub struct UnseenCounts {
     /// Test windows whose target is in no training window: see [`Corpus::cold_items`].
     pub cold_test_targets: usize,
     /// Of the test windows; none without one.
@@ -256,7 +256,7 @@ fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-fn unseen(corpus: &Corpus) -> Unseen {
+fn unseen(corpus: &Corpus) -> UnseenCounts {
     let cold = corpus.cold_items(Split::Test);
     let mut trained = vec![false; corpus.users()];
     corpus.released_train.iter().for_each(|window| trained[window.user as usize] = true);
@@ -266,7 +266,7 @@ fn unseen(corpus: &Corpus) -> Unseen {
     users.dedup();
     let cold_test_targets = test.iter().filter(|window| cold[corpus.target(window) as usize]).count();
     let new_test_users = users.iter().filter(|user| !trained[**user as usize]).count();
-    Unseen {
+    UnseenCounts {
         cold_test_targets,
         cold_test_share: share(cold_test_targets as f64, test.len() as f64),
         test_users: users.len(),

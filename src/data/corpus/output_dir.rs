@@ -1,4 +1,4 @@
-//! Where a corpus is written: whole or not at all, and never over anything else.
+//! The folder that a corpus is written to: whole or not at all, and never over anything else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ impl OutputDir {
         Ok(Self { dir, parent })
     }
 
-    /// Puts the finished folder in place.
+    /// Moves the finished folder to its path.
     pub(in crate::data) fn replace(self, finished: tempfile::TempDir) -> Result<()> {
         #[cfg(unix)]
         {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::fields::short;
+use super::fields::shorten;
 use crate::data::event_log::EventLog;
 
 /// What a source gives.
@@ -35,7 +35,7 @@ impl Catalogue {
         let known = entry(&mut self.titles, item);
         match known {
             Some(known) if **known != *title => {
-                Err(format!("two titles for one item: `{}` and `{}`", short(known), short(title)))
+                Err(format!("two titles for one item: `{}` and `{}`", shorten(known), shorten(title)))
             }
             Some(_) => Ok(()),
             None => {
@@ -61,12 +61,12 @@ impl Catalogue {
     }
 
     /// Number of items with more than one title.
-    pub(crate) fn retitled(&self) -> usize {
+    pub(crate) fn retitled_items(&self) -> usize {
         self.retitled.len()
     }
 
     /// Takes note of an id that is none of the log's.
-    pub(crate) fn unmatched(&mut self, id: &str) {
+    pub(crate) fn count_unmatched(&mut self, id: &str) {
         if self.unmatched.is_none() {
             self.unmatched = Some(id.to_string());
         }

@@ -9,11 +9,11 @@ pub(super) fn present<'a>(text: &'a str, what: &str) -> Result<&'a str, String> 
 /// A finite number.
 pub(super) fn rating(text: &str) -> Result<f32, String> {
     let number = present(text, "rating")?.parse().ok().filter(|r: &f32| r.is_finite());
-    number.ok_or_else(|| format!("rating `{}` is not a finite number", short(text)))
+    number.ok_or_else(|| format!("rating `{}` is not a finite number", shorten(text)))
 }
 
 /// The beginning of a text for an error line, without characters that a terminal obeys.
-pub(crate) fn short(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     let mut start: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(60).is_some() {
         start.push('…');
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn short_texts_hold_no_control_characters() {
-        assert_eq!(short("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
-        assert_eq!(short(&"é".repeat(61)).chars().count(), 61);
+        assert_eq!(shorten("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(shorten(&"é".repeat(61)).chars().count(), 61);
     }
 }

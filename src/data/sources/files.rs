@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::ZipArchive;
 
-use super::fields::short;
+use super::fields::shorten;
 use super::input::{Input, is_compressed, signature};
 use super::signature::Signature;
 use super::source_file::SourceFile;
@@ -70,11 +70,11 @@ fn is_passed_over(name: &str) -> bool {
 /// A column and its value, of a folder `key=value`; Spark escapes some characters as `%3A`.
 fn partition_of(name: &str) -> Option<(String, String)> {
     let (key, value) = name.split_once('=').filter(|(key, _)| !key.is_empty())?;
-    let value = if value == "__HIVE_DEFAULT_PARTITION__" { String::new() } else { percent_decoded(value) };
+    let value = if value == "__HIVE_DEFAULT_PARTITION__" { String::new() } else { percent_decode(value) };
     Some((key.to_string(), value))
 }
 
-fn percent_decoded(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -167,7 +167,7 @@ impl FileList {
         }
         indices.sort();
         for (entry_name, index) in indices {
-            let name = format!("{file}/{}", short(&entry_name));
+            let name = format!("{file}/{}", shorten(&entry_name));
             let parts: Vec<&str> = entry_name.split(['/', '\\']).collect();
             let Some((base, folders)) = parts.split_last() else { continue };
             if parts.iter().any(|part| part.starts_with(['_', '.'])) || is_passed_over(base) {
@@ -179,7 +179,7 @@ impl FileList {
             fs::create_dir_all(&target).context(target.display())?;
             let path = target.join(base);
             copy(&mut entry, &path, &name)?;
-            let mut unpacked = SourceFile::named(path, name);
+            let mut unpacked = SourceFile::with_name(path, name);
             unpacked.partition = folders.iter().filter_map(|folder| partition_of(folder)).collect();
             if signature(&unpacked)? == Signature::Zip {
                 return Err(Error::failed(format!("{unpacked}: a zip archive inside a zip archive: unpack it")));
@@ -274,7 +274,7 @@ fn content_digest(file: &SourceFile) -> Result<Option<[u8; 32]>> {
 
 /// About how many events `files` may hold at most, if each takes `bytes` bytes or more before
 /// compression.
-pub(crate) fn at_most<'a>(files: impl IntoIterator<Item = &'a SourceFile>, bytes: u64) -> Result<u64> {
+pub(crate) fn max_rows<'a>(files: impl IntoIterator<Item = &'a SourceFile>, bytes: u64) -> Result<u64> {
     let mut total = 0u64;
     for file in files {
         // Logs as JSON or CSV shrink to a fifth or an eighth.

@@ -10,7 +10,7 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
-use super::encoding::{Decoded, Encoding};
+use super::encoding::{DecodingReader, Encoding};
 use super::read_context::ReadContext;
 use super::signature::{HEAD, Signature};
 use super::source_file::SourceFile;
@@ -68,7 +68,7 @@ pub(super) fn is_compressed(file: &SourceFile) -> Result<bool> {
 pub(super) fn signature(file: &SourceFile) -> Result<Signature> {
     let mut head = Vec::new();
     file.open()?.take(HEAD as u64).read_to_end(&mut head).context(file)?;
-    Ok(Signature::of(&head))
+    Ok(Signature::detect(&head))
 }
 
 impl Input {
@@ -118,7 +118,7 @@ impl Input {
                 read => break read,
             }
         };
-        read.map_err(|e| input.broken(&e))?;
+        read.map_err(|e| input.read_error(&e))?;
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string())
     }
 
@@ -134,14 +134,14 @@ impl Input {
 
     /// Reads what is left and returns the digest of the stored file.
     pub(crate) fn finish(mut self) -> Result<FileDigest> {
-        io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.broken(&e))?;
+        io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.read_error(&e))?;
         let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
         let sha256 = hex(&read.hash.finalize());
         Ok(FileDigest { name: self.file.base_name(), bytes: read.bytes, sha256 })
     }
 
     /// A read error, which for a compressed file mostly means that it is cut or damaged.
-    pub(crate) fn broken(&self, error: &io::Error) -> Error {
+    pub(crate) fn read_error(&self, error: &io::Error) -> Error {
         if let Err(stopped) = check_stop() {
             return stopped;
         }
@@ -169,7 +169,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
     if start.is_empty() {
         return Err(Error::failed(format!("{file}: the file is empty")));
     }
-    let mut signature = Signature::of(&start);
+    let mut signature = Signature::detect(&start);
     if let Some(outer) = signature.compression() {
         let unpacked: Box<dyn Read + Send> = match signature {
             Signature::Gzip => Box::new(MultiGzDecoder::new(content)),
@@ -182,7 +182,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             }
         };
         (start, content) = head(file, Box::new(BufReader::with_capacity(BUFFER, unpacked)))?;
-        signature = Signature::of(&start);
+        signature = Signature::detect(&start);
         if let Some(inner) = signature.compression() {
             let what = format!("the file is {inner} inside {outer}: decompress it once");
             return Err(Error::failed(format!("{file}: {what}")));
@@ -192,13 +192,13 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             return Err(Error::failed(format!("{file}: {what}")));
         }
     }
-    let decoded = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
-        Box::new(BufReader::with_capacity(BUFFER, Decoded::new(content, encoding)))
+    let decode = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
+        Box::new(BufReader::with_capacity(BUFFER, DecodingReader::new(content, encoding)))
     };
     match signature {
         Signature::Unreadable(what) => Err(Error::failed(format!("{file}: {what}"))),
-        Signature::Utf16Le => Ok(decoded(content, encoding_rs::UTF_16LE)),
-        Signature::Utf16Be => Ok(decoded(content, encoding_rs::UTF_16BE)),
+        Signature::Utf16Le => Ok(decode(content, encoding_rs::UTF_16LE)),
+        Signature::Utf16Be => Ok(decode(content, encoding_rs::UTF_16BE)),
         Signature::Parquet => Ok(content),
         _ if start.starts_with(b"\xef\xbb\xbf") => {
             // A byte-order mark says UTF-8, whatever else was said.
@@ -207,9 +207,9 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
         }
         _ => match encoding {
             Encoding::Utf8 => Ok(content),
-            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, Decoded::latin1(content)))),
-            Encoding::Windows1252 => Ok(decoded(content, encoding_rs::WINDOWS_1252)),
-            Encoding::Utf16 => Ok(decoded(content, encoding_rs::UTF_16LE)),
+            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, DecodingReader::latin1(content)))),
+            Encoding::Windows1252 => Ok(decode(content, encoding_rs::WINDOWS_1252)),
+            Encoding::Utf16 => Ok(decode(content, encoding_rs::UTF_16LE)),
         },
     }
 }
@@ -239,8 +239,8 @@ mod tests {
         let mut input = Input::open_as(&SourceFile::new(path), encoding, &ReadContext::quiet())?;
         let mut text = String::new();
         let read = input.content().read_to_string(&mut text);
-        read.map_err(|error| input.broken(&error))?;
-        assert_eq!(input.finish().unwrap(), FileDigest::of("f", stored));
+        read.map_err(|error| input.read_error(&error))?;
+        assert_eq!(input.finish().unwrap(), FileDigest::from_bytes("f", stored));
         Ok(text)
     }
 

@@ -93,7 +93,7 @@ impl BlockReader {
             let buffer = match self.input.content().fill_buf() {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.input.broken(&error)),
+                Err(error) => return Err(self.input.read_error(&error)),
             };
             let count = buffer.len();
             self.ended = count == 0;
@@ -145,7 +145,7 @@ impl BlockReader {
             };
         }
         let digest = self.input.finish()?;
-        context.done(&self.file, rows, digest);
+        context.finish_file(&self.file, rows, digest);
         Ok(())
     }
 }
@@ -159,7 +159,7 @@ fn hand_on<C>(
 ) -> Result<()> {
     for block in done {
         for (line, what) in block.bad {
-            context.bad(file, line, &what)?;
+            context.bad_row(file, line, &what)?;
         }
         sink(context, block.values)?;
         context.progress.add(block.records)?;

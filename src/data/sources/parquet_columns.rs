@@ -18,7 +18,7 @@ use polars_parquet::read::{
 use rayon::prelude::*;
 
 use super::delimited::missing_column;
-use super::fields::short;
+use super::fields::shorten;
 use super::input::Input;
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
@@ -120,7 +120,7 @@ pub(super) fn count_rows(file: &SourceFile) -> Result<u64> {
 impl ParquetFile {
     pub(super) fn open(file: &SourceFile) -> Result<Self> {
         let mut reader = BufReader::new(file.open()?);
-        let metadata = guarded(file, || read_metadata(&mut reader))?;
+        let metadata = catch_panic(file, || read_metadata(&mut reader))?;
         let names = metadata.schema().fields().iter().map(|field| field.name().to_string()).collect();
         Ok(Self { file: file.clone(), metadata, names })
     }
@@ -143,7 +143,7 @@ impl ParquetFile {
     pub(super) fn find(&self, name: &str) -> Result<ColumnPath> {
         self.column(name).map_err(|error| match error {
             None => missing_column(&self.file, name, &self.names),
-            Some(what) => Error::failed(format!("{}: column `{}` {what}", self.file, short(name))),
+            Some(what) => Error::failed(format!("{}: column `{}` {what}", self.file, shorten(name))),
         })
     }
 
@@ -200,7 +200,7 @@ impl ParquetFile {
     ) -> Result<()> {
         let digest = Input::open(&self.file, context)?.finish()?;
         self.read_rows(columns, |rows| each(context, rows).map(|()| true))?;
-        context.done(&self.file, self.rows(), digest);
+        context.finish_file(&self.file, self.rows(), digest);
         Ok(())
     }
 
@@ -261,7 +261,7 @@ impl ParquetFile {
             chunks.push(BasicDecompressor::new(pages, vec![]));
             types.push(&descriptor.descriptor.primitive_type);
         }
-        let (arrays, _) = guarded(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
+        let (arrays, _) = catch_panic(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
         let array = match arrays.as_slice() {
             [array] => array.clone(),
             arrays => {
@@ -272,14 +272,14 @@ impl ParquetFile {
         let leaf = leaf(array, column.path.len() - 1);
         let values = leaf.and_then(|array| values(array.as_ref(), column.kind));
         let name = column.path.join(".");
-        let values =
-            values.ok_or_else(|| Error::failed(format!("{}: column `{}` cannot be read", self.file, short(&name))))?;
+        let values = values
+            .ok_or_else(|| Error::failed(format!("{}: column `{}` cannot be read", self.file, shorten(&name))))?;
         Ok(values)
     }
 }
 
 /// Runs polars' reader, which panics on some damaged files.
-fn guarded<T, E: std::fmt::Display + std::any::Any>(
+fn catch_panic<T, E: std::fmt::Display + std::any::Any>(
     file: &SourceFile,
     run: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {

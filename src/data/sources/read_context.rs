@@ -54,18 +54,18 @@ impl ReadContext {
     }
 
     /// Takes note of a file that has been read to its end.
-    pub(super) fn done(&mut self, file: &SourceFile, rows: u64, digest: FileDigest) {
+    pub(super) fn finish_file(&mut self, file: &SourceFile, rows: u64, digest: FileDigest) {
         self.inputs.push(digest);
         self.rows.push(FileRows { file: file.name().to_string(), rows });
     }
 
     /// Counts a bad row; an error if too many are.
-    pub(crate) fn bad(&mut self, file: &SourceFile, line: u64, what: &str) -> Result<()> {
-        self.bad_at(file, &format!("line {line}"), what)
+    pub(crate) fn bad_row(&mut self, file: &SourceFile, line: u64, what: &str) -> Result<()> {
+        self.bad_row_at(file, &format!("line {line}"), what)
     }
 
     /// [`ReadContext::bad`] of a file that has no lines.
-    pub(crate) fn bad_at(&mut self, file: &SourceFile, position: &str, what: &str) -> Result<()> {
+    pub(crate) fn bad_row_at(&mut self, file: &SourceFile, position: &str, what: &str) -> Result<()> {
         if self.skipped >= self.skip_bad {
             let beyond =
                 if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };

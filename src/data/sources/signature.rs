@@ -1,6 +1,6 @@
 //! What a file is, by its first bytes.
 
-/// Bytes of a file's beginning that [`Signature::of`] looks at.
+/// Bytes of a file's beginning that [`Signature::detect`] looks at.
 pub(super) const HEAD: usize = 1024;
 
 /// What the first bytes of a file or of decompressed content say.
@@ -56,7 +56,7 @@ const UNREADABLE: [(&[u8], &str); 30] = [
 
 impl Signature {
     /// Recognises content by its first [`HEAD`] bytes, or all of them if it has fewer.
-    pub(super) fn of(head: &[u8]) -> Self {
+    pub(super) fn detect(head: &[u8]) -> Self {
         if let Some((_, what)) = UNREADABLE.iter().find(|(start, _)| head.starts_with(start)) {
             return Self::Unreadable(what);
         }
@@ -146,7 +146,7 @@ mod tests {
             (b"caf\xe9,1\n", Signature::Text),
             (b"", Signature::Text),
         ] {
-            assert_eq!(Signature::of(head), wanted, "{head:?}");
+            assert_eq!(Signature::detect(head), wanted, "{head:?}");
         }
         for (head, what) in [
             (&tar[..], "tar"),
@@ -157,7 +157,7 @@ mod tests {
             (b"crc\x00\x00\x00\x02\x00", "binary"),
             (b"\n <!DOCTYPE HTML><html>", "HTML"),
         ] {
-            assert!(matches!(Signature::of(head), Signature::Unreadable(text) if text.contains(what)), "{what}");
+            assert!(matches!(Signature::detect(head), Signature::Unreadable(text) if text.contains(what)), "{what}");
         }
     }
 }

@@ -28,7 +28,7 @@ impl SourceFile {
     }
 
     /// A file that messages call by another name.
-    pub(super) fn named(path: PathBuf, name: String) -> Self {
+    pub(super) fn with_name(path: PathBuf, name: String) -> Self {
         Self { path, name, partition: Vec::new() }
     }
 

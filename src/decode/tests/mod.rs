@@ -83,7 +83,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
         let rankings = rank_histories(&*ranker, &top_k, &histories, items);
         let linked: Vec<usize> = histories.iter().map(|history| ranker.scores(history).positive().count()).collect();
         let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
-        let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.after(history)).collect();
+        let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.mass_for_history(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, ..DecodeConfig::default() };
         let ranked = search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap();
@@ -92,7 +92,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             search(&model, &catalogue, &queries(&prompts, &priors), &DecodeConfig { beams: 10, ..decode }, &device)
                 .unwrap();
         for (few, all) in few.iter().zip(&ranked) {
-            let log_probs = |ranked: &[Ranked]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
+            let log_probs = |ranked: &[RankedItem]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
             log_probs(few).iter().zip(log_probs(all)).for_each(|(few, all)| assert!((few - all).abs() < 1e-9));
             assert_eq!(few.len(), 10);
         }
@@ -130,7 +130,7 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
         let alone = search(&model, &catalogue, &queries(&prompts, &[]), &decode, &device).unwrap();
         for prior in [&counts, &vectors] {
             let priors: Vec<PrefixMass> =
-                windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
+                windows.iter().map(|window| prior.mass_for_window(&corpus, Split::Test, window)).collect();
             assert_eq!(search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap(), alone);
         }
     }
@@ -172,7 +172,7 @@ fn the_search_with_a_prior_equals_enumeration() {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let weight = 0.8;
         let prior = TriePrior::new(fit("markov", &corpus), &catalogue.trie, weight, 0.3);
-        let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
+        let user = prior.mass_for_history(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
         let alone = score(&model.llm, &catalogue, &prompt, &items, &device).unwrap();

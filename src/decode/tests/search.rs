@@ -36,8 +36,8 @@ impl Nodes {
 }
 
 /// All allowed items, each scored along its whole path; best first.
-fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl Fn(Node) -> bool) -> Vec<Ranked> {
-    let mut ranked: Vec<Ranked> = (0..trie.len() as Node)
+fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl Fn(Node) -> bool) -> Vec<RankedItem> {
+    let mut ranked: Vec<RankedItem> = (0..trie.len() as Node)
         .filter(|&leaf| trie.is_leaf(leaf) && allowed(leaf))
         .map(|leaf| {
             let step = |&child: &Node| {
@@ -46,7 +46,7 @@ fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl F
             };
             let path = trie.path(leaf);
             let log_prob: f64 = path.iter().map(step).sum();
-            Ranked { leaf, log_prob, score: log_prob / (path.len() as f64).powf(decode.length_penalty) }
+            RankedItem { leaf, log_prob, score: log_prob / (path.len() as f64).powf(decode.length_penalty) }
         })
         .collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -54,7 +54,7 @@ fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl F
 }
 
 /// One user, one beam and one token at a time: what our search must equal.
-fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Option<&ItemFilter>) -> Vec<Ranked> {
+fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Option<&ItemFilter>) -> Vec<RankedItem> {
     let masked = decode.scoring == Scoring::Masked;
     let allows = |node: Node| filter.is_none_or(|filter| filter.allows_node(node));
     let end = |node: Node| if masked { trie.follow_forced(node) } else { node };
@@ -69,13 +69,13 @@ fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Optio
                     true => {
                         let tokens = trie.path(end(child)).len() as f64;
                         let score = log_prob / tokens.powf(decode.length_penalty);
-                        complete.push(Ranked { leaf: end(child), log_prob, score });
+                        complete.push(RankedItem { leaf: end(child), log_prob, score });
                     }
                     false => next.push((log_prob, end(child))),
                 }
             }
         }
-        complete.sort_by(|a: &Ranked, b| b.score.total_cmp(&a.score));
+        complete.sort_by(|a: &RankedItem, b| b.score.total_cmp(&a.score));
         complete.truncate(decode.beams);
         next.sort_by(|a, b| b.0.total_cmp(&a.0));
         next.truncate(decode.beams);
@@ -86,7 +86,7 @@ fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Optio
     complete
 }
 
-fn assert_same(found: &[Ranked], expected: &[Ranked], what: &str) {
+fn assert_same(found: &[RankedItem], expected: &[RankedItem], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: {found:?} instead of {expected:?}");
     for (a, b) in found.iter().zip(expected) {
         assert_eq!(a.leaf, b.leaf, "{what}: {found:?} instead of {expected:?}");
@@ -207,8 +207,8 @@ fn a_filtered_search_equals_scoring_the_allowed_items() {
 }
 
 /// transformers' search, written as plainly as possible: token by token, all candidates sorted.
-fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<Ranked> {
-    let (mut beams, mut complete): (_, Vec<Ranked>) = (vec![(0.0, ROOT)], Vec::new());
+fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<RankedItem> {
+    let (mut beams, mut complete): (_, Vec<RankedItem>) = (vec![(0.0, ROOT)], Vec::new());
     for length in 1.. {
         let mut candidates: Vec<(f64, Node)> = Vec::new();
         for &(before, node) in &beams {
@@ -219,7 +219,7 @@ fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter:
         candidates.truncate(2 * decode.beams);
         let penalty = (length as f64).powf(decode.length_penalty);
         let ended = candidates.iter().take(decode.beams).filter(|(_, node)| trie.is_leaf(*node));
-        complete.extend(ended.map(|&(log_prob, leaf)| Ranked { leaf, log_prob, score: log_prob / penalty }));
+        complete.extend(ended.map(|&(log_prob, leaf)| RankedItem { leaf, log_prob, score: log_prob / penalty }));
         complete.sort_by(|a, b| b.score.total_cmp(&a.score));
         complete.truncate(decode.beams);
         beams = candidates.into_iter().filter(|(_, node)| !trie.is_leaf(*node)).take(decode.beams).collect();

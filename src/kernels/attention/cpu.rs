@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::ScoreScaling;
 use super::mask::AttentionMask;
-use super::product::{Matrix, Then, product};
+use super::product::{Matrix, OutputMode, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
-use crate::kernels::simd::{dot, exp_all, greatest, wide};
+use crate::kernels::simd::{dot, exp_all, max_of, wide};
 
 /// Attention of one layer, for tensors of these sizes.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct Attention {
 /// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
 /// exponentials.
 #[derive(Debug)]
-pub(crate) struct Saved<const N: usize> {
+pub(crate) struct SavedAttention<const N: usize> {
     inputs: [TensorData; N],
     log_sums: Vec<f32>,
 }
@@ -36,15 +36,15 @@ pub(crate) struct Saved<const N: usize> {
 const SCORES: usize = 128;
 
 impl<const N: usize> CpuOperation<N> for Attention {
-    type Saved = Saved<N>;
+    type SavedForBackward = SavedAttention<N>;
 
     /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
-    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Saved<N>) {
+    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, SavedAttention<N>) {
         let (output, log_sums) = self.attend(&inputs);
-        (output, Saved { inputs, log_sums })
+        (output, SavedAttention { inputs, log_sums })
     }
 
-    fn backward(&self, saved: &Saved<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
+    fn backward(&self, saved: &SavedAttention<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
         let tensors = Tensors::new(self, &saved.inputs);
         let grads = floats(&grad);
         let tasks: Vec<(usize, usize)> =
@@ -148,7 +148,7 @@ impl<'a> Keys<'a> {
 
     /// Returns the keys or values of one row and key/value head at the positions `span`, and the
     /// first such position; `None` where there are none.
-    fn within(
+    fn matrix_at(
         &self,
         span: &Range<usize>,
         which: usize,
@@ -270,12 +270,11 @@ impl<'a> Block<'a> {
         let (tensors, row, past, span) = (self.tensors, self.row, self.past.clone(), self.span.clone());
         let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
         let before = past.len();
-        let shared = tensors
-            .shared
-            .iter()
-            .filter_map(move |keys| keys.within(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys)));
+        let shared = tensors.shared.iter().filter_map(move |keys| {
+            keys.matrix_at(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys))
+        });
         let own = tensors.own.iter().filter_map(move |keys| {
-            keys.within(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
+            keys.matrix_at(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
         });
         shared.chain(own)
     }
@@ -296,17 +295,17 @@ impl<'a> Block<'a> {
         let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         for (column, keys) in self.keys(which, kv) {
-            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, Then::Replace);
+            product(&mut scores[column..], self.width(), lines, keys.transpose(), scale, OutputMode::Replace);
         }
     }
 
     /// Computes `output = scale · weights · [past; own]`, with keys (`which` 0) or values (1).
     fn mix(&self, weights: &[f32], which: usize, kv: usize, scale: f32, output: &mut [f32]) {
-        let mut then = Then::Replace;
+        let mut mode = OutputMode::Replace;
         for (column, keys) in self.keys(which, kv) {
             let weights = Matrix::new(&weights[column..], self.lines(), keys.rows(), self.width());
-            product(output, self.tensors.attention.dim, weights, keys, scale, then);
-            then = Then::Add;
+            product(output, self.tensors.attention.dim, weights, keys, scale, mode);
+            mode = OutputMode::Add;
         }
     }
 
@@ -315,12 +314,12 @@ impl<'a> Block<'a> {
         let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past.len());
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
-            let weights = Matrix::new(weights, self.lines(), past, width).transposed();
-            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            let weights = Matrix::new(weights, self.lines(), past, width).transpose();
+            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
         if !self.span.is_empty() {
-            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transposed();
-            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transpose();
+            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
     }
 
@@ -351,7 +350,7 @@ impl<'a> Block<'a> {
             let visible = &self.tensors.attention.visible;
             let hidden = visible.shared_start(self.row, query).saturating_sub(self.past.start).min(past);
             scores[..hidden].fill(f32::NEG_INFINITY);
-            let seen = &visible.of(self.row, query)[self.span.clone()];
+            let seen = &visible.seen_keys(self.row, query)[self.span.clone()];
             wide(|| {
                 for (score, &seen) in scores[past..].iter_mut().zip(seen) {
                     *score = if seen { *score } else { f32::NEG_INFINITY };
@@ -374,7 +373,7 @@ impl<'a> Block<'a> {
         let mut factors = vec![0.0; self.lines()];
         for (line, scores) in self.scores.chunks_mut(width).enumerate() {
             let (shift, sum) = wide(|| {
-                let shift = greatest(scores);
+                let shift = max_of(scores);
                 // The weights of a query that sees nothing are all 0.
                 let shift = if shift == f32::NEG_INFINITY { 0.0 } else { shift };
                 (shift, exp_all(scores, shift))

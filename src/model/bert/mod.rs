@@ -80,7 +80,7 @@ impl<B: Backend> Bert<B> {
     ///
     /// # Shapes
     /// `[batch, hidden]`.
-    pub fn pooled(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
+    pub fn pool(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
         let hidden = self.forward(text);
         let [batch, seq, width] = hidden.dims();
         let weight = |b: usize, t: usize| if t < text.lengths[b] { pooling.weight(t, text.lengths[b]) } else { 0.0 };
@@ -95,7 +95,7 @@ impl<B: Backend> Bert<B> {
     /// # Shapes
     /// `[batch, hidden]`.
     pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
-        unit_length(self.pooled(text, Pooling::Mean))
+        unit_length(self.pool(text, Pooling::Mean))
     }
 }
 
@@ -246,7 +246,7 @@ impl<B: Backend> Embeddings<B> {
         };
         let mut words = from.values((rows + added) * width, BERT_INIT);
         words.splice(..read.len(), read);
-        let words = from.of(words, [rows + added, width]);
+        let words = from.param(words, [rows + added, width]);
         let shape = [config.max_position_embeddings, width];
         let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, BERT_INIT)?;
         if from.weights.is_some() {
@@ -256,7 +256,7 @@ impl<B: Backend> Embeddings<B> {
                 position.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
             }
         }
-        let positions = from.of(positions, shape);
+        let positions = from.param(positions, shape);
         let norm = norm(from, Some("embeddings.LayerNorm"), width, config.layer_norm_eps)?;
         Ok(Self { words, positions, norm, dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init() })
     }

@@ -173,12 +173,12 @@ impl Blocks {
 
     /// Reorders the rows by `order`, which names every row once.
     pub(crate) fn with_rows(self, order: &[usize]) -> Self {
-        fn ordered<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
+        fn permute_rows<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
             let width = values.len() / order.len();
             order.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
         }
-        let (codes, scales) = (ordered(&self.codes, order), ordered(&self.scales, order));
-        Self { codes, scales, offsets: ordered(&self.offsets, order), ..self }
+        let (codes, scales) = (permute_rows(&self.codes, order), permute_rows(&self.scales, order));
+        Self { codes, scales, offsets: permute_rows(&self.offsets, order), ..self }
     }
 }
 

@@ -178,7 +178,7 @@ impl<B: Backend> Decoder<B> {
         let window_mask = self.config.any_window().map(|window| {
             let queries = packing.padded_positions(positions);
             let keys = past.positions_with(queries.clone());
-            mask.and(&AttentionMask::window(&queries, &keys, window), past.shared_tokens())
+            mask.intersect(&AttentionMask::window(&queries, &keys, window), past.shared_tokens())
         });
         BlockInputs {
             packing: packing.clone(),

@@ -27,9 +27,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         let (mut counter, mut of_chain) = (counter(), counter());
 
         let chain = &token_trees.shared_prefix[known..];
-        let mut shared = Run::new((1..=chain.len()).collect(), self.embedded(chain, &mut of_chain));
+        let mut shared = Run::new((1..=chain.len()).collect(), self.count_embedding(chain, &mut of_chain));
         let own = token_trees.positions.iter().map(|position| (position - below + 1) as usize).collect();
-        let mut trees = Run::new(own, self.embedded(&token_trees.tokens, &mut counter));
+        let mut trees = Run::new(own, self.count_embedding(&token_trees.tokens, &mut counter));
 
         for (l, block) in self.llm.layers.iter().enumerate() {
             let (frozen, window) = ((known, [false; 2]), config.window(l));
@@ -49,7 +49,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Adds the products of an item encoder. Returns whether the tokens' embeddings have gradients.
-    fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
+    fn count_embedding(&self, tokens: &[u32], counter: &mut Counter) -> bool {
         let present = self.entities_among(tokens).len();
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
             return self.llm.embed_tokens.val().is_require_grad();
@@ -226,12 +226,12 @@ mod tests {
             linears(tokens) + adapter(tokens, q) + adapter(tokens, kv) + 2.0 * product(pairs, 1.0, q)
         };
         let unasked = attention(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - adapter(3.0, kv);
-        assert_eq!(flops.of(Part::Attention, Pass::Forward), layers * attention(8.0, PAIRS) - unasked);
+        assert_eq!(flops.get(Part::Attention, Pass::Forward), layers * attention(8.0, PAIRS) - unasked);
         let mlp = |tokens: f64| 3.0 * product(tokens, hidden, inner);
-        assert_eq!(flops.of(Part::Mlp, Pass::Forward), layers * mlp(8.0) - mlp(3.0));
+        assert_eq!(flops.get(Part::Mlp, Pass::Forward), layers * mlp(8.0) - mlp(3.0));
         // Three predictions of two candidates.
-        assert_eq!(flops.of(Part::Loss, Pass::Forward), product(3.0, 2.0, hidden));
-        assert_eq!(flops.of(Part::Embedding, Pass::Forward), 0.0);
+        assert_eq!(flops.get(Part::Loss, Pass::Forward), product(3.0, 2.0, hidden));
+        assert_eq!(flops.get(Part::Embedding, Pass::Forward), 0.0);
 
         // No frozen weight has a gradient; nothing before the first layer's adapters has one, so
         // its keys have none either.
@@ -242,16 +242,16 @@ mod tests {
             linears(tokens) + 2.0 * adapters + 4.0 * product(pairs, 1.0, q)
         };
         let unasked = gradients(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - 2.0 * adapter(3.0, kv);
-        assert_eq!(flops.of(Part::Attention, Pass::Backward), layers * gradients(8.0, PAIRS) - unasked - first);
-        assert_eq!(flops.of(Part::Mlp, Pass::Backward), flops.of(Part::Mlp, Pass::Forward));
-        assert_eq!(flops.of(Part::Loss, Pass::Backward), flops.of(Part::Loss, Pass::Forward));
+        assert_eq!(flops.get(Part::Attention, Pass::Backward), layers * gradients(8.0, PAIRS) - unasked - first);
+        assert_eq!(flops.get(Part::Mlp, Pass::Backward), flops.get(Part::Mlp, Pass::Forward));
+        assert_eq!(flops.get(Part::Loss, Pass::Backward), flops.get(Part::Loss, Pass::Forward));
     }
 
     #[test]
     fn a_weight_that_trains_costs_as_much_again() {
         let (full, _) = flops(Tune::Full);
-        assert_eq!(full.of(Part::Mlp, Pass::Backward), 2.0 * full.of(Part::Mlp, Pass::Forward));
-        assert_eq!(full.of(Part::Loss, Pass::Backward), 2.0 * full.of(Part::Loss, Pass::Forward));
+        assert_eq!(full.get(Part::Mlp, Pass::Backward), 2.0 * full.get(Part::Mlp, Pass::Forward));
+        assert_eq!(full.get(Part::Loss, Pass::Backward), 2.0 * full.get(Part::Loss, Pass::Forward));
         let (frozen, _) = flops(Tune::Frozen);
         assert_eq!(frozen.total(Pass::Backward), 0.0);
         assert_eq!(frozen.total(Pass::Forward), full.total(Pass::Forward));

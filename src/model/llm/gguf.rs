@@ -59,7 +59,7 @@ fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
     let shape = |name: &str| gguf.tensor(name).map(|(tensor, _)| tensor.shape.clone());
     let config = gguf_config::read(header, &shape, factors)?;
     let prefix = format!("{}.", config.family.gguf);
-    if let Some(key) = header.unread(&prefix, &DESCRIPTIVE) {
+    if let Some(key) = header.unread_key(&prefix, &DESCRIPTIVE) {
         return refuse(format!("metadata key {key} is not supported; use the Hugging Face directory"));
     }
     Ok((config, gguf_tokenizer::read(header, &gguf.first.bytes, legacy)?))

@@ -28,7 +28,7 @@ pub(super) fn read(
     let Some(architecture) = header.text("general.architecture")? else {
         return refuse("no metadata key general.architecture");
     };
-    let family = Family::by_gguf(architecture)?;
+    let family = Family::from_gguf(architecture)?;
     let metadata = Metadata { header, architecture };
     let Some(&vocab_size) = shape("token_embd.weight").as_deref().and_then(<[usize]>::first) else {
         return refuse("no tensor token_embd.weight");

@@ -25,7 +25,7 @@ impl<B: Backend> Default for KvCache<B> {
 
 impl<B: Backend> KvCache<B> {
     /// Makes a cache of keys and values that all rows share.
-    pub(crate) fn of_shared(layers: Vec<LayerCache<B>>) -> Self {
+    pub(crate) fn from_shared(layers: Vec<LayerCache<B>>) -> Self {
         Self { layers, own_positions: Vec::new() }
     }
 
@@ -33,7 +33,7 @@ impl<B: Backend> KvCache<B> {
     /// passes to come share.
     pub fn into_shared(self) -> Self {
         let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
-        Self::of_shared(self.layers.into_iter().map(layer).collect())
+        Self::from_shared(self.layers.into_iter().map(layer).collect())
     }
 
     /// Joins all own blocks behind the first: what grows token by token is copied, what it grows

@@ -10,7 +10,7 @@ use super::decoder::{Decoder, Tune};
 use super::lora_linear::{LoraLinear, Weight};
 use super::norm::Norm;
 use super::peft::lora;
-use super::quantized::Quantized;
+use super::quantized::QuantizedWeight;
 use super::tensors::{BlockTensor, EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::Precision;
 use crate::kernels::half_turn;
@@ -137,7 +137,7 @@ impl<B: Backend> Loader<'_, B> {
             Some(blocks) => {
                 // As many ids as without, so that an optimiser's state fits either.
                 self.id();
-                Weight::Quantized(Quantized::new(blocks, [out, width], self.device))
+                Weight::Quantized(QuantizedWeight::new(blocks, [out, width], self.device))
             }
             None => {
                 let matrix = self.param(name, [out, width])?;

@@ -8,7 +8,7 @@ use burn::nn::Dropout;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
-use super::quantized::Quantized;
+use super::quantized::QuantizedWeight;
 use crate::config::Precision;
 use crate::kernels::{dropout, frozen_product};
 
@@ -32,7 +32,7 @@ pub enum Weight<B: Backend> {
     /// In [`LoraLinear::precision`] where it is frozen, in f32 where it trains.
     Plain(Param<Tensor<B, 2>>),
     /// Frozen, in the blocks of its GGUF file.
-    Quantized(Quantized<B>),
+    Quantized(QuantizedWeight<B>),
 }
 
 impl<B: Backend> Weight<B> {
@@ -40,7 +40,7 @@ impl<B: Backend> Weight<B> {
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Plain(weight) => weight.val(),
-            Self::Quantized(blocks) => blocks.unpacked(),
+            Self::Quantized(blocks) => blocks.dequantize(),
         }
     }
 
@@ -85,8 +85,8 @@ impl<B: Backend> LoraLinear<B> {
                 x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32)
             }
             Weight::Quantized(blocks) => {
-                let blocks = blocks.clone().untracked();
-                frozen_product(x.clone(), move || blocks.unpacked().cast(precision))
+                let blocks = blocks.clone().without_autodiff();
+                frozen_product(x.clone(), move || blocks.dequantize().cast(precision))
             }
         };
         let y = match &self.bias {
@@ -100,7 +100,7 @@ impl<B: Backend> LoraLinear<B> {
     }
 
     /// Returns the weight with the adapter merged into it, f32, `[out, in]`.
-    pub fn merged(&self) -> Tensor<B, 2> {
+    pub fn merged_weight(&self) -> Tensor<B, 2> {
         let weight = self.weight.dense().cast(FloatDType::F32);
         match &self.lora {
             None => weight,

@@ -64,7 +64,7 @@ struct PeftConfig {
     #[serde(default)]
     lora_dropout: f64,
     target_modules: TargetModules,
-    #[serde(default = "none")]
+    #[serde(default = "default_bias")]
     bias: String,
     #[serde(default)]
     use_dora: bool,
@@ -118,7 +118,7 @@ fn changes_the_base(init_lora_weights: &Value) -> bool {
     init_lora_weights.as_str().is_some_and(|way| !["gaussian", "orthogonal", "eva"].contains(&way))
 }
 
-fn none() -> String {
+fn default_bias() -> String {
     "none".into()
 }
 
@@ -149,7 +149,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfi
         lora_alpha: config.alpha,
         lora_dropout: config.dropout,
         target_modules: TargetModules::Names(config.targets.clone()),
-        bias: none(),
+        bias: default_bias(),
         use_dora: false,
         use_rslora: false,
         fan_in_fan_out: false,
@@ -251,7 +251,7 @@ pub fn export_merged<B: Backend>(dir: &Path, llm: &Decoder<B>, tokenizer: &Token
             let name = tensor.full_name(layer);
             let (linear, norm) = parts.parts(tensor.role);
             match (tensor.role, linear, norm) {
-                (Role::Weight(_), Some(linear), _) => host(name, linear.merged()),
+                (Role::Weight(_), Some(linear), _) => host(name, linear.merged_weight()),
                 (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => host(name, bias.val()),
                 (Role::Norm(_), _, Some(norm)) => host(name, norm.gamma.val()),
                 // The writer says that it was not given.

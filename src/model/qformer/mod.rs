@@ -298,7 +298,7 @@ impl<B: Backend> LanguageHead<B> {
             let transform = Linear::init(from, hidden, hidden, BERT_INIT);
             (transform, norm(from, None, hidden, config.layer_norm_eps)?)
         };
-        let bias = from.of(bias, [config.vocab_size + 1]);
+        let bias = from.param(bias, [config.vocab_size + 1]);
         Ok(Self { transform, norm, bias })
     }
 }

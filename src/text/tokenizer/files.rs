@@ -130,7 +130,7 @@ impl Files {
     }
 
     /// The token of a role, and the file that names it.
-    fn named(&self, role: &str, dir: &Path) -> Result<Option<(&'static str, AddedToken)>> {
+    fn special_token(&self, role: &str, dir: &Path) -> Result<Option<(&'static str, AddedToken)>> {
         let special = match self.config_decides() {
             true => None,
             false => role_of(&self.special, role, &dir.join(SPECIAL))?.map(|token| (SPECIAL, token)),
@@ -143,7 +143,7 @@ impl Files {
 
     /// The id of the token of a role.
     fn role(&self, backend: &Backend, role: &str, dir: &Path) -> Result<Option<u32>> {
-        let Some((file, token)) = self.named(role, dir)? else { return Ok(None) };
+        let Some((file, token)) = self.special_token(role, dir)? else { return Ok(None) };
         id_of(backend, &token.content, role, &dir.join(file)).map(Some)
     }
 
@@ -166,7 +166,7 @@ impl Files {
         let mut named = Vec::new();
         for role in ROLES {
             // An unknown end of sequence is an error later, by the file that names it.
-            if let Some((_, token)) = self.named(role, dir)? {
+            if let Some((_, token)) = self.special_token(role, dir)? {
                 named.push(token);
             }
         }

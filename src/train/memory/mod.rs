@@ -99,7 +99,7 @@ struct Block {
 
 /// Numbers of a whole pass.
 #[derive(Debug, Clone, Copy, Default)]
-struct Whole {
+struct PassBytes {
     kept: u64,
     /// The most at once from the pass's beginning to its end, what is kept included.
     forward: u64,
@@ -126,7 +126,7 @@ impl<'a> MemoryEstimator<'a> {
         // A frozen LLM's chain of ordinary tokens is in no graph.
         let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
         let above = match chain.tokens {
-            0 => Whole::default(),
+            0 => PassBytes::default(),
             _ => self.pass(chain, chain_tracked, checkpointing),
         };
         let leaves = if chain_tracked { above.cache } else { 0 };
@@ -214,7 +214,7 @@ impl<'a> MemoryEstimator<'a> {
     }
 
     /// * `tracked`: whether something that trains is in it or before it.
-    fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> Whole {
+    fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> PassBytes {
         let (layers, residual) = (self.layers(), pass.tokens * self.hidden());
         let encoder = self.encoder.map_or(0, |encoder| pass.entities * encoder.activations(self.hidden() as usize));
         // The embeddings train where every weight does; an encoder among them likewise.
@@ -225,7 +225,7 @@ impl<'a> MemoryEstimator<'a> {
             // Of each block the input, which the norms then copy.
             let kept = layers * residual + encoder;
             let plain = self.block(pass, false, false);
-            return Whole {
+            return PassBytes {
                 kept,
                 forward: kept + cache + plain.forward + residual,
                 backward: kept + other.attention + other.mlp + 2 * residual + other.backward_mlp,
@@ -233,7 +233,7 @@ impl<'a> MemoryEstimator<'a> {
             };
         }
         let kept = first.attention + first.mlp + (layers - 1) * (other.attention + other.mlp) + encoder;
-        Whole {
+        PassBytes {
             kept,
             forward: kept + cache + other.forward,
             backward: (kept + other.backward_mlp).max((kept + other.backward_attention).saturating_sub(other.mlp)),

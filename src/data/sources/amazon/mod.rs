@@ -34,11 +34,11 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use self::detect::{Edition, Found, Role, Syntax};
+use self::detect::{DetectedFile, Edition, Role, Syntax};
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
-use super::fields::short;
-use super::files::at_most;
+use super::fields::shorten;
+use super::files::max_rows;
 use super::lines::{read_lines, read_numbered_lines};
 use super::options::ReadOptions;
 use super::python;
@@ -73,10 +73,11 @@ type Line<T> = std::result::Result<T, String>;
 pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let found = files.iter().map(detect::role).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
-        Some(name) => Edition::named(name)?,
+        Some(name) => Edition::from_name(name)?,
         None => detect::edition(&found)?,
     };
-    let (reviews, metadata): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|f| f.role == Role::Reviews);
+    let (reviews, metadata): (Vec<&DetectedFile>, Vec<&DetectedFile>) =
+        found.iter().partition(|f| f.role == Role::Reviews);
     if reviews.is_empty() {
         return Err(Error::usage(
             "no review file among the inputs: add Amazon's reviews (JSON lines) or ratings (CSV)",
@@ -93,7 +94,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let mut events = 0;
     for file in &reviews {
         let bytes = if matches!(file.syntax, Syntax::Csv(_)) { ROW_BYTES } else { REVIEW_BYTES };
-        events += at_most(std::slice::from_ref(&file.path), bytes)?;
+        events += max_rows(std::slice::from_ref(&file.path), bytes)?;
     }
     let mut log = EventLog::new(events, &options.workspace, true, true)?;
     for file in &reviews {
@@ -109,7 +110,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
 }
 
 /// The syntaxes of files, for people.
-fn kinds(files: &[&Found]) -> String {
+fn kinds(files: &[&DetectedFile]) -> String {
     let mut kinds: Vec<&str> = Vec::new();
     for file in files {
         let kind = file.syntax.name();
@@ -120,7 +121,7 @@ fn kinds(files: &[&Found]) -> String {
     kinds.join(" and ")
 }
 
-fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+fn read_reviews(file: &DetectedFile, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     if file.syntax == Syntax::Parquet {
         return parquet::read_reviews(file, log, context);
     }
@@ -150,7 +151,13 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mu
             |line, events| {
                 let Review2023 { user_id, parent_asin, rating, timestamp } =
                     serde_json::from_str(line).map_err(json_error)?;
-                event(events, &user_id, &parent_asin, rating.real(), unit.milliseconds(timestamp.whole("timestamp")?)?)
+                event(
+                    events,
+                    &user_id,
+                    &parent_asin,
+                    rating.real(),
+                    unit.milliseconds(timestamp.whole_number("timestamp")?)?,
+                )
             },
             sink,
         ),
@@ -161,7 +168,13 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mu
             context,
             |line, events| {
                 let Review { reviewer, asin, overall, time } = serde_json::from_str(line).map_err(json_error)?;
-                event(events, &reviewer, &asin, overall.real(), unit.milliseconds(time.whole("unixReviewTime")?)?)
+                event(
+                    events,
+                    &reviewer,
+                    &asin,
+                    overall.real(),
+                    unit.milliseconds(time.whole_number("unixReviewTime")?)?,
+                )
             },
             sink,
         ),
@@ -211,7 +224,7 @@ impl Number {
     }
 
     /// The number, also if it is written as 5.0.
-    fn whole(self, name: &str) -> Line<i64> {
+    fn whole_number(self, name: &str) -> Line<i64> {
         match self {
             Self::Whole(number) => Ok(number),
             Self::Real(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(number as i64),
@@ -222,8 +235,8 @@ impl Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct AsNumber;
-        impl Visitor<'_> for AsNumber {
+        struct NumberVisitor;
+        impl Visitor<'_> for NumberVisitor {
             type Value = Number;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -246,7 +259,7 @@ impl<'de> Deserialize<'de> for Number {
                 Number::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(AsNumber)
+        deserializer.deserialize_any(NumberVisitor)
     }
 }
 
@@ -305,9 +318,10 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
         return Err(format!("{fields} fields between commas, not {}", columns.fields));
     }
     let [user, item, rating, time] = values;
-    let number =
-        |name: &str, text: &str| Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)));
-    let time = unit.milliseconds(number("timestamp", time)?.whole("timestamp")?)?;
+    let number = |name: &str, text: &str| {
+        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", shorten(text)))
+    };
+    let time = unit.milliseconds(number("timestamp", time)?.whole_number("timestamp")?)?;
     event(events, user, item, number("rating", rating)?.real(), time)
 }
 
@@ -346,18 +360,22 @@ fn take_titles(
     context: &mut ReadContext,
 ) -> Result<()> {
     if let Some(id) = &found.unmatched {
-        catalogue.unmatched(id);
+        catalogue.count_unmatched(id);
     }
     for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
         if let Err(what) = catalogue.set_title(item, title) {
-            context.bad_at(file, &format!("{row} {line}"), &format!("item {}: {what}", short(items.get(item))))?;
+            context.bad_row_at(
+                file,
+                &format!("{row} {line}"),
+                &format!("item {}: {what}", shorten(items.get(item))),
+            )?;
         }
     }
     Ok(())
 }
 
 fn read_titles(
-    file: &Found,
+    file: &DetectedFile,
     edition: Edition,
     items: &Interner,
     catalogue: &mut Catalogue,
@@ -368,7 +386,7 @@ fn read_titles(
     }
     let path = &file.path;
     let parse = |number: u64, line: &str, out: &mut Titles| -> Line<()> {
-        let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { described(line, edition)? };
+        let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { item_and_title(line, edition)? };
         if id.trim().is_empty() {
             return Err("the item id is empty".into());
         }
@@ -382,7 +400,7 @@ fn read_titles(
 }
 
 /// An item's id and title in a line of JSON.
-fn described(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+fn item_and_title(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     #[derive(Deserialize)]
     #[serde(transparent)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

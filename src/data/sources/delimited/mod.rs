@@ -8,7 +8,7 @@ use memchr::{memchr, memchr_iter};
 
 pub(super) use self::dialect::Dialect;
 use self::dialect::RecordEnd;
-use super::fields::short;
+use super::fields::shorten;
 use super::input::Input;
 use super::lines::{BlockReader, NOT_UTF8, ParsedBlock, RecordResult, TextBlock};
 use super::read_context::ReadContext;
@@ -90,7 +90,7 @@ impl DelimitedFile {
             Some(second) => Err(Error::failed(format!(
                 "{}: two columns are named `{}`, the {}th and the {}th: name the columns by --columns",
                 self.file,
-                short(name),
+                shorten(name),
                 index + 1,
                 second + 1
             ))),
@@ -269,7 +269,7 @@ pub(super) fn missing_column(file: &SourceFile, name: &str, present: &[String]) 
     // A header of numbers or times is probably the first row.
     let data = present.iter().any(|field| field.trim_matches('"').starts_with(|c: char| c.is_ascii_digit()));
     let advice = if data { "; if that is a row of data, name the columns with --columns a,b,c" } else { "" };
-    let (name, present) = (short(name), short(&present.join(", ")));
+    let (name, present) = (shorten(name), shorten(&present.join(", ")));
     Error::failed(format!("{file}: column `{name}` is missing; it has {present}{advice}"))
 }
 

@@ -18,7 +18,7 @@ use super::dataset::{Catalogue, RawDataset};
 use super::delimited::{DelimitedFile, Dialect};
 use super::encoding::Encoding;
 use super::fields::{present, rating};
-use super::files::at_most;
+use super::files::max_rows;
 use super::input::Input;
 use super::lines::read_numbered_lines;
 use super::options::ReadOptions;
@@ -114,7 +114,7 @@ enum Role {
 
 impl Role {
     /// By the published name, perhaps after a prefix as in `ml-1m-ratings.dat.gz`.
-    fn of(path: &SourceFile) -> Option<Self> {
+    fn from_name(path: &SourceFile) -> Option<Self> {
         let name = path.plain_name();
         let is = |wanted: &str| {
             let before = name.strip_suffix(wanted);
@@ -139,7 +139,7 @@ impl Role {
 pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let forced = options.format.as_deref().map(Format::parse).transpose()?;
     let format = |path: &SourceFile| forced.map_or_else(|| Format::find(path), Ok);
-    let of = |role| files.iter().filter(move |path| Role::of(path) == Some(role));
+    let of = |role| files.iter().filter(move |path| Role::from_name(path) == Some(role));
 
     let ratings: Vec<&SourceFile> = of(Role::Ratings).collect();
     let Some(first) = ratings.first() else {
@@ -152,7 +152,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
             return Err(Error::usage(format!("{} {what} {}: give one of them", path, first)));
         }
     }
-    let rows = at_most(ratings.iter().copied(), RATING_BYTES)?;
+    let rows = max_rows(ratings.iter().copied(), RATING_BYTES)?;
     let mut log = EventLog::new(rows, &options.workspace, true, true)?;
     for path in ratings {
         read_ratings(path, found, &mut log, context)?;
@@ -163,7 +163,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     if of(Role::Movies).next().is_none() {
         catalogue.missing = Some("no file of titles among the inputs: add movies.dat, u.item or movies.csv");
     }
-    let unused = files.iter().filter(|path| Role::of(path).is_none());
+    let unused = files.iter().filter(|path| Role::from_name(path).is_none());
     context.unused.extend(unused.map(|path| path.name().to_string()));
     let mut described = found.describe().to_string();
     for path in of(Role::Movies) {
@@ -241,7 +241,7 @@ pub(super) fn encoding(path: &SourceFile) -> Result<Encoding> {
     loop {
         line.clear();
         let read = input.content().take(PART).read_until(b'\n', &mut line);
-        if read.map_err(|error| input.broken(&error))? == 0 {
+        if read.map_err(|error| input.read_error(&error))? == 0 {
             return Ok(Encoding::Utf8);
         }
         if std::str::from_utf8(&line).is_err() {
@@ -285,11 +285,11 @@ fn read_movies(
     let mut take_in = |context: &mut ReadContext, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
             let Some(item) = items.find(&movie.id) else {
-                catalogue.unmatched(&movie.id);
+                catalogue.count_unmatched(&movie.id);
                 continue;
             };
             if let Err(what) = catalogue.describe(item, &movie.title) {
-                context.bad(path, movie.line, &what)?;
+                context.bad_row(path, movie.line, &what)?;
                 continue;
             }
             if !movie.genres.is_empty() {
@@ -357,7 +357,7 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
 
 /// Is it a file of plots?
 pub(super) fn holds_plots(path: &SourceFile) -> bool {
-    Role::of(path) == Some(Role::Plots)
+    Role::from_name(path) == Some(Role::Plots)
 }
 
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot

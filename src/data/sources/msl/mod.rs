@@ -26,7 +26,7 @@ const TITLES: &str = "id2name4Rec.json";
 const PARSED: u64 = 16;
 
 /// Where a file is, compressed or not.
-fn stored(dir: &Path, file: &str) -> PathBuf {
+fn find_file(dir: &Path, file: &str) -> PathBuf {
     // Some releases have a sample of 5,000 windows to test on, and name it so.
     let names: &[&str] = if file == "test.csv" { &["test.csv", "test_5000.csv"] } else { &[file] };
     let paths = names.iter().flat_map(|name| ["", ".gz", ".zst"].map(|ending| dir.join(format!("{name}{ending}"))));
@@ -46,10 +46,10 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
     let mut inputs = Vec::new();
     let mut left = memory / PARSED;
     let mut read = |file: &str| -> Result<Vec<u8>> {
-        let path = stored(dir, file);
+        let path = find_file(dir, file);
         let mut input = Input::peek(&SourceFile::new(&path))?;
         let mut bytes = Vec::new();
-        input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
+        input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.read_error(&e))?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
             let most = memory / PARSED;
             let what = format!("with it the files hold more than {most} bytes, a 16th of the memory: raise --memory");
@@ -63,11 +63,11 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
     let items = read_titles(&path, &read(TITLES)?)?;
     let index: HashMap<&str, u32> = items.iter().enumerate().map(|(i, item)| (item.id.as_str(), i as u32)).collect();
 
-    let has_valid = stored(dir, "valid.csv").exists();
+    let has_valid = find_file(dir, "valid.csv").exists();
     let files: &[&str] = if has_valid { &["train.csv", "valid.csv", "test.csv"] } else { &["train.csv", "test.csv"] };
     let mut merged = SequenceBuilder::default();
     for file in files {
-        let path = stored(dir, file);
+        let path = find_file(dir, file);
         merged.files.push(Vec::new());
         for row in read_rows(&path, read(file)?)? {
             merged.add(row, &index, &path)?;

@@ -13,8 +13,8 @@ use crate::{Context, Error, Result};
 
 /// The catalogue in the file's order. Of equal ids the last title counts, as in Python.
 pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
-    struct InOrder;
-    impl<'de> Visitor<'de> for InOrder {
+    struct OrderedPairs;
+    impl<'de> Visitor<'de> for OrderedPairs {
         type Value = Vec<(String, String)>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -30,7 +30,7 @@ pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
         }
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let pairs = json.deserialize_map(InOrder).context(path.display())?;
+    let pairs = json.deserialize_map(OrderedPairs).context(path.display())?;
     json.end().context(path.display())?;
 
     let mut items: Vec<Item> = Vec::with_capacity(pairs.len());

@@ -47,7 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<Value<'_>, String> {
     let mut parser = Parser { text, at: 0 };
     let value = parser.value(0)?;
     parser.space();
-    if parser.at < text.len() { Err(parser.wrong("text after the literal")) } else { Ok(value) }
+    if parser.at < text.len() { Err(parser.error("text after the literal")) } else { Ok(value) }
 }
 
 struct Parser<'a> {
@@ -57,11 +57,11 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn wrong(&self, what: &str) -> String {
-        self.wrong_at(self.at, what)
+    fn error(&self, what: &str) -> String {
+        self.error_at(self.at, what)
     }
 
-    fn wrong_at(&self, at: usize, what: &str) -> String {
+    fn error_at(&self, at: usize, what: &str) -> String {
         format!("column {}: {what}", self.slice(0, at).chars().count() + 1)
     }
 
@@ -95,9 +95,9 @@ impl<'a> Parser<'a> {
         if self.at_text() {
             return Ok(Value::Text(self.text()?));
         }
-        let Some(first) = self.peek() else { return Err(self.wrong("the literal ends where a value should be")) };
+        let Some(first) = self.peek() else { return Err(self.error("the literal ends where a value should be")) };
         if matches!(first, b'[' | b'(' | b'{') && depth == MAX_DEPTH {
-            return Err(self.wrong(&format!("nested deeper than {MAX_DEPTH}")));
+            return Err(self.error(&format!("nested deeper than {MAX_DEPTH}")));
         }
         match first {
             b'[' => Ok(Value::List(self.items(b']', depth)?.0)),
@@ -130,10 +130,10 @@ impl<'a> Parser<'a> {
                 return Ok((items, comma));
             }
             if self.peek().is_none() {
-                return Err(self.wrong_at(open, "a bracket is not closed"));
+                return Err(self.error_at(open, "a bracket is not closed"));
             }
             if !items.is_empty() && !comma {
-                return Err(self.wrong("a comma or a closing bracket should be here"));
+                return Err(self.error("a comma or a closing bracket should be here"));
             }
             items.push(self.value(depth + 1)?);
             self.space();
@@ -153,15 +153,15 @@ impl<'a> Parser<'a> {
                 return Ok(Value::Dict(pairs));
             }
             if self.peek().is_none() {
-                return Err(self.wrong_at(open, "a bracket is not closed"));
+                return Err(self.error_at(open, "a bracket is not closed"));
             }
             if !comma {
-                return Err(self.wrong("a comma or a closing bracket should be here"));
+                return Err(self.error("a comma or a closing bracket should be here"));
             }
             let key = self.value(depth + 1)?;
             self.space();
             if !self.skip(b':') {
-                return Err(self.wrong("a colon should follow a key"));
+                return Err(self.error("a colon should follow a key"));
             }
             pairs.push((key, self.value(depth + 1)?));
             self.space();
@@ -175,7 +175,7 @@ impl<'a> Parser<'a> {
             "None" => Value::None,
             "True" => Value::Bool(true),
             "False" => Value::Bool(false),
-            _ => return Err(self.wrong("this begins no literal")),
+            _ => return Err(self.error("this begins no literal")),
         };
         self.at += length;
         Ok(value)
@@ -190,7 +190,7 @@ impl<'a> Parser<'a> {
         });
         let number = self.slice(self.at, self.at + length.count());
         if !is_number(number) {
-            return Err(self.wrong("not a number"));
+            return Err(self.error("not a number"));
         }
         self.at += number.len();
         Ok(Value::Number(number))
@@ -202,18 +202,18 @@ impl<'a> Parser<'a> {
 
     /// A string, or several side by side, which are one.
     fn text(&mut self) -> Result<Cow<'a, str>, String> {
-        let mut text = self.quoted()?;
+        let mut text = self.parse_quoted()?;
         loop {
             self.space();
             if !self.at_text() {
                 return Ok(text);
             }
-            let more = self.quoted()?;
+            let more = self.parse_quoted()?;
             text.to_mut().push_str(&more);
         }
     }
 
-    fn quoted(&mut self) -> Result<Cow<'a, str>, String> {
+    fn parse_quoted(&mut self) -> Result<Cow<'a, str>, String> {
         let open = self.at;
         if !self.skip(b'u') {
             self.skip(b'U');
@@ -228,7 +228,7 @@ impl<'a> Parser<'a> {
             let run = self.slice(from, self.at);
             if self.skip(quote) {
                 if run.is_empty() && unescaped.is_none() && self.peek() == Some(quote) {
-                    return Err(self.wrong_at(open, "triple quotes are not read"));
+                    return Err(self.error_at(open, "triple quotes are not read"));
                 }
                 return Ok(match unescaped {
                     None => Cow::Borrowed(run),
@@ -236,7 +236,7 @@ impl<'a> Parser<'a> {
                 });
             }
             if !self.skip(b'\\') {
-                return Err(self.wrong_at(open, "a string does not end"));
+                return Err(self.error_at(open, "a string does not end"));
             }
             let text = unescaped.get_or_insert_default();
             text.push_str(run);
@@ -247,7 +247,7 @@ impl<'a> Parser<'a> {
 
     /// What an escape stands for; its backslash is read, `open` is where its string begins.
     fn escape(&mut self, text: &mut String, open: usize) -> Result<(), String> {
-        let Some(kind) = self.peek() else { return Err(self.wrong_at(open, "a string does not end")) };
+        let Some(kind) = self.peek() else { return Err(self.error_at(open, "a string does not end")) };
         let start = self.at - 1;
         // Python leaves an escape that it does not know as it is; what follows the backslash is
         // read as text.
@@ -285,7 +285,7 @@ impl<'a> Parser<'a> {
                 }
                 char::from_u32(code).unwrap_or_default()
             }
-            b'N' => return Err(self.wrong_at(start, "\\N{...} is not read")),
+            b'N' => return Err(self.error_at(start, "\\N{...} is not read")),
             quote_or_backslash => char::from(quote_or_backslash),
         });
         Ok(())
@@ -294,14 +294,14 @@ impl<'a> Parser<'a> {
     /// The character of a code of so many hexadecimal digits. A surrogate takes its other half from
     /// a second escape, which Python leaves as two halves that no encoding can write.
     fn character(&mut self, start: usize, digits: usize) -> Result<char, String> {
-        let mut code = self.hexadecimal(digits).ok_or_else(|| self.wrong_at(start, "an escape lacks digits"))?;
+        let mut code = self.hexadecimal(digits).ok_or_else(|| self.error_at(start, "an escape lacks digits"))?;
         if (0xd800..0xdc00).contains(&code) && self.rest().starts_with(b"\\u") {
             self.at += 2;
             if let Some(low @ 0xdc00..0xe000) = self.hexadecimal(4) {
                 code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
             }
         }
-        char::from_u32(code).ok_or_else(|| self.wrong_at(start, "an escape of no character"))
+        char::from_u32(code).ok_or_else(|| self.error_at(start, "an escape of no character"))
     }
 
     fn hexadecimal(&mut self, digits: usize) -> Option<u32> {

@@ -43,7 +43,7 @@ impl Format {
             "parquet" => Ok(Self::Parquet),
             _ => Err(Error::usage(format!(
                 "table has no format `{}`: use csv, tsv, jsonl, python or parquet",
-                super::fields::short(name)
+                super::fields::shorten(name)
             ))),
         }
     }
@@ -159,7 +159,7 @@ impl Table {
                     let item = settings.catalogue_item.as_deref().unwrap_or_default();
                     hint = format!(
                         "; a catalogue needs the column `{}` (--catalogue-item names it)",
-                        super::fields::short(item)
+                        super::fields::shorten(item)
                     );
                 } else if let ([only], true) = (names, self.format.is_text())
                     && let Some(delimiter) = [';', '|', '\t', ':'].into_iter().find(|c| only.contains(*c))
@@ -212,7 +212,7 @@ impl Table {
         };
         let mut found = if self.format.is_objects() { [false; 2] } else { self.describes() };
         let sink = |_: &mut ReadContext, block: Block| {
-            found = either(found, block.found);
+            found = or_each(found, block.found);
             block.hand_on(&kind, log, catalogue)
         };
         match &self.reader {
@@ -238,7 +238,7 @@ impl Table {
     }
 }
 
-fn either(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
+fn or_each(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
     [a[0] || b[0], a[1] || b[1]]
 }
 
@@ -251,10 +251,10 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let tables = files.iter().map(|file| Table::open(file, &settings)).collect::<Result<Vec<Table>>>()?;
     let (mut logs, mut catalogues): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| table.log);
     if logs.is_empty() {
-        let user = super::fields::short(asked.user.as_deref().unwrap_or_default());
+        let user = super::fields::shorten(asked.user.as_deref().unwrap_or_default());
         return Err(Error::usage(format!("table: no log among the inputs: a file with the column `{user}`")));
     }
-    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], either);
+    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], or_each);
     check_described(&asked, perhaps, &logs)?;
     let titles = choose_titles(&settings, &mut logs, &mut catalogues);
     for table in &mut logs {
@@ -271,14 +271,14 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     };
     let mut found = [false; 2];
     for table in &logs {
-        found = either(found, table.read(&mut raw, &settings, context)?);
+        found = or_each(found, table.read(&mut raw, &settings, context)?);
     }
     raw.log.finish()?;
     for table in &catalogues {
-        found = either(found, table.read(&mut raw, &settings, context)?);
+        found = or_each(found, table.read(&mut raw, &settings, context)?);
     }
     // The titles of a log may not be asked for.
-    let found = either(found, [perhaps[0] && titles.is_some(), false]);
+    let found = or_each(found, [perhaps[0] && titles.is_some(), false]);
     check_described(&asked, found, &logs)?;
     raw.format = describe(&settings, &logs, &catalogues, titles);
     Ok(raw)
@@ -335,7 +335,7 @@ fn check_described(asked: &Columns, found: [bool; 2], logs: &[Table]) -> Result<
             return Err(Error::failed(format!(
                 "{}: column `{}` is missing, here as in all inputs",
                 first.file,
-                super::fields::short(name)
+                super::fields::shorten(name)
             )));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::rows::{Block, Cell, Row, RowKind, time_value};
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::lines::RecordResult;
 use crate::data::sources::parquet_columns::{ColumnPath, Kind, ParquetFile, Rows, Value};
 use crate::data::sources::read_context::ReadContext;
@@ -33,7 +33,7 @@ fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; 
             return Err(Error::failed(format!(
                 "{}: column `{}` holds {}, but should hold {wanted}",
                 table.file,
-                short(name),
+                shorten(name),
                 found.kind.describe()
             )));
         }
@@ -82,7 +82,7 @@ pub(super) fn read(
         for at in 0..rows.len {
             number += 1;
             if let Err(what) = push(rows, at, &constants, &missing, &mut ids, kind, &mut block) {
-                context.bad_at(&table.file, &format!("row {number}"), &what)?;
+                context.bad_row_at(&table.file, &format!("row {number}"), &what)?;
             }
         }
         context.progress.add(rows.len as u64)?;

@@ -141,7 +141,7 @@ impl Block {
             }
             let item = if kind.log { Some(log.items.intern(id)?) } else { log.items.find(id) };
             let Some(item) = item else {
-                catalogue.unmatched(id);
+                catalogue.count_unmatched(id);
                 continue;
             };
             if !title.trim().is_empty() {

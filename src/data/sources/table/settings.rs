@@ -3,7 +3,7 @@
 use super::Format;
 use crate::data::sources::delimited::Dialect;
 use crate::data::sources::encoding::Encoding;
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::options::{Columns, ReadOptions, TableOptions, TitleChoice, TitleFrom};
 use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::TimeOptions;
@@ -52,7 +52,7 @@ fn character(flag: &str, text: &str, words: &[(&str, u8)]) -> Result<u8> {
     }
     match text.as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r' | 0) => Ok(*byte),
-        _ => Err(Error::usage(format!("table: {flag} `{}` is not one ASCII character", short(text)))),
+        _ => Err(Error::usage(format!("table: {flag} `{}` is not one ASCII character", shorten(text)))),
     }
 }
 

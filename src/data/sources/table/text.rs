@@ -7,8 +7,8 @@ use super::settings::Settings;
 use super::{Format, Table};
 use crate::data::sources::delimited::{DelimitedFile, Dialect, Record, is_section};
 use crate::data::sources::encoding::Encoding;
-use crate::data::sources::fields::short;
-use crate::data::sources::files::at_most;
+use crate::data::sources::fields::shorten;
+use crate::data::sources::files::max_rows;
 use crate::data::sources::input::Input;
 use crate::data::sources::python;
 use crate::data::sources::read_context::ReadContext;
@@ -84,7 +84,7 @@ fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     while lines.len() < LINES && left > 0 {
         line.clear();
         let read = input.content().take(left).read_until(b'\n', &mut line);
-        let count = read.map_err(|error| input.broken(&error))?;
+        let count = read.map_err(|error| input.read_error(&error))?;
         if count == 0 {
             break;
         }
@@ -118,7 +118,7 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().skip(index + 1).any(|other| other == name && !name.is_empty()) {
-            return Err(Error::usage(format!("table: --columns names `{}` twice", short(name))));
+            return Err(Error::usage(format!("table: --columns names `{}` twice", shorten(name))));
         }
     }
     Ok((DelimitedFile::with_names(file, dialect, names.to_vec(), last_takes_rest), sections))
@@ -128,9 +128,9 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
 pub(super) fn count_rows(file: &SourceFile, encoding: Encoding) -> Result<u64> {
     let mut start = Vec::new();
     let mut input = Input::peek_as(file, encoding)?;
-    input.content().take(1 << 16).read_to_end(&mut start).map_err(|error| input.broken(&error))?;
+    input.content().take(1 << 16).read_to_end(&mut start).map_err(|error| input.read_error(&error))?;
     let lines = start.iter().filter(|b| **b == b'\n').count().max(1);
-    at_most([file], (start.len() / lines) as u64)
+    max_rows([file], (start.len() / lines) as u64)
 }
 
 /// Where a column's values are.
@@ -143,7 +143,7 @@ enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn of(table: &'a Table, records: &DelimitedFile, name: &'a Option<String>) -> Result<Self> {
+    fn new(table: &'a Table, records: &DelimitedFile, name: &'a Option<String>) -> Result<Self> {
         match name {
             Some(name) if records.header.contains(name) => Ok(Self::Column(records.column(name)?)),
             Some(_)
@@ -170,7 +170,7 @@ impl<'a> Field<'a> {
 
 /// Takes in the times of the first rows.
 pub(super) fn sample_times(table: &Table, records: &DelimitedFile, sample: &mut TimeSample) -> Result<()> {
-    let time = Field::of(table, records, &table.columns.time)?;
+    let time = Field::new(table, records, &table.columns.time)?;
     records.for_each(|record| match time_value(Cell::Text(time.get(record))) {
         Ok(Some(value)) => sample.add(value),
         _ => true,
@@ -185,7 +185,7 @@ pub(super) fn read(
     context: &mut ReadContext,
     sink: impl FnMut(&mut ReadContext, Block) -> Result<()> + Send,
 ) -> Result<()> {
-    let field = |name| Field::of(table, records, name);
+    let field = |name| Field::new(table, records, name);
     let c = &table.columns;
     let (user, item, time) = (field(&c.user)?, field(&c.item)?, field(&c.time)?);
     let (rating, title, text) = (field(&c.rating)?, field(&c.title)?, field(&c.text)?);

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use self::dates::{DateOrder, parse_date};
-use super::fields::{present, short};
+use super::fields::{present, shorten};
 
 /// The unit of Unix times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -65,7 +65,7 @@ impl Unit {
     }
 
     /// The unit in which a number is a time after 1973; `None` if it is in none.
-    fn of(number: i64) -> Option<Self> {
+    fn detect(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|unit| (SMALL..END).contains(&(number / unit.per_second())))
     }
 }
@@ -155,7 +155,7 @@ impl TimeOptions {
         let parsed = |format: &str| -> Result<(String, Vec<Item<'static>>), String> {
             let items = StrftimeItems::new(format).parse_to_owned();
             let items =
-                items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", short(format)))?;
+                items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", shorten(format)))?;
             Ok((format.to_string(), items))
         };
         if unit.is_some() && format.is_some() {
@@ -195,7 +195,7 @@ impl TimeSample {
         }
         self.seen += 1;
         if let Some((whole, _)) = value.number() {
-            match Unit::of(whole) {
+            match Unit::detect(whole) {
                 Some(unit) => self.units[unit as usize] += 1,
                 None if compact_date(whole).is_some() => self.compact += 1,
                 None => self.small += 1,
@@ -220,7 +220,7 @@ impl TimeSample {
         let stated = self.options.unit.is_some();
         let order = match (self.day_first, self.month_first, &self.ambiguous) {
             (0, 0, Some(text)) => {
-                let text = short(text);
+                let text = shorten(text);
                 return Err(format!(
                     "no row tells whether `{text}` gives the day or the month first: say it by --time-format, \
                      such as %d/%m/%Y or %m/%d/%Y"
@@ -274,10 +274,10 @@ impl TimeParser {
         if let TimeValue::Text(text) = value {
             present(text, "time")?;
             if let Some((format, items)) = &self.format {
-                return by_format(text.trim(), format, items);
+                return parse_with_format(text.trim(), format, items);
             }
         } else if let Some((format, _)) = &self.format {
-            return Err(format!("the time is a number, not a text of the form {}", short(format)));
+            return Err(format!("the time is a number, not a text of the form {}", shorten(format)));
         }
         match value.number() {
             Some(number) => self.number_to_time(number),
@@ -301,7 +301,7 @@ impl TimeParser {
             && whole >= 0
             && let Numbers::Unit(_) = self.numbers
         {
-            let found = Unit::of(whole);
+            let found = Unit::detect(whole);
             if let Some(other) = found.filter(|found| *found != unit) {
                 return Err(format!(
                     "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says \
@@ -317,8 +317,8 @@ impl TimeParser {
     }
 
     fn text_to_time(&self, text: &str) -> Result<i64, String> {
-        let time = parse_date(text, self.order).map_err(|what| format!("time `{}` {what}", short(text)))?;
-        in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", short(text)))
+        let time = parse_date(text, self.order).map_err(|what| format!("time `{}` {what}", shorten(text)))?;
+        in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", shorten(text)))
     }
 
     /// Says in a few words what the times are.
@@ -337,9 +337,9 @@ fn in_range(milliseconds: i64) -> Option<i64> {
 }
 
 /// Reads a time by a strftime pattern; without a time of day it is midnight, without an offset UTC.
-fn by_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, String> {
+fn parse_with_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, String> {
     let mut parsed = Parsed::new();
-    let wrong = || format!("time `{}` is not of the form {}", short(text), short(format));
+    let wrong = || format!("time `{}` is not of the form {}", shorten(text), shorten(format));
     chrono::format::parse(&mut parsed, text, items.iter()).map_err(|_| wrong())?;
     let offset = i64::from(parsed.offset().unwrap_or(0)) * 1000;
     let time = if parsed.timestamp().is_some() {
@@ -350,7 +350,7 @@ fn by_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, S
         let clock = if has_hour { parsed.to_naive_time().map_err(|_| wrong())? } else { chrono::NaiveTime::MIN };
         date.and_time(clock).and_utc().timestamp_millis() - offset
     };
-    in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", short(text)))
+    in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", shorten(text)))
 }
 
 #[cfg(test)]

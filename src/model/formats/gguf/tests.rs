@@ -61,7 +61,7 @@ fn reads_metadata_and_tensors() {
     assert_eq!((header.size("u"), header.number("f")), (Ok(Some(7)), Ok(Some(0.5))));
     assert_eq!((header.text("s"), header.size("none")), (Ok(Some("text")), Ok(None)));
     assert_eq!((header.flag("t"), header.flag("none")), (Ok(Some(true)), Ok(None)));
-    assert_eq!((header.unread("", &["i", "words"]), header.unread("w", &[])), (Some("numbers"), Some("words")));
+    assert_eq!((header.unread_key("", &["i", "words"]), header.unread_key("w", &[])), (Some("numbers"), Some("words")));
     assert_eq!(header.strings(&bytes, "words").unwrap().unwrap(), ["a", "é"]);
     assert_eq!(header.numbers(&bytes, "numbers").unwrap().unwrap(), [-1.0, 7.0]);
     for failed in [header.size("i").err(), header.text("u").err(), header.strings(&bytes, "numbers").err()] {

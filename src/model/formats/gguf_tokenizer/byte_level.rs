@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split as SplitBy, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer as Backend};
 
-use super::{GgufVocabulary, note, refuse};
+use super::{GgufVocabulary, print_note, refuse};
 use crate::text::tokenizer::{LLAMA3_SPLIT, split_then_bytes};
 use crate::{Context, Result};
 
@@ -193,7 +193,7 @@ impl GgufVocabulary {
                 ));
             }
         };
-        note(&format!(
+        print_note(&format!(
             "{missing}: text is split as {name} splits it, which fits the vocabulary; convert the file anew with a \
              recent llama.cpp to be sure"
         ));

@@ -178,7 +178,7 @@ impl GgufVocabulary {
 }
 
 /// Tells the user of a choice that the file leaves open.
-fn note(message: &str) {
+fn print_note(message: &str) {
     log(format!("note: {message}"));
 }
 

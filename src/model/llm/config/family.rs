@@ -323,7 +323,7 @@ impl Family {
     ///
     /// # Errors
     /// Names an unknown one.
-    pub fn by_model_type(model_type: &str) -> Result<&'static Self> {
+    pub fn from_model_type(model_type: &str) -> Result<&'static Self> {
         Self::find(model_type, |family| family.model_type, "model_type")
     }
 
@@ -331,7 +331,7 @@ impl Family {
     ///
     /// # Errors
     /// Names an unknown one.
-    pub fn by_gguf(architecture: &str) -> Result<&'static Self> {
+    pub fn from_gguf(architecture: &str) -> Result<&'static Self> {
         Self::find(architecture, |family| family.gguf, "general.architecture")
     }
 

@@ -168,7 +168,7 @@ impl DecoderConfig {
     pub(crate) fn from_object(object: &Map<String, Value>) -> Result<Self> {
         let keys = Keys { object, prefix: "" };
         let family = match keys.text("model_type")? {
-            Some(model_type) => Family::by_model_type(model_type)?,
+            Some(model_type) => Family::from_model_type(model_type)?,
             None => return refuse("no model_type; it must be a family's name, as \"llama\""),
         };
         if keys.get("quantization_config").is_some() {

@@ -197,7 +197,7 @@ pub(super) fn read(
             }
         }
         block.push(&fields.row()?, kind)?;
-        block.found = super::either(block.found, fields.describes());
+        block.found = super::or_each(block.found, fields.describes());
         Ok(())
     };
     read_numbered_lines(&table.file, kind.settings.encoding, 0, context, parse_row, sink)
@@ -212,7 +212,7 @@ fn look(file: &SourceFile, settings: &Settings, mut each: impl FnMut(&str) -> bo
     loop {
         line.clear();
         let read = input.content().take(MAX_LINE).read_until(b'\n', &mut line);
-        if read.map_err(|error| input.broken(&error))? == 0 {
+        if read.map_err(|error| input.read_error(&error))? == 0 {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&line);
