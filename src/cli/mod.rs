@@ -2,6 +2,7 @@
 
 mod arguments;
 mod doctor;
+mod experiment;
 mod flags;
 mod inspect;
 mod plan;
@@ -85,6 +86,8 @@ impl Command {
             Self::Train { run, .. } => run.train(),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
+            Self::Experiment(arguments) => arguments.run(),
+            Self::Report { dir, out } => commands::report(&dir, &out),
             Self::Recommend { run, history, user, choice, k, backend, json } => {
                 let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
                 let Recommendations { items, notes } = commands::recommend(options)?;

@@ -98,8 +98,11 @@ mod tests {
         let dir = folder(&[
             ("base.toml", "[data]\ncorpus = \"c\"\nrows = \"r\"\n[llm]\npath = \"m\"\n[loss]\ntemperature = 2.5\n"),
             ("middle.toml", "extends = \"base.toml\"\nseed = 1\n[train]\nepochs = 3\nmicro_batch_tokens = 64\n"),
-            ("sub/child.toml", "extends = \"../middle.toml\"\nseed = 2\n[loss]\nkind = \"lml\"\n[data]\ntext_tasks = \
-             \"s\"\n[train]\nmicro_batch_size = 2\n"),
+            (
+                "sub/child.toml",
+                "extends = \"../middle.toml\"\nseed = 2\n[loss]\nkind = \"lml\"\n[data]\ntext_tasks = \
+             \"s\"\n[train]\nmicro_batch_size = 2\n",
+            ),
         ]);
         let config = RunConfig::open(&dir.path().join("sub/child.toml"), &["train.epochs=4".into()]).unwrap();
         assert_eq!((config.seed, config.train.epochs, config.data.corpus.as_str()), (2, 4, "c"));

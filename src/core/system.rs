@@ -1,6 +1,6 @@
 //! Memory of the machine and of this process, as far as the system tells.
 
-use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 /// Returns the total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {

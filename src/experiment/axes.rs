@@ -79,6 +79,9 @@ impl Variant {
 pub(super) fn combinations(axes: &[Axis]) -> Vec<Vec<&Variant>> {
     axes.iter().fold(vec![Vec::new()], |combinations, axis| {
         let extended = |start: &Vec<_>, variant| start.iter().copied().chain([variant]).collect();
-        combinations.iter().flat_map(|start| axis.variants.iter().map(move |variant| extended(start, variant))).collect()
+        combinations
+            .iter()
+            .flat_map(|start| axis.variants.iter().map(move |variant| extended(start, variant)))
+            .collect()
     })
 }

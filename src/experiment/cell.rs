@@ -8,10 +8,9 @@ use burn::train::Interrupter;
 use serde::{Deserialize, Serialize};
 
 use super::config::{CellRun, EvaluateKeys};
-use super::process::{Ended, run_child};
+use super::process::{Arguments, Ended, run_child};
 use crate::core::files::write_atomic;
-use crate::data::Split;
-use crate::run::dir;
+use crate::run::{dir, evaluation_file};
 use crate::{Context, Error, Result};
 
 /// How long a run's lock is waited for, which a killed process may hold until it is gone.
@@ -26,7 +25,7 @@ pub(crate) struct State {
     pub corpus: String,
     /// Whether the last optimiser step is done.
     pub trained: bool,
-    /// The arguments of `evaluate` whose results the directory holds.
+    /// The options of `evaluate` whose results the directory holds, as `name=value`.
     pub evaluated: Option<Vec<String>>,
 }
 
@@ -81,7 +80,7 @@ impl RunJob {
         let place = self.dir.display();
         let Some(state) = State::read(&self.dir)? else {
             return match self.dir.exists() && !dir::is_blank(&self.dir) {
-                true => Err(Error::usage(format!("{place}: is no run of an experiment; choose another --out"))),
+                true => Err(Error::usage(format!("{place}: is no run of an experiment; choose another option `out`"))),
                 false => Ok(Progress::Open),
             };
         };
@@ -91,13 +90,13 @@ impl RunJob {
                 false => format!("another corpus than {} holds now", self.run.config.data.corpus),
             };
             return Err(Error::usage(format!(
-                "{place}: was begun with {what}; choose another --out, or delete that directory"
+                "{place}: was begun with {what}; choose another option `out`, or delete that directory"
             )));
         }
         let split = self.evaluate.split;
-        let written = [format!("evaluation-{split}.json"), format!("ranks-{split}.parquet")];
+        let written = [evaluation_file(split), format!("ranks-{split}.parquet")];
         let done = state.trained
-            && state.evaluated.as_ref() == Some(&self.evaluate.arguments())
+            && state.evaluated.as_ref() == Some(&words(&self.evaluate.options()))
             && written.iter().all(|name| self.dir.join(name).is_file());
         Ok(if done { Progress::Done } else { Progress::Open })
     }
@@ -126,16 +125,13 @@ impl RunJob {
         });
         write_atomic(&self.dir.join(dir::CELL_RUN), self.run.toml.as_bytes())?;
         state.write(&self.dir)?;
-        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<String>>();
         let out = self.dir.display().to_string();
         if !state.trained {
             self.wait_for_lock()?;
             let (config, log) = (path(dir::CELL_RUN), self.dir.join("train.log"));
-            let mut arguments =
-                words(&["train", &config, "--out", &out, "--backend", device, "--ui", "plain", "--json"]);
-            if dir::is_run(&self.dir) {
-                arguments.push("--resume".into());
-            }
+            let arguments = Arguments::new("train", &[&config]).option("out", &out).option("backend", device);
+            let arguments = arguments.option("ui", "plain").flag("json");
+            let arguments = if dir::is_run(&self.dir) { arguments.flag("resume") } else { arguments };
             match run_child(&arguments, &log, interrupter)? {
                 Ended::Well(report) => match is_complete(&report).context(log.display())? {
                     true => state.trained = true,
@@ -146,14 +142,14 @@ impl RunJob {
             }
             state.write(&self.dir)?;
         }
-        let keys = self.evaluate.arguments();
         // What an interrupted evaluation leaves is no result of the one before.
         state.evaluated = None;
         state.write(&self.dir)?;
-        let arguments = [words(&["evaluate", &out, "--backend", device, "--json"]), keys.clone()].concat();
+        let options = self.evaluate.options();
+        let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
         match run_child(&arguments, &self.dir.join("evaluate.log"), interrupter)? {
             Ended::Well(_) => {
-                state.evaluated = Some(keys);
+                state.evaluated = Some(words(&options));
                 state.write(&self.dir)?;
                 Ok(Progress::Done)
             }
@@ -172,6 +168,10 @@ impl RunJob {
             }
         }
     }
+}
+
+fn words(options: &[(&str, String)]) -> Vec<String> {
+    options.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 /// Returns whether a report of `train --json` is of a run whose last step is done.
@@ -201,20 +201,10 @@ pub(super) struct BaselineJob {
 }
 
 impl BaselineJob {
-    fn arguments(&self) -> Vec<String> {
-        let words = ["baseline", &self.name, &self.corpus, "--json"].map(String::from);
-        words.into_iter().chain(self.evaluate.windows()).collect()
-    }
-
     /// Returns what the results are of.
-    fn state(&self) -> State {
+    pub fn state(&self) -> State {
         let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
-        State { key, corpus: self.digest.clone(), trained: true, evaluated: Some(self.evaluate.windows()) }
-    }
-
-    /// Name of the file of the metrics.
-    pub fn evaluation(split: Split) -> String {
-        format!("evaluation-{split}.json")
+        State { key, corpus: self.digest.clone(), trained: true, evaluated: Some(words(&self.evaluate.windows())) }
     }
 
     /// Returns whether the results are there. Those of another corpus, split or limit are made
@@ -233,10 +223,10 @@ impl BaselineJob {
     /// A directory that cannot be written, a child that cannot be started.
     pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
         fs::create_dir_all(&self.dir).context(self.dir.display())?;
-        let arguments = [self.arguments(), vec!["--backend".into(), device.into()]].concat();
+        let arguments = Arguments::new("baseline", &[&self.name, &self.corpus]).option("backend", device).flag("json");
+        let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
         match run_child(&arguments, &self.dir.join("baseline.log"), interrupter)? {
-            Ended::Well(json) => {
-                write_atomic(&self.dir.join(Self::evaluation(self.evaluate.split)), json.as_bytes())?;
+            Ended::Well(_) => {
                 self.state().write(&self.dir)?;
                 Ok(Progress::Done)
             }

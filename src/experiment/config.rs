@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::axes::{Axis, Variant, combinations};
+use super::results::run_key;
 use crate::config::{Objective, RunConfig, Scoring};
 use crate::core::files::sha256;
-use crate::data::Split;
+use crate::data::{Manifest, Split};
 use crate::rankers::RankerSpec;
 use crate::{Context, Error, Result};
 
@@ -88,25 +89,25 @@ impl Default for EvaluateKeys {
 }
 
 impl EvaluateKeys {
-    /// Returns the flags of `itemlm evaluate`.
-    pub fn arguments(&self) -> Vec<String> {
+    /// Returns the options of `itemlm evaluate`.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
         let scoring = self.scoring.map(|scoring| if scoring == Scoring::Full { "full" } else { "masked" });
         let more = [
-            ("--beams", self.beams.map(|n| n.to_string())),
-            ("--scoring", scoring.map(String::from)),
-            ("--length-penalty", self.length_penalty.map(|x| x.to_string())),
-            ("--prior-weight", self.prior_weight.map(|x| x.to_string())),
-            ("--task", self.task.clone()),
-            ("--prompt", self.prompt.clone()),
+            ("beams", self.beams.map(|n| n.to_string())),
+            ("scoring", scoring.map(String::from)),
+            ("length-penalty", self.length_penalty.map(|x| x.to_string())),
+            ("prior-weight", self.prior_weight.map(|x| x.to_string())),
+            ("task", self.task.clone()),
+            ("prompt", self.prompt.clone()),
         ];
-        let more = more.into_iter().filter_map(|(flag, value)| Some([flag.to_string(), value?])).flatten();
+        let more = more.into_iter().filter_map(|(name, value)| Some((name, value?)));
         self.windows().into_iter().chain(more).collect()
     }
 
-    /// Returns those of the flags that `itemlm baseline` takes as well: which windows are ranked.
-    pub fn windows(&self) -> Vec<String> {
-        let limit = self.limit.map(|n| ["--limit".to_string(), n.to_string()]);
-        ["--split".to_string(), self.split.to_string()].into_iter().chain(limit.into_iter().flatten()).collect()
+    /// Returns those of the options that `itemlm baseline` takes as well: which windows are ranked.
+    pub fn windows(&self) -> Vec<(&'static str, String)> {
+        let limit = self.limit.map(|n| ("limit", n.to_string()));
+        [("split", self.split.to_string())].into_iter().chain(limit).collect()
     }
 }
 
@@ -227,10 +228,9 @@ impl ExperimentConfig {
                 self.run.display()
             )));
         }
-        let manifest = Path::new(&config.data.corpus).join("corpus.toml");
-        let corpus = sha256(&fs::read(&manifest).context(manifest.display())?);
+        let corpus = Manifest::digest(Path::new(&config.data.corpus))?;
         let toml = config.to_toml()?;
-        let key = sha256(format!("{toml}\n{corpus}").as_bytes());
+        let key = run_key(&toml, &corpus);
         Ok(CellRun { seed, config, toml, corpus, key })
     }
 
@@ -290,15 +290,22 @@ mod tests {
         let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
         assert_eq!(
             names,
-            ["kind=lml,temperature=1.5", "kind=lml,temperature=3", "kind=msl,temperature=1.5", "kind=msl,temperature=3"]
+            [
+                "kind=lml,temperature=1.5",
+                "kind=lml,temperature=3",
+                "kind=msl,temperature=1.5",
+                "kind=msl,temperature=3"
+            ]
         );
         let run = &cells[2].runs[1];
         assert_eq!((run.seed, run.config.seed), (2, 2));
         assert_eq!(run.config.loss.temperature, crate::config::Temperature::Fixed(1.5));
         let keys: BTreeSet<&String> = cells.iter().flat_map(|cell| &cell.runs).map(|run| &run.key).collect();
         assert_eq!(keys.len(), 8, "every run has its key");
-        assert_eq!(config.evaluate.arguments(), ["--split", "test", "--limit", "20", "--scoring", "full"]);
-        assert_eq!(config.evaluate.windows(), ["--split", "test", "--limit", "20"]);
+        let options: Vec<String> =
+            config.evaluate.options().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(options, ["split=test", "limit=20", "scoring=full"]);
+        assert_eq!(config.evaluate.windows().len(), 2);
         assert_eq!(ExperimentConfig::corpora(&cells).len(), 1);
     }
 

@@ -9,7 +9,7 @@ use burn::train::Interrupter;
 
 use super::cell::{BaselineJob, Progress, RunJob};
 use super::config::{Cell, ExperimentConfig, file_name};
-use super::results::{ExperimentReport, PRIMARY, RESULTS, Row, RunResult, Status, compare, read_row};
+use super::results::{ExperimentReport, RESULTS, Row, RunResult, Status, best, compare, read_row};
 use super::tables::{csv, latex, markdown};
 use crate::core::files::write_atomic;
 use crate::core::progress::Progress as Bar;
@@ -104,7 +104,9 @@ impl Grid {
         }
         match begun {
             Some(dir) if !options.resume => {
-                return Err(Error::usage(format!("{dir} was begun; go on with --resume, or choose another --out")));
+                return Err(Error::usage(format!(
+                    "{dir} was begun; go on with option `resume`, or choose another option `out`"
+                )));
             }
             _ => {}
         }
@@ -115,8 +117,6 @@ impl Grid {
 
     /// Runs what is not done yet, then writes the tables and `experiment.json`. A run that fails
     /// becomes a row that says why.
-    ///
-    /// * `say`: gets a line a finished run.
     ///
     /// # Errors
     /// Files that cannot be read or written.
@@ -182,9 +182,7 @@ impl Grid {
             rows.push(read_row(out, name, set.collect::<Result<_>>()?, runs, split)?);
         }
         let (mut baselines, ranked): (Vec<Row>, Vec<_>) = rows.into_iter().unzip();
-        let primary = |row: &Row| row.metrics.get(PRIMARY).map_or(f64::MIN, |interval| interval.mean);
-        let best = baselines.iter().max_by(|a, b| primary(a).total_cmp(&primary(b))).map(|row| row.name.clone());
-        let (comparisons, not_compared) = compare(&ranked, best.as_deref())?;
+        let (comparisons, not_compared) = compare(&ranked, best(&baselines))?;
         let cells = baselines.split_off(self.config.baselines.len());
         let (run, limit) = (self.config.run.clone(), self.config.evaluate.limit);
         Ok(ExperimentReport { run, split, limit, cells, baselines, comparisons, not_compared })

@@ -14,6 +14,6 @@ mod tables;
 pub use config::{Cell, CellRun, EvaluateKeys, ExperimentConfig};
 pub use grid::{Grid, GridOptions};
 pub use results::{
-    ExperimentReport, Interval, NotCompared, PRIMARY, RESULTS, Row, RunResult, Spread, Status,
+    ExperimentReport, Interval, NotCompared, PRIMARY, RESULTS, Row, RunFiles, RunResult, Spread, Status, run_report,
 };
 pub(crate) use tables::{COLUMNS, PRIMARY_COLUMN, Place, TableRow, legend, table_rows, unfinished};

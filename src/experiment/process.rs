@@ -15,6 +15,35 @@ const POLL: Duration = Duration::from_millis(20);
 /// Bytes at the end of a log in which the reason of a failure is looked for.
 const TAIL: u64 = 1 << 16;
 
+/// Arguments of this program.
+#[derive(Debug, Clone)]
+pub(super) struct Arguments(Vec<String>);
+
+impl Arguments {
+    /// Begins with a command and its values.
+    pub fn new(command: &str, values: &[&str]) -> Self {
+        Self([command].iter().chain(values).map(|word| word.to_string()).collect())
+    }
+
+    /// Adds an option.
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        // With the value in the same word, for it may begin with a dash.
+        self.0.push(format!("--{name}={value}"));
+        self
+    }
+
+    /// Adds an option without a value.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.0.push(format!("--{name}"));
+        self
+    }
+
+    /// Adds several options.
+    pub fn options(self, options: &[(&str, String)]) -> Self {
+        options.iter().fold(self, |arguments, (name, value)| arguments.option(name, value))
+    }
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -31,12 +60,12 @@ pub(super) enum Ended {
 ///
 /// # Errors
 /// A log that cannot be written, a child that cannot be started.
-pub(super) fn run_child(arguments: &[String], log: &Path, interrupter: &Interrupter) -> Result<Ended> {
+pub(super) fn run_child(arguments: &Arguments, log: &Path, interrupter: &Interrupter) -> Result<Ended> {
     let program = std::env::current_exe().context("this program's own file")?;
     let stderr = OpenOptions::new().create(true).append(true).open(log).context(log.display())?;
     let mut stdout = tempfile::tempfile().context("temporary file")?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stderr(stderr);
+    command.args(&arguments.0).stdin(Stdio::null()).stderr(stderr);
     command.stdout(stdout.try_clone().context("temporary file")?);
     follow_parent(&mut command);
     let mut child = command.spawn().context("starting a child process")?;

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::files::sha256;
 use crate::data::Split;
 use crate::evaluate::statistics::{CompareOptions, Comparison, MeanInterval, RankedMethod, correct};
-use crate::evaluate::{Group, RankedWindow, Summary, read_ranks};
+use crate::evaluate::{Group, Summary};
+use crate::run::dir::{is_run, read_config, read_identity};
+use crate::run::identity::Identity;
+use crate::run::{EvaluatedRun, evaluation_file};
 use crate::{Context, Error, Result};
 
 /// The file's name in an experiment's directory.
@@ -56,6 +60,9 @@ pub struct Row {
     pub cold: BTreeMap<String, Interval>,
     /// Windows with a warm target.
     pub warm: BTreeMap<String, Interval>,
+    /// Measures of the lists, such as `coverage@10`: means over the seeds.
+    #[serde(default)]
+    pub list_metrics: BTreeMap<String, f64>,
     /// Its runs, one a seed; one for a baseline.
     pub runs: Vec<RunResult>,
 }
@@ -161,25 +168,20 @@ impl ExperimentReport {
     }
 }
 
-/// What `evaluation-<split>.json` tells of a comparison.
+/// What `evaluation-<split>.json` tells for the table.
 #[derive(Debug, Clone, Deserialize)]
-struct Evaluated {
+struct Measured {
     #[serde(flatten)]
     summary: Summary,
-    scoring: String,
-    beams: Option<usize>,
+    /// Absent in evaluations of versions before lists were kept.
     #[serde(default)]
-    exclude_history: bool,
+    list_metrics: BTreeMap<String, f64>,
 }
 
 /// A row's runs as they were ranked.
 pub(super) struct RankedRow {
     name: String,
-    seeds: Vec<Vec<RankedWindow>>,
-    corpora: Vec<String>,
-    /// Scoring and beams; none for a baseline, which has neither.
-    search: Option<(String, Option<usize>)>,
-    exclude_history: bool,
+    runs: Vec<EvaluatedRun>,
 }
 
 /// Reads the results of a row's runs that are done.
@@ -187,44 +189,41 @@ pub(super) struct RankedRow {
 /// # Errors
 /// Results that cannot be read.
 pub(super) fn read_row(
-    dir: &Path,
+    root: &Path,
     name: &str,
     set: BTreeMap<String, serde_json::Value>,
     mut runs: Vec<RunResult>,
     split: Split,
 ) -> Result<(Row, RankedRow)> {
-    let (mut evaluated, mut ranks) = (Vec::new(), Vec::new());
+    let (mut measured, mut ranked) = (Vec::new(), Vec::new());
     for run in runs.iter_mut().filter(|run| run.status == Status::Done) {
-        let path = dir.join(&run.dir).join(format!("evaluation-{split}.json"));
+        let dir = root.join(&run.dir);
+        let path = dir.join(evaluation_file(split));
         let text = fs::read_to_string(&path).context(path.display())?;
-        let found: Evaluated = serde_json::from_str(&text).context(path.display())?;
+        let found: Measured = serde_json::from_str(&text).context(path.display())?;
         run.summary = Some(found.summary.clone());
-        evaluated.push(found);
-        ranks.push(read_ranks(&dir.join(&run.dir).join(format!("ranks-{split}.parquet")))?);
+        measured.push(found);
+        ranked.push(EvaluatedRun::open(&dir, split).context(name)?);
     }
     let groups = |group: fn(&Summary) -> &Group| {
-        intervals(&evaluated.iter().map(|evaluated| group(&evaluated.summary)).collect::<Vec<_>>())
+        intervals(&measured.iter().map(|measured| group(&measured.summary)).collect::<Vec<_>>())
     };
-    let done: Vec<&RunResult> = runs.iter().filter(|run| run.status == Status::Done).collect();
-    let first = evaluated.first();
-    let ranked = RankedRow {
-        name: name.into(),
-        seeds: ranks,
-        corpora: done.iter().map(|run| run.corpus.clone()).collect(),
-        search: first.filter(|e| e.beams.is_some()).map(|e| (e.scoring.clone(), e.beams)),
-        exclude_history: first.is_some_and(|e| e.exclude_history),
-    };
+    let mut list_metrics: BTreeMap<String, f64> = BTreeMap::new();
+    for (metric, value) in measured.iter().flat_map(|measured| &measured.list_metrics) {
+        *list_metrics.entry(metric.clone()).or_default() += value / measured.len() as f64;
+    }
     let row = Row {
         name: name.into(),
         set,
-        seeds: done.iter().filter_map(|run| run.seed).collect(),
-        intervals: if done.len() > 1 { Spread::Seeds } else { Spread::Users },
+        seeds: runs.iter().filter(|run| run.status == Status::Done).filter_map(|run| run.seed).collect(),
+        intervals: if ranked.len() > 1 { Spread::Seeds } else { Spread::Users },
         metrics: groups(|summary| &summary.all),
         cold: groups(|summary| &summary.cold),
         warm: groups(|summary| &summary.warm),
+        list_metrics,
         runs,
     };
-    Ok((row, ranked))
+    Ok((row, RankedRow { name: name.into(), runs: ranked }))
 }
 
 /// Returns each metric's mean over the runs and its interval: over the runs, or of one run over the
@@ -248,7 +247,7 @@ fn intervals(groups: &[&Group]) -> BTreeMap<String, Interval> {
 /// # Errors
 /// Runs of a row that ranked other windows.
 pub(super) fn compare(rows: &[RankedRow], best: Option<&str>) -> Result<(Vec<Comparison>, Vec<NotCompared>)> {
-    let rows: Vec<&RankedRow> = rows.iter().filter(|row| !row.seeds.is_empty()).collect();
+    let rows: Vec<&RankedRow> = rows.iter().filter(|row| !row.runs.is_empty()).collect();
     let options = CompareOptions::default();
     let (mut comparisons, mut not_compared) = (Vec::new(), Vec::new());
     for (after, a) in rows.iter().enumerate() {
@@ -257,9 +256,17 @@ pub(super) fn compare(rows: &[RankedRow], best: Option<&str>) -> Result<(Vec<Com
             if rows.len() > MOST_COMPARED && !with_best {
                 continue;
             }
-            match difference(a, b) {
-                Some(why) => not_compared.push(NotCompared { a: a.name.clone(), b: b.name.clone(), why }),
-                None => comparisons.push(Comparison::of(&a.method(), &b.method(), &options).map_err(failed)?),
+            match a.runs[0].check_comparable(&b.runs[0], options.metric) {
+                Err(error) => {
+                    let why = error.to_string();
+                    // Without the directories, which the rows' names stand for.
+                    let why = why.split_once(" cannot be compared: ").map_or(why.as_str(), |(_, why)| why).into();
+                    not_compared.push(NotCompared { a: a.name.clone(), b: b.name.clone(), why });
+                }
+                // Nobody asked for this pair, so it is no error of usage.
+                Ok(()) => comparisons.push(
+                    Comparison::of(&a.method(), &b.method(), &options).map_err(|e| Error::failed(e.to_string()))?,
+                ),
             }
         }
     }
@@ -267,37 +274,73 @@ pub(super) fn compare(rows: &[RankedRow], best: Option<&str>) -> Result<(Vec<Com
     Ok((comparisons, not_compared))
 }
 
-/// Makes of a usage error one of work: nobody asked for this pair.
-fn failed(error: Error) -> Error {
-    Error::failed(error.to_string())
-}
-
 impl RankedRow {
     fn method(&self) -> RankedMethod<'_> {
-        RankedMethod { name: self.name.clone(), seeds: self.seeds.iter().map(Vec::as_slice).collect() }
+        RankedMethod { name: self.name.clone(), seeds: self.runs.iter().map(|run| run.ranks.as_slice()).collect() }
     }
 }
 
-/// Returns why two rows are not comparable; `None` where they are.
-fn difference(a: &RankedRow, b: &RankedRow) -> Option<String> {
-    let corpora = a.corpora.iter().chain(&b.corpora).collect::<std::collections::BTreeSet<_>>();
-    if corpora.len() > 1 {
-        return Some("other corpora".into());
+/// A directory that `evaluate` or `baseline` wrote results into, as a row of a report.
+#[derive(Debug, Clone)]
+pub struct RunFiles {
+    /// Name of the row.
+    pub name: String,
+    /// The directory, relative to the report's.
+    pub dir: PathBuf,
+    /// Whether it is of a ranker without a language model.
+    pub is_baseline: bool,
+}
+
+/// Makes the results of some evaluated directories in `root`, each a row of its own.
+///
+/// * `evaluated`: whether they hold results; without, the rows have no values.
+///
+/// # Errors
+/// Results that cannot be read.
+pub fn run_report(root: &Path, files: &[RunFiles], split: Split, evaluated: bool) -> Result<ExperimentReport> {
+    let mut rows = Vec::new();
+    for RunFiles { name, dir, .. } in files {
+        let folder = root.join(dir);
+        let corpus = match evaluated {
+            true => EvaluatedRun::open(&folder, split)?.corpus,
+            false => read_identity::<Identity>(&folder)?.corpus,
+        };
+        let config = if is_run(&folder) { Some(read_config(&folder)?) } else { None };
+        let toml = config.as_ref().map_or_else(|| Ok(name.clone()), |config| config.to_toml())?;
+        let run = RunResult {
+            seed: config.map(|config| config.seed),
+            dir: dir.clone(),
+            key: run_key(&toml, &corpus),
+            corpus,
+            status: if evaluated { Status::Done } else { Status::Open },
+            why: None,
+            summary: None,
+        };
+        rows.push(read_row(root, name, BTreeMap::new(), vec![run], split)?);
     }
-    if a.exclude_history != b.exclude_history {
-        return Some("items of the history are left out of one".into());
-    }
-    let (Some((scoring_a, beams_a)), Some((scoring_b, beams_b))) = (&a.search, &b.search) else { return None };
-    if scoring_a != scoring_b {
-        return Some(format!("{scoring_a} and {scoring_b} scoring"));
-    }
-    let number = |beams: &Option<usize>| beams.map_or("no".into(), |beams| beams.to_string());
-    (beams_a != beams_b).then(|| format!("{} and {} beams", number(beams_a), number(beams_b)))
+    let (rows, ranked): (Vec<Row>, Vec<RankedRow>) = rows.into_iter().unzip();
+    let (comparisons, not_compared) = compare(&ranked, best(&rows))?;
+    let (baselines, cells): (Vec<_>, Vec<_>) = rows.into_iter().zip(files).partition(|(_, files)| files.is_baseline);
+    let rows = |pairs: Vec<(Row, &RunFiles)>| pairs.into_iter().map(|(row, _)| row).collect();
+    let (baselines, cells) = (rows(baselines), rows(cells));
+    Ok(ExperimentReport { run: PathBuf::new(), split, limit: None, cells, baselines, comparisons, not_compared })
+}
+
+/// Returns the name of the best row by [`PRIMARY`].
+pub(super) fn best(rows: &[Row]) -> Option<&str> {
+    let value = |row: &&Row| row.metrics.get(PRIMARY).map_or(f64::MIN, |interval| interval.mean);
+    rows.iter().max_by(|a, b| value(a).total_cmp(&value(b))).map(|row| row.name.as_str())
+}
+
+/// Returns the SHA-256 of a run file, defaults filled in, and its corpus.
+pub(super) fn run_key(toml: &str, corpus: &str) -> String {
+    sha256(format!("{toml}\n{corpus}").as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluate::{Outcome, summarise, write_ranks};
 
     fn group(value: f64) -> Group {
         let name = "ndcg@10".to_string();
@@ -318,53 +361,56 @@ mod tests {
         assert!(intervals(&[]).is_empty());
     }
 
-    fn ranked(name: &str, search: Option<(&str, usize)>, ranks: [Option<u32>; 12]) -> RankedRow {
-        let window = |(window, rank): (usize, Option<u32>)| RankedWindow {
-            window: window as u32,
-            user: format!("u{window}"),
-            target: "t".into(),
-            cold: false,
-            rank,
-        };
-        RankedRow {
-            name: name.into(),
-            seeds: vec![ranks.into_iter().enumerate().map(window).collect()],
-            corpora: vec!["c".into()],
-            search: search.map(|(scoring, beams)| (scoring.into(), Some(beams))),
-            exclude_history: false,
-        }
+    /// Writes what `evaluate` leaves: 12 users with one window each, all hits or none.
+    fn evaluated(root: &Path, name: &str, search: Option<(&str, usize)>, corpus: &str, hit: bool) -> RunFiles {
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let (data, _) = crate::data::synthetic(1);
+        let outcome = |window: u32| Outcome { window, user: window, target: 0, cold: false, rank: hit.then_some(0) };
+        let outcomes: Vec<Outcome> = (0..12).map(outcome).collect();
+        write_ranks(&dir.join("ranks-test.parquet"), &outcomes, &[], &data).unwrap();
+        let mut value = serde_json::to_value(summarise(&outcomes, 1)).unwrap();
+        value["split"] = "test".into();
+        value["corpus"] = corpus.into();
+        value["scoring"] = search.map_or(name, |(scoring, _)| scoring).into();
+        value["beams"] = search.map(|(_, beams)| beams).into();
+        fs::write(dir.join("evaluation-test.json"), value.to_string()).unwrap();
+        RunFiles { name: name.into(), dir: name.into(), is_baseline: search.is_none() }
     }
 
     #[test]
     fn only_what_is_comparable_is_compared() {
-        let (good, bad) = ([Some(0); 12], [None; 12]);
-        let rows = [
-            ranked("counts", None, bad),
-            ranked("full", Some(("full", 10)), good),
-            ranked("masked", Some(("masked", 10)), good),
-            ranked("five", Some(("full", 5)), good),
-            RankedRow { corpora: vec!["d".into()], ..ranked("other", Some(("full", 10)), good) },
-            RankedRow { seeds: Vec::new(), ..ranked("failed", None, good) },
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let files = [
+            evaluated(root, "counts", None, "c", false),
+            evaluated(root, "full", Some(("full", 10)), "c", true),
+            evaluated(root, "masked", Some(("masked", 10)), "c", true),
+            evaluated(root, "five", Some(("full", 20)), "c", true),
+            evaluated(root, "other", Some(("full", 10)), "d", true),
         ];
-        let (comparisons, not) = compare(&rows, None).unwrap();
-        let pairs: Vec<(&str, &str)> = comparisons.iter().map(|c| (c.a.as_str(), c.b.as_str())).collect();
+        let report = run_report(root, &files, Split::Test, true).unwrap();
+        let pairs: Vec<(&str, &str)> = report.comparisons.iter().map(|c| (c.a.as_str(), c.b.as_str())).collect();
         assert_eq!(pairs, [("counts", "full"), ("counts", "masked"), ("counts", "five")]);
-        assert_eq!((not.len(), not[0].why.as_str()), (7, "other corpora"));
-        assert!(not.iter().any(|n| n.why == "full and masked scoring") && not.iter().any(|n| n.why == "10 and 5 beams"));
+        let reasons = |what: &str| report.not_compared.iter().filter(|pair| pair.why.contains(what)).count();
+        assert_eq!((reasons("corpora"), reasons("scoring"), reasons("beams")), (4, 2, 1));
+        assert!(report.not_compared.iter().all(|pair| !pair.why.contains(&root.display().to_string())));
         // All 12 users differ: of the 2^12 assignments of signs 2 are as far from 0, exactly.
-        assert!((comparisons[0].all.p - 2.0 / 4096.0).abs() < 1e-12);
-        assert!((comparisons[0].all.p_holm - 6.0 / 4096.0).abs() < 1e-12);
-        let report = ExperimentReport {
-            run: "r".into(),
-            split: Split::Test,
-            limit: None,
-            cells: Vec::new(),
-            baselines: Vec::new(),
-            comparisons,
-            not_compared: not,
-        };
+        assert!((report.comparisons[0].all.p - 2.0 / 4096.0).abs() < 1e-12);
+        assert!((report.comparisons[0].all.p_holm - 6.0 / 4096.0).abs() < 1e-12);
         assert!(report.beats("full", "counts") && !report.beats("counts", "full") && !report.beats("full", "five"));
-        let many: Vec<RankedRow> = (0..30).map(|n| ranked(&n.to_string(), None, good)).collect();
-        assert_eq!(compare(&many, Some("7")).unwrap().0.len(), 29);
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<ExperimentReport>(&text).unwrap(), report);
+        assert_eq!((report.baselines.len(), report.cells.len()), (1, 4));
+    }
+
+    #[test]
+    fn of_many_rows_each_is_compared_with_the_best() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<RunFiles> =
+            (0..22).map(|n| evaluated(folder.path(), &format!("r{n}"), None, "c", n == 7)).collect();
+        let report = run_report(folder.path(), &files, Split::Test, true).unwrap();
+        assert_eq!(report.comparisons.len(), 21);
+        assert!(report.comparisons.iter().all(|c| c.a == "r7" || c.b == "r7"));
     }
 }

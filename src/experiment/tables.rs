@@ -69,13 +69,14 @@ pub(crate) fn table_rows(report: &ExperimentReport) -> Vec<TableRow<'_>> {
         let value = |(column, (_, targets, metric)): (usize, &(&str, Targets, &str))| {
             Some((targets.metric(row, metric)?, places[column][index]))
         };
-        (letter(index), beaten.map(|(other, _)| letter(other)).collect(), COLUMNS.iter().enumerate().map(value).collect())
+        (
+            letter(index),
+            beaten.map(|(other, _)| letter(other)).collect(),
+            COLUMNS.iter().enumerate().map(value).collect(),
+        )
     };
     let made: Vec<_> = rows.iter().enumerate().map(table_row).collect();
-    rows.iter()
-        .zip(made)
-        .map(|(&row, (letter, beaten, values))| TableRow { letter, row, beaten, values })
-        .collect()
+    rows.iter().zip(made).map(|(&row, (letter, beaten, values))| TableRow { letter, row, beaten, values }).collect()
 }
 
 fn places(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Place> {

@@ -142,6 +142,7 @@ mod tests {
             metrics: BTreeMap::from([(PRIMARY.to_string(), interval)]),
             cold: BTreeMap::new(),
             warm: BTreeMap::new(),
+            list_metrics: BTreeMap::new(),
             runs: vec![run],
         }
     }
@@ -180,7 +181,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, losses: &[f64]| {
             fs::create_dir(dir.path().join(name)).unwrap();
-            let line = |(step, loss): (usize, &f64)| format!("{{\"step\":{},\"loss\":{loss},\"seconds\":1}}\n", step + 1);
+            let line =
+                |(step, loss): (usize, &f64)| format!("{{\"step\":{},\"loss\":{loss},\"seconds\":1}}\n", step + 1);
             let text: String = losses.iter().enumerate().map(line).collect();
             fs::write(dir.path().join(name).join("metrics.jsonl"), text + "{\"step\": 9").unwrap();
         };

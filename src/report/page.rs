@@ -36,7 +36,7 @@ pub(super) struct Page<'a> {
 
 /// Escapes text for HTML; what is no character to show is not shown.
 pub(super) fn text(text: &str) -> String {
-    html_escape::encode_safe(&text.replace(char::is_control, " ")).into_owned()
+    html_escape::encode_text(&text.replace(char::is_control, " ")).into_owned()
 }
 
 impl Page<'_> {
@@ -59,7 +59,9 @@ impl Page<'_> {
         let links: String = sections.iter().map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a> ")).collect();
         let body: String = sections
             .iter()
-            .map(|(id, title, body)| format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{body}</section>\n"))
+            .map(|(id, title, body)| {
+                format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{body}</section>\n")
+            })
             .collect();
         let title = text(&self.title);
         let lead = if self.lead.is_empty() { String::new() } else { format!("<p>{}</p>\n", text(&self.lead)) };
@@ -80,12 +82,14 @@ impl Page<'_> {
             0 | 1 => None,
             _ => dots(&name, &PRIMARY.to_uppercase(), &[&PRIMARY.to_uppercase()], &rows)?,
         };
-        let legend: String = legend(self.report).iter().map(|line| format!("<p class=\"soft\">{}</p>\n", text(line))).collect();
+        let legend: String =
+            legend(self.report).iter().map(|line| format!("<p class=\"soft\">{}</p>\n", text(line))).collect();
         Ok(figure(plot, &name) + &self.table() + &legend)
     }
 
     fn table(&self) -> String {
-        let headings: String = COLUMNS.iter().map(|(heading, ..)| format!("<th scope=\"col\">{heading}</th>")).collect();
+        let headings: String =
+            COLUMNS.iter().map(|(heading, ..)| format!("<th scope=\"col\">{heading}</th>")).collect();
         let mut html = format!(
             "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\" class=\"left\"></th><th scope=\"col\" \
              class=\"left\">row</th>{headings}<th scope=\"col\">runs</th></tr></thead>\n<tbody>\n"
@@ -126,13 +130,41 @@ impl Page<'_> {
 
     fn curves(&self) -> Result<String> {
         let name = "Training loss by optimiser step";
-        let caption = format!("{name}, the mean over a row's seeds. Losses of different kinds are on different scales.");
+        let caption =
+            format!("{name}, the mean over a row's seeds. Losses of different kinds are on different scales.");
         Ok(figure(lines(name, "optimiser step", "loss", &self.losses)?, &(caption + &grey(&self.losses))))
     }
 
-    /// Coverage, popularity and the like: the metrics that have no cutoff of [`COLUMNS`].
+    /// Coverage, popularity and the like, as `evaluate` measures them.
     fn recommended(&self) -> String {
-        String::new()
+        let mut names: Vec<&String> = self.report.rows().flat_map(|row| row.list_metrics.keys()).collect();
+        names.sort_by_key(|name| (name.rsplit('@').next().and_then(|k| k.parse::<usize>().ok()), name.as_str()));
+        names.dedup();
+        // The longest lists tell the most; one cutoff is enough for a table.
+        let last = names.last().and_then(|name| name.rsplit('@').next()).map(String::from);
+        names.retain(|name| name.rsplit('@').next().map(String::from) == last);
+        if names.is_empty() {
+            return String::new();
+        }
+        let heading = |name: &&String| format!("<th scope=\"col\">{}</th>", text(name));
+        let headings: String = names.iter().map(heading).collect();
+        let mut html = format!(
+            "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\" \
+             class=\"left\">row</th>{headings}</tr></thead>\n<tbody>\n"
+        );
+        for row in self.report.rows().filter(|row| !row.list_metrics.is_empty()) {
+            let cell = |name: &&String| match row.list_metrics.get(*name) {
+                Some(value) if value.abs() >= 100.0 => format!("<td>{value:.0}</td>"),
+                Some(value) => format!("<td>{value:.3}</td>"),
+                None => "<td>–</td>".into(),
+            };
+            let cells: String = names.iter().map(cell).collect();
+            _ = writeln!(html, "<tr><th scope=\"row\">{}</th>{cells}</tr>", text(&row.name));
+        }
+        html + "</tbody>\n</table></div>\n<p class=\"soft\">Coverage: share of the titles that are recommended at \
+                all. Gini: 0 where all titles are recommended equally often, near 1 where a few always are. \
+                Popularity: mean training interactions of a recommended item. Novelty: its mean self-information, \
+                bits. Similarity: mean cosine of the titles within a list.</p>\n"
     }
 
     fn comparisons(&self) -> String {

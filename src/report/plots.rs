@@ -50,14 +50,7 @@ pub(super) fn dots(name: &str, axis: &str, marks: &[&str], rows: &[DotRow]) -> R
     figure(name, (WIDTH, height), |area| dot_chart(area, axis, marks, rows, x, left)).map(Some)
 }
 
-fn dot_chart(
-    area: &Area,
-    axis: &str,
-    marks: &[&str],
-    rows: &[DotRow],
-    x: std::ops::Range<f64>,
-    left: i32,
-) -> Drawn {
+fn dot_chart(area: &Area, axis: &str, marks: &[&str], rows: &[DotRow], x: std::ops::Range<f64>, left: i32) -> Drawn {
     let (head, body) = area.split_vertically(if marks.len() > 1 { 26 } else { 0 });
     if marks.len() > 1 {
         key(&head, marks, left)?;
@@ -176,7 +169,9 @@ fn line_chart(
         chart.draw_series(wide().map(bar))?;
         // Of few points each is marked.
         if points.len() <= 12 {
-            chart.draw_series(points.iter().map(|(x, value)| Circle::new((*x, value.mean), 4, colour(index).filled())))?;
+            chart.draw_series(
+                points.iter().map(|(x, value)| Circle::new((*x, value.mean), 4, colour(index).filled())),
+            )?;
         }
     }
     Ok(())
