@@ -38,7 +38,7 @@ test-data:
     cargo test --release --features {{ features }} --lib --test prepare -- --ignored --skip real_model_agrees
 
 # The tests that need real data or a real model
-test-real: bert test-data
+test-real: bert llm test-data
     cargo test --release --features {{ features }} --test equals_torch -- --ignored
 
 # The numbers of torch and of the CPU on this machine's GPU, by CUDA and by wgpu; a machine without NVIDIA's driver takes FEATURES=cpu,wgpu

@@ -248,6 +248,19 @@ fn corpus_files() {
     lab.refused("evaluate run --json", 1, &["corpus", "test split"]);
 }
 
+/// Items of one title leave the trie without a branching: the loss has nothing to tell apart.
+#[test]
+fn a_catalogue_of_one_title_is_not_trained() {
+    let lab = Lab::new();
+    let log: String = (0..30)
+        .flat_map(|user| (0..6).map(move |step| (user, step)))
+        .map(|(user, step)| format!("u{user},i{},{},Pen\n", (user + step) % 6, 1_600_000_000 + step * 1000 + user))
+        .collect();
+    lab.write("log.csv", format!("user,item,time,title\n{log}"));
+    lab.ok("prepare table log.csv --user user --item item --time time --title title --out alike");
+    lab.refused("train run.toml --out run --set data.corpus=alike", 1, &["alike", "same title"]);
+}
+
 #[test]
 fn run_directories() {
     let lab = Lab::new();
