@@ -20,6 +20,12 @@ pub fn limit_bytes() -> Option<u64> {
     nonzero(limit).filter(|&limit| limit < memory.total_memory())
 }
 
+/// Name of the processor.
+pub fn processor() -> Option<String> {
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
+    system.cpus().first().map(|cpu| cpu.brand().trim().to_string()).filter(|name| !name.is_empty())
+}
+
 /// Returns the resident memory of this process, bytes.
 pub fn resident_bytes() -> Option<u64> {
     let process = sysinfo::get_current_pid().ok()?;

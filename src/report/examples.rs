@@ -7,7 +7,7 @@ use std::path::Path;
 
 use polars::prelude::{ParquetReader, SerReader};
 
-use crate::data::{Corpus, Manifest, Split};
+use crate::data::{Corpus, Manifest};
 use crate::experiment::{ExperimentReport, RunResult, Status};
 use crate::run::dir;
 use crate::{Context, Result};
@@ -106,7 +106,7 @@ fn read_lists(path: &Path) -> Result<BTreeMap<u32, Vec<u32>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::synthetic;
+    use crate::data::{Split, synthetic};
     use crate::evaluate::{Outcome, RankedList, RankedSplit, write_lists};
 
     #[test]
