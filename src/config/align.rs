@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::extends::{self, Extended};
+use super::extends::{Extended, read_extended};
 use super::{from_table, from_toml};
 use crate::{Context, Error, Result};
 
@@ -196,7 +196,7 @@ impl AlignConfig {
     /// # Errors
     /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
-        let Extended { table, name } = extends::read(path)?;
+        let Extended { table, name } = read_extended(path)?;
         from_table(table, overrides, &name, Self::validate)
     }
 

@@ -11,7 +11,7 @@ use crate::{Context, Error, Result};
 const KEY: &str = "extends";
 
 /// A run file's keys, those of the files that it extends included.
-pub(super) struct Extended {
+pub(crate) struct Extended {
     /// The keys, without `extends`.
     pub table: toml::Table,
     /// The names of all files that were read, for errors: `a.toml (extends b.toml)`.
@@ -24,7 +24,7 @@ pub(super) struct Extended {
 /// # Errors
 /// A run file that cannot be read; usage errors for bad TOML, an extended file that cannot be read,
 /// and files that extend each other.
-pub(super) fn read(path: &Path) -> Result<Extended> {
+pub(crate) fn read_extended(path: &Path) -> Result<Extended> {
     let text = fs::read_to_string(path).context(path.display())?;
     let mut read = vec![path.to_path_buf()];
     let mut table = parse(&text, path)?;

@@ -21,6 +21,7 @@ mod train;
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use data::{DataConfig, TooLong};
 pub use decode::{DecodeConfig, Scoring, SearchKind};
+pub(crate) use extends::{Extended, read_extended};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
@@ -85,7 +86,7 @@ impl RunConfig {
     /// # Errors
     /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
-        let extends::Extended { table, name } = extends::read(path)?;
+        let Extended { table, name } = read_extended(path)?;
         Ok(from_table(table, overrides, &name, Self::validate)?.with_micro_batch())
     }
 

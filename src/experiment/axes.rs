@@ -56,11 +56,7 @@ impl Variant {
             return Err("each of its values must be a table with a name, or none".into());
         };
         let set = table.iter().filter(|(key, _)| *key != "name").map(|(key, value)| (key.clone(), value.clone()));
-        let set: Vec<(String, toml::Value)> = set.collect();
-        match set.is_empty() {
-            true => Err(format!("{label} sets no key")),
-            false => Ok(Self { label: label.into(), set }),
-        }
+        Ok(Self { label: label.into(), set: set.collect() })
     }
 
     /// Takes a value of the key `key`. The label has the key's last part, unless that is the last

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CellRun, EvaluateKeys};
 use super::process::{Arguments, Ended, run_child};
+use super::results::run_key;
 use crate::core::files::write_atomic;
 use crate::run::{dir, evaluation_file};
 use crate::{Context, Error, Result};
@@ -67,11 +68,18 @@ pub(super) struct RunJob {
     pub dir: PathBuf,
     /// What is run.
     pub run: CellRun,
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub corpus: String,
     /// How it is evaluated.
     pub evaluate: EvaluateKeys,
 }
 
 impl RunJob {
+    /// Returns the SHA-256 of the run file and the corpus.
+    pub fn key(&self) -> String {
+        run_key(&self.run.toml, &self.corpus)
+    }
+
     /// Returns whether all is done.
     ///
     /// # Errors
@@ -84,8 +92,8 @@ impl RunJob {
                 false => Ok(Progress::Open),
             };
         };
-        if state.key != self.run.key {
-            let what = match state.corpus == self.run.corpus {
+        if state.key != self.key() {
+            let what = match state.corpus == self.corpus {
                 true => self.changed_line(),
                 false => format!("another corpus than {} holds now", self.run.config.data.corpus),
             };
@@ -118,8 +126,8 @@ impl RunJob {
         let path = |name: &str| self.dir.join(name).display().to_string();
         let found = State::read(&self.dir)?;
         let mut state = found.unwrap_or_else(|| State {
-            key: self.run.key.clone(),
-            corpus: self.run.corpus.clone(),
+            key: self.key(),
+            corpus: self.corpus.clone(),
             trained: false,
             evaluated: None,
         });

@@ -1,18 +1,16 @@
 //! The experiment file: which runs, seeds and baselines make a table.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::axes::{Axis, Variant, combinations};
-use super::results::run_key;
-use crate::config::{Objective, RunConfig, Scoring};
+use crate::config::{Extended, Objective, RunConfig, Scoring, read_extended};
 use crate::core::files::sha256;
-use crate::data::{Manifest, Split};
+use crate::data::Split;
 use crate::rankers::RankerSpec;
-use crate::{Context, Error, Result};
+use crate::{Error, Result};
 
 /// Most runs of an experiment.
 const MOST_RUNS: usize = 10_000;
@@ -31,7 +29,7 @@ pub struct ExperimentConfig {
     pub baselines: Vec<String>,
     /// Every combination of the axes' values is a cell. A name that is a key of the run file has a
     /// list of its values; any other name has a list of tables, each with a `name` and the keys
-    /// that it sets. Keys are as in `--set`.
+    /// that it sets, if any. Keys are as in `--set`.
     #[serde(default)]
     pub axes: toml::Table,
     /// How the runs are ranked, as the flags of `itemlm evaluate`.
@@ -131,22 +129,18 @@ pub struct CellRun {
     pub config: RunConfig,
     /// [`CellRun::config`] as TOML.
     pub toml: String,
-    /// SHA-256 of the corpus's `corpus.toml`.
-    pub corpus: String,
-    /// SHA-256 of the run file and the corpus.
-    pub key: String,
 }
 
 impl ExperimentConfig {
-    /// Reads an experiment file.
+    /// Reads an experiment file, and those that it extends as a run file does.
     ///
     /// # Errors
     /// An unreadable file (exit 1); bad TOML, an unknown key, a value out of range or a baseline
     /// that does not exist (exit 2).
     pub fn open(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).context(path.display())?;
-        let usage = |e: &dyn std::fmt::Display| Error::usage(format!("{}: {e}", path.display()));
-        let config: Self = toml::from_str(&text).map_err(|e| usage(&e))?;
+        let Extended { table, name } = read_extended(path)?;
+        let usage = |e: &dyn std::fmt::Display| Error::usage(format!("{name}: {e}"));
+        let config: Self = table.try_into().map_err(|e: toml::de::Error| usage(&e))?;
         config.validate().map_err(|e| usage(&e))?;
         Ok(config)
     }
@@ -228,10 +222,7 @@ impl ExperimentConfig {
                 self.run.display()
             )));
         }
-        let corpus = Manifest::digest(Path::new(&config.data.corpus))?;
-        let toml = config.to_toml()?;
-        let key = run_key(&toml, &corpus);
-        Ok(CellRun { seed, config, toml, corpus, key })
+        Ok(CellRun { seed, toml: config.to_toml()?, config })
     }
 
     /// Returns the corpora of the cells, each once, in the order of the cells.
@@ -264,15 +255,15 @@ pub(super) fn file_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    /// A folder with a run file and a corpus's manifest, and the experiment file of `text`.
+    /// A folder with a run file, and the experiment file of `text`.
     fn open(text: &str) -> (tempfile::TempDir, Result<ExperimentConfig>) {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
-        fs::write(path("corpus.toml"), "name = \"c\"").unwrap();
-        let corpus = dir.path().display();
-        fs::write(path("run.toml"), format!("[data]\ncorpus = \"{corpus}\"\n[llm]\npath = \"m\"\n")).unwrap();
+        fs::write(path("run.toml"), "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n").unwrap();
         let text = format!("run = {:?}\n{text}", path("run.toml"));
         fs::write(path("grid.toml"), text).unwrap();
         let config = ExperimentConfig::open(&dir.path().join("grid.toml"));
@@ -300,8 +291,8 @@ mod tests {
         let run = &cells[2].runs[1];
         assert_eq!((run.seed, run.config.seed), (2, 2));
         assert_eq!(run.config.loss.temperature, crate::config::Temperature::Fixed(1.5));
-        let keys: BTreeSet<&String> = cells.iter().flat_map(|cell| &cell.runs).map(|run| &run.key).collect();
-        assert_eq!(keys.len(), 8, "every run has its key");
+        let files: BTreeSet<&String> = cells.iter().flat_map(|cell| &cell.runs).map(|run| &run.toml).collect();
+        assert_eq!(files.len(), 8, "every run has its run file");
         let options: Vec<String> =
             config.evaluate.options().iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(options, ["split=test", "limit=20", "scoring=full"]);
@@ -338,7 +329,6 @@ mod tests {
             ("seeds = [1]\n[axes]\n\"loss.kind\" = [\"lml\", \"lml\"]\n", "twice"),
             ("seeds = [1]\n[axes]\nseed = [1, 2]\n", "seeds"),
             ("seeds = [1]\n[axes]\nx = [{ name = \"a\", seed = 2 }]\n", "seeds"),
-            ("seeds = [1]\n[axes]\nx = [{ name = \"a\" }]\n", "sets no key"),
             ("seeds = [1]\n[axes]\nx = [{ name = \"a\", \"loss.kind\" = \"lml\" }, 3]\n", "name"),
             ("seeds = [1]\n[evaluate]\nlimits = 3\n", "limits"),
             ("seeds = [1]\n[evaluate]\nlimit = 0\n", "evaluate.limit"),

@@ -1,6 +1,6 @@
 //! All runs of an experiment, side by side on several devices, and the files that come of them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +13,7 @@ use super::results::{ExperimentReport, RESULTS, Row, RunResult, Status, best, co
 use super::tables::{csv, latex, markdown};
 use crate::core::files::write_atomic;
 use crate::core::progress::Progress as Bar;
+use crate::data::Manifest;
 use crate::{Context, Error, Result};
 
 /// What the command line decides.
@@ -81,6 +82,8 @@ impl Grid {
                 corpora.len()
             )));
         }
+        let digests = corpora.iter().map(|corpus| Ok((corpus.clone(), Manifest::digest(Path::new(corpus))?)));
+        let digests: BTreeMap<String, String> = digests.collect::<Result<_>>()?;
         let out = &options.out;
         let mut jobs = Vec::new();
         for name in &config.baselines {
@@ -89,13 +92,14 @@ impl Grid {
                 dir: out.join(baseline_dir(name)),
                 name: name.clone(),
                 corpus: run.config.data.corpus.clone(),
-                digest: run.corpus.clone(),
+                digest: digests[&run.config.data.corpus].clone(),
                 evaluate: config.evaluate.clone(),
             }));
         }
         for (cell, run) in cells.iter().flat_map(|cell| cell.runs.iter().map(move |run| (cell, run))) {
             let dir = out.join(run_dir(&cell.name, run.seed));
-            jobs.push(Job::Run(RunJob { dir, run: run.clone(), evaluate: config.evaluate.clone() }));
+            let corpus = digests[&run.config.data.corpus].clone();
+            jobs.push(Job::Run(RunJob { dir, run: run.clone(), corpus, evaluate: config.evaluate.clone() }));
         }
         let mut begun = None;
         for job in &jobs {
@@ -208,7 +212,7 @@ struct Shared<'a> {
 
 fn result(job: &Job, progress: &Progress, out: &Path) -> RunResult {
     let (seed, key, corpus) = match job {
-        Job::Run(job) => (Some(job.run.seed), job.run.key.clone(), job.run.corpus.clone()),
+        Job::Run(job) => (Some(job.run.seed), job.key(), job.corpus.clone()),
         Job::Baseline(job) => (None, job.state().key, job.digest.clone()),
     };
     let (status, why) = match progress {

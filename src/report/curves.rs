@@ -96,9 +96,10 @@ fn against_key(report: &ExperimentReport, key: &str) -> Option<Against> {
         let (Some(x), Some(found)) = (row.set.get(key).and_then(Json::as_f64), row.metrics.get(PRIMARY)) else {
             continue;
         };
-        let others = row.set.iter().filter(|(other, _)| *other != key);
-        let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), String::from);
-        let others: Vec<String> = others.map(|(other, value)| format!("{}={}", last(other), text(value))).collect();
+        // The cell's name has a part for each axis; this key's part is left out.
+        let number = row.set.get(key).map_or_else(String::new, Json::to_string);
+        let parts = [format!("{}={number}", last(key)), format!("{key}={number}")];
+        let others: Vec<&str> = row.name.split(',').filter(|part| !parts.iter().any(|own| own == part)).collect();
         let value = Value { mean: found.mean, low: found.low, high: found.high };
         groups.entry(others.join(", ")).or_default().push((x, value));
     }
@@ -163,10 +164,10 @@ mod tests {
     fn a_series_a_combination_of_the_other_settings() {
         let set = |kind: &str, temperature: Json| [("loss.kind", kind.into()), ("loss.temperature", temperature)];
         let report = report(vec![
-            row("a", &set("msl", 3.into()), 0.3),
-            row("b", &set("msl", 1.5.into()), 0.2),
-            row("c", &set("lml", 1.into()), 0.1),
-            row("d", &set("msl", "adaptive".into()), 0.4),
+            row("kind=msl,temperature=3", &set("msl", 3.into()), 0.3),
+            row("kind=msl,temperature=1.5", &set("msl", 1.5.into()), 0.2),
+            row("kind=lml,temperature=1", &set("lml", 1.into()), 0.1),
+            row("kind=msl,temperature=adaptive", &set("msl", "adaptive".into()), 0.4),
         ]);
         let found = against(&report);
         assert_eq!(found.len(), 1);
