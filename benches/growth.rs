@@ -24,7 +24,7 @@ use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// What `itemlm` allocates with, counting.
+/// Allocator that counts.
 struct CountingAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -54,7 +54,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 const VOCABULARY: usize = 8192;
 const EOS: u32 = 0;
 const CATALOGUES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// What is not varied.
+/// Sizes that are not varied.
 const ITEMS: usize = 10_000;
 const PROMPT: usize = 150;
 
@@ -127,7 +127,8 @@ fn trie(c: &mut Criterion) {
     }
 }
 
-/// Output projection, masked softmax and their backward, of one target a window.
+/// Measures the output projection, the masked softmax and their backward pass, with one target a
+/// window.
 fn loss(c: &mut Criterion) {
     let mut group = c.benchmark_group("loss");
     group.sampling_mode(SamplingMode::Flat);

@@ -109,6 +109,38 @@ fn files_and_lines_are_short() {
     assert!(long.is_empty(), "more than {LONGEST_FILE} lines or {LONGEST_LINE} columns:\n{}", long.join("\n"));
 }
 
+/// Returns the lines of a source file that name a flag of the command line, such as `--resume`, in
+/// code. A flag of Cargo is none of them.
+fn named_flags(text: &str) -> Vec<String> {
+    let code = |line: &str| !line.trim_start().starts_with("//") && !line.contains("cargo ");
+    let flag = |line: &str| {
+        line.match_indices("--").any(|(at, _)| {
+            !line[..at].ends_with(|c: char| c == '-' || c.is_alphanumeric())
+                && line[at + 2..].starts_with(|c: char| c.is_ascii_lowercase())
+        })
+    };
+    let named = (1..).zip(text.lines()).filter(|(_, line)| code(line) && flag(line));
+    named.map(|(number, line)| format!("{number}: {}", line.trim())).collect()
+}
+
+/// Below the commands a message names an option as "option `resume`"; the command line shows it as
+/// `--resume`.
+#[test]
+fn messages_of_the_library_name_no_flags() {
+    let commands = ORDER.iter().position(|module| *module == "commands").unwrap();
+    let mut named = Vec::new();
+    for path in sources("src") {
+        let module = top_module(&path).unwrap();
+        if ORDER[..commands].contains(&module.as_str()) {
+            let text = fs::read_to_string(&path).unwrap();
+            named.extend(named_flags(&text).into_iter().map(|line| format!("{}:{line}", path.display())));
+        }
+    }
+    assert!(named.is_empty(), "flags in messages of the library:\n{}", named.join("\n"));
+    let text = "// --out\n\"choose another --out\"\ni --;\n\"cargo build --release\"\n\"a--b ----\"\n";
+    assert_eq!(named_flags(text), ["2: \"choose another --out\""]);
+}
+
 #[test]
 fn an_upward_import_is_found() {
     let text = "use crate::core::files;\nuse crate::train::step;\nfn f() { crate::cli::run() }\n// crate::cli\n\

@@ -1,6 +1,6 @@
-//! The doctor's reports as text.
+//! The reports of `doctor` as text.
 //!
-//! Names come from drivers: none may move the cursor, so control characters are shown escaped.
+//! Names come from drivers and must not move the cursor, so control characters are escaped.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::commands::{BackendReport, DoctorReport, Status, WarmReport};
 use crate::device::{Adapter, ProductRate};
 use crate::run::Check;
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &DoctorReport) -> String {
     let host = &report.host;
     let mut text = format!("itemlm {}, burn {}\n", report.itemlm, report.burn);
@@ -35,7 +35,7 @@ fn kernels(tuned: bool, dir: Option<&Path>) -> String {
     format!("{kind}{kept}")
 }
 
-/// What was warmed.
+/// Returns the report of `doctor --warm`.
 pub(super) fn warm_report(report: &WarmReport) -> String {
     let mut text = format!(
         "{}, {}: kernels {}\n",

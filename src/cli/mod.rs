@@ -3,6 +3,7 @@
 mod arguments;
 mod compare;
 mod doctor;
+mod flags;
 mod inspect;
 mod plan;
 mod prepare;
@@ -36,7 +37,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line; the exit code.
+/// Runs the command line; returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
@@ -60,7 +61,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            log(format_args!("error: {error}"));
+            log(format_args!("error: {}", flags::with_flags(&error.to_string())));
             error.exit_code()
         }
     }
@@ -193,13 +194,13 @@ impl EvaluateArgs {
     }
 }
 
-/// `runs/<name of the run file>`
+/// Returns `runs/<name of the run file>`.
 fn run_directory(run: &Path) -> PathBuf {
     Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
 }
 
-/// The first signal lets the step at hand end and a checkpoint be written; the second ends the
-/// process.
+/// Makes the first signal end training after the current step, with a checkpoint; the second ends
+/// the process.
 fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let interrupter = Interrupter::new();
     let stop = interrupter.clone();
@@ -218,7 +219,7 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     Ok(interrupter)
 }
 
-/// One JSON document, or a text for people.
+/// Prints one JSON document, or a text for people.
 fn show<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     if json { print_json(report) } else { print(&text(report)) }
 }

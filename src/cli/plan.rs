@@ -1,11 +1,11 @@
-//! The plan of a run's memory as text.
+//! The estimate of a run's memory as text.
 
 use super::doctor::size;
 use super::inspect::escape;
 use crate::commands::PlanReport;
 use crate::run::LargestMicroBatch;
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &PlanReport) -> String {
     let PlanReport { backend, precision, parameters, weights, step, memory, .. } = report;
     let mut text = format!(

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
+use super::flags::with_flags;
 use super::inspect::escape;
 use super::show;
 use crate::data::{
@@ -75,7 +76,7 @@ struct ColumnArgs {
     text: Option<String>,
 }
 
-/// How the files of a table are written.
+/// Arguments about the format of a table's files.
 #[derive(Args)]
 struct TableArgs {
     /// table: the character between fields, or tab; by default what the first lines show
@@ -147,14 +148,16 @@ impl PrepareArgs {
             },
             tasks: self.tasks,
         };
-        // Once is enough: the work stops at the next block of rows, and its temporary folders are
-        // removed.
+        // One signal is enough: the work stops at the next block of rows, and its temporary folders
+        // are removed.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
-        show(self.json, &prepare(&options)?, |report| prepare_text(&options.out, report))
+        let mut report = prepare(&options)?;
+        report.warnings.iter_mut().for_each(|warning| *warning = with_flags(warning));
+        show(self.json, &report, |report| prepare_text(&options.out, report))
     }
 }
 
-/// Bytes, from such as 512MB or 8GB.
+/// Parses a number of bytes such as 512MB or 8GB.
 fn memory(text: &str) -> std::result::Result<u64, String> {
     const LEAST: u64 = 256 << 20;
     let upper = text.to_ascii_uppercase();

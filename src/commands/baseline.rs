@@ -17,12 +17,12 @@ use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::run::{write_evaluation, write_rankings};
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `baseline`.
 #[derive(Debug, Clone)]
 pub struct BaselineOptions {
     /// The windows to rank.
     pub split: Split,
-    /// Rank only the first so many windows.
+    /// Number of windows to rank, the first ones; all by default.
     pub limit: Option<usize>,
     /// Settings of the ranker as `key=value`, over their defaults.
     pub set: Vec<String>,
@@ -32,11 +32,11 @@ pub struct BaselineOptions {
     pub out: Option<PathBuf>,
     /// The directory for TREC's files ([`write_trec`]).
     pub trec: Option<PathBuf>,
-    /// Where rankers with tensors run.
+    /// The backend of rankers with tensors.
     pub backend: BackendChoice,
 }
 
-/// What `baseline --json` prints.
+/// The report of `baseline --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct BaselineReport {
     /// The metrics of all, cold and warm targets.
@@ -54,7 +54,7 @@ pub struct BaselineReport {
     /// The weight of each part of a mixture, fitted on the validation windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixture: Option<BTreeMap<String, f64>>,
-    /// Null: there is no beam search.
+    /// Number of beams: null, as there is no beam search.
     pub beams: Option<usize>,
     /// Number of items of a list, at most.
     pub depth: usize,
@@ -73,7 +73,7 @@ pub fn baseline(
     options: &BaselineOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<BaselineReport> {
-    // Before a large corpus is read.
+    // The name is checked before a large corpus is read.
     let cutoffs = cutoffs(&options.at)?;
     let depth = cutoffs.iter().max().map_or(0, |&k| k as usize);
     if let Some(out) = options.out.as_ref().filter(|out| is_run(out)) {
@@ -81,7 +81,8 @@ pub fn baseline(
     }
     let spec = RankerSpec::new(name, settings_table(&options.set)?)?;
     check_one_device(&options.backend)?;
-    // Counts need no device; what this build or machine lacks is refused all the same.
+    // Rankers that count need no device; a backend that this build or machine lacks is refused all
+    // the same.
     options.backend.devices()?;
     let corpus = Corpus::open(corpus_dir)?;
     let (split, limit) = (options.split, options.limit);

@@ -1,4 +1,4 @@
-//! One command a file, each read top to bottom.
+//! The commands, one file each.
 
 pub(crate) mod align;
 pub(crate) mod baseline;

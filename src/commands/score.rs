@@ -19,17 +19,17 @@ use crate::text::Catalogue;
 use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `score`.
 pub struct ScoreOptions {
     /// The base model.
     pub llm: PathBuf,
-    /// A run whose tuned weights to use, or an adapter in PEFT's format.
+    /// A run whose trained weights are used, or an adapter in PEFT's format.
     pub adapter: Option<PathBuf>,
-    /// One item text a line.
+    /// The catalogue: a file with one item text a line.
     pub catalogue: PathBuf,
-    /// JSON lines of prompt and items.
+    /// The input: JSON lines of prompt and items.
     pub input: PathBuf,
-    /// Where to run.
+    /// The device.
     pub backend: BackendChoice,
 }
 
@@ -46,7 +46,7 @@ struct Scores {
     masked: Vec<f64>,
 }
 
-/// What `--adapter` names.
+/// The directory that `--adapter` names.
 enum Adapter<'a> {
     /// A run directory.
     Run { dir: &'a Path, config: Box<RunConfig>, identity: Box<Identity> },

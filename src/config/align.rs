@@ -71,7 +71,7 @@ pub struct QFormerSettings {
     /// Width of the feed-forwards' inner layer, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intermediate_size: Option<usize>,
-    /// Every so many layers, from layer 0 on, a layer has cross-attention to the item's vector.
+    /// Distance of the layers with cross-attention to the item's vector; layer 0 is the first.
     #[serde(default = "default_cross_attention_every")]
     pub cross_attention_every: usize,
     /// Width of the projections that the contrastive losses compare.

@@ -9,11 +9,11 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsConfig {
-    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus
-    /// such as `random_id`.
+    /// Name of an item in prompts and as a target: its title, or an attribute of the corpus such as
+    /// `random_id`.
     #[serde(default = "default_text", skip_serializing_if = "is_title")]
     pub text: String,
-    /// Which encoder gives items and users vectors beside their text.
+    /// Encoder that gives items and users vectors beside their text.
     #[serde(default)]
     pub encoder: Encoder,
     /// File of the collaborative vectors of items and users, as `cf` writes it.

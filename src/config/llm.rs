@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct LlmConfig {
     /// A Hugging Face directory or one `.gguf` file.
     pub path: String,
-    /// Which weights train.
+    /// The weights that train.
     #[serde(default)]
     pub tune: TuneKind,
     /// The adapter, for `tune = "lora"`.
@@ -44,8 +44,8 @@ impl LlmConfig {
     pub fn check_trainable(&self) -> Result<()> {
         match self.precision {
             Precision::F16 => Err(Error::usage(
-                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps \
-                 0 makes a run of the untuned model)",
+                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" \
+                 (option `max_steps` 0 makes a run of the untuned model)",
             )),
             _ => Ok(()),
         }
@@ -93,7 +93,8 @@ pub struct LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// The MSL paper's: rank 8, alpha 16, dropout 0.05, on q_proj and v_proj.
+    /// Returns the MSL paper's hyper-parameters: rank 8, alpha 16, dropout 0.05, on q_proj and
+    /// v_proj.
     fn default() -> Self {
         Self { rank: 8, alpha: 16.0, dropout: 0.05, targets: vec!["q_proj".into(), "v_proj".into()] }
     }

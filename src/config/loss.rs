@@ -12,10 +12,10 @@ pub struct LossConfig {
     pub kind: LossKind,
     /// `"adaptive"` (for `msl` alone, and its default) or a number (1 by default).
     pub temperature: Temperature,
-    /// For `bear` alone: how much the beam's edge counts; [`LossConfig::LAMBDA`] by default.
+    /// λ, how much the beam's edge counts; for `bear` alone. [`LossConfig::LAMBDA`] by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
-    /// For `bear` alone: how soft the beam's edge is; [`LossConfig::XI`] by default.
+    /// ξ, how soft the beam's edge is; for `bear` alone. [`LossConfig::XI`] by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xi: Option<f64>,
 }
@@ -95,7 +95,7 @@ pub enum LossKind {
     /// Softmax over the trie's children.
     #[default]
     Msl,
-    /// MSL whose tokens are weighted by how near they are to falling out of the beam (BEAR).
+    /// MSL whose tokens are weighted by their probability relative to the edge of the beam (BEAR).
     Bear,
 }
 
@@ -105,7 +105,7 @@ pub enum Temperature {
     /// A temperature that the adaptive temperature strategy (ATS) sets anew each step.
     #[default]
     Adaptive,
-    /// The same temperature in all steps.
+    /// One temperature in all steps.
     Fixed(f64),
 }
 

@@ -40,7 +40,7 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The language model, and which of its weights train.
     pub llm: LlmConfig,
-    /// How items enter the prompt.
+    /// The form of items in prompts.
     #[serde(default)]
     pub items: ItemsConfig,
     /// The loss.
@@ -49,10 +49,10 @@ pub struct RunConfig {
     /// The optimiser and its schedule.
     #[serde(default)]
     pub train: TrainConfig,
-    /// How items are ranked.
+    /// The search that ranks items.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// A ranker without a language model that helps the LLM to rank.
+    /// The prior beside the LLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
@@ -61,7 +61,7 @@ fn default_seed() -> u64 {
     42
 }
 
-/// What a run learns to write after a prompt.
+/// The texts that a run learns to write after a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective<'a> {
     /// Titles of the catalogue: the run ranks items.
@@ -216,7 +216,7 @@ pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
 pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
-    let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
+    let bad = |why: &str| Error::usage(format!("option `set` {assignment}: {why}; write key.path=value"));
     let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
     let value = match format!("value = {value}").parse::<toml::Table>() {
         Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(|| bad("no value"))?,

@@ -42,8 +42,8 @@ fn default_weight() -> f64 {
     1.0
 }
 
-/// Near the value of greatest likelihood for co-occurrence on the validation windows of office
-/// (.5), books (.7) and clothing (.9).
+/// Returns a value near the one of greatest likelihood for co-occurrence on the validation windows
+/// of office (.5), books (.7) and clothing (.9).
 fn default_smoothing() -> f64 {
     0.5
 }

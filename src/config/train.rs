@@ -34,7 +34,7 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Whether each epoch has a new seeded order; else it has the corpus's.
     pub shuffle: bool,
-    /// Which items of a window are its targets.
+    /// The items of a window that are its targets.
     pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
@@ -45,7 +45,7 @@ pub struct TrainConfig {
 }
 
 impl Default for TrainConfig {
-    /// The hyper-parameters of the MSL paper (arXiv 2504.04178).
+    /// Returns the hyper-parameters of the MSL paper (arXiv 2504.04178).
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -66,8 +66,8 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// With this many tokens SmolLM2-135M trains in about 3 GB, Llama 3 8B in about 25 GB beside
-    /// its weights; more makes training on a CPU no faster.
+    /// Default of `micro_batch_tokens`. SmolLM2-135M trains with it in about 3 GB, Llama 3 8B in
+    /// about 25 GB beside its weights; more makes training on a CPU no faster.
     pub const MICRO_BATCH_TOKENS: usize = 2048;
 
     /// Returns how much one forward pass takes.
@@ -107,12 +107,12 @@ pub enum Targets {
     Every,
 }
 
-/// How much one forward pass takes.
+/// Size of one forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MicroBatch {
     /// A fixed number of samples.
     Samples(usize),
-    /// As many samples as make at most this number of tokens after the prefix that all prompts of
-    /// the step share. A larger sample runs alone.
+    /// The largest number of samples that have at most this number of tokens after the prefix that
+    /// all prompts of the step share. A larger sample runs alone.
     Tokens(usize),
 }

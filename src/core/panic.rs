@@ -30,7 +30,7 @@ static HOOK: Once = Once::new();
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// How many calls of [`catch`] this thread is in.
+    /// Number of calls of [`catch`] that this thread is in.
     static CATCHING: Cell<usize> = const { Cell::new(0) };
     /// Message of this thread's last panic inside a call of [`catch`].
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };

@@ -43,7 +43,7 @@ impl Part {
 pub enum Pass {
     /// Everything but [`Pass::Backward`].
     Forward,
-    /// From the loss to the gradients.
+    /// The way from the loss to the gradients.
     Backward,
 }
 

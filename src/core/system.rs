@@ -2,24 +2,25 @@
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-/// Total physical memory, bytes.
+/// Returns the total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {
     nonzero(memory().total_memory())
 }
 
-/// Memory available to new allocations, bytes.
+/// Returns the memory available to new allocations, bytes.
 pub fn available_bytes() -> Option<u64> {
     nonzero(memory().available_memory())
 }
 
-/// Memory limit of this process's container (Linux's cgroups), bytes; `None` without a limit.
+/// Returns the memory limit of this process's container (Linux's cgroups), bytes; `None` without a
+/// limit.
 pub fn limit_bytes() -> Option<u64> {
     let memory = memory();
     let limit = memory.cgroup_limits()?.total_memory;
     nonzero(limit).filter(|&limit| limit < memory.total_memory())
 }
 
-/// Resident memory of this process, bytes.
+/// Returns the resident memory of this process, bytes.
 pub fn resident_bytes() -> Option<u64> {
     let process = sysinfo::get_current_pid().ok()?;
     let mut system = System::new();
@@ -28,8 +29,8 @@ pub fn resident_bytes() -> Option<u64> {
     nonzero(system.process(process)?.memory())
 }
 
-/// Peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo has no
-/// peak).
+/// Returns the peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo
+/// has no peak).
 pub fn peak_bytes() -> u64 {
     #[cfg(unix)]
     {
@@ -52,7 +53,7 @@ fn memory() -> System {
     System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()))
 }
 
-/// sysinfo returns 0 for what the system does not tell.
+/// Returns `None` for 0, which sysinfo returns where the system tells nothing.
 fn nonzero(bytes: u64) -> Option<u64> {
     Some(bytes).filter(|&bytes| bytes > 0)
 }

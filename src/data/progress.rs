@@ -15,7 +15,7 @@ const BAR: u64 = 24;
 
 /// A bar with rows and rows a second on a terminal, from the first second on.
 pub(crate) struct Progress {
-    shown: bool,
+    visible: bool,
     what: String,
     rows: u64,
     /// Total number of bytes.
@@ -31,8 +31,17 @@ impl Progress {
     /// Starts a bar, which is shown if stderr is a terminal.
     pub(crate) fn new(what: &str, total: u64) -> Self {
         let now = Instant::now();
-        let shown = std::io::stderr().is_terminal();
-        Self { shown, what: what.into(), rows: 0, total, bytes: Arc::default(), started: now, last: now, drawn: false }
+        let visible = std::io::stderr().is_terminal();
+        Self {
+            visible,
+            what: what.into(),
+            rows: 0,
+            total,
+            bytes: Arc::default(),
+            started: now,
+            last: now,
+            drawn: false,
+        }
     }
 
     /// Adds rows.
@@ -43,7 +52,7 @@ impl Progress {
         check_stop()?;
         self.rows += rows;
         let now = Instant::now();
-        if self.shown && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
+        if self.visible && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
             self.last = now;
             self.drawn = true;
             let rate = self.rows as f64 / (now - self.started).as_secs_f64();

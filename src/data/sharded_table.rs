@@ -167,7 +167,7 @@ fn writer(path: &Path, frame: &DataFrame) -> Result<BatchedWriter<File>> {
     writer.batched(frame.schema()).context(path.display())
 }
 
-/// A lazy scan of a Parquet file.
+/// Scans a Parquet file lazily.
 pub(crate) fn scan(path: &Path) -> Result<LazyFrame> {
     let name = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
     LazyFrame::scan_parquet(PlRefPath::new(name), ScanArgsParquet { glob: false, ..Default::default() })

@@ -16,13 +16,13 @@ use crate::model::ItemLanguageModel;
 use crate::text::Catalogue;
 use crate::{Error, Result};
 
-/// Prompts ready to be searched, as often as wanted.
+/// Prompts that can be searched any number of times.
 #[derive(Debug)]
 pub struct BatchedSearch<B: Backend> {
     prompts: Vec<Vec<u32>>,
-    /// Tokens that all prompts begin with.
+    /// Number of tokens with which all prompts begin.
     prefix_len: usize,
-    /// One a device, with the keys and values of the common prefix.
+    /// `[devices]`: a model with the keys and values of the common prefix.
     models: Vec<ItemLanguageModel<B>>,
 }
 
@@ -44,8 +44,8 @@ impl<B: Backend> BatchedSearch<B> {
     /// Prompts run together by token budget, ordered by length. The batches are the same on one
     /// device and on several, each of which has a thread that takes the next one.
     ///
-    /// * `prior`: the prior of the prompt with this index, if one takes part.
-    /// * `filter`: the items that the prompt with this index may be answered with; all for `None`.
+    /// * `prior`: the prior of the prompt with this index, if there is one.
+    /// * `filter`: the items that may answer the prompt with this index; all for `None`.
     ///
     /// # Errors
     /// A log-probability that is NaN; a device that died.
@@ -102,8 +102,8 @@ impl<B: Backend> BatchedSearch<B> {
             });
             let others: Vec<_> = others.collect();
             let first = catch(|| work(first, go_on)).inspect_err(|_| stop.store(true, Relaxed));
-            // Join every thread before an error returns: the scope panics for one that nobody
-            // joined, and says less.
+            // Every thread is joined before an error returns: the scope panics for a thread that
+            // nobody joined, with a worse message.
             let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
             let others = others.into_iter().map(|part| match part {
                 Ok(Ok(part)) => part,

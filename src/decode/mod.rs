@@ -1,4 +1,4 @@
-//! Ranking: log-probabilities of items, and beam search over the trie. And free text.
+//! Ranking: log-probabilities of items, and beam search over the trie; and generation of free text.
 
 mod batched_search;
 mod batching;

@@ -1,23 +1,23 @@
-//! A ranker's prior on the trie: what a ranker without a language model says of the next token.
+//! A ranker's prior on the trie: the next token's probability by a ranker without a language model.
 //!
 //! A ranker ([`Ranker`]) gives each item a score of at least 0 after a history, and so a
 //! distribution over the items,
 //!
 //! p(item) = (1 - smoothing) · score(item) / Σ score + smoothing / items,
 //!
-//! p(item) = 1 / items where none scores. Summed over the items below each node of the trie it is a
-//! distribution over that node's children, share(child) = p(below child) / p(below node); items of
+//! p(item) = 1 / items if no item scores. Summed over the items under each node of the trie it is a
+//! distribution over that node's children, share(child) = p(under child) / p(under node); items of
 //! equal title share a leaf, so their p add up. Along a path the shares multiply to the leaf's p.
 //! The prior adds weight · ln share(child) to the logits of the tokens that may follow: with weight
 //! 0 the language model ranks alone, and with weight 1 and equal logits the ranker does.
 //!
-//! In depth-first order the items below a node are an interval. What smoothing gives them is their
-//! number times a constant; what the ranker gives them is a difference of two running sums over the
-//! items that score, and the likeliest of them a maximum over an interval. So a user costs memory
-//! in proportion to the items that score, and a node the logarithm of that; nothing is as large as
-//! the trie.
+//! In depth-first order the items under a node are an interval. The part of smoothing is their
+//! number times a constant; the part of the ranker is a difference of two running sums over the
+//! items that score, and their largest probability a maximum over an interval. So a user needs
+//! memory in proportion to the items that score, and a node the logarithm of that; nothing is as
+//! large as the trie.
 //!
-//! Our own; the nearest published thing is D3's text-free assistant at decoding
+//! The formula is itemlm's own; the nearest published one is D3's text-free assistant at decoding
 //! (SAI990323/DecodingMatters), which has no loss.
 
 use std::ops::Range;
@@ -45,24 +45,24 @@ struct DepthFirstOrder {
     position: Vec<u32>,
     /// `[items]`: each item's leaf.
     leaf: Vec<Node>,
-    /// `[nodes]`: the positions of the items below each node.
+    /// `[nodes]`: the positions of the items under each node.
     below: Vec<Range<u32>>,
-    /// `[nodes]`: the number of items at that leaf below each node which has the most.
+    /// `[nodes]`: the largest number of items at one leaf under the node.
     most_at_a_leaf: Vec<u32>,
 }
 
-/// The prior after one history: the probability of the items below each node.
+/// The prior after one history: the probability of the items under each node.
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
     order: &'a DepthFirstOrder,
     weight: f64,
-    /// The part of every item's probability that smoothing gives.
+    /// The part of every item's probability that comes from smoothing.
     even: f64,
     /// `[scored]`: the items that score, with their positions, ascending by position.
     scored: Vec<(u32, u32)>,
     /// `[scored + 1]`: the probability that the ranker gives the scored items before each one.
     before: Vec<f64>,
-    /// The probabilities of the scored items' leaves, made when first needed.
+    /// The probabilities of the scored items' leaves, computed when first needed.
     best: OnceLock<MaxTree>,
 }
 
@@ -72,7 +72,7 @@ impl DepthFirstOrder {
         let mut count = vec![0u32; trie.len()];
         leaf.iter().for_each(|&leaf| count[leaf as usize] += 1);
         let mut most_at_a_leaf = count.clone();
-        // A child's number is above its node's.
+        // A child's number is larger than its parent's.
         for node in (0..trie.len()).rev() {
             for child in trie.children(node as Node) {
                 count[node] += count[child as usize];
@@ -104,12 +104,12 @@ impl TriePrior {
         Self { weight, smoothing, ranker, order }
     }
 
-    /// Returns the prior after any history of items, oldest first.
+    /// Returns the prior after a history of items, oldest first.
     pub fn mass_for_history(&self, history: &[u32]) -> PrefixMass<'_> {
         self.mass_for_scores(&self.ranker.scores(history))
     }
 
-    /// Returns the prior after the history of one of a split's windows; of a training window by
+    /// Returns the prior after the history of one of a split's windows; for a training window by
     /// [`Ranker::scores_before_target`].
     pub fn mass_for_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
         match split {
@@ -118,7 +118,7 @@ impl TriePrior {
         }
     }
 
-    /// Returns the prior of any scores.
+    /// Returns the prior of given scores.
     pub fn mass_for_scores(&self, scores: &Scores) -> PrefixMass<'_> {
         let items = self.order.position.len();
         let total: f64 = scores.positive().map(|(_, score)| score).sum();
@@ -143,14 +143,15 @@ impl TriePrior {
 }
 
 impl PrefixMass<'_> {
-    /// Returns the probability of the items below `node`.
+    /// Returns the probability of the items under `node`.
     pub fn mass(&self, node: Node) -> f64 {
         self.mass_within(node, 0..self.scored.len()).0
     }
 
-    /// Returns the probability of the items below `node`, and which of the scored items they are.
+    /// Returns the probability of the items under `node`, and the range of the scored items that
+    /// they are.
     ///
-    /// * `within`: scored items, all those below `node` among them.
+    /// * `within`: scored items, with all those under `node` among them.
     fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
         let below = &self.order.below[node as usize];
         let scored = &self.scored[within.clone()];
@@ -161,8 +162,8 @@ impl PrefixMass<'_> {
         (mass, first..end)
     }
 
-    /// Returns `weight · ln share` of each child of `node`, in the trie's order: what is added to
-    /// their logits. Never above 0, and 0 for an only child.
+    /// Returns `weight · ln share` of each child of `node`, in the trie's order, which is added to
+    /// the children's logits. It is never above 0, and 0 for an only child.
     pub fn logit_bias(&self, trie: &Trie, node: Node) -> impl Iterator<Item = f64> {
         let (all, within) = self.mass_within(node, 0..self.scored.len());
         let mut next = within.start;
@@ -173,19 +174,20 @@ impl PrefixMass<'_> {
         })
     }
 
-    /// Returns what the prior will still add on the way from `node` to its best leaf, `weight ·
-    /// ln(p(best leaf below) / p(below))`: a node of many unlikely items outweighs one that holds
-    /// the likeliest item of all, and a search by what was added so far would drop the latter.
+    /// Returns the sum of the prior's terms on the way from `node` to its best leaf, `weight ·
+    /// ln(p(best leaf under node) / p(under node))`: a node of many unlikely items has more
+    /// probability than one with only the likeliest item, and a search by the terms so far would
+    /// drop the latter.
     pub fn lookahead(&self, node: Node) -> f64 {
         let (mass, scored) = self.mass_within(node, 0..self.scored.len());
-        // A leaf without a scored item has what smoothing gives its items; if the leaf with the
-        // most items has a scored one, it is in the tree with more than that.
+        // A leaf without a scored item has only the smoothing of its items; if the leaf with the
+        // most items has a scored one, the tree has it with more than that.
         let even = self.even * f64::from(self.order.most_at_a_leaf[node as usize]);
         let best = self.best.get_or_init(|| MaxTree::new(self.leaf_masses())).max(scored).max(even);
         self.weight * (best / mass).min(1.0).ln()
     }
 
-    /// `[scored]`: the probability of the leaf of each scored item.
+    /// Returns the probability of the leaf of each scored item, `[scored]`.
     fn leaf_masses(&self) -> Vec<f64> {
         let leaf = |index: usize| self.order.leaf[self.scored[index].1 as usize];
         let mut masses = Vec::with_capacity(self.scored.len());
@@ -224,7 +226,7 @@ impl MaxTree {
         Self { nodes }
     }
 
-    /// Returns the largest of the values in `range`, 0 of none.
+    /// Returns the largest of the values in `range`; 0 for an empty range.
     fn max(&self, range: Range<usize>) -> f64 {
         let count = self.nodes.len() / 2;
         let (mut low, mut high) = (range.start + count, range.end + count);
@@ -253,8 +255,8 @@ mod tests {
 
     const EOS: u32 = 99;
 
-    /// Shares against sums over all items whose sequence begins with the child's, on random tries
-    /// with equal sequences.
+    /// Compares shares with sums over all items whose sequence begins with the child's, on random
+    /// tries with equal sequences.
     #[test]
     fn shares_equal_sums_over_prefixes() {
         let (corpus, _) = synthetic(1);
@@ -297,8 +299,8 @@ mod tests {
         }
     }
 
-    /// The prior as a number a node: the masses of all items added up along their paths, and the
-    /// best leaf below each node.
+    /// Computes the prior as numbers of each node: the masses of all items added up along their
+    /// paths, and the best leaf under each node.
     fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
         let (items, total) = (scores.len() as f64, scores.iter().sum::<f64>());
         let mut mass = vec![0.0; trie.len()];

@@ -47,7 +47,7 @@ impl Adapter {
             "Cpu" => WgpuDevice::Cpu,
             _ => {
                 return Err(Error::usage(format!(
-                    "--backend wgpu:{}: burn cannot run on {}, a device of no known kind",
+                    "option `backend` wgpu:{}: burn cannot run on {}, a device of no known kind",
                     self.index, self.name
                 )));
             }

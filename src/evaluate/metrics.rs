@@ -34,7 +34,7 @@ pub fn cutoffs(at: &[u32]) -> Result<Vec<u32>> {
     Ok(cutoffs)
 }
 
-/// What became of one window.
+/// The result of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Index in the split's windows.
@@ -59,14 +59,14 @@ pub struct Summary {
     pub all: Group,
     /// Windows whose target is among [`crate::data::Corpus::cold_items`].
     pub cold: Group,
-    /// The others.
+    /// Windows whose target is not cold.
     pub warm: Group,
 }
 
 /// The metrics of some windows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Group {
-    /// Ranked windows (the papers say users; one user may have several windows).
+    /// Number of ranked windows (the papers say users; one user may have several windows).
     pub users: usize,
     /// `ndcg@1`, `hr@1`, `mrr@1`, `ndcg@5`, … Empty without windows.
     pub metrics: BTreeMap<String, f64>,
@@ -76,13 +76,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// A metric such as `ndcg@10`; none without windows.
+    /// Returns a metric such as `ndcg@10`; none without windows.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.get(name).copied()
     }
 }
 
-/// Where the target's title stands in a ranking, from 0.
+/// Returns the position of the target's title in a ranking, from 0.
 pub fn rank_of(corpus: &Corpus, target: u32, ranking: &[u32]) -> Option<u32> {
     let title = corpus.title(target);
     ranking.iter().position(|&item| corpus.title(item) == title).map(|rank| rank as u32)
@@ -94,7 +94,7 @@ pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
 }
 
 /// Averages the outcomes at these cutoffs. The intervals are percentiles of 1,000 seeded bootstrap
-/// resamples; what is resampled is users with all their windows, because one user's windows overlap.
+/// resamples of users, each with all windows, because one user's windows overlap.
 pub fn summarise_at(outcomes: &[Outcome], cutoffs: &[u32], seed: u64) -> Summary {
     let metrics = Metric::all(cutoffs);
     let group = |keep: fn(&Outcome) -> bool| {

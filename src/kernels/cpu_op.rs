@@ -17,10 +17,10 @@ use crate::device::{Concrete, Training};
 
 /// An operation of `N` inputs, f32 and contiguous, in the CPU's memory.
 pub(crate) trait CpuOperation<const N: usize>: Debug + Send + 'static {
-    /// What the backward pass needs.
+    /// Tensors that the backward pass needs.
     type SavedForBackward: Debug + Send + Sync + 'static;
 
-    /// Returns the output and what the backward pass needs.
+    /// Returns the output, and what the backward pass needs.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::SavedForBackward);
 
     /// Returns the gradients of the `wanted` inputs, from the gradient of the output.
@@ -155,7 +155,7 @@ pub(crate) fn same_type<A: 'static, B: 'static>() -> bool {
     TypeId::of::<A>() == TypeId::of::<B>()
 }
 
-/// Returns `value` as a `U`. `T` and `U` are the same type, which the compiler does not know.
+/// Returns `value` as a `U`; `T` and `U` must be the same type, which the compiler cannot know.
 pub(crate) fn cast<T: 'static, U: 'static>(value: T) -> U {
     let mut value = Some(value);
     let same: Option<&mut Option<U>> = (&mut value as &mut dyn Any).downcast_mut();

@@ -18,7 +18,10 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// Returns `activation(gate) · up`, elementwise; all of one shape, `[tokens, width]`.
+/// Returns `activation(gate) · up`, elementwise.
+///
+/// # Shapes
+/// `gate`, `up` and the output: `[tokens, width]`.
 pub fn gated_linear_unit<B: Backend>(activation: Activation, gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     assert_eq!(gate.dims(), up.dims(), "gate and up are of one shape");
     match (is_cpu(&gate), activation) {

@@ -1,5 +1,6 @@
-//! Operations with their own backward pass: [`rms_norm`], [`gated_linear_unit`], `Rotary`, [`attention`],
-//! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`profile_scope`].
+//! Operations with their own backward pass: [`rms_norm`], [`gated_linear_unit`], `Rotary`,
+//! [`attention`], [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and
+//! [`profile_scope`].
 //!
 //! As a chain of tensor operations each of them would read and write its numbers many times, on the
 //! CPU mostly on one core, and autodiff would keep every intermediate result for the backward pass.

@@ -1,4 +1,4 @@
-//! The identity function, which switches the clock of the [profiler](crate::core::profiler).
+//! The identity function, which also switches the clock of the [profiler](crate::core::profiler).
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
@@ -14,6 +14,9 @@ use crate::device::{Concrete, Training};
 
 /// Returns `x` and starts the part `part` of the [profile](crate::core::profiler), where one is
 /// recorded. In the backward pass it starts the part that came before `x` in the forward pass.
+///
+/// # Shapes
+/// `x` and the output: any shape, the same.
 ///
 /// burn runs backward steps by their depth in the graph, the deepest first. So every path through
 /// the graph must pass the scopes, as it does on a decoder's residual stream. Where two passes have

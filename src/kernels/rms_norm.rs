@@ -62,8 +62,8 @@ impl CpuOperation<2> for Norm {
         (TensorData::new(output, x.shape.clone()), SavedNorm { x, gamma, scales })
     }
 
-    /// With r the saved scale, n the width and g = γ·dy: `dx = r (g − x r² (g·x) / n)` and
-    /// `dγ = Σ dy x r` over the rows.
+    /// Computes the gradients. With r the saved scale, n the width and g = γ·dy: `dx = r (g − x r²
+    /// (g·x) / n)` and `dγ = Σ dy x r` over the rows.
     fn backward(&self, saved: &SavedNorm, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
         let (x, gamma, grads) = (floats(&saved.x), floats(&saved.gamma), floats(&grad));
         let width = gamma.len();

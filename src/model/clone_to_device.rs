@@ -6,15 +6,15 @@ use burn::prelude::*;
 use super::{ItemLanguageModel, Weight};
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// Copies the model to `device`, which may be the model's own: the same parameters by id, the
-    /// same ones train, with a graph of their own; and the prefix cache, if there is one.
+    /// Copies the model to `device`, which may be the model's own: with the same parameter ids, the
+    /// same parameters that train, a graph of its own, and the prefix cache, if there is one.
     ///
-    /// It goes through the host's memory, a tensor at a time: wgpu's devices of burn 0.21 panic
-    /// when a tensor is to move between them (`comm_init` of cubecl-runtime 0.10's `server/base.rs`
-    /// is not implemented), and CUDA's need NCCL.
+    /// The copy goes through the host's memory, a tensor at a time: wgpu's devices of burn 0.21
+    /// panic when a tensor is to move between them (`comm_init` of cubecl-runtime 0.10's
+    /// `server/base.rs` is not implemented), and CUDA's need NCCL.
     pub fn clone_to_device(&self, device: &B::Device) -> Self {
         let mut model = self.clone().map(&mut CopyTo { device });
-        // These are no parameters.
+        // These tensors are no parameters.
         model.llm.half_turn = copy_tensor(model.llm.half_turn, device);
         for linear in model.llm.layers.iter_mut().flat_map(|block| &mut block.linears) {
             if let Weight::Quantized(blocks) = &mut linear.weight {

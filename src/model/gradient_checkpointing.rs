@@ -5,10 +5,10 @@
 //! (torch.utils.checkpoint, a decoder layer at a time). There the generator's state is kept for
 //! dropout; here the embeddings and each block draw from a seed of their own, both times.
 //!
-//! No autodiff graph may live while another one is run backward: burn 0.21 then loses gradients,
-//! at random (its `backward` forgets the parameters' nodes, and a graph whose parameters are
-//! forgotten is removed). So nothing here keeps a tensor that is in a graph: the embeddings are
-//! computed again at the end of the backward pass, and the cached prefix is cut where it is used.
+//! No autodiff graph may live while another one is run backward: burn 0.21 then loses gradients, at
+//! random (its `backward` removes the parameters' nodes, and then the graphs that use them). So
+//! nothing here keeps a tensor that is in a graph: the embeddings are computed again at the end of
+//! the backward pass, and the cached prefix is detached where it is used.
 
 use burn::module::Module;
 use burn::prelude::*;
@@ -33,7 +33,7 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
     pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
-        // On the backend that trains, so that dropout is drawn.
+        // The copy is on the backend that trains, so that dropout is drawn.
         let model = model.without_grad();
         let cached = model.cached_prefix(pass.cached_len);
         let block_inputs = model.llm.block_inputs(&pass.positions, &pass.mask, &pass.packing, &cached);
@@ -52,9 +52,9 @@ impl<B: AutodiffBackend> Checkpoints<B> {
 
     /// Runs backward from the gradients of the last block's output and of each block's keys and
     /// values, where there are any. `accumulate` receives the gradients in parts to be summed: each
-    /// block's, and at last those of what the embeddings were computed from.
+    /// block's, and at last those of the embeddings' parameters.
     ///
-    /// * `model`: the one of [`Checkpoints::forward`].
+    /// * `model`: the model of [`Checkpoints::forward`].
     pub(crate) fn backward(
         self,
         model: &ItemLanguageModel<B>,
@@ -88,7 +88,8 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     }
 }
 
-/// `[1, tokens, hidden]`, with the dropout that `seed` draws in an item encoder.
+/// Embeds the tokens of a pass: `[1, tokens, hidden]`, with the dropout that `seed` draws in an
+/// item encoder.
 fn embed<B: AutodiffBackend>(model: &ItemLanguageModel<B>, pass: &Pass<B>, seed: u64) -> Tensor<B, 3> {
     B::seed(&model.device(), seed);
     model.embed(&pass.tokens, 1, pass.tokens.len())

@@ -53,7 +53,7 @@ pub(crate) fn keep_best<M>(
             let what =
                 if loss.is_finite() { "a vector is not finite".to_string() } else { format!("the loss is {loss}") };
             return Err(Error::failed(format!(
-                "epoch {epoch}: {what}; try a lower learning_rate (--set learning_rate=…)"
+                "epoch {epoch}: {what}; try a lower learning_rate (option `set` learning_rate=…)"
             )));
         }
         let measured = validate(&model).context(format_args!("epoch {epoch}"))?;

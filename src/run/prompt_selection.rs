@@ -1,10 +1,10 @@
-//! The prompt sets of a run, and which of their prompts to rank with.
+//! The prompt sets of a run, and the selection of a prompt.
 
 use crate::config::DataConfig;
 use crate::text::{Prompt, PromptChoice, PromptSet};
 use crate::{Error, Result};
 
-/// Which prompt of which prompt set to rank with.
+/// Selection of a prompt by its prompt set and its number.
 #[derive(Debug, Clone, Default)]
 pub struct PromptSelection {
     /// The set's name; the first set by default.
@@ -13,7 +13,7 @@ pub struct PromptSelection {
     pub prompt: Option<PromptChoice>,
 }
 
-/// A prompt to rank with.
+/// A selected prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SelectedPrompt {
     /// Name of the prompt set.
@@ -80,7 +80,7 @@ impl PromptSelection {
     /// Empty for a run without prompt sets.
     ///
     /// # Errors
-    /// Those of [`Self::one`].
+    /// Those of [`Self::select_one`].
     pub(crate) fn select_all(&self, sets: &[PromptSet]) -> Result<Vec<SelectedPrompt>> {
         match self {
             Self { set: None, prompt: None } => {

@@ -17,11 +17,11 @@ use crate::{Context, Error, Result};
 /// An item of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemRef {
-    /// By the source's id.
+    /// An item by its id in the source.
     #[serde(rename = "item")]
     Id(String),
-    /// By its title, or whatever `items.text` names. It need not be in the catalogue, unless the
-    /// run's prompts show items by their vectors alone; a prior passes over it then.
+    /// An item by its title, or by the attribute that `items.text` names. It need not be in the
+    /// catalogue, unless the run's prompts show items only by their vectors; a prior then skips it.
     #[serde(rename = "title")]
     Title(String),
 }
@@ -31,18 +31,18 @@ pub enum ItemRef {
 pub struct RecommendRequest {
     /// The history, oldest first.
     pub history: Vec<ItemRef>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Number of items to return, at least 1.
     pub k: usize,
-    /// Ids of items that are not to be returned.
+    /// Ids of items that must not be returned.
     pub exclude: Vec<String>,
     /// Ids of the only items that may be returned; all for `None`.
     pub only: Option<Vec<String>>,
-    /// Whether items with a title of the history are left out; by default as `decode.exclude_history`
-    /// of the run.
+    /// Whether items with a title of the history are left out; by default as
+    /// `decode.exclude_history` of the run.
     pub exclude_history: Option<bool>,
 }
 
@@ -51,9 +51,9 @@ pub struct RecommendRequest {
 pub struct RankRequest {
     /// The history, oldest first.
     pub history: Vec<ItemRef>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Ids of the items to rank, at least one.
     pub items: Vec<String>,
@@ -64,11 +64,11 @@ pub struct RankRequest {
 pub struct Recommendation {
     /// Rank, from 1.
     pub rank: usize,
-    /// The item's id of the source.
+    /// The item's id in the source.
     pub item: String,
     /// The item's title.
     pub title: String,
-    /// Log-probability, summed over the title's tokens, under the run's scoring.
+    /// Log-probability in nats, summed over the title's tokens, under the run's scoring.
     pub log_prob: f64,
     /// `log_prob / tokens^length_penalty`, by which the items are ranked.
     pub score: f64,
@@ -79,11 +79,11 @@ pub struct Recommendation {
 pub struct Recommendations {
     /// The items, best first.
     pub items: Vec<Recommendation>,
-    /// What the user should know of how the request was understood.
+    /// Remarks for the user about how the request was understood.
     pub notes: Vec<String>,
 }
 
-/// A request, ready to be searched.
+/// A request that is ready for the search.
 struct PreparedRequest<'a> {
     prompt: Vec<u32>,
     prior: Option<PrefixMass<'a>>,
@@ -93,7 +93,7 @@ struct PreparedRequest<'a> {
     notes: Vec<String>,
 }
 
-/// Items of one answer, at most: a search has as many beams.
+/// Most items of one answer: a search has as many beams.
 const MOST_ITEMS: usize = 10_000;
 
 impl Session {
@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// Answers several requests as [`Session::recommend`] does, as many together as a forward pass
-    /// takes. An error of the model or device is the answer to all that ran together.
+    /// takes. An error of the model or the device is the answer to all requests of the pass.
     pub fn recommend_all(&self, requests: &[RecommendRequest]) -> Vec<Result<Recommendations>> {
         let mut answers: Vec<Result<Recommendations>> = Vec::with_capacity(requests.len());
         // A search has one number of beams.
@@ -145,11 +145,11 @@ impl Session {
         answers
     }
 
-    /// Returns the given items with their scores after a history, best first: the scores that they
-    /// have in [`Session::recommend`]. Several items of one title have the same score.
+    /// Returns the given items with their scores after a history, best first: the scores of
+    /// [`Session::recommend`]. Several items of one title have the same score.
     ///
     /// # Errors
-    /// Those of [`Session::recommend`]; no item.
+    /// Those of [`Session::recommend`]; an empty list of items.
     pub fn rank(&self, request: &RankRequest) -> Result<Recommendations> {
         if request.items.is_empty() {
             return Err(Error::usage("there is no item to rank"));
@@ -166,7 +166,8 @@ impl Session {
         self.run(|| {
             let prepared = self.prepare(&only)?;
             let wanted = self.item_ids(&request.items)?;
-            // As many beams as items: none is pruned. Only our own search returns all of them.
+            // There are as many beams as items, so that none is pruned. Only itemlm's own search
+            // returns all of them.
             let decode = DecodeConfig { beams: prepared.beams, search: SearchKind::Trie, ..self.config.decode.clone() };
             let list = self.search(&[prepared.query()], &decode)?.pop().unwrap_or_default();
             let of_leaf = |found: &RankedItem| {
@@ -181,7 +182,7 @@ impl Session {
 
     /// Returns the log-probabilities of items after a prompt of text, under both scorings.
     ///
-    /// * `items`: numbers of items of the catalogue.
+    /// * `items`: indices of items of the catalogue.
     ///
     /// # Errors
     /// A run whose prompts hold vectors; a prompt that is empty or leaves no room for the longest
@@ -252,7 +253,8 @@ impl Session {
         }
     }
 
-    /// Returns the history as prompts show it, and those of its items that are in the catalogue.
+    /// Returns the history in its form in prompts, and those of its items that are in the
+    /// catalogue.
     fn history(&self, history: &[ItemRef], notes: &mut Vec<String>) -> Result<(Vec<PromptValue>, Vec<u32>)> {
         let (mut shown, mut items) = (Vec::with_capacity(history.len()), Vec::new());
         for item in history {
@@ -303,7 +305,8 @@ impl Session {
         ids.iter().map(|id| self.item_id(id)).collect()
     }
 
-    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter` allows.
+    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter`
+    /// allows.
     fn items(&self, list: &[RankedItem], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
         let allowed = |item: &u32| filter.is_none_or(|filter| filter.allows(*item));
         let item = |found: &RankedItem| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));

@@ -30,8 +30,8 @@ pub(super) fn assign_micro_batches(tokens: &[usize], devices: usize) -> Vec<usiz
 
 /// Sums all devices' gradients on the device of `first`.
 ///
-/// * `of_devices`: those of the device of `first` first. A device's gradients are read all at once,
-///   after which the device has nothing left to do.
+/// * `of_devices`: each device's gradients, first those of the device of `first`. A device's
+///   gradients are read all at once, after which the device has no work left.
 ///
 /// # Errors
 /// A device that failed.

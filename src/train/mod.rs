@@ -1,5 +1,5 @@
-//! Training: one loop for all that learns by optimiser steps ([`train`], [`Task`]), exact in every
-//! split of a step into micro-batches and over devices, resumable at any step.
+//! Training: one loop for everything that is trained by optimiser steps ([`train`], [`Task`]),
+//! exact in every split of a step into micro-batches and over devices, resumable at any step.
 
 mod alignment;
 mod checkpoint;

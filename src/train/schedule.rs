@@ -1,8 +1,8 @@
 //! Linear warm-up, then linear or cosine decay.
 
-/// transformers' `get_linear_schedule_with_warmup`: at step t (from 0) the peak times t / warm-up
-/// while t < warm-up, then times (total − t) / (total − warm-up). So the first step of a warm-up
-/// has a learning rate of 0, as in the released runs.
+/// Linear warm-up and decay, as in transformers' `get_linear_schedule_with_warmup`: at step t (from
+/// 0) the peak times t / warm-up while t < warm-up, then times (total − t) / (total − warm-up). So
+/// the first step of a warm-up has a learning rate of 0, as in the released runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearSchedule {
     /// The learning rate after warm-up.

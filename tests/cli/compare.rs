@@ -83,7 +83,9 @@ fn what_cannot_be_compared_is_refused() {
     lab.ok("evaluate run-2 --length-penalty 0.5");
     let output = lab.ok("compare run-1 run-2 --json");
     assert!(String::from_utf8_lossy(&output.stderr).contains("differ in length_penalty: 0 and 0.5"));
-    lab.ok("prepare msl toy --out other --name other");
+    lab.copy("toy", "toy-2");
+    lab.edit("toy-2/id2name4Rec.json", "Stapler 3", "Stapler three");
+    lab.ok("prepare msl toy-2 --out other");
     lab.ok("baseline markov other --out markov");
     lab.refused("compare run-1 markov --metric hr@5", 2, &["other corpora"]);
 

@@ -49,7 +49,7 @@ beams = 5
 "#;
 
 impl Lab {
-    /// A directory without anything.
+    /// Makes a directory without anything in it.
     pub fn empty() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), failures: RefCell::default() }
     }
@@ -75,7 +75,7 @@ impl Lab {
         fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// `itemlm` in the directory, with the words of `line` as arguments.
+    /// Returns the command `itemlm` in the directory, with the words of `line` as arguments.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
         command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
@@ -91,7 +91,7 @@ impl Lab {
         succeeded(line, self.command(line).output().unwrap())
     }
 
-    /// The one JSON document on stdout.
+    /// Returns the one JSON document on stdout.
     pub fn json(&self, line: &str) -> Value {
         document(&self.ok(&format!("{line} --json")))
     }
@@ -235,13 +235,13 @@ pub fn succeeded(what: &str, output: Output) -> Output {
     output
 }
 
-/// Stdout as exactly one JSON document.
+/// Parses stdout as exactly one JSON document.
 pub fn document(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("stdout is not one JSON document ({e}): {text}"))
 }
 
-/// Every file's bytes and every directory below `dir`.
+/// Returns every file's bytes and every directory in `dir`.
 pub fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -260,7 +260,7 @@ pub fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// Titles; items 5 and 6 have the same.
+/// Returns titles; items 5 and 6 have the same.
 pub fn titles() -> Vec<String> {
     let kinds = ["Red Pen", "Blue Pen", "Café \"Noir\" & Co", "Stapler", "A5 Pad, ruled"];
     let title = |item: usize| if item == 6 { 5 } else { item };
@@ -314,12 +314,12 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(&document.to_string(), 0).unwrap()
 }
 
-/// A random Llama of two layers.
+/// Writes a random Llama of two layers.
 pub fn write_llm(dir: &Path, seed: u64) {
     write_llm_as(dir, seed, |_| ());
 }
 
-/// The same with other sizes.
+/// Writes a random Llama of two layers with other sizes.
 pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut DecoderConfig)) {
     let tokenizer = tokenizer();
     let mut config = DecoderConfig {

@@ -36,7 +36,7 @@ fn assert_same(found: &[Recommendation], expected: &[Recommendation]) {
     }
 }
 
-/// Of `all` those with `ids`, ranked anew.
+/// Returns those of `all` with `ids`, ranked again.
 fn of(all: &[Recommendation], keep: impl Fn(&Recommendation) -> bool) -> Vec<Recommendation> {
     let kept = all.iter().filter(|item| keep(item)).cloned();
     kept.zip(1..).map(|(item, rank)| Recommendation { rank, ..item }).collect()

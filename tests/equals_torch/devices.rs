@@ -18,7 +18,7 @@ const STEPS: usize = 20;
 const WINDOWS: usize = 64;
 const ITEMS: u32 = 12;
 
-/// Two devices of each backend.
+/// Returns two devices of each backend.
 fn pairs() -> Vec<[DispatchDevice; 2]> {
     #[allow(unused_mut)]
     let mut pairs = vec![
@@ -44,7 +44,7 @@ fn pairs() -> Vec<[DispatchDevice; 2]> {
     pairs
 }
 
-/// What trains.
+/// The part of the model that trains.
 #[derive(Debug, Clone, Copy)]
 enum TrainedPart {
     /// An adapter, with dropout.
@@ -96,7 +96,7 @@ fn examples(trains: TrainedPart, tokens: &EntityTokens) -> Vec<Example> {
     (0..WINDOWS).map(|_| example()).collect()
 }
 
-/// A training run's losses; the last one is its validation's best.
+/// Returns a training run's losses; the last one is its validation's best.
 fn losses(
     trains: TrainedPart,
     loss: Loss,

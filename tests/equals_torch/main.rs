@@ -171,7 +171,7 @@ fn real_rows(values: Vec<f32>, attention: &[usize]) -> Vec<f32> {
     values.chunks(width).zip(attention).flat_map(|(row, &real)| row.iter().map(move |v| v * real as f32)).collect()
 }
 
-/// An optimiser step's gradients on one device, and what it found.
+/// Computes an optimiser step's gradients on one device.
 fn step(
     model: &ItemLanguageModel<Training>,
     batches: Vec<Batch>,

@@ -28,7 +28,7 @@ fn model(device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens)
     (ItemLanguageModel::new(llm, Some(Entities::new(encoder, vectors, WIDTH, tokens, None, device))), tokens)
 }
 
-/// The loss of an example, run alone and whole under a plain causal mask.
+/// Computes the loss of an example that runs alone and whole under a plain causal mask.
 fn plain(
     model: &ItemLanguageModel<Training>,
     example: &Example,

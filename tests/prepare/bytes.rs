@@ -14,7 +14,8 @@ use crate::generator::WrittenInput;
 use crate::reference::{Event, Log};
 use crate::{names, options};
 
-/// Enough for many blocks of lines, for several row groups, and for shards.
+/// Makes a log that is large enough for many blocks of lines, for several row groups, and for
+/// shards.
 fn log() -> Log {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut log = Log::default();
@@ -33,7 +34,7 @@ fn log() -> Log {
     log
 }
 
-/// The flags that say of a table what must be said.
+/// Returns the flags that a table needs.
 fn flags(written: &WrittenInput) -> Vec<String> {
     let (columns, table) = (&written.columns, &written.table);
     let encoding = table.encoding.map(|encoding| encoding.to_possible_value().unwrap().get_name().to_string());

@@ -29,7 +29,7 @@ const COLUMNS: &str = "--user user --item item --time time --title title --ratin
 /// 2014-05-13T16:53:20Z.
 const START: i64 = 1_400_000_000;
 
-/// The log of the events, with the time of the n-th, from 1, in milliseconds.
+/// Returns the log of the events, with the time of the n-th, from 1, in milliseconds.
 fn log(time: impl Fn(i64) -> i64) -> Log {
     let mut log = Log::default();
     for (n, (user, item, rating)) in (1..).zip(EVENTS) {
@@ -54,7 +54,7 @@ fn titled(mut log: Log, id: &str, title: &str) -> Log {
     log
 }
 
-/// Other ids for users and items.
+/// Returns the log with other ids of users and items.
 fn renamed(mut log: Log, users: [&str; 3], items: [&str; 4]) -> Log {
     let user = |id: &str| users[["u1", "u2", "u3"].iter().position(|u| *u == id).unwrap()].to_string();
     let item = |id: &str| items[TITLES.iter().position(|(i, _)| *i == id).unwrap()].to_string();
@@ -65,7 +65,7 @@ fn renamed(mut log: Log, users: [&str; 3], items: [&str; 4]) -> Log {
     log
 }
 
-/// The ids of Amazon's files.
+/// Returns the log with the ids of Amazon's files.
 fn amazon(log: Log) -> Log {
     let items = ["B000000001", "B000000002", "0307000003", "B000000004"];
     renamed(log, ["A1AAAAAAAAAAA1", "A2BBBBBBBBBBB2", "A3CCCCCCCCCCC3"], items)
@@ -91,7 +91,7 @@ impl Case {
         command.current_dir(self.dir.path()).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// The report of a run that works.
+    /// Runs `prepare` and returns its report.
     fn prepare(&self, line: &str) -> Value {
         let output = self.run(line);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));

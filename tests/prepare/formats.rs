@@ -16,7 +16,8 @@ use crate::{config, options, read};
 const TITLES: [&str; 6] =
     ["It's \"here\", now", "L'été à ½ prix", "Tom &amp; Jerry & Co", "Plain (1999)", "Plain (1999)", "a\\'b: c, \"d\""];
 
-/// Dense enough for a 5-core, ids that sort differently as text and as numbers, many ties.
+/// Makes a log that is dense enough for a 5-core, with ids that sort differently as text and as
+/// numbers, and with many ties.
 fn log(rng: &mut ChaCha8Rng, untitled: bool) -> Log {
     let mut log = Log::default();
     for _ in 0..1500 {

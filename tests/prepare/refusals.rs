@@ -81,7 +81,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// 6 users who each meet 6 items: a 5-core.
+/// Returns 6 users who each have 6 items: a 5-core.
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..36).map(|i| (i / 6, i % 6))
 }
@@ -115,7 +115,7 @@ fn csv() -> Vec<String> {
 
 const TABLE: &str = "--user u --item i --time t --title title --rating r";
 
-/// `lines` with line `number`, from 1, replaced.
+/// Returns `lines` with line `number`, from 1, replaced.
 fn with(mut lines: Vec<String>, number: usize, line: &str) -> Vec<u8> {
     lines[number - 1] = line.into();
     lines.join("\n").into_bytes()

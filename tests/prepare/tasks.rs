@@ -50,7 +50,7 @@ fn options(source: Source, inputs: Vec<PathBuf>, dir: &Path) -> PrepareOptions {
     }
 }
 
-/// The rows that were written, by task.
+/// Returns the rows that were written, by task.
 fn rows(options: &PrepareOptions, report: &Report) -> (Corpus, BTreeMap<String, Vec<TextTaskRow>>) {
     let corpus = Corpus::open(&options.out).unwrap();
     let tasks = elm24().unwrap();

@@ -40,7 +40,7 @@ pub struct Corpus {
     pub timestamps: Vec<Option<i64>>,
     /// All training windows as released, in the source's order, including those that validate.
     pub released_train: Vec<Window>,
-    /// How the validation windows were chosen, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     pub(super) users: Vec<String>,
     /// User u owns the interactions `bounds[u]..bounds[u + 1]`.

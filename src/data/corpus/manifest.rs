@@ -20,11 +20,11 @@ pub struct Manifest {
     pub format: u32,
     /// The data set's name.
     pub name: String,
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The program that wrote it.
     pub software: String,
-    /// How the validation windows were chosen, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     /// Number of training windows that became validation windows because none were released.
     pub valid_from_train: u32,
@@ -35,7 +35,7 @@ pub struct Manifest {
     pub inputs: Vec<FileDigest>,
     /// The corpus's own files.
     pub files: Vec<FileDigest>,
-    /// What was done to the source.
+    /// Steps from the source to the corpus.
     #[serde(default)]
     pub steps: Vec<Step>,
 }
@@ -101,18 +101,18 @@ pub struct Step {
     /// Items after the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<usize>,
-    /// What the step did, and to what.
+    /// Description of the step.
     pub what: String,
 }
 
-/// Where a corpus comes from, for `corpus.toml`.
+/// Origin of a corpus, for `corpus.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The source's files.
     pub inputs: Vec<FileDigest>,
-    /// What was done to them.
+    /// Steps from the source to the corpus.
     pub steps: Vec<Step>,
 }
 

@@ -27,7 +27,7 @@ impl Window {
     }
 }
 
-/// What windows are for: training, validation or test.
+/// Purpose of windows: training, validation or test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {

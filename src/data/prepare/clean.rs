@@ -229,7 +229,7 @@ mod tests {
         RawDataset { log, catalogue, format: "made up".into() }
     }
 
-    /// The events left, as user, item and time, sorted.
+    /// Returns the events that a step leaves, as user, item and time, sorted.
     fn left(events: &[(&str, &str, i64, f32)], titles: &[(&str, &str)], step: &CleaningStep) -> Vec<String> {
         let scratch = tempfile::tempdir().unwrap();
         let [whole, sharded] = [u64::MAX, 1].map(|memory| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::sources::{Columns, TableOptions};
 use crate::{Error, Result};
 
-/// Where raw data come from.
+/// Source of raw data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -50,19 +50,19 @@ pub struct PrepareConfig {
     pub source: Option<Source>,
     /// Format of the raw files, where their content should not decide.
     pub format: Option<String>,
-    /// Where to get the raw files.
+    /// Instructions for getting the raw files.
     pub obtain: Option<String>,
     /// Licence or terms of the raw files.
     pub licence: Option<String>,
     /// Names of a table's columns.
     #[serde(default)]
     pub columns: Columns,
-    /// How a table's files are written.
+    /// Format of a table's files.
     #[serde(default)]
     pub table: TableOptions,
     /// Cleaning steps of the events, in order.
     pub steps: Vec<CleaningStep>,
-    /// How windows are cut and split.
+    /// Protocol by which windows are cut and split.
     pub split: Protocol,
     /// Expected sizes of the corpus.
     pub expect: Option<ExpectedCounts>,
@@ -137,7 +137,7 @@ impl CleaningStep {
     }
 }
 
-/// How a user's sequence becomes windows, and which of them train.
+/// Protocol by which a user's sequence becomes windows, and by which these train, validate or test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "protocol", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Protocol {

@@ -24,10 +24,10 @@ use super::sources::{Columns, FileRows, RawDataset, ReadContext, ReadOptions, Ta
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
-/// What to prepare, and how.
+/// Options of [`prepare`].
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
-    /// What the inputs hold.
+    /// Kind of the inputs.
     pub source: Source,
     /// Files, or folders of them.
     pub inputs: Vec<PathBuf>,
@@ -43,14 +43,14 @@ pub struct PrepareOptions {
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
-    /// How a table's files are written; it wins over the configuration's.
+    /// Format of a table's files; it wins over the configuration's.
     pub table: TableOptions,
     /// Path of a file of text tasks made of the items' texts, outside the corpus folder; see
     /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
 
-/// What `prepare --json` prints.
+/// The report of `prepare --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Users with at least one interaction.
@@ -63,7 +63,7 @@ pub struct Report {
     pub windows: WindowCounts,
     /// Rows of the source left out, by step.
     pub dropped: BTreeMap<String, usize>,
-    /// How the validation windows were chosen, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     /// The detected format.
     pub format: String,
@@ -89,7 +89,7 @@ pub struct Report {
     /// Interactions with the user, item and time of another.
     #[serde(default)]
     pub repeated_interactions: usize,
-    /// What a reader of results should know.
+    /// Warnings for a reader of results.
     pub warnings: Vec<String>,
 }
 
@@ -181,7 +181,8 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
     let retitled = raw.catalogue.retitled_items();
     if retitled > 0 {
         let kept = if read_options.table.title_choice == Some(TitleChoice::Last) { "last" } else { "first" };
-        warnings.push(format!("{retitled} items have more than one title; the {kept} one counts (--title-choice)"));
+        warnings
+            .push(format!("{retitled} items have more than one title; the {kept} one counts (option `title_choice`)"));
     }
     let passed_over = list.passed_over.into_iter().chain(unused).collect();
     Ok(ReadSource { raw, inputs, files: rows, passed_over, skipped, warnings })
@@ -286,7 +287,8 @@ fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     };
     if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 || options.tasks.is_some() {
         return Err(Error::usage(
-            "prepare msl keeps the released windows: --config, --format, --skip-bad and --tasks do not apply to it",
+            "prepare msl keeps the released windows: option `config`, option `format`, option `skip_bad` and option \
+             `tasks` do not apply to it",
         ));
     }
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
@@ -321,7 +323,7 @@ fn report(
     if let Some(earliest) = audit.earliest.and_then(|time| chrono::DateTime::from_timestamp(time, 0)) {
         warnings.push(format!(
             "times: {} of {interactions} interactions are before 1990, the earliest at {}: is their unit right (table: \
-             --time-unit)?",
+             option `time_unit`)?",
             audit.early,
             earliest.format("%Y-%m-%dT%H:%M:%SZ")
         ));
@@ -375,5 +377,6 @@ fn show(inputs: &[PathBuf]) -> String {
 /// Returns half of the machine's memory, or of the container's limit, bytes.
 fn half_of_memory() -> Result<u64> {
     let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
-    known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))
+    let unknown = || Error::usage("this system does not tell its memory: give option `memory`");
+    known.map(|bytes| bytes / 2).ok_or_else(unknown)
 }

@@ -362,7 +362,7 @@ fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
     to_seconds(sortable_frame(rows)?, timed)
 }
 
-/// The columns of a windows table: `timestamp` instead of `time`.
+/// Converts the columns of a windows table: `timestamp`, in seconds, in place of `time`.
 fn to_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     let times = i64s(&frame.drop_in_place("time").context("windows")?.into_frame(), "time")?;
     let seconds: Vec<Option<i64>> = times.into_iter().map(|time| timed.then(|| time.div_euclid(1000))).collect();

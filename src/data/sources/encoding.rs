@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use encoding_rs::{Decoder, DecoderResult};
 use serde::Deserialize;
 
-/// How text is stored.
+/// The encoding of a text file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 pub enum Encoding {
     /// UTF-8, checked
@@ -28,7 +28,7 @@ pub enum Encoding {
     Utf16,
 }
 
-/// Content decoded into UTF-8.
+/// A reader that decodes content into UTF-8.
 pub(super) struct DecodingReader<R> {
     content: R,
     /// `None` for ISO 8859-1, which [`encoding_rs`] reads as Windows-1252.

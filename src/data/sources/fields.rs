@@ -1,18 +1,18 @@
 //! Fields of text rows: ids and ratings, and texts for error lines.
 
-/// A field that must hold something, without white space around it.
+/// Returns a field without white space around it; an empty one is an error.
 pub(super) fn present<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
     let text = text.trim();
     if text.is_empty() { Err(format!("no {what}")) } else { Ok(text) }
 }
 
-/// A finite number.
+/// Parses a finite number.
 pub(super) fn rating(text: &str) -> Result<f32, String> {
     let number = present(text, "rating")?.parse().ok().filter(|r: &f32| r.is_finite());
     number.ok_or_else(|| format!("rating `{}` is not a finite number", shorten(text)))
 }
 
-/// The beginning of a text for an error line, without characters that a terminal obeys.
+/// Returns the beginning of a text for an error line, without characters that a terminal obeys.
 pub(crate) fn shorten(text: &str) -> String {
     let mut start: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(60).is_some() {

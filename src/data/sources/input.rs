@@ -38,7 +38,7 @@ struct StoredBytes {
     bytes: u64,
 }
 
-/// Hashes and counts what passes through.
+/// A reader that hashes and counts the bytes that it reads.
 struct HashingReader {
     file: File,
     read: Arc<Mutex<StoredBytes>>,
@@ -59,12 +59,12 @@ impl Read for HashingReader {
     }
 }
 
-/// Tells whether the file is compressed.
+/// Returns whether the file is compressed.
 pub(super) fn is_compressed(file: &SourceFile) -> Result<bool> {
     Ok(signature(file)?.compression().is_some())
 }
 
-/// What the stored file is.
+/// Returns what the stored file is, by its first bytes.
 pub(super) fn signature(file: &SourceFile) -> Result<Signature> {
     let mut head = Vec::new();
     file.open()?.take(HEAD as u64).read_to_end(&mut head).context(file)?;
@@ -72,8 +72,7 @@ pub(super) fn signature(file: &SourceFile) -> Result<Signature> {
 }
 
 impl Input {
-    /// Opens a file in UTF-8. An empty file is an error, and so is one of a format that is not
-    /// read.
+    /// Opens a file in UTF-8. An empty file is an error, and so is a format that is not supported.
     pub(crate) fn open(file: &SourceFile, context: &ReadContext) -> Result<Self> {
         Self::open_as(file, Encoding::Utf8, context)
     }
@@ -83,12 +82,12 @@ impl Input {
         Self::new(file, encoding, Some(context.progress.bytes.clone()))
     }
 
-    /// Opens a file to look into it: it does not count as read.
+    /// Opens a file to look into it: it does not count as a file that was read.
     pub(super) fn peek(file: &SourceFile) -> Result<Self> {
         Self::peek_as(file, Encoding::Utf8)
     }
 
-    /// [`Input::peek`] of a file in an encoding.
+    /// Opens a file in an encoding as [`Input::peek`] does.
     pub(super) fn peek_as(file: &SourceFile, encoding: Encoding) -> Result<Self> {
         Self::new(file, encoding, None)
     }
@@ -101,19 +100,20 @@ impl Input {
         Ok(Self { file: file.clone(), content, read })
     }
 
-    /// The first line of the content that is not blank, without its end; at most 1 MiB of it.
+    /// Returns the first line of the content that is not blank, without its end; at most 1 MiB of
+    /// it.
     pub(crate) fn first_line(file: &SourceFile) -> Result<String> {
         Self::first_line_as(file, Encoding::Utf8)
     }
 
-    /// [`Input::first_line`] of a file in an encoding.
+    /// Returns the first line as [`Input::first_line`] does, of a file in an encoding.
     pub(super) fn first_line_as(file: &SourceFile, encoding: Encoding) -> Result<String> {
         let mut line = Vec::new();
         let mut input = Self::peek_as(file, encoding)?;
         let mut start = (&mut input.content).take(1 << 20);
         let read = loop {
             match start.read_until(b'\n', &mut line) {
-                // Blank lines are skipped when the file is read, too.
+                // Blank lines are skipped when the file is read in full, too.
                 Ok(count) if count > 0 && line.iter().all(u8::is_ascii_whitespace) => line.clear(),
                 read => break read,
             }
@@ -122,17 +122,17 @@ impl Input {
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string())
     }
 
-    /// The content as a stream, for a reader of its own; [`Input::finish`] afterwards.
+    /// Returns the content as a stream, for another reader; [`Input::finish`] comes after it.
     pub(crate) fn content(&mut self) -> &mut (dyn BufRead + Send) {
         &mut self.content
     }
 
-    /// Stored bytes read so far.
+    /// Returns the number of stored bytes read so far.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.read.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
-    /// Reads what is left and returns the digest of the stored file.
+    /// Reads the rest and returns the digest of the stored file.
     pub(crate) fn finish(mut self) -> Result<FileDigest> {
         io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.read_error(&e))?;
         let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
@@ -140,7 +140,7 @@ impl Input {
         Ok(FileDigest { name: self.file.base_name(), bytes: read.bytes, sha256 })
     }
 
-    /// A read error, which for a compressed file mostly means that it is cut or damaged.
+    /// Returns a read error, which for a compressed file mostly means that it is cut or damaged.
     pub(crate) fn read_error(&self, error: &io::Error) -> Error {
         if let Err(stopped) = check_stop() {
             return stopped;
@@ -153,7 +153,7 @@ impl Input {
     }
 }
 
-/// Reads the first bytes; the content with them put back.
+/// Reads the first bytes; returns them, and the content with them put back.
 fn head(file: &SourceFile, mut content: Content) -> Result<(Vec<u8>, Content)> {
     let mut head = Vec::new();
     (&mut content).take(HEAD as u64).read_to_end(&mut head).map_err(|error| match check_stop() {
@@ -201,7 +201,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
         Signature::Utf16Be => Ok(decode(content, encoding_rs::UTF_16BE)),
         Signature::Parquet => Ok(content),
         _ if start.starts_with(b"\xef\xbb\xbf") => {
-            // A byte-order mark says UTF-8, whatever else was said.
+            // A byte-order mark means UTF-8, whatever encoding was given.
             content.consume(3);
             Ok(content)
         }

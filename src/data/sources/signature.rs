@@ -1,9 +1,9 @@
-//! What a file is, by its first bytes.
+//! Detection of a file's format by its first bytes.
 
 /// Bytes of a file's beginning that [`Signature::detect`] looks at.
 pub(super) const HEAD: usize = 1024;
 
-/// What the first bytes of a file or of decompressed content say.
+/// The format that the first bytes of a file or of decompressed content show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signature {
     Gzip,
@@ -14,13 +14,13 @@ pub(super) enum Signature {
     Utf16Le,
     Utf16Be,
     Parquet,
-    /// A format that is not read: its name and what to do.
+    /// A format that is not supported: its name and what to do.
     Unreadable(&'static str),
-    /// None of the above: text in UTF-8 or an 8-bit encoding.
+    /// Text in UTF-8 or an 8-bit encoding: anything else.
     Text,
 }
 
-/// Beginnings of formats that are not read.
+/// First bytes of formats that are not supported.
 const UNREADABLE: [(&[u8], &str); 30] = [
     (b"\xfd7zXZ\x00", "xz compression: decompress it (xz -d)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
@@ -87,7 +87,7 @@ impl Signature {
         }
     }
 
-    /// The name of a compression; `None` for anything else.
+    /// Returns the name of a compression; `None` for anything else.
     pub(super) fn compression(self) -> Option<&'static str> {
         match self {
             Self::Gzip => Some("gzip"),
@@ -99,7 +99,7 @@ impl Signature {
     }
 }
 
-/// Tells whether these six bytes begin a block or the end of a bzip2 stream.
+/// Returns whether these six bytes begin a block or the end of a bzip2 stream.
 fn is_bzip2_block(bytes: &[u8]) -> bool {
     bytes == [0x31, 0x41, 0x59, 0x26, 0x53, 0x59] || bytes == [0x17, 0x72, 0x45, 0x38, 0x50, 0x90]
 }
@@ -109,7 +109,7 @@ fn is_html(head: &[u8]) -> bool {
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
 }
 
-/// Content with NUL bytes: UTF-16 if every other byte of an ASCII beginning is one.
+/// Detects UTF-16 in content with NUL bytes: every other byte of an ASCII beginning is one.
 fn without_mark(head: &[u8]) -> Signature {
     let start = head.get(..head.len().min(64) & !1).unwrap_or_default();
     let zeros = |parity: usize| start.iter().skip(parity).step_by(2).filter(|byte| **byte == 0).count();

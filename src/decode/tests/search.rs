@@ -1,4 +1,4 @@
-//! Both searches against plainer ones, and filters against scoring every item.
+//! Tests of both searches against plainer ones, and of filters against scoring every item.
 
 use std::collections::HashMap as Map;
 
@@ -35,7 +35,7 @@ impl Nodes {
     }
 }
 
-/// All allowed items, each scored along its whole path; best first.
+/// Scores all allowed items along their whole paths; best first.
 fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl Fn(Node) -> bool) -> Vec<RankedItem> {
     let mut ranked: Vec<RankedItem> = (0..trie.len() as Node)
         .filter(|&leaf| trie.is_leaf(leaf) && allowed(leaf))
@@ -53,7 +53,7 @@ fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl F
     ranked
 }
 
-/// One user, one beam and one token at a time: what our search must equal.
+/// Searches for one user, one beam and one token at a time: itemlm's search must equal it.
 fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Option<&ItemFilter>) -> Vec<RankedItem> {
     let masked = decode.scoring == Scoring::Masked;
     let allows = |node: Node| filter.is_none_or(|filter| filter.allows_node(node));
@@ -90,12 +90,13 @@ fn assert_same(found: &[RankedItem], expected: &[RankedItem], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: {found:?} instead of {expected:?}");
     for (a, b) in found.iter().zip(expected) {
         assert_eq!(a.leaf, b.leaf, "{what}: {found:?} instead of {expected:?}");
-        // Keys and values of a search are computed in another order than a whole prefix: f32 noise.
+        // Keys and values of a search are computed in another order than those of a whole prefix:
+        // f32 noise.
         assert!((a.log_prob - b.log_prob).abs() < 1e-4 && (a.score - b.score).abs() < 1e-4, "{what}");
     }
 }
 
-/// Titles with branchings, then long runs of forced tokens; some are equal.
+/// Returns titles with branchings, then long runs of forced tokens; some are equal.
 fn titles(rng: &mut rand_chacha::ChaCha8Rng, count: usize) -> Vec<Vec<u32>> {
     let title = |_| {
         let mut token = |from, to| rng.random_range(from..to);
@@ -106,8 +107,8 @@ fn titles(rng: &mut rand_chacha::ChaCha8Rng, count: usize) -> Vec<Vec<u32>> {
     (0..count).map(title).collect()
 }
 
-/// Few beams drop most prefixes; all users at once, and each alone, whatever their lengths; with and
-/// without a filter.
+/// Few beams drop most prefixes; all users run together, and each alone, whatever their lengths;
+/// with and without a filter.
 #[test]
 fn the_search_equals_the_plain_one_whatever_the_batch() {
     let device = BackendName::Cpu.device().unwrap();
@@ -153,8 +154,8 @@ fn the_search_equals_the_plain_one_whatever_the_batch() {
     }
 }
 
-/// Always k items if so many are allowed, with the scores that they have without the filter; with
-/// as many beams as allowed items the list is the exhaustive one.
+/// There are always k items if so many are allowed, with the scores that they have without the
+/// filter; with as many beams as allowed items the list is the exhaustive one.
 #[test]
 fn a_filtered_search_equals_scoring_the_allowed_items() {
     let device = BackendName::Cpu.device().unwrap();
@@ -206,7 +207,8 @@ fn a_filtered_search_equals_scoring_the_allowed_items() {
     }
 }
 
-/// transformers' search, written as plainly as possible: token by token, all candidates sorted.
+/// Searches as transformers does, written as plainly as possible: token by token, all candidates
+/// sorted.
 fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<RankedItem> {
     let (mut beams, mut complete): (_, Vec<RankedItem>) = (vec![(0.0, ROOT)], Vec::new());
     for length in 1.. {

@@ -23,7 +23,7 @@ pub(crate) struct Attention {
     pub shared: bool,
 }
 
-/// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
+/// Tensors that the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
 /// exponentials.
 #[derive(Debug)]
 pub(crate) struct SavedAttention<const N: usize> {
@@ -38,7 +38,8 @@ const SCORES: usize = 128;
 impl<const N: usize> CpuOperation<N> for Attention {
     type SavedForBackward = SavedAttention<N>;
 
-    /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
+    /// Computes attention of q, own k and v in one block, and shared k and v where all rows share
+    /// keys.
     fn forward(&self, inputs: [TensorData; N]) -> (TensorData, SavedAttention<N>) {
         let (output, log_sums) = self.attend(&inputs);
         (output, SavedAttention { inputs, log_sums })
@@ -94,8 +95,8 @@ impl<const N: usize> CpuOperation<N> for Attention {
 }
 
 impl Attention {
-    /// Returns the output, and for each query and head the log of the sum of its exponentials,
-    /// `[batch, seq, heads]`.
+    /// Returns the output, `[batch, seq, heads, head_dim]`, and for each query and head the log of
+    /// the sum of its exponentials, `[batch, seq, heads]`.
     ///
     /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if any.
     pub(crate) fn attend(&self, inputs: &[TensorData]) -> (TensorData, Vec<f32>) {
@@ -120,7 +121,7 @@ impl Attention {
     }
 }
 
-/// The operation with the numbers of its inputs.
+/// The operation, with the numbers of its inputs.
 struct Tensors<'a> {
     attention: &'a Attention,
     q: &'a [f32],
@@ -137,7 +138,7 @@ struct Tensors<'a> {
 /// Keys (0) and values (1), `[rows, keys, kv_heads, head_dim]`.
 struct Keys<'a> {
     numbers: [&'a [f32]; 2],
-    /// Positions among the row's own keys.
+    /// Positions of these keys among the row's own keys.
     positions: Range<usize>,
 }
 
@@ -162,7 +163,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Gradients that one row and key/value head contributes to.
+/// Gradients to which one row and key/value head contributes.
 struct Part {
     /// `[seq, heads of the group, head_dim]`.
     q: Vec<f32>,
@@ -391,8 +392,9 @@ impl<'a> Block<'a> {
         self.gathered = attended;
     }
 
-    /// With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P ∘ (dP −
-    /// Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ Q`.
+    /// Computes the gradients. With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP =
+    /// dO Vᵀ`, `dS = P ∘ (dP − Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ
+    /// Q`.
     fn backward(&mut self, kv: usize, grads: &[f32], log_sums: &[f32], part: &mut Part) {
         if self.width() == 0 {
             return;

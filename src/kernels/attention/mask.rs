@@ -8,7 +8,8 @@ use burn::tensor::TensorData;
 use crate::kernels::MASKED;
 use crate::kernels::cpu_op::{is_cpu, is_cpu_device};
 
-/// Which of its row's own keys each query sees. The queries are the last tokens among the keys.
+/// The mask of each row's own keys: which of them each query sees. The queries are the last tokens
+/// among the keys.
 #[derive(Debug, Clone)]
 pub struct AttentionMask {
     /// Rows of the batch, or 1 where all rows have the same mask.
@@ -26,6 +27,8 @@ pub struct AttentionMask {
 }
 
 impl AttentionMask {
+    /// Makes a mask.
+    ///
     /// * `seen`: `[rows, queries, keys]`; one row stands for all rows of a batch.
     ///
     /// # Panics
@@ -150,7 +153,7 @@ impl AttentionMask {
 /// The mask of one forward pass, in the form that is fastest on its device.
 #[derive(Debug, Clone)]
 pub enum Mask<B: Backend> {
-    /// On the CPU.
+    /// A mask for the CPU.
     Visible(AttentionMask),
     /// `[batch or 1, 1, seq, past + keys]`, added to the scores: 0 for a key that is seen,
     /// [`MASKED`] for others.
@@ -158,8 +161,10 @@ pub enum Mask<B: Backend> {
 }
 
 impl<B: Backend> Mask<B> {
-    /// Converts an additive mask, `[batch or 1, 1, seq, past + keys]`, whose first `past` keys all
-    /// rows share.
+    /// Converts an additive mask whose first `past` keys all rows share.
+    ///
+    /// # Shapes
+    /// `mask`: `[batch or 1, 1, seq, past + keys]`.
     pub fn from_additive(mask: Tensor<B, 4>, past: usize) -> Self {
         let [rows, _, queries, total] = mask.dims();
         let host = is_cpu(&mask).then(|| mask.to_data().to_vec::<f32>().ok()).flatten();

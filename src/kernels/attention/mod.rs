@@ -44,7 +44,7 @@ impl<B: Backend> Default for LayerCache<B> {
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// Joins the own blocks from index `first` on into one.
+    /// Joins the own blocks from index `first` on into one block.
     pub fn join(&mut self, first: usize) {
         if self.own.len() > first + 1 {
             let (keys, values) = self.own.drain(first..).unzip();
@@ -69,8 +69,8 @@ fn concat_keys<B: Backend>(blocks: Vec<Tensor<B, 4>>) -> Tensor<B, 4> {
     Tensor::cat(blocks.into_iter().map(|block| block.swap_dims(1, 2)).collect(), 1).swap_dims(1, 2)
 }
 
-/// How products of queries and keys become scores: `q·k / √query_scalar`, and with a soft cap c
-/// `c tanh(s / c)` of that (Gemma 2, arXiv 2408.00118, section 2).
+/// Conversion of products of queries and keys to scores: `q·k / √query_scalar`, and with a soft cap
+/// c `c tanh(s / c)` of that (Gemma 2, arXiv 2408.00118, section 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreScaling {
     /// The head's dimension, or transformers' `query_pre_attn_scalar`.

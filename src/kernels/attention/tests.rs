@@ -22,7 +22,7 @@ fn cache(own: &[&Tensor<Training, 4>], shared: Option<[&Tensor<Training, 4>; 2]>
     LayerCache { shared: shared.map(|[k, v]| (k.clone(), v.clone())), own }
 }
 
-/// Without shared keys, and with some; own keys in one block, and in two.
+/// Checks attention without shared keys, and with some; own keys in one block, and in two.
 fn check(batch: usize, queries: usize, keys: usize, visible: &AttentionMask) {
     for scaling in [ScoreScaling::for_head_dim(SHAPE[2]), ScoreScaling { query_scalar: 5.0, soft_cap: Some(1.5) }] {
         check_scaled(batch, queries, keys, visible, scaling);
@@ -55,7 +55,8 @@ fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMa
     }
 }
 
-/// Without autodiff: three blocks and shared keys, against one tensor of all own keys.
+/// Checks attention without autodiff: three blocks and shared keys, against one tensor of all own
+/// keys.
 fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize, scaling: ScoreScaling) {
     let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
     let mask = Mask::<Concrete>::Visible(visible.clone());

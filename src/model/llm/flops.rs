@@ -10,14 +10,14 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Counts the operations of the matrix products of a forward and backward pass over `batch`, a
     /// multiplication and an addition being two.
     ///
-    /// Forward: every token that runs (no padding, nothing that the prefix stands for) through
-    /// every projection, LoRA's included, and two products of the heads' width for each pair of a
-    /// query and a key that it sees; of the shared chain's last layer only keys and values; the
+    /// Forward: every token that runs (no padding, no token of the prefix cache) through every
+    /// projection, LoRA's included, and two products of the heads' width for each pair of a query
+    /// and a key that it sees; in the last layer of the shared prefix only keys and values; the
     /// logits that are scored. Backward: the gradient of a weight that trains, and of an input
-    /// where something before it trains. What an implementation computes again, masked scores,
-    /// norms, activations, dropout and the optimiser are not counted.
+    /// where something before it trains. Not counted: what an implementation computes again, masked
+    /// scores, norms, activations, dropout and the optimiser.
     ///
-    /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
+    /// * `chain_ran`: the shared prefix was run with an earlier batch of the step, and counted
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
         let (token_trees, config) = (&batch.token_trees, self.llm.config());
@@ -63,9 +63,9 @@ impl<B: Backend> ItemLanguageModel<B> {
 /// Tokens that run together.
 struct Run {
     tokens: f64,
-    /// Each token's ancestors among them, itself included.
+    /// Each token's ancestors in the run, itself included.
     ancestors: Vec<usize>,
-    /// Whether what enters the next layer has a gradient.
+    /// Whether the input of the next layer has a gradient.
     tracked: bool,
 }
 
@@ -74,8 +74,8 @@ impl Run {
         Self { tokens: ancestors.len() as f64, ancestors, tracked }
     }
 
-    /// Returns the pairs of a query and a key that it sees: of the run, then of each of `pasts`,
-    /// the nearest first.
+    /// Counts the pairs of a query and a key that it sees: in the run, then in each of `pasts`, the
+    /// nearest first.
     fn pairs(&self, pasts: &[(usize, [bool; 2])], window: Option<usize>) -> Vec<f64> {
         let mut pairs = vec![0.0; 1 + pasts.len()];
         for &own in &self.ancestors {
@@ -104,8 +104,8 @@ impl Counter {
 
     /// Adds a block's products. Returns whether its keys and values have gradients.
     ///
-    /// * `pasts`: earlier tokens, the nearest first: how many, and whether their keys and values
-    ///   have gradients.
+    /// * `pasts`: earlier tokens, the nearest first: their number, and whether their keys and
+    ///   values have gradients.
     /// * `keys_only`: nothing uses the block's output.
     fn block<B: Backend>(
         &mut self,
@@ -146,8 +146,8 @@ impl Counter {
         [k, v]
     }
 
-    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says it of
-    /// the input.
+    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says
+    /// whether the input has one.
     fn linear<B: Backend>(&mut self, part: Part, linear: &LoraLinear<B>, run: &Run, tracked: bool) -> bool {
         let [out, width] = linear.weight.dims();
         let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;
@@ -187,7 +187,7 @@ mod tests {
         let llm =
             Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
                 .unwrap();
-        // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
+        // Three shared tokens; after them a row of four nodes (two prompts that branch after two)
         // and one of a single node.
         let targets = vec![vec![1, 9], vec![2, 9]];
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
@@ -201,8 +201,8 @@ mod tests {
         (ItemLanguageModel::from(llm).flops(&batch, false), config)
     }
 
-    /// Pairs of a query and a key: of the chain's tokens 1 + 2 + 3; of the trees' their own 1 + 2 +
-    /// 3 + 3 and 1, and with the chain 5 · 3.
+    /// Pairs of a query and a key: of the prefix's tokens 1 + 2 + 3; of the trees' own tokens 1 + 2
+    /// + 3 + 3 and 1, and with the prefix 5 · 3.
     const PAIRS: f64 = 6.0 + 10.0 + 15.0;
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
         let product = |tokens: f64, a: f64, b: f64| 2.0 * tokens * a * b;
         let adapter = |tokens: f64, out: f64| product(tokens, 2.0, hidden) + product(tokens, 2.0, out);
 
-        // Without the last layer of the chain, of which only keys and values are asked for.
+        // The last layer of the prefix is missing: only its keys and values are needed.
         let linears = |tokens: f64| 2.0 * product(tokens, hidden, q) + 2.0 * product(tokens, hidden, kv);
         let attention = |tokens: f64, pairs: f64| {
             linears(tokens) + adapter(tokens, q) + adapter(tokens, kv) + 2.0 * product(pairs, 1.0, q)

@@ -18,9 +18,8 @@ use crate::model::Weights;
 use crate::{Error, Result};
 
 impl<B: Backend> Decoder<B> {
-    /// Reads every weight onto `device`: the projections of the blocks that do not train in
-    /// `precision`, or as they are on disk where [`Weights::keep_quantized`] says so, all else in
-    /// f32.
+    /// Reads every weight onto `device`: frozen projections of the blocks in `precision`, or as
+    /// they are on disk after [`Weights::keep_quantized`]; everything else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by
     /// id.
@@ -78,7 +77,7 @@ fn check_targets(config: &DecoderConfig, tune: Tune) -> Result<()> {
     }
 }
 
-/// Takes tensors from the files and makes parameters of them, trainable or not.
+/// Takes tensors from the files and makes parameters from them, trainable or not.
 struct Loader<'a, B: Backend> {
     config: &'a DecoderConfig,
     weights: &'a mut Weights,
@@ -135,7 +134,8 @@ impl<B: Backend> Loader<'_, B> {
     fn linear(&mut self, tensor: &BlockTensor, name: &str, [out, width]: [usize; 2]) -> Result<LoraLinear<B>> {
         let weight = match self.weights.take_blocks(name, [out, width])? {
             Some(blocks) => {
-                // As many ids as without, so that an optimiser's state fits either.
+                // It takes as many ids as without quantisation, so that an optimiser's state fits
+                // either.
                 self.id();
                 Weight::Quantized(QuantizedWeight::new(blocks, [out, width], self.device))
             }

@@ -26,7 +26,7 @@ use crate::model::{Decoder, save_llm_dir};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Makes a fresh adapter. Its first values depend only on the seed and the parameter's id, so they
+/// Makes a new adapter. Its initial values depend only on the seed and the parameter's id, so they
 /// are the same on every backend.
 pub(crate) fn lora<B: Backend>(
     config: &LoraConfig,
@@ -80,14 +80,14 @@ struct PeftConfig {
     modules_to_save: Option<Vec<String>>,
     #[serde(default)]
     inference_mode: bool,
-    /// Its other keys.
+    /// The other keys.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
 impl PeftConfig {
-    /// Returns a key that makes PEFT compute something else, or change base weights, beside this
-    /// product of two matrices.
+    /// Returns a key that makes PEFT compute something else than this product of two matrices, or
+    /// change base weights.
     fn unsupported(&self) -> Option<&str> {
         let keys = [
             (self.peft_type != "LORA", "peft_type other than LORA"),
@@ -110,7 +110,7 @@ impl PeftConfig {
     }
 }
 
-/// Each of these, if set, changes the forward pass.
+/// Keys that change the forward pass if they are set.
 const FORWARD_KEYS: [&str; 6] =
     ["alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_bdlora", "use_qalora"];
 
@@ -138,7 +138,7 @@ fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
     Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-/// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
+/// Writes the model's adapter to `dir` (created if absent) in PEFT's format.
 pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let peft = PeftConfig {
@@ -246,7 +246,7 @@ pub fn load_adapter<B: Backend>(dir: &Path, mut llm: Decoder<B>, device: &B::Dev
 pub fn export_merged<B: Backend>(dir: &Path, llm: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
     let block = llm.config().block_tensors();
     let blocks = llm.layers.iter().enumerate().flat_map(|(layer, parts)| {
-        // One tensor at a time: a model is never in memory twice.
+        // One tensor at a time is read: a model is never in memory twice.
         block.iter().map(move |tensor| {
             let name = tensor.full_name(layer);
             let (linear, norm) = parts.parts(tensor.role);

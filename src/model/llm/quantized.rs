@@ -1,7 +1,7 @@
 //! Frozen matrices that stay in the 4- and 8-bit blocks of their GGUF file.
 //!
-//! Nothing is rounded anew: [`QuantizedWeight::dequantize`] is to the bit what the file's numbers are
-//! in f32.
+//! There is no second rounding: [`QuantizedWeight::dequantize`] returns, to the bit, the file's
+//! numbers in f32.
 
 use burn::module::AutodiffModule;
 use burn::prelude::*;
@@ -15,11 +15,11 @@ use crate::model::formats::blocks::{Blocks, code_mask, dequantize};
 /// A frozen `[out, in]` matrix on a device.
 #[derive(Module, Debug)]
 pub struct QuantizedWeight<B: Backend> {
-    /// `[out, in · bits / 32]`, i32: a row's codes, each int's first one in its lowest bits.
+    /// Codes, `[out, in · bits / 32]`, i32; an int has its first code in its lowest bits.
     codes: Tensor<B, 2, Int>,
-    /// `[out, in / block]`, f32.
+    /// Scales, `[out, in / block]`, f32.
     scales: Tensor<B, 2>,
-    /// `[out, in / block]`, f32, of the formats that have them.
+    /// Offsets, `[out, in / block]`, f32, of the formats that have them.
     offsets: Option<Tensor<B, 2>>,
     #[module(skip)]
     bits: usize,
@@ -28,7 +28,7 @@ pub struct QuantizedWeight<B: Backend> {
 }
 
 impl<B: Backend> QuantizedWeight<B> {
-    /// `blocks` of a matrix of `shape` on `device`.
+    /// Puts the `blocks` of a matrix `[out, in]` on `device`.
     pub(crate) fn new(blocks: Blocks, [out, width]: [usize; 2], device: &B::Device) -> Self {
         let Blocks { bits, zero, block, codes, scales, offsets } = blocks;
         let floats = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [out, width / block]), device);
@@ -41,13 +41,13 @@ impl<B: Backend> QuantizedWeight<B> {
         }
     }
 
-    /// `[out, in]`.
+    /// Returns the shape, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         let [out, ints] = self.codes.dims();
         [out, ints * 32 / self.bits]
     }
 
-    /// On another device, through the host's memory.
+    /// Copies the matrix to another device, through the host's memory.
     pub(crate) fn clone_to_device(self, device: &B::Device) -> Self {
         Self {
             codes: Tensor::from_data(self.codes.into_data(), (device, DType::I32)),
@@ -57,7 +57,7 @@ impl<B: Backend> QuantizedWeight<B> {
         }
     }
 
-    /// Out of autodiff.
+    /// Returns the matrix without autodiff.
     pub(crate) fn without_autodiff(self) -> QuantizedWeight<Concrete> {
         match same_type::<B, Training>() {
             true => cast::<_, QuantizedWeight<Training>>(self).valid(),
@@ -65,7 +65,10 @@ impl<B: Backend> QuantizedWeight<B> {
         }
     }
 
-    /// `[out, in]`, f32.
+    /// Computes the matrix in f32.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
     pub fn dequantize(&self) -> Tensor<B, 2> {
         let ([out, width], device) = (self.dims(), self.codes.device());
         if is_cpu_device::<B>(&device) {
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
     use crate::device::BackendName;
 
-    /// Random blocks; their f16 numbers are finite.
+    /// Returns random blocks; their f16 numbers are finite.
     fn bytes(format: GgmlDType, blocks: usize) -> Vec<u8> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
         let mut bytes: Vec<u8> = (0..blocks * format.type_size()).map(|_| rng.random()).collect();

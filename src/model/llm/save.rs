@@ -13,9 +13,10 @@ use crate::core::files::{persist, temporary_beside, write_atomic};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Writes a Hugging Face directory that [`super::open::open_llm`] and transformers load: `model.safetensors`
-/// (f32), `tokenizer.json`, `tokenizer_config.json` and, last, `config.json`. Each file is whole or
-/// absent, and replaces one of the same name. Tensors (name, shape, values) may come in any order.
+/// Writes a Hugging Face directory that [`super::open::open_llm`] and transformers load:
+/// `model.safetensors` (f32), `tokenizer.json`, `tokenizer_config.json` and, last, `config.json`.
+/// Each file is whole or absent, and replaces one of the same name. Tensors (name, shape, values)
+/// may come in any order.
 ///
 /// # Errors
 /// A tensor that `config` does not ask for, or a missing or misshapen one; a failed write.
@@ -39,7 +40,7 @@ pub fn save_llm_dir(
     write_atomic(&dir.join("config.json"), config.to_json(tokenizer.eos()).as_bytes())
 }
 
-/// Streams the tensors into a file, so that a model is never in memory twice.
+/// Writes the tensors to a file one by one, so that a model is never in memory twice.
 fn write_safetensors(
     path: &Path,
     config: &DecoderConfig,

@@ -212,7 +212,7 @@ pub(super) fn edition(found: &[DetectedFile]) -> Result<Edition> {
             let apart = |other: &&DetectedFile| !other.editions.iter().any(|edition| file.editions.contains(edition));
             let other = found.iter().take(at).find(apart).unwrap_or(file);
             return Err(Error::usage(format!(
-                "{}, but {}: give files of one edition, or say which with --format",
+                "{}, but {}: give files of one edition, or say which with option `format`",
                 name(other),
                 name(file)
             )));
@@ -225,7 +225,7 @@ pub(super) fn edition(found: &[DetectedFile]) -> Result<Edition> {
             None => Ok(Y2018),
             Some(file) => Err(Error::usage(format!(
                 "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with \
-                 --format",
+                 option `format`",
                 file.path
             ))),
         },

@@ -9,7 +9,7 @@
 //! In 2023 the item is `parent_asin` (`asin` is its variant), and a review's own `title` is not the
 //! item's.
 //!
-//! Where this was read, and what else is known of the files:
+//! Sources of this, and what else is known of the files:
 //! - 2014: LlamaRec's `DATASET.md` and DSXiangLi/CTR's `data/amazon/readme.md` repeat the owners'
 //!   page and show its files.
 //! - The CSVs of 2014 and 2018 differ in the order of columns: LensKit's `data/sources/amazon.py`,
@@ -50,17 +50,22 @@ use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
-/// Bytes of a review and of a CSV row, at least, as published.
+/// Least bytes of a review and of a CSV row, as published.
 const REVIEW_BYTES: u64 = 200;
 const ROW_BYTES: u64 = 36;
-/// What marks a "title" of 2018 as a piece of a page's script or HTML.
+/// Texts that mark a "title" of 2018 as a piece of a page's script or HTML.
 const NO_TITLE: [&str; 2] = ["getTime", "<span id"];
 
-/// What is wrong with a line.
+/// A parsed line, or what is wrong with it.
 type Line<T> = std::result::Result<T, String>;
 
 /// Reads Amazon files: the reviews, in the order of the files and their lines, then titles for
 /// their items.
+///
+/// Each file's role is detected from its first line, and the edition from all of them together;
+/// `options.format` (`2014`, `2018`, `2023`) forces the edition. Titles are as the metadata has
+/// them, HTML entities included; of two different titles for one item the second is a bad line.
+/// Reviews and metadata that come twice are left for later steps.
 ///
 /// Each file's role is found from its first line, and the edition from all of them together;
 /// `options.format` (`2014`, `2018`, `2023`) forces the edition. Titles are as the metadata has
@@ -109,7 +114,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     Ok(RawDataset { log, catalogue, format })
 }
 
-/// The syntaxes of files, for people.
+/// Returns the syntaxes of files, for people.
 fn kinds(files: &[&DetectedFile]) -> String {
     let mut kinds: Vec<&str> = Vec::new();
     for file in files {
@@ -203,7 +208,7 @@ struct Review2023<'a> {
     timestamp: Number,
 }
 
-/// A number, also one in quotes.
+/// A number, also one that is written in quotes.
 #[derive(Clone, Copy)]
 enum Number {
     Whole(i64),
@@ -223,7 +228,7 @@ impl Number {
         }
     }
 
-    /// The number, also if it is written as 5.0.
+    /// Returns a whole number, also if it is written as 5.0.
     fn whole_number(self, name: &str) -> Line<i64> {
         match self {
             Self::Whole(number) => Ok(number),
@@ -263,7 +268,8 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// serde's message with the column instead of its "line 1 column 7", which is no line of the file.
+/// Returns serde's message with the column in place of its "line 1 column 7", which is no line of
+/// the file.
 fn json_error(error: serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
@@ -271,7 +277,7 @@ fn json_error(error: serde_json::Error) -> String {
     format!("column {}: {what}{cut}", error.column())
 }
 
-/// Checks an event and adds it.
+/// Adds an event, if it is a good one.
 fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) -> Line<()> {
     for (id, what) in [(user, "user"), (item, "item")] {
         if id.trim().is_empty() {
@@ -285,7 +291,7 @@ fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) ->
     Ok(())
 }
 
-/// Where user, item, rating and time are in a CSV's row, and how many fields it has.
+/// Index of user, item, rating and time in a CSV's row, and its number of fields.
 struct Columns {
     indices: [usize; 4],
     fields: usize,
@@ -331,12 +337,12 @@ struct Titles {
     lines: Vec<u64>,
     items: Vec<u32>,
     titles: StringArena,
-    /// An item that is not of the log.
+    /// An item that the log does not have.
     unmatched: Option<String>,
 }
 
 impl Titles {
-    /// Adds the title of an item, if it is of the log; a blank one is none.
+    /// Adds the title of an item, if the log has the item; a blank title is none.
     fn push(&mut self, line: u64, id: &str, title: Option<&str>, items: &Interner) {
         match (items.find(id), title.filter(|title| !title.trim().is_empty())) {
             (Some(item), Some(title)) => {
@@ -350,7 +356,7 @@ impl Titles {
     }
 }
 
-/// Gives the catalogue titles. Of two different ones for an item the second is a bad row.
+/// Gives the catalogue its titles. Of two different ones for an item the second is a bad row.
 fn take_titles(
     found: Titles,
     file: &SourceFile,
@@ -399,7 +405,7 @@ fn read_titles(
     })
 }
 
-/// An item's id and title in a line of JSON.
+/// Returns an item's id and title from a line of JSON.
 fn item_and_title(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     #[derive(Deserialize)]
     #[serde(transparent)]
@@ -421,7 +427,7 @@ fn item_and_title(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Co
     Ok((id.0, title.map(|t| t.0)))
 }
 
-/// An item's id and title in a line that is a Python literal.
+/// Returns an item's id and title from a line that is a Python literal.
 fn literal(line: &str) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     let mut item = python::parse(line)?;
     let Some(Value::Text(id)) = item.take("asin") else { return Err("not a dict with a text under `asin`".into()) };

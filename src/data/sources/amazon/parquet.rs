@@ -11,7 +11,7 @@ use crate::data::sources::read_context::ReadContext;
 use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::Unit;
 
-/// What a Parquet file is, by its columns.
+/// Returns the role of a Parquet file, by its columns.
 pub(super) fn role(file: &SourceFile) -> Result<Option<Role>> {
     let parquet = ParquetFile::open(file)?;
     let all = |names: &[&str]| names.iter().all(|name| parquet.names.iter().any(|column| column == name));

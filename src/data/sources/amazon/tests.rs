@@ -194,7 +194,7 @@ fn csv_that_could_be_either_needs_a_format() {
     let csv = "u,i,5,1252800000\n";
     let meta = "{\"asin\": \"i\", \"title\": \"T\"}\n";
     let (text, code) = error(&[("r.csv", csv), ("m", meta)], None);
-    assert!(text.contains("/r.csv: 2014's user,item") && text.contains("--format") && code == 2, "{text}");
+    assert!(text.contains("/r.csv: 2014's user,item") && text.contains("option `format`") && code == 2, "{text}");
     for (format, user) in [("2014", "u"), ("2018", "i")] {
         let (raw, _) = read_all(&[("r.csv", csv), ("m", meta)], Some(format), 0).unwrap();
         assert_eq!(events(&raw)[0].0, user);

@@ -7,7 +7,7 @@
 //! | `100k` | `u.data` | `u.item` | |
 //! | `csv` | `ratings.csv` | `movies.csv` | `tags.csv` |
 //!
-//! A file `*plots*.dat` beside them gives plots, directors and actors. Other files are left alone.
+//! A file `*plots*.dat` beside them gives plots, directors and actors. Other files are not read.
 
 mod tags;
 
@@ -32,7 +32,7 @@ use crate::{Error, Result};
 /// The shortest row of ratings: `1::1::5::978300760`.
 const RATING_BYTES: u64 = 16;
 
-/// The flags of `u.item`, in their order.
+/// The genre flags of `u.item`, in their order.
 const GENRES: [&str; 19] = [
     "unknown",
     "Action",
@@ -74,7 +74,7 @@ impl Format {
         }
     }
 
-    /// By the first line, or else by the name.
+    /// Finds the format by the first line, or else by the name.
     fn find(path: &SourceFile) -> Result<Self> {
         let line = Input::first_line(path)?;
         let fields = |delimiter| line.split(delimiter).count();
@@ -103,7 +103,7 @@ impl Format {
     }
 }
 
-/// What a file is there for.
+/// Role of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Ratings,
@@ -113,7 +113,8 @@ enum Role {
 }
 
 impl Role {
-    /// By the published name, perhaps after a prefix as in `ml-1m-ratings.dat.gz`.
+    /// Returns the role of a file by its published name, perhaps after a prefix as in
+    /// `ml-1m-ratings.dat.gz`.
     fn from_name(path: &SourceFile) -> Option<Self> {
         let name = path.plain_name();
         let is = |wanted: &str| {
@@ -232,9 +233,9 @@ pub(super) fn wrong_fields(wanted: usize, delimiter: &str, found: usize) -> Stri
     format!("{wanted} fields divided by `{}` expected, {found} found", delimiter.escape_default())
 }
 
-/// UTF-8 if a file is that throughout, else ISO 8859-1.
+/// Returns UTF-8 if the whole file is UTF-8, else ISO 8859-1.
 pub(super) fn encoding(path: &SourceFile) -> Result<Encoding> {
-    /// Lines are looked at in parts of at most this many bytes.
+    /// Lines are checked in parts of at most this many bytes.
     const PART: u64 = 1 << 24;
     let mut input = Input::peek(path)?;
     let mut line = Vec::new();
@@ -264,8 +265,8 @@ impl Movie {
     }
 }
 
-/// Reads the titles and genres of a `movies.dat` for the items of a log, and says how they are
-/// encoded.
+/// Reads the titles and genres of a `movies.dat` for the items of a log, and returns how the file
+/// is encoded.
 pub(super) fn read_movies_dat(
     path: &SourceFile,
     items: &Interner,
@@ -329,14 +330,14 @@ fn read_movies(
     Ok(encoding)
 }
 
-/// `id::title::genres`; the title may hold `::`.
+/// Parses `id::title::genres`; the title may hold `::`.
 fn parse_dat(line: u64, text: &str) -> std::result::Result<Movie, String> {
     let outer = text.split_once("::").and_then(|(id, rest)| Some((id, rest.rsplit_once("::")?)));
     let (id, (title, genres)) = outer.ok_or_else(|| wrong_fields(3, "::", text.split("::").count()))?;
     Movie::new(line, id, title, genres.to_string())
 }
 
-/// `id|title|release|video release|address|` and a flag for each of [`GENRES`].
+/// Parses `id|title|release|video release|address|` and a flag for each of [`GENRES`].
 fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
     let fields: Vec<&str> = text.split('|').collect();
     let wanted = 5 + GENRES.len();
@@ -355,7 +356,7 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
     Movie::new(line, field(0), field(1), genres.join("|"))
 }
 
-/// Is it a file of plots?
+/// Returns whether a file is one of plots.
 pub(super) fn holds_plots(path: &SourceFile) -> bool {
     Role::from_name(path) == Some(Role::Plots)
 }

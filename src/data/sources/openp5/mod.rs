@@ -22,7 +22,7 @@ use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
-/// The shortest id and its space.
+/// Bytes of the shortest id and its space.
 const EVENT_BYTES: u64 = 2;
 
 /// Reads sequences, titles and indexings.
@@ -82,7 +82,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
 struct Sequences {
     users: StringArena,
     lines: Vec<u64>,
-    /// Items of all of them; sequence i has `lengths[i]`.
+    /// Items of all sequences; sequence i has `lengths[i]` of them.
     items: StringArena,
     lengths: Vec<usize>,
 }

@@ -7,25 +7,25 @@
 
 use std::borrow::Cow;
 
-/// Nested deeper than this is refused.
+/// Deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
 
-/// One literal.
+/// A literal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value<'a> {
     None,
     Bool(bool),
-    /// As it is written.
+    /// The digits, as they are written.
     Number(&'a str),
     Text(Cow<'a, str>),
     List(Vec<Value<'a>>),
     Tuple(Vec<Value<'a>>),
-    /// In the order written; a key may come twice.
+    /// Keys and values in the order written; a key may come twice.
     Dict(Vec<(Value<'a>, Value<'a>)>),
 }
 
 impl<'a> Value<'a> {
-    /// The value of a key in a dict. Of equal keys the last counts, as in Python.
+    /// Returns the value of a key in a dict. Of equal keys the last counts, as in Python.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Dict(pairs) = self else { return None };
         pairs.iter().rev().find(|(k, _)| matches!(k, Self::Text(k) if k == key)).map(|(_, value)| value)
@@ -42,7 +42,7 @@ impl<'a> Value<'a> {
 /// Parses one literal, with nothing but white space around it, in time linear in its length.
 ///
 /// # Errors
-/// Says the column, from 1, counted in characters, and what is wrong there.
+/// The column, from 1, counted in characters, and what is wrong there.
 pub(crate) fn parse(text: &str) -> Result<Value<'_>, String> {
     let mut parser = Parser { text, at: 0 };
     let value = parser.value(0)?;
@@ -65,7 +65,7 @@ impl<'a> Parser<'a> {
         format!("column {}: {what}", self.slice(0, at).chars().count() + 1)
     }
 
-    /// The text from one byte to before another; both are at characters.
+    /// Returns the text between two bytes; both are at characters.
     fn slice(&self, from: usize, to: usize) -> &'a str {
         self.text.get(from..to).unwrap_or_default()
     }
@@ -118,7 +118,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The values up to a closing bracket, and whether a comma follows one of them.
+    /// Parses the values up to a closing bracket; returns them, and whether a comma follows one of
+    /// them.
     fn items(&mut self, close: u8, depth: usize) -> Result<(Vec<Value<'a>>, bool), String> {
         let open = self.at;
         self.at += 1;
@@ -137,7 +138,7 @@ impl<'a> Parser<'a> {
             }
             items.push(self.value(depth + 1)?);
             self.space();
-            // A comma before each further value, so the last one found tells for all.
+            // A comma stands before each further value, so the last one found tells for all.
             comma = self.skip(b',');
         }
     }
@@ -200,7 +201,7 @@ impl<'a> Parser<'a> {
         matches!(self.rest(), [b'\'' | b'"', ..] | [b'u' | b'U', b'\'' | b'"', ..])
     }
 
-    /// A string, or several side by side, which are one.
+    /// Parses a string, or several side by side, which are one.
     fn text(&mut self) -> Result<Cow<'a, str>, String> {
         let mut text = self.parse_quoted()?;
         loop {
@@ -245,7 +246,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What an escape stands for; its backslash is read, `open` is where its string begins.
+    /// Appends what an escape stands for; its backslash has been read, `open` is where its string
+    /// begins.
     fn escape(&mut self, text: &mut String, open: usize) -> Result<(), String> {
         let Some(kind) = self.peek() else { return Err(self.error_at(open, "a string does not end")) };
         let start = self.at - 1;
@@ -291,8 +293,8 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// The character of a code of so many hexadecimal digits. A surrogate takes its other half from
-    /// a second escape, which Python leaves as two halves that no encoding can write.
+    /// Parses the character of a code of `digits` hexadecimal digits. A surrogate takes its other
+    /// half from a second escape, which Python leaves as two halves that no encoding can write.
     fn character(&mut self, start: usize, digits: usize) -> Result<char, String> {
         let mut code = self.hexadecimal(digits).ok_or_else(|| self.error_at(start, "an escape lacks digits"))?;
         if (0xd800..0xdc00).contains(&code) && self.rest().starts_with(b"\\u") {

@@ -9,10 +9,10 @@ use crate::data::sources::read_context::ReadContext;
 use crate::data::sources::times::TimeSample;
 use crate::{Error, Result};
 
-/// The columns of a table, in the order user, item, time, rating, title, text.
+/// Number of columns of a table, in the order user, item, time, rating, title, text.
 const ROLES: usize = 6;
 
-/// Finds the columns; those that the folders' names give are none of the file's.
+/// Finds the columns; those that the folders' names give are not the file's.
 fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; ROLES]> {
     let c = &table.columns;
     let names = [&c.user, &c.item, &c.time, &c.rating, &c.title, &c.text];
@@ -42,7 +42,7 @@ fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; 
     Ok(columns)
 }
 
-/// Takes in the times of the first rows.
+/// Adds the times of the first rows to a sample.
 pub(super) fn sample_times(table: &Table, parquet: &ParquetFile, sample: &mut TimeSample) -> Result<()> {
     let [_, _, time, ..] = columns(table, parquet)?;
     if time.is_none() {
@@ -90,7 +90,7 @@ pub(super) fn read(
     })
 }
 
-/// Adds a row to a block; `ids` takes the digits of numbers.
+/// Adds a row to a block; `ids` holds the digits of numbers.
 fn push(
     rows: &Rows,
     at: usize,

@@ -16,7 +16,7 @@ use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::TimeSample;
 use crate::{Error, Result};
 
-/// Lines that show a file's format.
+/// Number of first lines that show a file's format.
 const LINES: usize = 100;
 
 /// Finds the format of a file by its first lines.
@@ -51,12 +51,12 @@ pub(super) fn find_format(file: &SourceFile, settings: &Settings) -> Result<Form
     Ok(if is_tsv { Format::Tsv } else { Format::Csv })
 }
 
-/// JSON or Python, by the first lines that are either.
+/// Returns JSON or Python, by the first lines that are either.
 fn objects_format(file: &SourceFile, lines: &[String]) -> Result<Format> {
     let is_json = |line: &&String| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
     let json = lines.iter().filter(is_json).count();
     let python = lines.iter().filter(|line| python::parse(line).is_ok()).count();
-    // A line of which the end was not read tells nothing.
+    // A line whose end was not read says nothing.
     if json == 0 && python == 0 && lines.iter().all(|line| line.len() < FIRST) {
         let first = lines.first().map(String::as_str).unwrap_or_default();
         let what = match serde_json::from_str::<serde::de::IgnoredAny>(first) {
@@ -75,7 +75,7 @@ fn objects_format(file: &SourceFile, lines: &[String]) -> Result<Format> {
 /// Bytes of a file's beginning that show its format.
 const FIRST: usize = 1 << 20;
 
-/// The first lines that are not blank.
+/// Returns the first lines that are not blank.
 fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     let mut input = Input::peek_as(file, encoding)?;
     let mut lines = Vec::new();
@@ -100,7 +100,7 @@ fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Opens a file of delimited text; says whether it has sections (see [`Dialect::sections`]).
+/// Opens a file of delimited text; returns whether it has sections (see [`Dialect::sections`]).
 pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Result<(DelimitedFile, bool)> {
     let sections = is_section(&Input::first_line_as(file, settings.encoding)?);
     let dialect = Dialect { sections, ..settings.dialect(format) };
@@ -118,13 +118,13 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().skip(index + 1).any(|other| other == name && !name.is_empty()) {
-            return Err(Error::usage(format!("table: --columns names `{}` twice", shorten(name))));
+            return Err(Error::usage(format!("table: option `names` names `{}` twice", shorten(name))));
         }
     }
     Ok((DelimitedFile::with_names(file, dialect, names.to_vec(), last_takes_rest), sections))
 }
 
-/// Number of rows of a text file, about, by its first 64 KiB.
+/// Returns about the number of rows of a text file, by its first 64 KiB.
 pub(super) fn count_rows(file: &SourceFile, encoding: Encoding) -> Result<u64> {
     let mut start = Vec::new();
     let mut input = Input::peek_as(file, encoding)?;
@@ -133,12 +133,12 @@ pub(super) fn count_rows(file: &SourceFile, encoding: Encoding) -> Result<u64> {
     max_rows([file], (start.len() / lines) as u64)
 }
 
-/// Where a column's values are.
+/// The source of a column's values.
 #[derive(Clone, Copy)]
 enum Field<'a> {
     Constant(&'a str),
     Column(usize),
-    /// The section of the record.
+    /// The record's section.
     Section,
 }
 
@@ -168,7 +168,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Takes in the times of the first rows.
+/// Adds the times of the first rows to a sample.
 pub(super) fn sample_times(table: &Table, records: &DelimitedFile, sample: &mut TimeSample) -> Result<()> {
     let time = Field::new(table, records, &table.columns.time)?;
     records.for_each(|record| match time_value(Cell::Text(time.get(record))) {

@@ -1,7 +1,7 @@
 //! Times of events: numbers in a unit, and dates as people write them.
 //!
-//! What a file's times are is found from its rows ([`TimeSample`]) and then holds for all of them
-//! ([`TimeParser`]): the unit of numbers, and whether `5/6/2014` is in May or in June.
+//! The form of a file's times is found from its rows ([`TimeSample`]) and then holds for all of
+//! them ([`TimeParser`]): the unit of numbers, and whether `5/6/2014` is in May or in June.
 
 mod dates;
 
@@ -38,7 +38,7 @@ pub enum Unit {
 
 /// 2100-01-01, in Unix seconds: no event is later.
 const END: i64 = 4_102_444_800;
-/// Numbers below it tell no unit: 1973-03-03 in seconds.
+/// Numbers below it show no unit: 1973-03-03 in seconds.
 const SMALL: i64 = 100_000_000;
 
 impl Unit {
@@ -64,7 +64,7 @@ impl Unit {
         })
     }
 
-    /// The unit in which a number is a time after 1973; `None` if it is in none.
+    /// Returns the unit in which a number is a time after 1973; `None` if there is none.
     fn detect(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|unit| (SMALL..END).contains(&(number / unit.per_second())))
     }
@@ -94,7 +94,7 @@ pub(super) enum TimeValue<'a> {
 /// A number: the whole part and the digits of its fraction, in billionths.
 type Number = (i64, i64);
 
-/// Reads `978300760`, `1593878903.438`, `1.4e9`.
+/// Parses `978300760`, `1593878903.438`, `1.4e9`.
 fn number(text: &str) -> Option<Number> {
     if let Ok(whole) = text.parse() {
         return Some((whole, 0));
@@ -141,7 +141,7 @@ fn compact_date(number: i64) -> Option<i64> {
     Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
 }
 
-/// What the user says about times.
+/// Options of the user about times.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimeOptions {
     pub(super) unit: Option<Unit>,
@@ -165,22 +165,23 @@ impl TimeOptions {
     }
 }
 
-/// Finds what the times of a file are.
+/// A sample of a file's times, from which their form is found.
 #[derive(Default)]
 pub(super) struct TimeSample {
     options: TimeOptions,
-    /// Numbers that tell no unit, dates such as 20140513, and numbers of each unit.
+    /// Numbers that show no unit, dates such as 20140513, and numbers of each unit.
     small: u64,
     compact: u64,
     units: [u64; 4],
-    /// Dates of two readings, the day before the month or after it: how many each reading fits.
+    /// Dates that can be read in two ways, the day before the month or after it: how many fit each
+    /// way.
     day_first: u64,
     month_first: u64,
     ambiguous: Option<String>,
     seen: u64,
 }
 
-/// Rows of a sample, unless it stays ambiguous.
+/// Number of rows of a sample, unless it stays ambiguous.
 const SAMPLE: u64 = 20_000;
 
 impl TimeSample {
@@ -188,7 +189,7 @@ impl TimeSample {
         Self { options: options.clone(), ..Self::default() }
     }
 
-    /// Takes in a row's time; false once enough rows were seen.
+    /// Adds a row's time; returns false once there are enough rows.
     pub(super) fn add(&mut self, value: TimeValue) -> bool {
         if self.options.unit.is_some() || self.options.format.is_some() {
             return false;
@@ -222,7 +223,7 @@ impl TimeSample {
             (0, 0, Some(text)) => {
                 let text = shorten(text);
                 return Err(format!(
-                    "no row tells whether `{text}` gives the day or the month first: say it by --time-format, \
+                    "no row tells whether `{text}` gives the day or the month first: say it by option `time_format`, \
                      such as %d/%m/%Y or %m/%d/%Y"
                 ));
             }
@@ -244,20 +245,20 @@ impl TimeSample {
     }
 }
 
-/// What the numbers of a file are.
+/// The form of a file's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Numbers {
     Unit(Unit),
     /// Dates such as 20140513.
     CompactDates,
-    /// Too small to tell: seconds.
+    /// Too small to show a unit: seconds.
     Small,
 }
 
-/// Reads the times of a file.
+/// Parser of a file's times.
 pub(super) struct TimeParser {
     numbers: Numbers,
-    /// Whether the user named the unit.
+    /// Whether the user gave the unit.
     stated: bool,
     order: Option<DateOrder>,
     format: Option<(String, Vec<Item<'static>>)>,
@@ -304,8 +305,8 @@ impl TimeParser {
             let found = Unit::detect(whole);
             if let Some(other) = found.filter(|found| *found != unit) {
                 return Err(format!(
-                    "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says \
-                     otherwise)"
+                    "time {whole} is in {other}, but the other times of the file are in {unit} (option \
+                     `time_unit` says otherwise)"
                 ));
             }
             if found.is_none() && compact_date(whole).is_some() {
@@ -321,7 +322,7 @@ impl TimeParser {
         in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", shorten(text)))
     }
 
-    /// Says in a few words what the times are.
+    /// Describes the times in a few words.
     pub(super) fn describe(&self) -> String {
         match (&self.format, self.numbers) {
             (Some((format, _)), _) => format!("times as {format}"),

@@ -1,9 +1,9 @@
 //! A bounded reader for the header of a GGUF file (versions 2 and 3, little endian).
 //!
-//! Every length is checked against the bytes that are left before anything is allocated by it. Not
-//! candle-core's reader: that one holds a vocabulary's strings twice, takes the last of two equal
-//! keys, does not see tensors that overlap or lie beyond the file, and refuses a type that it does
-//! not know without the tensor's name.
+//! Every length is checked against the rest of the file before anything is allocated by it.
+//! candle-core's reader does not serve: it holds a vocabulary's strings twice, takes the last of
+//! two equal keys, does not see tensors that overlap or lie beyond the file, and refuses a type
+//! that it does not know without the tensor's name.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -155,13 +155,13 @@ impl Header {
         }
     }
 
-    /// Whether there is such a key.
+    /// Returns whether there is such a key.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }
 
-    /// Returns a key that begins with `prefix`, that nobody has read, that is not among `ignored`
-    /// and whose value is not 0, false or empty: it may change what the model computes.
+    /// Returns a key that begins with `prefix`, was never read, is not among `ignored` and has
+    /// another value than 0, false or empty: it may change what the model computes.
     pub(crate) fn unread_key(&self, prefix: &str, ignored: &[&str]) -> Option<&str> {
         let neutral = |value: &Value| match value {
             Value::Unsigned(n) => *n == 0,

@@ -8,7 +8,8 @@ fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// A file of version 3 with the given metadata entries and tensor entries, then 1 KiB of data.
+/// Returns a file of version 3 with the given metadata entries and tensor entries, then 1 KiB of
+/// data.
 fn file(entries: &[Vec<u8>], tensors: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
     bytes.extend((tensors.len() as u64).to_le_bytes());
@@ -23,7 +24,7 @@ fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [string(key), kind.to_le_bytes().to_vec(), value.to_vec()].concat()
 }
 
-/// `dims` in GGUF's order, the row's length first.
+/// Returns a tensor's entry; `dims` in GGUF's order, the row's length first.
 fn tensor(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut bytes = string(name);
     bytes.extend((dims.len() as u32).to_le_bytes());

@@ -48,7 +48,7 @@ fn failure(path: &Path) -> String {
     error
 }
 
-/// Writes safetensors by hand: (name, dtype, shape, bytes).
+/// Writes a safetensors file byte by byte: (name, dtype, shape, bytes).
 fn write_shard(path: &Path, tensors: &[(&str, &str, Vec<usize>, Vec<u8>)]) {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for (name, dtype, shape, bytes) in tensors {
@@ -326,9 +326,8 @@ fn no_gguf_bytes_panic() {
     }
 }
 
-/// A real model, where there is one: ITEMLM_TEST_GGUF is SmolLM2's file, ITEMLM_TEST_HF the
-/// directory that transformers made of it, ITEMLM_TEST_IDS a JSON list of [text, ids] by
-/// transformers.
+/// A real model, if there is one: ITEMLM_TEST_GGUF is SmolLM2's file, ITEMLM_TEST_HF the directory
+/// that transformers made from it, ITEMLM_TEST_IDS a JSON list of [text, ids] by transformers.
 #[test]
 #[ignore = "needs ITEMLM_TEST_GGUF and ITEMLM_TEST_HF"]
 fn real_model_agrees_with_transformers() {

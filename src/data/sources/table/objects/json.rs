@@ -1,4 +1,4 @@
-//! The wanted values of a JSON object, without reading the others.
+//! Reads selected values of a JSON object, and skips the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use super::{Names, ROLES, Value};
 
-/// An object of which the fields of these names are wanted; of equal keys the last one counts.
+/// An object of which the fields with these names are read; of equal keys the last one counts.
 pub(super) struct Object<'c>(pub(super) Names<'c>);
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
@@ -52,16 +52,16 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// What of a key's value is wanted.
+/// Use of a key's value.
 enum KeyUse<'c> {
     Nothing,
-    /// The value, in these columns.
+    /// The value goes to these columns.
     Value([bool; ROLES]),
-    /// The values of these keys of the object that the value is.
+    /// The value is an object, and the values of these of its keys are read.
     Nested(Names<'c>),
 }
 
-/// Tells which of the names a key is.
+/// Visitor of a key: returns how its value is used.
 struct Key<'a, 'c>(&'a Names<'c>);
 
 impl<'de, 'c> DeserializeSeed<'de> for Key<'_, 'c> {
@@ -89,7 +89,7 @@ impl<'c> Visitor<'_> for Key<'_, 'c> {
     }
 }
 
-/// The values of keys of an object; missing in anything else.
+/// Visitor of the values of an object's keys; they are missing in anything else.
 struct NestedKeys<'c>(Names<'c>);
 
 impl<'de> DeserializeSeed<'de> for NestedKeys<'_> {
@@ -141,7 +141,8 @@ impl<'de> Visitor<'de> for NestedKeys<'_> {
     }
 }
 
-/// Any value. The objects by which MongoDB writes typed values (`{"$oid": …}`) are that value.
+/// Visitor of any value. The objects by which MongoDB writes typed values (`{"$oid": …}`) are that
+/// value.
 struct AnyValue;
 
 impl<'de> DeserializeSeed<'de> for AnyValue {
