@@ -2,6 +2,7 @@
 //! themselves.
 
 mod align;
+mod compare;
 mod devices;
 mod disk;
 mod doctor;
