@@ -92,7 +92,7 @@ fn shipped_data_sets() {
 /// or fewer, and a comment on every line.
 #[test]
 fn shipped_experiments() {
-    let (root, mut names) = (Path::new(env!("CARGO_MANIFEST_DIR")), Vec::new());
+    let (root, mut names) = (root(), Vec::new());
     for entry in fs::read_dir(root.join("configs/experiments")).unwrap() {
         let path = entry.unwrap().path();
         let place = path.display();
