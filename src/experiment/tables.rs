@@ -104,18 +104,21 @@ fn letter(index: usize) -> String {
 
 /// Returns what the tables' notations mean.
 pub(crate) fn legend(report: &ExperimentReport) -> Vec<String> {
-    let windows = report.limit.map_or("all windows".into(), |limit| format!("the first {limit} windows"));
+    let summary = report.rows().flat_map(|row| &row.runs).find_map(|run| run.summary.as_ref());
+    let windows = summary.map_or(String::new(), |summary| format!(", {} windows", summary.all.users));
     let mut lines = vec![format!(
-        "Split {}, {windows}. Best in bold, second underlined. In brackets: 95 % intervals, over seeds by Student's t, \
+        "Split {}{windows}. Best in bold, second underlined. In brackets: 95 % intervals, over seeds by Student's t, \
          of rows with one run over users by the bootstrap.",
         report.split
     )];
-    lines.push(format!(
-        "Raised letters: rows that this row beats by {} (paired randomisation test over users, p < 0.05 after Holm's \
-         correction over {} comparisons).",
-        PRIMARY.to_uppercase(),
-        report.comparisons.len()
-    ));
+    if !report.comparisons.is_empty() {
+        lines.push(format!(
+            "Raised letters: rows that this row beats by {} (paired randomisation test over users, p < 0.05 after \
+             Holm's correction over {} comparisons).",
+            PRIMARY.to_uppercase(),
+            report.comparisons.len()
+        ));
+    }
     let mut reasons: Vec<&str> = report.not_compared.iter().map(|pair| pair.why.as_str()).collect();
     reasons.sort_unstable();
     reasons.dedup();

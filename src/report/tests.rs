@@ -90,9 +90,9 @@ fn text_from_data_is_escaped_and_nothing_is_asked_for_outside() {
         html.matches("http://www.w3.org/2000/svg").count() + html.matches("http://e.example").count()
     );
     assert!(!html.contains("href=\"http") && !html.contains("url(") && !html.contains("@import"));
-    // Results, settings, targets, curves: each plot has a role and a name.
+    // Results, targets, curves: each plot has a role and a name.
     let plots = html.matches("<svg ").count();
-    assert_eq!((plots, html.matches("role=\"img\" aria-label=\"").count()), (4, plots));
+    assert_eq!((plots, html.matches("role=\"img\" aria-label=\"").count()), (3, plots));
     assert_eq!(html.matches("<svg ").count() + 1, html.matches("<title>").count());
     for shown in
         ["1 runs failed", "coverage@10", "0.0700", "<td>250</td>", "Learning curves", "fedcba", "prefers-color-scheme"]

@@ -50,7 +50,7 @@ fn page() -> String {
     page
 }
 
-fn parts() -> [Part; 7] {
+fn parts() -> [Part; 8] {
     let run = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
     let align = "[data]\ncorpus = \"c\"\nvectors = \"v\"\n[qformer]\ntext = \"m\"\n";
     let run = RunConfig::parse(run, &[], "run.toml").unwrap().to_toml().unwrap();
@@ -69,6 +69,11 @@ fn parts() -> [Part; 7] {
             root: "AlignConfig",
             defaults: align.parse().unwrap(),
         },
+        part(
+            "Experiments: `itemlm experiment FILE`",
+            "The guide is [Experiments](../guide/experiments.md). Examples are in `configs/experiments`.",
+            "ExperimentConfig",
+        ),
         part(
             "Preparing data: `itemlm prepare --config FILE`",
             "The guide is [Data](../guide/data.md). Examples are in `configs/data`.",
