@@ -87,7 +87,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
         })
         .collect();
     let dir = tempfile::tempdir().unwrap();
-    save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
+    save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer).unwrap();
     let weights = open_weights(dir.path(), &config).unwrap();
     Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }

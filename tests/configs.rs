@@ -1,8 +1,10 @@
 //! The run files of `configs/` and the data sets of `configs/data/`.
 
-use std::fs;
-use std::path::Path;
+mod common;
 
+use std::fs;
+
+use common::root;
 use itemlm::config::{AlignConfig, RunConfig};
 use itemlm::data::{CleaningStep, PrepareConfig, Protocol, Source};
 use itemlm::text::{Prompt, PromptSet};
@@ -12,7 +14,7 @@ use itemlm::text::{Prompt, PromptSet};
 #[test]
 fn shipped_run_files() {
     let mut names = Vec::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).unwrap() {
+    for entry in fs::read_dir(root().join("configs")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             continue;
@@ -63,7 +65,7 @@ fn shipped_run_files() {
 #[test]
 fn shipped_data_sets() {
     let mut names = Vec::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data")).unwrap() {
+    for entry in fs::read_dir(root().join("configs/data")).unwrap() {
         let path = entry.unwrap().path();
         let place = path.display();
         let config = PrepareConfig::open(&path).unwrap_or_else(|e| panic!("{e}"));

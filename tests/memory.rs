@@ -1,5 +1,6 @@
 //! `train --plan` against what training allocates.
 
+mod common;
 #[path = "cli/lab.rs"]
 #[allow(dead_code)]
 mod lab;

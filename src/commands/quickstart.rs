@@ -15,7 +15,7 @@ use crate::config::{
     DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
     TrainConfig, TuneKind,
 };
-use crate::core::files::write_atomic;
+use crate::core::files::{write_atomic, write_json};
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
@@ -176,8 +176,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         runs,
         seconds: started.elapsed().as_secs_f64(),
     };
-    let json = serde_json::to_string_pretty(&report).context(MARKER)?;
-    write_atomic(&dir.join(MARKER), json.as_bytes())?;
+    write_json(&dir.join(MARKER), &report)?;
     Ok(report)
 }
 
@@ -262,7 +261,7 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
         };
         (name, shape, values)
     });
-    save_llm_dir(dir, &config, tensors, &tokenizer)
+    save_llm_dir(dir, &config, tensors.map(Ok), &tokenizer)
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {

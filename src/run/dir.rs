@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{Objective, RunConfig, TuneKind};
-use crate::core::files::write_atomic;
+use crate::core::files::{write_atomic, write_json};
 use crate::{Context, Error, Result};
 
 pub(crate) const CONFIG: &str = "run.toml";
@@ -30,8 +30,7 @@ pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs:
     if !is_blank(dir) {
         return Err(not_empty(dir));
     }
-    let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
-    write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
+    write_json(&dir.join(IDENTITY), identity)?;
     write_atomic(&dir.join(CONFIG), config.as_bytes())?;
     Ok(lock)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{DecodeConfig, PriorConfig};
-use crate::core::files::write_atomic;
+use crate::core::files::write_json;
 use crate::core::log::log;
 use crate::{Context, Result};
 
@@ -46,8 +46,7 @@ pub struct TriedWeight {
 impl ChosenPrior {
     /// Writes the choice into the run in `dir`, which from then on ranks with it.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self).context(PRIOR)?;
-        write_atomic(&dir.join(PRIOR), json.as_bytes())
+        write_json(&dir.join(PRIOR), self)
     }
 
     /// Reads the choice for the run in `dir`; `None`, and a note, where it was made for another

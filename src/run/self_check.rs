@@ -136,7 +136,7 @@ impl SelfCheck {
             let count = shape.iter().product::<usize>();
             (name, shape, (0..count).map(|_| centre + rng.random_range(-bound..bound)).collect())
         });
-        save_llm_dir(dir.path(), &config, tensors, &tokenizer)?;
+        save_llm_dir(dir.path(), &config, tensors.map(Ok), &tokenizer)?;
         let lora = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
         Ok(Self { dir, config, lora, catalogue, prompts })
     }

@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use crate::common::fixture;
 use crate::lab::Lab;
 
 /// 18 of the 20 items are in training windows; 4 are held out, so 3 batches of texts and as many of
@@ -38,8 +39,7 @@ pub fn lab() -> Lab {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("bert")).unwrap();
     for file in ["config.json", "model.safetensors", "vocab.txt"] {
-        let from = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/reference/bert/");
-        std::fs::copy(format!("{from}{file}"), lab.path("bert").join(file)).unwrap();
+        std::fs::copy(fixture("reference/bert").join(file), lab.path("bert").join(file)).unwrap();
     }
     lab.ok("cf als corpus --out als.safetensors --set dim=6");
     lab.write("align.toml", RUN);

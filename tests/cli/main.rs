@@ -2,6 +2,8 @@
 //! themselves.
 
 mod align;
+#[path = "../common/mod.rs"]
+mod common;
 mod compare;
 mod devices;
 mod disk;

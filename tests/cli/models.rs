@@ -3,18 +3,14 @@
 //! for the publisher's own files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::common::fixture;
 use crate::lab::{Lab, document, succeeded};
 
 /// A folder with parts of `tests/fixtures/models`.
 struct Models(Lab);
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
-}
 
 impl Models {
     fn new() -> Self {
@@ -23,7 +19,7 @@ impl Models {
 
     /// Copies a fixture.
     fn take(&self, from: &str, to: &str) {
-        self.0.write(to, fs::read(fixtures().join(from)).unwrap());
+        self.0.write(to, fs::read(fixture("models").join(from)).unwrap());
     }
 
     /// Writes a Hugging Face directory with `vocab` embeddings.
@@ -40,7 +36,8 @@ impl Models {
 
     /// Writes `config.json` with some keys changed.
     fn config(&self, name: &str, changes: Value) {
-        let mut config: Value = serde_json::from_slice(&fs::read(fixtures().join("config.json")).unwrap()).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(fixture("models").join("config.json")).unwrap()).unwrap();
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }

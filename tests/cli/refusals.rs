@@ -4,6 +4,7 @@ use std::fs;
 
 use itemlm::text::Tokenizer;
 
+use crate::common::fixture;
 use crate::lab::{Lab, titles, write_llm};
 
 #[test]
@@ -144,11 +145,11 @@ fn model_files() {
     let refused = |path: &str, named: &[&str]| {
         lab.refused(&format!("train run.toml --out run --set llm.path={path}"), 1, named);
     };
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/tiny.gguf");
-    let gguf = fs::read(tiny).unwrap();
+    let tiny = fixture("gguf/tiny.gguf");
+    let gguf = fs::read(&tiny).unwrap();
     lab.write("titles.txt", "A\nB");
     lab.write("input.jsonl", "{\"prompt\": \"the\", \"items\": [\"B\"]}");
-    lab.ok(&format!("score --llm {tiny} --catalogue titles.txt --input input.jsonl"));
+    lab.ok(&format!("score --llm {} --catalogue titles.txt --input input.jsonl", tiny.display()));
     for length in [0, 3, 4, 10, 24, 100, 1000, gguf.len() / 2, gguf.len() - 1] {
         lab.write("cut.gguf", &gguf[..length]);
         refused("cut.gguf", &["cut.gguf"]);

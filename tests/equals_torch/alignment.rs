@@ -101,7 +101,7 @@ fn bert_under_older_names() {
 #[test]
 #[ignore = "needs models/minilm-l6 of `just bert`; just test-real"]
 fn minilm_sentence_vectors() {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/minilm-l6");
+    let dir = crate::common::root().join("models/minilm-l6");
     let known = json("minilm/sentences.json");
     let tokenizer = BertTokenizer::from_dir(&dir).unwrap();
     let sentences =

@@ -216,8 +216,7 @@ fn a_copy_is_the_same_model() {
                 assert_eq!((copy.dtype(), host(copy)), (weight.dtype(), host(weight)));
             }
         }
-        let mut opened =
-            open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
+        let mut opened = open_llm(&common::fixture("gguf/tiny.gguf")).unwrap();
         opened.weights.keep_quantized().unwrap();
         let llm =
             Decoder::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();

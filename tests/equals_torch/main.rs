@@ -8,6 +8,8 @@
 
 mod alignment;
 mod cf;
+#[path = "../common/mod.rs"]
+mod common;
 mod devices;
 mod entities;
 mod families;
@@ -62,7 +64,7 @@ fn devices() -> Vec<DispatchDevice> {
 }
 
 fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference").join(path)
+    common::fixture("reference").join(path)
 }
 
 struct Tensors(Vec<u8>);

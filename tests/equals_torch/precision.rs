@@ -102,7 +102,7 @@ fn gradients_through_halves() {
 /// Of every block format of GGUF one matrix or more, and two that are in none.
 #[test]
 fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf");
+    let path = common::fixture("gguf/tiny.gguf");
     let config = LoraConfig { rank: 2, dropout: 0.0, ..lora_config() };
     for device in devices() {
         let _turn = AUTODIFF.lock().unwrap();

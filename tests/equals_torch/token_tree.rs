@@ -278,7 +278,7 @@ fn checkpointing_loses_no_gradient_of_tied_embeddings() {
 #[test]
 #[ignore = "needs models/smollm2-135m.gguf of `just llm`; just test-real"]
 fn smollm2_checkpointing_loses_no_gradient() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/smollm2-135m.gguf");
+    let path = crate::common::root().join("models/smollm2-135m.gguf");
     let titles = ["Blue ink pen, 12 pack", "Blue paper folder", "Desk lamp"];
     let device = &devices()[0];
     let llm = itemlm::model::open_llm(&path).unwrap();

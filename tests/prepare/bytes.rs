@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use clap::ValueEnum;
 use itemlm::data::prepare;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::common::{itemlm, names, root};
 use crate::format::Format;
 use crate::generator::WrittenInput;
+use crate::options;
 use crate::reference::{Event, Log};
-use crate::{names, options};
 
 /// Makes a log that is large enough for many blocks of lines, for several row groups, and for
 /// shards.
@@ -55,7 +55,7 @@ fn flags(written: &WrittenInput) -> Vec<String> {
 }
 
 fn binary(format: Format, written: &WrittenInput, out: &Path, threads: &str, more: &[&str]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+    let mut command = itemlm(root());
     command.arg("prepare").arg(format.source().to_string()).args(&written.inputs).arg("--out").arg(out).args(more);
     command.args(flags(written));
     command.env("RAYON_NUM_THREADS", threads).env("POLARS_MAX_THREADS", threads);

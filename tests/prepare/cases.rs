@@ -2,11 +2,11 @@
 //! corpus, or the error, that it should give.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::common::{copy_folder, faults_of_refusal, fixture, itemlm};
 use crate::read;
 use crate::reference::{self, Corpus, Event, Log, Protocol, Step};
 
@@ -78,17 +78,17 @@ struct Case {
 impl Case {
     fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases").join(name), dir.path());
+        copy_folder(&fixture("data_cases").join(name), dir.path());
         Self { dir }
     }
 
     fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+        let mut command = itemlm(self.dir.path());
         command.arg("prepare").args(line.split_whitespace()).args(["--out", "out", "--json"]);
         if self.dir.path().join("cfg.toml").exists() {
             command.args(["--config", "cfg.toml"]);
         }
-        command.current_dir(self.dir.path()).stdin(Stdio::null()).output().unwrap()
+        command.output().unwrap()
     }
 
     /// Runs `prepare` and returns its report.
@@ -111,27 +111,9 @@ impl Case {
     /// Checks that the run ends in one line of error with these words.
     fn refuses(&self, line: &str, words: &[&str]) {
         let output = self.run(line);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
-        let last = stderr.lines().last().unwrap_or_default();
-        assert!(last.starts_with("error: ") && !last.chars().any(char::is_control), "{line}: {stderr}");
-        for word in words {
-            assert!(last.contains(word), "{line}: {word:?} is not in {last}");
-        }
+        let faults = faults_of_refusal(line, &output, 1, words);
+        assert!(faults.is_empty(), "{line}: {}\n{}", faults.join("; "), String::from_utf8_lossy(&output.stderr));
         assert!(!self.dir.path().join("out").exists());
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target)
-        } else {
-            fs::write(target, fs::read(entry.path()).unwrap()).unwrap()
-        }
     }
 }
 
@@ -211,9 +193,9 @@ fn pipes_are_refused() {
     let path = case.dir.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     case.refuses(&format!("table fifo cat.csv {COLUMNS}"), &["fifo: not a regular file"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+    let mut command = itemlm(case.dir.path());
     command.args(["prepare", "table", "/dev/stdin", "cat.csv", "--out", "out"]).args(COLUMNS.split(' '));
-    let output = command.current_dir(case.dir.path()).stdin(Stdio::piped()).output().unwrap();
+    let output = command.stdin(Stdio::piped()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && stderr.contains("/dev/stdin: not a regular file"), "{stderr}");
 }
@@ -331,7 +313,7 @@ fn parquet_types() {
     let users: Vec<String> = users.into_iter().chain(others.map(String::from)).collect();
     // Each type once, whatever the others are.
     let dir = tempfile::tempdir().unwrap();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/types.parquet");
+    let file = fixture("data_cases/types.parquet");
     fs::write(dir.path().join("cfg.toml"), crate::config(&[], Protocol::Msl { history: 10 })).unwrap();
     for n in 0..users.len().max(ratings.len()).max(times.len()) {
         let name = |names: &[String]| Some(names[n % names.len()].clone());
@@ -362,7 +344,7 @@ fn parquet_types() {
     ] {
         case.refuses(&format!("table types.parquet {columns} --time time_ms"), &["types.parquet", what]);
     }
-    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/int96.parquet");
+    let old = fixture("data_cases/int96.parquet");
     fs::copy(old, case.dir.path().join("int96.parquet")).unwrap();
     let mut untitled = unrated(expected);
     untitled.titles.clear();

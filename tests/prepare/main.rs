@@ -2,6 +2,8 @@
 
 mod bytes;
 mod cases;
+#[path = "../common/mod.rs"]
+mod common;
 mod datasets;
 mod dialect;
 mod format;
@@ -82,12 +84,4 @@ pub fn read(dir: &Path) -> Corpus {
         ratings,
         windows: windows.map(|w| w.iter().map(|w| (w.user, w.start, w.len, corpus.timestamp(w))).collect()),
     }
-}
-
-/// Returns the names in a folder.
-pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }

@@ -21,8 +21,9 @@ use super::lora_linear::{Lora, LoraLinear};
 use super::peft_targets::{TargetModules, holds, targets_of_tensors};
 use super::tensors::{EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::LoraConfig;
-use crate::core::files::write_atomic;
-use crate::model::{Decoder, save_llm_dir};
+use crate::core::files::{write_atomic, write_json};
+use crate::model::{Decoder, NamedTensor, save_llm_dir};
+use crate::tensor::to_vec;
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
@@ -180,8 +181,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfi
     let metadata = Some([("format".to_string(), "pt".to_string())].into());
     let bytes = ::safetensors::serialize(views, metadata).context(WEIGHTS_FILE)?;
     write_atomic(&dir.join(WEIGHTS_FILE), &bytes)?;
-    let json = serde_json::to_string_pretty(&peft).context(CONFIG_FILE)?;
-    write_atomic(&dir.join(CONFIG_FILE), json.as_bytes())
+    write_json(&dir.join(CONFIG_FILE), &peft)
 }
 
 fn read_peft_config(dir: &Path) -> Result<PeftConfig> {
@@ -251,24 +251,27 @@ pub fn export_merged<B: Backend>(dir: &Path, llm: &Decoder<B>, tokenizer: &Token
             let name = tensor.full_name(layer);
             let (linear, norm) = parts.parts(tensor.role);
             match (tensor.role, linear, norm) {
-                (Role::Weight(_), Some(linear), _) => host(name, linear.merged_weight()),
-                (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => host(name, bias.val()),
-                (Role::Norm(_), _, Some(norm)) => host(name, norm.gamma.val()),
-                // The writer says that it was not given.
-                _ => (name, Vec::new(), Vec::new()),
+                (Role::Weight(_), Some(linear), _) => read_named(name, linear.merged_weight()),
+                (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => read_named(name, bias.val()),
+                (Role::Norm(_), _, Some(norm)) => read_named(name, norm.gamma.val()),
+                _ => Err(Error::failed(format!("tensor {name}: the model does not have it"))),
             }
         })
     });
-    let head = llm.lm_head.as_ref().map(|head| host(HEAD.into(), head.weight.dense()));
-    let tensors = [host(EMBEDDINGS.into(), llm.embed_tokens.val()), host(LAST_NORM.into(), llm.norm.gamma.val())];
-    save_llm_dir(dir, llm.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+    let head = llm.lm_head.as_ref().map(|head| read_named(HEAD.into(), head.weight.dense()));
+    let embeddings = read_named(EMBEDDINGS.into(), llm.embed_tokens.val());
+    let norm = read_named(LAST_NORM.into(), llm.norm.gamma.val());
+    save_llm_dir(dir, llm.config(), [embeddings, norm].into_iter().chain(blocks).chain(head), tokenizer)
 }
 
-/// Returns a tensor's name, shape and values; no values where they cannot be read, which the writer
-/// refuses.
-fn host<B: Backend, const D: usize>(name: String, tensor: Tensor<B, D>) -> (String, Vec<usize>, Vec<f32>) {
+/// Reads a tensor with its name and shape.
+///
+/// # Errors
+/// A device that failed.
+fn read_named<B: Backend, const D: usize>(name: String, tensor: Tensor<B, D>) -> Result<NamedTensor> {
     let shape = tensor.dims().to_vec();
-    (name, shape, tensor.into_data().convert::<f32>().to_vec().unwrap_or_default())
+    let values = to_vec(tensor, &format!("tensor {name}"))?;
+    Ok((name, shape, values))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ fn random_tensors(config: &DecoderConfig) -> Tensors {
 
 fn saved(tensors: Tensors) -> (tempfile::TempDir, DecoderConfig) {
     let (dir, config) = (tempfile::tempdir().unwrap(), tiny_config());
-    save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer()).unwrap();
+    save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer()).unwrap();
     (dir, config)
 }
 
@@ -86,7 +86,7 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
     let save = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = random_tensors(&config);
         change(&mut tensors);
-        save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer()).unwrap_err().to_string()
+        save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer()).unwrap_err().to_string()
     };
     assert!(save(&|t| t[0].0.push('x')).contains("model.embed_tokens.weightx"));
     assert!(save(&|t| t[1].2.push(0.0)).contains("model.layers.0.input_layernorm.weight"));
@@ -98,6 +98,9 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
         })
         .contains("twice")
     );
+    let unread = random_tensors(&config).into_iter().map(Ok).chain([Err(Error::device("dead"))]);
+    let error = save_llm_dir(dir.path(), &config, unread, &tokenizer()).unwrap_err();
+    assert_eq!(error, Error::device("dead"), "a tensor that cannot be read");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
