@@ -112,6 +112,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         epochs: config.train.epochs,
         checkpoint_steps: None,
         max_steps: options.max_steps,
+        tensorboard: config.train.tensorboard,
         ui: options.ui,
         interrupter: options.interrupter,
     };

@@ -65,8 +65,8 @@ pub struct BaselineReport {
 /// Fits the ranker `name` to a corpus's training windows and ranks a split.
 ///
 /// # Errors
-/// A ranker that is not there, settings that it does not have, a run directory to write to (usage); those of [`Corpus::open`]
-/// and [`RankerSpec::fit`]; a split without windows.
+/// A ranker that is not there, settings that it does not have, a run directory to write to (usage);
+/// those of [`Corpus::open`] and [`RankerSpec::fit`]; a split without windows.
 pub fn baseline(
     corpus_dir: &Path,
     name: &str,

@@ -85,9 +85,9 @@ fn places(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Place> {
     distinct.sort_by(|a, b| b.total_cmp(a));
     distinct.dedup();
     let place = |value: &Option<f64>| match value.and_then(|value| distinct.iter().position(|&other| other == value)) {
-        // A column in which all are equal has no best.
+        // A column in which all are equal has no best, and 0 is second to nothing.
         Some(0) if distinct.len() > 1 => Place::Best,
-        Some(1) => Place::Second,
+        Some(1) if distinct[1] > 0.0 => Place::Second,
         _ => Place::Other,
     };
     values.iter().map(place).collect()

@@ -58,7 +58,7 @@ pub fn experiment_page(root: &Path, report: &ExperimentReport) -> Result<String>
     if open > 0 {
         lead += &format!("{open} runs are not finished.");
     }
-    html(root, report, format!("Experiment with {name}"), lead.trim().into())
+    html(root, report, format!("Experiment: {name}"), lead.trim().into())
 }
 
 /// Returns the report on several runs and baselines in `root`.

@@ -155,6 +155,7 @@ impl Page<'_> {
         for row in self.report.rows().filter(|row| !row.list_metrics.is_empty()) {
             let cell = |name: &&String| match row.list_metrics.get(*name) {
                 Some(value) if value.abs() >= 100.0 => format!("<td>{value:.0}</td>"),
+                Some(value) if value.abs() >= 10.0 => format!("<td>{value:.1}</td>"),
                 Some(value) => format!("<td>{value:.3}</td>"),
                 None => "<td>–</td>".into(),
             };

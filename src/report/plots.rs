@@ -6,6 +6,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::svg::{Area, INK, TEXT, colour, figure, padded};
 use crate::Result;
 
+/// Points of a series that are marked one by one, at most.
+const MOST_MARKED: usize = 12;
 /// Width of a figure.
 const WIDTH: u32 = 900;
 
@@ -71,7 +73,7 @@ fn dot_chart(area: &Area, axis: &str, marks: &[&str], rows: &[DotRow], x: std::o
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
         .axis_style(INK.mix(0.5))
         .bold_line_style(INK.mix(0.15))
-        .light_line_style(INK.mix(0.05))
+        .light_line_style(TRANSPARENT)
         .draw()?;
     let style = ("sans-serif", TEXT).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
     for (index, row) in rows.iter().enumerate() {
@@ -142,6 +144,7 @@ fn line_chart(
     x: std::ops::Range<f64>,
     y: std::ops::Range<f64>,
 ) -> Drawn {
+    let (width, named) = (x.end - x.start, series.iter().filter(|series| series.name.is_some()).count());
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .set_label_area_size(LabelAreaPosition::Left, 70)
@@ -156,19 +159,25 @@ fn line_chart(
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
         .axis_style(INK.mix(0.5))
         .bold_line_style(INK.mix(0.15))
-        .light_line_style(INK.mix(0.05))
+        .light_line_style(TRANSPARENT)
         .draw()?;
     for Series { points, .. } in series.iter().filter(|series| series.name.is_none()) {
         chart.draw_series(LineSeries::new(points.iter().map(|(x, value)| (*x, value.mean)), INK.mix(0.25)))?;
     }
     for (index, Series { points, .. }) in series.iter().filter(|series| series.name.is_some()).enumerate() {
         let style = colour(index).stroke_width(2);
+        // Intervals at the same x stand beside one another.
+        let shift = (index as f64 - (named - 1) as f64 / 2.0) * 0.006 * width;
+        let points: Vec<(f64, Value)> = match points.len() <= MOST_MARKED {
+            true => points.iter().map(|(x, value)| (x + shift, *value)).collect(),
+            false => points.clone(),
+        };
         chart.draw_series(LineSeries::new(points.iter().map(|(x, value)| (*x, value.mean)), style))?;
         let wide = || points.iter().filter(|(_, value)| value.low < value.high);
         let bar = |(x, value): &(f64, Value)| PathElement::new(vec![(*x, value.low), (*x, value.high)], style);
         chart.draw_series(wide().map(bar))?;
         // Of few points each is marked.
-        if points.len() <= 12 {
+        if points.len() <= MOST_MARKED {
             chart.draw_series(
                 points.iter().map(|(x, value)| Circle::new((*x, value.mean), 4, colour(index).filled())),
             )?;

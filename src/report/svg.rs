@@ -12,9 +12,9 @@ pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// Colour that becomes the text colour of the page.
 pub(super) const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_HEX: &str = "#010203";
-/// Colours that stand out on white and on black, and for the colour-blind: Okabe and Ito's.
+/// Colours that stand out on white and on black, and for the colour-blind: after Okabe and Ito.
 pub(super) const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
+    RGBColor(30, 130, 200),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::read_identity;
 use super::identity::Identity;
-use crate::core::files::write_atomic;
+use crate::core::files::write_json;
 use crate::data::{Corpus, Split};
 use crate::evaluate::{
     Metric, Outcome, RankedMethod, RankedSplit, RankedWindow, different_windows, read_ranks, write_lists, write_ranks,
@@ -45,8 +45,7 @@ pub fn write_rankings(
 /// # Errors
 /// A file that cannot be written.
 pub fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(evaluation).context("evaluation")?;
-    write_atomic(&dir.join(evaluation_file(split)), json.as_bytes())
+    write_json(&dir.join(evaluation_file(split)), evaluation)
 }
 
 /// The keys of `evaluation-<split>.json` that decide what it may be compared with.
@@ -90,7 +89,7 @@ impl EvaluatedRun {
         let path = dir.join(evaluation_file(split));
         if !path.exists() {
             return Err(Error::usage(format!(
-                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline --out`, first",
+                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline` with option `out`, first",
                 dir.display(),
                 evaluation_file(split)
             )));
@@ -166,7 +165,9 @@ impl EvaluatedRun {
             return differ(format!("{metric} reads more of their lists than both have ({of_a} and {of_b} items)"));
         }
         match different_windows(&self.ranks, &other.ranks) {
-            Some(what) => differ(format!("they rank other windows: {what}; evaluate both with the same --limit")),
+            Some(what) => {
+                differ(format!("they rank other windows: {what}; evaluate both with the same option `limit`"))
+            }
             None => Ok(()),
         }
     }

@@ -102,6 +102,7 @@ pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Resu
         epochs: run.config.epochs,
         checkpoint_steps: Some(run.config.checkpoint_steps),
         max_steps: run.max_steps,
+        tensorboard: run.config.tensorboard,
         ui: run.ui,
         interrupter: run.interrupter.clone(),
     };

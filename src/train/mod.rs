@@ -15,6 +15,7 @@ mod profile;
 mod samples;
 mod schedule;
 mod step;
+mod tensorboard;
 mod training_loop;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};

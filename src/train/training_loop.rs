@@ -17,6 +17,7 @@ use super::checkpoint::{Best, Progress};
 use super::dashboard::{Dashboard, Phase, Ui};
 use super::guard::check_device_alive;
 use super::metrics_log::MetricsLog;
+use super::tensorboard::{TENSORBOARD, TensorBoard};
 use crate::Result;
 use crate::core::log::log;
 use crate::loss::LossState;
@@ -113,6 +114,8 @@ pub struct LoopOptions {
     pub checkpoint_steps: Option<usize>,
     /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
+    /// Whether TensorBoard's event files are written as well.
+    pub tensorboard: bool,
     /// Display of the run.
     pub ui: Ui,
     /// Stops the run after the current step.
@@ -151,14 +154,17 @@ pub fn train<T: Task>(task: &mut T, progress: Progress<T::Score>, options: &Loop
     let metrics = MetricsLog::open(options.dir.join(METRICS), progress.step)?;
     let total_steps = task.steps_per_epoch() * options.epochs;
     let outcome = Outcome { progress, last_loss: None, total_steps, seconds: 0.0, samples: 0 };
+    let tensorboard = options.tensorboard.then(|| options.dir.join(TENSORBOARD));
+    let tensorboard = tensorboard.map(|dir| TensorBoard::create(&dir, outcome.progress.step)).transpose()?;
     let dashboard = Dashboard::open(options.ui, &options.interrupter);
-    Loop { task, options, metrics, dashboard, outcome }.run()
+    Loop { task, options, metrics, tensorboard, dashboard, outcome }.run()
 }
 
 struct Loop<'a, T: Task> {
     task: &'a mut T,
     options: &'a LoopOptions,
     metrics: MetricsLog,
+    tensorboard: Option<TensorBoard>,
     dashboard: Dashboard,
     outcome: Outcome<T::Score>,
 }
@@ -223,6 +229,12 @@ impl<T: Task> Loop<'_, T> {
         add("seconds", json!(seconds));
         report.metrics.iter().for_each(|(name, value)| drop(add(name, json!(value))));
         report.log_only.iter().for_each(|(name, value)| drop(add(name, value.clone())));
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let skipped = ["step", "epoch"];
+            let numbers = line.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
+            let numbers = numbers.filter_map(|(name, value)| Some((format!("train/{name}"), value.as_f64()?)));
+            tensorboard.write(progress.step, &numbers.collect::<Vec<_>>())?;
+        }
         self.metrics.append(&Value::Object(line))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
@@ -262,6 +274,10 @@ impl<T: Task> Loop<'_, T> {
             log(format_args!("epoch {epoch}  {}", score.describe()));
         }
         self.dashboard.show(Phase::Valid, &score.curves(), [1, 1], [epoch, self.options.epochs], step);
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let curves = score.curves().into_iter().map(|(name, value)| (format!("valid/{name}"), value));
+            tensorboard.write(step, &curves.collect::<Vec<_>>())?;
+        }
         let best = &mut self.outcome.progress.best;
         if best.as_ref().is_none_or(|best| score.is_better_than(&best.score)) {
             *best = Some(Best { step, score });
@@ -343,6 +359,7 @@ mod tests {
             epochs: 3,
             checkpoint_steps: Some(2),
             max_steps,
+            tensorboard: false,
             ui: Ui::None,
             interrupter: Interrupter::new(),
         }

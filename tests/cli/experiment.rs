@@ -16,6 +16,8 @@ const GRID: &str = "run = \"run.toml\"\nseeds = [1, 2, 3]\nbaselines = [\"popula
 
 fn lab() -> Lab {
     let lab = Lab::new();
+    // As many items as a baseline's lists have: fewer cannot be compared at 10.
+    lab.edit("run.toml", "beams = 5", "beams = 10");
     lab.write("grid.toml", GRID);
     lab
 }
