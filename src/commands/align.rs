@@ -19,7 +19,7 @@ use crate::run::qformer_artifact::{AlignedConfig, WEIGHTS};
 use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::scalar;
-use crate::train::{Checkpoints, LoopOptions, MetricsLog, Progress, Score, Task, Ui, adamw};
+use crate::train::{Checkpoints, LoopOptions, METRICS, MetricsLog, Progress, Score, Task, Ui, adamw};
 
 /// What `align --json` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -108,8 +108,9 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     }
 
     let loop_options = LoopOptions {
-        dir: out.to_path_buf(),
+        metrics: Some(out.join(METRICS)),
         epochs: config.train.epochs,
+        patience: None,
         checkpoint_steps: None,
         max_steps: options.max_steps,
         ui: options.ui,

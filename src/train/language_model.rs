@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::data_parallel::broadcast_parameters;
-use super::training_loop::{LoopOptions, Score, StepReport, Task, Validation};
+use super::training_loop::{LoopOptions, METRICS, Score, StepReport, Task, Validation};
 use super::{
     AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, Trained, Ui, check_device_alive,
     check_finite, clip_grad_norm, train_step, validation_step,
@@ -99,8 +99,9 @@ impl Score for ValidationScore {
 /// last good checkpoint stays.
 pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Result<Outcome<ValidationScore>> {
     let options = LoopOptions {
-        dir: run.dir.clone(),
+        metrics: Some(run.dir.join(METRICS)),
         epochs: run.config.epochs,
+        patience: None,
         checkpoint_steps: Some(run.config.checkpoint_steps),
         max_steps: run.max_steps,
         ui: run.ui,
@@ -177,7 +178,7 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
 }
 
 /// What to do about a loss that is not finite.
-const REMEDY: &str = "start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without vectors, \
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without vectors, \
                       llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)";
 
 impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
@@ -224,7 +225,7 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         Ok(Validation::Found(ValidationScore { ndcg_at_10, loss }))
     }
 
-    fn save(&self, progress: &Progress<ValidationScore>) -> Result<()> {
+    fn save(&mut self, progress: &Progress<ValidationScore>) -> Result<()> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
         let weights = |dir: &Path| self.run.trained.save(dir, &self.models[0]);
         checkpoints.save(progress.step, progress, &self.run.optimizer, weights)

@@ -1,5 +1,5 @@
-//! The training loop of `train` and `align`: epochs of optimiser steps, with a checkpoint, a line of
-//! `metrics.jsonl` and a guard against numbers that cannot be trusted.
+//! The training loop of `train`, `align` and `cf`: epochs of optimiser steps, with a checkpoint, a
+//! line of a metrics file and a guard against numbers that cannot be trusted.
 //!
 //! burn's own strategies checkpoint whole epochs with the whole model; this loop checkpoints steps
 //! with what trains, stops at a signal, and refuses to go on from numbers that are not finite.
@@ -30,7 +30,7 @@ pub trait Task {
     /// What the validation after an epoch finds.
     type Score: Score;
 
-    /// Returns how many optimiser steps an epoch has.
+    /// Returns how many optimiser steps an epoch has; the first one, where their number differs.
     fn steps_per_epoch(&self) -> usize;
 
     /// Returns the work of an epoch's steps: a function of the epoch (from 0) alone, because a
@@ -52,8 +52,8 @@ pub trait Task {
     /// * `step`: optimiser steps done.
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<Self::Score>>;
 
-    /// Writes a checkpoint.
-    fn save(&self, progress: &Progress<Self::Score>) -> Result<()>;
+    /// Writes a checkpoint, or keeps the model in memory.
+    fn save(&mut self, progress: &Progress<Self::Score>) -> Result<()>;
 
     /// Returns what a loss carries from step to step.
     fn loss_state(&self) -> LossState {
@@ -104,10 +104,13 @@ pub struct StepReport {
 
 /// Options of a run.
 pub struct LoopOptions {
-    /// The run directory.
-    pub dir: PathBuf,
-    /// Passes over what is learnt from.
+    /// The file that gets a line an optimiser step; no file for `None`.
+    pub metrics: Option<PathBuf>,
+    /// Passes over what is learnt from, at most.
     pub epochs: usize,
+    /// Validated epochs in a row without a better score after which the run ends; `None`: it never
+    /// ends early.
+    pub patience: Option<usize>,
     /// Steps between two checkpoints; an epoch's end always has one. `None`: only there.
     pub checkpoint_steps: Option<usize>,
     /// Stop after this many optimiser steps of the run.
@@ -147,7 +150,7 @@ impl<S> Outcome<S> {
 /// Those of `task`; a panic on any thread; a file that cannot be written. The last good checkpoint
 /// stays.
 pub fn train<T: Task>(task: &mut T, progress: Progress<T::Score>, options: &LoopOptions) -> Result<Outcome<T::Score>> {
-    let metrics = MetricsLog::open(options.dir.join(METRICS), progress.step)?;
+    let metrics = options.metrics.clone().map(|path| MetricsLog::open(path, progress.step)).transpose()?;
     let total_steps = task.steps_per_epoch() * options.epochs;
     let outcome = Outcome { progress, last_loss: None, total_steps, seconds: 0.0, samples: 0 };
     let dashboard = Dashboard::open(options.ui, &options.interrupter);
@@ -157,15 +160,15 @@ pub fn train<T: Task>(task: &mut T, progress: Progress<T::Score>, options: &Loop
 struct Loop<'a, T: Task> {
     task: &'a mut T,
     options: &'a LoopOptions,
-    metrics: MetricsLog,
+    metrics: Option<MetricsLog>,
     dashboard: Dashboard,
     outcome: Outcome<T::Score>,
 }
 
 impl<T: Task> Loop<'_, T> {
     fn run(mut self) -> Result<Outcome<T::Score>> {
-        let stop_at = self.options.max_steps.unwrap_or(usize::MAX).min(self.outcome.total_steps);
-        while self.outcome.progress.epoch < self.options.epochs {
+        let stop_at = self.options.max_steps.unwrap_or(usize::MAX);
+        while self.outcome.progress.epoch < self.options.epochs && !self.is_out_of_patience() {
             let Progress { epoch, position, .. } = self.outcome.progress;
             for work in self.task.epoch(epoch).into_iter().skip(position) {
                 if self.outcome.progress.step >= stop_at || self.options.interrupter.should_stop() {
@@ -187,6 +190,10 @@ impl<T: Task> Loop<'_, T> {
             self.task.save(&self.outcome.progress)?;
         }
         Ok(self.outcome)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.outcome.progress.epochs_since_best >= patience)
     }
 
     fn step(&mut self, work: T::Work) -> Result<()> {
@@ -222,7 +229,7 @@ impl<T: Task> Loop<'_, T> {
         add("seconds", json!(seconds));
         report.shown.iter().for_each(|(name, value)| drop(add(name, json!(value))));
         report.logged.iter().for_each(|(name, value)| drop(add(name, value.clone())));
-        self.metrics.append(&Value::Object(line))?;
+        self.metrics.as_ref().map_or(Ok(()), |metrics| metrics.append(&Value::Object(line)))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
         if self.options.ui == Ui::Plain {
@@ -261,9 +268,11 @@ impl<T: Task> Loop<'_, T> {
             log(format_args!("epoch {epoch}  {}", score.describe()));
         }
         self.dashboard.show(Phase::Valid, &score.curves(), [1, 1], [epoch, self.options.epochs], step);
-        let best = &mut self.outcome.progress.best;
+        let Progress { best, epochs_since_best, .. } = &mut self.outcome.progress;
+        *epochs_since_best += 1;
         if best.as_ref().is_none_or(|best| score.is_better_than(&best.score)) {
             *best = Some(Best { step, score });
+            *epochs_since_best = 0;
         }
         Ok(true)
     }
@@ -271,7 +280,6 @@ impl<T: Task> Loop<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::fs;
 
     use serde::Deserialize;
@@ -302,7 +310,7 @@ mod tests {
     #[derive(Default)]
     struct Climb {
         taken: Vec<usize>,
-        saved: RefCell<Vec<Progress<Height>>>,
+        saved: Vec<Progress<Height>>,
         fails_at: Option<usize>,
     }
 
@@ -330,16 +338,17 @@ mod tests {
             Ok(Validation::Found(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
         }
 
-        fn save(&self, progress: &Progress<Height>) -> Result<()> {
-            self.saved.borrow_mut().push(progress.clone());
+        fn save(&mut self, progress: &Progress<Height>) -> Result<()> {
+            self.saved.push(progress.clone());
             Ok(())
         }
     }
 
     fn options(dir: &std::path::Path, max_steps: Option<usize>) -> LoopOptions {
         LoopOptions {
-            dir: dir.to_path_buf(),
+            metrics: Some(dir.join(METRICS)),
             epochs: 3,
+            patience: None,
             checkpoint_steps: Some(2),
             max_steps,
             ui: Ui::None,
@@ -354,7 +363,7 @@ mod tests {
         let outcome = train(&mut whole, Progress::default(), &options(dir.path(), None)).unwrap();
         assert_eq!((outcome.total_steps, outcome.samples, outcome.last_loss), (9, 18, Some(1.0 / 9.0)));
         assert_eq!(outcome.progress.best, Some(Best { step: 6, score: Height { height: 2.0 } }));
-        let saved: Vec<usize> = whole.saved.borrow().iter().map(|progress| progress.step).collect();
+        let saved: Vec<usize> = whole.saved.iter().map(|progress| progress.step).collect();
         assert_eq!(saved, [2, 3, 4, 6, 6, 8, 9]);
 
         for stop in 0..9 {
@@ -377,6 +386,6 @@ mod tests {
         let mut climb = Climb { fails_at: Some(4), ..Climb::default() };
         let error = train(&mut climb, Progress::default(), &options(dir.path(), None)).unwrap_err();
         assert!(error.to_string().contains("lost its footing"));
-        assert_eq!(climb.saved.borrow().last().unwrap().step, 3);
+        assert_eq!(climb.saved.last().unwrap().step, 3);
     }
 }

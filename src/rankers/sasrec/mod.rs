@@ -29,9 +29,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use self::fit::SasRecLearner;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{Kept, host, indices, normal};
+use super::training::{BestEpoch, EpochOptions, host, indices, normal, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::device::Concrete;
@@ -347,12 +348,22 @@ impl VectorMethod for SasRecConfig {
         serde_json::to_string(self).context("settings of sasrec")
     }
 
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let validate = &mut *training.validate;
-        let mut validate = |model: &SasRec<Concrete>| validate(Arc::new(model.clone()));
-        let (device, say) = (&training.device, &mut *training.say);
-        let kept = fit::train::<Concrete>(self, training.interactions, device, &mut validate, say)?;
-        Ok(kept.map(|model| Arc::new(model) as Arc<dyn VectorModel>))
+        let device = training.device.clone();
+        let module: SasRec<Concrete> = self.init(training.interactions.items.len(), &device);
+        let learner = SasRecLearner::<Concrete>::new(self, training.interactions, device);
+        let options = EpochOptions {
+            epochs: self.epochs,
+            patience: self.patience,
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            metrics: training.metrics.clone(),
+            validate: &mut |model: &SasRec<Concrete>| validate(Arc::new(model.clone())),
+            say: &mut *training.say,
+        };
+        let best = train_epochs(learner, module, options)?;
+        Ok(best.map(|model| Arc::new(model) as Arc<dyn VectorModel>))
     }
 
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {

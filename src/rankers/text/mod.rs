@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::registry::{Entry, Fit, Fitting, Method};
+use super::registry::{Entry, Fit, FitContext, Method};
 use super::settings::{check_number, check_whole, read};
 use super::training::dot;
 use super::{Ranker, Scores};
@@ -56,12 +56,12 @@ impl Default for TextConfig {
 }
 
 impl Fit for TextConfig {
-    fn fit(&self, fitting: &mut Fitting) -> Result<Arc<dyn Ranker>> {
-        let titles = fitting.corpus.items.iter().map(|item| item.title.as_str());
+    fn fit(&self, context: &mut FitContext) -> Result<Arc<dyn Ranker>> {
+        let titles = context.corpus.items.iter().map(|item| item.title.as_str());
         let vectors = match &self.encoder {
             None => TitleVectors::Tfidf(Tfidf::new(titles, self.ngrams)?),
             Some(dir) => {
-                let device = (fitting.device)()?;
+                let device = (context.device)()?;
                 let encoder = SentenceEncoder::<Concrete>::open(Path::new(dir), &device).context("encoder")?;
                 TitleVectors::dense(encoder.encode(&titles.collect::<Vec<_>>())?, encoder.dim())
             }
