@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use burn::DispatchDevice;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -165,7 +166,8 @@ impl VectorMethod for BprConfig {
     fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let validate = &mut *training.validate;
         let learner = BprLearner::new(self, training.interactions);
-        let module: Bpr<Concrete> = self.init(training.interactions.users, learner.items, &training.device);
+        let device = DispatchDevice::autodiff(training.device.clone());
+        let module: Bpr<Concrete> = self.init(training.interactions.users, learner.items, &device);
         let options = EpochOptions {
             epochs: self.epochs,
             patience: self.patience,

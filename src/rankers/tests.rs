@@ -127,6 +127,36 @@ fn sasrec_follows_the_order() {
     }
 }
 
+/// Two circles of items whose titles tell them apart, and a cold item with a title of each: SASRec
+/// over titles ranks it with its circle, and reads it in a history.
+#[test]
+fn sasrec_over_titles_ranks_cold_items() {
+    let logs: Vec<Vec<u32>> = (0..60).map(|user| (0..6).map(|i| user % 2 * 8 + (user / 2 + i) % 8).collect()).collect();
+    let mut corpus = corpus(18, &logs, &[58, 59]);
+    for (index, item) in corpus.items.iter_mut().enumerate() {
+        let words = if index < 8 || index == 16 { "red fountain pen" } else { "brass garden hose" };
+        item.title = format!("{words} {}", ["small", "large", "deluxe", "classic"][index % 4]);
+    }
+    let cold: [u32; 2] = [16, 17];
+    assert!(cold.iter().all(|item| Interactions::counts(&corpus)[*item as usize] == 0));
+    let sets = ["dim=8", "dropout=0.1", "epochs=40", "learning_rate=0.01", "batch_size=16"];
+    let titles = sets.into_iter().chain(["text=tfidf", "text_dim=8"]).collect::<Vec<_>>();
+    let plain = train_vectors("sasrec", &sets, &corpus).model;
+    let model = train_vectors("sasrec", &titles, &corpus).model;
+    let score = |ranker: &VectorRanker, history: &[u32], item: u32| ranker.raw_scores(&[history])[item as usize];
+    for (history, near, far) in [([0, 1, 2], cold[0], cold[1]), ([8, 9, 10], cold[1], cold[0])] {
+        assert_eq!(score(&plain, &history, near), f32::NEG_INFINITY);
+        assert!(score(&model, &history, near) > score(&model, &history, far) + 1.0);
+        // After the cold item alone, the warm ones of its circle.
+        let after = |circle: u32| (0..8).map(|i| score(&model, &[near], circle * 8 + i)).sum::<f32>();
+        let own = u32::from(near == cold[1]);
+        assert!(after(own) > after(1 - own), "{} {}", after(0), after(1));
+        assert!(model.vectors().item(near as usize).iter().any(|&value| value != 0.0));
+        assert_eq!(plain.vectors().item(near as usize), [0.0; 8]);
+    }
+    assert_eq!(train_vectors("sasrec", &titles, &corpus).model.vectors(), model.vectors(), "the same seed");
+}
+
 /// A learner of one number: each step moves it, and its loss is NaN from the step `spoilt` on.
 struct Walk {
     spoilt: Option<usize>,
@@ -210,6 +240,8 @@ fn bad_settings_are_usage_errors_that_name_the_key() {
         ("sasrec", "heads=3", "heads"),
         ("sasrec", "dropout=1", "dropout"),
         ("sasrec", "loss=mse", "mse"),
+        ("sasrec", "text_dim=0", "text_dim"),
+        ("sasrec", "text=1", "text"),
         ("markov", "decay=1", "decay"),
         ("svd", "dim=3", "svd"),
     ] {

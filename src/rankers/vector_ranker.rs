@@ -58,7 +58,7 @@ pub struct VectorTraining<'a> {
     pub interactions: &'a Interactions,
     /// The corpus that they are from.
     pub corpus: &'a Corpus,
-    /// A device that tracks gradients.
+    /// The device that tensors run on.
     pub device: DispatchDevice,
     /// Judges a model after an epoch, the higher the better; `None` where there is no validation
     /// window.
@@ -141,7 +141,7 @@ impl VectorRanker {
     /// # Errors
     /// A device that cannot be opened, a corpus without training windows, training that diverges.
     pub fn train(method: &dyn VectorMethod, context: &mut FitContext) -> Result<BestEpoch<Self>> {
-        let device = DispatchDevice::autodiff((context.device)()?);
+        let device = (context.device)()?;
         let interactions = Arc::new(method.interactions(context.corpus)?);
         let ranker = |model| Self { model, interactions: interactions.clone(), dim: method.dim(), temperature: 1.0 };
         let validate = context.validate;

@@ -1,6 +1,7 @@
 //! Training of SASRec.
 
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -10,6 +11,7 @@ use super::{SasRec, SasRecConfig, SasRecLoss, Sequences};
 use crate::Result;
 use crate::rankers::Interactions;
 use crate::rankers::bpr::other_item;
+use crate::rankers::text::DenseVectors;
 use crate::rankers::training::EpochLearner;
 use crate::tensor::to_vec;
 
@@ -17,14 +19,32 @@ use crate::tensor::to_vec;
 pub(super) struct SasRecLearner<'a, B: Backend> {
     config: &'a SasRecConfig,
     interactions: &'a Interactions,
+    /// The vectors of all titles of the catalogue, if they take part.
+    titles: Option<&'a DenseVectors>,
     /// For each user the rows of the items that the user took, ascending, with their number.
     taken: Vec<Vec<(u32, u32)>>,
     device: B::Device,
 }
 
 impl<'a, B: Backend> SasRecLearner<'a, B> {
-    pub(super) fn new(config: &'a SasRecConfig, interactions: &'a Interactions, device: B::Device) -> Self {
-        Self { config, interactions, taken: interactions.by_user(), device }
+    /// * `interactions`: only items with training interactions have a row.
+    pub(super) fn new(
+        config: &'a SasRecConfig,
+        interactions: &'a Interactions,
+        titles: Option<&'a DenseVectors>,
+        device: B::Device,
+    ) -> Self {
+        Self { config, interactions, titles, taken: interactions.by_user(), device }
+    }
+
+    /// Draws the parameters.
+    pub(super) fn init(&self) -> SasRec<B> {
+        let items = &self.interactions.items;
+        let text = self.titles.map(|titles| {
+            let values: Vec<f32> = items.iter().flat_map(|&item| titles.vector(item)).copied().collect();
+            Tensor::from_data(TensorData::new(values, [items.len(), titles.dim()]), &self.device)
+        });
+        self.config.init(items.len(), text, &self.device)
     }
 
     /// Lays out the parts of some users' sequences; draws an item that the user has not taken for
@@ -68,7 +88,10 @@ impl<B: AutodiffBackend> EpochLearner<B> for SasRecLearner<'_, B> {
     }
 
     fn model(&self, module: SasRec<B::InnerBackend>) -> Result<SasRec<B::InnerBackend>> {
-        Ok(module)
+        match self.titles {
+            None => Ok(module),
+            Some(titles) => module.with_all_items(titles, &self.interactions.items),
+        }
     }
 
     /// A state depends on every parameter but the vectors of other items.
