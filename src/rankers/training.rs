@@ -50,7 +50,8 @@ pub(crate) trait EpochLearner<B: AutodiffBackend> {
     /// Returns the batches of an epoch, from 0: a function of the epoch alone.
     fn batches(&self, epoch: usize) -> Vec<Self::Batch>;
 
-    /// Returns the mean loss of a batch, `[1]`, and the number of predictions that it is the mean of.
+    /// Returns the mean loss of a batch, `[1]`, and the number of predictions that it is the mean
+    /// of.
     ///
     /// * `number`: the optimiser step, from 1.
     fn loss(&self, module: &Self::Module, number: usize, batch: &Self::Batch) -> (Tensor<B, 1>, usize);

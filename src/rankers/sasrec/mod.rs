@@ -7,15 +7,15 @@
 //! normalised, and the residual goes around it) and of a pointwise feed-forward with ReLU, one
 //! embedding for input and output. Where we differ:
 //!
-//! - The loss is a softmax over all items that have a row; `loss = "bce"` is the references' (one negative a
-//!   position, drawn evenly from the items the user has not taken).
+//! - The loss is a softmax over all items that have a row; `loss = "bce"` is the references' (one
+//!   negative a position, drawn evenly from the items the user has not taken).
 //! - A sequence longer than `max_len` is cut anew in each epoch at a random place, so every
 //!   interaction is predicted once an epoch; the references keep its last `max_len` alone.
 //! - Padding takes no part in attention (as in kang205; pmixer lets it). Attention has an output
 //!   projection (as pmixer).
 //! - Adam's β₂ is 0.999 (references 0.98); biases start at zero.
-//! - With `text` an item's vector is a learned projection of its title's vector, plus one of its own
-//!   if it is in a training window ([`TextProjection`]): cold items are ranked, too.
+//! - With `text` an item's vector is a learned projection of its title's vector, plus one of its
+//!   own if it is in a training window ([`TextProjection`]): cold items are ranked, too.
 
 mod fit;
 mod text;

@@ -13,8 +13,9 @@ use crate::{Context, Result};
 /// The value of `text` that means TF-IDF.
 const TFIDF: &str = "tfidf";
 
-/// A learned projection of fixed vectors of titles. Nearest in print: UniSRec (Hou et al., KDD 2022,
-/// arXiv 2206.05941), whose items are text alone in pre-training, text and id when fine-tuned.
+/// A learned projection of fixed vectors of titles. Nearest in print: UniSRec (Hou et al., KDD
+/// 2022, arXiv 2206.05941), whose items are text alone in pre-training, text and id when
+/// fine-tuned.
 #[derive(Module, Debug)]
 pub struct TextProjection<B: Backend> {
     /// `[width, dim]`: the projection.

@@ -2,8 +2,8 @@
 //! (latent semantic analysis), as scikit-learn's `TruncatedSVD` computes it.
 //!
 //! With X `[items, terms]` and X ≈ U Σ Vᵀ of rank `dim`, the vectors are the rows of U Σ. Subspace
-//! iteration from random vectors (Halko, Martinsson, Tropp, SIAM Review 2011, Algorithm 4.4) on X Xᵀ,
-//! which is never formed: memory grows with the items, not with the terms.
+//! iteration from random vectors (Halko, Martinsson, Tropp, SIAM Review 2011, Algorithm 4.4) on X
+//! Xᵀ, which is never formed: memory grows with the items, not with the terms.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -75,8 +75,8 @@ fn multiply(tfidf: &Tfidf, columns: &[Vec<f32>]) -> Vec<Vec<f32>> {
     columns.par_chunks(BLOCK).flat_map_iter(block).collect()
 }
 
-/// Makes the columns orthonormal by Gram and Schmidt's method, twice for the rounding; a column that
-/// depends on those before it becomes 0.
+/// Makes the columns orthonormal by Gram and Schmidt's method, twice for the rounding; a column
+/// that depends on those before it becomes 0.
 fn orthonormalise(columns: &mut [Vec<f32>]) {
     for index in 0..columns.len() {
         let (before, rest) = columns.split_at_mut(index);
@@ -101,8 +101,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
-/// Returns the eigenvalues of a symmetric matrix, descending, each with its eigenvector, by Jacobi's
-/// rotations.
+/// Returns the eigenvalues of a symmetric matrix, descending, each with its eigenvector, by
+/// Jacobi's rotations.
 ///
 /// # Shapes
 /// `matrix`: `[n][n]`.
@@ -129,8 +129,8 @@ fn symmetric_eigen(mut matrix: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
     eigen
 }
 
-/// Makes `matrix[p][q]` 0 by a rotation of rows and columns `p` and `q`; `vectors` holds the rotated
-/// basis, row by row.
+/// Makes `matrix[p][q]` 0 by a rotation of rows and columns `p` and `q`; `vectors` holds the
+/// rotated basis, row by row.
 fn rotate(matrix: &mut [Vec<f64>], vectors: &mut [Vec<f64>], p: usize, q: usize) {
     if matrix[p][q] == 0.0 {
         return;
@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(truncated_svd(&tfidf, dim, 7), found, "the same seed, the same vectors");
     }
 
-    /// With as many columns as titles nothing is cut: products of vectors are the cosines of TF-IDF.
+    /// With as many columns as titles nothing is cut: products of vectors are the cosines of
+    /// TF-IDF.
     #[test]
     fn all_columns_keep_all_cosines() {
         let titles = ["red pen", "red pen", "blue pen box", "", "box of red ink"];

@@ -4,7 +4,8 @@
 //! A term is a word of at least two characters, in lower case, or up to n words in a row, joined by
 //! a space. With N titles, df(t) of which hold the term t, and tf(t) its number in a title:
 //!
-//! weight(t) = (1 + ln tf(t)) · (ln((1 + N) / (1 + df(t))) + 1), and each title's vector has length 1.
+//! weight(t) = (1 + ln tf(t)) · (ln((1 + N) / (1 + df(t))) + 1), and each title's vector has length
+//! 1.
 
 use std::collections::HashMap;
 
