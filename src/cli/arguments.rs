@@ -26,7 +26,7 @@ pub(super) enum Command {
         /// list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
-        /// Where its corpus, model and runs go
+        /// Folder of its corpus, model and runs
         #[arg(long, default_value = "runs/quickstart")]
         out: PathBuf,
         /// Print one JSON document
@@ -63,7 +63,7 @@ pub(super) enum Command {
         user: Option<String>,
         #[command(flatten)]
         choice: TaskArgs,
-        /// How many
+        /// Number of items
         #[arg(short, default_value_t = 10, value_parser = positive)]
         k: usize,
         /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
@@ -111,7 +111,7 @@ pub(super) enum Command {
         /// As data.prompt of a run file: an embedded prompt template or a file with {history}
         #[arg(long)]
         prompt: Option<String>,
-        /// How many windows to show, the first of test
+        /// Number of windows to show, the first of test
         #[arg(long, default_value_t = 2)]
         examples: usize,
         /// Print one JSON document
@@ -144,7 +144,7 @@ pub(super) enum Command {
         /// steps to the CPU's
         #[arg(long, value_name = "RUN.toml", requires = "backend")]
         warm: Option<PathBuf>,
-        /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
+        /// The device: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
         #[arg(long, value_name = "BACKEND[:DEVICE]", requires = "warm")]
         backend: Option<BackendChoice>,
         /// Print one JSON document
@@ -153,7 +153,8 @@ pub(super) enum Command {
     },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a mixture
+        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a
+        /// mixture
         name: String,
         /// The corpus directory
         corpus: PathBuf,
@@ -212,7 +213,7 @@ pub(super) struct EvaluateArgs {
     pub(super) json: bool,
 }
 
-/// What the commands that train take.
+/// Arguments of the commands that train.
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The run file

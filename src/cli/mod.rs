@@ -2,6 +2,7 @@
 
 mod arguments;
 mod doctor;
+mod flags;
 mod inspect;
 mod plan;
 mod prepare;
@@ -34,7 +35,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line; the exit code.
+/// Runs the command line; returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
@@ -58,7 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            log(format_args!("error: {error}"));
+            log(format_args!("error: {}", flags::with_flags(&error.to_string())));
             error.exit_code()
         }
     }
@@ -109,7 +110,7 @@ impl Command {
             }
             Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
                 let report = commands::warm(&RunConfig::open(&run, &[])?, backend, stop_on_signal(Ui::None)?)?;
-                show(json, &report, doctor::warmed)?;
+                show(json, &report, doctor::warm_report)?;
                 report.verdict()
             }
             Self::Doctor { json, .. } => {
@@ -142,7 +143,7 @@ impl RunArgs {
             None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::train(&config, options)?, text::trained)
+        show(json, &commands::train(&config, options)?, text::train_report)
     }
 
     fn align(self) -> Result<()> {
@@ -155,7 +156,7 @@ impl RunArgs {
             Some(UiName::Plain) | None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::align(&config, options)?, text::aligned)
+        show(json, &commands::align(&config, options)?, text::align_report)
     }
 }
 
@@ -184,13 +185,13 @@ impl EvaluateArgs {
     }
 }
 
-/// `runs/<name of the run file>`
+/// Returns `runs/<name of the run file>`.
 fn run_directory(run: &Path) -> PathBuf {
     Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
 }
 
-/// The first signal lets the step at hand end and a checkpoint be written; the second ends the
-/// process.
+/// Makes the first signal end training after the current step, with a checkpoint; the second ends
+/// the process.
 fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let interrupter = Interrupter::new();
     let stop = interrupter.clone();
@@ -209,7 +210,7 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     Ok(interrupter)
 }
 
-/// One JSON document, or a text for people.
+/// Prints one JSON document, or a text for people.
 fn show<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     if json { print_json(report) } else { print(&text(report)) }
 }

@@ -14,20 +14,20 @@ use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `baseline`.
 #[derive(Debug, Clone)]
 pub struct BaselineOptions {
     /// The windows to rank.
     pub split: Split,
-    /// Rank only the first so many windows.
+    /// Number of windows to rank, the first ones; all by default.
     pub limit: Option<usize>,
     /// Settings of the ranker as `key=value`, over their defaults.
     pub set: Vec<String>,
-    /// Where rankers with tensors run.
+    /// The backend of rankers with tensors.
     pub backend: BackendChoice,
 }
 
-/// What `baseline --json` prints.
+/// The report of `baseline --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct BaselineReport {
     /// The metrics of all, cold and warm targets.
@@ -42,7 +42,7 @@ pub struct BaselineReport {
     /// The weight of each part of a mixture, fitted on the validation windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mixture: Option<BTreeMap<String, f64>>,
-    /// Null: there is no beam search.
+    /// Number of beams: null, as there is no beam search.
     pub beams: Option<usize>,
 }
 
@@ -57,10 +57,11 @@ pub fn baseline(
     options: &BaselineOptions,
     say: &mut dyn FnMut(&str),
 ) -> Result<BaselineReport> {
-    // Before a large corpus is read.
+    // The name is checked before a large corpus is read.
     let spec = RankerSpec::new(name, settings_table(&options.set)?)?;
     check_one_device(&options.backend)?;
-    // Counts need no device; what this build or machine lacks is refused all the same.
+    // Rankers that count need no device; a backend that this build or machine lacks is refused all
+    // the same.
     options.backend.devices()?;
     let corpus = Corpus::open(corpus_dir)?;
     let (split, limit) = (options.split, options.limit);

@@ -15,16 +15,16 @@ use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::train::METRICS;
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `cf`.
 #[derive(Debug, Clone)]
 pub struct CfOptions {
     /// Settings of the method as `key=value`, over their defaults.
     pub set: Vec<String>,
-    /// Where BPR and SASRec train; ALS runs on the CPU.
+    /// The backend on which BPR and SASRec train; ALS runs on the CPU.
     pub backend: BackendChoice,
 }
 
-/// What `cf --json` prints.
+/// The report of `cf --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CfReport {
     /// Name of the method, such as `als`.
@@ -41,9 +41,10 @@ pub struct CfReport {
     pub epoch: usize,
     /// Seconds of training, its validation included.
     pub seconds: f64,
-    /// Of ALS the objective at the end, else the mean loss of the epoch that was kept.
+    /// Mean loss of the kept epoch; for ALS the objective at the end.
     pub loss: f64,
-    /// What scores are divided by where the ranker is a prior; chosen on the validation windows.
+    /// Temperature by which scores are divided if the ranker is a prior; chosen on the validation
+    /// windows.
     pub temperature: f64,
     /// SHA-256 of the file.
     pub sha256: String,

@@ -1,4 +1,4 @@
-//! One command a file, each read top to bottom.
+//! The commands, one file each.
 
 pub(crate) mod align;
 pub(crate) mod baseline;
@@ -22,7 +22,7 @@ pub use doctor::{BackendReport, DoctorReport, Host, Status, doctor};
 pub use evaluate::{EvaluateOptions, EvaluateReport, Evaluation, TaskEvaluation, TextEvaluation, evaluate};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles,
-    TopShare, Unseen, inspect,
+    TopShare, UnseenCounts, inspect,
 };
 pub use merge::merge;
 pub use plan::{PlanReport, plan};

@@ -8,20 +8,20 @@ use crate::run::verified_devices::verified_device;
 use crate::run::{ItemRef, PromptSelection, RecommendRequest, Recommendations, Session};
 use crate::{Error, ErrorKind, Result};
 
-/// What the command line decides.
+/// Options of `recommend`.
 #[derive(Debug, Clone)]
 pub struct RecommendOptions {
     /// The run directory.
     pub run: PathBuf,
-    /// Titles, oldest first.
+    /// Titles of the history, oldest first.
     pub history: Vec<String>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Number of items.
     pub k: usize,
-    /// Where to run.
+    /// The device.
     pub backend: BackendChoice,
 }
 
@@ -46,7 +46,7 @@ pub fn recommend(options: RecommendOptions) -> Result<Recommendations> {
     session.recommend(&request).map_err(|error| with_flags(&options.run, error))
 }
 
-/// Adds to a usage error which flags the request is made of.
+/// Adds to a usage error the flags of the request.
 fn with_flags(run: &Path, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Usage => Error::usage(format!(

@@ -1,4 +1,4 @@
-//! Which items a search may return.
+//! Filters of the items that a search may return.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use crate::text::{Node, ROOT, Trie};
 #[derive(Debug, Clone)]
 pub struct ItemFilter {
     items: Selection<u32>,
-    /// The nodes with an allowed item below.
+    /// The nodes with an allowed item under them.
     nodes: Selection<Node>,
 }
 
@@ -32,8 +32,8 @@ impl<T: Hash + Eq> Selection<T> {
 }
 
 impl ItemFilter {
-    /// Allows the items `only` (all items for `None`) except `exclude`. Takes time and memory for
-    /// the tokens of these items, not for the catalogue.
+    /// Allows the items `only` (all items for `None`) except `exclude`. Time and memory depend on
+    /// the tokens of these items, not on the catalogue.
     ///
     /// # Panics
     /// On an item outside the catalogue.
@@ -115,7 +115,7 @@ impl ItemFilter {
         }
     }
 
-    /// Returns whether an allowed item is below `node`, or is `node` itself.
+    /// Returns whether an allowed item is under `node`, or at `node` itself.
     pub fn allows_node(&self, node: Node) -> bool {
         self.nodes.contains(&node)
     }
@@ -142,7 +142,7 @@ impl<'a> LargestLeaves<'a> {
     }
 }
 
-/// Returns the nodes with no item below that is not in `exclude`.
+/// Returns the nodes all of whose items are in `exclude`.
 fn nodes_without(trie: &Trie, exclude: &HashSet<u32>) -> HashSet<Node> {
     let mut empty = HashSet::new();
     let mut empty_children: HashMap<Node, usize> = HashMap::new();
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Against the definition, on random catalogues with shared leaves.
+    /// Compares with the definition, on random catalogues with shared leaves.
     #[test]
     fn a_node_is_allowed_if_an_allowed_item_is_below() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);

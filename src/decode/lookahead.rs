@@ -2,7 +2,7 @@
 //!
 //! A node of many unlikely items outweighs one that holds the likeliest item of all, and a search
 //! by what was added so far would drop the latter. So beams compete by their log-probability plus
-//! weight · ln(p(best leaf below) / p(below)), where only leaves that the search may return count.
+//! weight · ln(p(best leaf) / p(node)), where only leaves that the search may return count.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ pub(super) struct Lookahead<'a> {
     prior: &'a PrefixMass<'a>,
     /// The probabilities of the scored items' leaves; 0 for a leaf that is not allowed.
     best: MaxTree,
-    /// The number of items at that allowed leaf below a node which has the most.
+    /// The number of items at that allowed leaf under a node which has the most.
     largest: LargestLeaves<'a>,
 }
 
@@ -28,8 +28,7 @@ impl<'a> Lookahead<'a> {
         Self { prior, best: MaxTree::new(leaf_masses(prior, filter)), largest }
     }
 
-    /// Returns `weight · ln(p(best allowed leaf below) / p(below))` of a node with an allowed leaf
-    /// below.
+    /// Returns `weight · ln(p(best leaf) / p(node))` of a node with an allowed leaf under it.
     pub(super) fn of(&self, node: Node) -> f64 {
         let (mass, scored) = self.prior.mass_within(node, 0..self.prior.scored.len());
         // A leaf without a scored item has what smoothing gives its items; if the largest leaf has
@@ -104,7 +103,7 @@ mod tests {
     use crate::rankers::Scores;
     use crate::rankers::testing::fit;
 
-    /// Against the definition, on random tries with equal sequences: of the leaves below a node
+    /// Against the definition, on random tries with equal sequences: of the leaves under a node
     /// that hold an allowed item the likeliest one. Within 1e-12: sums of 150 items.
     #[test]
     fn the_best_leaf_is_one_that_the_filter_allows() {
@@ -122,7 +121,7 @@ mod tests {
             let share = [0.0, 0.02, 0.3][round % 3];
             let scores: Vec<f64> =
                 (0..items).map(|_| if rng.random_bool(share) { rng.random_range(0.0..5.0) } else { 0.0 }).collect();
-            let user = prior.of_scores(&Scores::Dense(scores.clone()));
+            let user = prior.mass_for_scores(&Scores::Dense(scores.clone()));
             let (mass, _) = dense(&trie, &scores, smoothing);
             let mut some = |most: u32| {
                 let mut some: Vec<u32> = (0..items).collect();

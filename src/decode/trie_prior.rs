@@ -1,23 +1,23 @@
-//! A ranker's prior on the trie: what a ranker without a language model says of the next token.
+//! A ranker's prior on the trie: the next token's probability by a ranker without a language model.
 //!
 //! A ranker ([`Ranker`]) gives each item a score of at least 0 after a history, and so a
 //! distribution over the items,
 //!
 //! p(item) = (1 - smoothing) · score(item) / Σ score + smoothing / items,
 //!
-//! p(item) = 1 / items where none scores. Summed over the items below each node of the trie it is a
-//! distribution over that node's children, share(child) = p(below child) / p(below node); items of
+//! p(item) = 1 / items if no item scores. Summed over the items under each node of the trie it is a
+//! distribution over that node's children, share(child) = p(under child) / p(under node); items of
 //! equal title share a leaf, so their p add up. Along a path the shares multiply to the leaf's p.
 //! The prior adds weight · ln share(child) to the logits of the tokens that may follow: with weight
 //! 0 the language model ranks alone, and with weight 1 and equal logits the ranker does.
 //!
-//! In depth-first order the items below a node are an interval. What smoothing gives them is their
-//! number times a constant; what the ranker gives them is a difference of two running sums over the
-//! items that score, and the likeliest of them a maximum over an interval. So a user costs memory
-//! in proportion to the items that score, and a node the logarithm of that; nothing is as large as
-//! the trie.
+//! In depth-first order the items under a node are an interval. The part of smoothing is their
+//! number times a constant; the part of the ranker is a difference of two running sums over the
+//! items that score, and their largest probability a maximum over an interval. So a user needs
+//! memory in proportion to the items that score, and a node the logarithm of that; nothing is as
+//! large as the trie.
 //!
-//! Our own; the nearest published thing is D3's text-free assistant at decoding
+//! The formula is itemlm's own; the nearest published one is D3's text-free assistant at decoding
 //! (SAI990323/DecodingMatters), which has no loss.
 
 use std::ops::Range;
@@ -45,18 +45,18 @@ pub(super) struct DepthFirstOrder {
     position: Vec<u32>,
     /// `[items]`: each item's leaf.
     pub(super) leaf: Vec<Node>,
-    /// `[nodes]`: the positions of the items below each node.
+    /// `[nodes]`: the positions of the items under each node.
     below: Vec<Range<u32>>,
-    /// `[nodes]`: the number of items at that leaf below each node which has the most.
+    /// `[nodes]`: the largest number of items at one leaf under the node.
     pub(super) most_at_a_leaf: Vec<u32>,
 }
 
-/// The prior after one history: the probability of the items below each node.
+/// The prior after one history: the probability of the items under each node.
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
     pub(super) order: &'a DepthFirstOrder,
     pub(super) weight: f64,
-    /// The part of every item's probability that smoothing gives.
+    /// The part of every item's probability that comes from smoothing.
     pub(super) even: f64,
     /// `[scored]`: the items that score, with their positions, ascending by position.
     pub(super) scored: Vec<(u32, u32)>,
@@ -70,7 +70,7 @@ impl DepthFirstOrder {
         let mut count = vec![0u32; trie.len()];
         leaf.iter().for_each(|&leaf| count[leaf as usize] += 1);
         let mut most_at_a_leaf = count.clone();
-        // A child's number is above its node's.
+        // A child's number is larger than its parent's.
         for node in (0..trie.len()).rev() {
             for child in trie.children(node as Node) {
                 count[node] += count[child as usize];
@@ -102,22 +102,22 @@ impl TriePrior {
         Self { weight, smoothing, ranker, order }
     }
 
-    /// Returns the prior after any history of items, oldest first.
-    pub fn after(&self, history: &[u32]) -> PrefixMass<'_> {
-        self.of_scores(&self.ranker.scores(history))
+    /// Returns the prior after a history of items, oldest first.
+    pub fn mass_for_history(&self, history: &[u32]) -> PrefixMass<'_> {
+        self.mass_for_scores(&self.ranker.scores(history))
     }
 
-    /// Returns the prior after the history of one of a split's windows; of a training window by
+    /// Returns the prior after the history of one of a split's windows; for a training window by
     /// [`Ranker::scores_before_target`].
-    pub fn of_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
+    pub fn mass_for_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
         match split {
-            Split::Train => self.of_scores(&self.ranker.scores_before_target(corpus, window)),
-            Split::Valid | Split::Test => self.after(corpus.history(window)),
+            Split::Train => self.mass_for_scores(&self.ranker.scores_before_target(corpus, window)),
+            Split::Valid | Split::Test => self.mass_for_history(corpus.history(window)),
         }
     }
 
-    /// Returns the prior of any scores.
-    pub fn of_scores(&self, scores: &Scores) -> PrefixMass<'_> {
+    /// Returns the prior of given scores.
+    pub fn mass_for_scores(&self, scores: &Scores) -> PrefixMass<'_> {
         let items = self.order.position.len();
         let total: f64 = scores.positive().map(|(_, score)| score).sum();
         let none = !(total > 0.0 && total.is_finite());
@@ -141,14 +141,15 @@ impl TriePrior {
 }
 
 impl PrefixMass<'_> {
-    /// Returns the probability of the items below `node`.
+    /// Returns the probability of the items under `node`.
     pub fn mass(&self, node: Node) -> f64 {
         self.mass_within(node, 0..self.scored.len()).0
     }
 
-    /// Returns the probability of the items below `node`, and which of the scored items they are.
+    /// Returns the probability of the items under `node`, and the range of the scored items that
+    /// they are.
     ///
-    /// * `within`: scored items, all those below `node` among them.
+    /// * `within`: scored items, with all those under `node` among them.
     pub(super) fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
         let below = &self.order.below[node as usize];
         let scored = &self.scored[within.clone()];
@@ -159,8 +160,8 @@ impl PrefixMass<'_> {
         (mass, first..end)
     }
 
-    /// Returns `weight · ln share` of each child of `node`, in the trie's order: what is added to
-    /// their logits. Never above 0, and 0 for an only child.
+    /// Returns `weight · ln share` of each child of `node`, in the trie's order, which is added to
+    /// the children's logits. It is never above 0, and 0 for an only child.
     pub fn logit_bias(&self, trie: &Trie, node: Node) -> impl Iterator<Item = f64> {
         let (all, within) = self.mass_within(node, 0..self.scored.len());
         let mut next = within.start;
@@ -189,8 +190,8 @@ pub(super) mod tests {
 
     const EOS: u32 = 99;
 
-    /// Shares against sums over all items whose sequence begins with the child's, on random tries
-    /// with equal sequences.
+    /// Compares shares with sums over all items whose sequence begins with the child's, on random
+    /// tries with equal sequences.
     #[test]
     fn shares_equal_sums_over_prefixes() {
         let (corpus, _) = synthetic(1);
@@ -203,7 +204,7 @@ pub(super) mod tests {
             let smoothing = [1e-6, 0.3, 1.0][rng.random_range(0..3)];
             let prior = TriePrior::new(fit("popularity", &corpus), &trie, 0.7, smoothing);
             let scores: Vec<f64> = sequences.iter().map(|_| rng.random_range(-1.0f64..3.0).max(0.0)).collect();
-            let user = prior.of_scores(&Scores::Dense(scores.clone()));
+            let user = prior.mass_for_scores(&Scores::Dense(scores.clone()));
             let total: f64 = scores.iter().sum();
             let items = sequences.len() as f64;
             let mass = |prefix: &[u32]| -> f64 {
@@ -233,8 +234,8 @@ pub(super) mod tests {
         }
     }
 
-    /// The prior as a number a node: the masses of all items added up along their paths, and the
-    /// best leaf below each node.
+    /// Computes the prior as numbers of each node: the masses of all items added up along their
+    /// paths, and the best leaf under each node.
     pub(in crate::decode) fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
         let (items, total) = (scores.len() as f64, scores.iter().sum::<f64>());
         let mut mass = vec![0.0; trie.len()];
@@ -273,7 +274,7 @@ pub(super) mod tests {
             let sparse = Scores::Sparse((0u32..).zip(scores.iter().copied()).filter(|s| s.1 > 0.0).collect());
             let (mass, best) = dense(&trie, &scores, smoothing);
             let positive = scores.iter().filter(|&&score| score > 0.0).count();
-            for user in [prior.of_scores(&sparse), prior.of_scores(&Scores::Dense(scores))] {
+            for user in [prior.mass_for_scores(&sparse), prior.mass_for_scores(&Scores::Dense(scores))] {
                 assert_eq!(user.scored.len(), positive, "only items that score cost memory");
                 let lookahead = Lookahead::new(&user, &trie, None);
                 for node in 0..trie.len() as Node {
@@ -295,7 +296,9 @@ pub(super) mod tests {
         let trie = Trie::build(&sequences).unwrap();
         let prior = TriePrior::new(fit("cooccurrence", &corpus), &trie, 1.0, 0.1);
         let items = sequences.len() as f64;
-        for user in [prior.after(&[]), prior.of_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))] {
+        for user in
+            [prior.mass_for_history(&[]), prior.mass_for_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))]
+        {
             user.logit_bias(&trie, ROOT).for_each(|bias| assert!((bias + items.ln()).abs() < 1e-9));
         }
         let mean = |prior_of: &dyn Fn(&Window) -> f64| {
@@ -303,8 +306,8 @@ pub(super) mod tests {
             windows.iter().map(prior_of).sum::<f64>() / windows.len() as f64
         };
         let of = |user: PrefixMass, window: &Window| user.mass(trie.leaf(corpus.target(window)));
-        let honest = mean(&|window| of(prior.of_window(&corpus, Split::Train, window), window));
-        let seen = mean(&|window| of(prior.after(corpus.history(window)), window));
+        let honest = mean(&|window| of(prior.mass_for_window(&corpus, Split::Train, window), window));
+        let seen = mean(&|window| of(prior.mass_for_history(corpus.history(window)), window));
         assert!(honest < seen, "{honest} {seen}");
     }
 }

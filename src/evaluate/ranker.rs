@@ -1,4 +1,4 @@
-//! Ranking a split with a ranker of the registry.
+//! Ranking of a split with a ranker of the registry.
 
 use rayon::prelude::*;
 
@@ -6,14 +6,14 @@ use super::metrics::{CUTOFFS, Outcome, rank_of, summarise};
 use crate::data::{Corpus, Split};
 use crate::rankers::{Ranker, TopK};
 
-/// Histories scored at once, at most.
+/// Most histories that are scored at once.
 const BATCH: usize = 256;
-/// Scores that a batch may hold in memory, at most; a batch is one history where a catalogue has
-/// more items.
+/// Most scores that a batch holds in memory; a batch is one history where a catalogue has more
+/// items.
 const SCORES: usize = 1 << 26;
 
-/// Returns the `k` best items after each history (oldest first), best first, as [`TopK::rank`] has
-/// them.
+/// Returns the `k` best items after each history (oldest first), best first, as [`TopK::rank`]
+/// does.
 pub fn rank_histories(ranker: &dyn Ranker, top_k: &TopK, histories: &[&[u32]], k: usize) -> Vec<Vec<u32>> {
     let batch = (SCORES / ranker.items().max(1)).clamp(1, BATCH);
     let mut rankings = Vec::with_capacity(histories.len());

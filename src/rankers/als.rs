@@ -235,8 +235,8 @@ fn cholesky_solve(matrix: &mut [f64], b: &mut [f64]) {
     }
 }
 
-/// Returns the objective over all pairs: Σ s² by the Gram matrix, and for the pairs with interactions c (1
-/// − s)² in its place.
+/// Returns the objective over all pairs: Σ s² by the Gram matrix, and for the pairs with
+/// interactions c (1 − s)² in its place.
 fn objective(ratings: &[Vec<(u32, u32)>], users: &[f64], items: &[f64], config: &AlsConfig) -> f64 {
     let dim = config.dim;
     let matrix = normal_matrix(items, config);

@@ -90,7 +90,7 @@ impl Interactions {
         counts
     }
 
-    /// Number of items in the catalogue, those without a row included.
+    /// Returns the number of items in the catalogue, those without a row included.
     pub fn catalogue(&self) -> usize {
         self.rows.len()
     }
@@ -141,7 +141,7 @@ impl Interactions {
     }
 }
 
-/// For each interaction whether some training window holds it.
+/// Returns, for each interaction, whether some training window holds it.
 fn in_training(corpus: &Corpus) -> Vec<bool> {
     let mut in_training = vec![false; corpus.interactions.len()];
     for window in corpus.windows(Split::Train) {

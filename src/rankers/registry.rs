@@ -175,8 +175,7 @@ impl RankerSpec {
             }
             ([name], None) => {
                 return Err(Error::usage(format!(
-                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out \
-                     FILE` writes"
+                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name}` writes"
                 )));
             }
             ([name], Some(_)) if config.in_loss => {
@@ -229,8 +228,8 @@ impl RankerSpec {
         self.mix(rankers, None, context.corpus)
     }
 
-    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of its
-    /// vectors.
+    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of
+    /// its vectors.
     ///
     /// * `kept`: the weights that a mixture had when the run was started; they are used where they
     ///   are of this mixture and `config` gives none.

@@ -151,8 +151,8 @@ fn sasrec_over_titles_ranks_cold_items() {
         let after = |circle: u32| (0..8).map(|i| score(&model, &[near], circle * 8 + i)).sum::<f32>();
         let own = u32::from(near == cold[1]);
         assert!(after(own) > after(1 - own), "{} {}", after(0), after(1));
-        assert!(model.vectors().item(near as usize).iter().any(|&value| value != 0.0));
-        assert_eq!(plain.vectors().item(near as usize), [0.0; 8]);
+        assert!(model.vectors().item(near).iter().any(|&value| value != 0.0));
+        assert_eq!(plain.vectors().item(near), [0.0; 8]);
     }
     assert_eq!(train_vectors("sasrec", &titles, &corpus).model.vectors(), model.vectors(), "the same seed");
 }

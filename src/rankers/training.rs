@@ -125,7 +125,7 @@ pub(crate) fn train_epochs<B: AutodiffBackend, L: EpochLearner<B>>(
 }
 
 /// What to do about a number that is not finite.
-const REMEDY: &str = "nothing is written; try a lower learning_rate (--set learning_rate=…)";
+const REMEDY: &str = "nothing is written; try a lower learning_rate (option `set` learning_rate=…)";
 
 /// A method's training as a [`Task`] of the training loop.
 struct EpochTask<'a, B: AutodiffBackend, L: EpochLearner<B>> {
@@ -207,7 +207,7 @@ impl<B: AutodiffBackend, L: EpochLearner<B>> Task for EpochTask<'_, B, L> {
         (self.options.say)(&format!("epoch {epoch}  loss {loss:.4}{metric}  {seconds:.1} s"));
         self.candidate = Some((model, loss));
         (self.loss_sum, self.predictions, self.started) = (0.0, 0, Instant::now());
-        Ok(score.map_or(Validation::None, Validation::Found))
+        Ok(score.map_or(Validation::None, Validation::Measured))
     }
 
     /// Keeps the model in memory at the end of an epoch that is the best so far; without a score

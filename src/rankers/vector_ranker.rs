@@ -291,7 +291,8 @@ impl VectorRanker {
         Ok(Self { model, interactions: Arc::new(interactions), dim: vectors.dim, temperature })
     }
 
-    /// Turns the model's scores of all items after `history` into probabilities over the best one's.
+    /// Turns the model's scores of all items after `history` into probabilities over the best
+    /// one's.
     fn distribution(&self, history: &[u32], scores: &[f32]) -> Scores {
         if self.interactions.rows(history).is_empty() {
             return Scores::none();

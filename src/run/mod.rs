@@ -1,4 +1,5 @@
-//! Runs: the run directory, what a run file names, opened, and the run as it trains and ranks.
+//! Runs: the run directory, the inputs that a run file names, training, and sessions that answer
+//! requests.
 
 pub(crate) mod align_data;
 pub(crate) mod align_task;

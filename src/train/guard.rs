@@ -1,4 +1,4 @@
-//! What a training run does not go on from: numbers that are not finite, and a dead device.
+//! Checks that stop a training run: numbers that are not finite, and a dead device.
 
 use crate::core::panic::DeviceGuard;
 use crate::{Error, Result};
@@ -21,8 +21,8 @@ pub fn check_finite(step: usize, what: &str, value: f64, remedy: &str) -> Result
     }
 }
 
-/// Checks that no thread of the device has panicked: the queue of a device whose thread died goes on
-/// handing out garbage.
+/// Checks that no thread of the device has panicked: the queue of a device whose thread died
+/// returns garbage.
 ///
 /// * `step`: the optimiser step, from 1.
 ///

@@ -1,5 +1,5 @@
-//! Training: one loop for all that learns by optimiser steps ([`train`], [`Task`]), exact in every
-//! split of a step into micro-batches and over devices, resumable at any step.
+//! Training: one loop for everything that is trained by optimiser steps ([`train`], [`Task`]),
+//! exact in every split of a step into micro-batches and over devices, resumable at any step.
 
 mod alignment;
 mod checkpoint;
@@ -18,7 +18,7 @@ mod step;
 mod training_loop;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
-pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, Trained};
+pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, TrainedWeights};
 pub use dashboard::{Ui, restore_terminal};
 pub use guard::{check_device_alive, check_finite};
 pub use language_model::{Run, Validate, ValidationScore, run};

@@ -2,7 +2,8 @@
 //! line of a metrics file and a guard against numbers that cannot be trusted.
 //!
 //! burn's own strategies checkpoint whole epochs with the whole model; this loop checkpoints steps
-//! with what trains, stops at a signal, and refuses to go on from numbers that are not finite.
+//! with the trainable parameters, stops at a signal, and refuses to continue with numbers that are
+//! not finite.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,21 +21,21 @@ use crate::Result;
 use crate::core::log::log;
 use crate::loss::LossState;
 
-/// The file of a run directory with a line an optimiser step.
+/// The file of a run directory with a line for each optimiser step.
 pub const METRICS: &str = "metrics.jsonl";
 
-/// What learns, one optimiser step at a time.
+/// A model that is trained, one optimiser step at a time.
 pub trait Task {
     /// The work of one optimiser step.
     type Work;
-    /// What the validation after an epoch finds.
+    /// The score of the validation after an epoch.
     type Score: Score;
 
     /// Returns how many optimiser steps an epoch has; the first one, where their number differs.
     fn steps_per_epoch(&self) -> usize;
 
-    /// Returns the work of an epoch's steps: a function of the epoch (from 0) alone, because a
-    /// resumed run asks again.
+    /// Returns the work of an epoch's steps. It depends on the epoch (from 0) alone, because a
+    /// resumed run calls it again.
     fn epoch(&self, epoch: usize) -> Vec<Self::Work>;
 
     /// Takes an optimiser step.
@@ -42,26 +43,26 @@ pub trait Task {
     /// * `number`: the step of the run, from 1.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, found before it is used
-    /// ([`super::check_finite`]); data that cannot be read.
+    /// A loss or gradient that is not finite, detected before it is used ([`super::check_finite`]);
+    /// data that cannot be read.
     fn step(&mut self, number: usize, work: Self::Work) -> Result<StepReport>;
 
     /// Measures how good the model is at the end of an epoch.
     ///
     /// * `epoch`: the epoch that has ended, from 1.
-    /// * `step`: optimiser steps done.
+    /// * `step`: number of optimiser steps done.
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<Self::Score>>;
 
     /// Writes a checkpoint, or keeps the model in memory.
     fn save(&mut self, progress: &Progress<Self::Score>) -> Result<()>;
 
-    /// Returns what a loss carries from step to step.
+    /// Returns the state of the loss that lasts from step to step.
     fn loss_state(&self) -> LossState {
         LossState::new()
     }
 }
 
-/// What chooses an epoch.
+/// A score by which an epoch is chosen.
 pub trait Score: Clone + Serialize + DeserializeOwned {
     /// Returns whether this epoch is to be kept in place of `other`'s.
     fn is_better_than(&self, other: &Self) -> bool;
@@ -73,17 +74,17 @@ pub trait Score: Clone + Serialize + DeserializeOwned {
     fn curves(&self) -> Vec<(&'static str, f64)>;
 }
 
-/// What [`Task::validate`] returns.
+/// The result of [`Task::validate`].
 pub enum Validation<S> {
     /// There is nothing to validate on.
     None,
-    /// The user interrupted it: the epoch's end is repeated when the run is resumed.
+    /// The user interrupted it: the end of the epoch is repeated when the run is resumed.
     Interrupted,
     /// The score of the epoch.
-    Found(S),
+    Measured(S),
 }
 
-/// What an optimiser step reports.
+/// Report of an optimiser step.
 #[derive(Debug, Clone, Default)]
 pub struct StepReport {
     /// The loss.
@@ -92,28 +93,28 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
-    /// Windows, rows or pairs that it learnt from.
+    /// Number of windows, rows or pairs in the step.
     pub samples: usize,
-    /// Tokens run.
+    /// Number of tokens run.
     pub tokens: usize,
-    /// Further numbers for the log and the dashboard; they are in `metrics.jsonl`, too.
-    pub shown: Vec<(&'static str, f64)>,
+    /// Further numbers for the log, the dashboard and `metrics.jsonl`.
+    pub metrics: Vec<(&'static str, f64)>,
     /// Further values for `metrics.jsonl` alone.
-    pub logged: Vec<(&'static str, Value)>,
+    pub log_only: Vec<(&'static str, Value)>,
 }
 
 /// Options of a run.
 pub struct LoopOptions {
     /// The file that gets a line an optimiser step; no file for `None`.
     pub metrics: Option<PathBuf>,
-    /// Passes over what is learnt from, at most.
+    /// Number of passes over the training data, at most.
     pub epochs: usize,
     /// Validated epochs in a row without a better score after which the run ends; `None`: it never
     /// ends early.
     pub patience: Option<usize>,
-    /// Steps between two checkpoints; an epoch's end always has one. `None`: only there.
+    /// Steps between two checkpoints; an epoch's end always has one. With `None` only that.
     pub checkpoint_steps: Option<usize>,
-    /// Stop after this many optimiser steps of the run.
+    /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
     /// Display of the run.
     pub ui: Ui,
@@ -121,18 +122,18 @@ pub struct LoopOptions {
     pub interrupter: Interrupter,
 }
 
-/// How a run ended.
+/// Outcome of a call of [`train`].
 #[derive(Debug, Clone)]
 pub struct Outcome<S> {
     /// Progress at the end.
     pub progress: Progress<S>,
     /// The loss of the last step of this call.
     pub last_loss: Option<f64>,
-    /// Steps of the whole run as configured.
+    /// Number of steps of the whole run as configured.
     pub total_steps: usize,
     /// Seconds spent in the optimiser steps of this call.
     pub seconds: f64,
-    /// Samples learnt from in this call.
+    /// Number of samples of this call.
     pub samples: usize,
 }
 
@@ -227,13 +228,13 @@ impl<T: Task> Loop<'_, T> {
         add("grad_norm", json!(report.grad_norm));
         add("tokens", json!(report.tokens));
         add("seconds", json!(seconds));
-        report.shown.iter().for_each(|(name, value)| drop(add(name, json!(value))));
-        report.logged.iter().for_each(|(name, value)| drop(add(name, value.clone())));
+        report.metrics.iter().for_each(|(name, value)| drop(add(name, json!(value))));
+        report.log_only.iter().for_each(|(name, value)| drop(add(name, value.clone())));
         self.metrics.as_ref().map_or(Ok(()), |metrics| metrics.append(&Value::Object(line)))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
         if self.options.ui == Ui::Plain {
-            let shown: String = report.shown.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+            let shown: String = report.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
             log(format_args!(
                 "step {}/{total_steps}  epoch {epoch}  loss {:.4}{shown}  lr {:.2e}  gradient norm {:.3}  {}",
                 progress.step,
@@ -249,19 +250,19 @@ impl<T: Task> Loop<'_, T> {
             ("Gradient norm", report.grad_norm),
             ("Tokens per second", tokens_per_second),
         ];
-        curves.extend(&report.shown);
+        curves.extend(&report.metrics);
         let steps = [progress.position, self.task.steps_per_epoch()];
         self.dashboard.show(Phase::Train, &curves, steps, [epoch, self.options.epochs], progress.step);
         Ok(())
     }
 
-    /// Validates; returns false if the user interrupted it.
+    /// Runs the validation; returns false if the user interrupted it.
     fn validate(&mut self) -> Result<bool> {
         let (epoch, step) = (self.outcome.progress.epoch + 1, self.outcome.progress.step);
         let score = match self.task.validate(epoch, step)? {
             Validation::None => return Ok(true),
             Validation::Interrupted => return Ok(false),
-            Validation::Found(score) => score,
+            Validation::Measured(score) => score,
         };
         check_device_alive(step)?;
         if self.options.ui == Ui::Plain {
@@ -335,7 +336,7 @@ mod tests {
         }
 
         fn validate(&mut self, epoch: usize, _: usize) -> Result<Validation<Height>> {
-            Ok(Validation::Found(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
+            Ok(Validation::Measured(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
         }
 
         fn save(&mut self, progress: &Progress<Height>) -> Result<()> {

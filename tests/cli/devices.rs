@@ -9,7 +9,7 @@ use itemlm::run::rank_windows;
 
 use crate::lab::Lab;
 
-/// Two devices of each backend.
+/// Returns two devices of each backend.
 fn pairs() -> Vec<[DispatchDevice; 2]> {
     vec![
         #[cfg(feature = "cpu")]

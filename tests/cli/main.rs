@@ -2,6 +2,8 @@
 //! themselves.
 
 mod align;
+#[path = "../common/mod.rs"]
+mod common;
 mod devices;
 mod disk;
 mod doctor;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
-use crate::core::files::write_atomic;
+use crate::core::files::write_json;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
@@ -26,37 +26,38 @@ use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `evaluate`.
 pub struct EvaluateOptions {
     /// The split.
     pub split: Split,
     /// Number of beams in place of the run file's.
     pub beams: Option<usize>,
-    /// Number of windows, the first of the split; of rows, the tasks taking turns. All by default.
+    /// Number of windows, the first of the split; of rows of text tasks, with the tasks taking
+    /// turns. All by default.
     pub limit: Option<usize>,
-    /// Scoring in place of the run file's; with it comes [`Scoring::length_penalty`].
+    /// Scoring in place of the run file's; [`Scoring::length_penalty`] then follows it.
     pub scoring: Option<Scoring>,
     /// Length penalty in place of the run file's.
     pub length_penalty: Option<f64>,
-    /// The prompt to rank with, of a run with prompt sets.
+    /// The prompt to rank with, for a run with prompt sets.
     pub choice: PromptSelection,
     /// Weights of the prior in place of the run's. The one that ranks the validation windows best
     /// becomes the run's.
     pub prior_weights: Vec<f64>,
-    /// For texts: a directory of a BERT that encodes sentences.
+    /// Directory of a BERT that encodes sentences, for a run that writes texts.
     pub sentence_encoder: Option<PathBuf>,
-    /// Where to run; several devices share the windows, texts are written on one.
+    /// The devices; several share the windows, texts are written on one.
     pub backend: BackendChoice,
-    /// Show progress on stderr.
+    /// Whether to show progress on stderr.
     pub progress: bool,
 }
 
-/// What `evaluate --json` prints.
+/// The report of `evaluate --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
     /// The split.
     pub split: Split,
-    /// The task that ranked, of a run with tasks.
+    /// The prompt set of the ranking, for a run with prompt sets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// The prompt of the set.
@@ -65,37 +66,37 @@ pub struct Evaluation {
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
-    /// All that ranked of a run with tasks, where none was chosen; the first is the one above.
+    /// All rankings of a run with prompt sets, if no prompt was chosen; the first is the one above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskEvaluation>,
     /// Ranked windows a second.
     pub users_per_second: f64,
-    /// Which tokens shared the probability.
+    /// Over which tokens the softmax was computed.
     pub scoring: Scoring,
-    /// Beams.
+    /// Number of beams.
     pub beams: usize,
     /// Length penalty.
     pub length_penalty: f64,
-    /// Beam search that ranked.
+    /// The beam search that ranked.
     pub search: SearchKind,
     /// Whether items with a title of the history were left out.
     pub exclude_history: bool,
-    /// The prior that ranked.
+    /// The prior, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
-    /// All weights of the prior that were tried, where it was chosen.
+    /// All weights of the prior that were compared, if it was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedWeight>,
-    /// The optimiser step whose weights ranked.
+    /// The optimiser step of the weights.
     pub step: usize,
-    /// Most memory that this process has held, bytes.
+    /// Peak memory of this process, bytes.
     pub peak_memory_bytes: u64,
 }
 
-/// A prompt of a task, and how it ranked.
+/// A prompt of a prompt set, and the metrics with it.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskEvaluation {
-    /// The task.
+    /// The prompt set.
     pub task: String,
     /// The prompt of the set.
     pub prompt: PromptChoice,
@@ -104,23 +105,23 @@ pub struct TaskEvaluation {
     pub summary: Summary,
 }
 
-/// What `evaluate --json` prints, of a run that ranks items or of one that writes texts.
+/// The report of `evaluate --json`, for a run that ranks items or for one that writes texts.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum EvaluateReport {
     /// A ranking of items.
     Items(Box<Evaluation>),
-    /// Texts.
+    /// An evaluation of texts.
     Texts(TextEvaluation),
 }
 
-/// Evaluates a trained run on a split, and writes what it found into the run directory.
+/// Evaluates a trained run on a split, and writes the results into the run directory.
 ///
 /// # Errors
-/// Options that are for the other objective than the run's; those of [`Session::open`]; a split
-/// with nothing to evaluate.
+/// Options for another objective than the run's; those of [`Session::open`]; a split with nothing
+/// to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
-    // What is wrong with the backend is said before what is wrong with the directory.
+    // Errors of the backend come before errors of the directory.
     let config = is_run(dir).then(|| read_config(dir)).transpose()?;
     match config.as_ref().map(RunConfig::objective) {
         Some(Objective::Texts(_)) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
@@ -132,7 +133,7 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport>
     }
 }
 
-/// Ranks a split with a trained run, of several tasks by one prompt after the other; of several
+/// Ranks a split with a trained run: with several prompts, with one after the other; of several
 /// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json` and
 /// `ranks-<split>.parquet` into it.
 fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
@@ -141,7 +142,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    let asked = options.choice.all(&run.prompt_sets)?;
+    let asked = options.choice.select_all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
@@ -188,7 +189,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         Some(prior) if tried.len() > 1 => {
             let (vectors, tried) = (run.prior_vectors, tried.clone());
             let (decode, windows) = (decode.clone(), windows.len());
-            ChosenPrior { prior, vectors, step: run.step, decode, asked: first, windows, tried }.write(dir)?;
+            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried }.write(dir)?;
         }
         _ => tried.clear(),
     }
@@ -238,16 +239,15 @@ fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32,
 
 /// Writes `evaluation-<split>.json` into a run directory.
 fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())
+    write_json(&dir.join(format!("evaluation-{split}.json")), evaluation)
 }
 
 type RankedSplit = (Summary, Vec<Outcome>);
-/// The best ranking, with the weight of the prior that gave it.
+/// The best ranking, and the weight of the prior that gave it.
 type BestRanking = (Summary, Vec<Outcome>, f64);
 
-/// Ranks with each weight of the prior: the best ranking by NDCG@10, of equally good ones the first,
-/// with its weight; and all that were tried.
+/// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
+/// the first) with its weight, and the metrics of all.
 fn best_weight(
     run: &mut Session,
     weights: &[f64],
@@ -267,7 +267,7 @@ fn best_weight(
     Ok((best, tried))
 }
 
-/// Returns the run file's settings with those of the command line in their place.
+/// Returns the run file's settings, replaced by those of the command line.
 fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<DecodeConfig> {
     let mut decode = config.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -279,18 +279,19 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
     if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
-    if let Some(note) = decode.note() {
+    if let Some(note) = decode.advice() {
         log(format_args!("note: {note}"));
     }
     Ok(decode)
 }
 
-/// Notes where the prior's weight was chosen in another way than it is used now.
+/// Prints a note where the prior's weight was chosen under other conditions than those of this
+/// evaluation.
 fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&str>, decode: &DecodeConfig) {
     let Some(choice) = run.prior_choice.as_ref().filter(|_| options.prior_weights.is_empty()) else { return };
     let weight = choice.prior.weight;
-    if choice.asked.as_deref() != prompt {
-        let (by, now) = (choice.asked.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
+    if choice.prompt.as_deref() != prompt {
+        let (by, now) = (choice.prompt.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
         log(format_args!("note: the prior's weight {weight} was chosen by {by}; this ranks by {now}"));
     }
     if choice.decode != *decode {

@@ -399,7 +399,7 @@ impl VectorMethod for SasRecConfig {
             None => Cow::Borrowed(training.interactions),
             Some(_) => Cow::Owned(Interactions::of_training(training.corpus)?),
         };
-        let titles = self.title_vectors(training)?;
+        let titles = self.title_vectors(training.corpus, &training.device)?;
         let device = DispatchDevice::autodiff(training.device.clone());
         let learner = SasRecLearner::<Concrete>::new(self, &warm, titles.as_ref(), device);
         let module = learner.init();

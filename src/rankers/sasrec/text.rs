@@ -1,12 +1,13 @@
 //! SASRec over titles: item vectors that are projected from vectors of their titles.
 
+use burn::DispatchDevice;
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use super::{SasRec, SasRecConfig};
+use crate::data::Corpus;
 use crate::rankers::text::DenseVectors;
-use crate::rankers::vector_ranker::VectorTraining;
 use crate::tensor::to_vec;
 use crate::{Context, Result};
 
@@ -33,12 +34,12 @@ impl<B: Backend> TextProjection<B> {
 
 impl SasRecConfig {
     /// Makes the vectors of all titles of the corpus, if the settings ask for them.
-    pub(super) fn title_vectors(&self, training: &mut VectorTraining) -> Result<Option<DenseVectors>> {
+    pub(super) fn title_vectors(&self, corpus: &Corpus, device: &DispatchDevice) -> Result<Option<DenseVectors>> {
         let Some(source) = &self.text else { return Ok(None) };
-        let titles: Vec<&str> = training.corpus.items.iter().map(|item| item.title.as_str()).collect();
+        let titles: Vec<&str> = corpus.items.iter().map(|item| item.title.as_str()).collect();
         let vectors = match source.as_str() {
             TFIDF => DenseVectors::of_tfidf(&titles, self.text_dim, self.seed)?,
-            dir => DenseVectors::of_encoder(dir, &titles, &training.device).context("text")?,
+            dir => DenseVectors::of_encoder(dir, &titles, device).context("text")?,
         };
         Ok(Some(vectors))
     }
