@@ -20,7 +20,7 @@ use crate::data::{Corpus, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
@@ -84,8 +84,8 @@ fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(
     let top_k = TopK::new(corpus);
     let rank = |name: &str| {
         let device = || Ok(device.clone());
-        let mut fitting = Fitting { corpus, device: &device, validate: &|_| None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
         let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
         Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
     };
