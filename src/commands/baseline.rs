@@ -11,7 +11,7 @@ use crate::config::settings_table;
 use crate::data::{Corpus, Manifest, Split};
 use crate::device::BackendChoice;
 use crate::evaluate::{ListReport, Summary, cutoffs, measure, rank_split, summarise_at, valid_ndcg, write_trec};
-use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::dir::is_run;
 use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::run::{write_evaluation, write_rankings};
@@ -90,13 +90,14 @@ pub fn baseline(
         return Err(Error::failed(format!("{}: the {split} split has no window", corpus_dir.display())));
     }
     let top_k = TopK::new(&corpus);
-    let mut fitting = Fitting {
+    let mut context = FitContext {
         corpus: &corpus,
         device: &|| verified_device(&options.backend),
         validate: &|ranker| valid_ndcg(ranker, &top_k, &corpus),
+        metrics: None,
         say,
     };
-    let fitted = spec.fit(&mut fitting).context(corpus_dir.display())?;
+    let fitted = spec.fit(&mut context).context(corpus_dir.display())?;
     spec.about().iter().for_each(|line| say(line));
     if let Some(mixture) = &fitted.mixture {
         let weights: Vec<String> = mixture.iter().map(|(name, weight)| format!("{name} {weight:.3}")).collect();

@@ -21,7 +21,7 @@ use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{CUTOFFS, ListReport, RankedSplit, Summary, measure, rank_split, summarise};
 use crate::experiment::RunFiles;
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::report::runs_page;
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
@@ -142,8 +142,9 @@ impl Results<'_> {
         let depth = CUTOFFS.into_iter().max().unwrap_or(1) as usize;
         let mut rank = |name: &str| {
             let device = || Ok(device.clone());
-            let mut fitting = Fitting { corpus: self.corpus, device: &device, validate: &|_| None, say: &mut *say };
-            let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+            let (corpus, device): (_, &dyn Fn() -> _) = (self.corpus, &device);
+            let mut context = FitContext { corpus, device, validate: &|_| None, metrics: None, say: &mut *say };
+            let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
             let ranked = rank_split(&*fitted.ranker, &top_k, self.corpus, Split::Test, None, depth);
             self.keep(&Path::new(BASELINES).join(name), name, &ranked, None)
         };

@@ -28,7 +28,7 @@ mod vector_ranker;
 mod vectors_file;
 
 pub use interactions::{Interactions, UserSequence};
-pub use registry::{Fitted, Fitting, RankerSpec};
+pub use registry::{FitContext, FittedRanker, RankerSpec};
 pub use scores::Scores;
 pub(crate) use text::Tfidf;
 pub use top_k::TopK;

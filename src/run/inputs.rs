@@ -15,7 +15,7 @@ use crate::core::files::sha256;
 use crate::data::{Corpus, Manifest};
 use crate::decode::TriePrior;
 use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
-use crate::rankers::{Fitted, RankerSpec};
+use crate::rankers::{FittedRanker, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
 
@@ -148,6 +148,6 @@ fn open_prior(
     catalogue: &Catalogue,
     device: &DispatchDevice,
 ) -> Result<(TriePrior, Option<BTreeMap<String, f64>>)> {
-    let Fitted { ranker, mixture } = spec.open(config, kept, corpus, device)?;
+    let FittedRanker { ranker, mixture } = spec.open(config, kept, corpus, device)?;
     Ok((TriePrior::new(ranker, &catalogue.trie, config.weight, config.smoothing), mixture))
 }

@@ -125,7 +125,6 @@ impl Tfidf {
     }
 
     /// Number of terms.
-    #[cfg(test)]
     pub(crate) fn vocabulary(&self) -> usize {
         self.term_starts.len() - 1
     }
