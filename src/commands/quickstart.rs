@@ -20,7 +20,7 @@ use crate::data::{Corpus, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
@@ -84,8 +84,8 @@ fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(
     let top_k = TopK::new(corpus);
     let rank = |name: &str| {
         let device = || Ok(device.clone());
-        let mut fitting = Fitting { corpus, device: &device, validate: &|_| None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
         let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
         Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
     };
@@ -150,7 +150,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             report.steps, report.samples_per_second
         ));
         let session = Session::open(&out, &device)?;
-        let outcomes = rank_windows(
+        let ranked = rank_windows(
             std::slice::from_ref(&session.model),
             &session.context,
             Split::Test,
@@ -158,7 +158,8 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             &config.decode,
             &mut |_, _| true,
         )?;
-        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
+        results
+            .push(RankerResult { name: name.into(), summary: summarise(&ranked.unwrap_or_default().outcomes, SEED) });
         if run == "msl-ats" {
             examples = example_users(&session, &windows)?;
         }
@@ -266,8 +267,8 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
-    let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(summarise(&outcomes.unwrap_or_default(), SEED))
+    let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
+    Ok(summarise(&ranked.unwrap_or_default().outcomes, SEED))
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {
