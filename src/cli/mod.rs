@@ -1,7 +1,9 @@
 //! The command line: parses the arguments, calls a command, prints its report.
 
 mod arguments;
+mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod inspect;
 mod plan;
@@ -26,6 +28,7 @@ use crate::commands::{
 };
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
+use crate::evaluate::CompareOptions;
 use crate::run::{Recommendations, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -85,6 +88,8 @@ impl Command {
             Self::Train { run, .. } => run.train(),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
+            Self::Experiment(arguments) => arguments.run(),
+            Self::Report { dir, out } => commands::report(&dir, &out),
             Self::Recommend { run, history, user, choice, k, backend, json } => {
                 let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
                 let Recommendations { items, notes } = commands::recommend(options)?;
@@ -118,8 +123,13 @@ impl Command {
                 show(json, &report, doctor::text)?;
                 report.verdict()
             }
-            Self::Baseline { name, corpus, split, limit, set, backend, json } => {
-                let options = BaselineOptions { split, limit, set, backend };
+            Self::Compare { runs, metric, split, test, json } => {
+                let options = CompareOptions { metric, test, ..CompareOptions::default() };
+                let comparisons = commands::compare(&runs, split, &options, &mut |line| log(line))?;
+                show(json, &comparisons, |comparisons| compare::text(comparisons))
+            }
+            Self::Baseline { name, corpus, split, limit, at, out, trec, set, backend, json } => {
+                let options = BaselineOptions { split, limit, at, out, trec, set, backend };
                 let report = commands::baseline(&corpus, &name, &options, &mut |line| log(line))?;
                 show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
@@ -174,6 +184,8 @@ impl EvaluateArgs {
             length_penalty: self.length_penalty,
             choice: self.choice.into(),
             prior_weights: self.prior_weight,
+            at: self.at,
+            trec: self.trec,
             sentence_encoder: self.sentence_encoder,
             backend: self.backend,
             progress: std::io::stderr().is_terminal(),

@@ -10,8 +10,9 @@ use crate::data::Corpus;
 use crate::device::BackendChoice;
 use crate::evaluate::valid_ndcg;
 use crate::rankers::registry::vector_method;
-use crate::rankers::{Fitting, TopK, VectorRanker};
+use crate::rankers::{FitContext, TopK, VectorRanker};
 use crate::run::verified_devices::{check_one_device, verified_device};
+use crate::train::METRICS;
 use crate::{Context, Error, Result};
 
 /// Options of `cf`.
@@ -53,7 +54,7 @@ pub struct CfReport {
 }
 
 /// Trains the method `name` on a corpus's training windows and writes the vectors of the corpus's
-/// items and users to `out`.
+/// items and users to `out`, and the optimiser steps of BPR and SASRec to `OUT.metrics.jsonl`.
 ///
 /// # Errors
 /// A method that is not there, settings or an `out` that cannot be (usage); those of
@@ -71,13 +72,17 @@ pub fn cf(
     let corpus = Corpus::open(corpus_dir)?;
     let started = Instant::now();
     let top_k = TopK::new(&corpus);
-    let mut fitting = Fitting {
+    let metrics = metrics_file(out);
+    // ALS writes none: another method's must not stay beside its vectors.
+    let _ = std::fs::remove_file(&metrics);
+    let mut context = FitContext {
         corpus: &corpus,
         device: &|| verified_device(&options.backend),
         validate: &|ranker| valid_ndcg(ranker, &top_k, &corpus),
+        metrics: Some(&metrics),
         say,
     };
-    let trained = VectorRanker::train(&*method, &mut fitting).context(corpus_dir.display())?;
+    let trained = VectorRanker::train(&*method, &mut context).context(corpus_dir.display())?;
     let ranker = trained.model;
     let valid_ndcg_at_10 = valid_ndcg(&ranker, &top_k, &corpus);
     let seconds = started.elapsed().as_secs_f64();
@@ -95,6 +100,13 @@ pub fn cf(
         sha256,
         valid_ndcg_at_10,
     })
+}
+
+/// Returns the file of the optimiser steps beside the vectors: `FILE.metrics.jsonl`.
+fn metrics_file(out: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(out);
+    name.push(format!(".{METRICS}"));
+    PathBuf::from(name)
 }
 
 /// Refuses a path that cannot be written, before minutes of training.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::lookahead::Lookahead;
 use super::{ItemFilter, PrefixMass, Query};
 use crate::config::{DecodeConfig, Scoring, SearchKind};
 use crate::text::{Node, ROOT, Trie};
@@ -62,6 +63,8 @@ pub(super) struct BeamState<'a> {
     /// The node at which the prompt ends.
     pub start: Node,
     pub prior: Option<&'a PrefixMass<'a>>,
+    /// What the prior will still add; transformers' search does not look ahead.
+    lookahead: Option<Lookahead<'a>>,
     filter: Option<&'a ItemFilter>,
     /// The prefixes that the search extends; all of one length in transformers' search.
     beams: Vec<Beam>,
@@ -81,10 +84,12 @@ impl<'a> BeamState<'a> {
         let start = if settings.is_masked() { trie.follow_forced(ROOT) } else { ROOT };
         let forced = trie.path(start);
         let prompt = query.prompt.iter().copied().chain(forced.iter().map(|&node| trie.token(node))).collect();
+        let looks_ahead = query.prior.filter(|_| settings.decode.search == SearchKind::Trie);
         let mut state = Self {
             prompt,
             start,
             prior: query.prior,
+            lookahead: looks_ahead.map(|prior| Lookahead::new(prior, trie, query.filter)),
             filter: query.filter,
             beams: Vec::new(),
             complete: Vec::new(),
@@ -154,7 +159,7 @@ impl<'a> BeamState<'a> {
                 let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
                 self.complete.push(RankedItem { leaf: node, log_prob, score });
             } else {
-                let priority = log_prob + self.prior.map_or(0.0, |prior| prior.lookahead(node));
+                let priority = log_prob + self.lookahead.as_ref().map_or(0.0, |lookahead| lookahead.of(node));
                 next.push((priority, Beam { node, log_prob }));
             }
         }

@@ -6,6 +6,7 @@ mod beam;
 mod filter;
 mod generate;
 mod log_probs;
+mod lookahead;
 mod score;
 mod search;
 mod trie_prior;

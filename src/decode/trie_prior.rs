@@ -21,7 +21,7 @@
 //! (SAI990323/DecodingMatters), which has no loss.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::data::{Corpus, Split, Window};
 use crate::rankers::{Ranker, Scores};
@@ -40,30 +40,28 @@ pub struct TriePrior {
 
 /// The depth-first order of a trie's items.
 #[derive(Clone, Debug)]
-struct DepthFirstOrder {
+pub(super) struct DepthFirstOrder {
     /// `[items]`: each item's position in the order.
     position: Vec<u32>,
     /// `[items]`: each item's leaf.
-    leaf: Vec<Node>,
+    pub(super) leaf: Vec<Node>,
     /// `[nodes]`: the positions of the items under each node.
     below: Vec<Range<u32>>,
     /// `[nodes]`: the largest number of items at one leaf under the node.
-    most_at_a_leaf: Vec<u32>,
+    pub(super) most_at_a_leaf: Vec<u32>,
 }
 
 /// The prior after one history: the probability of the items under each node.
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
-    order: &'a DepthFirstOrder,
-    weight: f64,
+    pub(super) order: &'a DepthFirstOrder,
+    pub(super) weight: f64,
     /// The part of every item's probability that comes from smoothing.
-    even: f64,
+    pub(super) even: f64,
     /// `[scored]`: the items that score, with their positions, ascending by position.
-    scored: Vec<(u32, u32)>,
+    pub(super) scored: Vec<(u32, u32)>,
     /// `[scored + 1]`: the probability that the ranker gives the scored items before each one.
     before: Vec<f64>,
-    /// The probabilities of the scored items' leaves, computed when first needed.
-    best: OnceLock<MaxTree>,
 }
 
 impl DepthFirstOrder {
@@ -138,7 +136,7 @@ impl TriePrior {
         });
         let before = std::iter::once(0.0).chain(sums).collect();
         let scored = by_position.iter().map(|&(position, item, _)| (position, item)).collect();
-        PrefixMass { order: &self.order, weight: self.weight, even, scored, before, best: OnceLock::new() }
+        PrefixMass { order: &self.order, weight: self.weight, even, scored, before }
     }
 }
 
@@ -152,7 +150,7 @@ impl PrefixMass<'_> {
     /// they are.
     ///
     /// * `within`: scored items, with all those under `node` among them.
-    fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
+    pub(super) fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
         let below = &self.order.below[node as usize];
         let scored = &self.scored[within.clone()];
         let first = within.start + scored.partition_point(|&(position, _)| position < below.start);
@@ -174,31 +172,6 @@ impl PrefixMass<'_> {
         })
     }
 
-    /// Returns the sum of the prior's terms on the way from `node` to its best leaf, `weight ·
-    /// ln(p(best leaf under node) / p(under node))`: a node of many unlikely items has more
-    /// probability than one with only the likeliest item, and a search by the terms so far would
-    /// drop the latter.
-    pub fn lookahead(&self, node: Node) -> f64 {
-        let (mass, scored) = self.mass_within(node, 0..self.scored.len());
-        // A leaf without a scored item has only the smoothing of its items; if the leaf with the
-        // most items has a scored one, the tree has it with more than that.
-        let even = self.even * f64::from(self.order.most_at_a_leaf[node as usize]);
-        let best = self.best.get_or_init(|| MaxTree::new(self.leaf_masses())).max(scored).max(even);
-        self.weight * (best / mass).min(1.0).ln()
-    }
-
-    /// Returns the probability of the leaf of each scored item, `[scored]`.
-    fn leaf_masses(&self) -> Vec<f64> {
-        let leaf = |index: usize| self.order.leaf[self.scored[index].1 as usize];
-        let mut masses = Vec::with_capacity(self.scored.len());
-        while masses.len() < self.scored.len() {
-            let first = masses.len();
-            let (mass, scored) = self.mass_within(leaf(first), first..self.scored.len());
-            masses.resize(scored.end, mass);
-        }
-        masses
-    }
-
     /// Returns [`PrefixMass::logit_bias`] of each branching on the way to `item`, in that order.
     pub fn logit_bias_to(&self, trie: &Trie, item: u32) -> Vec<f32> {
         let path = trie.path(trie.leaf(item));
@@ -207,49 +180,11 @@ impl PrefixMass<'_> {
     }
 }
 
-/// The maximum over any interval of some values, in logarithmic time: a binary tree as an array,
-/// whose node n has the children 2n and 2n + 1.
-#[derive(Clone, Debug)]
-struct MaxTree {
-    /// `[2 · values]`; the values are the second half.
-    nodes: Vec<f64>,
-}
-
-impl MaxTree {
-    fn new(values: Vec<f64>) -> Self {
-        let count = values.len();
-        let mut nodes = vec![0.0; count];
-        nodes.extend(values);
-        for node in (1..count).rev() {
-            nodes[node] = nodes[2 * node].max(nodes[2 * node + 1]);
-        }
-        Self { nodes }
-    }
-
-    /// Returns the largest of the values in `range`; 0 for an empty range.
-    fn max(&self, range: Range<usize>) -> f64 {
-        let count = self.nodes.len() / 2;
-        let (mut low, mut high) = (range.start + count, range.end + count);
-        let mut max = 0.0f64;
-        while low < high {
-            if low % 2 == 1 {
-                max = max.max(self.nodes[low]);
-                low += 1;
-            }
-            if high % 2 == 1 {
-                high -= 1;
-                max = max.max(self.nodes[high]);
-            }
-            (low, high) = (low / 2, high / 2);
-        }
-        max
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::data::synthetic;
+    use crate::decode::lookahead::Lookahead;
     use crate::rankers::testing::fit;
     use rand::{Rng, SeedableRng};
 
@@ -301,7 +236,7 @@ mod tests {
 
     /// Computes the prior as numbers of each node: the masses of all items added up along their
     /// paths, and the best leaf under each node.
-    fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
+    pub(in crate::decode) fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
         let (items, total) = (scores.len() as f64, scores.iter().sum::<f64>());
         let mut mass = vec![0.0; trie.len()];
         for (item, &score) in scores.iter().enumerate() {
@@ -341,10 +276,11 @@ mod tests {
             let positive = scores.iter().filter(|&&score| score > 0.0).count();
             for user in [prior.mass_for_scores(&sparse), prior.mass_for_scores(&Scores::Dense(scores))] {
                 assert_eq!(user.scored.len(), positive, "only items that score cost memory");
+                let lookahead = Lookahead::new(&user, &trie, None);
                 for node in 0..trie.len() as Node {
                     let n = node as usize;
                     assert!((user.mass(node) - mass[n]).abs() < 1e-12);
-                    assert!((user.lookahead(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
+                    assert!((lookahead.of(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
                     for (bias, child) in user.logit_bias(&trie, node).zip(trie.children(node)) {
                         assert!((bias - weight * (mass[child as usize] / mass[n]).ln()).abs() < 1e-12);
                     }

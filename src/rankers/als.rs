@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::interactions::with_counts;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{Kept, dot, fill_rows, normal};
+use super::training::{BestEpoch, dot, fill_rows, normal};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::{Context, Error, Result};
@@ -119,9 +119,9 @@ impl VectorMethod for AlsConfig {
         serde_json::to_string(self).context("settings of als")
     }
 
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let (als, loss) = train(self, training.interactions, training.say)?;
-        Ok(Kept { model: Arc::new(als), loss, epoch: self.iterations })
+        Ok(BestEpoch { model: Arc::new(als), loss, epoch: self.iterations })
     }
 
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {

@@ -35,7 +35,7 @@ const RETRIEVAL_BATCH: usize = 64;
 /// The file of a run directory with the held-out items' recalls after each epoch.
 pub(crate) const RETRIEVAL: &str = "retrieval.jsonl";
 /// The remedy for a loss that is not finite.
-const REMEDY: &str = "start a new one with a lower train.learning_rate";
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate";
 
 /// Retrieval of held-out items and texts at the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -198,7 +198,7 @@ impl Task for AlignTask<'_> {
         Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Measured))
     }
 
-    fn save(&self, progress: &Progress<RetrievalScore>) -> Result<()> {
+    fn save(&mut self, progress: &Progress<RetrievalScore>) -> Result<()> {
         let weights = |dir: &Path| save_module(&dir.join(WEIGHTS), &self.aligner);
         self.checkpoints.save(progress.step, progress, &self.optimizer, weights)
     }

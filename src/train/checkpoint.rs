@@ -44,6 +44,9 @@ pub struct Progress<S> {
     /// The epoch that validated best.
     #[serde(default = "Option::default")]
     pub best: Option<Best<S>>,
+    /// Epochs validated after that one.
+    #[serde(default)]
+    pub epochs_since_best: usize,
     /// The loss of the first step.
     pub first_loss: Option<f64>,
     /// Number of samples trained on.
@@ -60,6 +63,7 @@ impl<S> Default for Progress<S> {
             position: 0,
             loss_state: LossState::new(),
             best: None,
+            epochs_since_best: 0,
             first_loss: None,
             samples: 0,
             seconds: 0.0,

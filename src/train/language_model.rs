@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::data_parallel::broadcast_parameters;
-use super::training_loop::{LoopOptions, Score, StepReport, Task, Validation};
+use super::tensorboard::TENSORBOARD;
+use super::training_loop::{LoopOptions, METRICS, Score, StepReport, Task, Validation};
 use super::{
     AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, TrainedWeights, Ui,
     check_device_alive, check_finite, clip_grad_norm, train_step, validation_step,
@@ -98,10 +99,12 @@ impl Score for ValidationScore {
 /// last good checkpoint stays.
 pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Result<Outcome<ValidationScore>> {
     let options = LoopOptions {
-        dir: run.dir.clone(),
+        metrics: Some(run.dir.join(METRICS)),
         epochs: run.config.epochs,
+        patience: None,
         checkpoint_steps: Some(run.config.checkpoint_steps),
         max_steps: run.max_steps,
+        tensorboard: run.config.tensorboard.then(|| run.dir.join(TENSORBOARD)),
         ui: run.ui,
         interrupter: run.interrupter.clone(),
     };
@@ -176,7 +179,8 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
 }
 
 /// The remedy for a loss that is not finite.
-const REMEDY: &str = "start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without vectors, \
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without \
+                      vectors, \
                       llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)";
 
 impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
@@ -223,7 +227,7 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         Ok(Validation::Measured(ValidationScore { ndcg_at_10, loss }))
     }
 
-    fn save(&self, progress: &Progress<ValidationScore>) -> Result<()> {
+    fn save(&mut self, progress: &Progress<ValidationScore>) -> Result<()> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
         let weights = |dir: &Path| self.run.trained.save(dir, &self.models[0]);
         checkpoints.save(progress.step, progress, &self.run.optimizer, weights)

@@ -4,9 +4,11 @@
 mod align;
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod devices;
 mod disk;
 mod doctor;
+mod experiment;
 mod ilm;
 mod inspect;
 mod lab;
