@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate. A module uses only itself and those before it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "core", "device", "tensor", "config", "data", "text", "batch", "kernels", "model", "loss", "train", "rankers",
-    "decode", "evaluate", "run", "commands", "cli",
+    "decode", "evaluate", "run", "serve", "commands", "cli",
 ];
 
 /// Lines of a file.

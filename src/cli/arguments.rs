@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::prepare::PrepareArgs;
+use super::serve::ServeArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
 use crate::run::PromptSelection;
@@ -93,6 +94,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
     },
+    /// Serve a trained run, or a ranker without a language model, over HTTP
+    Serve(ServeArgs),
     /// Write a trained run's model, its adapter merged, as a Hugging Face directory
     Merge {
         /// The run directory
@@ -272,6 +275,6 @@ pub(super) enum ScoringName {
     Full,
 }
 
-fn positive(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn positive(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
 }

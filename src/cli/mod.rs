@@ -6,6 +6,7 @@ mod inspect;
 mod plan;
 mod prepare;
 mod profile;
+mod serve;
 mod text;
 
 use std::ffi::OsString;
@@ -97,6 +98,7 @@ impl Command {
                 &ScoreOptions { llm, adapter, catalogue, input, backend },
                 &mut std::io::stdout().lock(),
             ),
+            Self::Serve(arguments) => arguments.run(),
             Self::Merge { run, out } => commands::merge(&run, &out),
             Self::Inspect { corpus, llm, prompt, examples, json } => {
                 let report = commands::inspect(&corpus, &InspectOptions { llm, prompt, examples })?;

@@ -12,6 +12,7 @@ pub(crate) mod profile;
 pub(crate) mod quickstart;
 pub(crate) mod recommend;
 pub(crate) mod score;
+pub(crate) mod serve;
 pub(crate) mod train;
 pub(crate) mod warm;
 
@@ -30,5 +31,6 @@ pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
 pub use recommend::{RecommendOptions, recommend};
 pub use score::{ScoreOptions, score};
+pub use serve::{ServedModel, serve};
 pub use train::{TrainReport, train};
 pub use warm::{WarmReport, WarmStep, warm};

@@ -104,6 +104,11 @@ impl TriePrior {
         Self { weight, smoothing, ranker, order }
     }
 
+    /// Returns the ranker.
+    pub fn ranker(&self) -> Arc<dyn Ranker> {
+        self.ranker.clone()
+    }
+
     /// Returns the prior after any history of items, oldest first.
     pub fn after(&self, history: &[u32]) -> PrefixMass<'_> {
         self.of_scores(&self.ranker.scores(history))

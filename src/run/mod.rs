@@ -8,6 +8,7 @@ pub(crate) mod entities;
 pub(crate) mod identity;
 pub(crate) mod inputs;
 pub(crate) mod item_index;
+pub(crate) mod live_items;
 pub(crate) mod memory;
 pub(crate) mod out_of_memory;
 pub(crate) mod precision;
@@ -25,6 +26,7 @@ pub(crate) mod training;
 pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
+pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
 pub(crate) use out_of_memory::catch_out_of_memory;
 pub use prior_choice::{ChosenPrior, TriedWeight};

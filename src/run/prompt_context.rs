@@ -1,5 +1,8 @@
 //! What turns windows into prompts, and leaves of the trie into items.
 
+use std::sync::Arc;
+
+use super::live_items::LiveNumbers;
 use crate::config::TooLong;
 use crate::data::{Corpus, Split, Window};
 use crate::decode::TriePrior;
@@ -31,6 +34,9 @@ pub struct PromptContext {
     pub entities: Option<EntityTokens>,
     /// Whether an item's or user's text stands before its vectors.
     pub beside_text: bool,
+    /// Which items were trained on, where the catalogue is not the training one. The catalogue then
+    /// holds the first items of the corpus.
+    pub(crate) live: Option<Arc<LiveNumbers>>,
 }
 
 /// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is predicted
@@ -90,8 +96,24 @@ impl PromptContext {
     pub fn item(&self, item: u32) -> PromptValue {
         PromptValue {
             text: self.text(Catalogue::target_text(self.name(item))),
-            vectors: self.entities.map(|e| e.item(item)),
+            vectors: self.entities.and_then(|entities| Some(entities.item(self.trained(item)?))),
         }
+    }
+
+    /// Returns an item's number in the training catalogue; `None` for one that is new since.
+    fn trained(&self, item: u32) -> Option<u32> {
+        self.live.as_ref().map_or(Some(item), |numbers| numbers.trained(item))
+    }
+
+    /// Returns whether an item of the corpus can be recommended: it is in the catalogue.
+    pub fn is_recommendable(&self, item: u32) -> bool {
+        (item as usize) < self.catalogue.targets.len()
+    }
+
+    /// Returns whether prompts can show an item of the corpus: they show it by its text, or it has
+    /// vectors.
+    pub fn is_showable(&self, item: u32) -> bool {
+        self.beside_text || self.trained(item).is_some()
     }
 
     /// A user as prompts show it.

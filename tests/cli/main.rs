@@ -17,5 +17,7 @@ mod prior;
 mod profile;
 mod refusals;
 mod resume;
+mod serve;
+mod server;
 mod session;
 mod text_tasks;
