@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::prepare::PrepareArgs;
+use super::recommend::RecommendArgs;
 use super::serve::ServeArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
@@ -52,29 +53,8 @@ pub(super) enum Command {
     Align(RunArgs),
     /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
     Evaluate(EvaluateArgs),
-    /// The best items for one history
-    Recommend {
-        /// The run directory
-        run: PathBuf,
-        /// A title, oldest first; repeat it
-        #[arg(long, value_name = "TITLE")]
-        history: Vec<String>,
-        /// A user of the corpus, for a run whose prompt shows the user
-        #[arg(long, value_name = "ID")]
-        user: Option<String>,
-        #[command(flatten)]
-        choice: TaskArgs,
-        /// How many
-        #[arg(short, default_value_t = 10, value_parser = positive)]
-        k: usize,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
-        /// list
-        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
-        backend: BackendChoice,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    /// The best items for one history, or for many users
+    Recommend(RecommendArgs),
     /// Log-probabilities of item texts given prompts, as JSON lines
     Score {
         /// A Hugging Face directory or a .gguf file

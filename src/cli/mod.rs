@@ -6,6 +6,7 @@ mod inspect;
 mod plan;
 mod prepare;
 mod profile;
+mod recommend;
 mod serve;
 mod text;
 
@@ -17,16 +18,13 @@ use burn::train::Interrupter;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
-use serde_json::json;
 
 use self::arguments::{Cli, Command, EvaluateArgs, RunArgs, ScoringName, UiName};
 use crate::commands;
-use crate::commands::{
-    BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, RecommendOptions, ScoreOptions,
-};
+use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, ScoreOptions};
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
-use crate::run::{Recommendations, TrainOptions};
+use crate::run::TrainOptions;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -85,15 +83,7 @@ impl Command {
             Self::Train { run, .. } => run.train(),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
-            Self::Recommend { run, history, user, choice, k, backend, json } => {
-                let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
-                let Recommendations { items, notes } = commands::recommend(options)?;
-                notes.iter().for_each(|note| log(format_args!("note: {note}")));
-                match json {
-                    true => print_json(&json!({ "items": items })),
-                    false => print(&text::recommendations(&items)),
-                }
-            }
+            Self::Recommend(arguments) => arguments.run(),
             Self::Score { llm, adapter, catalogue, input, backend } => commands::score(
                 &ScoreOptions { llm, adapter, catalogue, input, backend },
                 &mut std::io::stdout().lock(),

@@ -29,7 +29,7 @@ pub use merge::merge;
 pub use plan::{PlanReport, plan};
 pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
-pub use recommend::{RecommendOptions, recommend};
+pub use recommend::{BulkOptions, RecommendOptions, recommend, recommend_users};
 pub use score::{ScoreOptions, score};
 pub use serve::{ServedModel, serve};
 pub use train::{TrainReport, train};

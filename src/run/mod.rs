@@ -2,6 +2,7 @@
 
 pub(crate) mod align_data;
 pub(crate) mod align_task;
+pub(crate) mod bulk;
 pub(crate) mod dataset;
 pub(crate) mod dir;
 pub(crate) mod entities;
@@ -26,6 +27,7 @@ pub(crate) mod training;
 pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
+pub use bulk::{BulkReport, BulkRequest, BulkUsers};
 pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
 pub(crate) use out_of_memory::catch_out_of_memory;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::live_items::LiveNumbers;
 use crate::config::TooLong;
 use crate::data::{Corpus, Split, Window};
-use crate::decode::TriePrior;
+use crate::decode::{TriePrior, common_prefix};
 use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
 
@@ -170,6 +170,22 @@ impl PromptContext {
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
         let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();
         PromptValues { history, items: Vec::new(), user: self.user(window.user), dataset: &self.corpus.name }
+    }
+
+    /// Returns the tokens that prompts begin with before what changes from request to request: the
+    /// instruction, about. A prompt need not begin with all of them.
+    ///
+    /// # Errors
+    /// A title that cannot be tokenised.
+    pub(crate) fn instruction_tokens(&self) -> Result<Vec<u32>> {
+        let last = |count: usize| count.saturating_sub(1) as u32;
+        let of = |item: u32, user: u32| {
+            let history = vec![self.item(item)];
+            let values = PromptValues { history, items: Vec::new(), user: self.user(user), dataset: &self.corpus.name };
+            self.render(&self.prompt, &values)
+        };
+        let prompts = [of(0, 0)?, of(last(self.corpus.items.len()), last(self.corpus.users()))?];
+        Ok(common_prefix(&prompts).to_vec())
     }
 
     fn recent<'a, T>(&self, history: &'a [T]) -> &'a [T] {

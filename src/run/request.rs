@@ -270,6 +270,23 @@ impl Session {
         Ok(Prepared { prompt, prior, filter, beams, k: request.k, notes })
     }
 
+    /// Returns whether a prompt shows the user.
+    ///
+    /// # Errors
+    /// A prompt that the run does not have.
+    pub(super) fn shows_user(&self, prompt: &PromptSelection) -> Result<bool> {
+        let selected = prompt.one(&self.prompt_sets)?;
+        Ok(selected.as_ref().map_or(&self.context.prompt, |selected| &selected.template).has_user())
+    }
+
+    /// Checks that a request can be answered, without running the model.
+    ///
+    /// # Errors
+    /// Those of [`Session::recommend`] that are about the request.
+    pub(super) fn check_request(&self, request: &RecommendRequest) -> Result<()> {
+        self.prepare(request).map(|_| ())
+    }
+
     fn user(&self, id: Option<&str>, wanted: bool) -> Result<PromptValue> {
         match (id, wanted) {
             (None, false) => Ok(PromptValue::default()),

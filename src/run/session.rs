@@ -85,6 +85,11 @@ impl Session {
         };
         let model = trained.load(&weights, model, device)?;
         let mut context = material.ranking;
+        // Keys and values of the instruction are computed once.
+        let model = match material.text_tasks {
+            None if context.corpus.users() > 0 => model.with_prefix_cache(&context.instruction_tokens()?),
+            _ => model,
+        };
         let path = config.prior.as_ref().and_then(|prior| prior.vectors.as_deref());
         let prior_vectors = path.map(|path| Ok::<_, Error>(sha256(&fs::read(path).context(path)?))).transpose()?;
         let mut prior_choice: Option<ChosenPrior> = None;

@@ -161,11 +161,13 @@ impl RankBody {
 
 /// Reads a batch; each request for itself.
 ///
+/// * `limit`: number of requests that the queue takes.
+///
 /// # Errors
 /// 400 and 422 of the batch as a whole; a request that is wrong is an error in the list.
-pub fn parse_batch(body: &[u8]) -> Checked<Vec<Checked<RecommendRequest>>> {
+pub fn parse_batch(body: &[u8], limit: usize) -> Checked<Vec<Checked<RecommendRequest>>> {
     let requests: Vec<serde_json::Value> = parse(body)?;
-    at_most("the batch: number of requests", requests.len(), BATCH)?;
+    at_most("the batch: number of requests", requests.len(), BATCH.min(limit))?;
     let request = |request| {
         let body: RecommendBody = serde_json::from_value(request).map_err(|error| unprocessable(error.to_string()))?;
         body.check()
@@ -304,10 +306,11 @@ mod tests {
 
     #[test]
     fn a_batch_keeps_the_good_requests() {
-        let batch = parse_batch(br#"[{"history": []}, {"history": 3}, {"history": [], "k": 2}]"#).unwrap();
+        let batch = parse_batch(br#"[{"history": []}, {"history": 3}, {"history": [], "k": 2}]"#, 9).unwrap();
         assert_eq!(batch.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
-        assert!(parse_batch(b"{}").is_err() && parse_batch(b"[").is_err());
+        assert!(parse_batch(b"{}", 9).is_err() && parse_batch(b"[", 9).is_err());
+        assert!(parse_batch(b"[{}, {}]", 2).is_ok() && parse_batch(b"[{}, {}]", 1).is_err());
         let many = format!("[{}]", vec!["{}"; BATCH + 1].join(","));
-        assert!(parse_batch(many.as_bytes()).is_err());
+        assert!(parse_batch(many.as_bytes(), 999).is_err());
     }
 }

@@ -123,6 +123,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Returns the number of jobs that may wait.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Returns the number of jobs that wait.
     pub fn len(&self) -> usize {
         self.lock().waiting.len()

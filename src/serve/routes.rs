@@ -232,7 +232,7 @@ async fn rank(State(app): Shared, Extension(RequestId(id)): Extension<RequestId>
 )]
 async fn batch(State(app): Shared, Extension(RequestId(id)): Extension<RequestId>, request: Request) -> Handled {
     app.served()?;
-    let requests = parse_batch(&body(request).await?)?;
+    let requests = parse_batch(&body(request).await?, app.queue.capacity())?;
     let mut problems = Vec::with_capacity(requests.len());
     let mut work = Vec::with_capacity(requests.len());
     for request in requests {

@@ -2,6 +2,7 @@
 //! themselves.
 
 mod align;
+mod bulk;
 mod devices;
 mod disk;
 mod doctor;
@@ -18,6 +19,8 @@ mod profile;
 mod refusals;
 mod resume;
 mod serve;
+mod serve_catalogue;
+mod serve_faults;
 mod server;
 mod session;
 mod text_tasks;

@@ -69,7 +69,8 @@ fn answers_are_those_of_recommend_to_the_bit() {
     let server = Server::ready(&lab, "run");
     // The command prints its keys in another order.
     let texts = |text: &str, key: &str| -> Vec<String> {
-        let values = text.split(&format!("\"{key}\":")).skip(1);
+        let key = format!("\"{key}\":");
+        let values = text.split(&key).skip(1);
         values.map(|value| value[..value.find([',', '}']).unwrap()].to_string()).collect()
     };
     for (title, k) in [("Red Pen 0", 5), ("never seen", 12), ("Café \"Noir\" & Co 2", 30)] {
