@@ -16,6 +16,7 @@ mod catalogue;
 mod connections;
 mod engine;
 mod keys;
+mod log;
 mod metrics;
 mod page;
 mod problem;
@@ -36,7 +37,7 @@ use tokio::sync::oneshot;
 use self::app::App;
 use self::connections::{HEAD_TIME, LimitedListener, Peer};
 use self::keys::ApiKeys;
-use crate::core::log::log;
+use self::log::Log;
 use crate::{Context, Error, Result};
 
 pub use self::baseline::BaselineEngine;
@@ -78,23 +79,12 @@ pub enum LogFormat {
 /// An address that cannot be taken; those of `open`; a device that died.
 pub fn serve(options: &ServeOptions, open: impl FnOnce() -> Result<Arc<dyn Engine>> + Send + 'static) -> Result<()> {
     let keys = options.api_key_file.as_deref().map(ApiKeys::open).transpose()?;
-    start_log(options.log_format);
+    let log = Log::start(options.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let done = runtime.context("threads of the server")?.block_on(run(options, keys, open));
     tracing::info!("stopped");
+    log.flush();
     done
-}
-
-/// Logs to stderr; `RUST_LOG` says what, `info` by default.
-fn start_log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A process has one log; a second server in it goes on with the first one's.
-    let _ = match format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
 }
 
 async fn run(
@@ -110,7 +100,7 @@ async fn run(
     let (terminate, interrupt, hang_up) =
         (terminate.context("signals")?, interrupt.context("signals")?, hang_up.context("signals")?);
     if keys.is_none() && !address.ip().is_loopback() {
-        log(format_args!(
+        crate::core::log::log(format_args!(
             "warning: {address} can be reached from elsewhere, and everybody may send requests; give \
              --api-key-file, and put a proxy with TLS before it"
         ));

@@ -269,8 +269,8 @@ fn sigterm_drains() {
         assert!(text.starts_with("HTTP/1.1 200") && text.matches("\"model\"").count() == 30, "{text}");
     }
     let address = server.address.clone();
-    let output = server.wait();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (status, log) = server.wait();
+    assert!(status.success(), "{log}");
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
@@ -287,8 +287,7 @@ fn what_cannot_be_served_is_refused() {
     lab.refused("serve corpus --baseline nothing --port 0", 2, &["nothing", "popularity"]);
     lab.refused("serve run --baseline text --port 0", 1, &["run", "corpus.toml"]);
     lab.refused("serve run --port 0 --queue 0", 2, &["--queue"]);
-    let output = Server::start(&lab, "run --items items.csv").wait();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.lines().last().unwrap().starts_with("error: items.csv: row 2"), "{stderr}");
+    let (status, log) = Server::start(&lab, "run --items items.csv").wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.lines().last().unwrap().starts_with("error: items.csv: row 2"), "{log}");
 }

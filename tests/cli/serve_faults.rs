@@ -1,6 +1,8 @@
 //! `itemlm serve` under bad, slow and too many requests.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rand::seq::IndexedRandom;
@@ -111,7 +113,7 @@ fn malformed_requests_do_no_harm() {
         let path = ["/v1/recommend", "/v1/rank", "/v1/batch"].choose(&mut rng).unwrap();
         let answer = match n % 10 {
             // No HTTP at all.
-            0 => server.raw(&[&body[..], b"\r\n\r\n"].concat()),
+            0 => server.raw(&[b"{", &body[..], b"\r\n\r\n"].concat()),
             _ => server.request("POST", path, "", &body),
         };
         assert!([0, 200, 400, 422, 431].contains(&answer.status), "{answer:?}");
@@ -121,6 +123,28 @@ fn malformed_requests_do_no_harm() {
     is_well(&server, &expected);
     let log = server.stop();
     assert!(!log.contains("panicked") && !log.contains("internal error"), "{log}");
+}
+
+/// A log that nobody reads keeps no request waiting: far more than a pipe holds.
+#[test]
+fn a_log_that_nobody_reads() {
+    let lab = Lab::new();
+    drop(session(&lab));
+    let mut command = lab.command("serve run --port 0 --log-format json");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.split("http://").nth(1).unwrap().split('"').next().unwrap().to_string();
+    for _ in 0..2000 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Many requests at once, of which the queue holds few.

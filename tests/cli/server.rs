@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Output, Stdio};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Server {
     child: Option<Child>,
     _stdout: BufReader<ChildStdout>,
+    /// Reads stderr, which would fill its pipe.
+    stderr: Option<JoinHandle<String>>,
     /// `127.0.0.1:port`.
     pub address: String,
 }
@@ -63,8 +66,14 @@ impl Server {
         let Ok(first) = serde_json::from_str::<Value>(&first) else {
             panic!("{first:?}: {}", String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr))
         };
+        let mut stderr = child.stderr.take().unwrap();
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
         let address = first["listening"].as_str().unwrap().strip_prefix("http://").unwrap().to_string();
-        Self { child: Some(child), _stdout: stdout, address }
+        Self { child: Some(child), _stdout: stdout, stderr: Some(stderr), address }
     }
 
     /// Starts it and waits until it is ready.
@@ -118,18 +127,18 @@ impl Server {
         assert_eq!(unsafe { libc::kill(id as i32, signal) }, 0);
     }
 
-    /// Waits for its end.
-    pub fn wait(mut self) -> Output {
-        self.child.take().unwrap().wait_with_output().unwrap()
+    /// Waits for its end. Returns how it ended, and its log.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.take().unwrap().wait().unwrap();
+        (status, self.stderr.take().unwrap().join().unwrap())
     }
 
     /// Ends it by SIGTERM; it must end well.
     pub fn stop(self) -> String {
         self.signal(libc::SIGTERM);
-        let output = self.wait();
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{}: {stderr}", output.status);
-        stderr
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}: {log}");
+        log
     }
 }
 
