@@ -160,12 +160,15 @@ fn is_foreign(headers: &HeaderMap) -> bool {
 /// # Errors
 /// 413 for one that is too large, 408 for a client that is too slow.
 async fn body(request: Request) -> std::result::Result<Bytes, Problem> {
+    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY} bytes"));
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: u64| bytes > BODY as u64) {
+        return Err(too_large());
+    }
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let bytes = timeout(BODY_TIME, Bytes::from_request(request, &())).await.map_err(slow)?;
     bytes.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY} bytes"))
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         _ => Problem::new(StatusCode::BAD_REQUEST, "the body broke off"),
     })
 }
