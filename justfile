@@ -38,7 +38,7 @@ test-data:
     cargo test --release --features {{ features }} --lib --test prepare -- --ignored --skip real_model_agrees
 
 # The tests that need real data or a real model
-test-real: bert test-data
+test-real: bert llm test-data
     cargo test --release --features {{ features }} --test equals_torch -- --ignored
 
 # The numbers of torch and of the CPU on this machine's GPU, by CUDA and by wgpu; a machine without NVIDIA's driver takes FEATURES=cpu,wgpu
@@ -150,6 +150,6 @@ bench-peer *ARGS: llm
     cargo build --release --features {{ features }}
     python3 benches/peer.py "$@"
 
-# Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf, safetensors and scikit-learn
+# Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf, safetensors, scikit-learn, scipy and statsmodels
 reference PYTHON="python3":
-    for s in llama family lora loss training decode search gguf gguf_tokenizer cf bert qformer text; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama family lora loss training decode search gguf gguf_tokenizer cf bert qformer text statistics; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

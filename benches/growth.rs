@@ -24,14 +24,14 @@ use itemlm::tensor::AUTODIFF;
 use itemlm::text::{Catalogue, ROOT, Tokenizer, Trie};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// What `itemlm` allocates with, counting.
-struct Counting;
+/// Allocator that counts.
+struct CountingAllocator;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: mimalloc's own, with counters beside it.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         unsafe { mimalloc::MiMalloc.alloc(layout) }
@@ -49,12 +49,12 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const VOCABULARY: usize = 8192;
 const EOS: u32 = 0;
 const CATALOGUES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// What is not varied.
+/// Sizes that are not varied.
 const ITEMS: usize = 10_000;
 const PROMPT: usize = 150;
 
@@ -87,7 +87,7 @@ fn llama<B: Backend<Device = DispatchDevice>>() -> Decoder<B> {
         })
         .collect();
     let dir = tempfile::tempdir().unwrap();
-    save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer).unwrap();
+    save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer).unwrap();
     let weights = open_weights(dir.path(), &config).unwrap();
     Decoder::load(&config, weights, Tune::Frozen, Precision::F32, &BackendName::Cpu.device().unwrap()).unwrap()
 }
@@ -127,7 +127,8 @@ fn trie(c: &mut Criterion) {
     }
 }
 
-/// Output projection, masked softmax and their backward, of one target a window.
+/// Measures the output projection, the masked softmax and their backward pass, with one target a
+/// window.
 fn loss(c: &mut Criterion) {
     let mut group = c.benchmark_group("loss");
     group.sampling_mode(SamplingMode::Flat);
@@ -185,7 +186,7 @@ fn tree_attention(c: &mut Criterion) {
             b.iter(|| {
                 let _turn = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
                 let cache = LayerCache { shared: Some(past.clone()), own: vec![(k.clone(), v.clone())] };
-                attention(q.clone(), cache, &mask, ScoreScaling::of_head(64)).0.sum().backward()
+                attention(q.clone(), cache, &mask, ScoreScaling::for_head_dim(64)).0.sum().backward()
             })
         });
     };

@@ -15,7 +15,7 @@ use itemlm::model::{Decoder, Tune, causal_mask, open_llm};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Wall and processor seconds since some beginning.
+/// Returns wall and processor seconds since some beginning.
 fn clocks() -> [f64; 2] {
     [libc::CLOCK_MONOTONIC, libc::CLOCK_PROCESS_CPUTIME_ID].map(|clock| {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

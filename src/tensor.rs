@@ -14,7 +14,10 @@ use crate::{Error, Result};
 /// step at a time in a process; code that differentiates beside it must take turns as well.
 pub static AUTODIFF: Mutex<()> = Mutex::new(());
 
-/// Reads `tensor` from its device: its values as `f32`, in row-major order.
+/// Reads `tensor` from its device: its values as `f32`, row-major.
+///
+/// # Shapes
+/// `tensor`: any.
 ///
 /// # Errors
 /// A device that failed; the message names `what` was read.
@@ -24,6 +27,9 @@ pub fn to_vec<B: Backend, const D: usize>(tensor: Tensor<B, D>, what: &str) -> R
 
 /// Reads the only number of `tensor` from its device.
 ///
+/// # Shapes
+/// `tensor`: `[1]`.
+///
 /// # Errors
 /// A device that failed; the message names `what` was read.
 pub fn scalar<B: Backend>(tensor: Tensor<B, 1>, what: &str) -> Result<f64> {
@@ -32,6 +38,9 @@ pub fn scalar<B: Backend>(tensor: Tensor<B, 1>, what: &str) -> Result<f64> {
 }
 
 /// Reads `tensor` from its device.
+///
+/// # Shapes
+/// `tensor`: any.
 ///
 /// # Errors
 /// A device that failed; the message names `what` was read.

@@ -1,10 +1,12 @@
 //! The run files of `configs/` and the data sets of `configs/data/`.
 
-use std::fs;
-use std::path::Path;
+mod common;
 
+use std::fs;
+
+use common::root;
 use itemlm::config::{AlignConfig, RunConfig};
-use itemlm::data::{Cleaning, PrepareConfig, Protocol, Source};
+use itemlm::data::{CleaningStep, PrepareConfig, Protocol, Source};
 use itemlm::text::{Prompt, PromptSet};
 
 /// Each one parses and has a comment on every line; one that trains an LLM names a prompt template
@@ -12,7 +14,7 @@ use itemlm::text::{Prompt, PromptSet};
 #[test]
 fn shipped_run_files() {
     let mut names = Vec::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).unwrap() {
+    for entry in fs::read_dir(root().join("configs")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             continue;
@@ -63,7 +65,7 @@ fn shipped_run_files() {
 #[test]
 fn shipped_data_sets() {
     let mut names = Vec::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data")).unwrap() {
+    for entry in fs::read_dir(root().join("configs/data")).unwrap() {
         let path = entry.unwrap().path();
         let place = path.display();
         let config = PrepareConfig::open(&path).unwrap_or_else(|e| panic!("{e}"));
@@ -76,8 +78,8 @@ fn shipped_data_sets() {
             assert_eq!((config.steps.len(), config.split), (0, Protocol::LeaveOneOut { history: 20 }), "{place}");
         } else {
             assert_eq!((config.source, config.split), (Some(Source::Amazon), Protocol::Msl { history: 10 }), "{place}");
-            assert_eq!(config.steps.first(), Some(&Cleaning::Titled {}), "{place}");
-            assert_eq!(config.steps.last(), Some(&Cleaning::KCore { user: 5, item: 5 }), "{place}");
+            assert_eq!(config.steps.first(), Some(&CleaningStep::Titled {}), "{place}");
+            assert_eq!(config.steps.last(), Some(&CleaningStep::KCore { user: 5, item: 5 }), "{place}");
         }
         names.push(name);
     }

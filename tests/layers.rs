@@ -1,7 +1,11 @@
 //! The shape of the sources: which module may use which, and how long files and lines may be.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use common::{files_with_extension, root};
 
 /// The modules of the crate. A module uses only itself and those before it.
 const ORDER: [&str; 18] = [
@@ -17,25 +21,12 @@ const LONGEST_LINE: usize = 120;
 const SAMPLES: [&str; 4] = ["amazon/tests.rs", "movielens/tests.rs", "prepare/datasets.rs", "prepare/generator.rs"];
 
 fn sources(folder: &str) -> Vec<PathBuf> {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false if path.extension().is_some_and(|extension| extension == "rs") => files.push(path),
-                false => {}
-            }
-        }
-    }
-    files.sort();
-    files
+    files_with_extension(&root().join(folder), "rs")
 }
 
 /// Returns the top module of a file below `src`: `src/data/corpus.rs` is of `data`.
 fn top_module(path: &Path) -> Option<String> {
-    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).ok()?;
+    let below = path.strip_prefix(root().join("src")).ok()?;
     let first = below.components().next()?.as_os_str().to_string_lossy().into_owned();
     Some(first.trim_end_matches(".rs").to_string())
 }
@@ -79,7 +70,7 @@ fn no_module_uses_one_after_it() {
 
 #[test]
 fn every_module_has_its_rank() {
-    let library = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let library = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let mut declared: Vec<&str> =
         library.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let mut ranked = ORDER.to_vec();
@@ -107,6 +98,38 @@ fn files_and_lines_are_short() {
         );
     }
     assert!(long.is_empty(), "more than {LONGEST_FILE} lines or {LONGEST_LINE} columns:\n{}", long.join("\n"));
+}
+
+/// Returns the lines of a source file that name a flag of the command line, such as `--resume`, in
+/// code. A flag of Cargo is none of them.
+fn named_flags(text: &str) -> Vec<String> {
+    let code = |line: &str| !line.trim_start().starts_with("//") && !line.contains("cargo ");
+    let flag = |line: &str| {
+        line.match_indices("--").any(|(at, _)| {
+            !line[..at].ends_with(|c: char| c == '-' || c.is_alphanumeric())
+                && line[at + 2..].starts_with(|c: char| c.is_ascii_lowercase())
+        })
+    };
+    let named = (1..).zip(text.lines()).filter(|(_, line)| code(line) && flag(line));
+    named.map(|(number, line)| format!("{number}: {}", line.trim())).collect()
+}
+
+/// Below the commands a message names an option as "option `resume`"; the command line shows it as
+/// `--resume`.
+#[test]
+fn messages_of_the_library_name_no_flags() {
+    let commands = ORDER.iter().position(|module| *module == "commands").unwrap();
+    let mut named = Vec::new();
+    for path in sources("src") {
+        let module = top_module(&path).unwrap();
+        if ORDER[..commands].contains(&module.as_str()) {
+            let text = fs::read_to_string(&path).unwrap();
+            named.extend(named_flags(&text).into_iter().map(|line| format!("{}:{line}", path.display())));
+        }
+    }
+    assert!(named.is_empty(), "flags in messages of the library:\n{}", named.join("\n"));
+    let text = "// --out\n\"choose another --out\"\ni --;\n\"cargo build --release\"\n\"a--b ----\"\n";
+    assert_eq!(named_flags(text), ["2: \"choose another --out\""]);
 }
 
 #[test]

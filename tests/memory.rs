@@ -1,5 +1,6 @@
 //! `train --plan` against what training allocates.
 
+mod common;
 #[path = "cli/lab.rs"]
 #[allow(dead_code)]
 mod lab;
@@ -17,7 +18,7 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's allocator, counted.
-struct Counting;
+struct CountingAllocator;
 
 fn add(bytes: usize) {
     let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -25,7 +26,7 @@ fn add(bytes: usize) {
 }
 
 // SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
         unsafe { System.alloc(layout) }
@@ -38,7 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn measured(config: &RunConfig, out: std::path::PathBuf, steps: usize) -> usize {
     let options = TrainOptions {

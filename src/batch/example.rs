@@ -7,15 +7,15 @@ use crate::text::{Catalogue, Node, ROOT};
 pub struct Example {
     /// Tokens of the prompt, at least one; [`crate::text::EntityTokens`] may be among them.
     pub prompt: Vec<u32>,
-    /// What the LLM is to write after the prompt.
+    /// The target: what the LLM writes after the prompt.
     pub target: Target,
-    /// What a collaborative prior adds to the logits on the way to the target
-    /// ([`crate::decode::PrefixMass::logit_bias_to`]): one value for each child of each branching
-    /// node of the target's path, in that order. Empty without a prior in the loss.
+    /// Numbers that a collaborative prior adds to the logits on the way to the target
+    /// ([`crate::decode::PrefixMass::logit_bias_to`]): one for each child of each branching node of
+    /// the target's path, in that order. Empty without a prior in the loss.
     pub logit_bias: Vec<f32>,
 }
 
-/// What an LLM is to write.
+/// The target of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// An item of the catalogue, by its index.
@@ -24,7 +24,7 @@ pub enum Target {
     Text(Vec<u32>),
 }
 
-/// Which tokens compete in the loss.
+/// The tokens over which the loss's softmax is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Candidates {
     /// The whole vocabulary, at every target token (LML).
@@ -58,9 +58,6 @@ pub(super) struct ExampleSequence {
 
 impl ExampleSequence {
     /// Lays out `example`.
-    ///
-    /// # Panics
-    /// As [`super::Batch::new`].
     pub fn new(example: &Example, catalogue: &Catalogue, candidates: Candidates) -> Self {
         assert!(!example.prompt.is_empty(), "a prompt holds at least one token");
         let last_of_prompt = example.prompt.len() - 1;

@@ -30,7 +30,7 @@ pub struct Prediction {
     pub label: usize,
     /// Indices in [`Batch::candidate_ids`] of the tokens that compete; empty when all do.
     pub valid: Vec<usize>,
-    /// What is added to the logits of `valid`, in their order; empty for nothing.
+    /// Numbers that are added to the logits of `valid`, in their order; empty for nothing.
     pub logit_bias: Vec<f32>,
     /// Whether the node before has as many children as the root. By this count, and not by depth,
     /// MSL's released code tells the positions that count for the adaptive temperature.

@@ -5,9 +5,9 @@
 pub struct TextBatch {
     /// `[texts, seq]` flattened: token ids, 0 where padded.
     pub tokens: Vec<u32>,
-    /// `[texts]`: the number of tokens of each text, at least 1.
+    /// `[texts]`: number of tokens of each text, at least 1.
     pub lengths: Vec<usize>,
-    /// The number of tokens of the longest text.
+    /// Number of tokens of the longest text.
     pub seq: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Sequences of tokens as trees that run what several sequences have in common once.
+//! Token trees: what several sequences have in common is run once.
 //!
 //! A node is a token with a parent; it attends to its ancestors and to itself, and its position is
 //! its depth. Sequences that begin with the same tokens share those nodes, so what each of them
@@ -61,12 +61,12 @@ impl TokenTreeBatch {
         (Self { shared_prefix, tokens, positions, parents }, nodes)
     }
 
-    /// The number of trees.
+    /// Returns the number of trees.
     pub fn tree_count(&self) -> usize {
         self.parents.len()
     }
 
-    /// The number of tokens that are run, the shared prefix included.
+    /// Returns the number of tokens that are run, the shared prefix included.
     pub fn run_tokens(&self) -> usize {
         self.shared_prefix.len() + self.tokens.len()
     }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(batch.run_tokens(), 2 + 6 + 3);
     }
 
-    /// Walking up from a sequence's last node spells it, whatever the sequences.
+    /// The way up from a sequence's last node spells the sequence, whatever the sequences.
     #[test]
     fn every_sequence_can_be_read_back() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);

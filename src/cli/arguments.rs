@@ -9,6 +9,8 @@ use super::recommend::RecommendArgs;
 use super::serve::ServeArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
+use crate::evaluate::Metric;
+use crate::evaluate::statistics::PairedTest;
 use crate::run::PromptSelection;
 use crate::text::PromptChoice;
 
@@ -28,7 +30,7 @@ pub(super) enum Command {
         /// list
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
-        /// Where its corpus, model and runs go
+        /// Folder of its corpus, model and runs
         #[arg(long, default_value = "runs/quickstart")]
         out: PathBuf,
         /// Print one JSON document
@@ -94,7 +96,7 @@ pub(super) enum Command {
         /// As data.prompt of a run file: an embedded prompt template or a file with {history}
         #[arg(long)]
         prompt: Option<String>,
-        /// How many windows to show, the first of test
+        /// Number of windows to show, the first of test
         #[arg(long, default_value_t = 2)]
         examples: usize,
         /// Print one JSON document
@@ -127,16 +129,37 @@ pub(super) enum Command {
         /// steps to the CPU's
         #[arg(long, value_name = "RUN.toml", requires = "backend")]
         warm: Option<PathBuf>,
-        /// Where to: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
+        /// The device: wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of the list
         #[arg(long, value_name = "BACKEND[:DEVICE]", requires = "warm")]
         backend: Option<BackendChoice>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
     },
+    /// Paired comparison of evaluated runs on the same users: differences with 95 % bootstrap
+    /// intervals, p by a randomisation test, and Holm's correction
+    Compare {
+        /// Two or more directories that `evaluate` or `baseline --out` has written to; every pair is
+        /// compared
+        #[arg(required = true, num_args = 2.., value_name = "RUN_DIR")]
+        runs: Vec<PathBuf>,
+        /// ndcg@K, hr@K or mrr@K
+        #[arg(long, default_value = "ndcg@10")]
+        metric: Metric,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// What gives p: randomisation (of signs over users) or wilcoxon (signed ranks)
+        #[arg(long, default_value = "randomisation", value_name = "TEST")]
+        test: PairedTest,
+        /// Print one JSON document, an array
+        #[arg(long)]
+        json: bool,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
-        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a mixture
+        /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a
+        /// mixture
         name: String,
         /// The corpus directory
         corpus: PathBuf,
@@ -146,6 +169,16 @@ pub(super) enum Command {
         /// The first so many windows
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
+        /// Further k of the metrics, beside 1, 5 and 10
+        #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
+        at: Vec<u32>,
+        /// Write the files that `evaluate` writes into a run directory here, for `compare`
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Write the lists and targets here for trec_eval and ranx, run-<split>.txt and
+        /// qrels-<split>.txt
+        #[arg(long, value_name = "DIR")]
+        trec: Option<PathBuf>,
         /// als, bpr, sasrec: another value of a setting
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
@@ -183,6 +216,13 @@ pub(super) struct EvaluateArgs {
     /// Weight of the prior; of several, the best on --split valid is kept for the run
     #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
     pub(super) prior_weight: Vec<f64>,
+    /// Further k of the metrics, beside 1, 5 and 10; at most the number of beams
+    #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
+    pub(super) at: Vec<u32>,
+    /// Write the lists and targets here for trec_eval and ranx, run-<split>.txt and
+    /// qrels-<split>.txt
+    #[arg(long, value_name = "DIR")]
+    pub(super) trec: Option<PathBuf>,
     /// For texts: a BERT directory that compares them; models/minilm-l6 by default
     #[arg(long, value_name = "DIR")]
     pub(super) sentence_encoder: Option<PathBuf>,
@@ -195,7 +235,7 @@ pub(super) struct EvaluateArgs {
     pub(super) json: bool,
 }
 
-/// What the commands that train take.
+/// Arguments of the commands that train.
 #[derive(Args)]
 pub(super) struct RunArgs {
     /// The run file

@@ -1,15 +1,15 @@
-//! The doctor's reports as text.
+//! The reports of `doctor` as text.
 //!
-//! Names come from drivers: none may move the cursor, so control characters are shown escaped.
+//! Names come from drivers and must not move the cursor, so control characters are escaped.
 
 use std::path::Path;
 
-use super::inspect::escaped;
+use super::inspect::escape;
 use crate::commands::{BackendReport, DoctorReport, Status, WarmReport};
 use crate::device::{Adapter, ProductRate};
 use crate::run::Check;
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &DoctorReport) -> String {
     let host = &report.host;
     let mut text = format!("itemlm {}, burn {}\n", report.itemlm, report.burn);
@@ -31,12 +31,12 @@ pub(super) fn text(report: &DoctorReport) -> String {
 
 fn kernels(tuned: bool, dir: Option<&Path>) -> String {
     let kind = if tuned { "fused and tuned" } else { "plain, not kept" };
-    let kept = dir.map_or(String::new(), |dir| format!(", choices kept in {}", escaped(&dir.display().to_string())));
+    let kept = dir.map_or(String::new(), |dir| format!(", choices kept in {}", escape(&dir.display().to_string())));
     format!("{kind}{kept}")
 }
 
-/// What was warmed.
-pub(super) fn warmed(report: &WarmReport) -> String {
+/// Returns the report of `doctor --warm`.
+pub(super) fn warm_report(report: &WarmReport) -> String {
     let mut text = format!(
         "{}, {}: kernels {}\n",
         report.backend,
@@ -79,7 +79,7 @@ fn backend(report: &BackendReport) -> String {
         Status::Passed => "ok",
         Status::Failed => "FAILED",
     };
-    let reason = report.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escaped(reason)));
+    let reason = report.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
     let mut text = format!("\n{}  {status}{reason}\n", report.name);
     report.adapters.iter().for_each(|found| text += &adapter(found));
     if let Some(rate) = report.matmul {
@@ -118,7 +118,7 @@ fn adapter(found: &Adapter) -> String {
     let memory = memory_bytes.map_or(String::new(), |bytes| format!(", memory {}", size(Some(bytes))));
     let largest = largest_buffer_bytes.map_or(String::new(), |bytes| format!(", tensors up to {}", size(Some(bytes))));
     let used = if *used { "  <- in use" } else { "" };
-    let (name, driver) = (escaped(name), escaped(driver));
+    let (name, driver) = (escape(name), escape(driver));
     format!("  {index}: {name} ({kind}; {api}, {driver}{memory}{largest}; {id}){used}\n")
 }
 

@@ -1,20 +1,20 @@
 //! A corpus's statistics, histograms and examples as text of at most 100 columns.
 //!
-//! Names, titles and ids come from the data: none may move the cursor, so control characters are
-//! shown escaped.
+//! Names, titles and ids come from the data and must not move the cursor, so control characters are
+//! escaped.
 
 use crate::commands::{Bin, ExampleWindow, Inspection, LabelledToken, MASKED, Spread};
 
 const COLUMNS: usize = 100;
 const LONGEST_BAR: usize = 50;
-/// A longer token is cut.
+/// Longest token, in columns; a longer one is cut.
 const LONGEST_TOKEN: usize = 40;
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &Inspection) -> String {
     let mut out = Lines::default();
-    out.wrapped("", "  ", &format!("{}: {}", report.name, report.source));
-    out.wrapped("", "  ", &format!("Written by {}. {}", report.software, report.validation));
+    out.push_wrapped("", "  ", &format!("{}: {}", report.name, report.source));
+    out.push_wrapped("", "  ", &format!("Written by {}. {}", report.software, report.validation));
     if !report.steps.is_empty() {
         out.line(format!("\n{:<24}{:>12}{:>12}", "Steps", "before", "after"));
     }
@@ -22,7 +22,7 @@ pub(super) fn text(report: &Inspection) -> String {
         let name = fit(&step.name, 20);
         let padding = " ".repeat(22usize.saturating_sub(columns(&name)));
         out.line(format!("  {name}{padding}{:>12}{:>12}", step.before, step.after));
-        out.wrapped("    ", "    ", &step.what);
+        out.push_wrapped("    ", "    ", &step.what);
     }
     statistics(report, &mut out);
 
@@ -40,7 +40,7 @@ pub(super) fn text(report: &Inspection) -> String {
         ));
     }
 
-    out.wrapped(
+    out.push_wrapped(
         "\n",
         "  ",
         &format!("Examples: the first windows of test, with the prompt template {}", report.prompt),
@@ -81,7 +81,7 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share))
 }
 
-/// A row a bin: its range, its count, its share and a bar.
+/// Appends a row for each bin: its range, its count, its share and a bar.
 fn histogram(of: &str, counted: &str, bins: &[Bin], out: &mut Lines) {
     let total: usize = bins.iter().map(|bin| bin.count).sum();
     let largest = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
@@ -97,7 +97,7 @@ fn histogram(of: &str, counted: &str, bins: &[Bin], out: &mut Lines) {
     }
 }
 
-/// A bar in eighths of a column; what is there at all is shown.
+/// Returns a bar in eighths of a column; a count above 0 has at least one eighth.
 fn bar(count: usize, largest: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     if count == 0 {
@@ -109,21 +109,25 @@ fn bar(count: usize, largest: usize) -> String {
 
 fn example(shown: &ExampleWindow, out: &mut Lines) {
     let history = shown.history.len();
-    out.wrapped("\n", "  ", &format!("Test window {}, user {}, {history} in the history", shown.window, shown.user));
+    out.push_wrapped(
+        "\n",
+        "  ",
+        &format!("Test window {}, user {}, {history} in the history", shown.window, shown.user),
+    );
     out.line(format!("  prompt, masked (label {MASKED}):"));
     for line in shown.prompt.split('\n') {
-        out.wrapped("  │ ", "  ┆ ", line);
+        out.push_wrapped("  │ ", "  ┆ ", line);
     }
     match &shown.tokens {
         None => {
             out.line("  label, predicted (the model's end-of-sequence token follows):");
-            out.wrapped("  │ ", "  ┆ ", &shown.label);
+            out.push_wrapped("  │ ", "  ┆ ", &shown.label);
         }
         Some(tokens) => labelled(tokens, out),
     }
 }
 
-/// The masked tokens in running lines, then a row a label.
+/// Appends the masked tokens in running lines, then a row for each label.
 fn labelled(tokens: &[LabelledToken], out: &mut Lines) {
     let (masked, labels): (Vec<_>, Vec<_>) = tokens.iter().partition(|token| token.label == MASKED);
     out.line(format!("  its {} tokens, each as token:id, all with the label {MASKED}:", masked.len()));
@@ -169,12 +173,12 @@ impl Lines {
         }
     }
 
-    /// Untrusted text, escaped, with every character of it, in lines that end after a space where
-    /// there is one.
-    fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
+    /// Appends untrusted text, escaped and complete, in lines that end after a space where there is
+    /// one.
+    fn push_wrapped(&mut self, first: &str, rest: &str, text: &str) {
         self.text += first;
         let mut column = columns(first.trim_start_matches('\n'));
-        for word in escaped(text).split_inclusive(' ') {
+        for word in escape(text).split_inclusive(' ') {
             let width = columns(word.trim_end_matches(' '));
             // A word too long for a whole line is cut where the line ends.
             let fits_a_line = columns(rest) + width <= COLUMNS;
@@ -183,7 +187,7 @@ impl Lines {
                 column = columns(rest);
             }
             for character in word.chars() {
-                // The space after a word that fills its line may stand beyond it.
+                // The space after a word that fills its line may go beyond it.
                 if column + width_of(character) > COLUMNS && character != ' ' {
                     self.text = format!("{}\n{rest}", self.text);
                     column = columns(rest);
@@ -196,9 +200,9 @@ impl Lines {
     }
 }
 
-/// At most `most` columns of untrusted text, escaped; an ellipsis stands for the rest.
+/// Returns at most `most` columns of untrusted text, escaped; an ellipsis stands for the rest.
 fn fit(text: &str, most: usize) -> String {
-    let text = escaped(text);
+    let text = escape(text);
     if columns(&text) <= most {
         return text;
     }
@@ -214,19 +218,19 @@ fn fit(text: &str, most: usize) -> String {
     cut + "…"
 }
 
-/// Columns that a terminal gives the text, or a few more.
+/// Returns the number of columns that a terminal gives the text, or a few more.
 fn columns(text: &str) -> usize {
     text.chars().map(width_of).sum()
 }
 
-/// Wide characters (Hangul, Chinese, Japanese, emoji) begin at U+1100; a narrow one above is taken
-/// for wide, but for those drawn here.
+/// Returns the columns of a character. Wide characters (Hangul, Chinese, Japanese, emoji) begin at
+/// U+1100; a narrow one above counts as wide, except those drawn here.
 fn width_of(character: char) -> usize {
     if character < '\u{1100}' || matches!(character, '\u{2010}'..='\u{2027}' | '\u{2500}'..='\u{259f}') { 1 } else { 2 }
 }
 
-/// Control characters and those that reorder text or break lines, as Rust escapes.
-pub(super) fn escaped(text: &str) -> String {
+/// Escapes control characters and those that reorder text or break lines, as Rust does.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         let mark = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}');
@@ -243,7 +247,7 @@ pub(super) fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::{Distribution, Popularity, Titles, TopShare, Unseen};
+    use crate::commands::{Distribution, Popularity, Titles, TopShare, UnseenCounts};
     use crate::data::{Step, WindowCounts};
 
     fn report(examples: Vec<ExampleWindow>) -> Inspection {
@@ -268,7 +272,7 @@ mod tests {
             interactions: 1,
             density: None,
             windows: WindowCounts { train: 0, valid: 0, test: 0 },
-            unseen: Unseen {
+            unseen: UnseenCounts {
                 cold_test_targets: 0,
                 cold_test_share: None,
                 test_users: 0,
@@ -300,8 +304,8 @@ mod tests {
         }
     }
 
-    /// Nothing but line feeds controls the terminal, and no line is longer than 100 columns, a
-    /// space at its end apart.
+    /// Asserts that only line feeds control the terminal, and that no line is longer than 100
+    /// columns, except for a space at its end.
     fn tame(text: &str) {
         for line in text.lines() {
             assert!(columns(line.trim_end()) <= COLUMNS, "{} columns: {line}", columns(line));
@@ -343,7 +347,7 @@ mod tests {
     fn wrapping_loses_nothing() {
         let mut lines = Lines::default();
         let text = format!("{} {}  {}", "a".repeat(70), "b".repeat(40), "c".repeat(250));
-        lines.wrapped("> ", "| ", &text);
+        lines.push_wrapped("> ", "| ", &text);
         let joined: String = lines.text.lines().map(|line| &line[2..]).collect();
         assert_eq!(joined, text);
         let starts: Vec<&str> = lines.text.lines().map(|line| &line[..3]).collect();

@@ -1,7 +1,9 @@
 //! The command line: parses the arguments, calls a command, prints its report.
 
 mod arguments;
+mod compare;
 mod doctor;
+mod flags;
 mod inspect;
 mod plan;
 mod prepare;
@@ -24,6 +26,7 @@ use crate::commands;
 use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, ScoreOptions};
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
+use crate::evaluate::CompareOptions;
 use crate::run::TrainOptions;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -33,7 +36,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line; the exit code.
+/// Runs the command line; returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let command = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command,
@@ -57,7 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match command.run() {
         Ok(()) => 0,
         Err(error) => {
-            log(format_args!("error: {error}"));
+            log(format_args!("error: {}", flags::with_flags(&error.to_string())));
             error.exit_code()
         }
     }
@@ -101,7 +104,7 @@ impl Command {
             }
             Self::Doctor { warm: Some(run), backend: Some(backend), json } => {
                 let report = commands::warm(&RunConfig::open(&run, &[])?, backend, stop_on_signal(Ui::None)?)?;
-                show(json, &report, doctor::warmed)?;
+                show(json, &report, doctor::warm_report)?;
                 report.verdict()
             }
             Self::Doctor { json, .. } => {
@@ -109,8 +112,13 @@ impl Command {
                 show(json, &report, doctor::text)?;
                 report.verdict()
             }
-            Self::Baseline { name, corpus, split, limit, set, backend, json } => {
-                let options = BaselineOptions { split, limit, set, backend };
+            Self::Compare { runs, metric, split, test, json } => {
+                let options = CompareOptions { metric, test, ..CompareOptions::default() };
+                let comparisons = commands::compare(&runs, split, &options, &mut |line| log(line))?;
+                show(json, &comparisons, |comparisons| compare::text(comparisons))
+            }
+            Self::Baseline { name, corpus, split, limit, at, out, trec, set, backend, json } => {
+                let options = BaselineOptions { split, limit, at, out, trec, set, backend };
                 let report = commands::baseline(&corpus, &name, &options, &mut |line| log(line))?;
                 show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
@@ -134,7 +142,7 @@ impl RunArgs {
             None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::train(&config, options)?, text::trained)
+        show(json, &commands::train(&config, options)?, text::train_report)
     }
 
     fn align(self) -> Result<()> {
@@ -147,7 +155,7 @@ impl RunArgs {
             Some(UiName::Plain) | None => Ui::Plain,
         };
         let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
-        show(json, &commands::align(&config, options)?, text::aligned)
+        show(json, &commands::align(&config, options)?, text::align_report)
     }
 }
 
@@ -165,6 +173,8 @@ impl EvaluateArgs {
             length_penalty: self.length_penalty,
             choice: self.choice.into(),
             prior_weights: self.prior_weight,
+            at: self.at,
+            trec: self.trec,
             sentence_encoder: self.sentence_encoder,
             backend: self.backend,
             progress: std::io::stderr().is_terminal(),
@@ -176,13 +186,13 @@ impl EvaluateArgs {
     }
 }
 
-/// `runs/<name of the run file>`
+/// Returns `runs/<name of the run file>`.
 fn run_directory(run: &Path) -> PathBuf {
     Path::new("runs").join(run.file_stem().unwrap_or(run.as_os_str()))
 }
 
-/// The first signal lets the step at hand end and a checkpoint be written; the second ends the
-/// process.
+/// Makes the first signal end training after the current step, with a checkpoint; the second ends
+/// the process.
 fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     let interrupter = Interrupter::new();
     let stop = interrupter.clone();
@@ -201,7 +211,7 @@ fn stop_on_signal(ui: Ui) -> Result<Interrupter> {
     Ok(interrupter)
 }
 
-/// One JSON document, or a text for people.
+/// Prints one JSON document, or a text for people.
 fn show<T: Serialize>(json: bool, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     if json { print_json(report) } else { print(&text(report)) }
 }

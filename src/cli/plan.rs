@@ -1,11 +1,11 @@
-//! The plan of a run's memory as text.
+//! The estimate of a run's memory as text.
 
 use super::doctor::size;
-use super::inspect::escaped;
+use super::inspect::escape;
 use crate::commands::PlanReport;
 use crate::run::LargestMicroBatch;
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &PlanReport) -> String {
     let PlanReport { backend, precision, parameters, weights, step, memory, .. } = report;
     let mut text = format!(
@@ -54,7 +54,7 @@ pub(super) fn text(report: &PlanReport) -> String {
         None => "not known to fit:",
     };
     let available = memory.bytes.map_or(String::new(), |bytes| format!(" {},", size(Some(bytes))));
-    line("at most", report.peak_bytes, format!("{verdict}{available} {}", escaped(&memory.of)));
+    line("at most", report.peak_bytes, format!("{verdict}{available} {}", escape(&memory.of)));
     if let Some(limit) = memory.largest_tensor_bytes {
         let verdict = if step.largest_tensor > limit { "TOO LARGE for" } else { "fits into" };
         line("largest tensor", step.largest_tensor, format!("{verdict} the device's buffers of {}", size(Some(limit))));

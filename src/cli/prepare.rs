@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
-use super::inspect::escaped;
+use super::flags::with_flags;
+use super::inspect::escape;
 use super::show;
 use crate::data::{
     Columns, Encoding, PrepareOptions, Report, STOP, Source, TableOptions, TitleChoice, TitleFrom, Unit, prepare,
@@ -75,7 +76,7 @@ struct ColumnArgs {
     text: Option<String>,
 }
 
-/// How the files of a table are written.
+/// Arguments about the format of a table's files.
 #[derive(Args)]
 struct TableArgs {
     /// table: the character between fields, or tab; by default what the first lines show
@@ -147,14 +148,16 @@ impl PrepareArgs {
             },
             tasks: self.tasks,
         };
-        // Once is enough: the work stops at the next block of rows, and its temporary folders are
-        // removed.
+        // One signal is enough: the work stops at the next block of rows, and its temporary folders
+        // are removed.
         ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("signal handler")?;
-        show(self.json, &prepare(&options)?, |report| prepare_text(&options.out, report))
+        let mut report = prepare(&options)?;
+        report.warnings.iter_mut().for_each(|warning| *warning = with_flags(warning));
+        show(self.json, &report, |report| prepare_text(&options.out, report))
     }
 }
 
-/// Bytes, from such as 512MB or 8GB.
+/// Parses a number of bytes such as 512MB or 8GB.
 fn memory(text: &str) -> std::result::Result<u64, String> {
     const LEAST: u64 = 256 << 20;
     let upper = text.to_ascii_uppercase();
@@ -171,11 +174,11 @@ fn memory(text: &str) -> std::result::Result<u64, String> {
 }
 
 fn prepare_text(out: &Path, report: &Report) -> String {
-    let mut text = format!("{}\n", escaped(&report.format));
+    let mut text = format!("{}\n", escape(&report.format));
     // A folder may hold thousands of parts.
     const SHOWN: usize = 20;
     for file in report.files.iter().take(SHOWN) {
-        text += &format!("  {:>11} rows in {}\n", file.rows, escaped(&file.file));
+        text += &format!("  {:>11} rows in {}\n", file.rows, escape(&file.file));
     }
     if let Some(more) = report.files.len().checked_sub(SHOWN).filter(|more| *more > 0) {
         let rows: u64 = report.files.iter().skip(SHOWN).map(|file| file.rows).sum();
@@ -184,7 +187,7 @@ fn prepare_text(out: &Path, report: &Report) -> String {
     if !report.passed_over.is_empty() {
         let shown: Vec<&str> = report.passed_over.iter().take(SHOWN).map(String::as_str).collect();
         let more = if report.passed_over.len() > SHOWN { ", …" } else { "" };
-        text += &format!("passed over {}: {}{more}\n", report.passed_over.len(), escaped(&shown.join(", ")));
+        text += &format!("passed over {}: {}{more}\n", report.passed_over.len(), escape(&shown.join(", ")));
     }
     for step in &report.steps {
         let left = match (step.users, step.items) {
@@ -196,7 +199,7 @@ fn prepare_text(out: &Path, report: &Report) -> String {
             step.name,
             step.before,
             step.after,
-            escaped(&step.what)
+            escape(&step.what)
         );
     }
     let (r, w) = (report, &report.windows);
@@ -220,7 +223,7 @@ fn prepare_text(out: &Path, report: &Report) -> String {
         text += &format!("Rows of tasks: {}\n", tasks.join(", "));
     }
     for warning in &r.warnings {
-        text += &format!("warning: {}\n", escaped(warning));
+        text += &format!("warning: {}\n", escape(warning));
     }
     text
 }

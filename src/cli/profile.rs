@@ -1,9 +1,9 @@
-//! The profile as text.
+//! The report of `train --profile` as text.
 
 use crate::commands::ProfileReport;
 use crate::core::profiler::{Part, Pass};
 
-/// The whole report.
+/// Returns the whole report.
 pub(super) fn text(report: &ProfileReport) -> String {
     let ProfileReport { backend, threads, steps, warm_up, seconds_per_step, samples_per_step, .. } = report;
     let mut text = format!(

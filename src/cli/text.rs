@@ -6,7 +6,7 @@ use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, TextE
 use crate::evaluate::{Group, Summary, TextQuality};
 use crate::run::{BulkReport, Recommendation};
 
-/// Every ranker's row, the example users and the run directories.
+/// Returns a row for each ranker, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {
     let rows: Vec<(&str, &Summary)> = report.results.iter().map(|r| (r.name.as_str(), &r.summary)).collect();
     let mut text = format!("\nSYNTHETIC data, {} test windows. {}\n", report.windows, table(&rows));
@@ -21,8 +21,8 @@ pub(super) fn quickstart(report: &QuickstartReport) -> String {
     text
 }
 
-/// How far `train` has come, and what the dashboard had no place for.
-pub(super) fn trained(report: &TrainReport) -> String {
+/// Returns the progress of `train`, and notices that the dashboard had no room for.
+pub(super) fn train_report(report: &TrainReport) -> String {
     let notice = report.notice.as_ref().map_or_else(String::new, |notice| format!("note: {notice}\n"));
     format!(
         "{notice}{}: {} of {} steps, {} samples, loss {} → {}, temperature {:.3}, {:.2} samples/s, {} MiB at most\n",
@@ -38,8 +38,8 @@ pub(super) fn trained(report: &TrainReport) -> String {
     )
 }
 
-/// How far `align` has come.
-pub(super) fn aligned(report: &AlignReport) -> String {
+/// Returns the progress of `align`.
+pub(super) fn align_report(report: &AlignReport) -> String {
     let recall = report.retrieval.map_or("-".to_string(), |r| {
         format!("text→item {:.4}, item→text {:.4} of {}", r.text_to_item.at_10, r.item_to_text.at_10, r.items)
     });
@@ -56,7 +56,7 @@ pub(super) fn aligned(report: &AlignReport) -> String {
     )
 }
 
-/// What `cf` has written.
+/// Returns what `cf` has written.
 pub(super) fn vectors(report: &CfReport) -> String {
     format!(
         "{}: {} items and {} users, {} numbers each; {:.0} s, loss {:.4}, valid NDCG@10 {}\n",
@@ -70,7 +70,7 @@ pub(super) fn vectors(report: &CfReport) -> String {
     )
 }
 
-/// A table of the metrics: a row for each prompt that ranked.
+/// Returns a table of the metrics, with a row for each prompt.
 pub(super) fn evaluation(run: &Path, evaluation: &Evaluation) -> String {
     let mut rows = vec![(run.display().to_string(), &evaluation.summary)];
     if let (Some(task), Some(prompt)) = (&evaluation.task, evaluation.prompt) {
@@ -81,7 +81,7 @@ pub(super) fn evaluation(run: &Path, evaluation: &Evaluation) -> String {
     format!("{}{}\n{:.2} users/s\n", table(&rows), prior(evaluation), evaluation.users_per_second)
 }
 
-/// The prior that ranked, and how its weight was chosen.
+/// Returns the prior, and how its weight was chosen.
 fn prior(evaluation: &Evaluation) -> String {
     let Some(prior) = &evaluation.prior else { return String::new() };
     let mut text = format!("prior: {}, weight {}", prior.ranker, prior.weight);
@@ -92,7 +92,7 @@ fn prior(evaluation: &Evaluation) -> String {
     text + "\n"
 }
 
-/// Log-perplexity and semantic consistency, task by task.
+/// Returns log-perplexity and semantic consistency, task by task.
 pub(super) fn texts(evaluation: &TextEvaluation) -> String {
     let (tasks, mean) = (&evaluation.summary.tasks, &evaluation.summary.mean);
     let rows =
@@ -105,7 +105,7 @@ pub(super) fn texts(evaluation: &TextEvaluation) -> String {
     format!("{header}{}{:.2} rows/s\n", rows.map(line).collect::<String>(), evaluation.rows_per_second)
 }
 
-/// The best first.
+/// Returns the items, best first.
 pub(super) fn recommendations(items: &[Recommendation]) -> String {
     items.iter().map(|i| format!("{:>3}  {:>9.4}  {}\n", i.rank, i.log_prob, i.title)).collect()
 }
@@ -130,7 +130,7 @@ pub(super) fn bulk(report: &BulkReport) -> String {
     )
 }
 
-/// NDCG and HR with 95 % intervals; cold and warm NDCG@10 beside.
+/// Returns NDCG and HR with 95 % intervals, and cold and warm NDCG@10.
 pub(super) fn table(rows: &[(&str, &Summary)]) -> String {
     let cell = |group: &Group, metric: &str| match (group.metric(metric), group.intervals.get(metric)) {
         (Some(value), Some([low, high])) => format!("{value:.4} [{low:.4}, {high:.4}]"),
@@ -155,7 +155,7 @@ pub(super) fn table(rows: &[(&str, &Summary)]) -> String {
     text
 }
 
-/// Four digits, or a dash where no step ran.
+/// Returns four digits, or a dash if no step ran.
 fn number(value: Option<f64>) -> String {
     value.map_or("-".into(), |v| format!("{v:.4}"))
 }
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::run::FirstLast;
 
-    /// On a terminal the dashboard is gone by then, and had no line for it.
+    /// On a terminal the dashboard has closed by then, and had no line for it.
     #[test]
     fn a_notice_is_shown_at_the_end() {
         let report = TrainReport {
@@ -182,7 +182,7 @@ mod tests {
             validation: String::new(),
             notice: Some("the adaptive temperature stays at 1.5".into()),
         };
-        let text = trained(&report);
+        let text = train_report(&report);
         assert!(text.starts_with("note: the adaptive temperature stays at 1.5\nruns/office: 1 of 2 steps"), "{text}");
     }
 }

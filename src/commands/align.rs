@@ -1,5 +1,5 @@
-//! `itemlm align RUN.toml`: phase 1 of ILM ([`crate::run::align_task`]). An epoch is a pass over the
-//! texts. The run directory is `train`'s; see [`crate::run::qformer_artifact`] for the result.
+//! `itemlm align RUN.toml`: phase 1 of ILM ([`crate::run::align_task`]). An epoch is a pass over
+//! the texts. The run directory is `train`'s; see [`crate::run::qformer_artifact`] for the result.
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,9 @@ use crate::run::qformer_artifact::{AlignedConfig, WEIGHTS};
 use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::scalar;
-use crate::train::{Checkpoints, LoopOptions, MetricsLog, Progress, Score, Task, Ui, adamw};
+use crate::train::{Checkpoints, LoopOptions, METRICS, MetricsLog, Progress, Score, TENSORBOARD, Task, Ui, adamw};
 
-/// What `align --json` prints.
+/// The report of `align --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct AlignReport {
     /// The run directory.
@@ -30,7 +30,7 @@ pub struct AlignReport {
     pub steps: usize,
     /// Optimiser steps of the whole run.
     pub total_steps: usize,
-    /// Items with a text and pairs trained on so far.
+    /// Number of items with a text and of pairs trained on so far.
     pub samples: usize,
     /// Time spent in optimiser steps so far, seconds.
     pub seconds: f64,
@@ -42,7 +42,7 @@ pub struct AlignReport {
     pub loss: FirstLast,
     /// The learned temperature of item and text.
     pub temperature: f64,
-    /// Items whose text is learnt from.
+    /// Number of items whose text is trained on.
     pub texts: usize,
     /// The step whose weights are kept: the epoch with the best sum of recalls; null before an
     /// epoch has ended.
@@ -51,7 +51,7 @@ pub struct AlignReport {
     pub retrieval: Option<Retrieval>,
 }
 
-/// Trains a Q-Former, or goes on training it.
+/// Trains a Q-Former, or resumes its training.
 ///
 /// # Errors
 /// A run directory that exists (without `resume`) or belongs to another run file or other data; a
@@ -78,9 +78,9 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         }
         None => dir::create(out, &config.to_toml()?, &identity)?,
     };
-    let checkpoints = Checkpoints::recovered(out)?;
-    // A new run has none.
-    if let Some((checkpoint, found)) = checkpoints.latest()? {
+    let checkpoints = Checkpoints::open_and_recover(out)?;
+    // A new run has no checkpoint.
+    if let Some((checkpoint, found)) = checkpoints.latest_checkpoint()? {
         aligner = load_module(&checkpoint.join(WEIGHTS), aligner)?;
         optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, &device)?;
         progress = found;
@@ -108,17 +108,19 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
     }
 
     let loop_options = LoopOptions {
-        dir: out.to_path_buf(),
+        metrics: Some(out.join(METRICS)),
         epochs: config.train.epochs,
+        patience: None,
         checkpoint_steps: None,
         max_steps: options.max_steps,
+        tensorboard: config.train.tensorboard.then(|| out.join(TENSORBOARD)),
         ui: options.ui,
         interrupter: options.interrupter,
     };
     let outcome = crate::train::train(&mut task, progress, &loop_options)?;
     let progress = &outcome.progress;
     if progress.epoch == config.train.epochs
-        && let Some((best, step)) = checkpoints.selected()?
+        && let Some((best, step)) = checkpoints.selected_checkpoint()?
     {
         let scale = data.scale;
         AlignedConfig { format: 1, step, projection: width, scale: Some(scale), identity, qformer }

@@ -10,20 +10,21 @@ use crate::data::Corpus;
 use crate::device::BackendChoice;
 use crate::evaluate::valid_ndcg;
 use crate::rankers::registry::vector_method;
-use crate::rankers::{Fitting, TopK, VectorRanker};
+use crate::rankers::{FitContext, TopK, VectorRanker};
 use crate::run::verified_devices::{check_one_device, verified_device};
+use crate::train::METRICS;
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `cf`.
 #[derive(Debug, Clone)]
 pub struct CfOptions {
     /// Settings of the method as `key=value`, over their defaults.
     pub set: Vec<String>,
-    /// Where BPR and SASRec train; ALS runs on the CPU.
+    /// The backend on which BPR and SASRec train; ALS runs on the CPU.
     pub backend: BackendChoice,
 }
 
-/// What `cf --json` prints.
+/// The report of `cf --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CfReport {
     /// Name of the method, such as `als`.
@@ -40,9 +41,10 @@ pub struct CfReport {
     pub epoch: usize,
     /// Seconds of training, its validation included.
     pub seconds: f64,
-    /// Of ALS the objective at the end, else the mean loss of the epoch that was kept.
+    /// Mean loss of the kept epoch; for ALS the objective at the end.
     pub loss: f64,
-    /// What scores are divided by where the ranker is a prior; chosen on the validation windows.
+    /// Temperature by which scores are divided if the ranker is a prior; chosen on the validation
+    /// windows.
     pub temperature: f64,
     /// SHA-256 of the file.
     pub sha256: String,
@@ -52,7 +54,7 @@ pub struct CfReport {
 }
 
 /// Trains the method `name` on a corpus's training windows and writes the vectors of the corpus's
-/// items and users to `out`.
+/// items and users to `out`, and the optimiser steps of BPR and SASRec to `OUT.metrics.jsonl`.
 ///
 /// # Errors
 /// A method that is not there, settings or an `out` that cannot be (usage); those of
@@ -70,13 +72,17 @@ pub fn cf(
     let corpus = Corpus::open(corpus_dir)?;
     let started = Instant::now();
     let top_k = TopK::new(&corpus);
-    let mut fitting = Fitting {
+    let metrics = metrics_file(out);
+    // ALS writes none: another method's must not stay beside its vectors.
+    let _ = std::fs::remove_file(&metrics);
+    let mut context = FitContext {
         corpus: &corpus,
         device: &|| verified_device(&options.backend),
         validate: &|ranker| valid_ndcg(ranker, &top_k, &corpus),
+        metrics: Some(&metrics),
         say,
     };
-    let trained = VectorRanker::train(&*method, &mut fitting).context(corpus_dir.display())?;
+    let trained = VectorRanker::train(&*method, &mut context).context(corpus_dir.display())?;
     let ranker = trained.model;
     let valid_ndcg_at_10 = valid_ndcg(&ranker, &top_k, &corpus);
     let seconds = started.elapsed().as_secs_f64();
@@ -94,6 +100,13 @@ pub fn cf(
         sha256,
         valid_ndcg_at_10,
     })
+}
+
+/// Returns the file of the optimiser steps beside the vectors: `FILE.metrics.jsonl`.
+fn metrics_file(out: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(out);
+    name.push(format!(".{METRICS}"));
+    PathBuf::from(name)
 }
 
 /// Refuses a path that cannot be written, before minutes of training.

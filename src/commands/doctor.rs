@@ -1,5 +1,5 @@
-//! `itemlm doctor`: what this build and this machine offer, how fast, and whether it computes what
-//! the CPU computes.
+//! `itemlm doctor`: the backends and devices of this build and this machine, their speed, and
+//! whether they compute the same numbers as the CPU.
 
 use std::path::PathBuf;
 
@@ -15,9 +15,9 @@ use crate::run::Check;
 use crate::run::self_check::{Numbers, SelfCheck, compare, no_cpu};
 use crate::{Error, Result};
 
-/// As Cargo.toml pins it; burn does not tell its version.
+/// burn's version, as Cargo.toml pins it; burn itself does not tell it.
 const BURN: &str = "0.21.0";
-/// What `doctor --json` prints.
+/// The report of `doctor --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct DoctorReport {
     /// itemlm's version.
@@ -26,13 +26,13 @@ pub struct DoctorReport {
     pub burn: String,
     /// The machine.
     pub host: Host,
-    /// Whether the kernels of wgpu and CUDA are fused, and chosen by timing them.
+    /// Whether the kernels of wgpu and CUDA are fused, and selected by timing them.
     pub tuned: bool,
-    /// Where the choices are kept between runs: [`kernels_dir`].
+    /// Folder in which the selected kernels are kept between runs: [`kernels_dir`].
     pub kernels: Option<PathBuf>,
-    /// One a backend, compiled in or not.
+    /// A report for each backend, compiled in or not.
     pub backends: Vec<BackendReport>,
-    /// No backend's self-check failed.
+    /// Whether no backend's self-check failed.
     pub passed: bool,
 }
 
@@ -53,42 +53,42 @@ pub struct Host {
     pub limit_bytes: Option<u64>,
 }
 
-/// What became of a backend.
+/// The result for a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// This build lacks it.
+    /// This build lacks the backend.
     NotCompiled,
-    /// It finds no device that works.
+    /// The backend finds no device that works.
     NoDevice,
-    /// It computes what the CPU computes.
+    /// The device computes the same numbers as the CPU.
     Passed,
-    /// It does not.
+    /// The device computes other numbers than the CPU.
     Failed,
 }
 
-/// A backend, its devices, and how the one in use does.
+/// A backend, its devices, and the results of the one in use.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackendReport {
-    /// cpu, wgpu or cuda.
+    /// Name of the backend: cpu, wgpu or cuda.
     pub name: BackendName,
-    /// What became of it.
+    /// The result for the backend.
     pub status: Status,
     /// Why it is not [`Status::Passed`].
     pub reason: Option<String>,
-    /// Its devices.
+    /// The backend's devices.
     pub adapters: Vec<Adapter>,
-    /// Null where it did not run.
+    /// Speed of matrix products; null where the backend did not run.
     pub matmul: Option<MatmulRate>,
-    /// Null where it did not run.
+    /// Speed of copies; null where the backend did not run.
     pub copy: Option<CopyRate>,
-    /// Products of a training step; empty where it did not run.
+    /// Products of a training step; empty where the backend did not run.
     pub step_products: Vec<ProductRate>,
     /// The self-check, part by part.
     pub checks: Vec<Check>,
 }
 
-/// Looks at the machine and tries every backend of the build.
+/// Inspects the machine and tries every backend of the build.
 ///
 /// # Errors
 /// The self-check's model cannot be written to the temporary directory. A self-check that fails is
@@ -110,6 +110,8 @@ pub fn doctor() -> Result<DoctorReport> {
 }
 
 impl DoctorReport {
+    /// Returns an error if a self-check failed.
+    ///
     /// # Errors
     /// The first backend whose self-check failed. A backend that is not compiled in or has no
     /// device is none.
@@ -122,6 +124,8 @@ impl DoctorReport {
     }
 }
 
+/// Tries a backend.
+///
 /// * `reference`: the CPU's numbers, kept when the CPU is examined and compared with afterwards.
 fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Numbers>) -> BackendReport {
     let mut report = BackendReport {
@@ -140,15 +144,15 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
     }) {
         Ok(device) => device,
         Err(why) => {
-            // A device that is there and computes wrongly is no usage error.
+            // A device that computes wrong numbers is no usage error.
             let wrong = why.exit_code() == 1;
             let why = why.to_string();
-            let why = why.strip_prefix(&format!("--backend {name}: ")).unwrap_or(&why);
+            let why = why.strip_prefix(&format!("option `backend` {name}: ")).unwrap_or(&why);
             if name.is_compiled() {
                 report.status = if wrong { Status::Failed } else { Status::NoDevice };
             }
             report.reason = Some(why.into());
-            // A listed GPU may still lack what runs work on it.
+            // A listed GPU may still lack features that runs need.
             report.adapters.iter_mut().for_each(|adapter| adapter.used = false);
             return report;
         }

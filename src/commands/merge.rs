@@ -19,7 +19,7 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
         return Err(Error::usage(format!("{} exists; choose another --out", out.display())));
     }
     let mut config = read_config(dir)?;
-    // Adapters and masters meet unrounded weights.
+    // Adapters and full weights are merged unrounded.
     config.llm.precision = Precision::F32;
     let run = Session::open_as(dir, config, &BackendName::Cpu.device()?)?;
     if run.config.llm.tune == TuneKind::Frozen {
@@ -33,7 +33,7 @@ pub fn merge(dir: &Path, out: &Path) -> Result<()> {
     }
     let written = export_merged(out, &run.model.llm, &run.context.tokenizer);
     if written.is_err() {
-        // Made a moment ago: nobody's but ours.
+        // It was made a moment ago, by this process.
         let _ = std::fs::remove_dir_all(out);
     }
     written

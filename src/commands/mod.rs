@@ -1,8 +1,9 @@
-//! One command a file, each read top to bottom.
+//! The commands, one file each.
 
 pub(crate) mod align;
 pub(crate) mod baseline;
 pub(crate) mod cf;
+pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
@@ -19,11 +20,12 @@ pub(crate) mod warm;
 pub use align::{AlignReport, align};
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
+pub use compare::compare;
 pub use doctor::{BackendReport, DoctorReport, Host, Status, doctor};
 pub use evaluate::{EvaluateOptions, EvaluateReport, Evaluation, TaskEvaluation, TextEvaluation, evaluate};
 pub use inspect::{
     Bin, Distribution, ExampleWindow, InspectOptions, Inspection, LabelledToken, MASKED, Popularity, Spread, Titles,
-    TopShare, Unseen, inspect,
+    TopShare, UnseenCounts, inspect,
 };
 pub use merge::merge;
 pub use plan::{PlanReport, plan};

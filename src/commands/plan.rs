@@ -1,5 +1,5 @@
-//! `itemlm train RUN.toml --plan`: what a run needs of memory, counted from sizes and from its own
-//! prompts.
+//! `itemlm train RUN.toml --plan`: the memory that a run needs, estimated from sizes and from its
+//! own prompts.
 
 use std::rc::Rc;
 
@@ -17,69 +17,68 @@ use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_devices;
 use crate::train::{ParameterCount, RankingBytes, StepBytes, WeightBytes};
 
-/// Samples of the first epoch that are tokenised: of a larger epoch the rest is taken to be alike.
+/// Number of samples of the first epoch that are tokenised: of a larger epoch the rest is assumed
+/// to be alike.
 const SAMPLES: usize = 2048;
 
-/// What `train --plan --json` prints. Bytes are those of the CPU backend, whatever is asked for:
-/// other devices run some operations as several, and keep more.
+/// The report of `train --plan --json`. Bytes are those of the CPU backend, whichever backend is
+/// chosen: other devices run some operations as several, and keep more.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlanReport {
-    /// Where it would run.
+    /// The backend of the run.
     pub backend: BackendName,
-    /// What the LLM computes in.
+    /// Number type of the LLM.
     pub precision: Precision,
-    /// Numbers.
+    /// Number of parameters.
     pub parameters: ParameterCount,
-    /// Of the model.
+    /// Bytes of the model's weights.
     pub weights: WeightBytes,
-    /// AdamW's two moments.
+    /// Bytes of AdamW's two moments.
     pub optimizer_bytes: u64,
-    /// What the process holds beside: program, corpus, titles, tokenizer. As now; 0 for a device of
-    /// its own memory, and where the system does not tell.
+    /// Bytes that the process holds beside, at present: program, corpus, titles, tokenizer. 0 for a
+    /// device with its own memory, and where the system does not tell.
     pub program_bytes: u64,
-    /// Optimiser steps of an epoch, and those of the first one that were looked at.
+    /// Number of optimiser steps of an epoch.
     pub steps_per_epoch: usize,
-    /// See `steps_per_epoch`.
+    /// Number of steps of the first epoch that were estimated.
     pub steps_planned: usize,
     /// `train.gradient_checkpointing`
     pub gradient_checkpointing: bool,
-    /// `train.micro_batch_tokens`; null where `train.micro_batch_size` cuts.
+    /// `train.micro_batch_tokens`; null with `train.micro_batch_size`.
     pub micro_batch_tokens: Option<usize>,
-    /// The micro-batch that needs most.
+    /// The estimate of the micro-batch that needs most.
     pub step: StepBytes,
-    /// Between steps, in the same place: the optimiser, and the copy of its state that a checkpoint
-    /// is made of.
+    /// Bytes between steps: the optimiser's step, or the copy of its state for a checkpoint.
     pub between_steps_bytes: u64,
-    /// Ranking of the validation windows, where they are ranked.
+    /// Ranking of the validation windows, if they are ranked.
     pub ranking: Option<RankingBytes>,
-    /// What the allocator keeps and nothing uses, as measured; 0 for a device of its own memory.
+    /// Bytes that the allocator keeps unused, as measured; 0 for a device with its own memory.
     pub allocator_bytes: u64,
-    /// The most that the run holds.
+    /// Peak memory of the run, bytes.
     pub peak_bytes: u64,
-    /// What a run may have.
+    /// The memory that a run may use.
     pub memory: Memory,
-    /// Whether the peak fits; null where the memory is not known, and on other devices than the CPU
-    /// where the CPU's count would fit.
+    /// Whether the peak fits; null where the memory is unknown, and on other devices than the CPU
+    /// where the CPU's estimate would fit.
     pub fits: Option<bool>,
-    /// The largest micro-batches that fit (on other devices than the CPU: none larger does),
-    /// without and with gradient checkpointing; null where the memory is not known.
+    /// The largest micro-batches that fit (on other devices than the CPU: no larger one does),
+    /// without and with gradient checkpointing; null where the memory is unknown.
     pub largest: Option<[LargestMicroBatch; 2]>,
 }
 
-/// Counts what a run would hold; of several devices, on the first, whose micro-batches may be cut
-/// finer yet. It makes no run directory, and reads no weights but for their digest.
+/// Estimates the memory of a run; of several devices, on the first, whose micro-batches may be cut
+/// still finer. It makes no run directory, and reads the weights only for their digest.
 ///
-/// # Errors
-/// All that [`crate::commands::train`] refuses of a run file before it loads the model.
+/// All errors of [`crate::commands::train`] about a run file before it loads the model.
 pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
-    // wgpu tells its adapters only before it has a device.
+    // wgpu lists its adapters only before it has a device.
     let memory = memory::device_memory(&backend)?;
     let (name, devices) = (backend.name, verified_devices(&backend)?);
     let device = &devices[0];
     check_precision(config.llm.precision, device)?;
     config.llm.check_trainable()?;
     let options = TrainOptions::dry(backend, Interrupter::new());
-    let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } =
+    let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } =
         RunInputs::open(config, None, device)?;
     // Its file is mapped into memory as far as it was read.
     drop(weights);
@@ -89,7 +88,7 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         Some(tasks) => tasks.training_data(config, &ranking)?,
         None => training_windows(config, &ranking, &prompt_sets, &options)?,
     };
-    let sizes = memory::estimator(config, &llama, quantized, encoder.as_ref(), &ranking);
+    let sizes = memory::estimator(config, &decoder, quantized, encoder.as_ref(), &ranking);
     let counted = RunMemory::new(config, sizes, &ranking, &data, name == BackendName::Cpu, SAMPLES)?;
     let gradient_checkpointing = config.train.gradient_checkpointing;
     let step = counted.largest(config.train.micro_batch(), gradient_checkpointing, usize::MAX);
@@ -112,10 +111,12 @@ pub fn plan(config: &RunConfig, backend: BackendChoice) -> Result<PlanReport> {
         peak_bytes,
         fits: match counted.on_host {
             true => memory.bytes.map(|available| peak_bytes <= available),
-            // It takes no less than the CPU.
+            // Another device needs no less than the CPU.
             false => memory.bytes.filter(|&available| peak_bytes > available).map(|_| false),
         },
-        largest: memory.bytes.map(|bytes| [false, true].map(|checkpointing| counted.fitting(bytes, checkpointing))),
+        largest: memory
+            .bytes
+            .map(|bytes| [false, true].map(|checkpointing| counted.largest_fitting(bytes, checkpointing))),
         memory,
     })
 }

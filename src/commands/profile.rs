@@ -1,59 +1,59 @@
-//! `itemlm train RUN.toml --profile`: where a step's time goes.
+//! `itemlm train RUN.toml --profile`: the time of each part of a step.
 
 use burn::train::Interrupter;
 use serde::Serialize;
 
 use crate::Result;
 use crate::config::{Precision, RunConfig};
-use crate::core::profiler::{Part, Pass, Recorded};
+use crate::core::profiler::{Part, Pass, ProfileTotals};
 use crate::device::{BackendChoice, BackendName, MatmulRate, matmul_rate};
 use crate::run::inputs::RunInputs;
 use crate::run::training::{PreparedRun, TrainOptions};
 use crate::run::verified_devices::verified_device;
 
-/// Steps before those that are measured: the first ones compile kernels and fill the allocator's
-/// pages.
+/// Number of steps before the measured ones: the first steps compile kernels and fill the
+/// allocator's pages.
 const WARM_UP: usize = 2;
-/// Steps that are measured.
+/// Number of measured steps.
 const STEPS: usize = 5;
 
-/// What `train --profile --json` prints. Seconds, operations and tokens are means over the measured
-/// steps.
+/// The report of `train --profile --json`. Seconds, operations and tokens are means over the
+/// measured steps.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProfileReport {
-    /// Where it ran.
+    /// The backend of the run.
     pub backend: BackendName,
-    /// What the LLM computes in.
+    /// Number type of the LLM.
     pub precision: Precision,
     /// Threads that the CPU backend uses (RAYON_NUM_THREADS).
     pub threads: usize,
-    /// Steps that came before.
+    /// Number of steps before the measured ones.
     pub warm_up: usize,
-    /// Steps measured.
+    /// Number of measured steps.
     pub steps: usize,
-    /// Windows or rows a step.
+    /// Windows or rows of a step.
     pub samples_per_step: f64,
-    /// Of a step, the clock's waiting for the device included.
+    /// Seconds of a step, with the clock's waiting for the device.
     pub seconds_per_step: f64,
-    /// Tokens that a step ran.
+    /// Number of tokens that a step ran.
     pub tokens: f64,
-    /// Tokens that the same prompts and titles are side by side and whole, as a plain batch runs
-    /// them.
+    /// Number of tokens of the same prompts and titles without shared prefixes, as in a plain
+    /// batch.
     pub plain_tokens: f64,
     /// Operations of a step's matrix products: [`crate::model::ItemLanguageModel::flops`].
     pub flops: f64,
-    /// The fastest matrix product found on this machine just now, as `doctor` measures it but in
-    /// this precision.
+    /// The fastest matrix product measured on this machine in this precision, as `doctor` measures
+    /// it.
     pub peak: MatmulRate,
     /// Operations a second, as a share of the peak.
     pub share_of_peak: f64,
-    /// In the order of a step.
+    /// The parts, in the order of a step.
     pub parts: Vec<PartTime>,
-    /// Each step's loss, those before included.
+    /// Loss of each step, from the first on.
     pub losses: Vec<f64>,
-    /// Most memory that this process has held, bytes.
+    /// Peak memory of this process, bytes.
     pub peak_memory_bytes: u64,
-    /// What the run file asks for and this run cannot do.
+    /// An option of the run file that this run cannot follow, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
 }
@@ -61,25 +61,25 @@ pub struct ProfileReport {
 /// A part of a step.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct PartTime {
-    /// Which.
+    /// Name of the part.
     pub part: Part,
-    /// Null for a part that has no backward pass.
+    /// The pass; null for a part that has no backward pass.
     pub pass: Option<Pass>,
-    /// Of a step.
+    /// Seconds of a step.
     pub seconds: f64,
-    /// Of the step's seconds.
+    /// Share of the step's seconds.
     pub share: f64,
-    /// Of a step.
+    /// Operations of a step.
     pub flops: f64,
-    /// Its operations a second, as a share of the peak; null where it has none.
+    /// Operations a second, as a share of the peak; null without operations.
     pub share_of_peak: Option<f64>,
 }
 
-/// Takes the first steps of a run, as training would, and tells where their time goes. It makes no
-/// run directory and saves nothing.
+/// Takes the first steps of a run as training does, and measures the time of their parts. It makes
+/// no run directory and saves nothing.
 ///
 /// # Errors
-/// All that [`crate::commands::train`] refuses of a run file; an interrupt before a step was
+/// All errors of [`crate::commands::train`] about a run file; an interrupt before a step was
 /// measured.
 pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
     let (name, device) = (backend.name, verified_device(&backend)?);
@@ -91,7 +91,7 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
 
     let measured = &steps[WARM_UP..];
     let mean = |sum: f64| sum / measured.len() as f64;
-    let mut sum = Recorded::default();
+    let mut sum = ProfileTotals::default();
     for step in measured {
         sum.seconds += step.recorded.seconds;
         sum.flops += step.recorded.flops;
@@ -100,8 +100,8 @@ pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrup
     let rate = |flops: f64, seconds: f64| flops / seconds / (peak.gflops * 1e9);
     let part = |(part, pass): (Part, Option<Pass>)| {
         let of = |parts: &crate::core::profiler::Parts| match pass {
-            Some(pass) => parts.of(part, pass),
-            None => parts.of(part, Pass::Forward) + parts.of(part, Pass::Backward),
+            Some(pass) => parts.get(part, pass),
+            None => parts.get(part, Pass::Forward) + parts.get(part, Pass::Backward),
         };
         let (seconds, flops) = (of(&sum.seconds), of(&sum.flops));
         let share_of_peak = (flops > 0.0).then(|| rate(flops, seconds));

@@ -1,4 +1,4 @@
-//! `itemlm quickstart`: the whole pipeline on data, a tokenizer and a model that it makes itself.
+//! `itemlm quickstart`: the whole pipeline on generated data, with its own tokenizer and model.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +15,12 @@ use crate::config::{
     DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
     TrainConfig, TuneKind,
 };
-use crate::core::files::write_atomic;
+use crate::core::files::{write_atomic, write_json};
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{Summary, evaluate_ranker, summarise};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
-use crate::rankers::{Fitting, RankerSpec, TopK};
+use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
@@ -32,25 +32,25 @@ use crate::{Context, Error, Result};
 const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
-/// The directories that it makes beside the marker.
+/// Directories that it makes beside the marker.
 const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
 
-/// What `quickstart --json` prints.
+/// The report of `quickstart --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct QuickstartReport {
-    /// Always true: the data are generated, the figures say nothing of real ones.
+    /// Always true: the data are generated, the metrics say nothing about real data.
     pub synthetic: bool,
     /// Users of the corpus.
     pub users: usize,
     /// Items of the corpus.
     pub items: usize,
-    /// Ranked test windows.
+    /// Number of ranked test windows.
     pub windows: usize,
-    /// One a ranker.
+    /// Metrics of each ranker.
     pub results: Vec<RankerResult>,
     /// Three users of the test split.
     pub examples: Vec<ExampleUser>,
-    /// Where the runs are: `evaluate` and `recommend` accept them.
+    /// Run directories, for `evaluate` and `recommend`.
     pub runs: Vec<PathBuf>,
     /// Time of the whole quickstart, seconds.
     pub seconds: f64,
@@ -61,39 +61,39 @@ pub struct QuickstartReport {
 pub struct RankerResult {
     /// The ranker's name.
     pub name: String,
-    /// All, cold and warm targets.
+    /// Metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
 }
 
-/// A user's history and what the MSL+ATS model recommends.
+/// A user's history, and the recommendations of the MSL+ATS model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExampleUser {
-    /// The source's id.
+    /// The user's id in the source.
     pub user: String,
-    /// Oldest first.
+    /// Titles of the history, oldest first.
     pub history: Vec<String>,
-    /// What came next.
+    /// Title of the next item.
     pub target: String,
-    /// Best first.
+    /// Recommended titles, best first.
     pub top: Vec<String>,
 }
 
-/// Ranks the test windows with rankers that only count.
+/// Ranks the test windows with rankers that count.
 fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
     let top_k = TopK::new(corpus);
     let rank = |name: &str| {
         let device = || Ok(device.clone());
-        let mut fitting = Fitting { corpus, device: &device, validate: &|_| None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut fitting)?;
+        let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
+        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
         let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
         Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
     };
     ["popularity", "markov", "cooccurrence"].into_iter().map(rank).collect()
 }
 
-/// Makes data, tokenizer and model; ranks with counts, with the untrained model, and after training
-/// with each loss.
+/// Makes data, tokenizer and model; ranks with counts, with the untrained model, and with the model
+/// after training with each loss.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
     let device = verified_device(&backend)?;
@@ -150,7 +150,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             report.steps, report.samples_per_second
         ));
         let session = Session::open(&out, &device)?;
-        let outcomes = rank_windows(
+        let ranked = rank_windows(
             std::slice::from_ref(&session.model),
             &session.context,
             Split::Test,
@@ -158,7 +158,8 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             &config.decode,
             &mut |_, _| true,
         )?;
-        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
+        results
+            .push(RankerResult { name: name.into(), summary: summarise(&ranked.unwrap_or_default().outcomes, SEED) });
         if run == "msl-ats" {
             examples = example_users(&session, &windows)?;
         }
@@ -175,13 +176,12 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         runs,
         seconds: started.elapsed().as_secs_f64(),
     };
-    let json = serde_json::to_string_pretty(&report).context(MARKER)?;
-    write_atomic(&dir.join(MARKER), json.as_bytes())?;
+    write_json(&dir.join(MARKER), &report)?;
     Ok(report)
 }
 
-/// The mean loss of an epoch, from 1: a single step's says little, least of all the last one's,
-/// which may hold one window.
+/// Returns the mean loss of an epoch, from 1: the loss of a single step says little, above all that
+/// of the last step, which may hold one window.
 fn mean_loss(run: &Path, epoch: usize) -> Result<f64> {
     let path = run.join("metrics.jsonl");
     let text = fs::read_to_string(&path).context(path.display())?;
@@ -190,7 +190,7 @@ fn mean_loss(run: &Path, epoch: usize) -> Result<f64> {
     Ok(losses.iter().sum::<f64>() / losses.len() as f64)
 }
 
-/// An empty `dir`: a former quickstart in it is replaced, anything else is not touched.
+/// Makes `dir` empty: an earlier quickstart in it is replaced, anything else is left alone.
 fn fresh_directory(dir: &Path) -> Result<()> {
     if dir.exists() {
         let entries = fs::read_dir(dir).context(dir.display())?.flatten().map(|e| e.file_name());
@@ -241,8 +241,8 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     }
 }
 
-/// A Llama small enough to train from nothing in a minute, with a tokenizer of the catalogue's own
-/// words.
+/// Makes a Llama that is small enough to train from random weights in a minute, with a tokenizer of
+/// the catalogue's own words.
 fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     let prompt = Prompt::open(PROMPT)?;
     let texts =
@@ -261,14 +261,14 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
         };
         (name, shape, values)
     });
-    save_llm_dir(dir, &config, tensors, &tokenizer)
+    save_llm_dir(dir, &config, tensors.map(Ok), &tokenizer)
 }
 
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
-    let RunInputs { ranking, llama, weights, .. } = RunInputs::open(config, None, device)?;
-    let llm = Decoder::<Concrete>::load(&llama, weights, Tune::Frozen, Precision::F32, device)?;
-    let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(summarise(&outcomes.unwrap_or_default(), SEED))
+    let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
+    let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
+    let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
+    Ok(summarise(&ranked.unwrap_or_default().outcomes, SEED))
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {

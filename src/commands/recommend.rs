@@ -10,20 +10,20 @@ use crate::run::{
 };
 use crate::{Error, ErrorKind, Result};
 
-/// What the command line decides.
+/// Options of `recommend`.
 #[derive(Debug, Clone)]
 pub struct RecommendOptions {
     /// The run directory.
     pub run: PathBuf,
-    /// Titles, oldest first.
+    /// Titles of the history, oldest first.
     pub history: Vec<String>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Number of items.
     pub k: usize,
-    /// Where to run.
+    /// The device.
     pub backend: BackendChoice,
 }
 
@@ -80,7 +80,7 @@ pub fn recommend_users(options: BulkOptions) -> Result<BulkReport> {
     session.recommend_users(&BulkRequest { users, prompt, k, out })
 }
 
-/// Adds to a usage error which flags the request is made of.
+/// Adds to a usage error the flags of the request.
 fn with_flags(run: &Path, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Usage => Error::usage(format!(

@@ -16,20 +16,20 @@ use crate::run::precision::check_precision;
 use crate::run::verified_devices::verified_device;
 use crate::run::{dir, prompt_context};
 use crate::text::Catalogue;
-use crate::train::{Checkpoints, Trained};
+use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `score`.
 pub struct ScoreOptions {
     /// The base model.
     pub llm: PathBuf,
-    /// A run whose tuned weights to use, or an adapter in PEFT's format.
+    /// A run whose trained weights are used, or an adapter in PEFT's format.
     pub adapter: Option<PathBuf>,
-    /// One item text a line.
+    /// The catalogue: a file with one item text a line.
     pub catalogue: PathBuf,
-    /// JSON lines of prompt and items.
+    /// The input: JSON lines of prompt and items.
     pub input: PathBuf,
-    /// Where to run.
+    /// The device.
     pub backend: BackendChoice,
 }
 
@@ -46,7 +46,7 @@ struct Scores {
     masked: Vec<f64>,
 }
 
-/// What `--adapter` names.
+/// The directory that `--adapter` names.
 enum Adapter<'a> {
     /// A run directory.
     Run { dir: &'a Path, config: Box<RunConfig>, identity: Box<Identity> },
@@ -121,10 +121,10 @@ pub fn score(options: &ScoreOptions, out: &mut dyn Write) -> Result<()> {
         Some(Adapter::Peft { dir, .. }) => llm = load_adapter(dir, llm, &device)?,
         Some(Adapter::Run { dir, config, .. }) => {
             check_llm(dir, &opened.fingerprint, &options.llm)?;
-            let Some((weights, _)) = Checkpoints::open(dir)?.selected()? else {
+            let Some((weights, _)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
                 return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
             };
-            llm = Trained::of(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
+            llm = TrainedWeights::from_config(&config.llm, &opened.tokenizer).load_llm(&weights, llm, &device)?;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::run::verified_devices::verified_devices;
 use crate::train::{Checkpoints, Ui};
 use crate::{Context, Error, Result};
 
-/// What `train --json` prints.
+/// The report of `train --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
     /// The run directory.
@@ -26,29 +26,29 @@ pub struct TrainReport {
     pub steps: usize,
     /// Optimiser steps of the whole run.
     pub total_steps: usize,
-    /// Windows trained on so far.
+    /// Number of windows trained on so far.
     pub samples: usize,
-    /// Spent in optimiser steps so far.
+    /// Seconds in optimiser steps so far.
     pub seconds: f64,
     /// Windows a second in this call's optimiser steps.
     pub samples_per_second: f64,
-    /// Most memory that this process has held, bytes.
+    /// Peak memory of this process, bytes.
     pub peak_memory_bytes: u64,
-    /// First and last step's; null if there was none.
+    /// Loss of the first and of the last step; null if there was none.
     pub loss: FirstLast,
-    /// After the last step.
+    /// Temperature after the last step.
     pub temperature: f64,
     /// NDCG@10 of the best validated epoch; null without validation.
     pub valid_ndcg_at_10: Option<f64>,
-    /// What validates.
+    /// Description of the validation data.
     pub validation: String,
-    /// What the run file asks for and this run cannot do.
+    /// An option of the run file that this run cannot follow, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
 }
 
-/// Checks that a resumed LML run goes on with the loss that it began with: versions that recorded no
-/// BOS ignored `loss.temperature`.
+/// Checks that a resumed LML run keeps the loss that it began with: versions that recorded no BOS
+/// ignored `loss.temperature`.
 fn check_lml_temperature(dir: &Path, config: &RunConfig, started: Option<&Identity>) -> Result<()> {
     let old = started.is_some_and(|identity| identity.bos.is_none());
     let changed = config.loss.kind == LossKind::Lml
@@ -63,7 +63,7 @@ fn check_lml_temperature(dir: &Path, config: &RunConfig, started: Option<&Identi
     }
 }
 
-/// Trains, or goes on training.
+/// Trains a run, or resumes its training.
 ///
 /// # Errors
 /// A run directory that exists (without `resume`) or belongs to another run file, model or corpus;
@@ -73,8 +73,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     dir::check_directory(out, &config.to_toml()?, options.resume, || dir::read_config(out)?.to_toml())?;
     let held = if options.resume { Some(dir::lock(out)?) } else { None };
     let devices = verified_devices(&options.backend)?;
-    let checkpoint = if options.resume { Checkpoints::recovered(out)?.latest()? } else { None };
-    // Until there is a checkpoint, BERT or phase 1 is read, and so checked, anew.
+    let checkpoint = if options.resume { Checkpoints::open_and_recover(out)?.latest_checkpoint()? } else { None };
+    // Until there is a checkpoint, BERT or phase 1 is read, and so checked, again.
     let started = options.resume.then(|| dir::read_identity::<Identity>(out)).transpose()?;
     let started = started.map(|identity| match checkpoint {
         Some(_) => identity,
@@ -89,7 +89,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);
-    let PreparedRun { model, run, precision, notice, shown, validation } =
+    let PreparedRun { model, run, precision, notice, train_size, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
     let _lock = match held {
         Some(lock) => lock,
@@ -101,7 +101,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     if options.ui == Ui::Plain {
         let shared =
             if devices.len() > 1 { format!("{} devices share each step; ", devices.len()) } else { String::new() };
-        log(format_args!("{shared}{precision}; {shown}; {validation}"));
+        log(format_args!("{shared}{precision}; {train_size}; {validation}"));
     }
     let mut token_loss = run.token_loss;
     let outcome = catch_out_of_memory(&options.backend, || training(config, out), || crate::train::run(model, run))?;
@@ -126,9 +126,9 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     })
 }
 
-/// Copies the selected checkpoint's weights to where people look for them.
+/// Copies the selected checkpoint's weights to the directories where users look for them.
 fn publish(run: &Path, tune: TuneKind) -> Result<()> {
-    let Some((from, _)) = Checkpoints::open(run)?.selected()? else { return Ok(()) };
+    let Some((from, _)) = Checkpoints::open(run)?.selected_checkpoint()? else { return Ok(()) };
     let to = dir::trained_dir(run, tune);
     std::fs::create_dir_all(&to).context(to.display())?;
     for entry in std::fs::read_dir(&from).context(from.display())?.flatten() {

@@ -1,5 +1,5 @@
-//! `itemlm doctor --warm RUN.toml`: a run's kernels, chosen before it begins, and held to the CPU
-//! at the run's own sizes.
+//! `itemlm doctor --warm RUN.toml`: selects a run's kernels before it begins, and compares them
+//! with the CPU at the run's own sizes.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -21,61 +21,62 @@ use crate::run::verified_devices::verified_device;
 use crate::train::ProfiledStep;
 use crate::{Error, Result};
 
-/// Optimiser steps, without a warm-up: from the second one on the losses tell of the gradients
-/// before.
+/// Number of optimiser steps, without learning-rate warm-up: from the second one on the losses
+/// depend on earlier gradients.
 const STEPS: usize = 3;
-/// Validation windows that are ranked, as many as run together or more.
+/// Number of validation windows that are ranked: as many as run together, or more.
 const WINDOWS: usize = 32;
-/// The largest difference of a step's loss and gradient norm that passes, as a share of the CPU's.
-/// The tests hold devices to 1e-5 for 20 steps of small models; these sums are longer.
+/// Largest difference of a step's loss and gradient norm that passes, as a share of the CPU's. The
+/// tests allow devices 1e-5 for 20 steps of small models; these sums are longer.
 const TOLERANCE: f64 = 1e-3;
-/// The same where products round their inputs to 8 or 11 bits.
+/// Tolerance where products round their inputs to 8 or 11 bits.
 const ROUNDED_TOLERANCE: f64 = 5e-2;
 
-/// What `doctor --warm --json` prints.
+/// The report of `doctor --warm --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct WarmReport {
-    /// Where it ran.
+    /// The backend of the run.
     pub backend: BackendName,
-    /// Whether kernels are fused, and chosen by timing them.
+    /// Whether kernels are fused, and selected by timing them.
     pub tuned: bool,
-    /// Where the choices are kept: [`kernels_dir`].
+    /// Folder in which the selected kernels are kept: [`kernels_dir`].
     pub kernels: Option<PathBuf>,
-    /// What the LLM computes in.
+    /// Number type of the LLM.
     pub precision: Precision,
-    /// The run's first optimiser steps, at the peak learning rate and without the adapter's
-    /// dropout.
+    /// The run's first optimiser steps on the device, at the peak learning rate and without the
+    /// adapter's dropout.
     pub steps: Vec<WarmStep>,
-    /// The same on the CPU; empty where a Q-Former has dropout, which each device draws for itself.
+    /// Steps on the CPU; empty where a Q-Former has dropout, which each device draws differently.
     pub cpu: Vec<WarmStep>,
     /// The largest difference between the two, of a loss or a gradient norm, as a share of the
-    /// CPU's; null where none is compared.
+    /// CPU's; null without a comparison.
     pub max_relative_difference: Option<f64>,
     /// The largest difference that passes.
     pub tolerance: f64,
-    /// Spent on ranking validation windows with the untuned model; null for a run that ranks none.
+    /// Seconds of ranking validation windows with the untrained model; null for a run that ranks
+    /// none.
     pub ranking_seconds: Option<f64>,
-    /// Whether the difference is within the tolerance; null where none is compared.
+    /// Whether the difference is within the tolerance; null without a comparison.
     pub passed: Option<bool>,
 }
 
 /// An optimiser step.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct WarmStep {
-    /// Before the step.
+    /// Loss before the step.
     pub loss: f64,
-    /// Global, before it is clipped.
+    /// Global norm of the gradient, before it is clipped.
     pub grad_norm: f64,
-    /// The kernels' compiling and tuning included.
+    /// Seconds of the step, with the compiling and tuning of kernels.
     pub seconds: f64,
 }
 
-/// Ranks a few windows and takes the run's first steps on a GPU, then the same steps on the CPU. It
-/// makes no run directory.
+/// Ranks a few windows and takes the run's first steps on a GPU, then takes the same steps on the
+/// CPU. It makes no run directory.
 ///
 /// # Errors
-/// The CPU, which has no kernels to choose from; all that [`crate::commands::train`] refuses of a
-/// run file.
+/// A CPU, which has no kernels to select; all errors of [`crate::commands::train`] about a run
+/// file.
 pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<WarmReport> {
     if backend.name == BackendName::Cpu {
         return Err(Error::usage(
@@ -85,7 +86,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
     let cpu = BackendName::Cpu.device().map_err(|_| no_cpu())?;
     let device = verified_device(&backend)?;
     let mut config = config.clone();
-    // Each device draws dropout for itself.
+    // Each device draws its own dropout.
     config.llm.lora.dropout = 0.0;
     config.train.warmup_steps = 0;
     config.train.valid_windows = WINDOWS;
@@ -117,8 +118,10 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
 }
 
 impl WarmReport {
+    /// Returns an error if the device's numbers differ from the CPU's.
+    ///
     /// # Errors
-    /// A run that the device computes otherwise than the CPU.
+    /// A run whose numbers on the device differ from the CPU's.
     pub fn verdict(&self) -> Result<()> {
         if self.passed != Some(false) {
             return Ok(());
@@ -138,7 +141,7 @@ impl WarmReport {
 
 struct FirstSteps {
     steps: Vec<WarmStep>,
-    /// Whether another device's are to equal them.
+    /// Whether another device's steps must equal these.
     comparable: bool,
     ranking_seconds: Option<f64>,
 }

@@ -12,17 +12,18 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
-    /// Seed of what is held out and drawn, of the order and of dropout.
-    #[serde(default = "super::seed")]
+    /// Seed of the choice of held-out items, of random weights, of the order of the data and of
+    /// dropout.
+    #[serde(default = "super::default_seed")]
     pub seed: u64,
-    /// What is learnt from.
+    /// The training data.
     pub data: AlignDataConfig,
-    /// What learns.
+    /// The Q-Former that is trained.
     pub qformer: QFormerSettings,
-    /// What is minimised.
+    /// The losses and their weights.
     #[serde(default)]
     pub loss: AlignLossConfig,
-    /// How it is minimised.
+    /// The optimiser and its schedule.
     #[serde(default)]
     pub train: AlignTrainConfig,
 }
@@ -35,12 +36,13 @@ pub struct AlignDataConfig {
     pub corpus: String,
     /// Vectors of its items and users, as `cf` writes them.
     pub vectors: String,
-    /// The share of items whose text is not trained on but retrieved after each epoch.
-    #[serde(default = "tenth")]
+    /// Share of the items that are held out: their text is not trained on, but retrieved after each
+    /// epoch.
+    #[serde(default = "default_held_out")]
     pub held_out: f64,
 }
 
-fn tenth() -> f64 {
+fn default_held_out() -> f64 {
     0.1
 }
 
@@ -48,83 +50,88 @@ fn tenth() -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QFormerSettings {
-    /// A BERT directory: the tokenizer, the sizes, and with `init = "pretrained"` the text branch's
-    /// start.
+    /// A BERT directory: its tokenizer, its sizes and, with `init = "pretrained"`, the initial
+    /// weights of the text branch.
     pub text: String,
-    /// Where the text branch starts.
+    /// Initial weights of the text branch.
     #[serde(default)]
     pub init: Init,
-    /// Learned queries: vectors that an item becomes.
-    #[serde(default = "queries")]
+    /// Number of learned queries: vectors that an item becomes.
+    #[serde(default = "default_queries")]
     pub queries: usize,
-    /// Layers; all of the directory's by default, the first so many of them if pretrained.
+    /// Number of layers, from the first one on; all of the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
-    /// Width, for `init = "random"`; the directory's by default.
+    /// Hidden width, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_size: Option<usize>,
-    /// Attention heads, for `init = "random"`; the directory's by default.
+    /// Number of attention heads, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention_heads: Option<usize>,
     /// Width of the feed-forwards' inner layer, for `init = "random"`; the directory's by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intermediate_size: Option<usize>,
-    /// Layers 0, n, 2n, … read the item's vector.
-    #[serde(default = "two")]
+    /// Distance of the layers with cross-attention to the item's vector; layer 0 is the first.
+    #[serde(default = "default_cross_attention_every")]
     pub cross_attention_every: usize,
-    /// Width of the space of contrast.
-    #[serde(default = "projection")]
+    /// Width of the projections that the contrastive losses compare.
+    #[serde(default = "default_projection")]
     pub projection: usize,
-    /// Tokens of a text, `[CLS]` and `[SEP]` included; the rest is cut.
-    #[serde(default = "longest_text")]
+    /// Longest text, in tokens, `[CLS]` and `[SEP]` included; the rest is cut.
+    #[serde(default = "default_max_text_tokens")]
     pub max_text_tokens: usize,
     /// Probability of dropout while training, wherever BERT has dropout.
-    #[serde(default = "tenth")]
+    #[serde(default = "default_dropout")]
     pub dropout: f64,
 }
 
-fn queries() -> usize {
+fn default_queries() -> usize {
     4
 }
 
-fn two() -> usize {
+fn default_cross_attention_every() -> usize {
     2
 }
 
-fn projection() -> usize {
+fn default_projection() -> usize {
     256
 }
 
-fn longest_text() -> usize {
+fn default_max_text_tokens() -> usize {
     32
+}
+
+fn default_dropout() -> f64 {
+    0.1
 }
 
 /// `qformer.init`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// The text branch is the directory's BERT.
+    /// The weights of the directory's BERT.
     #[default]
     Pretrained,
-    /// Every weight is drawn.
+    /// Random weights.
     Random,
 }
 
-/// `[loss]`: weights, 0 switches a loss off; and what the contrastive ones share.
+/// `[loss]`: weights of the losses (0 switches one off), and settings that the contrastive ones
+/// share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlignLossConfig {
     /// ITC: an item and its text against the others of the batch.
     pub item_text_contrastive: f64,
-    /// ITG: the text written from the item.
+    /// ITG: the text, generated from the item.
     pub item_grounded_generation: f64,
-    /// ITM: whether item and text belong together, against hard negatives.
+    /// ITM: whether an item and a text belong together, against hard negatives.
     pub item_text_matching: f64,
     /// II: items that follow one another in a user's training history.
     pub item_item: f64,
     /// UI: a user and an item of the training history.
     pub user_item: f64,
-    /// Where the learned temperatures start.
+    /// Initial value of the learned temperatures.
     pub temperature: f64,
     /// Share of the target probability that is spread over all classes, in all losses but ITM.
     pub label_smoothing: f64,
@@ -162,8 +169,13 @@ pub struct AlignTrainConfig {
     pub warmup_learning_rate: f64,
     /// AdamW's decoupled decay, of matrices alone.
     pub weight_decay: f64,
-    /// The gradient of all that trains together is scaled down to this norm.
+    /// Largest norm of the gradient of all trainable parameters together; a larger one is scaled
+    /// down.
     pub max_grad_norm: f64,
+    /// Whether training writes TensorBoard's event files to `RUN_DIR/tensorboard/`, beside
+    /// `metrics.jsonl`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 impl Default for AlignTrainConfig {
@@ -177,6 +189,7 @@ impl Default for AlignTrainConfig {
             warmup_learning_rate: 1e-6,
             weight_decay: 0.05,
             max_grad_norm: 1.0,
+            tensorboard: false,
         }
     }
 }

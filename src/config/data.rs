@@ -14,15 +14,15 @@ pub struct DataConfig {
     /// ([`crate::text::Prompt`]). By default the embedded one of the corpus's name, else `items`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// In place of one prompt: prompt sets ([`crate::text::PromptSet`]), each an embedded one's
-    /// name or a file. Before, this key was `tasks`.
+    /// Prompt sets in place of one prompt ([`crate::text::PromptSet`]), each an embedded one's name
+    /// or a file. Before, this key was `tasks`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "tasks")]
     pub prompt_sets: Vec<String>,
-    /// How many of each set's seen prompts ask for each window; they are drawn anew each epoch.
+    /// Number of each set's seen prompts that ask for each window, drawn anew each epoch.
     /// [`DataConfig::PROMPTS_PER_WINDOW`] by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts_per_window: Option<usize>,
-    /// In place of windows: a file of rows of text tasks ([`crate::data::read_text_tasks`]), whose
+    /// A file of rows of text tasks in place of windows ([`crate::data::read_text_tasks`]), whose
     /// texts the model learns. Before, this key was `rows`.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "rows")]
     pub text_tasks: Option<String>,
@@ -30,17 +30,18 @@ pub struct DataConfig {
     /// ([`crate::text::TextTask::open_all`]). `elm24` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_task_prompts: Option<String>,
-    /// How often the rows of each text task come: alpha of [`crate::train::mix`], 1 by default.
+    /// Exponent that decides how often the rows of each text task come: alpha of
+    /// [`crate::train::mix`], 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<f64>,
     /// Whether prompts begin with the BOS token: `"auto"` (the default) as the model's own
     /// tokenizer does, `true` or `false`.
     #[serde(default, skip_serializing_if = "Bos::is_auto")]
     pub bos: Bos,
-    /// How many of the most recent items of a history the prompts show; all by default.
+    /// Number of items of a history, the most recent ones, that prompts show; all by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<usize>,
-    /// What to do with a window whose prompt is too long for the model.
+    /// Treatment of a window whose prompt is too long for the model.
     #[serde(default)]
     pub too_long: TooLong,
     /// Number of windows or rows to train on, a seeded sample; all by default.
@@ -51,12 +52,12 @@ pub struct DataConfig {
 /// Whether prompts begin with the BOS token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bos {
-    /// Where the model's own tokenizer puts it first.
+    /// A BOS token where the model's own tokenizer puts one first.
     #[default]
     Auto,
-    /// Always.
+    /// A BOS token in every prompt.
     Always,
-    /// Never.
+    /// No BOS token.
     Never,
 }
 

@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 pub struct DecodeConfig {
     /// Number of beams, and of items returned.
     pub beams: usize,
-    /// Which tokens share the probability.
+    /// Over which tokens the softmax of each step is computed.
     pub scoring: Scoring,
     /// An item's log-probability is divided by (target tokens, EOS included) to this power. By
     /// default 0 for masked scoring and 1 for full ([`Scoring::length_penalty`]).
     pub length_penalty: f64,
-    /// Which beam search ranks.
+    /// The beam search that ranks items.
     pub search: SearchKind,
     /// Whether items with a title of the history are left out of every list.
     pub exclude_history: bool,
 }
 
-/// `[decode]` as it is written.
+/// `[decode]` as the file has it, before defaults.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct DecodeFields {
@@ -58,7 +58,7 @@ impl Default for DecodeConfig {
 
 impl DecodeConfig {
     /// Returns why the settings do not rank well, if they do not.
-    pub fn note(&self) -> Option<String> {
+    pub fn advice(&self) -> Option<String> {
         (self.scoring == Scoring::Masked && self.length_penalty > 0.0).then(|| {
             format!(
                 "masked scoring with length penalty {} favours long titles: their forced tokens have log-probability \
@@ -98,14 +98,14 @@ impl Scoring {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchKind {
-    /// Ours. It is nearer to the ranking of all items than transformers': an item that is complete
-    /// (with masked scoring at its last branching) leaves the beams and frees its place, every
-    /// complete item counts, and the search ends when no beam can still enter the list. The list is
-    /// always as long as there are beams, if there are so many items.
+    /// itemlm's own search. It is nearer to the ranking of all items than that of transformers: an
+    /// item that is complete (with masked scoring at its last branching) leaves the beams and frees
+    /// its place, every complete item counts, and the search ends when no beam can still enter the
+    /// list. The list is always as long as there are beams, if there are so many items.
     Trie,
-    /// transformers' (`generate` with `prefix_allowed_tokens_fn`, for masked scoring with
-    /// `renormalize_logits`, `early_stopping=False`), for comparisons with published rows: an item
-    /// keeps its beam until its EOS, counts only if it is then among the best `beams`
+    /// The search of transformers (`generate` with `prefix_allowed_tokens_fn`, for masked scoring
+    /// with `renormalize_logits`, `early_stopping=False`), for comparisons with published results:
+    /// an item keeps its beam until its EOS, counts only if it is then among the best `beams`
     /// continuations, and the search ends by transformers' heuristic. The list may be shorter.
     Transformers,
 }
@@ -118,7 +118,7 @@ mod tests {
     fn the_length_penalty_goes_with_the_scoring() {
         let read = |text: &str| toml::from_str::<DecodeConfig>(text).unwrap();
         assert_eq!(read(""), DecodeConfig::default());
-        let of = |text: &str| (read(text).length_penalty, read(text).note().is_some());
+        let of = |text: &str| (read(text).length_penalty, read(text).advice().is_some());
         assert_eq!((of(""), of("scoring = \"full\"")), ((0.0, false), (1.0, false)));
         assert_eq!(
             (of("length_penalty = 1"), of("scoring = \"full\"\nlength_penalty = 0")),

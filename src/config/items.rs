@@ -9,40 +9,40 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsConfig {
-    /// What an item is called, in prompts and as a target: its title, or an attribute of the corpus
-    /// such as `random_id`.
-    #[serde(default = "title", skip_serializing_if = "is_title")]
+    /// Name of an item in prompts and as a target: its title, or an attribute of the corpus such as
+    /// `random_id`.
+    #[serde(default = "default_text", skip_serializing_if = "is_title")]
     pub text: String,
-    /// Which encoder gives items and users vectors beside their text.
+    /// Encoder that gives items and users vectors beside their text.
     #[serde(default)]
     pub encoder: Encoder,
     /// File of the collaborative vectors of items and users, as `cf` writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
-    /// Whether their text stands before their vectors, or the vectors alone.
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    /// Whether an item's or user's text stands before its vectors; else the vectors stand alone.
+    #[serde(default = "default_beside_text", skip_serializing_if = "Clone::clone")]
     pub beside_text: bool,
     /// Number of vectors that an item or user becomes, for `linear` and `mlp`; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<usize>,
-    /// The run directory of `align` whose Q-Former to start from.
+    /// The run directory of `align` whose Q-Former the encoder starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aligned: Option<String>,
-    /// The sizes of a Q-Former that saw no phase 1, in place of `aligned`.
+    /// Sizes of a Q-Former without phase 1, in place of `aligned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qformer: Option<QFormerSettings>,
 }
 
 impl Default for ItemsConfig {
     fn default() -> Self {
-        let (text, encoder) = (title(), Encoder::None);
+        let (text, encoder) = (default_text(), Encoder::None);
         Self { text, encoder, vectors: None, beside_text: true, queries: None, aligned: None, qformer: None }
     }
 }
 
 const TITLE: &str = "title";
 
-fn title() -> String {
+fn default_text() -> String {
     TITLE.into()
 }
 
@@ -50,7 +50,7 @@ fn is_title(text: &str) -> bool {
     text == TITLE
 }
 
-fn yes() -> bool {
+fn default_beside_text() -> bool {
     true
 }
 
@@ -99,14 +99,14 @@ impl ItemsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoder {
-    /// Text alone.
+    /// No encoder: text alone.
     #[default]
     None,
-    /// LLaRA's: one matrix.
+    /// One matrix, as in LLaRA.
     Linear,
-    /// CoLLM's: two layers.
+    /// Two layers, as in CoLLM.
     Mlp,
-    /// ILM's.
+    /// A Q-Former, as in ILM.
     Qformer,
 }
 

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct LlmConfig {
     /// A Hugging Face directory or one `.gguf` file.
     pub path: String,
-    /// What trains.
+    /// The weights that train.
     #[serde(default)]
     pub tune: TuneKind,
     /// The adapter, for `tune = "lora"`.
@@ -23,7 +23,7 @@ pub struct LlmConfig {
     /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// What its products are computed in, and its frozen weights kept in.
+    /// The number type of its products and of its frozen weights.
     #[serde(default)]
     pub precision: Precision,
     /// Keeps the decoder's frozen matrices in the 4- and 8-bit blocks of the `.gguf` file and
@@ -37,13 +37,15 @@ pub struct LlmConfig {
 }
 
 impl LlmConfig {
+    /// Checks that the precision is one that can be trained with.
+    ///
     /// # Errors
     /// A precision that loses gradients.
     pub fn check_trainable(&self) -> Result<()> {
         match self.precision {
             Precision::F16 => Err(Error::usage(
-                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" (--max-steps \
-                 0 makes a run of the untuned model)",
+                "llm.precision is \"f16\", whose range loses gradients: train with \"bf16\" or \"f32\" \
+                 (option `max_steps` 0 makes a run of the untuned model)",
             )),
             _ => Ok(()),
         }
@@ -66,12 +68,12 @@ impl LlmConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TuneKind {
-    /// Adapters.
+    /// LoRA adapters.
     #[default]
     Lora,
-    /// Every weight.
+    /// All weights.
     Full,
-    /// Nothing of the LLM.
+    /// No weight of the LLM.
     Frozen,
 }
 
@@ -91,7 +93,8 @@ pub struct LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// The MSL paper's: rank 8, alpha 16, dropout 0.05, on q_proj and v_proj.
+    /// Returns the MSL paper's hyper-parameters: rank 8, alpha 16, dropout 0.05, on q_proj and
+    /// v_proj.
     fn default() -> Self {
         Self { rank: 8, alpha: 16.0, dropout: 0.05, targets: vec!["q_proj".into(), "v_proj".into()] }
     }
@@ -102,6 +105,8 @@ impl LoraConfig {
     pub const TARGETS: [&str; 9] =
         ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];
 
+    /// Checks the hyper-parameters.
+    ///
     /// # Errors
     /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.
     pub fn validate(&self) -> Result<()> {
@@ -126,18 +131,18 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// Whether a projection, named as `self_attn.q_proj` or `q_proj`, has an adapter.
+    /// Returns whether a projection, named as `self_attn.q_proj` or `q_proj`, has an adapter.
     pub fn adapts(&self, projection: &str) -> bool {
         let short = projection.rsplit('.').next().unwrap_or(projection);
         self.targets.iter().any(|target| target == short)
     }
 }
 
-/// The numbers that an LLM's products are computed in, and its frozen weights kept in.
+/// The number type of an LLM's products and of its frozen weights.
 ///
-/// Mixed precision is spelled out in [`crate::model::LoraLinear::forward`]: the input is cast, the product's
-/// result cast back. All else is f32: whatever trains, the embeddings, the residual stream,
-/// rotation, norms, softmax, the output head and the loss.
+/// Mixed precision is computed in [`crate::model::LoraLinear::forward`]: the input is cast, the
+/// product's result cast back. Everything else is f32: what trains, the embeddings, the residual
+/// stream, rotation, norms, softmax, the output head and the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -152,10 +157,10 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// All, the widest first.
+    /// All precisions, the widest first.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
-    /// burn's name of it.
+    /// Returns burn's type of that precision.
     pub fn dtype(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,

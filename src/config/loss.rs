@@ -6,16 +6,16 @@ use crate::{Error, Result};
 
 /// `[loss]`
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "LossFields")]
 pub struct LossConfig {
-    /// Which tokens compete, and what they weigh.
+    /// Over which tokens the softmax is computed, and how tokens are weighted.
     pub kind: LossKind,
-    /// `"adaptive"` (of `msl` alone, and its default) or a number (1 by default).
+    /// `"adaptive"` (for `msl` alone, and its default) or a number (1 by default).
     pub temperature: Temperature,
-    /// Of `bear` alone: how much the beam's edge counts; [`LossConfig::LAMBDA`] by default.
+    /// λ, how much the beam's edge counts; for `bear` alone. [`LossConfig::LAMBDA`] by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
-    /// Of `bear` alone: how soft the beam's edge is; [`LossConfig::XI`] by default.
+    /// ξ, how soft the beam's edge is; for `bear` alone. [`LossConfig::XI`] by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xi: Option<f64>,
 }
@@ -23,7 +23,7 @@ pub struct LossConfig {
 /// `[loss]` before its defaults, which depend on `kind`, are filled in.
 #[derive(Deserialize)]
 #[serde(rename = "loss", deny_unknown_fields)]
-struct Written {
+struct LossFields {
     #[serde(default)]
     kind: LossKind,
     temperature: Option<Temperature>,
@@ -31,9 +31,9 @@ struct Written {
     xi: Option<f64>,
 }
 
-impl From<Written> for LossConfig {
-    fn from(written: Written) -> Self {
-        let Written { kind, temperature, lambda, xi } = written;
+impl From<LossFields> for LossConfig {
+    fn from(written: LossFields) -> Self {
+        let LossFields { kind, temperature, lambda, xi } = written;
         let temperature = match (kind, temperature) {
             // Run files of earlier versions say "adaptive" for LML, which had no temperature.
             (LossKind::Lml, None | Some(Temperature::Adaptive)) => Temperature::Fixed(1.0),
@@ -95,17 +95,17 @@ pub enum LossKind {
     /// Softmax over the trie's children.
     #[default]
     Msl,
-    /// MSL with weights that know beam search.
+    /// MSL whose tokens are weighted by their probability relative to the edge of the beam (BEAR).
     Bear,
 }
 
 /// `loss.temperature`
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Temperature {
-    /// One that the adaptive temperature strategy (ATS) sets anew each step.
+    /// A temperature that the adaptive temperature strategy (ATS) sets anew each step.
     #[default]
     Adaptive,
-    /// The same one in all steps.
+    /// One temperature in all steps.
     Fixed(f64),
 }
 

@@ -1,7 +1,7 @@
 //! The run file: everything that decides a run, in TOML. Unknown keys are errors.
 //!
-//! Each table has a file of its own, and so has the run file of phase 1; what the tables ask of
-//! each other is here.
+//! Each table has a file of its own, and so has the run file of phase 1. This file checks what
+//! depends on several tables.
 
 use std::fs;
 use std::path::Path;
@@ -33,35 +33,35 @@ use crate::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Seed of the sample, the order, the adapter's start and dropout.
-    #[serde(default = "seed")]
+    /// Seed of the training sample, of the order, of the adapter's initial weights and of dropout.
+    #[serde(default = "default_seed")]
     pub seed: u64,
-    /// What is learnt from.
+    /// The training data.
     pub data: DataConfig,
-    /// What learns.
+    /// The language model, and which of its weights train.
     pub llm: LlmConfig,
-    /// How items enter the prompt.
+    /// The form of items in prompts.
     #[serde(default)]
     pub items: ItemsConfig,
-    /// What is minimised.
+    /// The loss.
     #[serde(default)]
     pub loss: LossConfig,
-    /// How it is minimised.
+    /// The optimiser and its schedule.
     #[serde(default)]
     pub train: TrainConfig,
-    /// How items are ranked.
+    /// The search that ranks items.
     #[serde(default)]
     pub decode: DecodeConfig,
-    /// What a ranker without text says beside the LLM.
+    /// The prior beside the LLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
 }
 
-fn seed() -> u64 {
+fn default_seed() -> u64 {
     42
 }
 
-/// What a run learns to write after a prompt.
+/// The texts that a run learns to write after a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective<'a> {
     /// Titles of the catalogue: the run ranks items.
@@ -88,7 +88,7 @@ impl RunConfig {
         Self::parse(&text, overrides, &path.display().to_string())
     }
 
-    /// As [`RunConfig::open`], from text; `place` names it in errors.
+    /// Reads a run file from text, as [`RunConfig::open`] does; `place` is its name in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
         let mut config: Self = from_toml(text, overrides, place, Self::validate)?;
         if config.train.micro_batch_size.is_none() {
@@ -97,7 +97,7 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// As TOML.
+    /// Returns the run file as TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("run file")
     }
@@ -186,7 +186,7 @@ impl RunConfig {
     }
 }
 
-/// Parses TOML with `key.path=value` overrides, in order, and has it validated; `place` names it in
+/// Parses TOML with `key.path=value` overrides, in order, and validates it; `place` is its name in
 /// errors, all of them usage errors.
 fn from_toml<T: DeserializeOwned>(
     text: &str,
@@ -216,7 +216,7 @@ pub fn settings_table(assignments: &[String]) -> Result<toml::Table> {
 
 /// Sets `a.b.c=value`; the value is TOML, or a bare string where it is not.
 pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
-    let bad = |why: &str| Error::usage(format!("--set {assignment}: {why}; write key.path=value"));
+    let bad = |why: &str| Error::usage(format!("option `set` {assignment}: {why}; write key.path=value"));
     let (path, value) = assignment.split_once('=').ok_or_else(|| bad("no '='"))?;
     let value = match format!("value = {value}").parse::<toml::Table>() {
         Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").ok_or_else(|| bad("no value"))?,
@@ -229,11 +229,11 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
         let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         table = entry.as_table_mut().ok_or_else(|| bad("a part of the path is a value, not a table"))?;
     }
-    // Of two keys that say the same, the override's counts.
+    // Where two keys mean the same, the override's counts.
     let replaced = match last {
         "micro_batch_size" => Some("micro_batch_tokens"),
         "micro_batch_tokens" => Some("micro_batch_size"),
-        // Keys with their spelling of before.
+        // Keys and their older spellings.
         "text_tasks" => Some("rows"),
         "rows" => Some("text_tasks"),
         "prompt_sets" => Some("tasks"),

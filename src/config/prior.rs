@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 /// `[prior]`: a ranker without a language model that helps to rank, and how much it does;
-/// [`crate::decode`] defines the formula. Whether there is such a ranker, the registry of rankers
-/// says.
+/// [`crate::decode`] has the formula. The registry of rankers checks the ranker's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriorConfig {
@@ -22,16 +21,16 @@ pub struct PriorConfig {
     /// part.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
-    /// The weight of each part of a mixture; fitted on the validation windows where it is not
-    /// given, and then kept in the run's `identity.json`.
+    /// The weight of each part of a mixture. Where it is not given, it is fitted on the validation
+    /// windows and kept in the run's `identity.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixture: Option<BTreeMap<String, f64>>,
     /// Factor of the logarithm of a token's share; `evaluate --split valid --prior-weight A,B,…`
     /// chooses another.
-    #[serde(default = "one")]
+    #[serde(default = "default_weight")]
     pub weight: f64,
     /// The part of the probability that is spread evenly over the items.
-    #[serde(default = "smoothing")]
+    #[serde(default = "default_smoothing")]
     pub smoothing: f64,
     /// Whether the LLM is trained with the prior as well, so that it learns what the ranker does
     /// not know. For rankers that can leave a window's target out; vectors have learnt it.
@@ -39,13 +38,13 @@ pub struct PriorConfig {
     pub in_loss: bool,
 }
 
-fn one() -> f64 {
+fn default_weight() -> f64 {
     1.0
 }
 
-/// Near the likeliest for co-occurrence on the validation windows of office (.5), books (.7) and
-/// clothing (.9).
-fn smoothing() -> f64 {
+/// Returns a value near the one of greatest likelihood for co-occurrence on the validation windows
+/// of office (.5), books (.7) and clothing (.9).
+fn default_smoothing() -> f64 {
     0.5
 }
 

@@ -29,21 +29,27 @@ pub struct TrainConfig {
     pub warmup_steps: usize,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
-    /// The gradient of all that trains together is scaled down to this norm.
+    /// Largest norm of the gradient of all trainable parameters together; a larger one is scaled
+    /// down.
     pub max_grad_norm: f64,
-    /// A new seeded order each epoch; false keeps the corpus's.
+    /// Whether each epoch has a new seeded order; else it has the corpus's.
     pub shuffle: bool,
-    /// Which items of a window are its targets.
+    /// The items of a window that are its targets.
     pub targets: Targets,
     /// Steps between two checkpoints; an epoch's end always has one.
     pub checkpoint_steps: usize,
-    /// Validation windows ranked after each epoch, a seeded sample; the epoch with the best NDCG@10
-    /// is kept. 0: none, the last is kept. Of rows as many, and the lowest loss on them.
+    /// Number of validation windows that are ranked after each epoch, a seeded sample; the epoch
+    /// with the best NDCG@10 is kept. With 0 the last epoch is kept. Of text tasks as many rows are
+    /// read, and the epoch with the lowest loss on them is kept.
     pub valid_windows: usize,
+    /// Whether training writes TensorBoard's event files to `RUN_DIR/tensorboard/`, beside
+    /// `metrics.jsonl`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 impl Default for TrainConfig {
-    /// The hyper-parameters of the MSL paper (arXiv 2504.04178).
+    /// Returns the hyper-parameters of the MSL paper (arXiv 2504.04178).
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -59,16 +65,17 @@ impl Default for TrainConfig {
             targets: Targets::Last,
             checkpoint_steps: 20,
             valid_windows: 200,
+            tensorboard: false,
         }
     }
 }
 
 impl TrainConfig {
-    /// SmolLM2-135M trains on that many in some 3 GB, Llama 3 8B in some 25 GB beside its weights;
-    /// more makes a CPU no faster.
+    /// Default of `micro_batch_tokens`. SmolLM2-135M trains with it in about 3 GB, Llama 3 8B in
+    /// about 25 GB beside its weights; more makes training on a CPU no faster.
     pub const MICRO_BATCH_TOKENS: usize = 2048;
 
-    /// What one forward pass takes.
+    /// Returns how much one forward pass takes.
     pub fn micro_batch(&self) -> MicroBatch {
         match self.micro_batch_size {
             Some(samples) => MicroBatch::Samples(samples),
@@ -96,21 +103,21 @@ impl TrainConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Targets {
-    /// The last one, as the papers do. An epoch has every window once.
+    /// The last item, as in the papers. An epoch has every window once.
     Last,
-    /// Each one after the first, from those before it: branches of one token tree. An epoch has
-    /// every interaction (user and position) that some window has after its first once, however many
-    /// windows hold it; windows whose targets others have taken are left out. Each target counts as
-    /// much.
+    /// Each item after the first, predicted from those before it: branches of one token tree. An
+    /// epoch has every interaction (user and position) that some window has after its first once,
+    /// however many windows hold it; windows whose targets others have taken are left out. All
+    /// targets count the same.
     Every,
 }
 
-/// How much one forward pass takes.
+/// Size of one forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MicroBatch {
     /// A fixed number of samples.
     Samples(usize),
-    /// As many samples as make at most this number of tokens after the prefix that all prompts of
-    /// the step share. A larger sample runs alone.
+    /// The largest number of samples that have at most this number of tokens after the prefix that
+    /// all prompts of the step share. A larger sample runs alone.
     Tokens(usize),
 }

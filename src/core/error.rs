@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
 
-/// What went wrong, by who can mend it.
+/// The kind of an error: who can mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Wrong usage or configuration: the caller asks for something that cannot be.
@@ -25,8 +25,9 @@ pub enum ErrorKind {
 
 /// An error, shown to the user as one line, `error: <what, where, what to do>`.
 ///
-/// The message names files, rows, keys and tensors; it names a flag of the command line only where
-/// that flag is the remedy.
+/// The message names files, rows, keys and tensors. It names no flag of the command line. An option
+/// of the library that is the remedy is named in the form "option `time_format`", which the command
+/// line shows as its flag.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,

@@ -6,6 +6,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use serde::Serialize;
+
 use crate::{Context, Error, Result};
 
 /// Returns the SHA-256 of `bytes`, in hex.
@@ -23,6 +25,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(path)?;
     file.write_all(bytes).context(path.display())?;
     persist(file, path)
+}
+
+/// Writes `value` to `path` as JSON for people, as [`write_atomic`] does.
+///
+/// # Errors
+/// A value that JSON cannot hold; a file that cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).context(path.display())?;
+    write_atomic(path, json.as_bytes())
 }
 
 /// Writes what `write` produces to a temporary file beside `path`, syncs it, then renames it onto
@@ -44,7 +55,7 @@ pub fn folder(path: &Path) -> &Path {
 /// Creates a temporary file for [`persist`], in the folder of `path`.
 pub fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    // As any new file, less what the umask takes; tempfile's own default is its maker's alone.
+    // Permissions of any new file (0666 without the umask's bits); tempfile's own default is 0600.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder(path)).context(path.display())

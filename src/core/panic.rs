@@ -30,9 +30,9 @@ static HOOK: Once = Once::new();
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// How many calls of [`catch`] this thread is in.
+    /// Number of calls of [`catch`] that this thread is in.
     static CATCHING: Cell<usize> = const { Cell::new(0) };
-    /// The message of this thread's last panic in one of them.
+    /// Message of this thread's last panic inside a call of [`catch`].
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
     /// The guard of the work that this thread does.
     static GUARD: Cell<DeviceGuard> = const { Cell::new(DeviceGuard { since: u64::MAX }) };
@@ -89,17 +89,17 @@ pub struct Panic {
 }
 
 impl Panic {
-    /// Goes on panicking.
+    /// Continues the panic on this thread.
     pub fn resume(self) -> ! {
         MESSAGE.set(Some(self.message));
         resume_unwind(self.payload)
     }
 }
 
-/// Does `work` on this thread, and returns its panic.
+/// Runs `work` on this thread; its panic becomes an error.
 ///
 /// # Errors
-/// The panic.
+/// The panic of `work`.
 pub fn catch<T>(work: impl FnOnce() -> T) -> std::result::Result<T, Panic> {
     install_hook();
     CATCHING.set(CATCHING.get() + 1);
@@ -142,6 +142,8 @@ impl DeviceGuard {
         record.last.iter().find(|(before, _)| *before >= self.since).map(|(_, message)| message.clone())
     }
 
+    /// Checks that no device's thread has panicked since the guard was made.
+    ///
     /// # Errors
     /// A panic of a device's thread, after which the device's numbers are garbage.
     pub fn check(&self) -> Result<()> {
@@ -153,7 +155,7 @@ impl DeviceGuard {
         }
     }
 
-    /// Does `work`, whose calls of [`check_device`] then ask this guard.
+    /// Runs `work`; calls of [`check_device`] inside it ask this guard.
     pub fn scope<T>(self, work: impl FnOnce() -> T) -> T {
         struct Restore(DeviceGuard);
         impl Drop for Restore {
@@ -165,7 +167,7 @@ impl DeviceGuard {
         work()
     }
 
-    /// Does `work` on the device; a panic on this thread or on the device's own is an error.
+    /// Runs `work` on the device; a panic of this thread or of the device's own becomes an error.
     ///
     /// # Errors
     /// Those of `work`; a device that died.

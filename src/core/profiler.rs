@@ -43,7 +43,7 @@ impl Part {
 pub enum Pass {
     /// Everything but [`Pass::Backward`].
     Forward,
-    /// From the loss to the gradients.
+    /// The way from the loss to the gradients.
     Backward,
 }
 
@@ -53,7 +53,7 @@ pub struct Parts([[f64; 2]; 7]);
 
 impl Parts {
     /// Returns the number of a part and pass.
-    pub fn of(&self, part: Part, pass: Pass) -> f64 {
+    pub fn get(&self, part: Part, pass: Pass) -> f64 {
         self.0[part as usize][pass as usize]
     }
 
@@ -63,7 +63,7 @@ impl Parts {
     }
 
     /// Returns the numbers of one pass, with 0 for the other.
-    pub fn only(mut self, pass: Pass) -> Self {
+    pub fn keep_pass(mut self, pass: Pass) -> Self {
         let other = if pass == Pass::Forward { Pass::Backward } else { Pass::Forward };
         self.0.iter_mut().for_each(|values| values[other as usize] = 0.0);
         self
@@ -71,7 +71,7 @@ impl Parts {
 
     /// Returns the sum over the parts of a pass.
     pub fn total(&self, pass: Pass) -> f64 {
-        Part::ALL.iter().map(|&part| self.of(part, pass)).sum()
+        Part::ALL.iter().map(|&part| self.get(part, pass)).sum()
     }
 
     /// Returns the sum over parts and passes.
@@ -88,7 +88,7 @@ impl AddAssign for Parts {
 
 /// The result of [`record`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Recorded {
+pub struct ProfileTotals {
     /// Seconds.
     pub seconds: Parts,
     /// Floating-point operations, as [`count`]ed.
@@ -99,7 +99,7 @@ struct Clock {
     part: Part,
     pass: Pass,
     since: Instant,
-    recorded: Recorded,
+    recorded: ProfileTotals,
     sync: Box<dyn Fn()>,
 }
 
@@ -111,13 +111,13 @@ thread_local! {
 /// Runs `work` under the clock, which starts at [`Part::Rest`].
 ///
 /// * `sync`: waits until the device has finished its queue.
-pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, Recorded) {
+pub fn record<T>(sync: impl Fn() + 'static, work: impl FnOnce() -> T) -> (T, ProfileTotals) {
     sync();
     let clock = Clock {
         part: Part::Rest,
         pass: Pass::Forward,
         since: Instant::now(),
-        recorded: Recorded::default(),
+        recorded: ProfileTotals::default(),
         sync: Box::new(sync),
     };
     CLOCK.set(Some(clock));
@@ -196,7 +196,7 @@ mod tests {
         );
         let elapsed = started.elapsed().as_secs_f64();
         for (part, pass) in [(Part::Data, Pass::Forward), (Part::Loss, Pass::Backward), (Part::Mlp, Pass::Backward)] {
-            assert!(recorded.seconds.of(part, pass) >= 0.02, "{part:?} {pass:?}");
+            assert!(recorded.seconds.get(part, pass) >= 0.02, "{part:?} {pass:?}");
         }
         let total = recorded.seconds.sum();
         assert!(total <= elapsed && total > 0.059, "{total} of {elapsed}");

@@ -45,7 +45,7 @@ impl Progress {
         Self { what: what.into(), total, display }
     }
 
-    /// Shows nothing.
+    /// Makes a progress that shows nothing.
     pub fn hidden() -> Self {
         Self { what: String::new(), total: 0, display: Display::Hidden }
     }

@@ -2,33 +2,35 @@
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
-/// Total physical memory, bytes.
+/// Returns the total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {
-    some(memory().total_memory())
+    nonzero(memory().total_memory())
 }
 
-/// Memory available to new allocations, bytes.
+/// Returns the memory available to new allocations, bytes.
 pub fn available_bytes() -> Option<u64> {
-    some(memory().available_memory())
+    nonzero(memory().available_memory())
 }
 
-/// Memory limit of this process's container (Linux's cgroups), bytes; `None` without a limit.
+/// Returns the memory limit of this process's container (Linux's cgroups), bytes; `None` without a
+/// limit.
 pub fn limit_bytes() -> Option<u64> {
     let memory = memory();
     let limit = memory.cgroup_limits()?.total_memory;
-    some(limit).filter(|&limit| limit < memory.total_memory())
+    nonzero(limit).filter(|&limit| limit < memory.total_memory())
 }
 
-/// Resident memory of this process, bytes.
+/// Returns the resident memory of this process, bytes.
 pub fn resident_bytes() -> Option<u64> {
     let process = sysinfo::get_current_pid().ok()?;
     let mut system = System::new();
     let memory_alone = ProcessRefreshKind::nothing().with_memory();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[process]), true, memory_alone);
-    some(system.process(process)?.memory())
+    nonzero(system.process(process)?.memory())
 }
 
-/// Peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo has no peak).
+/// Returns the peak resident memory of this process, bytes; 0 where the system is no Unix (sysinfo
+/// has no peak).
 pub fn peak_bytes() -> u64 {
     #[cfg(unix)]
     {
@@ -51,8 +53,8 @@ fn memory() -> System {
     System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()))
 }
 
-/// sysinfo returns 0 for what the system does not tell.
-fn some(bytes: u64) -> Option<u64> {
+/// Returns `None` for 0, which sysinfo returns where the system tells nothing.
+fn nonzero(bytes: u64) -> Option<u64> {
     Some(bytes).filter(|&bytes| bytes > 0)
 }
 

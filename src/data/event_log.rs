@@ -11,14 +11,14 @@ use crate::{Context, Result};
 /// Bytes of an event in the log's columns.
 pub(crate) const EVENT_BYTES: u64 = 20;
 
-/// Who met what when, as a reader has parsed it.
+/// Events that a reader has parsed: users, items, times and ratings.
 #[derive(Default)]
 pub(crate) struct Events {
     pub(crate) users: StringArena,
     pub(crate) items: StringArena,
-    /// Unix time in milliseconds; 0 where the source knows none.
+    /// Unix times, milliseconds; 0 where the source has none.
     pub(crate) times: Vec<i64>,
-    /// NaN where the source knows none.
+    /// Ratings; NaN where the source has none.
     pub(crate) ratings: Vec<f32>,
 }
 
@@ -35,9 +35,9 @@ impl Events {
 pub(crate) struct EventLog {
     pub(crate) users: Interner,
     pub(crate) items: Interner,
-    /// Does the source tell times? Else events are in each user's order.
+    /// Whether the source has times; else each user's events are in their order.
     pub(crate) timed: bool,
-    /// Does the source tell ratings?
+    /// Whether the source has ratings.
     pub(crate) rated: bool,
     pub(crate) shards: ShardedTable,
     scatter: ShardWriter,
@@ -45,7 +45,7 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// A log of about `events` events or fewer under the workspace's memory limit.
+    /// Makes a log for about `events` events, or fewer, under the workspace's memory limit.
     pub(crate) fn new(events: u64, workspace: &Workspace, timed: bool, rated: bool) -> Result<Self> {
         let shards = ShardedTable::new(events, EVENT_BYTES, workspace)?;
         let scatter = ShardWriter::new(shards.len(), rated);
@@ -71,14 +71,14 @@ impl EventLog {
         self.scatter.flush_if_full(&mut self.shards)
     }
 
-    /// No more events follow.
+    /// Ends the log: no more events follow.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.scatter.flush(&mut self.shards)?;
         self.make_room()?;
         self.shards.close()
     }
 
-    /// Cuts a log with more events than its shards are for into shards for four times as many.
+    /// Moves a log that has outgrown its shards to shards for four times as many events.
     fn make_room(&mut self) -> Result<()> {
         let rows = self.shards.rows() as u64;
         if rows <= self.shards.room {
@@ -112,7 +112,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// Leaves the events of which `keep` says so by user and item.
+    /// Keeps the events for which `keep`, given user and item, is true.
     pub(crate) fn retain(&mut self, keep: impl Fn(u32, u32) -> bool) -> Result<()> {
         for shard in 0..self.shards.len() {
             check_stop()?;

@@ -31,6 +31,8 @@ impl StringArena {
         self.ends.len() - 1
     }
 
+    /// Returns a text.
+    ///
     /// # Panics
     /// If there is no such text.
     pub(crate) fn get(&self, index: usize) -> &str {
@@ -46,13 +48,14 @@ impl StringArena {
 #[derive(Default)]
 pub(crate) struct Interner {
     texts: StringArena,
-    /// A number with 32 bits of its id's hash: growing and most misses need not look at the text.
+    /// A number with 32 bits of its id's hash, so that growing and most misses need not look at the
+    /// text.
     numbers: HashTable<(u32, u32)>,
     hasher: RandomState,
 }
 
 impl Interner {
-    /// The number of an id, a new one if it is new.
+    /// Returns the number of an id; a new id gets the next number.
     pub(crate) fn intern(&mut self, id: &str) -> Result<u32> {
         let bits = self.bits(id);
         let Self { texts, numbers, .. } = self;
@@ -66,7 +69,7 @@ impl Interner {
         Ok(number)
     }
 
-    /// The number of a known id.
+    /// Returns the number of an id, if it has one.
     pub(crate) fn find(&self, id: &str) -> Option<u32> {
         let bits = self.bits(id);
         let found = self.numbers.find(spread(bits), |&(b, n)| b == bits && self.texts.get(n as usize) == id);
@@ -77,7 +80,7 @@ impl Interner {
         (self.hasher.hash_one(id) >> 32) as u32
     }
 
-    /// The id of a number.
+    /// Returns the id of a number.
     ///
     /// # Panics
     /// If there is no such number.
@@ -90,7 +93,7 @@ impl Interner {
     }
 }
 
-/// The table looks at the highest and the lowest bits of a hash.
+/// Spreads 32 bits of a hash: the table looks at the highest and the lowest bits.
 fn spread(bits: u32) -> u64 {
     u64::from(bits).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

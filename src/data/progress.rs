@@ -15,12 +15,12 @@ const BAR: u64 = 24;
 
 /// A bar with rows and rows a second on a terminal, from the first second on.
 pub(crate) struct Progress {
-    shown: bool,
+    visible: bool,
     what: String,
     rows: u64,
-    /// Of so many bytes.
+    /// Total number of bytes.
     total: u64,
-    /// So many were read; readers add to it.
+    /// Number of bytes read so far; readers add to it.
     pub(crate) bytes: Arc<AtomicU64>,
     started: Instant,
     last: Instant,
@@ -28,19 +28,31 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// PromptValue if stderr is a terminal.
+    /// Starts a bar, which is shown if stderr is a terminal.
     pub(crate) fn new(what: &str, total: u64) -> Self {
         let now = Instant::now();
-        let shown = std::io::stderr().is_terminal();
-        Self { shown, what: what.into(), rows: 0, total, bytes: Arc::default(), started: now, last: now, drawn: false }
+        let visible = std::io::stderr().is_terminal();
+        Self {
+            visible,
+            what: what.into(),
+            rows: 0,
+            total,
+            bytes: Arc::default(),
+            started: now,
+            last: now,
+            drawn: false,
+        }
     }
 
-    /// Adds rows; an error once the work was asked to stop.
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// The work was asked to stop.
     pub(crate) fn add(&mut self, rows: u64) -> Result<()> {
         check_stop()?;
         self.rows += rows;
         let now = Instant::now();
-        if self.shown && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
+        if self.visible && now - self.started > Duration::from_secs(1) && now - self.last > Duration::from_millis(100) {
             self.last = now;
             self.drawn = true;
             let rate = self.rows as f64 / (now - self.started).as_secs_f64();
@@ -63,7 +75,10 @@ impl Drop for Progress {
     }
 }
 
-/// An error once the work was asked to stop.
+/// Checks whether the work was asked to stop.
+///
+/// # Errors
+/// It was.
 pub(crate) fn check_stop() -> Result<()> {
     if STOP.load(Ordering::Relaxed) {
         return Err(Error::failed("interrupted: nothing was written"));

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use crate::{Context, Error, Result};
 
-/// Rows processed at a time, about.
+/// Number of rows processed at a time, about.
 pub(crate) const PIECE: u64 = 1 << 19;
-/// A table larger than this fraction (one part in so many) of the memory goes to files.
+/// A table goes to files if it takes more than one part in so many of the memory.
 pub(super) const SHARE: u64 = 4;
 /// Most files open at once.
 const MAX_SHARDS: u64 = 256;
@@ -35,7 +35,7 @@ pub(crate) fn collect(query: LazyFrame) -> Result<DataFrame> {
 
 macro_rules! column_values {
     ($name:ident, $kind:ty, $cast:ident) => {
-        /// A column's values; it has no nulls.
+        /// Returns a column's values; it has no nulls.
         pub(crate) fn $name(frame: &DataFrame, name: &str) -> Result<Vec<$kind>> {
             let column = frame.column(name).context("event log")?.$cast().context("event log")?;
             let mut values = Vec::with_capacity(column.len());
@@ -52,7 +52,7 @@ column_values!(f32s, f32, f32);
 pub(crate) struct ShardedTable {
     pub(super) folder: Option<TempDir>,
     pub(super) shards: Vec<Shard>,
-    /// So many rows keep to the memory.
+    /// Number of rows that fit the memory.
     pub(super) room: u64,
 }
 
@@ -65,8 +65,8 @@ pub(super) struct Shard {
 }
 
 impl ShardedTable {
-    /// Pieces for `rows` rows or fewer, of so many bytes; if they take more than their share of the
-    /// memory they are files in a temporary folder of the workspace.
+    /// Makes pieces for `rows` rows or fewer, of `bytes` bytes each; if they take more than their
+    /// share of the memory, they are files in a temporary folder of the workspace.
     pub(crate) fn new(rows: u64, bytes: u64, workspace: &Workspace) -> Result<Self> {
         let Workspace { memory, scratch } = workspace;
         let spilled = rows.saturating_mul(bytes) > memory / SHARE;
@@ -129,7 +129,7 @@ impl ShardedTable {
         Ok(())
     }
 
-    /// A piece, which is then gone.
+    /// Takes a piece out of the table.
     pub(crate) fn take(&mut self, at: usize) -> Result<DataFrame> {
         let Some(shard) = self.shards.get_mut(at) else { return Ok(DataFrame::empty()) };
         let Some(path) = shard.file.take() else { return Ok(std::mem::take(&mut shard.frame)) };
@@ -167,7 +167,7 @@ fn writer(path: &Path, frame: &DataFrame) -> Result<BatchedWriter<File>> {
     writer.batched(frame.schema()).context(path.display())
 }
 
-/// A lazy scan of a Parquet file.
+/// Scans a Parquet file lazily.
 pub(crate) fn scan(path: &Path) -> Result<LazyFrame> {
     let name = path.to_str().ok_or_else(|| Error::failed(format!("{}: a path must be UTF-8", path.display())))?;
     LazyFrame::scan_parquet(PlRefPath::new(name), ScanArgsParquet { glob: false, ..Default::default() })

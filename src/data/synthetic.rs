@@ -1,4 +1,5 @@
-//! The embedded default: a made-up catalogue of book series and a made-up log of their readers.
+//! The embedded default data: a made-up catalogue of book series and a made-up log of their
+//! readers.
 
 use std::collections::BTreeMap;
 
@@ -21,19 +22,19 @@ const GENRES: [[&str; 3]; 5] = [
 const SERIES_PER_GENRE: usize = 6;
 const VOLUMES: usize = 5;
 const READERS: usize = 700;
-/// Days that the log spans.
+/// Length of the log, days.
 const DAYS: f64 = 1000.0;
 /// 2020-01-01, in seconds.
 const EPOCH: i64 = 1_577_836_800;
-/// History and target of a window, and the shortest log that is kept, as in MSL's data.
+/// Length of a window (history and target), and of the shortest log that is kept, as in MSL's data.
 const WINDOW: usize = 11;
 const SHORTEST: usize = 5;
 
 struct Series {
     genre: usize,
-    /// Zipf-like.
+    /// Relative frequency, Zipf-like.
     popularity: f64,
-    /// The day that each volume comes out.
+    /// Day on which each volume comes out.
     release: [f64; VOLUMES],
 }
 
@@ -112,7 +113,7 @@ fn catalogue(rng: &mut ChaCha8Rng) -> (Vec<Item>, Vec<Series>) {
     (items, series)
 }
 
-/// One reader's log: catalogue index and time.
+/// Makes one reader's log: catalogue index and time.
 fn read(series: &[Series], rng: &mut ChaCha8Rng) -> Vec<(u32, Option<i64>)> {
     let home = series[draw(rng, series.iter().map(|s| s.popularity))].genre;
     // Number of volumes read of each series.
@@ -149,7 +150,8 @@ fn read(series: &[Series], rng: &mut ChaCha8Rng) -> Vec<(u32, Option<i64>)> {
     events
 }
 
-/// An index with a chance in proportion to its weight; the last one if all are 0.
+/// Draws an index with a probability in proportion to its weight; the last one if all weights are
+/// 0.
 fn draw(rng: &mut ChaCha8Rng, weights: impl Iterator<Item = f64>) -> usize {
     let weights: Vec<f64> = weights.collect();
     let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();

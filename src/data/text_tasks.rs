@@ -25,12 +25,12 @@ use super::id::Id;
 use super::sources::{Encoding, ReadContext, SourceFile, read_numbered_lines};
 use crate::{Context, Result};
 
-/// A task's name, and what its rows are about.
+/// A task's name, and what entities its rows name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextTaskEntities {
-    /// Its name.
+    /// The task's name.
     pub name: String,
-    /// How many items a row names.
+    /// Number of items that a row names.
     pub items: usize,
     /// Whether a row may name a user.
     pub user: bool,
@@ -39,7 +39,7 @@ pub struct TextTaskEntities {
 /// A row of a task file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextTaskRow {
-    /// Its line in the file, from 1.
+    /// Line in the file, from 1.
     pub line: u64,
     /// The task: its index in the list given to [`read_text_tasks`].
     pub task: usize,
@@ -49,20 +49,20 @@ pub struct TextTaskRow {
     pub user: Option<u32>,
     /// The answer.
     pub text: String,
-    /// What the row is for.
+    /// Whether the row is for training, validation or test.
     pub split: Split,
 }
 
 /// A task file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextTaskFile {
-    /// Its rows, in order.
+    /// The rows, in the file's order.
     pub rows: Vec<TextTaskRow>,
-    /// Of the file as it is stored.
+    /// Digest of the file as it is stored.
     pub digest: FileDigest,
 }
 
-/// A line.
+/// A line of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -73,7 +73,7 @@ struct Line {
     split: Option<Split>,
 }
 
-/// Reads a task file (gzip and zstd are fine) of rows on `tasks` and on the items and users of
+/// Reads a task file (gzip and zstd are fine) with rows of `tasks` about the items and users of
 /// `corpus`.
 ///
 /// # Errors
@@ -136,7 +136,7 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
         |context, block| {
             for (row, given) in block {
                 if *with_split.get_or_insert(given) != given {
-                    context.bad(
+                    context.bad_row(
                         &file,
                         row.line,
                         "some rows have a split and some have none: give it to all of them, or to none",
@@ -150,11 +150,11 @@ pub fn read_text_tasks(path: &Path, corpus: &Corpus, tasks: &[TextTaskEntities])
     if rows.is_empty() {
         return Err(crate::Error::failed(format!("{}: no row in it", path.display())));
     }
-    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::of("", &[]));
+    let digest = context.inputs.pop().unwrap_or_else(|| FileDigest::from_bytes("", &[]));
     Ok(TextTaskFile { rows, digest })
 }
 
-/// An item's split: by the first 8 bytes of the SHA-256 of `tasks:id`, in tenths.
+/// Returns an item's split: by the first 8 bytes of the SHA-256 of `tasks:id`, in tenths.
 fn split_of(id: &str) -> Split {
     let hash = Sha256::digest(format!("tasks:{id}"));
     let tenth = hash.iter().take(8).fold(0u64, |number, byte| (number << 8) | u64::from(*byte)) % 10;

@@ -7,7 +7,8 @@ use std::thread::ScopedJoinHandle;
 use burn::prelude::*;
 
 use super::{
-    ItemFilter, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass, search,
+    ItemFilter, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, common_prefix, prompts_per_pass,
+    search,
 };
 use crate::config::DecodeConfig;
 use crate::core::panic::{DeviceGuard, catch};
@@ -15,13 +16,13 @@ use crate::model::ItemLanguageModel;
 use crate::text::Catalogue;
 use crate::{Error, Result};
 
-/// Prompts ready to be searched, as often as wanted.
+/// Prompts that can be searched any number of times.
 #[derive(Debug)]
 pub struct BatchedSearch<B: Backend> {
     prompts: Vec<Vec<u32>>,
-    /// Tokens that all prompts begin with.
+    /// Number of tokens with which all prompts begin.
     prefix_len: usize,
-    /// One a device, with the keys and values of the common prefix.
+    /// `[devices]`: a model with the keys and values of the common prefix.
     models: Vec<ItemLanguageModel<B>>,
 }
 
@@ -43,8 +44,8 @@ impl<B: Backend> BatchedSearch<B> {
     /// Prompts run together by token budget, ordered by length. The batches are the same on one
     /// device and on several, each of which has a thread that takes the next one.
     ///
-    /// * `prior`: the prior of the prompt with this index, if one takes part.
-    /// * `filter`: the items that the prompt with this index may be answered with; all for `None`.
+    /// * `prior`: the prior of the prompt with this index, if there is one.
+    /// * `filter`: the items that may answer the prompt with this index; all for `None`.
     ///
     /// # Errors
     /// A log-probability that is NaN; a device that died.
@@ -55,7 +56,7 @@ impl<B: Backend> BatchedSearch<B> {
         filter: &(dyn Fn(usize) -> Option<ItemFilter> + Sync),
         decode: &DecodeConfig,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<Vec<Ranked>>>> {
+    ) -> Result<Option<Vec<Vec<RankedItem>>>> {
         let batches = self.batches(decode.beams);
         let (total, next, done, stop) =
             (self.prompts.len(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
@@ -101,8 +102,8 @@ impl<B: Backend> BatchedSearch<B> {
             });
             let others: Vec<_> = others.collect();
             let first = catch(|| work(first, go_on)).inspect_err(|_| stop.store(true, Relaxed));
-            // Join every thread before an error returns: the scope panics for one that nobody
-            // joined, and says less.
+            // Every thread is joined before an error returns: the scope panics for a thread that
+            // nobody joined, with a worse message.
             let others: Vec<_> = others.into_iter().map(ScopedJoinHandle::join).collect();
             let others = others.into_iter().map(|part| match part {
                 Ok(Ok(part)) => part,
@@ -116,7 +117,7 @@ impl<B: Backend> BatchedSearch<B> {
             return Ok(None);
         }
         go_on(total, total);
-        let mut ranked: Vec<(usize, Vec<Ranked>)> = parts.into_iter().flatten().collect();
+        let mut ranked: Vec<(usize, Vec<RankedItem>)> = parts.into_iter().flatten().collect();
         ranked.sort_by_key(|&(prompt, _)| prompt);
         Ok(Some(ranked.into_iter().map(|(_, ranked)| ranked).collect()))
     }

@@ -1,4 +1,4 @@
-//! How many prompts run together, and the prefix that they share.
+//! Number of prompts that run together, and the prefix that they share.
 
 use crate::batch::common_prefix_len;
 
@@ -6,16 +6,16 @@ use crate::batch::common_prefix_len;
 /// alone.
 const TOKEN_BUDGET: usize = 4096;
 
-/// About how many tokens a search runs for each beam, beside the prompt.
+/// About the number of tokens that a search runs for each beam, beside the prompt.
 pub const TOKENS_PER_BEAM: usize = 8;
 
-/// Returns how many prompts run in one forward pass if the longest of them takes `longest` tokens:
-/// at least 1.
+/// Returns the number of prompts that run in one forward pass if the longest of them takes
+/// `longest` tokens: at least 1.
 pub fn prompts_per_pass(longest: usize) -> usize {
     (TOKEN_BUDGET / longest.max(1)).max(1)
 }
 
-/// Returns the tokens that all `prompts` begin with, at least the last token of each left out.
+/// Returns the tokens with which all `prompts` begin; at least the last token of each is left out.
 pub fn common_prefix(prompts: &[Vec<u32>]) -> &[u32] {
     let tokens = common_prefix_len(prompts.iter().map(Vec::as_slice));
     prompts.first().map_or(&[], |prompt| &prompt[..tokens])

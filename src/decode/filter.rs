@@ -1,6 +1,6 @@
-//! Which items a search may return.
+//! Filters of the items that a search may return.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 
 use crate::text::{Node, ROOT, Trie};
@@ -12,7 +12,7 @@ use crate::text::{Node, ROOT, Trie};
 #[derive(Debug, Clone)]
 pub struct ItemFilter {
     items: Selection<u32>,
-    /// The nodes with an allowed item below.
+    /// The nodes with an allowed item under them.
     nodes: Selection<Node>,
 }
 
@@ -32,8 +32,8 @@ impl<T: Hash + Eq> Selection<T> {
 }
 
 impl ItemFilter {
-    /// Allows the items `only` (all items for `None`) except `exclude`. Takes time and memory for
-    /// the tokens of these items, not for the catalogue.
+    /// Allows the items `only` (all items for `None`) except `exclude`. Time and memory depend on
+    /// the tokens of these items, not on the catalogue.
     ///
     /// # Panics
     /// On an item outside the catalogue.
@@ -69,13 +69,80 @@ impl ItemFilter {
         self.items.contains(&item)
     }
 
-    /// Returns whether an allowed item is below `node`, or is `node` itself.
+    /// Returns how many items the largest allowed leaf below each node has. A leaf with one allowed
+    /// item is allowed, and counts with all its items, which share its probability.
+    ///
+    /// * `of_all`: the same of all leaves, `[nodes]`.
+    pub(super) fn largest_leaves<'a>(&self, trie: &Trie, of_all: &'a [u32]) -> LargestLeaves<'a> {
+        let mut differs: HashMap<Node, u32> = HashMap::new();
+        match &self.nodes {
+            Selection::Only(nodes) => {
+                for &leaf in nodes.iter().filter(|&&node| trie.is_leaf(node)) {
+                    let (mut node, count) = (leaf, of_all[leaf as usize]);
+                    while differs.get(&node).is_none_or(|&largest| largest < count) {
+                        differs.insert(node, count);
+                        node = trie.parent(node);
+                    }
+                }
+                LargestLeaves { of_all: &[], differs }
+            }
+            Selection::Except(empty) => {
+                // Nodes whose largest leaf may be one that is left out: the way up from it, as far
+                // as no leaf is larger.
+                let mut affected: BTreeSet<Node> = BTreeSet::new();
+                for &leaf in empty.iter().filter(|&&node| trie.is_leaf(node)) {
+                    let mut node = leaf;
+                    while node != ROOT && of_all[trie.parent(node) as usize] == of_all[leaf as usize] {
+                        node = trie.parent(node);
+                        if !affected.insert(node) {
+                            break;
+                        }
+                    }
+                }
+                // A child's number is above its node's.
+                for &node in affected.iter().rev() {
+                    let mut largest = 0;
+                    for child in trie.children(node).filter(|child| !empty.contains(child)) {
+                        largest = largest.max(differs.get(&child).copied().unwrap_or(of_all[child as usize]));
+                        if largest == of_all[node as usize] {
+                            break;
+                        }
+                    }
+                    differs.insert(node, largest);
+                }
+                LargestLeaves { of_all, differs }
+            }
+        }
+    }
+
+    /// Returns whether an allowed item is under `node`, or at `node` itself.
     pub fn allows_node(&self, node: Node) -> bool {
         self.nodes.contains(&node)
     }
 }
 
-/// Returns the nodes with no item below that is not in `exclude`.
+/// How many items the largest allowed leaf below a node has.
+#[derive(Debug)]
+pub(super) struct LargestLeaves<'a> {
+    /// `[nodes]`: of all leaves; empty where only the nodes of `differs` have an allowed leaf.
+    of_all: &'a [u32],
+    differs: HashMap<Node, u32>,
+}
+
+impl<'a> LargestLeaves<'a> {
+    /// Where every leaf is allowed.
+    pub(super) fn of_all(of_all: &'a [u32]) -> Self {
+        Self { of_all, differs: HashMap::new() }
+    }
+
+    /// Returns the number of items at the largest allowed leaf below `node`, 0 without one.
+    pub(super) fn below(&self, node: Node) -> u32 {
+        let all = || self.of_all.get(node as usize).copied().unwrap_or(0);
+        self.differs.get(&node).copied().unwrap_or_else(all)
+    }
+}
+
+/// Returns the nodes all of whose items are in `exclude`.
 fn nodes_without(trie: &Trie, exclude: &HashSet<u32>) -> HashSet<Node> {
     let mut empty = HashSet::new();
     let mut empty_children: HashMap<Node, usize> = HashMap::new();
@@ -103,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Against the definition, on random catalogues with shared leaves.
+    /// Compares with the definition, on random catalogues with shared leaves.
     #[test]
     fn a_node_is_allowed_if_an_allowed_item_is_below() {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);

@@ -1,4 +1,4 @@
-//! Free text: the likeliest continuation token by token, and the likelihood of given ones.
+//! Free text: the likeliest continuation token by token, and the likelihood of given texts.
 
 use burn::prelude::*;
 
@@ -34,7 +34,7 @@ pub fn generate<B: Backend>(
         return Ok(texts);
     }
     let prefill = model.forward(&slices(prompts), first_needed(&slices(prompts)));
-    let (cached_len, width) = (prefill.cached_len, longest(prompts) - prefill.cached_len);
+    let (cached_len, width) = (prefill.cached_len, max_len(prompts) - prefill.cached_len);
     let last = active.iter().map(|&row| prefill.hidden_index(row, prompts[row].len() - 1)).collect();
     let (mut hidden, mut cache) = (select(prefill.hidden, last), prefill.cache);
     for step in 1.. {
@@ -111,13 +111,13 @@ pub fn log_likelihoods<B: Backend>(
         let log_sums = to_vec(model.llm.log_sum_vocabulary(hidden.clone()), "log-sums of the vocabulary")?;
         let labels = ints::<B>(target.iter().map(|&token| token as usize), 1, target.len(), device);
         let logits = to_vec(model.llm.logits(hidden, Some(labels.reshape([target.len()]))), "logits")?;
-        // Column t of row t is the t-th token's own.
+        // Column t of row t is the target's t-th token.
         let own = logits.into_iter().step_by(target.len() + 1);
         Ok(own.zip(log_sums).map(|(logit, log_sum)| f64::from(logit) - f64::from(log_sum)).sum())
     };
     prompts.iter().zip(targets).enumerate().map(log_likelihood).collect()
 }
 
-fn longest(sequences: &[Vec<u32>]) -> usize {
+fn max_len(sequences: &[Vec<u32>]) -> usize {
     sequences.iter().map(Vec::len).max().unwrap_or(0)
 }

@@ -26,14 +26,14 @@ pub fn check_log_probs(mut log_probs: impl Iterator<Item = f64>) -> Result<()> {
     }
 }
 
-/// Logits of the valid tokens after some nodes, read from the device.
+/// Logits of the tokens that may follow some nodes, read from the device.
 pub(super) struct NodeLogits {
     /// The column of each token that may follow any of the nodes; indexed by token id.
     column: Vec<u32>,
     columns: usize,
     /// `[nodes, columns]`.
     logits: Vec<f32>,
-    /// `[nodes]`: log Σ exp over the whole vocabulary; empty if not wanted.
+    /// `[nodes]`: log Σ exp over the whole vocabulary; empty if it is not needed.
     log_sum_vocabulary: Vec<f32>,
 }
 
@@ -80,7 +80,7 @@ impl NodeLogits {
     /// in the trie's order.
     ///
     /// A prior's bias is added to the logits before the softmax over the children, and to the
-    /// log-probabilities after the one over the vocabulary: before it the bias would give the
+    /// log-probabilities after the softmax over the vocabulary: before it, the bias would give the
     /// children's probability to tokens that continue no title.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! Ranking: log-probabilities of items, and beam search over the trie. And free text.
+//! Ranking: log-probabilities of items, and beam search over the trie; and generation of free text.
 
 mod batched_search;
 mod batching;
@@ -6,13 +6,14 @@ mod beam;
 mod filter;
 mod generate;
 mod log_probs;
+mod lookahead;
 mod score;
 mod search;
 mod trie_prior;
 
 pub use batched_search::BatchedSearch;
 pub use batching::{TOKENS_PER_BEAM, common_prefix, prompts_per_pass};
-pub use beam::Ranked;
+pub use beam::RankedItem;
 pub use filter::ItemFilter;
 pub use generate::{generate, log_likelihoods};
 pub use log_probs::check_log_probs;

@@ -10,21 +10,21 @@ use crate::kernels::MASKED;
 use crate::model::{Decoder, Output, causal_mask};
 use crate::text::{Catalogue, Node, ROOT};
 
-/// An item's log-probability in nats, summed over its tokens, EOS included.
+/// An item's log-probabilities in nats, summed over its tokens, EOS included.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemScore {
-    /// By softmax over the whole vocabulary.
+    /// Log-probability by softmax over the whole vocabulary.
     pub full: f64,
-    /// By softmax over the trie's children.
+    /// Log-probability by softmax over the trie's children.
     pub masked: f64,
 }
 
-/// Most target tokens of one forward pass. One longer target runs alone.
+/// Most target tokens of one forward pass. A longer target runs alone.
 const TOKEN_BUDGET: usize = 512;
 
-/// Scores `items` of the catalogue after `prompt`. The prompt runs once; then targets run some at a
-/// time as one sequence, in which a token attends to the prompt and to the tokens of its own target
-/// before it.
+/// Scores `items` of the catalogue after `prompt`. The prompt runs once; then several targets at a
+/// time run as one sequence, in which a token attends to the prompt and to the tokens of its own
+/// target before it.
 ///
 /// # Errors
 /// A device that failed.

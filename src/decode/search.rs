@@ -13,26 +13,25 @@
 //! ```
 //!
 //! A search step needs the log-probabilities of the tokens after each beam. Computed ones are kept,
-//! and a step for which all are there runs nothing. Under masked scoring a forced token has
-//! log-probability 0, so a beam jumps over forced tokens and is complete at its last branching.
-//! Under full scoring every token counts; but the log-probabilities of forced tokens do not depend
-//! on how the search goes on: where all of a user's beams are at forced tokens, each beam's run of
-//! them runs at once, and the steps through it take the kept log-probabilities. The beams still
-//! compete, and are pruned, token by token: one that jumped to the end would stay where the plain
-//! search drops it. While a beam may still branch it pushes others out, whose forced tokens would
-//! have run for nothing: running all forced tokens at once takes 35 % more tokens than the plain
-//! search, this 6 %, in 7 passes instead of 25 (books, 10 beams). Users do not wait for each other:
-//! each is searched on until log-probabilities are missing, and then all missing nodes run
-//! together.
+//! and a step that needs no new ones runs nothing. Under masked scoring a forced token has
+//! log-probability 0, so a beam skips forced tokens and is complete at its last branching. Under
+//! full scoring every token counts; but the log-probabilities of forced tokens do not depend on the
+//! rest of the search: where all of a user's beams are at forced tokens, each beam's run of them
+//! runs at once, and the following steps use the kept log-probabilities. The beams still compete,
+//! and are pruned, token by token: a beam that skipped to the end would stay where the plain search
+//! drops it. A beam that may still branch pushes others out, whose forced tokens would have run for
+//! nothing: running all forced tokens at once takes 35 % more tokens than the plain search, this
+//! way 6 %, in 7 passes instead of 25 (books, 10 beams). Users do not wait for each other: each is
+//! searched until log-probabilities are missing, and then all missing nodes run together.
 //!
-//! [`crate::config::SearchKind`] says where this differs from transformers' constrained search, and
-//! offers that one as well. With a prior, beams of our search compete by their log-probability and
-//! by what the prior will still take from it on the way to their best item. A filter
-//! ([`ItemFilter`]) takes nodes out of the search and changes no score.
+//! [`crate::config::SearchKind`] says where this differs from transformers' constrained search,
+//! which can be selected as well. With a prior, beams of itemlm's search compete by their
+//! log-probability and by the prior's remaining terms on the way to their best item. A filter
+//! ([`ItemFilter`]) removes nodes from the search and changes no score.
 
 use burn::prelude::*;
 
-use super::beam::{BeamState, Ranked, SearchSettings};
+use super::beam::{BeamState, RankedItem, SearchSettings};
 use super::log_probs::{NodeLogits, first_needed, ints, select};
 use super::{ItemFilter, PrefixMass};
 use crate::Result;
@@ -41,14 +40,14 @@ use crate::kernels::{AttentionMask, Mask};
 use crate::model::{ItemLanguageModel, KvCache, Packing};
 use crate::text::{Catalogue, Node, Trie};
 
-/// A prompt to rank items after.
+/// A prompt after which items are ranked.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// The prompt's tokens, at least one.
     pub prompt: &'a [u32],
-    /// What a ranker says of the items.
+    /// The prior of a ranker.
     pub prior: Option<&'a PrefixMass<'a>>,
-    /// The items to choose from; all for `None`.
+    /// The items that may be returned; all for `None`.
     pub filter: Option<&'a ItemFilter>,
 }
 
@@ -59,7 +58,7 @@ impl<'a> From<&'a Vec<u32>> for Query<'a> {
 }
 
 /// Ranks items after each query's prompt: the `decode.beams` best ones, best first. Queries run
-/// together, and the lists do not depend on which do.
+/// together, and each list is independent of the other queries.
 ///
 /// With `decode.search = "trie"` there are as many items as beams if the filter allows so many.
 ///
@@ -74,7 +73,7 @@ pub fn search<B: Backend>(
     queries: &[Query],
     decode: &DecodeConfig,
     device: &B::Device,
-) -> Result<Vec<Vec<Ranked>>> {
+) -> Result<Vec<Vec<RankedItem>>> {
     let settings = SearchSettings { trie: &catalogue.trie, decode };
     let mut states: Vec<BeamState> = queries.iter().map(|query| BeamState::new(query, settings)).collect();
     if states.iter().any(|state| !state.is_done()) {
@@ -94,7 +93,7 @@ fn run<B: Backend>(
     let prompts: Vec<&[u32]> = states.iter().map(|state| state.prompt.as_slice()).collect();
     let prefill = model.forward(&prompts, first_needed(&prompts));
     let prompt_width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0) - prefill.cached_len;
-    // The user and the node that each row of `hidden` belongs to.
+    // The user and the node of each row of `hidden`.
     let mut rows: Vec<(usize, Node)> = states.iter().enumerate().map(|(user, state)| (user, state.start)).collect();
     rows.retain(|&(user, _)| !states[user].is_done());
     let last = |&(user, _): &(usize, Node)| prefill.hidden_index(user, states[user].prompt.len() - 1);
@@ -124,14 +123,14 @@ fn run<B: Backend>(
     }
 }
 
-/// Keys and values of a search, and how they are laid out.
+/// Keys and values of a search, and their layout.
 struct SearchCache<B: Backend> {
     cache: KvCache<B>,
-    /// Tokens of the prefix that all prompts share.
+    /// Number of tokens of the prefix that all prompts share.
     cached_len: usize,
-    /// Keys of a user's other prompt tokens, padding included.
+    /// Number of keys of a user's other prompt tokens, padding included.
     prompt_width: usize,
-    /// Keys of a user's search tokens so far.
+    /// Number of keys of a user's search tokens so far.
     slots: usize,
 }
 
@@ -139,7 +138,7 @@ impl<B: Backend> SearchCache<B> {
     /// Runs `nodes` of each user and appends their keys and values.
     ///
     /// # Shapes
-    /// Returns the hidden states `[nodes of all users, hidden]`.
+    /// Output: hidden states, `[nodes of all users, hidden]`.
     fn run(
         &mut self,
         model: &ItemLanguageModel<B>,

@@ -1,27 +1,27 @@
-//! A ranker's prior on the trie: what a ranker without a language model says of the next token.
+//! A ranker's prior on the trie: the next token's probability by a ranker without a language model.
 //!
 //! A ranker ([`Ranker`]) gives each item a score of at least 0 after a history, and so a
 //! distribution over the items,
 //!
 //! p(item) = (1 - smoothing) · score(item) / Σ score + smoothing / items,
 //!
-//! p(item) = 1 / items where none scores. Summed over the items below each node of the trie it is a
-//! distribution over that node's children, share(child) = p(below child) / p(below node); items of
+//! p(item) = 1 / items if no item scores. Summed over the items under each node of the trie it is a
+//! distribution over that node's children, share(child) = p(under child) / p(under node); items of
 //! equal title share a leaf, so their p add up. Along a path the shares multiply to the leaf's p.
 //! The prior adds weight · ln share(child) to the logits of the tokens that may follow: with weight
 //! 0 the language model ranks alone, and with weight 1 and equal logits the ranker does.
 //!
-//! In depth-first order the items below a node are an interval. What smoothing gives them is their
-//! number times a constant; what the ranker gives them is a difference of two running sums over the
-//! items that score, and the likeliest of them a maximum over an interval. So a user costs memory
-//! in proportion to the items that score, and a node the logarithm of that; nothing is as large as
-//! the trie.
+//! In depth-first order the items under a node are an interval. The part of smoothing is their
+//! number times a constant; the part of the ranker is a difference of two running sums over the
+//! items that score, and their largest probability a maximum over an interval. So a user needs
+//! memory in proportion to the items that score, and a node the logarithm of that; nothing is as
+//! large as the trie.
 //!
-//! Our own; the nearest published thing is D3's text-free assistant at decoding
+//! The formula is itemlm's own; the nearest published one is D3's text-free assistant at decoding
 //! (SAI990323/DecodingMatters), which has no loss.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::data::{Corpus, Split, Window};
 use crate::rankers::{Ranker, Scores};
@@ -40,30 +40,28 @@ pub struct TriePrior {
 
 /// The depth-first order of a trie's items.
 #[derive(Clone, Debug)]
-struct DepthFirstOrder {
+pub(super) struct DepthFirstOrder {
     /// `[items]`: each item's position in the order.
     position: Vec<u32>,
     /// `[items]`: each item's leaf.
-    leaf: Vec<Node>,
-    /// `[nodes]`: the positions of the items below each node.
+    pub(super) leaf: Vec<Node>,
+    /// `[nodes]`: the positions of the items under each node.
     below: Vec<Range<u32>>,
-    /// `[nodes]`: the number of items at that leaf below each node which has the most.
-    most_at_a_leaf: Vec<u32>,
+    /// `[nodes]`: the largest number of items at one leaf under the node.
+    pub(super) most_at_a_leaf: Vec<u32>,
 }
 
-/// The prior after one history: the probability of the items below each node.
+/// The prior after one history: the probability of the items under each node.
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
-    order: &'a DepthFirstOrder,
-    weight: f64,
-    /// The part of every item's probability that smoothing gives.
-    even: f64,
+    pub(super) order: &'a DepthFirstOrder,
+    pub(super) weight: f64,
+    /// The part of every item's probability that comes from smoothing.
+    pub(super) even: f64,
     /// `[scored]`: the items that score, with their positions, ascending by position.
-    scored: Vec<(u32, u32)>,
+    pub(super) scored: Vec<(u32, u32)>,
     /// `[scored + 1]`: the probability that the ranker gives the scored items before each one.
     before: Vec<f64>,
-    /// The probabilities of the scored items' leaves, made when first needed.
-    best: OnceLock<MaxTree>,
 }
 
 impl DepthFirstOrder {
@@ -72,7 +70,7 @@ impl DepthFirstOrder {
         let mut count = vec![0u32; trie.len()];
         leaf.iter().for_each(|&leaf| count[leaf as usize] += 1);
         let mut most_at_a_leaf = count.clone();
-        // A child's number is above its node's.
+        // A child's number is larger than its parent's.
         for node in (0..trie.len()).rev() {
             for child in trie.children(node as Node) {
                 count[node] += count[child as usize];
@@ -109,22 +107,22 @@ impl TriePrior {
         self.ranker.clone()
     }
 
-    /// Returns the prior after any history of items, oldest first.
-    pub fn after(&self, history: &[u32]) -> PrefixMass<'_> {
-        self.of_scores(&self.ranker.scores(history))
+    /// Returns the prior after a history of items, oldest first.
+    pub fn mass_for_history(&self, history: &[u32]) -> PrefixMass<'_> {
+        self.mass_for_scores(&self.ranker.scores(history))
     }
 
-    /// Returns the prior after the history of one of a split's windows; of a training window by
+    /// Returns the prior after the history of one of a split's windows; for a training window by
     /// [`Ranker::scores_before_target`].
-    pub fn of_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
+    pub fn mass_for_window(&self, corpus: &Corpus, split: Split, window: &Window) -> PrefixMass<'_> {
         match split {
-            Split::Train => self.of_scores(&self.ranker.scores_before_target(corpus, window)),
-            Split::Valid | Split::Test => self.after(corpus.history(window)),
+            Split::Train => self.mass_for_scores(&self.ranker.scores_before_target(corpus, window)),
+            Split::Valid | Split::Test => self.mass_for_history(corpus.history(window)),
         }
     }
 
-    /// Returns the prior of any scores.
-    pub fn of_scores(&self, scores: &Scores) -> PrefixMass<'_> {
+    /// Returns the prior of given scores.
+    pub fn mass_for_scores(&self, scores: &Scores) -> PrefixMass<'_> {
         let items = self.order.position.len();
         let total: f64 = scores.positive().map(|(_, score)| score).sum();
         let none = !(total > 0.0 && total.is_finite());
@@ -143,20 +141,21 @@ impl TriePrior {
         });
         let before = std::iter::once(0.0).chain(sums).collect();
         let scored = by_position.iter().map(|&(position, item, _)| (position, item)).collect();
-        PrefixMass { order: &self.order, weight: self.weight, even, scored, before, best: OnceLock::new() }
+        PrefixMass { order: &self.order, weight: self.weight, even, scored, before }
     }
 }
 
 impl PrefixMass<'_> {
-    /// Returns the probability of the items below `node`.
+    /// Returns the probability of the items under `node`.
     pub fn mass(&self, node: Node) -> f64 {
         self.mass_within(node, 0..self.scored.len()).0
     }
 
-    /// Returns the probability of the items below `node`, and which of the scored items they are.
+    /// Returns the probability of the items under `node`, and the range of the scored items that
+    /// they are.
     ///
-    /// * `within`: scored items, all those below `node` among them.
-    fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
+    /// * `within`: scored items, with all those under `node` among them.
+    pub(super) fn mass_within(&self, node: Node, within: Range<usize>) -> (f64, Range<usize>) {
         let below = &self.order.below[node as usize];
         let scored = &self.scored[within.clone()];
         let first = within.start + scored.partition_point(|&(position, _)| position < below.start);
@@ -166,8 +165,8 @@ impl PrefixMass<'_> {
         (mass, first..end)
     }
 
-    /// Returns `weight · ln share` of each child of `node`, in the trie's order: what is added to
-    /// their logits. Never above 0, and 0 for an only child.
+    /// Returns `weight · ln share` of each child of `node`, in the trie's order, which is added to
+    /// the children's logits. It is never above 0, and 0 for an only child.
     pub fn logit_bias(&self, trie: &Trie, node: Node) -> impl Iterator<Item = f64> {
         let (all, within) = self.mass_within(node, 0..self.scored.len());
         let mut next = within.start;
@@ -178,30 +177,6 @@ impl PrefixMass<'_> {
         })
     }
 
-    /// Returns what the prior will still add on the way from `node` to its best leaf, `weight ·
-    /// ln(p(best leaf below) / p(below))`: a node of many unlikely items outweighs one that holds
-    /// the likeliest item of all, and a search by what was added so far would drop the latter.
-    pub fn lookahead(&self, node: Node) -> f64 {
-        let (mass, scored) = self.mass_within(node, 0..self.scored.len());
-        // A leaf without a scored item has what smoothing gives its items; if the leaf with the
-        // most items has a scored one, it is in the tree with more than that.
-        let even = self.even * f64::from(self.order.most_at_a_leaf[node as usize]);
-        let best = self.best.get_or_init(|| MaxTree::new(self.leaf_masses())).max(scored).max(even);
-        self.weight * (best / mass).min(1.0).ln()
-    }
-
-    /// `[scored]`: the probability of the leaf of each scored item.
-    fn leaf_masses(&self) -> Vec<f64> {
-        let leaf = |index: usize| self.order.leaf[self.scored[index].1 as usize];
-        let mut masses = Vec::with_capacity(self.scored.len());
-        while masses.len() < self.scored.len() {
-            let first = masses.len();
-            let (mass, scored) = self.mass_within(leaf(first), first..self.scored.len());
-            masses.resize(scored.end, mass);
-        }
-        masses
-    }
-
     /// Returns [`PrefixMass::logit_bias`] of each branching on the way to `item`, in that order.
     pub fn logit_bias_to(&self, trie: &Trie, item: u32) -> Vec<f32> {
         let path = trie.path(trie.leaf(item));
@@ -210,56 +185,18 @@ impl PrefixMass<'_> {
     }
 }
 
-/// The maximum over any interval of some values, in logarithmic time: a binary tree as an array,
-/// whose node n has the children 2n and 2n + 1.
-#[derive(Clone, Debug)]
-struct MaxTree {
-    /// `[2 · values]`; the values are the second half.
-    nodes: Vec<f64>,
-}
-
-impl MaxTree {
-    fn new(values: Vec<f64>) -> Self {
-        let count = values.len();
-        let mut nodes = vec![0.0; count];
-        nodes.extend(values);
-        for node in (1..count).rev() {
-            nodes[node] = nodes[2 * node].max(nodes[2 * node + 1]);
-        }
-        Self { nodes }
-    }
-
-    /// Returns the largest of the values in `range`, 0 of none.
-    fn max(&self, range: Range<usize>) -> f64 {
-        let count = self.nodes.len() / 2;
-        let (mut low, mut high) = (range.start + count, range.end + count);
-        let mut max = 0.0f64;
-        while low < high {
-            if low % 2 == 1 {
-                max = max.max(self.nodes[low]);
-                low += 1;
-            }
-            if high % 2 == 1 {
-                high -= 1;
-                max = max.max(self.nodes[high]);
-            }
-            (low, high) = (low / 2, high / 2);
-        }
-        max
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::data::synthetic;
+    use crate::decode::lookahead::Lookahead;
     use crate::rankers::testing::fit;
     use rand::{Rng, SeedableRng};
 
     const EOS: u32 = 99;
 
-    /// Shares against sums over all items whose sequence begins with the child's, on random tries
-    /// with equal sequences.
+    /// Compares shares with sums over all items whose sequence begins with the child's, on random
+    /// tries with equal sequences.
     #[test]
     fn shares_equal_sums_over_prefixes() {
         let (corpus, _) = synthetic(1);
@@ -272,7 +209,7 @@ mod tests {
             let smoothing = [1e-6, 0.3, 1.0][rng.random_range(0..3)];
             let prior = TriePrior::new(fit("popularity", &corpus), &trie, 0.7, smoothing);
             let scores: Vec<f64> = sequences.iter().map(|_| rng.random_range(-1.0f64..3.0).max(0.0)).collect();
-            let user = prior.of_scores(&Scores::Dense(scores.clone()));
+            let user = prior.mass_for_scores(&Scores::Dense(scores.clone()));
             let total: f64 = scores.iter().sum();
             let items = sequences.len() as f64;
             let mass = |prefix: &[u32]| -> f64 {
@@ -302,9 +239,9 @@ mod tests {
         }
     }
 
-    /// The prior as a number a node: the masses of all items added up along their paths, and the
-    /// best leaf below each node.
-    fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
+    /// Computes the prior as numbers of each node: the masses of all items added up along their
+    /// paths, and the best leaf under each node.
+    pub(in crate::decode) fn dense(trie: &Trie, scores: &[f64], smoothing: f64) -> (Vec<f64>, Vec<f64>) {
         let (items, total) = (scores.len() as f64, scores.iter().sum::<f64>());
         let mut mass = vec![0.0; trie.len()];
         for (item, &score) in scores.iter().enumerate() {
@@ -342,12 +279,13 @@ mod tests {
             let sparse = Scores::Sparse((0u32..).zip(scores.iter().copied()).filter(|s| s.1 > 0.0).collect());
             let (mass, best) = dense(&trie, &scores, smoothing);
             let positive = scores.iter().filter(|&&score| score > 0.0).count();
-            for user in [prior.of_scores(&sparse), prior.of_scores(&Scores::Dense(scores))] {
+            for user in [prior.mass_for_scores(&sparse), prior.mass_for_scores(&Scores::Dense(scores))] {
                 assert_eq!(user.scored.len(), positive, "only items that score cost memory");
+                let lookahead = Lookahead::new(&user, &trie, None);
                 for node in 0..trie.len() as Node {
                     let n = node as usize;
                     assert!((user.mass(node) - mass[n]).abs() < 1e-12);
-                    assert!((user.lookahead(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
+                    assert!((lookahead.of(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
                     for (bias, child) in user.logit_bias(&trie, node).zip(trie.children(node)) {
                         assert!((bias - weight * (mass[child as usize] / mass[n]).ln()).abs() < 1e-12);
                     }
@@ -363,7 +301,9 @@ mod tests {
         let trie = Trie::build(&sequences).unwrap();
         let prior = TriePrior::new(fit("cooccurrence", &corpus), &trie, 1.0, 0.1);
         let items = sequences.len() as f64;
-        for user in [prior.after(&[]), prior.of_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))] {
+        for user in
+            [prior.mass_for_history(&[]), prior.mass_for_scores(&Scores::Dense(vec![f64::NAN; sequences.len()]))]
+        {
             user.logit_bias(&trie, ROOT).for_each(|bias| assert!((bias + items.ln()).abs() < 1e-9));
         }
         let mean = |prior_of: &dyn Fn(&Window) -> f64| {
@@ -371,8 +311,8 @@ mod tests {
             windows.iter().map(prior_of).sum::<f64>() / windows.len() as f64
         };
         let of = |user: PrefixMass, window: &Window| user.mass(trie.leaf(corpus.target(window)));
-        let honest = mean(&|window| of(prior.of_window(&corpus, Split::Train, window), window));
-        let seen = mean(&|window| of(prior.after(corpus.history(window)), window));
+        let honest = mean(&|window| of(prior.mass_for_window(&corpus, Split::Train, window), window));
+        let seen = mean(&|window| of(prior.mass_for_history(corpus.history(window)), window));
         assert!(honest < seen, "{honest} {seen}");
     }
 }

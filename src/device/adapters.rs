@@ -33,7 +33,7 @@ pub struct Adapter {
 
 #[cfg(feature = "wgpu")]
 impl Adapter {
-    /// Returns burn's device of this adapter of wgpu.
+    /// Returns burn's device for this wgpu adapter.
     pub(crate) fn wgpu(&self) -> Result<burn::backend::wgpu::WgpuDevice> {
         use burn::backend::wgpu::WgpuDevice;
         let (kind, number) = self.id.trim_end_matches(')').split_once('(').unwrap_or((&self.id, "0"));
@@ -47,7 +47,7 @@ impl Adapter {
             "Cpu" => WgpuDevice::Cpu,
             _ => {
                 return Err(Error::usage(format!(
-                    "--backend wgpu:{}: burn cannot run on {}, a device of no known kind",
+                    "option `backend` wgpu:{}: burn cannot run on {}, a device of no known kind",
                     self.index, self.name
                 )));
             }

@@ -12,8 +12,8 @@ use crate::{Context, Result};
 
 /// Number of timed repetitions of a product or copy, of which the median counts.
 const REPETITIONS: usize = 5;
-/// Rows of the square matrices that are multiplied: doubled from the smallest while a product takes less than
-/// [`LONG_ENOUGH`].
+/// Rows of the square matrices that are multiplied: doubled from the smallest while a product takes
+/// less than [`LONG_ENOUGH`].
 const ROWS: [usize; 5] = [256, 512, 1024, 2048, 4096];
 /// Seconds; far more than it takes to start work on a device.
 const LONG_ENOUGH: f64 = 0.05;
@@ -22,8 +22,8 @@ const COPIED: usize = 16 << 20;
 /// Number of copies that are timed together.
 const COPIES: usize = 4;
 /// Products `[m, k] · [k, n]` of a training step of SmolLM2-135M (hidden 576, feed-forward 1536,
-/// vocabulary 49152) with a micro-batch of 2048 tokens: attention's output, the feed-forward block up
-/// and down, and a block of logits.
+/// vocabulary 49152) with a micro-batch of 2048 tokens: attention's output, the feed-forward block
+/// up and down, and a block of logits.
 const STEP_PRODUCTS: [[usize; 3]; 4] = [[2048, 576, 576], [2048, 576, 1536], [2048, 1536, 576], [170, 576, 49152]];
 
 /// A product of two square f32 matrices.

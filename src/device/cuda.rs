@@ -28,10 +28,10 @@ pub(crate) fn adapters() -> Result<Vec<Adapter>> {
         let get_version = driver.function::<extern "C" fn(*mut c_int) -> c_int>(c"cuDriverGetVersion")?;
         match init(0) {
             NO_DEVICE => return Err(Error::failed("NVIDIA's driver finds no GPU")),
-            status => succeeded("cuInit", status)?,
+            status => check_status("cuInit", status)?,
         }
-        succeeded("cuDeviceGetCount", get_count(&mut count))?;
-        succeeded("cuDriverGetVersion", get_version(&mut version))?;
+        check_status("cuDeviceGetCount", get_count(&mut count))?;
+        check_status("cuDriverGetVersion", get_version(&mut version))?;
     }
     if count == 0 {
         return Err(Error::failed("NVIDIA's driver finds no GPU"));
@@ -41,7 +41,7 @@ pub(crate) fn adapters() -> Result<Vec<Adapter>> {
     (0..count).map(|index| driver.adapter(index, version.trim())).collect()
 }
 
-fn succeeded(function: &str, status: c_int) -> Result<()> {
+fn check_status(function: &str, status: c_int) -> Result<()> {
     match status {
         0 => Ok(()),
         status => Err(Error::failed(format!("NVIDIA's driver fails: {function} returns CUDA error {status}"))),
@@ -83,9 +83,9 @@ impl Driver {
             let get = self.function::<extern "C" fn(*mut c_int, c_int) -> c_int>(c"cuDeviceGet")?;
             let get_name = self.function::<extern "C" fn(*mut c_char, c_int, c_int) -> c_int>(c"cuDeviceGetName")?;
             let total = self.function::<extern "C" fn(*mut usize, c_int) -> c_int>(c"cuDeviceTotalMem_v2")?;
-            succeeded("cuDeviceGet", get(&mut device, index))?;
-            succeeded("cuDeviceGetName", get_name(name.as_mut_ptr().cast(), LONGEST as c_int, device))?;
-            succeeded("cuDeviceTotalMem", total(&mut bytes, device))?;
+            check_status("cuDeviceGet", get(&mut device, index))?;
+            check_status("cuDeviceGetName", get_name(name.as_mut_ptr().cast(), LONGEST as c_int, device))?;
+            check_status("cuDeviceTotalMem", total(&mut bytes, device))?;
         }
         let name = CStr::from_bytes_until_nul(&name).map(CStr::to_string_lossy).unwrap_or_default();
         Ok(Adapter {

@@ -131,7 +131,7 @@ impl BackendChoice {
             let adapter = find_adapter(self.name, all, wanted)?;
             if found.iter().any(|other| other.index == adapter.index) {
                 return Err(Error::usage(format!(
-                    "--backend {self}: the device {} ({}) is named twice",
+                    "option `backend` {self}: the device {} ({}) is named twice",
                     adapter.index, adapter.name
                 )));
             }
@@ -159,7 +159,7 @@ fn find_adapter<'a>(name: BackendName, adapters: &'a [Adapter], wanted: &str) ->
             let how_many = if found.is_empty() { "no device is" } else { "several devices are" };
             let there =
                 if list.is_empty() { "none can be listed".into() } else { format!("there are {}", list.join(", ")) };
-            Err(Error::usage(format!("--backend {name}:{wanted}: {how_many} that; {there}")))
+            Err(Error::usage(format!("option `backend` {name}:{wanted}: {how_many} that; {there}")))
         }
     }
 }
@@ -221,13 +221,15 @@ impl BackendName {
         });
         match sum {
             Ok(64.0) => Ok(device),
-            Ok(other) => Err(Error::failed(format!("--backend {self}: a product of ones gave {other} instead of 64"))),
+            Ok(other) => {
+                Err(Error::failed(format!("option `backend` {self}: a product of ones gave {other} instead of 64")))
+            }
             Err(panic) => Err(self.no_device(guard.panic().unwrap_or(panic.message))),
         }
     }
 
     fn no_device(self, why: impl Display) -> Error {
-        Error::usage(format!("--backend {self}: no usable device ({why}); {}", self.advice()))
+        Error::usage(format!("option `backend` {self}: no usable device ({why}); {}", self.advice()))
     }
 
     fn not_compiled(self) -> Error {
@@ -243,7 +245,7 @@ impl BackendName {
                 "install a Vulkan or Metal driver (Mesa's software Vulkan: apt-get install mesa-vulkan-drivers \
                  libvulkan1)"
             }
-            Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use --backend wgpu",
+            Self::Cuda => "install NVIDIA's driver and CUDA 12 libraries, or use the backend wgpu",
         }
     }
 }
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!((found("2").unwrap(), found("radeon").unwrap(), found("780m").unwrap()), (2, 1, 1));
         let several = found("nvidia").unwrap_err().to_string();
         assert!(several.contains("several") && several.contains("2 (NVIDIA H100)"), "{several}");
-        assert!(found("3").unwrap_err().to_string().contains("--backend wgpu:3: no device is that"));
+        assert!(found("3").unwrap_err().to_string().contains("option `backend` wgpu:3: no device is that"));
         assert!(found("intel").is_err() && found("780").is_err(), "a number is an index");
         assert_eq!(two.select(&adapters).unwrap().iter().map(|adapter| adapter.index).collect::<Vec<_>>(), [0, 1]);
         let twice = choice("wgpu:1,radeon").unwrap().select(&adapters).unwrap_err().to_string();

@@ -1,30 +1,40 @@
 //! Ranking metrics with one relevant item a window, and their bootstrap intervals.
 //!
-//! With the target at 0-based rank r (none when it is not among the returned items):
-//!
-//! - HR@k = 1 if r < k, else 0
-//! - NDCG@k = 1 / log2(r + 2) if r < k, else 0 (the ideal ranking's DCG is 1)
-//!
-//! A metric is the mean over the windows. A hit is an equal title, as in the published evaluation,
-//! so another item of the same title counts.
+//! A metric ([`Metric`]) is the mean over the windows. A hit is an equal title, as in the published
+//! evaluation, so another item of the same title counts.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
-use polars::prelude::Column;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::core::files;
-use crate::data::{Corpus, parquet_bytes};
+use super::metric::Metric;
+use super::statistics::percentile;
+use crate::data::Corpus;
+use crate::{Error, Result};
 
-/// The k of NDCG@k and HR@k.
+/// The k of the metrics that are always stated.
 pub const CUTOFFS: [u32; 3] = [1, 5, 10];
+/// The largest k.
+pub const MAX_CUTOFF: u32 = 1000;
 const RESAMPLES: usize = 1000;
 
-/// What became of one window.
+/// Returns [`CUTOFFS`] and those of `at`, ascending, each once.
+///
+/// # Errors
+/// A usage error for a k of 0 or above [`MAX_CUTOFF`].
+pub fn cutoffs(at: &[u32]) -> Result<Vec<u32>> {
+    if let Some(k) = at.iter().find(|k| !(1..=MAX_CUTOFF).contains(*k)) {
+        return Err(Error::usage(format!("--at: {k} is not between 1 and {MAX_CUTOFF}")));
+    }
+    let mut cutoffs: Vec<u32> = CUTOFFS.iter().chain(at).copied().collect();
+    cutoffs.sort_unstable();
+    cutoffs.dedup();
+    Ok(cutoffs)
+}
+
+/// The result of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Index in the split's windows.
@@ -49,16 +59,16 @@ pub struct Summary {
     pub all: Group,
     /// Windows whose target is among [`crate::data::Corpus::cold_items`].
     pub cold: Group,
-    /// The others.
+    /// Windows whose target is not cold.
     pub warm: Group,
 }
 
 /// The metrics of some windows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Group {
-    /// Ranked windows (the papers say users; one user may have several windows).
+    /// Number of ranked windows (the papers say users; one user may have several windows).
     pub users: usize,
-    /// `ndcg@1`, `hr@1`, `ndcg@5`, … Empty without windows.
+    /// `ndcg@1`, `hr@1`, `mrr@1`, `ndcg@5`, … Empty without windows.
     pub metrics: BTreeMap<String, f64>,
     /// The 95 % interval of each metric, from its 2.5 % to its 97.5 % percentile. Empty without
     /// windows.
@@ -66,144 +76,86 @@ pub struct Group {
 }
 
 impl Group {
-    /// A metric such as `ndcg@10`; none without windows.
+    /// Returns a metric such as `ndcg@10`; none without windows.
     pub fn metric(&self, name: &str) -> Option<f64> {
         self.metrics.get(name).copied()
     }
 }
 
-/// Where the target's title stands in a ranking, from 0.
+/// Returns the position of the target's title in a ranking, from 0.
 pub fn rank_of(corpus: &Corpus, target: u32, ranking: &[u32]) -> Option<u32> {
     let title = corpus.title(target);
     ranking.iter().position(|&item| corpus.title(item) == title).map(|rank| rank as u32)
 }
 
-/// Averages the outcomes. The intervals are percentiles of 1,000 seeded bootstrap resamples; what
-/// is resampled is users with all their windows, because one user's windows overlap.
+/// Averages the outcomes at [`CUTOFFS`], as [`summarise_at`] does.
 pub fn summarise(outcomes: &[Outcome], seed: u64) -> Summary {
+    summarise_at(outcomes, &CUTOFFS, seed)
+}
+
+/// Averages the outcomes at these cutoffs. The intervals are percentiles of 1,000 seeded bootstrap
+/// resamples of users, each with all windows, because one user's windows overlap.
+pub fn summarise_at(outcomes: &[Outcome], cutoffs: &[u32], seed: u64) -> Summary {
+    let metrics = Metric::all(cutoffs);
     let group = |keep: fn(&Outcome) -> bool| {
         let kept: Vec<Outcome> = outcomes.iter().copied().filter(keep).collect();
-        summarise_group(&kept, seed)
+        summarise_group(&kept, &metrics, seed)
     };
     Summary { all: group(|_| true), cold: group(|o| o.cold), warm: group(|o| !o.cold) }
 }
 
-type Values = [f64; 2 * CUTOFFS.len()];
-
-/// NDCG@k and HR@k for each k.
-fn values(rank: Option<u32>) -> Values {
-    let mut values = Values::default();
-    for (pair, k) in values.chunks_exact_mut(2).zip(CUTOFFS) {
-        if let (Some(rank), [ndcg, hr]) = (rank.filter(|r| *r < k), pair) {
-            *ndcg = 1.0 / (f64::from(rank) + 2.0).log2();
-            *hr = 1.0;
-        }
-    }
-    values
-}
-
-fn names() -> impl Iterator<Item = String> {
-    CUTOFFS.into_iter().flat_map(|k| [format!("ndcg@{k}"), format!("hr@{k}")])
-}
-
-/// Sums of the metrics over some windows, and how many.
-#[derive(Clone, Copy, Default)]
-struct Sum {
-    values: Values,
-    windows: f64,
-}
-
-impl Sum {
-    fn add(&mut self, values: &Values, windows: f64) {
-        for (sum, value) in self.values.iter_mut().zip(values) {
-            *sum += value;
-        }
-        self.windows += windows;
-    }
-
-    fn mean(&self) -> Values {
-        self.values.map(|sum| sum / self.windows)
-    }
-}
-
-fn summarise_group(outcomes: &[Outcome], seed: u64) -> Group {
+fn summarise_group(outcomes: &[Outcome], metrics: &[Metric], seed: u64) -> Group {
     if outcomes.is_empty() {
         return Group::default();
     }
-    let mut total = Sum::default();
-    let mut users: Vec<Sum> = Vec::new();
+    // `[users, metrics]`: sums over each user's windows; `[users]`: their numbers.
+    let (mut sums, mut windows): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
     let mut index: HashMap<u32, usize> = HashMap::new();
+    let mut total = vec![0.0; metrics.len()];
     for outcome in outcomes {
-        let values = values(outcome.rank);
-        total.add(&values, 1.0);
-        let user = *index.entry(outcome.user).or_insert(users.len());
-        if user == users.len() {
-            users.push(Sum::default());
+        let user = *index.entry(outcome.user).or_insert(windows.len());
+        if user == windows.len() {
+            windows.push(0.0);
+            sums.resize(sums.len() + metrics.len(), 0.0);
         }
-        users[user].add(&values, 1.0);
+        windows[user] += 1.0;
+        let of_user = &mut sums[user * metrics.len()..][..metrics.len()];
+        for ((sum, total), metric) in of_user.iter_mut().zip(&mut total).zip(metrics) {
+            let value = metric.value(outcome.rank);
+            *sum += value;
+            *total += value;
+        }
     }
 
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut samples: [Vec<f64>; 2 * CUTOFFS.len()] = Default::default();
+    let mut samples: Vec<Vec<f64>> = vec![Vec::with_capacity(RESAMPLES); metrics.len()];
+    let mut sum = vec![0.0; metrics.len()];
     for _ in 0..RESAMPLES {
-        let mut sum = Sum::default();
-        for _ in 0..users.len() {
-            let drawn = &users[rng.random_range(0..users.len() as u32) as usize];
-            sum.add(&drawn.values, drawn.windows);
+        sum.fill(0.0);
+        let mut drawn_windows = 0.0;
+        for _ in 0..windows.len() {
+            let drawn = rng.random_range(0..windows.len() as u32) as usize;
+            let of_user = &sums[drawn * metrics.len()..][..metrics.len()];
+            sum.iter_mut().zip(of_user).for_each(|(sum, value)| *sum += value);
+            drawn_windows += windows[drawn];
         }
-        for (sample, mean) in samples.iter_mut().zip(sum.mean()) {
-            sample.push(mean);
-        }
+        samples.iter_mut().zip(&sum).for_each(|(sample, sum)| sample.push(sum / drawn_windows));
     }
-    let intervals = samples.map(|mut sample| {
+    let intervals = samples.into_iter().map(|mut sample| {
         sample.sort_unstable_by(f64::total_cmp);
         [percentile(&sample, 0.025), percentile(&sample, 0.975)]
     });
+    let names = || metrics.iter().map(Metric::to_string);
     Group {
         users: outcomes.len(),
-        metrics: names().zip(total.mean()).collect(),
+        metrics: names().zip(total.iter().map(|total| total / outcomes.len() as f64)).collect(),
         intervals: names().zip(intervals).collect(),
     }
 }
 
-/// Linear interpolation between the order statistics, as NumPy's default.
-fn percentile(sorted: &[f64], p: f64) -> f64 {
-    let at = p * (sorted.len() - 1) as f64;
-    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    low + (high - low) * at.fract()
-}
-
-/// Writes one row a window, in the outcomes' order, as Parquet: `window` u32, `user_id`, `target`
-/// (its title), `cold`, `rank` (u32 from 0, null if not returned); `task` and `prompt` as well
-/// where `by` has them for each outcome.
-pub fn write_ranks(path: &Path, outcomes: &[Outcome], by: &[(String, String)], corpus: &Corpus) -> Result<()> {
-    let windows: Vec<u32> = outcomes.iter().map(|o| o.window).collect();
-    let users: Vec<&str> = outcomes.iter().map(|o| corpus.user_id(o.user)).collect();
-    let targets: Vec<&str> = outcomes.iter().map(|o| corpus.title(o.target)).collect();
-    let cold: Vec<bool> = outcomes.iter().map(|o| o.cold).collect();
-    let ranks: Vec<Option<u32>> = outcomes.iter().map(|o| o.rank).collect();
-    let mut columns = vec![
-        Column::new("window".into(), windows),
-        Column::new("user_id".into(), users),
-        Column::new("target".into(), targets),
-        Column::new("cold".into(), cold),
-        Column::new("rank".into(), ranks),
-    ];
-    if !by.is_empty() {
-        let (tasks, prompts): (Vec<&str>, Vec<&str>) =
-            by.iter().map(|(task, prompt)| (task.as_str(), prompt.as_str())).unzip();
-        columns.push(Column::new("task".into(), tasks));
-        columns.push(Column::new("prompt".into(), prompts));
-    }
-    files::write_atomic(path, &parquet_bytes(columns)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use polars::prelude::{ParquetReader, SerReader};
-
     use super::*;
-    use crate::data::synthetic;
 
     fn outcome(user: u32, cold: bool, rank: Option<u32>) -> Outcome {
         Outcome { window: user, user, target: 0, cold, rank }
@@ -225,9 +177,17 @@ mod tests {
         close("hr@5", 2.0 / 5.0);
         close("ndcg@10", (1.5 + 0.289_064_826_317_888) / 5.0); // 1/log2(11)
         close("hr@10", 3.0 / 5.0);
+        close("mrr@5", (1.0 + 1.0 / 3.0) / 5.0);
+        close("mrr@10", (1.0 + 1.0 / 3.0 + 0.1) / 5.0);
         assert_eq!((summary.all.users, summary.cold.users, summary.warm.users), (5, 1, 4));
         assert_eq!(summary.cold.metric("hr@10"), Some(1.0));
         assert_eq!(summary.warm.metric("hr@5"), Some(0.5));
+        let deeper = summarise_at(&outcomes, &[5, 20], 1);
+        assert_eq!(deeper.all.metrics.len(), 6);
+        assert_eq!(cutoffs(&[20, 5, 3, 20]).unwrap(), [1, 3, 5, 10, 20]);
+        assert!(cutoffs(&[0]).is_err() && cutoffs(&[1001]).is_err());
+        assert_eq!(deeper.all.metric("hr@20"), Some(0.8));
+        assert_eq!(deeper.all.intervals["ndcg@5"], summary.all.intervals["ndcg@5"]);
     }
 
     #[test]
@@ -256,24 +216,5 @@ mod tests {
         assert_eq!(json["warm"]["metrics"], serde_json::json!({}));
         assert_eq!(serde_json::from_value::<Summary>(json).unwrap(), summary);
         assert_eq!(summarise(&[], 1).all, Group::default());
-    }
-
-    #[test]
-    fn writes_ranks() {
-        let (corpus, _) = synthetic(1);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ranks.parquet");
-        let outcomes = [outcome(2, true, Some(3)), outcome(1, false, None)];
-        let by = ["seen:0", "unseen"].map(|prompt| ("sequential".to_string(), prompt.to_string()));
-        write_ranks(&path, &outcomes, &by, &corpus).unwrap();
-        let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
-        let ranks: Vec<Option<u32>> = frame.column("rank").unwrap().u32().unwrap().iter().collect();
-        assert_eq!(ranks, [Some(3), None]);
-        let users = frame.column("user_id").unwrap();
-        assert_eq!(users.str().unwrap().get(0), Some(corpus.user_id(2)));
-        assert_eq!(frame.column("prompt").unwrap().str().unwrap().get(1), Some("unseen"));
-        write_ranks(&path, &outcomes, &[], &corpus).unwrap();
-        let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
-        assert!(frame.column("task").is_err());
     }
 }

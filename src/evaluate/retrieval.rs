@@ -1,42 +1,45 @@
-//! How well items and texts find one another.
+//! Retrieval of items by their texts, and of texts by their items.
 
 use serde::{Deserialize, Serialize};
 
-/// Shares of queries whose own partner is among the best 1, 5 and 10.
+/// Recall: shares of queries whose own partner is among the best 1, 5 and 10.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
-    /// First.
+    /// Share of queries whose partner is first.
     #[serde(rename = "recall@1")]
     pub at_1: f64,
-    /// Among the first 5.
+    /// Share of queries whose partner is among the first 5.
     #[serde(rename = "recall@5")]
     pub at_5: f64,
-    /// Among the first 10.
+    /// Share of queries whose partner is among the first 10.
     #[serde(rename = "recall@10")]
     pub at_10: f64,
 }
 
 impl Recall {
-    /// Of queries whose partners have these ranks, from 0.
-    fn of(ranks: &[usize]) -> Self {
+    /// Computes the recalls of queries whose partners have these ranks, from 0.
+    fn from_ranks(ranks: &[usize]) -> Self {
         let at = |k| ranks.iter().filter(|&&rank| rank < k).count() as f64 / ranks.len().max(1) as f64;
         Self { at_1: at(1), at_5: at(5), at_10: at(10) }
     }
 }
 
-/// Both ways.
+/// Recalls in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
-    /// Items, each with one text: what is searched.
+    /// Number of items that are searched, each with one text.
     pub items: usize,
-    /// From a text to its item.
+    /// Recall of a text's item.
     pub text_to_item: Recall,
-    /// From an item to its text.
+    /// Recall of an item's text.
     pub item_to_text: Recall,
 }
 
-/// `similarity`: `[n, n]`, items by texts, partners on the diagonal. A rank counts the others that
-/// are at least as similar, so that equal similarities, and such as are no numbers, earn nothing.
+/// Ranks items and texts by their similarity. A rank counts the others that are at least as
+/// similar, so that equal similarities, and NaN, gain nothing.
+///
+/// # Shapes
+/// `similarity`: `[n, n]`, items by texts, partners on the diagonal.
 pub fn retrieval(similarity: &[f32], n: usize) -> Retrieval {
     let rank = |own: usize, at: &dyn Fn(usize) -> f32| {
         let partner = at(own);
@@ -44,7 +47,11 @@ pub fn retrieval(similarity: &[f32], n: usize) -> Retrieval {
     };
     let text_to_item: Vec<usize> = (0..n).map(|text| rank(text, &|item| similarity[item * n + text])).collect();
     let item_to_text: Vec<usize> = (0..n).map(|item| rank(item, &|text| similarity[item * n + text])).collect();
-    Retrieval { items: n, text_to_item: Recall::of(&text_to_item), item_to_text: Recall::of(&item_to_text) }
+    Retrieval {
+        items: n,
+        text_to_item: Recall::from_ranks(&text_to_item),
+        item_to_text: Recall::from_ranks(&item_to_text),
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +60,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Text 0 finds item 0 first; text 1 has items 0 and 1 alike.
+        // Text 0 has item 0 first; for text 1 items 0 and 1 are equal.
         let found = retrieval(&[0.9, 0.5, 0.1, 0.5], 2);
         assert_eq!(found.text_to_item, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
         assert_eq!(found.item_to_text, Recall { at_1: 1.0, at_5: 1.0, at_10: 1.0 });

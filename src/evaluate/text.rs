@@ -1,4 +1,4 @@
-//! How good free text is, as ELM and ILM measure it: log-perplexity and semantic consistency, task
+//! Quality of free text, measured as ELM and ILM do: log-perplexity and semantic consistency, task
 //! by task.
 //!
 //! With R rows of a task, y_r the tokens of row r's answer (its EOS included where it is learnt)
@@ -17,48 +17,49 @@
 //! papers print percent). ELM and ILM encode with Sentence-T5-11B; cosines of another encoder are
 //! on another scale and compare only with one another.
 //!
-//! The mean over tasks is of the tasks' figures, each counting the same, whatever its rows: so
-//! ILM's mean over the 24.
+//! The mean over tasks is that of the tasks' figures, each with the same weight, whatever its
+//! number of rows: as in ILM's mean over the 24 tasks.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of one row.
+/// The result of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextOutcome {
-    /// The task's place among the names.
+    /// The task's index among the names.
     pub task: usize,
-    /// Tokens of the answer.
+    /// Number of tokens of the answer.
     pub tokens: usize,
     /// The answer's log-probability, summed over its tokens, in nats
     /// ([`crate::decode::log_likelihoods`]).
     pub log_likelihood: f64,
-    /// The cosine of the decoded and the original text; none if none was decoded.
+    /// The cosine of the generated and the original text; none if none was generated.
     pub cosine: Option<f64>,
 }
 
 /// The measures of some rows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextQuality {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Tokens of their answers.
+    /// Number of tokens of their answers.
     pub tokens: usize,
-    /// Mean negative log-likelihood a token, in nats.
+    /// Mean negative log-likelihood of a token, in nats.
     pub log_perplexity: f64,
-    /// Rows whose text was decoded.
+    /// Number of rows whose text was generated.
     pub decoded: usize,
-    /// Mean cosine of the decoded rows; none without any.
+    /// Mean cosine of these rows; none without any.
     pub semantic_consistency: Option<f64>,
 }
 
 /// The measures of each task, and their mean over the tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextSummary {
-    /// By the task's name; tasks without rows are left out.
+    /// The measures by the task's name; tasks without rows are left out.
     pub tasks: BTreeMap<String, TextQuality>,
-    /// Every task counts the same; rows and tokens are summed. None without tasks.
+    /// The mean, to which every task contributes the same; rows and tokens are summed. None without
+    /// tasks.
     pub mean: Option<TextQuality>,
 }
 

@@ -17,14 +17,14 @@ use crate::device::{Concrete, Training};
 
 /// An operation of `N` inputs, f32 and contiguous, in the CPU's memory.
 pub(crate) trait CpuOperation<const N: usize>: Debug + Send + 'static {
-    /// What the backward pass needs.
-    type Saved: Debug + Send + Sync + 'static;
+    /// Tensors that the backward pass needs.
+    type SavedForBackward: Debug + Send + Sync + 'static;
 
-    /// Returns the output and what the backward pass needs.
-    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::Saved);
+    /// Returns the output, and what the backward pass needs.
+    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Self::SavedForBackward);
 
     /// Returns the gradients of the `wanted` inputs, from the gradient of the output.
-    fn backward(&self, saved: &Self::Saved, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N];
+    fn backward(&self, saved: &Self::SavedForBackward, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N];
 }
 
 /// Returns whether `tensor` is f32 in the CPU's memory, so that [`run`] can run on it.
@@ -35,7 +35,8 @@ pub(crate) fn is_cpu<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> bool 
 /// Returns whether tensors of this device are in the CPU's memory, and of a backend whose autodiff
 /// [`run`] can add to.
 pub(crate) fn is_cpu_device<B: Backend>(device: &B::Device) -> bool {
-    (is::<B, Concrete>() || is::<B, Training>()) && (device as &dyn Any).downcast_ref().is_some_and(is_flex)
+    (same_type::<B, Concrete>() || same_type::<B, Training>())
+        && (device as &dyn Any).downcast_ref().is_some_and(is_flex)
 }
 
 fn is_flex(device: &DispatchDevice) -> bool {
@@ -52,8 +53,8 @@ pub(crate) fn run<B: Backend, O: CpuOperation<N>, const N: usize, const D: usize
     operation: O,
     inputs: [FloatTensor<B>; N],
 ) -> Tensor<B, D> {
-    let output: FloatTensor<B> = match is::<B, Training>() {
-        true => cast(tracked(operation, cast(inputs))),
+    let output: FloatTensor<B> = match same_type::<B, Training>() {
+        true => cast(run_tracked(operation, cast(inputs))),
         false => {
             let inputs: [FloatTensor<Concrete>; N] = cast(inputs);
             let device = Concrete::float_device(&inputs[0]);
@@ -77,7 +78,7 @@ pub(crate) fn with_cpu_data<B: Backend, const D: usize>(
 
 /// Returns whether autodiff may track tensors of this backend.
 pub(crate) fn may_be_tracked<B: Backend>() -> bool {
-    is::<B, Training>()
+    same_type::<B, Training>()
 }
 
 /// Returns the primitive of a float tensor, as [`run`] takes it.
@@ -85,7 +86,7 @@ pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Flo
     tensor.into_primitive().tensor()
 }
 
-fn tracked<O: CpuOperation<N>, const N: usize>(
+fn run_tracked<O: CpuOperation<N>, const N: usize>(
     operation: O,
     inputs: [FloatTensor<Training>; N],
 ) -> FloatTensor<Training> {
@@ -105,7 +106,7 @@ pub(crate) fn register<O: Backward<Concrete, N>, const N: usize>(
     forward: impl FnOnce(&O, [FloatTensor<Concrete>; N]) -> (O::State, FloatTensor<Concrete>),
 ) -> FloatTensor<Training> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
-    // A step's parents must live until it is register.
+    // A step's parents must live until it is registered.
     let _alive = inputs.each_ref().map(|input| input.rc.clone());
     let (state, output) = forward(&operation, inputs.map(|input| input.primitive));
     match operation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
@@ -119,7 +120,7 @@ pub(crate) fn register<O: Backward<Concrete, N>, const N: usize>(
 struct CpuStep<O>(O);
 
 impl<O: CpuOperation<N>, const N: usize> Backward<Concrete, N> for CpuStep<O> {
-    type State = Arc<O::Saved>;
+    type State = Arc<O::SavedForBackward>;
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let grad = gradients.consume::<Concrete>(&ops.node);
@@ -150,11 +151,11 @@ pub(crate) fn floats_mut(data: &mut TensorData) -> &mut [f32] {
 }
 
 /// Returns whether `A` and `B` are the same type.
-pub(crate) fn is<A: 'static, B: 'static>() -> bool {
+pub(crate) fn same_type<A: 'static, B: 'static>() -> bool {
     TypeId::of::<A>() == TypeId::of::<B>()
 }
 
-/// Returns `value` as a `U`. `T` and `U` are the same type, which the compiler does not know.
+/// Returns `value` as a `U`; `T` and `U` must be the same type, which the compiler cannot know.
 pub(crate) fn cast<T: 'static, U: 'static>(value: T) -> U {
     let mut value = Some(value);
     let same: Option<&mut Option<U>> = (&mut value as &mut dyn Any).downcast_mut();

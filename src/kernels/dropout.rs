@@ -13,6 +13,9 @@ use super::simd::wide;
 ///
 /// On the CPU the choice is a hash of a number's index and of a seed, drawn once from the backend's
 /// generator. The backward pass computes it again instead of keeping it.
+///
+/// # Shapes
+/// `x` and the output: `[tokens, width]`.
 pub fn dropout<B: Backend>(dropout: &Dropout, x: Tensor<B, 2>) -> Tensor<B, 2> {
     let device = x.device();
     if !is_cpu(&x) || !B::ad_enabled(&device) || dropout.prob == 0.0 {
@@ -48,7 +51,7 @@ impl Mask {
     }
 }
 
-/// The finaliser of MurmurHash3, after a step of Weyl's sequence.
+/// Computes the finaliser of MurmurHash3, after a step of Weyl's sequence.
 #[inline(always)]
 fn hash(n: u32) -> u32 {
     let n = n.wrapping_mul(0x9e37_79b9);
@@ -58,7 +61,7 @@ fn hash(n: u32) -> u32 {
 }
 
 impl CpuOperation<1> for Mask {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (self.apply(x), ())

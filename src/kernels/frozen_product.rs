@@ -10,7 +10,7 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{FloatDType, TensorPrimitive};
 
-use super::cpu_op::{cast, is, primitive, register};
+use super::cpu_op::{cast, primitive, register, same_type};
 use crate::device::{Concrete, Training};
 
 /// Returns `x Wᵀ`, computed in the precision of the weight W.
@@ -24,7 +24,7 @@ pub fn frozen_product<B: Backend>(
     x: Tensor<B, 2>,
     weight: impl Fn() -> Tensor<Concrete, 2> + Send + Sync + 'static,
 ) -> Tensor<B, 2> {
-    let output: FloatTensor<B> = match is::<B, Training>() {
+    let output: FloatTensor<B> = match same_type::<B, Training>() {
         true => cast(register(FrozenProduct, [cast(primitive(x))], |_, [x]| {
             let output = product(x, weight().transpose());
             (Weight(Arc::new(weight)), output)
@@ -70,13 +70,13 @@ impl Backward<Concrete, 1> for FrozenProduct {
 mod tests {
     use super::*;
     use crate::device::BackendName;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     #[test]
     fn equals_the_plain_product() {
         let weight = numbers([7, 12], 3, 1.0);
         let device = BackendName::Cpu.device().unwrap();
-        same(
+        assert_same(
             [numbers([5, 12], 1, 1.0)],
             |[x]| x.clone().matmul(Tensor::from_data(weight.clone(), &device).transpose()),
             |[x]| {

@@ -18,7 +18,10 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// Returns `activation(gate) · up`, elementwise; all of one shape, `[tokens, width]`.
+/// Returns `activation(gate) · up`, elementwise.
+///
+/// # Shapes
+/// `gate`, `up` and the output: `[tokens, width]`.
 pub fn gated_linear_unit<B: Backend>(activation: Activation, gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     assert_eq!(gate.dims(), up.dims(), "gate and up are of one shape");
     match (is_cpu(&gate), activation) {
@@ -66,9 +69,9 @@ const GELU_SCALE: f32 = 1.595_769_2;
 
 impl<const GELU: bool> CpuOperation<2> for Glu<GELU> {
     /// The inputs gate and up.
-    type Saved = [TensorData; 2];
+    type SavedForBackward = [TensorData; 2];
 
-    fn forward(&self, inputs: [TensorData; 2]) -> (TensorData, Self::Saved) {
+    fn forward(&self, inputs: [TensorData; 2]) -> (TensorData, Self::SavedForBackward) {
         let [gate, up] = inputs.each_ref().map(floats);
         let mut output = vec![0.0; gate.len()];
         let chunks = output.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
@@ -82,7 +85,7 @@ impl<const GELU: bool> CpuOperation<2> for Glu<GELU> {
         (TensorData::new(output, inputs[0].shape.clone()), inputs)
     }
 
-    fn backward(&self, saved: &Self::Saved, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
+    fn backward(&self, saved: &Self::SavedForBackward, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
         let [gate, up] = saved.each_ref().map(floats);
         let (mut for_gate, mut for_up) = (vec![0.0; gate.len()], vec![0.0; up.len()]);
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(floats(&grad).par_chunks(CHUNK));
@@ -110,14 +113,14 @@ fn sigmoid(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     #[test]
     fn equals_the_plain_operations() {
         for shape in [[1, 1], [3, 5], [40, 300]] {
             let inputs = [numbers(shape, 1, 4.0), numbers(shape, 2, 1.0)];
             for activation in [Activation::Silu, Activation::GeluTanh] {
-                same(
+                assert_same(
                     inputs.clone(),
                     |[gate, up]| plain(activation, gate.clone(), up.clone()),
                     |[gate, up]| gated_linear_unit(activation, gate.clone(), up.clone()),

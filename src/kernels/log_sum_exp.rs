@@ -5,7 +5,7 @@ use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use super::cpu_op::{floats, is_cpu, may_be_tracked, with_cpu_data};
-use super::simd::{exp_all, greatest, wide};
+use super::simd::{exp_all, max_of, wide};
 
 /// Returns log Σ exp of each row of `x`. It is native on the CPU where there is no autodiff: only
 /// ranking and generation need it, as the losses have [their own](crate::loss).
@@ -31,7 +31,7 @@ fn native(x: &TensorData) -> TensorData {
     let (rows, width) = (x.shape[0], x.shape[1]);
     let mut sums = vec![0.0; rows];
     floats(x).par_chunks(width.max(1)).zip(&mut sums).for_each(|(row, log_sum)| {
-        let max = wide(|| greatest(row));
+        let max = wide(|| max_of(row));
         let mut block = [0.0; BLOCK];
         let of_block = |values: &[f32]| {
             let block = &mut block[..values.len()];

@@ -1,5 +1,6 @@
-//! Operations with their own backward pass: [`rms_norm`], [`gated_linear_unit`], `Rotary`, [`attention`],
-//! [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and [`profile_scope`].
+//! Operations with their own backward pass: [`rms_norm`], [`gated_linear_unit`], `Rotary`,
+//! [`attention`], [`dropout`], [`frozen_product`]; [`log_sum_exp`], which has none; and
+//! [`profile_scope`].
 //!
 //! As a chain of tensor operations each of them would read and write its numbers many times, on the
 //! CPU mostly on one core, and autodiff would keep every intermediate result for the backward pass.
@@ -25,7 +26,7 @@ mod row_gather;
 mod simd;
 
 pub use attention::{AttentionMask, Keys, LayerCache, Mask, ScoreScaling, attention};
-pub(crate) use cpu_op::{cast, is, is_cpu_device};
+pub(crate) use cpu_op::{cast, is_cpu_device, same_type};
 pub use dropout::dropout;
 pub use frozen_product::frozen_product;
 pub use gated_linear_unit::{Activation, gated_linear_unit};

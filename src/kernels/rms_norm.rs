@@ -32,7 +32,7 @@ struct Norm {
 }
 
 #[derive(Debug)]
-struct Saved {
+struct SavedNorm {
     x: TensorData,
     gamma: TensorData,
     /// `1 / √(mean(x²) + ε)` of each row.
@@ -40,9 +40,9 @@ struct Saved {
 }
 
 impl CpuOperation<2> for Norm {
-    type Saved = Saved;
+    type SavedForBackward = SavedNorm;
 
-    fn forward(&self, [x, gamma]: [TensorData; 2]) -> (TensorData, Saved) {
+    fn forward(&self, [x, gamma]: [TensorData; 2]) -> (TensorData, SavedNorm) {
         let (values, weights) = (floats(&x), floats(&gamma));
         let width = weights.len();
         let mut output = vec![0.0; values.len()];
@@ -59,12 +59,12 @@ impl CpuOperation<2> for Norm {
                 }
             });
         });
-        (TensorData::new(output, x.shape.clone()), Saved { x, gamma, scales })
+        (TensorData::new(output, x.shape.clone()), SavedNorm { x, gamma, scales })
     }
 
-    /// With r the saved scale, n the width and g = γ·dy: `dx = r (g − x r² (g·x) / n)` and
-    /// `dγ = Σ dy x r` over the rows.
-    fn backward(&self, saved: &Saved, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
+    /// Computes the gradients. With r the saved scale, n the width and g = γ·dy: `dx = r (g − x r²
+    /// (g·x) / n)` and `dγ = Σ dy x r` over the rows.
+    fn backward(&self, saved: &SavedNorm, grad: TensorData, wanted: [bool; 2]) -> [Option<TensorData>; 2] {
         let (x, gamma, grads) = (floats(&saved.x), floats(&saved.gamma), floats(&grad));
         let width = gamma.len();
         let for_x = wanted[0].then(|| {
@@ -105,13 +105,13 @@ impl CpuOperation<2> for Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     #[test]
     fn equals_the_plain_operations() {
         for (rows, width) in [(1, 1), (3, 5), (70, 96)] {
             let inputs = [numbers([rows, width], 1, 2.0), numbers([1, width], 2, 1.0)];
-            same(
+            assert_same(
                 inputs,
                 |[x, gamma]| plain::<_, 2>(x.clone(), gamma.clone().reshape([width]), 1e-3),
                 |[x, gamma]| rms_norm::<_, 2>(x.clone(), gamma.clone().reshape([width]), 1e-3),

@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::cpu_op::{CpuOperation, floats_mut, is_cpu, primitive, run};
 use super::simd::wide;
 
-/// Rotations of the tokens of one forward pass.
+/// The rotations of the tokens of one forward pass.
 pub(crate) enum Rotary<B: Backend> {
-    /// On the CPU.
+    /// Angles for the CPU.
     Cpu(Angles),
-    /// On other devices, computed as `x cos + (x H) sin`: H swaps the two halves of each head and
-    /// negates the first. As a product over flat rows every operand is contiguous.
+    /// Tables for other devices, where rotation is `x cos + (x H) sin`: H swaps the two halves of
+    /// each head and negates the first. As a product over flat rows every operand is contiguous.
     Tensors {
         /// cos and sin, `[batch or 1, seq · heads · head_dim]`.
         queries: (Tensor<B, 2>, Tensor<B, 2>),
@@ -24,7 +24,7 @@ pub(crate) enum Rotary<B: Backend> {
         keys: (Tensor<B, 2>, Tensor<B, 2>),
         /// The matrix H, `[head_dim, head_dim]`.
         half_turn: Tensor<B, 2>,
-        /// Tokens of a row.
+        /// Number of tokens of a row.
         seq: usize,
     },
 }
@@ -34,16 +34,16 @@ pub(crate) enum Rotary<B: Backend> {
 pub(crate) struct Angles {
     cos: Arc<[f32]>,
     sin: Arc<[f32]>,
-    /// Pairs of a head that are rotated.
+    /// Number of pairs of a head that are rotated.
     half: usize,
-    /// Width of a head; what lies behind the first `2 · half` numbers is not rotated.
+    /// Width of a head; its numbers after the first `2 · half` are not rotated.
     dim: usize,
 }
 
 /// Angles of rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RotaryFrequencies {
-    /// Angle per position of each rotated pair; at most `head_dim / 2` pairs.
+    /// Angle per position of each rotated pair, radians; at most `head_dim / 2` pairs.
     pub frequencies: Vec<f32>,
     /// Factor of the rotated numbers (YaRN's `attention_factor`).
     pub factor: f32,
@@ -54,7 +54,7 @@ impl<B: Backend> Rotary<B> {
     ///
     /// * `positions`: `[batch · seq]`, row after row.
     /// * `heads`: number of heads of queries, and of keys.
-    /// * `half_turn`: what [`half_turn`] returns for the head's dimension.
+    /// * `half_turn`: the result of [`half_turn`] for the head's dimension.
     pub(crate) fn new(
         positions: &[u32],
         seq: usize,
@@ -80,12 +80,18 @@ impl<B: Backend> Rotary<B> {
         Self::Tensors { queries: of(heads[0]), keys: of(heads[1]), half_turn: half_turn.clone(), seq }
     }
 
-    /// Rotates queries, `[batch · seq, heads · head_dim]`.
+    /// Rotates queries.
+    ///
+    /// # Shapes
+    /// `x` and the output: `[batch · seq, heads · head_dim]`.
     pub(crate) fn queries(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.rotate(x, |queries, _| queries)
     }
 
-    /// Rotates keys, `[batch · seq, kv_heads · head_dim]`.
+    /// Rotates keys.
+    ///
+    /// # Shapes
+    /// `x` and the output: `[batch · seq, kv_heads · head_dim]`.
     pub(crate) fn keys(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         self.rotate(x, |_, keys| keys)
     }
@@ -120,8 +126,8 @@ pub(crate) fn half_turn<B: Backend>(dim: usize, rotated: usize, device: &B::Devi
 }
 
 impl Angles {
-    /// Returns `values` repeated for both halves of each of `heads` heads, and `rest` for what is
-    /// not rotated: `[batch or 1, seq · heads · head_dim]`.
+    /// Returns `values` repeated for both halves of each of `heads` heads, with `rest` for the
+    /// numbers that are not rotated: `[batch or 1, seq · heads · head_dim]`.
     fn tensor<B: Backend>(
         &self,
         values: &[f32],
@@ -163,7 +169,7 @@ impl Angles {
 }
 
 impl CpuOperation<1> for Angles {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (self.turn(x, 1.0), ())
@@ -178,7 +184,7 @@ impl CpuOperation<1> for Angles {
 mod tests {
     use super::*;
     use crate::device::Training;
-    use crate::kernels::testing::{numbers, same};
+    use crate::kernels::testing::{assert_same, numbers};
 
     /// One table for all rows, and one for each; whole heads, and heads of which a part is rotated.
     #[test]
@@ -200,7 +206,7 @@ mod tests {
                 let half_turn = half_turn(dim, 6, &x.device());
                 Rotary::new(&positions, 3, &frequencies, [heads, 1], &half_turn).queries(x.clone())
             };
-            same([numbers([6, heads * dim], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
+            assert_same([numbers([6, heads * dim], 1, 1.0)], |[x]| plain(x), |[x]| fused(x));
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct RowGather {
 }
 
 impl RowGather {
+    /// Makes a gather.
+    ///
     /// * `from`: for each output row the index of its input row; each of the `rows` at most once.
     pub fn new(from: Vec<Option<u32>>, rows: usize) -> Self {
         let mut to = vec![None; rows];
@@ -33,7 +35,10 @@ impl RowGather {
         Self { from: self.to.clone(), to: self.from.clone() }
     }
 
-    /// Gathers the rows of `x`, `[rows, width]`: `[output rows, width]`.
+    /// Gathers the rows of `x`.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, width]`; output: `[output rows, width]`.
     ///
     /// # Errors
     /// `x` itself, unchanged, where it is not in the CPU's memory.
@@ -46,7 +51,7 @@ impl RowGather {
 }
 
 impl CpuOperation<1> for RowGather {
-    type Saved = ();
+    type SavedForBackward = ();
 
     fn forward(&self, [x]: [TensorData; 1]) -> (TensorData, ()) {
         (gather(&x, &self.from), ())

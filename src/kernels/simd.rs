@@ -9,12 +9,13 @@ pub enum InstructionSet {
     Avx512,
     /// AVX2 with FMA: 8 numbers at once.
     Avx2,
-    /// What the build targets: SSE2 on x86-64, NEON on ARM.
+    /// The instruction set of the build: SSE2 on x86-64, NEON on ARM.
     Baseline,
 }
 
 impl InstructionSet {
-    /// Returns the best one that this processor has. It is found once: every loop asks.
+    /// Returns the best instruction set that this processor has. It is detected once, since every
+    /// loop needs it.
     #[inline(always)]
     pub fn detect() -> Self {
         static BEST: LazyLock<InstructionSet> = LazyLock::new(InstructionSet::best);
@@ -52,8 +53,8 @@ impl std::fmt::Display for InstructionSet {
     }
 }
 
-/// Runs a loop compiled for the best instruction set of this processor. What `work` calls must be
-/// inlined. The numbers are the same with each: sums have [`LANES`] columns with all of them.
+/// Runs a loop compiled for the best instruction set of this processor. Functions that `work` calls
+/// must be inlined. The result is the same with each set: all sums have [`LANES`] partial sums.
 #[inline(always)]
 pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     wide_for(InstructionSet::detect(), work)
@@ -75,9 +76,9 @@ fn wide_for<R>(set: InstructionSet, work: impl FnOnce() -> R) -> R {
             work()
         }
         match set {
-            // SAFETY: the processor has it, as `detect` found.
+            // SAFETY: the processor has it: `detect` found it.
             InstructionSet::Avx512 => return unsafe { avx512(work) },
-            // SAFETY: likewise; a processor with AVX-512 has AVX2 and FMA, too.
+            // SAFETY: the processor has AVX2 and FMA, as has every processor with AVX-512.
             InstructionSet::Avx2 => return unsafe { avx2(work) },
             InstructionSet::Baseline => {}
         }
@@ -87,7 +88,7 @@ fn wide_for<R>(set: InstructionSet, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Number of partial sums of a loop: adding up in order could not use SIMD.
+/// Number of partial sums of a loop: a sum in order could not use SIMD.
 const LANES: usize = 16;
 
 /// Returns e^x within 2 ulp: 0 below -87, where it leaves the normal numbers; finite above 88; NaN
@@ -125,10 +126,10 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// Returns the greatest value; -∞ of an empty slice. NaN is passed over: it shows in whatever is
+/// Returns the greatest value; -∞ of an empty slice. NaN is skipped: it shows in whatever is
 /// computed next.
 #[inline(always)]
-pub(crate) fn greatest(values: &[f32]) -> f32 {
+pub(crate) fn max_of(values: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, greater);
@@ -182,7 +183,7 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.7).sin()).collect();
             let expected: f32 = a.iter().map(|a| a * a).sum();
             assert!((dot(&a, &a) - expected).abs() < 1e-4);
-            assert_eq!(greatest(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(max_of(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let mut powers = a.clone();
             let sum = exp_all(&mut powers, 0.5);
             let expected: f32 = a.iter().map(|a| (a - 0.5).exp()).sum();
@@ -198,7 +199,7 @@ mod tests {
             let mut powers = values.clone();
             let sum = wide_for(set, || exp_all(&mut powers, 3.0));
             let dot = wide_for(set, || dot(&values, &powers));
-            let greatest = wide_for(set, || greatest(&values));
+            let greatest = wide_for(set, || max_of(&values));
             (powers, sum, dot, greatest)
         };
         let expected = run(InstructionSet::Baseline);

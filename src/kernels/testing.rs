@@ -1,5 +1,5 @@
-//! Compares an operation with the plain one: output and the gradient of every input, tracked and
-//! untracked.
+//! Comparison of an operation with the plain one: output and the gradient of every input, tracked
+//! and untracked.
 
 use std::sync::PoisonError;
 
@@ -10,18 +10,19 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use crate::device::{BackendName, Training};
 use crate::tensor::AUTODIFF;
 
-/// Random numbers of ± `scale`.
+/// Returns random numbers between -`scale` and `scale`.
 pub fn numbers<const D: usize>(shape: [usize; D], seed: u64, scale: f32) -> TensorData {
     let mut rng = StdRng::seed_from_u64(seed);
     let values = (0..shape.iter().product()).map(|_| rng.random_range(-scale..scale)).collect::<Vec<f32>>();
     TensorData::new(values, shape)
 }
 
-/// Inputs with gradients → output.
+/// A function from inputs with gradients to an output.
 type Operation<'a, const N: usize, const D: usize> = &'a dyn Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>;
 
-/// The two agree in output and gradients, on every subset of the inputs that has any.
-pub fn same<const N: usize, const D: usize>(
+/// Asserts that the two operations agree in output and gradients, for every subset of the inputs
+/// that has gradients.
+pub fn assert_same<const N: usize, const D: usize>(
     inputs: [TensorData; N],
     plain: impl Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>,
     fused: impl Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>,
@@ -44,7 +45,7 @@ pub fn same<const N: usize, const D: usize>(
     }
 }
 
-/// The output, then the gradients of a weighted sum of it, for the inputs whose bit is set.
+/// Returns the output, then the gradients of a weighted sum of it, for the inputs whose bit is set.
 fn differentiate<const N: usize, const D: usize>(
     inputs: &[TensorData; N],
     tracked: usize,

@@ -11,9 +11,9 @@ use super::softmax::Softmax;
 use super::{BlockLoss, LossState, TokenLoss};
 use crate::batch::{Batch, Candidates, Prediction};
 
-/// The probability the target token is steered to.
+/// The probability to which the target token is steered.
 const ETA: f64 = 0.25;
-/// Weight of a step's temperature in the moving average.
+/// Weight of a step's new temperature in the moving average.
 const ALPHA: f64 = 0.05;
 /// The temperature's bounds before averaging; it starts at the floor.
 const BOUNDS: (f64, f64) = (1.5, 5.0);
@@ -22,11 +22,11 @@ const BOUNDS: (f64, f64) = (1.5, 5.0);
 /// children`, with one temperature τ an optimiser step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ats {
-    /// The moving average: the temperature in force.
+    /// The moving average: the current temperature.
     temperature: f64,
-    /// Children of the trie's root: m.
+    /// m, the number of children of the trie's root.
     root_children: usize,
-    /// What the current step has shown so far.
+    /// Statistics of the current step so far.
     statistics: RootStatistics,
 }
 
@@ -41,13 +41,13 @@ struct RootStatistics {
 }
 
 impl Ats {
-    /// The temperature of the first step, until its logits are seen.
+    /// The temperature of the first step, until its logits are computed.
     pub const START: f64 = BOUNDS.0;
 
     /// Starts at the lower bound.
     ///
-    /// * `root_children`: children of the trie's root (m, as the code has it; the paper's text says
-    ///   the average number of valid tokens).
+    /// * `root_children`: m, the number of children of the trie's root (as in the code; the paper's
+    ///   text has the average number of valid tokens).
     pub fn new(root_children: usize) -> Self {
         Self { temperature: Self::START, root_children, statistics: RootStatistics::default() }
     }
@@ -97,8 +97,8 @@ impl TokenLoss for Ats {
         }
     }
 
-    /// Moves the temperature on. It stays as it was where the equation says nothing: m·η ≤ 1 (the
-    /// target is to be no likelier than a uniform choice makes it), no root position in the step,
+    /// Updates the temperature. It stays as it is where the equation has no answer: m·η ≤ 1 (the
+    /// target is to be no likelier than under a uniform choice), no root position in the step,
     /// fewer than two valid logits, or logits that are not finite.
     fn update(&mut self) {
         let s = std::mem::take(&mut self.statistics);
@@ -131,7 +131,7 @@ impl TokenLoss for Ats {
 mod tests {
     use super::*;
 
-    fn updated(temperature: f64, statistics: RootStatistics, root_children: usize) -> f64 {
+    fn update_temperature(temperature: f64, statistics: RootStatistics, root_children: usize) -> f64 {
         let mut loss = Ats { temperature, root_children, statistics };
         loss.update();
         assert_eq!(loss.statistics, RootStatistics::default());
@@ -142,9 +142,9 @@ mod tests {
     fn no_update_where_the_equation_says_nothing() {
         let some = RootStatistics { positions: 2.0, label_sum: 8.0, valid: 6.0, valid_sum: 3.0, valid_squares: 30.0 };
         for (statistics, m) in [(some, 4), (some, 1), (RootStatistics::default(), 50)] {
-            assert_eq!(updated(2.0, statistics, m), 2.0, "m = {m}");
+            assert_eq!(update_temperature(2.0, statistics, m), 2.0, "m = {m}");
         }
-        assert_eq!(updated(2.0, RootStatistics { label_sum: f64::NAN, ..some }, 50), 2.0);
+        assert_eq!(update_temperature(2.0, RootStatistics { label_sum: f64::NAN, ..some }, 50), 2.0);
     }
 
     /// With no variance the root is d / C: d = 6, C = ln(20 · 0.25) by hand.
@@ -152,7 +152,7 @@ mod tests {
     fn plus_root_without_variance() {
         let equal = RootStatistics { positions: 1.0, label_sum: 6.0, valid: 3.0, valid_sum: 0.0, valid_squares: 0.0 };
         let expected = 0.95 * 2.0 + 0.05 * (6.0 / (20f64 * 0.25).ln());
-        assert!((updated(2.0, equal, 20) - expected).abs() < 1e-12);
+        assert!((update_temperature(2.0, equal, 20) - expected).abs() < 1e-12);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! BEAR: MSL with weights that know beam search.
+//! BEAR: MSL whose weights depend on the edge of the beam.
 //!
 //! Source: arXiv 2601.22925 v3 and its released code. A position's weight depends on how far the
 //! target's probability stands above the beam's edge, the K-th largest probability there. (In the
@@ -18,13 +18,13 @@ use crate::batch::{Batch, Candidates, Prediction};
 /// probability among the children, the smallest one where there are fewer than K.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bear {
-    /// τ.
+    /// The temperature τ.
     pub temperature: f64,
-    /// λ.
+    /// λ, the size of the weights above 1.
     pub lambda: f64,
-    /// ξ.
+    /// ξ, the softness of the beam's edge.
     pub xi: f64,
-    /// K: beams of the search that ranks.
+    /// K, the number of beams of the search that ranks.
     pub beams: usize,
 }
 
@@ -47,7 +47,8 @@ impl TokenLoss for Bear {
         Candidates::Children
     }
 
-    /// Before the weights are known.
+    /// Returns the number of target tokens; the sum of the weights, which is not known yet, takes
+    /// its place.
     fn denominator(&self, batches: &[Batch]) -> usize {
         batches.iter().map(|batch| batch.branching_tokens).sum()
     }

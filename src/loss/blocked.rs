@@ -1,6 +1,6 @@
-//! A token loss from hidden states and the output projection, without ever having all logits: as
-//! many predictions at a time as make a fixed number of logits, whose gradients are computed at
-//! once and the logits forgotten. Memory does not depend on the vocabulary, nor on the number of
+//! A token loss from hidden states and the output projection, without all logits at once: as many
+//! predictions at a time as make a fixed number of logits, whose gradients are computed at once;
+//! then the logits are dropped. Memory depends neither on the vocabulary nor on the number of
 //! predictions.
 //!
 //! Source: Liger Kernel's `fused_linear_cross_entropy` (arXiv 2410.10989;
@@ -15,14 +15,14 @@ use super::softmax::labels;
 use super::{TokenLoss, add_logit_bias};
 use crate::batch::{Batch, Prediction};
 
-/// Logits of a block: 32 MB. On a CPU smaller blocks read the projection too often, larger ones
-/// leave its caches.
+/// Number of logits of a block: 32 MB. On a CPU smaller blocks read the projection too often,
+/// larger ones do not fit the caches.
 pub(crate) const LOGITS_OF_A_BLOCK: usize = 1 << 23;
 
 /// The summed loss of a batch.
 #[derive(Debug, Clone)]
 pub struct LinearLoss<B: Backend> {
-    /// `[1]`.
+    /// The loss, `[1]`.
     pub loss: Tensor<B, 1>,
     /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
     pub weight: Option<Tensor<B, 1>>,
@@ -31,7 +31,7 @@ pub struct LinearLoss<B: Backend> {
 /// The output projection of a model, or some of its rows.
 #[derive(Debug, Clone)]
 pub struct OutputHead<B: Backend> {
-    /// `[columns, width]`.
+    /// `[columns, width]`: a row for each token that is scored.
     pub weight: Tensor<B, 2>,
     /// Soft cap c of the logits, which are `c tanh(z / c)` of the products z (Gemma 2).
     pub soft_cap: Option<f64>,
@@ -44,7 +44,10 @@ impl<B: Backend> From<Tensor<B, 2>> for OutputHead<B> {
 }
 
 impl<B: Backend> OutputHead<B> {
-    /// Returns logits of `hidden`, `[n, width]`: `[n, columns]`.
+    /// Computes logits.
+    ///
+    /// # Shapes
+    /// `hidden`: `[n, width]`; output: `[n, columns]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         let products = hidden.matmul(self.weight.clone().transpose());
         match self.soft_cap {
@@ -54,7 +57,7 @@ impl<B: Backend> OutputHead<B> {
     }
 }
 
-/// Computes `token_loss` of the logits that `head` gives `hidden`, the predictions' biases added.
+/// Computes `token_loss` of the logits of `head` and `hidden`, with the predictions' biases added.
 ///
 /// * `trains`: whether `head` gets a gradient.
 ///
@@ -74,7 +77,7 @@ pub fn linear_token_loss<B: AutodiffBackend>(
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
     let loss = Tensor::from_inner(sums.loss);
-    // What a carrier adds to the loss is its gradient alone.
+    // A carrier adds nothing to the loss but its gradient.
     let loss = carriers.fold(loss, |loss, carrier| loss + (carrier.clone() - carrier.detach()));
     LinearLoss { loss, weight: sums.weight.map(Tensor::from_inner) }
 }
@@ -100,6 +103,8 @@ struct Sums<B: Backend> {
     gradients: [Option<Tensor<B, 2>>; 2],
 }
 
+/// Sums a loss over blocks of predictions.
+///
 /// * `logits`: most logits of a block, if it has more than one prediction.
 fn in_blocks<B: Backend>(
     (hidden, output): (Tensor<B, 2>, OutputHead<B>),

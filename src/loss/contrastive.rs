@@ -58,19 +58,20 @@ pub fn contrastive<B: Backend>(similarity: Tensor<B, 2>, smoothing: f64) -> Tens
     (rows + columns).mul_scalar(0.5)
 }
 
-/// For each text an item that is not its own, and for each item a text.
+/// Hard negatives: for each text an item that is not its own, and for each item a text that is not
+/// its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negatives {
-    /// `[texts]`: rows of items.
+    /// `[texts]`: row of an item.
     pub items: Vec<usize>,
-    /// `[items]`: rows of texts.
+    /// `[items]`: row of a text.
     pub texts: Vec<usize>,
 }
 
 /// Draws hard negatives: with probability in proportion to the exponential of the similarity (`[n,
-/// n]`, items by texts, divided by the temperature; n of at least 2), never an entity's own, nor
-/// (unlike LAVIS) one whose text equals its own, as of items of one title: that is no negative.
-/// If all texts are equal, any other one is drawn.
+/// n]`, items by texts, divided by the temperature; n of at least 2). An entity's own partner is
+/// never drawn, nor (unlike LAVIS) one whose text equals its own, as with items of the same title:
+/// that is no negative. If all texts are equal, any other one is drawn.
 ///
 /// * `texts`: the n texts.
 pub fn hard_negatives<T: PartialEq>(similarity: &[f32], texts: &[T], rng: &mut impl Rng) -> Negatives {
@@ -85,7 +86,7 @@ pub fn hard_negatives<T: PartialEq>(similarity: &[f32], texts: &[T], rng: &mut i
             left -= weight(j);
             left < 0.0
         });
-        // Rounding may leave a crumb; not a number leaves all.
+        // Rounding may leave a small rest; NaN leaves everything.
         chosen.or_else(|| others().next_back()).unwrap_or(own)
     };
     let items = (0..n).map(|text| draw(text, &|item| similarity[item * n + text])).collect();

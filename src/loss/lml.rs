@@ -12,7 +12,7 @@ use crate::batch::{Batch, Candidates, Prediction};
 /// `mean over target tokens of -log softmax(f/τ) over the vocabulary`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lml {
-    /// τ; 1 in the papers.
+    /// The temperature τ; 1 in the papers.
     pub temperature: f64,
 }
 

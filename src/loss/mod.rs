@@ -1,9 +1,9 @@
-//! The losses of phase 2, each a file that owns its hyper-parameters and its state ([`TokenLoss`]),
+//! The losses of phase 2, each in a file with its hyper-parameters and its state ([`TokenLoss`]),
 //! and the losses of phase 1 ([`contrastive`]).
 //!
-//! One more token loss is a file like `msl.rs`, a line in `losses!` and one in [`Loss::new`], which
-//! reads `[loss]` of the run file. The loop over blocks of logits ([`linear_token_loss`]) and the
-//! training step know none of them.
+//! A further token loss is a file like `msl.rs`, a line in `losses!` and one in [`Loss::new`],
+//! which reads `[loss]` of the run file. The loop over blocks of logits ([`linear_token_loss`]) and
+//! the training step work with any of them.
 
 mod ats;
 mod bear;
@@ -32,7 +32,7 @@ pub use lml::Lml;
 pub use msl::Msl;
 pub use softmax::{add_logit_bias, cross_entropy};
 
-/// What a loss carries from one optimiser step to the next, by name: part of a checkpoint.
+/// State of a loss that lasts from one optimiser step to the next, by name: part of a checkpoint.
 pub type LossState = BTreeMap<String, f64>;
 
 /// A loss over the tokens that an optimiser step predicts.
@@ -41,14 +41,14 @@ pub type LossState = BTreeMap<String, f64>;
 /// the blocks have weights, over the sum of the weights. So the split of a step into blocks,
 /// micro-batches and devices makes no difference.
 pub trait TokenLoss {
-    /// Returns which tokens compete.
+    /// Returns over which tokens the softmax is computed.
     fn candidates(&self) -> Candidates;
 
-    /// Returns what the sum over an optimiser step is divided by. Where blocks have weights, their
-    /// sum takes its place at the end of the step.
+    /// Returns the number that divides the sum over an optimiser step. Where blocks have weights,
+    /// the sum of the weights takes its place at the end of the step.
     fn denominator(&self, batches: &[Batch]) -> usize;
 
-    /// Returns the temperature τ that logits are divided by.
+    /// Returns the temperature τ, by which logits are divided.
     fn temperature(&self) -> f64;
 
     /// Computes the summed loss of some predictions, and its gradient.
@@ -58,17 +58,17 @@ pub trait TokenLoss {
     /// are the vocabulary's, or those of [`Batch::candidate_ids`].
     fn block<B: Backend>(&self, logits: Tensor<B, 2>, predictions: &[Prediction]) -> BlockLoss<B>;
 
-    /// Returns whether [`TokenLoss::observe`] must see all logits of a step before the step's first
+    /// Returns whether [`TokenLoss::observe`] must get all logits of a step before the step's first
     /// gradient. With several micro-batches this costs one more forward pass over each.
     fn needs_logits(&self) -> bool {
         false
     }
 
-    /// Takes note of the logits (`[predictions, columns]`, as [`TokenLoss::block`] gets them) of
-    /// one of the step's micro-batches.
+    /// Collects statistics of the logits (`[predictions, columns]`, as [`TokenLoss::block`] gets
+    /// them) of one of the step's micro-batches.
     fn observe(&mut self, _logits: &[f32], _batch: &Batch) {}
 
-    /// Updates the state from all that was observed in this step.
+    /// Updates the state from the statistics of this step.
     fn update(&mut self) {}
 
     /// Returns the state, for a checkpoint.
@@ -76,14 +76,14 @@ pub trait TokenLoss {
         LossState::new()
     }
 
-    /// Restores what [`TokenLoss::state`] returned.
+    /// Restores a state that [`TokenLoss::state`] returned.
     fn restore(&mut self, _state: &LossState) {}
 }
 
-/// What [`TokenLoss::block`] returns.
+/// The result of [`TokenLoss::block`].
 #[derive(Debug, Clone)]
 pub struct BlockLoss<B: Backend> {
-    /// Summed over the predictions: `[1]`.
+    /// The loss, summed over the predictions: `[1]`.
     pub loss: Tensor<B, 1>,
     /// Sum of the predictions' weights, `[1]`, if the loss is a weighted mean.
     pub weight: Option<Tensor<B, 1>>,
@@ -91,29 +91,29 @@ pub struct BlockLoss<B: Backend> {
     pub gradient: LogitGradient<B>,
 }
 
-/// The gradient with respect to a block's logits, `row_scale · dense`, plus `at_label` in each
+/// The gradient with respect to a block's logits: `row_scale · dense`, plus `at_label` in each
 /// label's column. In this form a softmax's gradient takes no pass over the logits.
 #[derive(Debug, Clone)]
 pub struct LogitGradient<B: Backend> {
-    /// `[predictions, columns]`.
+    /// The dense part, `[predictions, columns]`.
     pub dense: Tensor<B, 2>,
-    /// `[predictions, 1]`.
+    /// Factor of each row, `[predictions, 1]`.
     pub row_scale: Tensor<B, 2>,
-    /// `[predictions, 1]`.
+    /// Number that is added in the label's column, `[predictions, 1]`.
     pub at_label: Tensor<B, 2>,
 }
 
-/// What some losses need to know of a run beside `[loss]`.
+/// Facts about a run, beside `[loss]`, that some losses need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LossContext {
-    /// Children of the root of the titles' trie.
+    /// Number of children of the root of the titles' trie.
     pub root_children: usize,
-    /// `decode.beams`.
+    /// Number of beams of the search, `decode.beams`.
     pub beams: usize,
 }
 
 impl LossContext {
-    /// Collects it from the titles and `decode.beams`.
+    /// Collects the facts from the titles and `decode.beams`.
     pub fn new(catalogue: &Catalogue, beams: usize) -> Self {
         Self { root_children: catalogue.trie.valid_tokens(ROOT).len(), beams }
     }
@@ -228,7 +228,8 @@ mod tests {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let prior = TriePrior::new(fit("cooccurrence", &corpus), &catalogue.trie, 0.6, 0.1);
         let windows = &corpus.windows(Split::Train)[..5];
-        let priors: Vec<_> = windows.iter().map(|window| prior.of_window(&corpus, Split::Train, window)).collect();
+        let priors: Vec<_> =
+            windows.iter().map(|window| prior.mass_for_window(&corpus, Split::Train, window)).collect();
         let example = |logit_bias| Example { prompt: vec![1, 2], target: Target::Item(0), logit_bias };
         let examples = windows.iter().zip(&priors).map(|(window, user)| {
             let item = corpus.target(window);

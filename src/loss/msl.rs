@@ -13,7 +13,7 @@ use crate::batch::{Batch, Candidates, Prediction};
 /// `mean over all target tokens of -log softmax(f/τ) over the trie's children`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Msl {
-    /// τ.
+    /// The temperature τ.
     pub temperature: f64,
 }
 

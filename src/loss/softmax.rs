@@ -1,4 +1,4 @@
-//! The softmax cross-entropy of a block of predictions, which most token losses are made of.
+//! The softmax cross-entropy of a block of predictions, on which most token losses are built.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
@@ -8,7 +8,7 @@ use crate::batch::{Batch, Prediction};
 
 /// A softmax over each prediction's candidates, before it is normalised.
 pub(super) struct Softmax<B: Backend> {
-    /// `exp(logit / τ - maximum)`, 0 where a token does not compete: `[n, columns]`.
+    /// `exp(logit / τ - maximum)`, 0 for a token that is no candidate: `[n, columns]`.
     exp: Tensor<B, 2>,
     /// The sum over the candidates: `[n, 1]`.
     sum: Tensor<B, 2>,
@@ -57,12 +57,12 @@ impl<B: Backend> Softmax<B> {
 /// Returns `Σ -log softmax(logits / τ)[label]` over the batch's predictions, among each one's valid
 /// tokens, by operations that autodiff can follow.
 ///
-/// Autodiff keeps several tensors of the logits' shape; [`super::linear_token_loss`] never has
-/// them all.
+/// Autodiff keeps several tensors of the logits' shape; [`super::linear_token_loss`] never has them
+/// all.
 ///
 /// # Shapes
-/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::candidate_ids`]; the result:
-/// `[1]`.
+/// `logits`: `[predictions, columns]`, the columns in the order of [`Batch::candidate_ids`]; the
+/// result: `[1]`.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
     let logits = logits.div_scalar(temperature);
     let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);
@@ -73,14 +73,14 @@ pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperatur
     (log_sum - label_logits).sum()
 }
 
-/// Returns `logits` with each prediction's bias added to its valid tokens; `logits` themselves
-/// where no prediction has one.
+/// Returns `logits` with each prediction's bias added to its valid tokens; unchanged where no
+/// prediction has a bias.
 ///
-/// The sum is what the loss divides by τ and what the adaptive temperature is computed from, as it
-/// is what ranks.
+/// The sum is what the loss divides by τ, what the adaptive temperature is computed from, and what
+/// ranks.
 ///
 /// # Shapes
-/// `[predictions, columns]`, both.
+/// `logits` and the output: `[predictions, columns]`.
 pub fn add_logit_bias<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
     if predictions.iter().all(|prediction| prediction.logit_bias.is_empty()) {
         return logits;
@@ -94,7 +94,7 @@ pub fn add_logit_bias<B: Backend>(logits: Tensor<B, 2>, predictions: &[Predictio
     logits + Tensor::<B, 2>::from_data(TensorData::new(bias, shape), &device)
 }
 
-/// Sets the logits of tokens that do not compete far below the others.
+/// Sets the logits of tokens that are no candidates far below the others.
 fn mask_invalid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) -> Tensor<B, 2> {
     if predictions.iter().all(|prediction| prediction.valid.is_empty()) {
         return logits;
@@ -108,7 +108,7 @@ fn mask_invalid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) ->
     logits.mask_fill(invalid, f32::MIN / 2.0)
 }
 
-/// `[predictions]`: the labels' columns.
+/// Returns the labels' columns, `[predictions]`.
 pub(super) fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<B, 1, Int> {
     let labels: Vec<i32> = predictions.iter().map(|prediction| prediction.label as i32).collect();
     Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)

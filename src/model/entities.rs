@@ -1,5 +1,5 @@
-//! The items and users that a prompt may hold: their vectors, what the vectors are scaled by, and
-//! what encodes them.
+//! The items and users that a prompt may hold: their vectors, the scale of the vectors, and their
+//! encoder.
 
 use std::path::Path;
 
@@ -12,10 +12,11 @@ use super::parameters::load_module;
 use crate::Result;
 use crate::text::EntityTokens;
 
-/// What the vectors of items and of users are divided by: the root mean square of each kind.
+/// Scale of the vectors of items and of users, by which they are divided: the root mean square of
+/// each kind.
 ///
-/// Phase 1 and phase 2 divide alike, so that neither depends on the unit of the vectors, and an
-/// encoder finds in phase 2 what it learnt from in phase 1.
+/// Phase 1 and phase 2 divide by the same scale: neither depends on the unit of the vectors, and an
+/// encoder has the same inputs in phase 2 as in phase 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VectorScale {
@@ -26,9 +27,9 @@ pub struct VectorScale {
 }
 
 impl VectorScale {
-    /// Measures `items` and `users`, vectors of `width` numbers each. Vectors that are zero are left
-    /// out; a kind without others has the scale 1.
-    pub fn of(items: &[f32], users: &[f32], width: usize) -> Self {
+    /// Measures `items` and `users`, vectors of `width` numbers each. Vectors that are zero are
+    /// left out; a kind without others has the scale 1.
+    pub fn measure(items: &[f32], users: &[f32], width: usize) -> Self {
         Self { items: root_mean_square(items, width), users: root_mean_square(users, width) }
     }
 
@@ -61,7 +62,7 @@ impl<B: Backend> Entities<B> {
     /// Scales the vectors and puts them on `device`.
     ///
     /// * `vectors`: `[items + users, width]`, the users after the items, in the corpus's order.
-    /// * `scale`: the one of the Q-Former's phase 1; `None` measures it, which gives the same.
+    /// * `scale`: the one of the Q-Former's phase 1; `None` measures it, with the same result.
     pub fn new(
         encoder: ItemEncoder<B>,
         mut vectors: Vec<f32>,
@@ -71,7 +72,7 @@ impl<B: Backend> Entities<B> {
         device: &B::Device,
     ) -> Self {
         let (items, users) = vectors.split_at_mut(tokens.items() * width);
-        scale.unwrap_or_else(|| VectorScale::of(items, users, width)).apply(items, users);
+        scale.unwrap_or_else(|| VectorScale::measure(items, users, width)).apply(items, users);
         let shape = [vectors.len() / width, width];
         Self { encoder, vectors: Tensor::from_data(TensorData::new(vectors, shape), device), tokens }
     }
@@ -95,7 +96,7 @@ mod tests {
         for unit in [1.0, 1e-4, 1e4f32] {
             let mut items = [3.0, -4.0, 0.0, 0.0, 1.0, 2.0].map(|v| v * unit);
             let mut users = [0.0; 2];
-            let scale = VectorScale::of(&items, &users, 2);
+            let scale = VectorScale::measure(&items, &users, 2);
             assert!((scale.items / f64::from(unit) - 7.5f64.sqrt()).abs() < 1e-6, "{scale:?}");
             assert_eq!(scale.users, 1.0);
             scale.apply(&mut items, &mut users);

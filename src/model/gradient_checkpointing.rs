@@ -5,10 +5,10 @@
 //! (torch.utils.checkpoint, a decoder layer at a time). There the generator's state is kept for
 //! dropout; here the embeddings and each block draw from a seed of their own, both times.
 //!
-//! No autodiff graph may live while another one is run backward: burn 0.21 then loses gradients,
-//! at random (its `backward` forgets the parameters' nodes, and a graph whose parameters are
-//! forgotten is removed). So nothing here keeps a tensor that is in a graph: the embeddings are
-//! computed again at the end of the backward pass, and the cached prefix is cut where it is used.
+//! No autodiff graph may live while another one is run backward: burn 0.21 then loses gradients, at
+//! random (its `backward` removes the parameters' nodes, and then the graphs that use them). So
+//! nothing here keeps a tensor that is in a graph: the embeddings are computed again at the end of
+//! the backward pass, and the cached prefix is detached where it is used.
 
 use burn::module::Module;
 use burn::prelude::*;
@@ -33,8 +33,8 @@ impl<B: AutodiffBackend> Checkpoints<B> {
     /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
     pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
-        // On the backend that trains, so that dropout is drawn.
-        let model = model.untracked();
+        // The copy is on the backend that trains, so that dropout is drawn.
+        let model = model.without_grad();
         let cached = model.cached_prefix(pass.cached_len);
         let block_inputs = model.llm.block_inputs(&pass.positions, &pass.mask, &pass.packing, &cached);
         let mut x = embed(&model, &pass, seed);
@@ -47,14 +47,14 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             layers.push(cache);
             x = next;
         }
-        (Self { pass, block_inputs, inputs, seed }, x, KvCache::of_shared(layers))
+        (Self { pass, block_inputs, inputs, seed }, x, KvCache::from_shared(layers))
     }
 
     /// Runs backward from the gradients of the last block's output and of each block's keys and
     /// values, where there are any. `accumulate` receives the gradients in parts to be summed: each
-    /// block's, and at last those of what the embeddings were computed from.
+    /// block's, and at last those of the embeddings' parameters.
     ///
-    /// * `model`: the one of [`Checkpoints::forward`].
+    /// * `model`: the model of [`Checkpoints::forward`].
     pub(crate) fn backward(
         self,
         model: &ItemLanguageModel<B>,
@@ -70,10 +70,10 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             let input = input.require_grad();
             let past = model.cached_layer(l, pass.cached_len);
             let (next, cache) = layer.forward(input.clone(), l, &self.block_inputs, past, llm.config());
-            let mut terms = vec![weighted(next, gradient.take())];
+            let mut terms = vec![weighted_sum(next, gradient.take())];
             if for_keys.is_some() || for_values.is_some() {
                 let (keys, values) = cache.into_whole();
-                terms.extend([weighted(keys, for_keys), weighted(values, for_values)]);
+                terms.extend([weighted_sum(keys, for_keys), weighted_sum(values, for_values)]);
             }
             let Some(sum) = terms.into_iter().flatten().reduce(|a, b| a + b) else { continue };
             let mut grads = sum.backward();
@@ -81,14 +81,15 @@ impl<B: AutodiffBackend> Checkpoints<B> {
             accumulate(grads);
         }
         if gradient.is_some()
-            && let Some(sum) = weighted(embed(model, pass, self.seed), gradient)
+            && let Some(sum) = weighted_sum(embed(model, pass, self.seed), gradient)
         {
             accumulate(backward_if_tracked(sum));
         }
     }
 }
 
-/// `[1, tokens, hidden]`, with the dropout that `seed` draws in an item encoder.
+/// Embeds the tokens of a pass: `[1, tokens, hidden]`, with the dropout that `seed` draws in an
+/// item encoder.
 fn embed<B: AutodiffBackend>(model: &ItemLanguageModel<B>, pass: &Pass<B>, seed: u64) -> Tensor<B, 3> {
     B::seed(&model.device(), seed);
     model.embed(&pass.tokens, 1, pass.tokens.len())
@@ -99,7 +100,7 @@ fn block_seed(seed: u64, block: usize) -> u64 {
 }
 
 /// Returns a sum whose gradient with respect to `tensor` is `gradient`.
-pub(crate) fn weighted<B: AutodiffBackend, const D: usize>(
+pub(crate) fn weighted_sum<B: AutodiffBackend, const D: usize>(
     tensor: Tensor<B, D>,
     gradient: Option<Tensor<B::InnerBackend, D>>,
 ) -> Option<Tensor<B, 1>> {
@@ -114,9 +115,9 @@ pub(crate) fn backward_if_tracked<B: AutodiffBackend>(sum: Tensor<B, 1>) -> B::G
 
 impl<B: AutodiffBackend> ItemLanguageModel<B> {
     /// Returns a copy, on the same backend, whose passes make no graph.
-    pub(crate) fn untracked(&self) -> Self {
+    pub(crate) fn without_grad(&self) -> Self {
         let mut model = self.clone().no_grad();
-        model.prefix = model.prefix.map(|prefix| prefix.untracked());
+        model.prefix = model.prefix.map(|prefix| prefix.without_grad());
         model
     }
 }

@@ -6,7 +6,7 @@
 //! LLaRA's projection (arXiv 2312.02445).
 //!
 //! Where this differs: the vectors of items, and those of users, are scaled together
-//! ([`super::VectorScale`]), and the last layer starts so that what it gives has about the root mean
+//! ([`super::VectorScale`]), and the last layer starts so that its output has about the root mean
 //! square of the LLM's own embeddings (all three start it as torch does, whatever the scale of the
 //! vectors).
 //!
@@ -36,14 +36,14 @@ const LARGEST_MATRIX: usize = 1 << 30;
 pub enum ItemEncoderConfig {
     /// One matrix.
     Linear {
-        /// K.
+        /// K, the number of vectors that an entity becomes.
         queries: usize,
         /// Width of a vector.
         vector_width: usize,
     },
     /// Two layers with a ReLU between.
     Mlp {
-        /// K.
+        /// K, the number of vectors that an entity becomes.
         queries: usize,
         /// Width of a vector.
         vector_width: usize,
@@ -69,6 +69,8 @@ impl ItemEncoderConfig {
         }
     }
 
+    /// Checks the sizes.
+    ///
     /// # Errors
     /// A size out of range, by name.
     pub fn check(&self) -> Result<()> {
@@ -86,7 +88,7 @@ impl ItemEncoderConfig {
         }
     }
 
-    /// Returns the inputs and outputs of the last matrix.
+    /// Returns the numbers of inputs and of outputs of the last matrix.
     ///
     /// * `hidden`: width of the LLM.
     fn projection(&self, hidden: usize) -> [usize; 2] {
@@ -118,7 +120,11 @@ impl ItemEncoderConfig {
         }
     }
 
-    /// Counts the numbers that an encoder keeps of an entity for the backward pass.
+    /// Counts the numbers that an encoder keeps for the backward pass of an entity.
+    ///
+    /// For a Q-Former, whose operations are burn's own, the count is approximate: for attention and
+    /// cross-attention the factors of the products, and what dropout and norm keep; for the
+    /// feed-forward what a GELU of five operations keeps.
     ///
     /// Of a Q-Former, whose operations are burn's own, about as many: of attention and of
     /// cross-attention the products' sides, dropout's and the norm's parts; of the feed-forward
@@ -139,15 +145,15 @@ impl ItemEncoderConfig {
     }
 }
 
-/// From collaborative vectors to the LLM's embedding space.
+/// A module from collaborative vectors to the LLM's embedding space.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a run has one")]
 pub enum ItemEncoder<B: Backend> {
-    /// LLaRA's.
+    /// LLaRA's encoder.
     Linear(LinearEncoder<B>),
-    /// CoLLM's.
+    /// CoLLM's encoder.
     Mlp(MlpEncoder<B>),
-    /// ILM's.
+    /// ILM's encoder.
     QFormer(QFormerEncoder<B>),
 }
 
@@ -182,11 +188,11 @@ pub struct QFormerEncoder<B: Backend> {
 impl<B: Backend> ItemEncoder<B> {
     /// Makes an encoder to train.
     ///
-    /// * `qformer`: where the queries start, for a Q-Former (`config` has its sizes); `None` draws
-    ///   them.
+    /// * `qformer`: initial weights of the queries, for a Q-Former (`config` has its sizes); `None`
+    ///   draws them.
     /// * `hidden`: width of the LLM.
     /// * `scale`: root mean square of the output at the start.
-    /// * `seed`: of all that is drawn.
+    /// * `seed`: of all random weights.
     ///
     /// # Errors
     /// Sizes out of range.
@@ -205,8 +211,8 @@ impl<B: Backend> ItemEncoder<B> {
                 "an encoder from {width} to {out} numbers is too large; take fewer queries"
             )));
         }
-        let mut from = Parameters { weights: None, seed, trains: true, device, made: FIRST_ID };
-        // For inputs of this root mean square.
+        let mut from = Parameters { weights: None, seed, trains: true, device, count: FIRST_ID };
+        // The inputs have this root mean square.
         let projection = |from: &mut Parameters<B>, inputs: f64| {
             Linear::init(from, out, width, Init::Normal((scale / inputs / (width as f64).sqrt()) as f32))
         };
@@ -280,7 +286,7 @@ impl<B: Backend> ItemEncoder<B> {
     }
 }
 
-/// Numbers in all matrices of a module.
+/// Counts the numbers in all matrices of a module.
 struct Matrices(usize);
 
 impl<B: Backend> ModuleVisitor<B> for Matrices {

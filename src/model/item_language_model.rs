@@ -16,7 +16,7 @@ use crate::kernels::{AttentionMask, Mask};
 use crate::model::llm::decoder::{Decoder, Output};
 use crate::model::llm::kv_cache::{KvCache, Packing};
 
-/// An LLM, and what encodes items and users for it.
+/// An LLM, with the encoder of items and users.
 #[derive(Module, Debug)]
 pub struct ItemLanguageModel<B: Backend> {
     /// The language model.
@@ -31,32 +31,33 @@ pub struct ItemLanguageModel<B: Backend> {
 
 /// The input of one forward pass of the decoder; see [`Decoder::forward_masked`].
 pub(crate) struct Pass<B: Backend> {
-    /// Row after row, without padding: ordinary tokens and [`crate::text::EntityTokens`].
+    /// Tokens, row after row, without padding: ordinary tokens and [`crate::text::EntityTokens`].
     pub tokens: Vec<u32>,
-    /// `[tokens]`.
+    /// `[tokens]`: positions.
     pub positions: Vec<u32>,
     pub mask: Mask<B>,
     pub packing: Packing<B>,
-    /// Tokens before them that the model's prefix cache stands for.
+    /// Number of tokens before them whose keys and values the model's prefix cache has.
     pub cached_len: usize,
 }
 
-/// What [`ItemLanguageModel::forward`] returns.
+/// The result of [`ItemLanguageModel::forward`].
 #[derive(Debug, Clone)]
 pub struct PrefillOutput<B: Backend> {
-    /// `[tokens, hidden]`: each row's tokens after the first `cached_len`, row after row.
+    /// `[tokens, hidden]`: hidden states of each row's tokens after the first `cached_len`, row
+    /// after row.
     pub hidden: Tensor<B, 2>,
     /// Keys and values of all tokens: the first `cached_len` shared by all rows, the others padded
     /// on the right to the longest row.
     pub cache: KvCache<B>,
-    /// Tokens at the beginning of every row that the prefix cache stood for.
+    /// Number of tokens at the beginning of every row that came from the prefix cache.
     pub cached_len: usize,
     /// `[rows]`: index in `hidden` of each row's first token.
     starts: Vec<usize>,
 }
 
 impl<B: Backend> PrefillOutput<B> {
-    /// Index in [`PrefillOutput::hidden`] of the token at `position` of `row`.
+    /// Returns the index in [`PrefillOutput::hidden`] of the token at `position` of `row`.
     pub fn hidden_index(&self, row: usize, position: usize) -> usize {
         self.starts[row] + position - self.cached_len
     }
@@ -105,7 +106,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         self
     }
 
-    /// Returns how many of the first `tokens` the prefix cache stands for.
+    /// Returns how many of the first `tokens` the prefix cache has.
     pub(crate) fn cached_len(&self, tokens: &[u32]) -> usize {
         self.prefix.as_ref().map_or(0, |prefix| prefix.common_prefix_len(tokens))
     }
@@ -144,7 +145,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
             return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
         };
-        // The ordinary tokens' rows come first, then K rows an entity.
+        // The rows of ordinary tokens come first, then K rows for each entity.
         let is_ordinary = |token: &&u32| self.entity_vector(**token).is_none();
         let ordinary: Vec<i32> = tokens.iter().filter(is_ordinary).map(|&t| t as i32).collect();
         let (first, per_entity) = (ordinary.len(), entities.tokens.per_entity() as usize);
@@ -170,7 +171,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         table.select(0, ints(rows)).reshape([batch, seq, width])
     }
 
-    /// Runs rows of tokens, without those at their beginning that the prefix cache stands for.
+    /// Runs rows of tokens, without the tokens at their beginning that the prefix cache has.
     ///
     /// * `needed`: the first position of a row whose hidden state the caller needs.
     ///
@@ -198,8 +199,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         PrefillOutput { hidden: output.hidden.reshape([tokens, width]), cache: output.cache, cached_len, starts }
     }
 
-    /// Runs token trees: first the prefix that they share, as far as the prefix cache does not
-    /// stand for it.
+    /// Runs token trees: first the prefix that they share, unless the prefix cache has it.
     ///
     /// # Shapes
     /// `[nodes, hidden]`: the hidden states of the trees' nodes.
@@ -223,7 +223,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         self.llm.forward_masked(embeddings, &pass.positions, &pass.mask, &pass.packing, past)
     }
 
-    /// Lays out the nodes of `trees`, without the prefix that they share.
+    /// Lays out the nodes of `trees`, without their shared prefix.
     pub(crate) fn trees_pass(&self, trees: &TokenTreeBatch) -> Pass<B> {
         profiler::begin(Part::Attention);
         let lengths: Vec<usize> = trees.parents.iter().map(Vec::len).collect();
@@ -236,7 +236,7 @@ impl<B: Backend> ItemLanguageModel<B> {
         }
     }
 
-    /// Lays out those of `tokens` that the prefix cache does not stand for, as one row.
+    /// Lays out the part of `tokens` that the prefix cache does not have, as one row.
     pub(crate) fn prefix_pass(&self, tokens: &[u32]) -> Pass<B> {
         let cached_len = self.cached_len(tokens);
         let rest = tokens.len() - cached_len;

@@ -1,5 +1,5 @@
-//! Parameters read from a BERT directory or made new, and modules as safetensors files whose
-//! tensors are named by the fields' paths.
+//! Parameters that are read from a BERT directory or made new, and modules as safetensors files
+//! whose tensors are named by the fields' paths.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use crate::core::files::write_atomic;
 use crate::tensor::to_vec;
 use crate::{Context, Error, Result};
 
-/// How a parameter begins that no file holds.
+/// Initial values of a parameter that no file holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Init {
-    /// This number everywhere.
+    /// One number everywhere.
     Constant(f32),
     /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
@@ -27,35 +27,35 @@ pub(crate) enum Init {
 }
 
 /// Source of a module's parameters, which it makes in order. Their ids are that order, so that an
-/// optimiser's state can be stored by id; a new one depends on the seed and its id alone, so it is
-/// the same on every backend.
+/// optimiser's state can be stored by id; a new parameter depends only on the seed and its id, so
+/// it is the same on every backend.
 pub(crate) struct Parameters<'a, B: Backend> {
     /// The directory's tensors, without a leading `bert.`; with `None` every parameter is new.
     pub(crate) weights: Option<BertTensors>,
     pub(crate) seed: u64,
     pub(crate) trains: bool,
     pub(crate) device: &'a B::Device,
-    pub(crate) made: u64,
+    pub(crate) count: u64,
 }
 
 impl<B: Backend> Parameters<'_, B> {
     /// Makes a parameter of these values, row-major.
-    pub(crate) fn of<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
-        self.made += 1;
+    pub(crate) fn param<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<B, D>> {
+        self.count += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device).set_require_grad(self.trains);
-        Param::initialized(self.made.into(), tensor)
+        Param::initialized(self.count.into(), tensor)
     }
 
     /// Makes a parameter that no file holds.
     pub(crate) fn init<const D: usize>(&mut self, shape: [usize; D], init: Init) -> Param<Tensor<B, D>> {
         let values = self.values(shape.iter().product(), init);
-        self.of(values, shape)
+        self.param(values, shape)
     }
 
     /// Returns the values of the next parameter, if it is new.
     pub(crate) fn values(&self, count: usize, init: Init) -> Vec<f32> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.made + 1);
+        rng.set_stream(self.count + 1);
         match init {
             Init::Constant(value) => vec![value; count],
             Init::Uniform(bound) => (0..count).map(|_| rng.random_range(-bound..bound)).collect(),
@@ -87,7 +87,7 @@ impl<B: Backend> Parameters<'_, B> {
         init: Init,
     ) -> Result<Param<Tensor<B, D>>> {
         let values = self.read_values(name, &shape, init)?;
-        Ok(self.of(values, shape))
+        Ok(self.param(values, shape))
     }
 }
 
@@ -104,7 +104,7 @@ impl BertTensors {
         Ok(Self { weights, prefix: if prefixed { "bert." } else { "" } })
     }
 
-    /// Whether there is such a tensor outside BertModel, such as its language head's.
+    /// Returns whether there is such a tensor outside BertModel, such as its language head's.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.weights.file_of(name).is_some() || self.weights.file_of(&old_name(name)).is_some()
     }
@@ -141,7 +141,7 @@ pub fn save_module<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<
     write_atomic(path, &bytes)
 }
 
-/// Reads what [`save_module`] wrote into a module of the same shapes.
+/// Reads a file that [`save_module`] wrote into a module of the same shapes.
 ///
 /// # Errors
 /// Missing, unexpected and misshapen tensors, by name.
@@ -149,9 +149,9 @@ pub fn load_module<B: Backend, M: Module<B>>(path: &Path, module: M) -> Result<M
     read_module(safetensors::open_file(path)?, module)
 }
 
-/// Reads what [`save_module`] wrote into the module that `make` makes, once the file has tensors of
-/// these names and shapes: a module whose sizes a file decides must not be allocated before the
-/// weights are known to be that large.
+/// Reads a file that [`save_module`] wrote into the module that `make` makes, once the file is
+/// known to have tensors of these names and shapes: a module whose sizes a file decides must not be
+/// allocated before.
 ///
 /// # Errors
 /// Those of [`load_module`] and of `make`.
@@ -174,7 +174,8 @@ fn read_module<B: Backend, M: Module<B>>(weights: Weights, module: M) -> Result<
     }
 }
 
-/// Gives the parameters ids from `first` upward, so that modules made apart can train together.
+/// Gives the parameters ids from `first` upward, so that modules made separately can train
+/// together.
 pub(crate) fn renumber<B: Backend, M: Module<B>>(module: M, first: u64) -> M {
     module.map(&mut Renumber(first))
 }
@@ -250,7 +251,7 @@ impl<B: Backend> ModuleMapper<B> for Reader {
     }
 }
 
-/// Adds a field's name to the path of a tensor. The variant of an enum is no field.
+/// Adds a field's name to the path of a tensor. The variant of an enum is no part of it.
 fn enter(path: &mut Vec<String>, name: &str, container: &str) {
     if !container.starts_with("Enum:") {
         path.push(name.to_string());

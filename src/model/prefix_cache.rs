@@ -18,7 +18,7 @@ use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::ItemLanguageModel;
-use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted};
+use super::gradient_checkpointing::{Checkpoints, backward_if_tracked, weighted_sum};
 use crate::batch::TokenTreeBatch;
 use crate::core::profiler::Part;
 use crate::kernels::{LayerCache, profile_scope};
@@ -29,9 +29,9 @@ type Inner<B> = <B as AutodiffBackend>::InnerBackend;
 /// Keys and values of the tokens that prompts begin with.
 #[derive(Module, Debug)]
 pub struct PrefixCache<B: Backend> {
-    /// One tensor a layer: `[1, heads, tokens, head_dim]`.
+    /// `[layers]`: keys, `[1, heads, tokens, head_dim]` each.
     pub(crate) keys: Vec<Tensor<B, 4>>,
-    /// One tensor a layer: `[1, heads, tokens, head_dim]`.
+    /// `[layers]`: values, `[1, heads, tokens, head_dim]` each.
     pub(crate) values: Vec<Tensor<B, 4>>,
     #[module(skip)]
     pub(crate) tokens: Vec<u32>,
@@ -43,19 +43,19 @@ impl<B: Backend> PrefixCache<B> {
         self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
     }
 
-    /// Returns the first `len` tokens, shared by all rows.
+    /// Returns keys and values of the first `len` tokens, shared by all rows.
     pub(crate) fn first(&self, len: usize) -> KvCache<B> {
-        KvCache::of_shared((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
+        KvCache::from_shared((0..self.keys.len()).map(|layer| self.layer(layer, len)).collect())
     }
 
-    /// Returns one layer of the first `len` tokens, shared by all rows.
+    /// Returns one layer's keys and values of the first `len` tokens, shared by all rows.
     fn layer(&self, layer: usize, len: usize) -> LayerCache<B> {
         let cut = |tensor: &Tensor<B, 4>| tensor.clone().narrow(2, 0, len);
         LayerCache { shared: Some((cut(&self.keys[layer]), cut(&self.values[layer]))), own: Vec::new() }
     }
 
-    /// Returns the same numbers, in no graph.
-    pub(crate) fn untracked(self) -> Self {
+    /// Returns the same cache, in no graph.
+    pub(crate) fn without_grad(self) -> Self {
         let untracked =
             |tensors: Vec<Tensor<B, 4>>| tensors.into_iter().map(|tensor| tensor.set_require_grad(false)).collect();
         Self { keys: untracked(self.keys), values: untracked(self.values), tokens: self.tokens }
@@ -63,30 +63,31 @@ impl<B: Backend> PrefixCache<B> {
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// Returns one layer of the first `len` tokens of the prefix cache; empty for 0.
+    /// Returns one layer's keys and values of the first `len` tokens of the prefix cache; empty for
+    /// 0.
     pub(crate) fn cached_layer(&self, layer: usize, len: usize) -> LayerCache<B> {
         self.prefix.as_ref().filter(|_| len > 0).map_or_else(LayerCache::default, |prefix| prefix.layer(layer, len))
     }
 }
 
-/// The prefix of all micro-batches of an optimiser step.
+/// The shared prefix of all micro-batches of an optimiser step.
 pub struct SharedPrefix<B: AutodiffBackend> {
     tokens: Vec<u32>,
     seed: u64,
     /// Inputs of the blocks, if these run again in the backward pass.
     checkpoints: Option<Checkpoints<B>>,
-    /// Keys and values that the micro-batches attend to, one pair a layer.
+    /// `[layers]`: keys and values that the micro-batches attend to.
     leaves: Vec<[Tensor<B, 4>; 2]>,
-    /// Their gradients, summed over the micro-batches.
+    /// `[layers]`: their gradients, summed over the micro-batches.
     grads: Vec<[Option<Tensor<Inner<B>, 4>>; 2]>,
 }
 
 /// The backward pass of token trees that [`ItemLanguageModel::train_trees`] ran.
 pub struct TreesBackward<B: AutodiffBackend> {
-    checkpointed: Option<Checkpointed<B>>,
+    checkpointed: Option<CheckpointedTrees<B>>,
 }
 
-struct Checkpointed<B: AutodiffBackend> {
+struct CheckpointedTrees<B: AutodiffBackend> {
     checkpoints: Checkpoints<B>,
     /// The last block's output, a leaf.
     output: Tensor<B, 3>,
@@ -95,9 +96,9 @@ struct Checkpointed<B: AutodiffBackend> {
 }
 
 impl<B: AutodiffBackend> ItemLanguageModel<B> {
-    /// Runs `tokens`, which all micro-batches begin with. Returns the model with their keys and
-    /// values cached, and what sums up the gradients of these. Nothing is run if all of them are
-    /// cached already.
+    /// Runs `tokens`, with which all micro-batches begin. Returns the model with their keys and
+    /// values cached, and the prefix that sums up the gradients of these. Nothing is run if all of
+    /// them are cached already.
     ///
     /// * `seed`: of dropout.
     pub fn with_shared_prefix(&self, tokens: &[u32], seed: u64) -> (Self, SharedPrefix<B>) {
@@ -113,7 +114,7 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
                 prefix.checkpoints = Some(checkpoints);
                 cache
             }
-            false => self.untracked().run_prefix(tokens, seed),
+            false => self.without_grad().run_prefix(tokens, seed),
         };
         prefix.leaves = pairs(cache).map(|pair| pair.map(|tensor| tensor.detach().require_grad())).collect();
         prefix.grads = prefix.leaves.iter().map(|_| [None, None]).collect();
@@ -129,10 +130,12 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
     }
 
     /// Runs token trees as [`ItemLanguageModel::forward_trees`] does, for a backward pass. Returns
-    /// the hidden states of their nodes, `[nodes, hidden]`, and what continues a loss's backward
-    /// pass below them.
+    /// the hidden states of their nodes, and the rest of a loss's backward pass.
     ///
     /// * `seed`: of dropout.
+    ///
+    /// # Shapes
+    /// Output: `[nodes, hidden]`.
     pub fn train_trees(&self, trees: &TokenTreeBatch, seed: u64) -> (Tensor<B, 2>, TreesBackward<B>) {
         if !self.gradient_checkpointing {
             B::seed(&self.device(), seed);
@@ -145,18 +148,21 @@ impl<B: AutodiffBackend> ItemLanguageModel<B> {
         let output = output.require_grad();
         let hidden = self.llm.norm.forward(profile_scope(output.clone(), Part::Loss));
         let [_, nodes, width] = hidden.dims();
-        let checkpointed = Checkpointed { checkpoints, output, prefix };
+        let checkpointed = CheckpointedTrees { checkpoints, output, prefix };
         (hidden.reshape([nodes, width]), TreesBackward { checkpointed: Some(checkpointed) })
     }
 }
 
 impl<B: AutodiffBackend> TreesBackward<B> {
-    /// Continues from `grads`, those of a loss on the trees' hidden states, to the gradients of all
-    /// that these were computed from. `accumulate` receives them in parts to be summed.
+    /// Continues the backward pass from `grads`, those of a loss on the trees' hidden states, to
+    /// the gradients of all parameters before these. `accumulate` receives them in parts to be
+    /// summed.
     ///
-    /// * `model`: the one that ran the trees.
+    /// * `model`: the model that ran the trees.
     pub fn run(self, model: &ItemLanguageModel<B>, mut grads: B::Gradients, accumulate: &mut impl FnMut(B::Gradients)) {
-        let Some(Checkpointed { checkpoints, output, prefix }) = self.checkpointed else { return accumulate(grads) };
+        let Some(CheckpointedTrees { checkpoints, output, prefix }) = self.checkpointed else {
+            return accumulate(grads);
+        };
         let gradient = output.grad_remove(&mut grads);
         accumulate(grads);
         let Some((longer, mut prefix)) = prefix else {
@@ -171,7 +177,8 @@ impl<B: AutodiffBackend> TreesBackward<B> {
 }
 
 impl<B: AutodiffBackend> SharedPrefix<B> {
-    /// Takes out of `grads` a micro-batch's gradients with respect to the prefix's keys and values.
+    /// Removes from `grads` a micro-batch's gradients with respect to the prefix's keys and values,
+    /// and adds them to the sum.
     pub fn take_gradients(&mut self, grads: &mut B::Gradients) {
         for (leaf, sum) in self.leaves.iter().flatten().zip(self.grads.iter_mut().flatten()) {
             *sum = match (leaf.grad_remove(grads), sum.take()) {
@@ -183,7 +190,7 @@ impl<B: AutodiffBackend> SharedPrefix<B> {
 
     /// Runs the prefix backward. `accumulate` receives the gradients in parts to be summed.
     ///
-    /// * `model`: the one of [`ItemLanguageModel::with_shared_prefix`].
+    /// * `model`: the model of [`ItemLanguageModel::with_shared_prefix`].
     pub fn backward(self, model: &ItemLanguageModel<B>, accumulate: &mut impl FnMut(B::Gradients)) {
         if self.grads.iter().flatten().all(Option::is_none) {
             return;
@@ -193,14 +200,14 @@ impl<B: AutodiffBackend> SharedPrefix<B> {
         }
         let keys_and_values = pairs(model.run_prefix(&self.tokens, self.seed)).flatten();
         let terms = keys_and_values.zip(self.grads.into_iter().flatten());
-        let sum = terms.filter_map(|(tensor, grad)| weighted(tensor, grad)).reduce(|a, b| a + b);
+        let sum = terms.filter_map(|(tensor, grad)| weighted_sum(tensor, grad)).reduce(|a, b| a + b);
         if let Some(sum) = sum {
             accumulate(backward_if_tracked(sum));
         }
     }
 }
 
-/// Each layer's keys and values of the one row of `cache`, those before it included.
+/// Returns each layer's keys and values of the one row of `cache`, those before it included.
 fn pairs<B: Backend>(cache: KvCache<B>) -> impl Iterator<Item = [Tensor<B, 4>; 2]> {
     cache.layers.into_iter().map(|layer| {
         let (keys, values) = layer.into_whole();

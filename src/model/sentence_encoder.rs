@@ -19,10 +19,10 @@ use crate::tensor::to_vec;
 use crate::text::BertTokenizer;
 use crate::{Context, Error, Result};
 
-/// Tokens of a text that the encoder reads where its directory says nothing: as all-MiniLM-L6-v2.
+/// Longest text, in tokens, where the directory says nothing: as all-MiniLM-L6-v2.
 const LONGEST: usize = 256;
 
-/// Texts encoded together.
+/// Number of texts encoded together.
 const BATCH: usize = 32;
 
 /// A BERT-family encoder of sentences.
@@ -35,15 +35,15 @@ pub struct SentenceEncoder<B: Backend> {
     dim: usize,
 }
 
-/// What the directory's files say about texts and their vectors.
+/// Settings in the directory's files, about texts and their vectors.
 #[derive(Debug, PartialEq)]
 struct Settings {
-    /// The directory of the encoder itself.
+    /// Directory of the encoder itself.
     transformer: PathBuf,
     pooling: Pooling,
     /// Directories of further linear layers.
     dense: Vec<PathBuf>,
-    /// Tokens of a text that are read.
+    /// Longest text, in tokens; the rest is cut.
     longest: Option<usize>,
     lower_case: bool,
     /// Text put before each text.
@@ -97,8 +97,7 @@ impl<B: Backend> SentenceEncoder<B> {
         Ok(Self { bert, tokenizer, settings: Settings { longest: Some(longest), ..settings }, dense, dim: width })
     }
 
-    /// Computes the cosine of each pair of texts. A long text is cut to as many tokens as the
-    /// encoder reads.
+    /// Computes the cosine of each pair of texts. Long texts are cut.
     ///
     /// # Errors
     /// The tokenizer refuses a text; a device that failed.
@@ -118,7 +117,7 @@ impl<B: Backend> SentenceEncoder<B> {
         self.dim
     }
 
-    /// Encodes texts as vectors of length 1. A long text is cut to as many tokens as the encoder reads.
+    /// Encodes texts as vectors of length 1. Long texts are cut.
     ///
     /// # Shapes
     /// Returns `[texts, dim]`, row after row.
@@ -136,7 +135,7 @@ impl<B: Backend> SentenceEncoder<B> {
     /// Encodes texts as vectors of length 1.
     ///
     /// # Shapes
-    /// `[texts, width]`.
+    /// Output: `[texts, width]`.
     fn vectors<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<Tensor<B, 2>> {
         let Settings { longest, lower_case, prompt, pooling, .. } = &self.settings;
         let encode = |text: &str| {
@@ -145,7 +144,7 @@ impl<B: Backend> SentenceEncoder<B> {
             self.tokenizer.encode(&text, longest.unwrap_or(LONGEST))
         };
         let tokens = texts.map(encode).collect::<Result<Vec<_>>>()?;
-        let pooled = self.bert.pooled(&TextBatch::new(tokens.iter().map(Vec::as_slice)), *pooling);
+        let pooled = self.bert.pool(&TextBatch::new(tokens.iter().map(Vec::as_slice)), *pooling);
         Ok(unit_length(self.dense.iter().fold(pooled, |x, dense| dense.forward(x))))
     }
 }
@@ -207,7 +206,7 @@ impl Settings {
                 "Transformer" => settings.transformer = path,
                 "Pooling" => settings.pooling = pooling(&path.join("config.json"), !settings.prompt.is_empty())?,
                 "Dense" => settings.dense.push(path),
-                // A cosine does not change by it.
+                // Cosines do not depend on it.
                 "Normalize" => {}
                 other => {
                     return Err(Error::failed(format!("{}: the module {other} is not supported", path.display())));
@@ -232,7 +231,7 @@ impl Settings {
 }
 
 /// Lists the modules of a directory, by the last part of their type, with their directories: those
-/// of `modules.json`, or else those whose directory says what it is (`1_Pooling`).
+/// of `modules.json`, or else those whose directory has the name of one (`1_Pooling`).
 fn modules(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let path = dir.join("modules.json");
     if path.exists() {
@@ -298,7 +297,7 @@ fn pooling(path: &Path, has_prompt: bool) -> Result<Pooling> {
     }
 }
 
-/// Reads the text that `config_sentence_transformers.json` puts before each text.
+/// Reads the prompt: the text that `config_sentence_transformers.json` puts before each text.
 fn prompt(dir: &Path) -> Result<String> {
     let path = dir.join("config_sentence_transformers.json");
     if !path.exists() {
@@ -329,8 +328,8 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/bert")
     }
 
-    /// The tiny encoder of the fixtures: cosines are products of its sentence vectors, whatever is
-    /// encoded beside them.
+    /// The tiny encoder of the fixtures: cosines are products of its sentence vectors, whatever
+    /// texts are encoded together.
     #[test]
     fn cosines_of_texts() {
         let device = BackendName::Cpu.device().unwrap();

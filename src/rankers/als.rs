@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::interactions::with_counts;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{Kept, dot, fill_rows, normal};
+use super::training::{BestEpoch, dot, fill_rows, normal};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::{Context, Error, Result};
@@ -119,9 +119,9 @@ impl VectorMethod for AlsConfig {
         serde_json::to_string(self).context("settings of als")
     }
 
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let (als, loss) = train(self, training.interactions, training.say)?;
-        Ok(Kept { model: Arc::new(als), loss, epoch: self.iterations })
+        Ok(BestEpoch { model: Arc::new(als), loss, epoch: self.iterations })
     }
 
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
@@ -235,8 +235,8 @@ fn cholesky_solve(matrix: &mut [f64], b: &mut [f64]) {
     }
 }
 
-/// Returns the objective over all pairs: Σ s² by the Gram matrix, and for the pairs with interactions c (1
-/// − s)² in its place.
+/// Returns the objective over all pairs: Σ s² by the Gram matrix, and for the pairs with
+/// interactions c (1 − s)² in its place.
 fn objective(ratings: &[Vec<(u32, u32)>], users: &[f64], items: &[f64], config: &AlsConfig) -> f64 {
     let dim = config.dim;
     let matrix = normal_matrix(items, config);

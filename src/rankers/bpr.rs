@@ -11,8 +11,8 @@
 
 use std::sync::Arc;
 
-use burn::module::{AutodiffModule, Param};
-use burn::optim::{GradientsParams, Optimizer};
+use burn::DispatchDevice;
+use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::activation::log_sigmoid;
@@ -24,12 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{Kept, dot, fill_rows, host, indices, keep_best, normal};
+use super::training::{BestEpoch, EpochLearner, EpochOptions, dot, fill_rows, indices, normal, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::device::Concrete;
-use crate::tensor::AUTODIFF;
-use crate::train::adamw;
+use crate::tensor::to_vec;
 use crate::{Context, Result};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -164,12 +163,22 @@ impl VectorMethod for BprConfig {
         serde_json::to_string(self).context("settings of bpr")
     }
 
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let validate = &mut *training.validate;
-        let mut validate = |factors: &Factors| validate(Arc::new(factors.clone()));
-        let (device, say) = (&training.device, &mut *training.say);
-        let kept = train::<Concrete>(self, training.interactions, device, &mut validate, say)?;
-        Ok(kept.map(|factors| Arc::new(factors) as Arc<dyn VectorModel>))
+        let learner = BprLearner::new(self, training.interactions);
+        let device = DispatchDevice::autodiff(training.device.clone());
+        let module: Bpr<Concrete> = self.init(training.interactions.users, learner.items, &device);
+        let options = EpochOptions {
+            epochs: self.epochs,
+            patience: self.patience,
+            learning_rate: self.learning_rate,
+            weight_decay: 0.0,
+            metrics: training.metrics.clone(),
+            validate: &mut |factors: &Factors| validate(Arc::new(factors.clone())),
+            say: &mut *training.say,
+        };
+        let best = train_epochs(learner, module, options)?;
+        Ok(best.map(|factors| Arc::new(factors) as Arc<dyn VectorModel>))
     }
 
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
@@ -177,43 +186,55 @@ impl VectorMethod for BprConfig {
     }
 }
 
-/// Trains with early stopping.
-pub(crate) fn train<B: AutodiffBackend>(
-    config: &BprConfig,
-    interactions: &Interactions,
-    device: &B::Device,
-    validate: &mut dyn FnMut(&Factors) -> Result<Option<f64>>,
-    say: &mut dyn FnMut(&str),
-) -> Result<Kept<Factors>> {
-    let taken: Vec<Vec<(u32, u32)>> = interactions.by_user();
-    let pairs: Vec<(u32, u32)> =
-        interactions.sequences.iter().flat_map(|of| of.rows.iter().map(move |&item| (of.user, item))).collect();
-    let items = interactions.items.len();
-    let mut model: Bpr<B> = config.init(interactions.users, items, device);
-    let mut optimizer = adamw::<Bpr<B>, B>(0.0);
-    let epoch = |epoch: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+/// How BPR learns from interactions.
+struct BprLearner<'a> {
+    config: &'a BprConfig,
+    /// For each user the items that the user took, ascending, with their number.
+    taken: Vec<Vec<(u32, u32)>>,
+    /// Every interaction as its user and item.
+    pairs: Vec<(u32, u32)>,
+    items: usize,
+}
+
+impl<'a> BprLearner<'a> {
+    fn new(config: &'a BprConfig, interactions: &Interactions) -> Self {
+        let sequences = interactions.sequences.iter();
+        let pairs = sequences.flat_map(|of| of.rows.iter().map(move |&item| (of.user, item))).collect();
+        Self { config, taken: interactions.by_user(), pairs, items: interactions.items.len() }
+    }
+}
+
+impl<B: AutodiffBackend> EpochLearner<B> for BprLearner<'_> {
+    type Module = Bpr<B>;
+    /// Triples of a user, an item that the user took and one that the user did not take.
+    type Batch = Vec<[u32; 3]>;
+    type Model = Factors;
+
+    fn batches(&self, epoch: usize) -> Vec<Vec<[u32; 3]>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
         rng.set_stream(epoch as u64 + 1);
-        let mut triples: Vec<[u32; 3]> = Vec::with_capacity(pairs.len());
-        for &(user, item) in &pairs {
-            triples.extend(other_item(&taken[user as usize], items, &mut rng).map(|other| [user, item, other]));
+        let mut triples: Vec<[u32; 3]> = Vec::with_capacity(self.pairs.len());
+        for &(user, item) in &self.pairs {
+            let other = other_item(&self.taken[user as usize], self.items, &mut rng);
+            triples.extend(other.map(|other| [user, item, other]));
         }
         triples.shuffle(&mut rng);
-        let mut sum = 0.0;
-        for batch in triples.chunks(config.batch_size) {
-            let column = |c: usize| batch.iter().map(|triple| triple[c]).collect::<Vec<u32>>();
-            let _one_graph = AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let loss = model.loss(&column(0), &column(1), &column(2), config.regularization);
-            sum += loss.clone().into_scalar().elem::<f64>() * batch.len() as f64;
-            let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            model = optimizer.step(config.learning_rate, model.clone(), gradients);
-        }
-        let valid = model.valid();
-        let factors = Factors { dim: config.dim, items: host(valid.items.val()), users: host(valid.users.val()) };
-        Ok((factors, sum / triples.len().max(1) as f64))
-    };
-    let finite = |factors: &Factors| factors.items.iter().chain(&factors.users).all(|v| v.is_finite());
-    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
+        triples.chunks(self.config.batch_size).map(<[_]>::to_vec).collect()
+    }
+
+    fn loss(&self, module: &Bpr<B>, _number: usize, batch: &Vec<[u32; 3]>) -> (Tensor<B, 1>, usize) {
+        let column = |c: usize| batch.iter().map(|triple| triple[c]).collect::<Vec<u32>>();
+        (module.loss(&column(0), &column(1), &column(2), self.config.regularization), batch.len())
+    }
+
+    fn model(&self, module: Bpr<B::InnerBackend>) -> Result<Factors> {
+        let (items, users) = (to_vec(module.items.val(), "items")?, to_vec(module.users.val(), "users")?);
+        Ok(Factors { dim: self.config.dim, items, users })
+    }
+
+    fn numbers(&self, model: &Factors) -> Result<Vec<f32>> {
+        Ok([&model.items[..], &model.users].concat())
+    }
 }
 
 /// Draws evenly an item that is not among `taken` (ascending); none where the user has all of them.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::registry::{Entry, Fit, Fitting, Method};
+use super::registry::{Entry, Fit, FitContext, Method};
 use super::settings::refuse_all;
 use super::{Ranker, Scores};
 use crate::Result;
@@ -68,8 +68,8 @@ enum Count {
 }
 
 impl Fit for Count {
-    fn fit(&self, fitting: &mut Fitting) -> Result<Arc<dyn Ranker>> {
-        Ok(Arc::new(CountRanker::new(*self, fitting.corpus)))
+    fn fit(&self, context: &mut FitContext) -> Result<Arc<dyn Ranker>> {
+        Ok(Arc::new(CountRanker::new(*self, context.corpus)))
     }
 }
 

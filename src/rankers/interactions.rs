@@ -9,13 +9,13 @@ use crate::{Error, Result};
 /// cannot learn about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interactions {
-    /// `[rows]`: the dense catalogue index of each row's item, ascending.
+    /// `[rows]`: dense catalogue index of each row's item, ascending.
     pub items: Vec<u32>,
-    /// `[rows]`: training interactions of each row's item.
+    /// `[rows]`: number of training interactions of each row's item.
     pub counts: Vec<u32>,
-    /// Users of the corpus, those without training windows included.
+    /// Number of users of the corpus, those without training windows included.
     pub users: usize,
-    /// By user, then by time.
+    /// The sequences, by user, then by time.
     pub sequences: Vec<UserSequence>,
     /// `[items of the catalogue]`: the row of each item.
     rows: Vec<Option<u32>>,
@@ -32,7 +32,8 @@ pub struct UserSequence {
 }
 
 impl Interactions {
-    /// Collects what the training windows hold; the items without training interactions get no row.
+    /// Collects the interactions of the training windows; items without training interactions get
+    /// no row.
     ///
     /// # Errors
     /// A corpus without training windows.
@@ -42,7 +43,7 @@ impl Interactions {
         Self::with_rows(corpus, items, &counts)
     }
 
-    /// Collects what the training windows hold; all items of the catalogue get a row.
+    /// Collects the interactions of the training windows; all items of the catalogue get a row.
     ///
     /// # Errors
     /// A corpus without training windows.
@@ -90,7 +91,7 @@ impl Interactions {
         counts
     }
 
-    /// Number of items in the catalogue, those without a row included.
+    /// Returns the number of items in the catalogue, those without a row included.
     pub fn catalogue(&self) -> usize {
         self.rows.len()
     }
@@ -100,7 +101,7 @@ impl Interactions {
         self.row(item).map_or(0, |row| self.counts[row as usize])
     }
 
-    /// Returns the SHA-256 of which user took which items in which order, by dense indices.
+    /// Returns the SHA-256 of the users' sequences of items, by dense indices.
     pub fn digest(&self) -> String {
         let mut bytes = Vec::new();
         for sequence in &self.sequences {
@@ -141,7 +142,7 @@ impl Interactions {
     }
 }
 
-/// For each interaction whether some training window holds it.
+/// Returns, for each interaction, whether some training window holds it.
 fn in_training(corpus: &Corpus) -> Vec<bool> {
     let mut in_training = vec![false; corpus.interactions.len()];
     for window in corpus.windows(Split::Train) {

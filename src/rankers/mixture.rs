@@ -1,43 +1,43 @@
 //! Mixtures of rankers.
 //!
 //! With p_k(item) = score_k(item) / Σ score_k, the distribution of part k after a history, a
-//! mixture's is p(item) = Σ_k w_k p_k(item) with weights w_k that add up to 1.
+//! mixture's distribution is p(item) = Σ_k w_k p_k(item) with weights w_k that add up to 1.
 //!
 //! The weights are those under which the targets of the validation windows are likeliest, by
-//! expectation maximisation (Dempster, Laird, Rubin 1977). No part may reach every target, so while
-//! they are fitted a uniform distribution over the catalogue takes part, as a prior's smoothing
-//! does; its weight is left out of the mixture, whose others then are scaled to add up to 1.
+//! expectation maximisation (Dempster, Laird, Rubin 1977). No part may reach every target, so a
+//! uniform distribution over the catalogue takes part in the fit, as a prior's smoothing does; its
+//! weight is then left out, and the other weights are scaled to add up to 1.
 
 use std::sync::Arc;
 
 use super::{Ranker, Scores};
 use crate::data::{Corpus, Split, Window};
 
-/// Validation windows that weights are fitted on, at most, evenly drawn.
+/// Most validation windows that weights are fitted on; they are drawn evenly.
 const WINDOWS: usize = 5000;
-/// Scores that are held in memory together, at most.
+/// Most scores that are in memory at once.
 const SCORES: usize = 1 << 26;
-/// Steps of expectation maximisation, at most.
+/// Most steps of expectation maximisation.
 const STEPS: usize = 2000;
-/// It ends where no weight changes more than this.
+/// Expectation maximisation ends when no weight changes more than this.
 const CONVERGED: f64 = 1e-9;
 
-/// Several rankers as one.
+/// Several rankers as one ranker.
 #[derive(Clone, Debug)]
 pub(crate) struct Mixture {
-    /// At least one.
+    /// The rankers with their weights; at least one.
     parts: Vec<(Arc<dyn Ranker>, f64)>,
 }
 
 impl Mixture {
     /// Mixes rankers of one catalogue.
     ///
-    /// * `weights`: one a ranker, at least 0, not all 0.
+    /// * `weights`: one for each ranker, at least 0, not all 0.
     pub(crate) fn new(rankers: Vec<Arc<dyn Ranker>>, weights: &[f64]) -> Self {
         Self { parts: rankers.into_iter().zip(weights.iter().copied()).collect() }
     }
 
-    /// Sums the parts' distributions. A part without scores has no say.
+    /// Sums the parts' distributions. A part without scores has no influence.
     fn mix(&self, scores: &[Scores]) -> Scores {
         let mut pairs: Vec<(u32, f64)> = Vec::new();
         let mut dense: Option<Vec<f64>> = None;
@@ -65,7 +65,7 @@ impl Mixture {
     }
 }
 
-/// The sum of all scores; 0 where it is not finite.
+/// Returns the sum of all scores; 0 where it is not finite.
 fn total(scores: &Scores) -> f64 {
     let total: f64 = scores.positive().map(|(_, score)| score).sum();
     if total.is_finite() { total } else { 0.0 }
@@ -98,7 +98,7 @@ pub(crate) fn fit_weights(rankers: &[Arc<dyn Ranker>], corpus: &Corpus) -> Vec<f
     let step = windows.len().div_ceil(WINDOWS).max(1);
     let windows: Vec<&Window> = windows.iter().step_by(step).collect();
     let uniform = 1.0 / corpus.items.len() as f64;
-    // `[windows][rankers + 1]`: what each says of the target.
+    // `[windows][rankers + 1]`: the target's probability by each ranker.
     let mut likelihoods: Vec<Vec<f64>> = Vec::with_capacity(windows.len());
     for windows in windows.chunks((SCORES / corpus.items.len()).clamp(1, 256)) {
         let histories: Vec<&[u32]> = windows.iter().map(|window| corpus.history(window)).collect();
@@ -117,7 +117,7 @@ pub(crate) fn fit_weights(rankers: &[Arc<dyn Ranker>], corpus: &Corpus) -> Vec<f
     let weights = likeliest_weights(&likelihoods, rankers.len() + 1);
     let (_, weights) = weights.split_last().unwrap_or((&0.0, &[]));
     let total: f64 = weights.iter().sum();
-    // Six decimals: they are read back from JSON exactly, and nobody fits more.
+    // Six decimals: they read back from JSON exactly, and the fit is no finer.
     let rounded = |weight: f64| (weight * 1e6).round() / 1e6;
     match total > 1e-9 {
         true => weights.iter().map(|weight| rounded(weight / total)).collect(),
@@ -197,7 +197,7 @@ mod tests {
                 assert!((found - expected).abs() < 1e-12);
             }
             assert_eq!(mixture.excludes_history(), names[0] == "cooccurrence");
-            // A part that knows nothing of a history has no say.
+            // A part that has no scores after a history has no influence.
             let unseen = mixture.scores(&[]);
             assert_eq!(unseen.positive().count(), parts[0].scores(&[]).positive().count());
         }

@@ -44,11 +44,11 @@ pub trait Fit: Debug + Send + Sync {
     ///
     /// # Errors
     /// A corpus or a file of the settings that cannot be used.
-    fn fit(&self, fitting: &mut Fitting) -> Result<Arc<dyn Ranker>>;
+    fn fit(&self, context: &mut FitContext) -> Result<Arc<dyn Ranker>>;
 }
 
 /// What rankers are fitted with.
-pub struct Fitting<'a> {
+pub struct FitContext<'a> {
     /// The corpus whose training windows are learnt from.
     pub corpus: &'a Corpus,
     /// Opens the device that tensors run on.
@@ -56,13 +56,15 @@ pub struct Fitting<'a> {
     /// Measures a ranker on the validation windows, the higher the better; `None` where there are
     /// none.
     pub validate: &'a dyn Fn(&dyn Ranker) -> Option<f64>,
+    /// The file that gets a line an optimiser step of BPR and SASRec; no file for `None`.
+    pub metrics: Option<&'a Path>,
     /// Gets lines of progress.
     pub say: &'a mut dyn FnMut(&str),
 }
 
 /// A fitted ranker.
 #[derive(Clone, Debug)]
-pub struct Fitted {
+pub struct FittedRanker {
     /// The ranker.
     pub ranker: Arc<dyn Ranker>,
     /// The weight of each part of a mixture.
@@ -173,8 +175,7 @@ impl RankerSpec {
             }
             ([name], None) => {
                 return Err(Error::usage(format!(
-                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name} CORPUS --out \
-                     FILE` writes"
+                    "prior.ranker = \"{spec}\" needs prior.vectors, the file that `itemlm cf {name}` writes"
                 )));
             }
             ([name], Some(_)) if config.in_loss => {
@@ -216,19 +217,19 @@ impl RankerSpec {
     ///
     /// # Errors
     /// Those of its method.
-    pub fn fit(&self, fitting: &mut Fitting) -> Result<Fitted> {
+    pub fn fit(&self, context: &mut FitContext) -> Result<FittedRanker> {
         let mut rankers: Vec<Arc<dyn Ranker>> = Vec::with_capacity(self.parts.len());
         for (_, method) in &self.parts {
             rankers.push(match method {
-                Method::Fit(method) => method.fit(fitting)?,
-                Method::Vectors(method) => Arc::new(VectorRanker::train(&**method, fitting)?.model),
+                Method::Fit(method) => method.fit(context)?,
+                Method::Vectors(method) => Arc::new(VectorRanker::train(&**method, context)?.model),
             });
         }
-        self.mix(rankers, None, fitting.corpus)
+        self.mix(rankers, None, context.corpus)
     }
 
-    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of its
-    /// vectors.
+    /// Fits the ranker of `[prior]` to a corpus's training windows, or reads it from the file of
+    /// its vectors.
     ///
     /// * `kept`: the weights that a mixture had when the run was started; they are used where they
     ///   are of this mixture and `config` gives none.
@@ -241,12 +242,14 @@ impl RankerSpec {
         kept: Option<&BTreeMap<String, f64>>,
         corpus: &Corpus,
         device: &DispatchDevice,
-    ) -> Result<Fitted> {
-        let mut fitting = Fitting { corpus, device: &|| Ok(device.clone()), validate: &|_| None, say: &mut |_| {} };
+    ) -> Result<FittedRanker> {
+        let device_of = || Ok(device.clone());
+        let mut context =
+            FitContext { corpus, device: &device_of, validate: &|_| None, metrics: None, say: &mut |_| {} };
         let mut rankers: Vec<Arc<dyn Ranker>> = Vec::with_capacity(self.parts.len());
         for (entry, method) in &self.parts {
             rankers.push(match method {
-                Method::Fit(method) => method.fit(&mut fitting)?,
+                Method::Fit(method) => method.fit(&mut context)?,
                 Method::Vectors(_) => {
                     let path = Path::new(config.vectors.as_deref().unwrap_or_default());
                     Arc::new(VectorRanker::open(path, entry.name, corpus, device).context("prior.vectors")?)
@@ -263,9 +266,9 @@ impl RankerSpec {
         rankers: Vec<Arc<dyn Ranker>>,
         weights: Option<&BTreeMap<String, f64>>,
         corpus: &Corpus,
-    ) -> Result<Fitted> {
+    ) -> Result<FittedRanker> {
         if let [only] = rankers.as_slice() {
-            return Ok(Fitted { ranker: only.clone(), mixture: None });
+            return Ok(FittedRanker { ranker: only.clone(), mixture: None });
         }
         let names = self.parts.iter().map(|(entry, _)| entry.name);
         let weights: Vec<f64> = match weights {
@@ -273,7 +276,7 @@ impl RankerSpec {
             None => fit_weights(&rankers, corpus),
         };
         let mixture = names.map(String::from).zip(weights.iter().copied()).collect();
-        Ok(Fitted { ranker: Arc::new(Mixture::new(rankers, &weights)), mixture: Some(mixture) })
+        Ok(FittedRanker { ranker: Arc::new(Mixture::new(rankers, &weights)), mixture: Some(mixture) })
     }
 }
 

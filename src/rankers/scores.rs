@@ -1,11 +1,11 @@
-//! What a ranker says of the items after one history.
+//! Scores of a ranker after one history.
 
 /// Scores of the items of a catalogue: at least 0, the higher the better.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scores {
     /// Items that score above 0, ascending by item; all others score 0.
     Sparse(Vec<(u32, f64)>),
-    /// `[items]`: one score an item.
+    /// `[items]`: one score for each item.
     Dense(Vec<f64>),
 }
 
@@ -28,8 +28,7 @@ impl Scores {
         Self::Sparse(pairs)
     }
 
-    /// Iterates over the items that score above 0, ascending by item. A score that is not a number
-    /// counts as 0.
+    /// Iterates over the items that score above 0, ascending by item. NaN counts as 0.
     pub fn positive(&self) -> impl Iterator<Item = (u32, f64)> {
         let (sparse, dense): (&[(u32, f64)], &[f64]) = match self {
             Self::Sparse(scores) => (scores, &[]),
@@ -48,7 +47,7 @@ impl Scores {
         }
     }
 
-    /// Returns one score an item, `[items]`.
+    /// Returns one score for each item, `[items]`.
     pub fn to_dense(&self, items: usize) -> Vec<f64> {
         let mut dense = vec![0.0; items];
         for (item, score) in self.positive() {

@@ -23,6 +23,8 @@ pub(crate) fn refuse_all(ranker: &str, table: &toml::Table) -> Result<()> {
     }
 }
 
+/// Checks a setting that is a whole number.
+///
 /// # Errors
 /// A usage error where `value` is not between 1 and `most`.
 pub(crate) fn check_whole(key: &str, value: usize, most: usize) -> Result<()> {
@@ -32,6 +34,8 @@ pub(crate) fn check_whole(key: &str, value: usize, most: usize) -> Result<()> {
     Err(Error::usage(format!("{key} is {value}, it must be between 1 and {most}")))
 }
 
+/// Checks a setting that is a real number.
+///
 /// # Errors
 /// A usage error where `value` is not between `least` and `most`.
 pub(crate) fn check_number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {

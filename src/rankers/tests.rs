@@ -1,12 +1,16 @@
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 
 use super::registry::{Method, vector_method};
 use super::testing::{settings, train_vectors};
-use super::training::keep_best;
+use super::training::{BestEpoch, EpochLearner, EpochOptions, train_epochs};
 use super::*;
+use crate::Result;
 use crate::config::PriorConfig;
 use crate::data::{Item, Split, UserLog, Window};
+use crate::device::{BackendName, Concrete};
 use crate::evaluate::{evaluate_ranker, rank_histories, summarise};
 
 /// One training window over each user's whole log, but for users in `held`, whose window is for
@@ -123,25 +127,102 @@ fn sasrec_follows_the_order() {
     }
 }
 
+/// Two circles of items whose titles tell them apart, and a cold item with a title of each: SASRec
+/// over titles ranks it with its circle, and reads it in a history.
+#[test]
+fn sasrec_over_titles_ranks_cold_items() {
+    let logs: Vec<Vec<u32>> = (0..60).map(|user| (0..6).map(|i| user % 2 * 8 + (user / 2 + i) % 8).collect()).collect();
+    let mut corpus = corpus(18, &logs, &[58, 59]);
+    for (index, item) in corpus.items.iter_mut().enumerate() {
+        let words = if index < 8 || index == 16 { "red fountain pen" } else { "brass garden hose" };
+        item.title = format!("{words} {}", ["small", "large", "deluxe", "classic"][index % 4]);
+    }
+    let cold: [u32; 2] = [16, 17];
+    assert!(cold.iter().all(|item| Interactions::counts(&corpus)[*item as usize] == 0));
+    let sets = ["dim=8", "dropout=0.1", "epochs=40", "learning_rate=0.01", "batch_size=16"];
+    let titles = sets.into_iter().chain(["text=tfidf", "text_dim=8"]).collect::<Vec<_>>();
+    let plain = train_vectors("sasrec", &sets, &corpus).model;
+    let model = train_vectors("sasrec", &titles, &corpus).model;
+    let score = |ranker: &VectorRanker, history: &[u32], item: u32| ranker.raw_scores(&[history])[item as usize];
+    for (history, near, far) in [([0, 1, 2], cold[0], cold[1]), ([8, 9, 10], cold[1], cold[0])] {
+        assert_eq!(score(&plain, &history, near), f32::NEG_INFINITY);
+        assert!(score(&model, &history, near) > score(&model, &history, far) + 1.0);
+        // After the cold item alone, the warm ones of its circle.
+        let after = |circle: u32| (0..8).map(|i| score(&model, &[near], circle * 8 + i)).sum::<f32>();
+        let own = u32::from(near == cold[1]);
+        assert!(after(own) > after(1 - own), "{} {}", after(0), after(1));
+        assert!(model.vectors().item(near).iter().any(|&value| value != 0.0));
+        assert_eq!(plain.vectors().item(near), [0.0; 8]);
+    }
+    assert_eq!(train_vectors("sasrec", &titles, &corpus).model.vectors(), model.vectors(), "the same seed");
+}
+
+/// A learner of one number: each step moves it, and its loss is NaN from the step `spoilt` on.
+struct Walk {
+    spoilt: Option<usize>,
+    not_finite: bool,
+}
+
+impl EpochLearner<Concrete> for Walk {
+    type Module = Linear<Concrete>;
+    type Batch = ();
+    type Model = f32;
+
+    fn batches(&self, _: usize) -> Vec<()> {
+        vec![(); 2]
+    }
+
+    fn loss(&self, module: &Linear<Concrete>, number: usize, _: &()) -> (Tensor<Concrete, 1>, usize) {
+        let factor = if self.spoilt.is_some_and(|spoilt| number >= spoilt) { f64::NAN } else { 1.0 };
+        (module.weight.val().sum().mul_scalar(factor), 3)
+    }
+
+    fn model(&self, module: Linear<Concrete>) -> Result<f32> {
+        Ok(module.weight.val().sum().into_scalar().elem())
+    }
+
+    fn numbers(&self, model: &f32) -> Result<Vec<f32>> {
+        Ok(vec![if self.not_finite { f32::INFINITY } else { *model }])
+    }
+}
+
+fn walk(learner: Walk, metrics: &[Option<f64>], patience: usize) -> Result<(BestEpoch<f32>, Vec<f32>)> {
+    let device = burn::DispatchDevice::autodiff(BackendName::Cpu.device().unwrap());
+    let module = LinearConfig::new(1, 1).with_bias(false).init(&device);
+    let (mut models, mut lines) = (Vec::new(), 0);
+    let best = train_epochs::<Concrete, _>(
+        learner,
+        module,
+        EpochOptions {
+            epochs: metrics.len(),
+            patience,
+            learning_rate: 0.1,
+            weight_decay: 0.0,
+            metrics: None,
+            validate: &mut |&model: &f32| {
+                models.push(model);
+                Ok(metrics[models.len() - 1])
+            },
+            say: &mut |_| lines += 1,
+        },
+    )?;
+    assert_eq!(lines, models.len(), "a line an epoch");
+    Ok((best, models))
+}
+
 #[test]
 fn keeps_the_best_epoch_and_stops() {
     let run = |metrics: &[Option<f64>], patience| {
-        let (mut epochs, mut lines) = (0, 0);
-        let epoch = |epoch: usize| {
-            epochs += 1;
-            Ok((epoch, 0.5))
-        };
-        let mut validate = |&epoch: &usize| Ok(metrics[epoch]);
-        let kept = keep_best(metrics.len(), patience, epoch, |_| true, &mut validate, &mut |_| lines += 1).unwrap();
-        assert_eq!((lines, kept.epoch), (epochs, kept.model + 1));
-        (kept.epoch, epochs)
+        let (best, models) = walk(Walk { spoilt: None, not_finite: false }, metrics, patience).unwrap();
+        assert_eq!(best.model, models[best.epoch - 1], "the model of that epoch");
+        assert!(models.windows(2).all(|pair| pair[1] < pair[0]), "every epoch moves it: {models:?}");
+        (best.epoch, models.len())
     };
     assert_eq!(run(&[Some(0.0), Some(0.2), Some(0.1), Some(0.2), Some(0.9)], 2), (2, 4));
     assert_eq!(run(&[Some(0.1), Some(0.0), Some(0.3), Some(0.2)], 2), (3, 4));
     assert_eq!(run(&[None, None, None], 1), (3, 3));
-    for (loss, finite, named) in [(f64::NAN, true, "loss is NaN"), (0.5, false, "vector")] {
-        let diverged = keep_best(3, 3, |_| Ok(((), loss)), |_| finite, &mut |_| Ok(None), &mut |_| {});
-        let error = diverged.err().unwrap().to_string();
+    for (spoilt, not_finite, named) in [(Some(4), false, "step 4: the loss is NaN"), (None, true, "vector is inf")] {
+        let error = walk(Walk { spoilt, not_finite }, &[None; 3], 3).unwrap_err().to_string();
         assert!(error.contains("learning_rate") && error.contains(named), "{error}");
     }
 }
@@ -159,6 +240,8 @@ fn bad_settings_are_usage_errors_that_name_the_key() {
         ("sasrec", "heads=3", "heads"),
         ("sasrec", "dropout=1", "dropout"),
         ("sasrec", "loss=mse", "mse"),
+        ("sasrec", "text_dim=0", "text_dim"),
+        ("sasrec", "text=1", "text"),
         ("markov", "decay=1", "decay"),
         ("svd", "dim=3", "svd"),
     ] {

@@ -1,16 +1,16 @@
-//! From scores to a list of items.
+//! Conversion of scores to a list of items.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Interactions, Scores};
 use crate::data::Corpus;
 
-/// The order of a catalogue's items where scores do not tell, and which of them have one title.
+/// The order of a catalogue's items with equal scores, and which of them have the same title.
 #[derive(Clone, Debug)]
 pub struct TopK {
     /// `[items]`: training interactions of each item.
     counts: Vec<u32>,
-    /// `[items]`: all items, those with the most training interactions first, then by index.
+    /// `[items]`: all items, by descending number of training interactions, then by index.
     by_popularity: Vec<u32>,
     /// `[items]`: the first item with the title of each item.
     first_with_same_title: Vec<u32>,
@@ -26,8 +26,9 @@ impl TopK {
     }
 
     /// Returns the `k` best items, best first, without those of `excluded`. Each title is there
-    /// once, with the best of its items. Equal scores, 0 among them, go by popularity, then by item
-    /// index. Fewer than `k` only where the catalogue without `excluded` has fewer titles.
+    /// once, with the best of its items. Equal scores, 0 among them, are ordered by popularity,
+    /// then by item index. There are fewer than `k` only if the catalogue without `excluded` has
+    /// fewer titles.
     pub fn rank(&self, scores: &Scores, excluded: &[u32], k: usize) -> Vec<u32> {
         self.rank_allowed(scores, &|item| !excluded.contains(&item), k)
     }
@@ -40,7 +41,7 @@ impl TopK {
             b.1.total_cmp(&a.1).then(count(b.0).cmp(&count(a.0))).then(a.0.cmp(&b.0))
         };
         let mut list = List { items: Vec::new(), titles: HashSet::new(), k };
-        // Enough for k titles unless many are equal; then all are sorted.
+        // This is enough for k titles unless many are equal; then all are sorted.
         let first = scored.len().min(2 * k + 8);
         if first < scored.len() {
             scored.select_nth_unstable_by(first, order);
@@ -64,7 +65,7 @@ impl TopK {
     }
 }
 
-/// A ranking as it grows.
+/// A ranking under construction.
 struct List {
     items: Vec<u32>,
     /// The first item of each title in `items`.

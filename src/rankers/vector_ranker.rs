@@ -11,9 +11,9 @@ use burn::DispatchDevice;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::registry::{Fitting, Method};
+use super::registry::{FitContext, Method};
 use super::temperature::{COLDEST, HOTTEST, likeliest_temperature};
-use super::training::Kept;
+use super::training::BestEpoch;
 use super::vectors_file::{About, Vectors};
 use super::{Interactions, Ranker, Scores, registry};
 use crate::core::files::sha256;
@@ -43,7 +43,7 @@ pub trait VectorMethod: Debug + Send + Sync {
     ///
     /// # Errors
     /// A loss or a vector that is not finite; what `VectorTraining::validate` returns.
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>>;
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>>;
 
     /// Rebuilds the model of a file.
     ///
@@ -58,11 +58,13 @@ pub struct VectorTraining<'a> {
     pub interactions: &'a Interactions,
     /// The corpus that they are from.
     pub corpus: &'a Corpus,
-    /// A device that tracks gradients.
+    /// The device that tensors run on.
     pub device: DispatchDevice,
     /// Judges a model after an epoch, the higher the better; `None` where there is no validation
     /// window.
     pub validate: &'a mut dyn FnMut(Arc<dyn VectorModel>) -> Result<Option<f64>>,
+    /// The file that gets a line an optimiser step, if any.
+    pub metrics: Option<PathBuf>,
     /// Gets a line an epoch.
     pub say: &'a mut dyn FnMut(&str),
 }
@@ -133,24 +135,25 @@ fn network_file(path: &Path) -> PathBuf {
 }
 
 impl VectorRanker {
-    /// Learns from a corpus's training windows, keeps the epoch that `fitting.validate` finds best
+    /// Learns from a corpus's training windows, keeps the epoch that `context.validate` finds best
     /// (the last one where there is no validation window), and chooses the temperature.
     ///
     /// # Errors
     /// A device that cannot be opened, a corpus without training windows, training that diverges.
-    pub fn train(method: &dyn VectorMethod, fitting: &mut Fitting) -> Result<Kept<Self>> {
-        let device = DispatchDevice::autodiff((fitting.device)()?);
-        let interactions = Arc::new(method.interactions(fitting.corpus)?);
+    pub fn train(method: &dyn VectorMethod, context: &mut FitContext) -> Result<BestEpoch<Self>> {
+        let device = (context.device)()?;
+        let interactions = Arc::new(method.interactions(context.corpus)?);
         let ranker = |model| Self { model, interactions: interactions.clone(), dim: method.dim(), temperature: 1.0 };
-        let validate = fitting.validate;
-        let kept = method.train(&mut VectorTraining {
+        let validate = context.validate;
+        let best = method.train(&mut VectorTraining {
             interactions: &interactions,
-            corpus: fitting.corpus,
+            corpus: context.corpus,
             device,
             validate: &mut |model| Ok(validate(&ranker(model))),
-            say: &mut *fitting.say,
+            metrics: context.metrics.map(Path::to_path_buf),
+            say: &mut *context.say,
         })?;
-        Ok(kept.map(|model| ranker(model).with_likeliest_temperature(fitting.corpus)))
+        Ok(best.map(|model| ranker(model).with_likeliest_temperature(context.corpus)))
     }
 
     fn with_likeliest_temperature(mut self, corpus: &Corpus) -> Self {
@@ -288,7 +291,8 @@ impl VectorRanker {
         Ok(Self { model, interactions: Arc::new(interactions), dim: vectors.dim, temperature })
     }
 
-    /// Turns the model's scores of all items after `history` into probabilities over the best one's.
+    /// Turns the model's scores of all items after `history` into probabilities over the best
+    /// one's.
     fn distribution(&self, history: &[u32], scores: &[f32]) -> Scores {
         if self.interactions.rows(history).is_empty() {
             return Scores::none();

@@ -1,4 +1,4 @@
-//! Collaborative vectors on disk, ours or made elsewhere.
+//! Collaborative vectors on disk, itemlm's own or others.
 //!
 //! | file | holds |
 //! |---|---|
@@ -24,22 +24,22 @@ use crate::core::files::{sha256, write_atomic};
 use crate::data::{Corpus, parquet_bytes};
 use crate::{Context, Error, Result};
 
-/// The key of our own safetensors metadata: [`About`] as JSON.
+/// The key of itemlm's metadata in the safetensors file: [`About`] as JSON.
 const ABOUT: &str = "itemlm";
 
-/// How vectors of ours came about.
+/// Origin of vectors that itemlm wrote.
 #[derive(Debug, Deserialize)]
 pub(crate) struct About {
     /// The settings of the method, by its name.
     pub(crate) settings: serde_json::Map<String, serde_json::Value>,
-    /// What ranks by the vectors.
+    /// Metadata of the ranker that uses the vectors.
     pub(crate) ranks: Option<RankerMetadata>,
 }
 
 /// Vectors of all items and users of a corpus, in its order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vectors {
-    /// Length of a vector, of items and users alike.
+    /// Length of a vector, the same for items and users.
     pub dim: usize,
     /// `[items, dim]`: the items' vectors.
     pub items: Vec<f32>,
@@ -70,10 +70,10 @@ impl Vectors {
         Self { dim, items: vec![0.0; items * dim], users: vec![0.0; users * dim] }
     }
 
-    /// Writes `path` and, before it, the ids beside it; returns the SHA-256 of `path`. Equal
-    /// vectors and settings give equal bytes.
+    /// Writes `path` and, before it, the files of ids beside it; returns the SHA-256 of `path`.
+    /// Equal vectors and settings give equal bytes.
     ///
-    /// * `settings`: how the vectors came about, as JSON: `{"als": {…}}`.
+    /// * `settings`: the method's settings, as JSON: `{"als": {…}}`.
     ///
     /// # Errors
     /// A vector that is not finite; a file that cannot be written.
@@ -97,7 +97,7 @@ impl Vectors {
         Ok(())
     }
 
-    /// Writes what [`Vectors::check`] accepted, as [`Vectors::save`] does.
+    /// Writes vectors that [`Vectors::check`] accepted, as [`Vectors::save`] does.
     pub(crate) fn write(
         &self,
         path: &Path,
@@ -128,16 +128,16 @@ impl Vectors {
         Ok(sha256(&bytes))
     }
 
-    /// Reads vectors and brings them into the corpus's order.
+    /// Reads vectors and sorts them into the corpus's order.
     ///
     /// # Errors
     /// A missing or damaged file; a tensor that is missing, not f32, not a matrix or not finite; an
-    /// id that the corpus does not have, or has and the file lacks; ids of another run of ours.
+    /// id that the corpus does not have, or has and the file lacks; ids of another run of itemlm.
     pub fn open(path: &Path, corpus: &Corpus) -> Result<Self> {
         Ok(Self::read(path, corpus)?.0)
     }
 
-    /// Reads vectors as [`Vectors::open`] does; with them what files of ours say about themselves.
+    /// Reads vectors as [`Vectors::open`] does, with the metadata of files that itemlm wrote.
     pub(crate) fn read(path: &Path, corpus: &Corpus) -> Result<(Self, Option<About>)> {
         let file = path.display();
         let bytes = fs::read(path).context(&file)?;
@@ -240,7 +240,7 @@ fn order(parquet: Vec<u8>, ids: &[&str], rows: usize, kind: &str) -> Result<Vec<
     // polars panics on some damaged files.
     let frame = crate::core::panic::catch(|| {
         let mut reader = ParquetReader::new(Cursor::new(parquet));
-        // Before anything of the file's own sizes is allocated.
+        // The number of rows is checked before anything of that size is allocated.
         let found = reader.num_rows().context("not a readable Parquet file")?;
         if found != rows {
             return Err(Error::failed(format!("it has {found} ids, but the tensor has {rows} rows")));

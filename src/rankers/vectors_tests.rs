@@ -128,9 +128,10 @@ fn vectors_that_are_not_finite_are_not_written() {
     assert!(error.contains("user 1") && error.contains("inf") && !path.exists(), "{error}");
 }
 
-const SHORT: [(&str, &[&str]); 3] = [
+const SHORT: [(&str, &[&str]); 4] = [
     ("als", &["dim=8"]),
     ("bpr", &["dim=8", "epochs=3", "learning_rate=0.05"]),
+    ("sasrec", &["dim=8", "epochs=3", "max_len=6", "learning_rate=0.01", "text=tfidf", "text_dim=12"]),
     ("sasrec", &["dim=8", "epochs=3", "max_len=6", "blocks=2", "learning_rate=0.01"]),
 ];
 

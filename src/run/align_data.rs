@@ -1,5 +1,5 @@
-//! What phase 1 learns from: items with their texts, and pairs of entities. An entity is an item
-//! or, numbered after them, a user.
+//! Training data of phase 1: items with their texts, and pairs of entities. An entity is an item
+//! or, numbered after the items, a user.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -18,14 +18,14 @@ use crate::rankers::{Interactions, Vectors};
 use crate::text::BertTokenizer;
 use crate::{Context, Error, Result};
 
-/// SHA-256 digests of the data that phase 1 learnt from.
+/// SHA-256 digests of the training data of phase 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlignIdentity {
     /// Digest of the corpus's `corpus.toml`, which holds its files' digests.
     pub corpus: String,
     /// Digest of the vectors' safetensors file.
     pub vectors: String,
-    /// Digest of the files with the ids of the items and users that the vectors are of.
+    /// Digest of the files with the ids of the vectors' items and users.
     pub ids: String,
     /// Digest of the text branch's tokenizer.
     pub tokenizer: String,
@@ -38,25 +38,25 @@ pub struct AlignIdentity {
 pub struct ItemText {
     /// Dense item index.
     pub item: u32,
-    /// `[CLS]` … `[SEP]`.
+    /// The text's tokens, `[CLS]` … `[SEP]`.
     pub tokens: Vec<u32>,
 }
 
-/// What phase 1 learns from.
+/// Training data of phase 1.
 pub struct AlignData {
-    /// Texts to learn from.
+    /// Texts to train on.
     pub texts: Vec<ItemText>,
     /// Texts to retrieve, of items whose title no other item has.
     pub held_out: Vec<ItemText>,
-    /// Items that follow one another in some user's training history, each pair once.
+    /// Pairs of items that follow one another in some user's training history, each pair once.
     pub item_pairs: Vec<[u32; 2]>,
-    /// Users and the items of their training histories, each pair once.
+    /// Pairs of a user and an item of the user's training history, each pair once.
     pub user_pairs: Vec<[u32; 2]>,
-    /// `[items + users, dim]`, scaled.
+    /// Vectors, `[items + users, dim]`, divided by their scale.
     entities: Vec<f32>,
     /// Length of a vector.
     pub dim: usize,
-    /// What the vectors were divided by.
+    /// Scale by which the vectors were divided.
     pub scale: VectorScale,
 }
 
@@ -65,21 +65,20 @@ pub struct AlignData {
 pub enum Work {
     /// Indices of [`AlignData::texts`].
     ItemTexts(Vec<usize>),
-    /// Pairs of entities, none twice among either kind; a kind without a weight is empty.
+    /// Pairs of entities, in which no entity comes twice; a kind without a weight is empty.
     Pairs {
-        /// II.
+        /// Pairs of items, for the loss II.
         items: Vec<[u32; 2]>,
-        /// UI.
+        /// Pairs of a user and an item, for the loss UI.
         users: Vec<[u32; 2]>,
     },
 }
 
 impl AlignData {
-    /// Opens what `config` names. Items of no training window have no vector worth the name, and
+    /// Opens the files that `config` names. Items of no training window have no trained vector, and
     /// items with an empty title no text: neither takes part in item-text steps.
     ///
-    /// # Errors
-    /// What cannot be read or does not fit together; too few texts or pairs to learn from.
+    /// Files that cannot be read or do not belong together; too few texts or pairs to train on.
     pub fn open(config: &AlignConfig) -> Result<(Self, QFormerConfig, AlignIdentity)> {
         let corpus_dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(corpus_dir)?;
@@ -117,13 +116,13 @@ impl AlignData {
             }
         }
         let (mut items, mut users, dim) = (vectors.items, vectors.users, vectors.dim);
-        let scale = VectorScale::of(&items, &users, dim);
+        let scale = VectorScale::measure(&items, &users, dim);
         scale.apply(&mut items, &mut users);
         let entities = [items, users].concat();
         Ok((Self { texts, held_out, item_pairs, user_pairs, entities, dim, scale }, qformer, identity))
     }
 
-    /// Returns how many optimiser steps an epoch has: [`AlignData::plan`]'s.
+    /// Returns the number of optimiser steps of an epoch, those of [`AlignData::plan`].
     pub fn steps_per_epoch(&self, config: &AlignConfig) -> usize {
         let batches = self.texts.len() / config.train.batch_size.min(self.texts.len()).max(1);
         let [with_texts, with_pairs] = kinds_of_steps(config);
@@ -135,9 +134,9 @@ impl AlignData {
         &self.entities[entity as usize * self.dim..][..self.dim]
     }
 
-    /// Returns the epoch's steps, a function of the seed and the epoch alone: a pass over the texts (a rest
-    /// too small for a batch is left out), in turn with as many steps on pairs if those have a
-    /// weight.
+    /// Returns the epoch's steps, a function of the seed and the epoch alone: a pass over the texts
+    /// (a rest too small for a batch is left out), in turn with as many steps on pairs if those
+    /// have a weight.
     pub fn plan(&self, config: &AlignConfig, epoch: usize) -> Vec<Work> {
         let (loss, size) = (&config.loss, config.train.batch_size);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
@@ -180,9 +179,9 @@ fn kinds_of_steps(config: &AlignConfig) -> [bool; 2] {
     ]
 }
 
-/// Returns `count` batches of up to `size` pairs that share no entity: in a contrast within the batch
-/// an entity would else be its own negative. Goes through `pairs` in order, and starts again where
-/// they end.
+/// Returns `count` batches of up to `size` pairs that share no entity: in a contrast within the
+/// batch an entity would else be its own negative. Goes through `pairs` in order, and starts again
+/// where they end.
 fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>> {
     let mut next = pairs.iter().cycle();
     let mut batch = || {
@@ -201,7 +200,7 @@ fn distinct(pairs: &[[u32; 2]], count: usize, size: usize) -> Vec<Vec<[u32; 2]>>
     (0..count).map(|_| batch()).collect()
 }
 
-/// The sizes of a Q-Former that reads vectors of `width`; `dir` is `settings.text`.
+/// Returns the sizes of a Q-Former that reads vectors of `width`; `dir` is `settings.text`.
 pub(crate) fn qformer_config(
     settings: &QFormerSettings,
     dir: &Path,
@@ -240,7 +239,7 @@ pub(crate) fn qformer_config(
     Ok(qformer)
 }
 
-/// Returns the texts to learn from, and those that are held out.
+/// Returns the texts to train on, and those that are held out.
 fn texts(
     config: &AlignConfig,
     corpus: &Corpus,
@@ -254,14 +253,14 @@ fn texts(
     let mut texts = Vec::new();
     for &item in &interactions.items {
         let tokens = tokenizer.encode(corpus.title(item), config.qformer.max_text_tokens)?;
-        // More than [CLS] and [SEP].
+        // The text has more than [CLS] and [SEP].
         if tokens.len() > 2 {
             texts.push(ItemText { item, tokens });
         }
     }
     let mut alone: Vec<u32> = texts.iter().map(|t| t.item).filter(|&item| owners[corpus.title(item)] == 1).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-    // Streams from 1 upward are the epochs'.
+    // The streams from 1 on are those of the epochs.
     rng.set_stream(0);
     alone.shuffle(&mut rng);
     let wanted = (texts.len() as f64 * config.data.held_out).round() as usize;

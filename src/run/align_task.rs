@@ -1,7 +1,7 @@
 //! Phase 1 of ILM as a [`Task`] of the training loop: optimiser steps on items and their texts, in
 //! turn with steps on pairs of entities.
 //!
-//! Paper: ILM, arXiv 2406.02844; BLIP-2, arXiv 2301.12597 (LAVIS) where it is silent.
+//! Paper: ILM, arXiv 2406.02844; where it is silent, BLIP-2, arXiv 2301.12597 (LAVIS).
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -30,14 +30,14 @@ use crate::train::{
 };
 use crate::{Context, Error, Result};
 
-/// Held-out items that are encoded together.
+/// Number of held-out items that are encoded together.
 const RETRIEVAL_BATCH: usize = 64;
 /// The file of a run directory with the held-out items' recalls after each epoch.
 pub(crate) const RETRIEVAL: &str = "retrieval.jsonl";
-/// What to do about a loss that is not finite.
-const REMEDY: &str = "start a new one with a lower train.learning_rate";
+/// The remedy for a loss that is not finite.
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate";
 
-/// How well held-out items and texts retrieve one another at the end of an epoch.
+/// Retrieval of held-out items and texts at the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScore {
     /// Recalls in both directions.
@@ -45,7 +45,8 @@ pub struct RetrievalScore {
 }
 
 impl Score for RetrievalScore {
-    /// By the sum of all six recalls ("rsum"): a single one saturates where few items are held out.
+    /// Compares the sums of all six recalls ("rsum"): a single one saturates where few items are
+    /// held out.
     fn is_better_than(&self, other: &Self) -> bool {
         let sum = |r: &Recall| r.at_1 + r.at_5 + r.at_10;
         let all = |score: &Self| sum(&score.retrieval.text_to_item) + sum(&score.retrieval.item_to_text);
@@ -68,7 +69,7 @@ impl Score for RetrievalScore {
     }
 }
 
-/// A Q-Former that learns from items, their texts and their pairs.
+/// The training task of a Q-Former, on items, their texts and their pairs.
 pub(crate) struct AlignTask<'a> {
     pub config: &'a AlignConfig,
     pub data: &'a AlignData,
@@ -97,11 +98,11 @@ impl AlignTask<'_> {
         }
     }
 
-    /// Measures how well the held-out items and texts retrieve one another, and adds a line to
-    /// [`RETRIEVAL`]; `None` where nothing is held out.
+    /// Measures the retrieval of the held-out items and texts, and adds a line to [`RETRIEVAL`];
+    /// `None` if no item is held out.
     ///
-    /// * `epoch`: epochs done.
-    /// * `step`: optimiser steps done.
+    /// * `epoch`: number of epochs done.
+    /// * `step`: number of optimiser steps done.
     ///
     /// # Errors
     /// A device that failed, a file that cannot be written.
@@ -118,7 +119,7 @@ impl AlignTask<'_> {
         Ok(Some(RetrievalScore { retrieval: found }))
     }
 
-    /// Computes the losses of one step; also returns how many samples and tokens it has.
+    /// Computes the losses of one step; also returns its number of samples and of tokens.
     fn losses(&self, seed: u64, work: &Work) -> Result<(Vec<WeightedLoss<Concrete>>, usize, usize)> {
         let (config, device) = (self.config, self.autodiff());
         match work {
@@ -166,12 +167,12 @@ impl Task for AlignTask<'_> {
     fn step(&mut self, number: usize, work: Work) -> Result<StepReport> {
         let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
         let seed = self.config.seed.wrapping_add((number as u64) << 20);
-        // Of dropout.
+        // The seed of dropout.
         <Concrete as Backend>::seed(&self.autodiff(), seed);
         let (losses, samples, tokens) = self.losses(seed, &work)?;
-        let mut shown = Vec::new();
+        let mut metrics = Vec::new();
         for (name, _, loss) in &losses {
-            shown.push((*name, scalar(loss.clone(), name)?));
+            metrics.push((*name, scalar(loss.clone(), name)?));
         }
         let total = losses.into_iter().map(|(_, weight, loss)| loss.mul_scalar(weight)).reduce(|a, b| a + b);
         let total = total.ok_or_else(|| Error::failed("a step without a loss"))?;
@@ -180,30 +181,30 @@ impl Task for AlignTask<'_> {
         let mut grads = GradientsParams::from_grads(total.backward(), &self.aligner);
         let grad_norm = clip_grad_norm(&self.aligner, &mut grads, self.config.train.max_grad_norm)?;
         check_finite(number, "gradient norm", grad_norm, REMEDY)?;
-        let learning_rate = self.schedule().at(number - 1);
+        let learning_rate = self.schedule().learning_rate(number - 1);
         let decay = learning_rate * self.config.train.weight_decay;
         let aligner = WeightDecay::apply(self.aligner.clone(), &grads, decay);
         self.aligner = self.optimizer.step(learning_rate, aligner, grads).clamp_temperatures();
         let temperatures =
             [("temperature", &self.aligner.temperature), ("pair_temperature", &self.aligner.pair_temperature)];
-        let mut logged = Vec::new();
+        let mut log_only = Vec::new();
         for (name, temperature) in temperatures {
-            logged.push((name, json!(scalar(temperature.val(), name)?)));
+            log_only.push((name, json!(scalar(temperature.val(), name)?)));
         }
-        Ok(StepReport { loss, learning_rate, grad_norm, samples, tokens, shown, logged })
+        Ok(StepReport { loss, learning_rate, grad_norm, samples, tokens, metrics, log_only })
     }
 
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<RetrievalScore>> {
-        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Found))
+        Ok(self.measure(epoch, step)?.map_or(Validation::None, Validation::Measured))
     }
 
-    fn save(&self, progress: &Progress<RetrievalScore>) -> Result<()> {
+    fn save(&mut self, progress: &Progress<RetrievalScore>) -> Result<()> {
         let weights = |dir: &Path| save_module(&dir.join(WEIGHTS), &self.aligner);
         self.checkpoints.save(progress.step, progress, &self.optimizer, weights)
     }
 }
 
-/// Lays out entities' vectors: `[n, 1, dim]`.
+/// Returns entities' vectors as a tensor, `[n, 1, dim]`.
 fn vectors(data: &AlignData, entities: impl Iterator<Item = u32>, device: &DispatchDevice) -> Tensor<Concrete, 3> {
     let values: Vec<f32> = entities.flat_map(|entity| data.vector(entity)).copied().collect();
     let n = values.len() / data.dim;
@@ -215,7 +216,7 @@ fn lay_out(texts: &[&ItemText], data: &AlignData, device: &DispatchDevice) -> (T
     (vectors(data, texts.iter().map(|text| text.item), device), text)
 }
 
-/// Measures how well items and texts retrieve one another among `texts`.
+/// Measures the retrieval of items and texts among `texts`.
 fn retrieve(
     aligner: &Aligner<Concrete>,
     texts: &[ItemText],

@@ -1,4 +1,5 @@
-//! What a run learns from: the training windows of its corpus, and those that choose its best epoch.
+//! The training data of a run: the training windows of its corpus, and the windows by which its
+//! best epoch is chosen.
 
 use std::io::IsTerminal;
 use std::rc::Rc;
@@ -22,23 +23,23 @@ use crate::text::PromptSet;
 use crate::train::{Samples, Ui, Validate};
 use crate::{Context, Error, Result};
 
-/// What a run learns from, and what chooses its best epoch.
+/// The training and validation data of a run.
 pub(crate) struct TrainingData {
-    /// What is trained on.
+    /// Samples to train on.
     pub train: Samples,
-    /// What the validation loss is of.
+    /// Examples of the validation loss.
     pub valid: Vec<Example>,
-    /// Ranks the validation windows; `None` where the loss alone chooses.
+    /// Ranks the validation windows; with `None` the loss alone chooses the epoch.
     pub validate: Option<Validate<Concrete>>,
-    /// What prompts begin with.
-    pub beginning: Vec<u32>,
-    /// How much there is to train on, in words.
-    pub shown: String,
-    /// What validates, in words.
+    /// Tokens with which all prompts begin.
+    pub common_prefix: Vec<u32>,
+    /// Size of the training data, in words.
+    pub train_size: String,
+    /// Description of the validation data, in words.
     pub validation: String,
 }
 
-/// Opens the windows of the corpus that a run learns from, and those that choose its best epoch.
+/// Opens the training windows of a run's corpus, and the windows by which its best epoch is chosen.
 ///
 /// # Errors
 /// No window to train on; one that leaves no room for the longest title.
@@ -69,9 +70,9 @@ pub(crate) fn training_windows(
     });
     let valid_examples = valid_examples.collect::<Result<Vec<_>>>()?;
     let shortened = check_lengths(ranking, prompt_sets, &windows)?;
-    let beginning = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
+    let common_prefix = example(ranking, &ranking.prompt, Split::Train, &windows[0].1, false)?.prompt;
     let windows = training_targets(config.train.targets, &windows);
-    let mut shown = match config.train.targets {
+    let mut train_size = match config.train.targets {
         Targets::Last => format!("{} windows to train on", windows.len()),
         Targets::Every => {
             let targets: usize = windows.iter().map(TrainingWindow::targets).sum();
@@ -79,11 +80,11 @@ pub(crate) fn training_windows(
         }
     };
     if shortened > 0 {
-        shown += &format!(", {shortened} windows without their oldest items, which do not fit");
+        train_size += &format!(", {shortened} windows without their oldest items, which do not fit");
     }
     if let Some(first) = prompt_sets.first() {
         let names: Vec<&str> = prompt_sets.iter().map(|set| set.name.as_str()).collect();
-        shown += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
+        train_size += &format!(", by the prompt sets {} in turn; {} seen:0 validates", names.join(", "), first.name);
     }
     let validation = ranking.corpus.validation.clone();
 
@@ -107,21 +108,22 @@ pub(crate) fn training_windows(
             };
             let rank = || rank_windows(models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
             let ranked = catch_out_of_memory(&backend, then, rank)?;
-            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
+            Ok(ranked.map(|ranked| summarise(&ranked.outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as Validate<Concrete>
     });
 
     let train = samples(config, ranking.clone(), prompt_sets, windows, in_loss);
-    Ok(TrainingData { train, valid: valid_examples, validate, beginning, shown, validation })
+    Ok(TrainingData { train, valid: valid_examples, validate, common_prefix, train_size, validation })
 }
 
-/// A seeded sample of `windows` (or rows) and their places, in their order; all of them for `None`.
+/// Returns a seeded sample of `windows` (or rows) with their indices, in their order; all of them
+/// for `None`.
 pub(crate) fn sample<T: Copy>(windows: &[T], limit: Option<usize>, seed: u64, stream: u64) -> Result<Vec<(u32, T)>> {
     let all = || windows.iter().copied().enumerate().map(|(i, w)| (i as u32, w));
     let Some(limit) = limit.filter(|&limit| limit < windows.len()) else { return Ok(all().collect()) };
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    // Streams from 1 upward are the epochs' orders.
+    // The streams from 1 on are the orders of the epochs.
     rng.set_stream(u64::MAX - stream);
     let mut chosen = index::sample(&mut rng, windows.len(), limit).into_vec();
     chosen.sort_unstable();

@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{Objective, RunConfig, TuneKind};
-use crate::core::files::write_atomic;
+use crate::core::files::{write_atomic, write_json};
 use crate::{Context, Error, Result};
 
 pub(crate) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
-/// Empty; whoever trains the run holds its lock.
+/// An empty file; the process that trains the run holds its lock.
 const LOCK: &str = ".lock";
 
 /// Writes `run.toml` and `identity.json` of a new run, and locks it.
@@ -26,22 +26,21 @@ const LOCK: &str = ".lock";
 pub fn create(dir: &Path, config: &str, identity: &impl Serialize) -> Result<fs::File> {
     fs::create_dir_all(dir).context(dir.display())?;
     let lock = lock(dir)?;
-    // While the model was loaded here, another process may have been faster.
+    // While this process loaded the model, another may have begun.
     if !is_blank(dir) {
-        return Err(taken(dir));
+        return Err(not_empty(dir));
     }
-    let json = serde_json::to_string_pretty(identity).context(IDENTITY)?;
-    write_atomic(&dir.join(IDENTITY), json.as_bytes())?;
+    write_json(&dir.join(IDENTITY), identity)?;
     write_atomic(&dir.join(CONFIG), config.as_bytes())?;
     Ok(lock)
 }
 
-fn taken(dir: &Path) -> Error {
-    Error::usage(format!("{} exists; go on with --resume, or choose another --out", dir.display()))
+fn not_empty(dir: &Path) -> Error {
+    Error::usage(format!("{} exists; go on with option `resume`, or choose another option `out`", dir.display()))
 }
 
-/// Whether `dir` is a directory with nothing in it but what [`create`] leaves if the process is
-/// killed in it.
+/// Returns whether `dir` is a directory with nothing in it but files that [`create`] leaves if the
+/// process is killed in it.
 pub fn is_blank(dir: &Path) -> bool {
     let ours = |entry: std::io::Result<fs::DirEntry>| {
         entry.is_ok_and(|e| {
@@ -52,8 +51,9 @@ pub fn is_blank(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))
 }
 
-/// Where a run may be written: for a new one nothing is at `dir`; to resume, the run there was
-/// started with the same `config`. `started` reads the run file in it, written out like `config`.
+/// Checks whether a run may be written to `dir`: a new one if nothing is there; a resumed one if
+/// the run there was started with the same `config`. `started` reads the run file in it, written
+/// like `config`.
 ///
 /// # Errors
 /// Usage errors that say which line differs.
@@ -61,7 +61,7 @@ pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnO
     let place = dir.display();
     if !resume {
         return match dir.exists() && !is_blank(dir) {
-            true => Err(taken(dir)),
+            true => Err(not_empty(dir)),
             false => Ok(()),
         };
     }
@@ -79,7 +79,7 @@ pub fn check_directory(dir: &Path, config: &str, resume: bool, started: impl FnO
     )))
 }
 
-/// Keeps a second process from training the run, until dropped.
+/// Locks the run, so that no second process trains it, until the returned file is dropped.
 pub fn lock(dir: &Path) -> Result<fs::File> {
     let path = dir.join(LOCK);
     let file = fs::File::options().create(true).truncate(false).write(true).open(&path).context(path.display())?;
@@ -88,17 +88,17 @@ pub fn lock(dir: &Path) -> Result<fs::File> {
         Err(fs::TryLockError::WouldBlock) => {
             Err(Error::usage(format!("{}: another process trains this run", dir.display())))
         }
-        // A file system without locks.
+        // The file system has no locks.
         Err(fs::TryLockError::Error(_)) => Ok(file),
     }
 }
 
-/// Whether `dir` holds a run.
+/// Returns whether `dir` holds a run.
 pub fn is_run(dir: &Path) -> bool {
     dir.join(CONFIG).is_file()
 }
 
-/// The run file of the run in `dir`.
+/// Reads the run file of the run in `dir`.
 pub fn read_config(dir: &Path) -> Result<RunConfig> {
     if !is_run(dir) {
         return Err(not_a_run(dir));
@@ -106,6 +106,8 @@ pub fn read_config(dir: &Path) -> Result<RunConfig> {
     RunConfig::open(&dir.join(CONFIG), &[])
 }
 
+/// Checks that a run ranks items.
+///
 /// # Errors
 /// A run that writes texts.
 pub(crate) fn check_ranks(dir: &Path, config: &RunConfig) -> Result<()> {
@@ -122,19 +124,19 @@ fn not_a_run(dir: &Path) -> Error {
     Error::usage(format!("{}: not a run directory (it holds no {CONFIG})", dir.display()))
 }
 
-/// What the run in `dir` was trained on.
+/// Reads the identity of the run in `dir`: of its model and data.
 pub fn read_identity<T: DeserializeOwned>(dir: &Path) -> Result<T> {
     let path = dir.join(IDENTITY);
     let text = fs::read_to_string(&path).context(path.display())?;
     serde_json::from_str(&text).context(path.display())
 }
 
-/// The error that the run was trained on another `what`.
+/// Returns the error that the run was trained on another `what`.
 pub fn differs(dir: &Path, what: &str, place: &str) -> Error {
     Error::failed(format!("{}: this run was trained on another {what} than {place} holds", dir.display()))
 }
 
-/// Where the finished run's weights are.
+/// Returns the directory of the finished run's weights.
 pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
     dir.join(match tune {
         TuneKind::Full => "model",
@@ -147,7 +149,7 @@ pub fn trained_dir(dir: &Path, tune: TuneKind) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Two that found nothing at `--out` and loaded their models meanwhile.
+    /// Two processes found nothing at `--out` and then loaded their models.
     #[test]
     fn one_of_two_processes_begins_a_run() {
         let dir = tempfile::tempdir().unwrap();
@@ -155,7 +157,7 @@ mod tests {
         let first = create(dir.path(), "first", &"of the first").unwrap();
         assert!(error("second").ends_with("another process trains this run"));
         drop(first);
-        assert!(error("second").contains("exists; go on with --resume"));
+        assert!(error("second").contains("exists; go on with option `resume`"));
         assert_eq!(fs::read_to_string(dir.path().join(CONFIG)).unwrap(), "first");
         assert_eq!(read_identity::<String>(dir.path()).unwrap(), "of the first");
     }

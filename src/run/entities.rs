@@ -1,4 +1,4 @@
-//! The vectors and the encoder that a run file's `[items]` names.
+//! The vectors and the encoder of a run file's `[items]`.
 
 use std::fs;
 use std::path::Path;
@@ -18,18 +18,18 @@ use crate::rankers::Vectors;
 use crate::text::{BertTokenizer, EntityTokens};
 use crate::{Context, Error, Result};
 
-/// Which encoder and vectors a run needs.
+/// Identity of the encoder and the vectors of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EntitiesIdentity {
     /// SHA-256 of the vectors' file.
     pub vectors: String,
-    /// SHA-256 of the ids beside it.
+    /// SHA-256 of the files with their ids.
     pub ids: String,
     /// Sizes of the encoder.
     pub encoder: ItemEncoderConfig,
 }
 
-/// The vectors that `[items]` names, and the sizes of the encoder; its weights are still on disk.
+/// The vectors of `[items]`, and the sizes of the encoder; its weights are still on disk.
 pub struct EntityMaterial {
     /// The encoder and vectors, for the run's `identity.json`.
     pub identity: EntitiesIdentity,
@@ -39,11 +39,11 @@ pub struct EntityMaterial {
 }
 
 impl EntityMaterial {
-    /// `None` without an encoder. `started` is what a run in being was started with: its encoder
-    /// then has those sizes, and neither BERT nor phase 1 is needed any more.
+    /// Opens the vectors; `None` without an encoder. `started` is the identity of an existing run:
+    /// its encoder has those sizes, and neither BERT nor phase 1 is needed any more.
     ///
     /// # Errors
-    /// Vectors that cannot be read, or that phase 1 did not learn from.
+    /// Vectors that cannot be read, or on which phase 1 was not trained.
     pub fn open(
         config: &RunConfig,
         corpus: &Corpus,
@@ -84,7 +84,8 @@ impl EntityMaterial {
         Ok(Some(Self { identity, tokens, vectors: [vectors.items, vectors.users].concat() }))
     }
 
-    /// The model with its encoder as training begins: the Q-Former of phase 1 or of BERT, or drawn.
+    /// Makes the model with its encoder at the beginning of training: the Q-Former of phase 1 or of
+    /// BERT, or a random one.
     ///
     /// # Errors
     /// Files of phase 1 or of BERT that cannot be read.
@@ -108,7 +109,7 @@ impl EntityMaterial {
         self.model(llm, qformer.as_ref(), scale, seed, device)
     }
 
-    /// The model with an encoder of the right shape, to read weights into.
+    /// Makes the model with an encoder of the right shape, to read weights into.
     ///
     /// # Errors
     /// Sizes out of range.

@@ -1,4 +1,4 @@
-//! `identity.json`: which model, corpus, prompts and vectors a run was trained on.
+//! `identity.json`: the model, corpus, prompts and vectors that a run was trained on.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::entities::EntitiesIdentity;
 use crate::Result;
 use crate::config::RunConfig;
 
-/// Which model and corpus a run was trained on.
+/// Identity of the model and the data that a run was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// The base model's fingerprint: [`crate::model::Llm::fingerprint`].
@@ -35,12 +35,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether prompts begin with the BOS token.
+    /// Returns whether prompts begin with the BOS token.
     pub fn puts_bos_first(&self) -> bool {
         self.bos.unwrap_or(false)
     }
 }
 
+/// Checks that the model is the one of a run.
+///
 /// # Errors
 /// Another model than the run in `dir` was trained on.
 pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
@@ -50,8 +52,10 @@ pub fn check_llm(dir: &Path, fingerprint: &str, llm: &Path) -> Result<()> {
     }
 }
 
+/// Checks that model and data are those of a run.
+///
 /// # Errors
-/// Another model, corpus, prompt, rows or vectors than the run in `dir` was trained on.
+/// Another model, corpus, prompt, row file or vectors than the run in `dir` was trained on.
 pub fn check_identity(dir: &Path, found: &Identity, config: &RunConfig) -> Result<()> {
     check_llm(dir, &found.llm, Path::new(&config.llm.path))?;
     let trained: Identity = read_identity(dir)?;

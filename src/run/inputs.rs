@@ -1,7 +1,6 @@
-//! What a run file names: corpus, prompts, base model, vectors and prior.
+//! The inputs of a run file: corpus, prompts, base model, vectors and prior.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use burn::DispatchDevice;
@@ -13,49 +12,48 @@ use super::prompt_selection::{PromptSelection, open_prompt_sets};
 use super::text_tasks::{TextTaskData, open_text_tasks};
 use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
-use crate::data::Corpus;
+use crate::data::{Corpus, Manifest};
 use crate::decode::TriePrior;
 use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
-use crate::rankers::{Fitted, RankerSpec};
+use crate::rankers::{FittedRanker, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
 use crate::{Context, Error, Result};
 
-/// What a run file names, opened; the weights still on disk.
+/// The inputs that a run file names, opened; the weights are still on disk.
 pub struct RunInputs {
     /// Corpus, prompt, tokenizer, catalogue.
     pub ranking: PromptContext,
     /// The run's prompt sets; empty for a run with one prompt. The ranking's prompt is then the
     /// first seen prompt of the first set.
     pub prompt_sets: Vec<PromptSet>,
-    /// The base model's sizes.
-    pub llama: DecoderConfig,
+    /// The base model's architecture.
+    pub decoder: DecoderConfig,
     /// The base model's weights.
     pub weights: Weights,
-    /// What of them stays quantised, by llm.quantized.
+    /// Size of the weights that stay quantised, with `llm.quantized`.
     pub quantized: Option<QuantizedSize>,
     /// Vectors and encoder of items and users.
     pub entities: Option<EntityMaterial>,
-    /// Rows of text tasks, which the run learns in place of windows.
+    /// Rows of text tasks, which the run is trained on in place of windows.
     pub text_tasks: Option<TextTaskData>,
     /// The identity of model, corpus, prompt, rows and vectors.
     pub identity: Identity,
 }
 
 impl RunInputs {
-    /// Opens what `config` names.
+    /// Opens the inputs that `config` names.
     ///
     /// * `started`: the identity that a run was started with; `None` for a new run.
-    /// * `device`: where a prior's network ranks.
+    /// * `device`: the device of a prior's network.
     ///
     /// # Errors
     /// Files that cannot be read, or do not belong together.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
-        // Before a large corpus is read.
+        // It is checked before a large corpus is read.
         let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
-        let manifest = dir.join("corpus.toml");
-        let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
+        let corpus_digest = Manifest::digest(dir)?;
         let path = Path::new(&config.llm.path);
         // A run keeps the tokens that it was trained with.
         let (mut llm, bos) = match started {
@@ -67,7 +65,7 @@ impl RunInputs {
         llm.tokenizer = llm.tokenizer.with_bos(bos)?;
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let prompt_sets = open_prompt_sets(&config.data)?;
-        let prompt = match PromptSelection::default().one(&prompt_sets)? {
+        let prompt = match PromptSelection::default().select_one(&prompt_sets)? {
             Some(asked) => asked.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };
@@ -119,7 +117,7 @@ impl RunInputs {
             ranking,
             prompt_sets,
             text_tasks,
-            llama: llm.config,
+            decoder: llm.config,
             weights: llm.weights,
             quantized,
             entities,
@@ -128,6 +126,8 @@ impl RunInputs {
     }
 }
 
+/// Opens a prompt template for windows.
+///
 /// # Errors
 /// Those of [`Prompt::open`]; a template with `{item}`.
 pub fn open_prompt(template: &str) -> Result<Prompt> {
@@ -149,6 +149,6 @@ fn open_prior(
     catalogue: &Catalogue,
     device: &DispatchDevice,
 ) -> Result<(TriePrior, Option<BTreeMap<String, f64>>)> {
-    let Fitted { ranker, mixture } = spec.open(config, kept, corpus, device)?;
+    let FittedRanker { ranker, mixture } = spec.open(config, kept, corpus, device)?;
     Ok((TriePrior::new(ranker, &catalogue.trie, config.weight, config.smoothing), mixture))
 }

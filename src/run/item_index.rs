@@ -3,7 +3,7 @@
 use super::prompt_context::PromptContext;
 use crate::data::Split;
 
-/// Which items and users the ids and names of requests mean.
+/// Index from ids and names of requests to items and users.
 #[derive(Debug)]
 pub(crate) struct ItemIndex {
     /// Items, sorted by id.
@@ -29,27 +29,27 @@ impl ItemIndex {
         Self { by_id, by_name, users, cold: corpus.cold_items(Split::Test) }
     }
 
-    /// Returns the item with this id of the source.
+    /// Returns the item with this id in the source.
     pub fn item(&self, context: &PromptContext, id: &str) -> Option<u32> {
         let at = self.by_id.binary_search_by_key(&id, |&item| context.corpus.items[item as usize].id.as_str()).ok()?;
         Some(self.by_id[at])
     }
 
-    /// Returns the user with this id of the source.
+    /// Returns the user with this id in the source.
     pub fn user(&self, context: &PromptContext, id: &str) -> Option<u32> {
         let at = self.users.binary_search_by_key(&id, |&user| context.corpus.user_id(user)).ok()?;
         Some(self.users[at])
     }
 
     /// Returns the items with this name, in the order of their numbers.
-    pub fn named(&self, context: &PromptContext, name: &str) -> &[u32] {
+    pub fn items_with_name(&self, context: &PromptContext, name: &str) -> &[u32] {
         let start = self.by_name.partition_point(|&item| context.name(item) < name);
         let end = self.by_name.partition_point(|&item| context.name(item) <= name);
         &self.by_name[start..end]
     }
 
-    /// Returns the item that stands for a name: of several the first that is in a training window.
-    pub fn trained(&self, items: &[u32]) -> Option<u32> {
+    /// Returns the item that a name means: of several the first that is in a training window.
+    pub fn preferred_item(&self, items: &[u32]) -> Option<u32> {
         items.iter().copied().find(|&item| !self.cold[item as usize]).or(items.first().copied())
     }
 }

@@ -1,4 +1,4 @@
-//! The memory that a run needs, counted from sizes and from its own prompts.
+//! The memory that a run needs, estimated from sizes and from its own prompts.
 
 use serde::Serialize;
 
@@ -15,50 +15,50 @@ use crate::model::{DecoderConfig, ItemEncoderConfig, QuantizedSize, Tune};
 use crate::text::{Catalogue, EntityTokens, ROOT};
 use crate::train::{MemoryEstimator, RankingBytes, StepBytes};
 
-/// Number of steps, those with most tokens, that decide which micro-batch fits.
+/// Number of steps that decide which micro-batch fits: those with most tokens.
 const STEPS: usize = 4;
 /// Granularity, in tokens, of the search for the largest micro-batch that fits.
 const GRAIN: usize = 64;
-/// mimalloc keeps freed pages (main.rs), cut to what was there before: of what is in use a sixth
-/// more, measured over micro-batches of 500 to 2,000 tokens with and without gradient
-/// checkpointing.
+/// The allocator's overhead: one in so many bytes of the memory in use. mimalloc keeps freed pages
+/// (main.rs), cut to what was there before: a sixth, measured over micro-batches of 500 to 2,000
+/// tokens with and without gradient checkpointing.
 const ALLOCATOR: u64 = 6;
 
-/// A device's memory, as far as it is known.
+/// A device's memory, if it is known.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Memory {
-    /// What a run may have of it.
+    /// Bytes that a run may use.
     pub bytes: Option<u64>,
-    /// Which memory that is, or why it is not known.
+    /// Name of that memory, or why it is unknown.
     pub of: String,
-    /// The largest tensor that the device takes, where it sets a limit.
+    /// Largest tensor that the device allows, bytes, where it sets a limit.
     pub largest_tensor_bytes: Option<u64>,
 }
 
 /// A micro-batch that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LargestMicroBatch {
-    /// With `train.gradient_checkpointing`?
+    /// Whether with `train.gradient_checkpointing`.
     pub gradient_checkpointing: bool,
-    /// `train.micro_batch_tokens`; null where not even a sample at a time fits.
+    /// `train.micro_batch_tokens`; null if not even a single sample fits.
     pub micro_batch_tokens: Option<usize>,
     /// Whether that is a whole optimiser step.
     pub whole_step: bool,
-    /// The most that the run then holds.
+    /// Peak memory of the run with it, bytes.
     pub peak_bytes: u64,
 }
 
 /// Returns the estimator of the memory that a run's model takes.
 pub(crate) fn estimator<'a>(
     config: &'a RunConfig,
-    llama: &'a DecoderConfig,
+    decoder: &'a DecoderConfig,
     quantized: Option<QuantizedSize>,
     encoder: Option<&'a ItemEncoderConfig>,
     ranking: &PromptContext,
 ) -> MemoryEstimator<'a> {
     let entities = ranking.entities.map_or(0, |_| ranking.corpus.items.len() + ranking.corpus.users());
     MemoryEstimator {
-        decoder: llama,
+        decoder,
         tune: Tune::training(&config.llm, config.seed),
         precision: config.llm.precision,
         quantized,
@@ -81,11 +81,12 @@ pub(crate) fn warning(
     let memory = device_memory(backend)?;
     let counted = RunMemory::new(config, sizes, ranking, data, true, config.train.batch_size)?;
     let step = counted.largest(config.train.micro_batch(), config.train.gradient_checkpointing, STEPS);
-    // What the process holds already is no longer available.
+    // The memory that the process already holds is no longer available.
     let more = counted.peak(&step).saturating_sub(counted.program);
     Ok(memory.bytes.filter(|&available| available < more).map(|available| {
         format!(
-            "this run may take {} MiB of memory, and {} MiB is {}; train --plan tells what for, and what fits",
+            "this run may take {} MiB of memory, and {} MiB is {}; `train` can plan it: what it takes memory for, and \
+             what fits",
             more >> 20,
             available >> 20,
             memory.of
@@ -93,22 +94,24 @@ pub(crate) fn warning(
     }))
 }
 
-/// A run's needs, and the first epoch's optimiser steps with how they are cut.
+/// The memory needs of a run, and the first epoch's optimiser steps.
 pub(crate) struct RunMemory<'a> {
     sizes: MemoryEstimator<'a>,
-    /// Samples, each of some examples; the steps with most tokens first.
+    /// `[steps][samples][examples]`: the steps with most tokens first.
     pub steps: Vec<Vec<Vec<Example>>>,
     candidates: Candidates,
     catalogue: &'a Catalogue,
     entities: Option<EntityTokens>,
     pub ranking: Option<RankingBytes>,
-    /// Resident bytes of the process as it is now.
+    /// Resident bytes of the process at present.
     pub program: u64,
     /// Whether the model is in this machine's memory.
     pub on_host: bool,
 }
 
 impl<'a> RunMemory<'a> {
+    /// Lays out the first steps of a run.
+    ///
     /// * `samples`: how many are tokenised, at least.
     pub fn new(
         config: &RunConfig,
@@ -132,7 +135,7 @@ impl<'a> RunMemory<'a> {
         })
     }
 
-    /// Returns the bytes of that one of the first `steps` steps that needs most.
+    /// Returns the estimate of that one of the first `steps` steps that needs most.
     pub fn largest(&self, micro: MicroBatch, gradient_checkpointing: bool, steps: usize) -> StepBytes {
         let of = |samples: &Vec<Vec<Example>>| {
             let batches = micro.batches(samples.clone(), self.catalogue, self.candidates);
@@ -142,22 +145,22 @@ impl<'a> RunMemory<'a> {
         self.steps.iter().take(steps).map(of).max_by_key(StepBytes::total).unwrap_or_default()
     }
 
-    /// What the model holds, and the most that comes to it.
-    fn used(&self, step: &StepBytes) -> u64 {
+    /// Returns the bytes of the model and of a step's tensors.
+    fn step_bytes(&self, step: &StepBytes) -> u64 {
         let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.transient);
         let held = self.sizes.weights().total() + self.sizes.optimizer();
         held + step.total().max(self.sizes.between_steps()).max(ranking)
     }
 
     pub fn allocator(&self, step: &StepBytes) -> u64 {
-        if self.on_host { self.used(step) / ALLOCATOR } else { 0 }
+        if self.on_host { self.step_bytes(step) / ALLOCATOR } else { 0 }
     }
 
     pub fn peak(&self, step: &StepBytes) -> u64 {
-        self.program + self.used(step) + self.allocator(step)
+        self.program + self.step_bytes(step) + self.allocator(step)
     }
 
-    pub fn fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {
+    pub fn largest_fitting(&self, available: u64, gradient_checkpointing: bool) -> LargestMicroBatch {
         let of = |micro: MicroBatch| self.peak(&self.largest(micro, gradient_checkpointing, STEPS));
         let tokens = |samples: &Vec<Vec<Example>>| {
             let whole = MicroBatch::Samples(usize::MAX).batches(samples.clone(), self.catalogue, self.candidates);
@@ -171,7 +174,7 @@ impl<'a> RunMemory<'a> {
     }
 }
 
-/// At least one step, and as many as have so many samples.
+/// Returns the first steps: at least one, and as many as have so many samples.
 fn first_steps(data: &TrainingData, most: usize) -> Result<Vec<Vec<Vec<Example>>>> {
     let mut steps = Vec::new();
     let mut taken = 0;
@@ -187,8 +190,8 @@ fn first_steps(data: &TrainingData, most: usize) -> Result<Vec<Vec<Vec<Example>>
     Ok(steps)
 }
 
-/// The largest number of at most `most` that `fits`, in steps of [`GRAIN`], and whether it is
-/// `most`.
+/// Returns the largest number, at most `most`, that `fits`, in steps of [`GRAIN`], and whether it
+/// is `most`.
 fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bool) {
     if fits(most) {
         return (Some(most), true);
@@ -196,7 +199,7 @@ fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bo
     if !fits(1) {
         return (None, false);
     }
-    // What fits, and what does not, in grains.
+    // In grains: `low` fits, `high` does not.
     let (mut low, mut high) = (0, most.div_ceil(GRAIN));
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -205,7 +208,7 @@ fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bo
     (Some((low * GRAIN).max(1)), false)
 }
 
-/// Returns the bytes of ranking the longest prompts, which run together first.
+/// Returns the bytes of ranking the longest prompts, which run first and together.
 fn ranking_bytes(
     config: &RunConfig,
     sizes: &MemoryEstimator,
@@ -224,7 +227,7 @@ fn ranking_bytes(
     sizes.ranking(&lengths, shared, config.decode.beams, TOKENS_PER_BEAM, scored)
 }
 
-/// The memory of the device that a run would take.
+/// Returns the memory of the device on which a run would be.
 pub(crate) fn device_memory(backend: &BackendChoice) -> Result<Memory> {
     if backend.name == BackendName::Cpu {
         let limit = system::limit_bytes();

@@ -1,4 +1,5 @@
-//! Runs: the run directory, what a run file names, opened, and the run as it trains and ranks.
+//! Runs: the run directory, the inputs that a run file names, training, and sessions that answer
+//! requests.
 
 pub(crate) mod align_data;
 pub(crate) mod align_task;
@@ -6,6 +7,7 @@ pub(crate) mod bulk;
 pub(crate) mod dataset;
 pub(crate) mod dir;
 pub(crate) mod entities;
+pub(crate) mod evaluated;
 pub(crate) mod identity;
 pub(crate) mod inputs;
 pub(crate) mod item_index;
@@ -28,6 +30,7 @@ pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
 pub use bulk::{BulkReport, BulkRequest, BulkUsers};
+pub use evaluated::{EvaluatedRun, evaluation_file, write_evaluation, write_rankings};
 pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
 pub(crate) use out_of_memory::catch_out_of_memory;

@@ -1,4 +1,4 @@
-//! Devices whose memory gives out: one line that says what to lower.
+//! Errors of devices that run out of memory: one line that says what to lower.
 
 use std::path::Path;
 
@@ -8,15 +8,15 @@ use crate::device::{BackendChoice, out_of_memory_message};
 use crate::train::{Checkpoints, Progress, ValidationScore};
 use crate::{Error, Result};
 
-/// Does `work` on a device, and turns the panic of a device whose memory gave out into an error.
+/// Runs `work` on a device; the panic of a device that ran out of memory becomes an error.
 ///
 /// * `advice`: when that was, and what helps.
 ///
 /// # Errors
-/// Those of `work`; a device whose memory gave out.
+/// Those of `work`; a device that ran out of memory.
 ///
 /// # Panics
-/// As `work`, where it is about something else.
+/// Those of `work` about something else.
 pub(crate) fn catch_out_of_memory<T>(
     backend: &BackendChoice,
     advice: impl FnOnce() -> String,
@@ -27,7 +27,7 @@ pub(crate) fn catch_out_of_memory<T>(
     if let Ok(Ok(value)) = done {
         return Ok(value);
     }
-    // A read of a tensor that failed returns an error, other operations panic.
+    // A failed read of a tensor returns an error, other operations panic.
     let of_work = match &done {
         Ok(result) => result.as_ref().err().map(Error::to_string),
         Err(panic) => Some(panic.message.clone()),
@@ -39,7 +39,7 @@ pub(crate) fn catch_out_of_memory<T>(
     done.unwrap_or_else(|panic| panic.resume())
 }
 
-/// When a run's training stopped, what helps, and what is kept.
+/// Returns when a run's training stopped, what helps, and what is kept.
 pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
     let TrainConfig { micro_batch_size, gradient_checkpointing, .. } = config.train;
     let (key, value) = match (micro_batch_size, config.train.micro_batch_tokens) {
@@ -47,7 +47,8 @@ pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
         (None, tokens) => ("micro_batch_tokens", tokens.unwrap_or(TrainConfig::MICRO_BATCH_TOKENS)),
     };
     let or = if gradient_checkpointing { "" } else { " or set train.gradient_checkpointing = true" };
-    let latest = Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest::<Progress<ValidationScore>>());
+    let latest =
+        Checkpoints::open(dir).and_then(|checkpoints| checkpoints.latest_checkpoint::<Progress<ValidationScore>>());
     let kept = match latest {
         Ok(Some((_, progress))) => format!("checkpoint {} is kept", progress.step),
         _ => "there is no checkpoint yet".into(),
@@ -56,7 +57,7 @@ pub(crate) fn training(config: &RunConfig, dir: &Path) -> String {
     format!("in step {step}: lower train.{key} (now {value}){or}; {kept}")
 }
 
-/// The last optimiser step that `metrics.jsonl` tells of.
+/// Returns the last optimiser step in `metrics.jsonl`.
 fn last_step(dir: &Path) -> u64 {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap_or_default();
     let last: Option<serde_json::Value> = text.lines().next_back().and_then(|line| serde_json::from_str(line).ok());

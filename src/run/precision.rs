@@ -1,4 +1,4 @@
-//! What a device computes an LLM in.
+//! The number types in which a device computes an LLM.
 
 use burn::DispatchDevice;
 use burn::prelude::Backend;
@@ -7,7 +7,7 @@ use crate::config::Precision;
 use crate::device::Concrete;
 use crate::{Error, Result};
 
-/// Checks that `device` computes in `precision`, and returns in words which ones it can.
+/// Checks that `device` computes in `precision`, and returns in words which types it can.
 ///
 /// # Errors
 /// A device that does not compute in `precision`.

@@ -6,48 +6,47 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{DecodeConfig, PriorConfig};
-use crate::core::files::write_atomic;
+use crate::core::files::write_json;
 use crate::core::log::log;
 use crate::{Context, Result};
 
 const PRIOR: &str = "prior.json";
 
-/// `prior.json`: the prior's weight that ranked the validation windows best.
+/// The contents of `prior.json`: the prior's weight that ranked the validation windows best.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenPrior {
-    /// The run file's, with the chosen weight.
+    /// The run file's prior, with the chosen weight.
     pub prior: PriorConfig,
     /// SHA-256 of its vectors, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
-    /// The optimiser step whose weights ranked.
+    /// The optimiser step whose weights were ranked with.
     pub step: usize,
-    /// How they ranked.
+    /// The settings of the search.
     pub decode: DecodeConfig,
-    /// By which task and prompt, of a run with tasks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked: Option<String>,
-    /// Windows ranked.
+    /// The prompt set and the prompt that were ranked with, of a run with prompt sets.
+    #[serde(rename = "asked", default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Number of windows that were ranked.
     pub windows: usize,
-    /// All weights that were tried.
+    /// All weights that were compared.
     pub tried: Vec<TriedWeight>,
 }
 
-/// A weight of the prior, and how the validation windows were ranked with it.
+/// A weight of the prior, and the metric of the validation windows with it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TriedWeight {
     /// The weight.
     pub weight: f64,
-    /// Over the ranked windows.
+    /// NDCG@10 over the ranked windows.
     #[serde(rename = "ndcg@10")]
     pub ndcg_at_10: f64,
 }
 
 impl ChosenPrior {
-    /// Writes it into the run in `dir`, which from then on ranks with it.
+    /// Writes the choice into the run in `dir`, which from then on ranks with it.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self).context(PRIOR)?;
-        write_atomic(&dir.join(PRIOR), json.as_bytes())
+        write_json(&dir.join(PRIOR), self)
     }
 
     /// Reads the choice for the run in `dir`; `None`, and a note, where it was made for another

@@ -1,4 +1,4 @@
-//! What turns windows into prompts, and leaves of the trie into items.
+//! Conversion of windows to prompts, and of leaves of the trie to items.
 
 use std::sync::Arc;
 
@@ -9,26 +9,27 @@ use crate::decode::{TriePrior, common_prefix};
 use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
 
-/// The texts of a run: corpus, prompt, tokenizer, catalogue, and how items and users are shown.
+/// The texts of a run: corpus, prompt, tokenizer, catalogue, and the form of items and users in
+/// prompts.
 #[derive(Clone)]
 pub struct PromptContext {
     /// The corpus.
     pub corpus: Corpus,
-    /// What an item is called, one an item; `None` for its title.
+    /// `[items]`: each item's name; `None` for its title.
     pub names: Option<Vec<String>>,
     /// The prompt template.
     pub prompt: Prompt,
     /// The base model's tokenizer.
     pub tokenizer: Tokenizer,
-    /// Target tokens and trie.
+    /// Target tokens of the items, and their trie.
     pub catalogue: Catalogue,
-    /// Tokens that the model was made for.
+    /// Number of tokens of the model's context.
     pub context: usize,
-    /// `data.history`
+    /// Most items of a history in a prompt, `data.history`.
     pub history: Option<usize>,
-    /// `data.too_long`
+    /// Treatment of prompts that are too long, `data.too_long`.
     pub too_long: TooLong,
-    /// The run file's, fitted on the corpus's training windows; with the run file's weight.
+    /// The run file's prior, fitted on the corpus's training windows; with the run file's weight.
     pub prior: Option<TriePrior>,
     /// The tokens of items and users, where they have vectors.
     pub entities: Option<EntityTokens>,
@@ -39,8 +40,8 @@ pub struct PromptContext {
     pub(crate) live: Option<Arc<LiveNumbers>>,
 }
 
-/// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is predicted
-/// and never run.
+/// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is
+/// predicted and never run.
 ///
 /// * `prompt`, `context`: numbers of tokens.
 ///
@@ -62,7 +63,7 @@ fn tokens_to_run(prompt: usize, catalogue: &Catalogue) -> usize {
     prompt + catalogue.trie.depth().saturating_sub(1)
 }
 
-/// What items are called: an attribute of the corpus that every item has.
+/// Returns the items' names: an attribute of the corpus that every item has.
 ///
 /// # Errors
 /// No such attribute, or an item without it.
@@ -84,7 +85,7 @@ pub fn names(corpus: &Corpus, attribute: Option<&str>) -> Result<Option<Vec<Stri
 }
 
 impl PromptContext {
-    /// What an item is called.
+    /// Returns an item's name.
     pub fn name(&self, item: u32) -> &str {
         match &self.names {
             Some(names) => &names[item as usize],
@@ -92,7 +93,7 @@ impl PromptContext {
         }
     }
 
-    /// An item of the catalogue as prompts show it.
+    /// Returns an item of the catalogue in its form in prompts.
     pub fn item(&self, item: u32) -> PromptValue {
         PromptValue {
             text: self.text(Catalogue::target_text(self.name(item))),
@@ -116,7 +117,7 @@ impl PromptContext {
         self.beside_text || self.trained(item).is_some()
     }
 
-    /// A user as prompts show it.
+    /// Returns a user in its form in prompts.
     pub fn user(&self, user: u32) -> PromptValue {
         PromptValue {
             text: self.text(self.corpus.user_id(user).to_string()),
@@ -128,8 +129,8 @@ impl PromptContext {
         Some(text).filter(|_| self.beside_text)
     }
 
-    /// Returns the tokens of a prompt that is a text, the BOS token included where the tokenizer puts
-    /// one first.
+    /// Returns the tokens of a prompt that is a text, the BOS token included where the tokenizer
+    /// puts one first.
     ///
     /// # Errors
     /// An empty prompt, or one that leaves no room for the longest title.
@@ -142,8 +143,8 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// The tokens of a prompt, of any length: the BOS token where the tokenizer puts one first, then
-    /// each text between vectors tokenised as one.
+    /// Returns the tokens of a prompt of any length: the BOS token where the tokenizer puts one
+    /// first, then each text between vectors tokenised as one.
     ///
     /// # Errors
     /// An empty prompt.
@@ -156,7 +157,8 @@ impl PromptContext {
         Ok(tokens)
     }
 
-    /// No fewer than the prompt's tokens, without tokenising: a token is a byte at least.
+    /// Returns an upper bound of the number of a prompt's tokens, without tokenising: a token is at
+    /// least a byte.
     pub fn most_tokens(&self, prompt: &Prompt, filling: &PromptValues) -> usize {
         let bytes = |segment: PromptSegment| match segment {
             // Some tokenizers put a space before each text.
@@ -166,7 +168,8 @@ impl PromptContext {
         self.tokenizer.prefix().len() + prompt.render(filling).into_iter().map(bytes).sum::<usize>()
     }
 
-    /// Returns what stands in a window's prompt: of the history the most recent `data.history` items.
+    /// Returns the values of a window's prompt: of the history the most recent `data.history`
+    /// items.
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
         let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();
         PromptValues { history, items: Vec::new(), user: self.user(window.user), dataset: &self.corpus.name }
@@ -194,11 +197,11 @@ impl PromptContext {
 
     /// Returns the tokens of a prompt that leaves room for the longest title, and how many items of
     /// the history it leaves out for that, the oldest ones, by `data.too_long = "shorten"`.
-    ///
+    /// * `values`: the values of the prompt; their history may be shortened.
     /// * `values`: what stands in the prompt; its history is what may be shortened.
     ///
     /// # Errors
-    /// An empty prompt; one that is too long, with one item of the history too.
+    /// An empty prompt; a prompt that is too long even with one item of the history.
     pub fn fitting_tokens(&self, prompt: &Prompt, mut values: PromptValues) -> Result<(Vec<u32>, usize)> {
         let history = self.recent(&values.history).to_vec();
         let mut render = |dropped: usize| {
@@ -234,13 +237,13 @@ impl PromptContext {
         self.fitting_tokens(prompt, self.filling(window))
     }
 
-    /// Names a window in errors.
+    /// Returns a window's name for errors.
     pub fn window_place(&self, split: Split, index: u32, window: &Window) -> String {
         let (corpus, user) = (&self.corpus.name, self.corpus.user_id(window.user));
         format!("corpus {corpus}: {split} window {index} (from 0), of user {user}")
     }
 
-    /// Returns an item that is not in the catalogue as prompts show it.
+    /// Returns an item that is not in the catalogue in its form in prompts.
     ///
     /// # Errors
     /// Prompts that show items by their vectors alone.
@@ -256,15 +259,15 @@ impl PromptContext {
 
     /// Returns the rank of the target in a ranking of leaves, from 0; `None` if it is not there.
     ///
-    /// A hit is an equal name: that of any item of the leaf, for names that differ may tokenise
-    /// alike.
+    /// A hit is an equal name: that of any item of the leaf, because different names may have equal
+    /// tokens.
     pub fn rank_of(&self, target: u32, ranking: impl IntoIterator<Item = Node>) -> Option<u32> {
         let name = self.name(target);
         let hit = |leaf: Node| self.catalogue.trie.items(leaf).any(|item| self.name(item) == name);
         ranking.into_iter().position(hit).map(|rank| rank as u32)
     }
 
-    /// What identifies the prompt template, whatever fills it.
+    /// Returns the text that identifies the prompt template, whatever its values.
     pub fn template(prompt: &Prompt) -> String {
         let shown = |text: &str| PromptValue { text: Some(text.into()), vectors: None };
         let filling = PromptValues {

@@ -1,10 +1,10 @@
-//! The prompt sets of a run, and which of their prompts to rank with.
+//! The prompt sets of a run, and the selection of a prompt.
 
 use crate::config::DataConfig;
 use crate::text::{Prompt, PromptChoice, PromptSet};
 use crate::{Error, Result};
 
-/// Which prompt of which prompt set to rank with.
+/// Selection of a prompt by its prompt set and its number.
 #[derive(Debug, Clone, Default)]
 pub struct PromptSelection {
     /// The set's name; the first set by default.
@@ -13,7 +13,7 @@ pub struct PromptSelection {
     pub prompt: Option<PromptChoice>,
 }
 
-/// A prompt to rank with.
+/// A selected prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SelectedPrompt {
     /// Name of the prompt set.
@@ -59,7 +59,7 @@ impl PromptSelection {
     ///
     /// # Errors
     /// A selection for a run without prompt sets; an unknown set or prompt.
-    pub(crate) fn one(&self, sets: &[PromptSet]) -> Result<Option<SelectedPrompt>> {
+    pub(crate) fn select_one(&self, sets: &[PromptSet]) -> Result<Option<SelectedPrompt>> {
         let Some(first) = sets.first() else {
             return match self {
                 Self { set: None, prompt: None } => Ok(None),
@@ -80,14 +80,14 @@ impl PromptSelection {
     /// Empty for a run without prompt sets.
     ///
     /// # Errors
-    /// Those of [`Self::one`].
-    pub(crate) fn all(&self, sets: &[PromptSet]) -> Result<Vec<SelectedPrompt>> {
+    /// Those of [`Self::select_one`].
+    pub(crate) fn select_all(&self, sets: &[PromptSet]) -> Result<Vec<SelectedPrompt>> {
         match self {
             Self { set: None, prompt: None } => {
                 let both = |set| [PromptChoice::Seen(0), PromptChoice::Unseen].map(|choice| select(set, choice));
                 sets.iter().flat_map(both).collect()
             }
-            _ => Ok(self.one(sets)?.into_iter().collect()),
+            _ => Ok(self.select_one(sets)?.into_iter().collect()),
         }
     }
 }
@@ -110,16 +110,19 @@ mod tests {
         let names = |selected: Vec<SelectedPrompt>| {
             selected.iter().map(|a| format!("{} {}", a.set, a.prompt)).collect::<Vec<_>>()
         };
-        let all = |set, prompt| choice(set, prompt).all(&sets).map(names);
+        let all = |set, prompt| choice(set, prompt).select_all(&sets).map(names);
         let table = ["sequential seen:0", "sequential unseen", "straightforward seen:0", "straightforward unseen"];
         assert_eq!(all(None, None).unwrap(), table);
         assert_eq!(all(Some("straightforward"), None).unwrap(), ["straightforward seen:0"]);
         assert_eq!(all(None, Some("seen:7")).unwrap(), ["sequential seen:7"]);
-        assert_eq!(choice(None, None).one(&sets).unwrap().unwrap().template, sets[0].seen[0]);
+        assert_eq!(choice(None, None).select_one(&sets).unwrap().unwrap().template, sets[0].seen[0]);
         assert!(all(Some("direct"), None).unwrap_err().to_string().contains("sequential, straightforward"));
         assert!(all(None, Some("seen:10")).unwrap_err().to_string().contains("seen:9"));
-        assert_eq!((choice(None, None).one(&[]), choice(None, None).all(&[])), (Ok(None), Ok(Vec::new())));
-        assert!(choice(None, Some("unseen")).all(&[]).unwrap_err().to_string().contains("data.prompt_sets"));
+        assert_eq!(
+            (choice(None, None).select_one(&[]), choice(None, None).select_all(&[])),
+            (Ok(None), Ok(Vec::new()))
+        );
+        assert!(choice(None, Some("unseen")).select_all(&[]).unwrap_err().to_string().contains("data.prompt_sets"));
     }
 
     #[test]
@@ -148,7 +151,7 @@ mod tests {
         };
         let sets = open(vec!["sequential".into(), file("mine.txt")]).unwrap();
         let selection = PromptSelection { set: Some("mine".into()), prompt: None };
-        assert_eq!(selection.one(&sets).unwrap().unwrap().template, sets[1].seen[0]);
+        assert_eq!(selection.select_one(&sets).unwrap().unwrap().template, sets[1].seen[0]);
         let error = open(vec![file("mine.txt"), file("more/mine.txt")]).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("more/mine.txt"), "{error}");
         let error = open(vec!["sequential".into(), file("sequential.txt")]).unwrap_err().to_string();

@@ -1,13 +1,13 @@
-//! What phase 1 leaves for phase 2: the directory `RUN_DIR/qformer`.
+//! The result of phase 1 for phase 2: the directory `RUN_DIR/qformer`.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `config.toml` | `format` (1), `step`, `projection`, `[scale]`, `[identity]`, `[qformer]` |
 //! | `model.safetensors` | every parameter of [`Aligner`], f32, named by its fields |
 //!
-//! `[scale]` is what items' and users' vectors were divided by, `[identity]` holds the SHA-256 of
-//! corpus, vectors, their ids, tokenizer and `[qformer]`, and `[qformer]` the sizes. Phase 2 needs
-//! the parameters that begin with `qformer.`.
+//! `[scale]` is the scale by which items' and users' vectors were divided, `[identity]` holds the
+//! SHA-256 of corpus, vectors, their ids, tokenizer and `[qformer]`, and `[qformer]` the sizes.
+//! Phase 2 needs the parameters that begin with `qformer.`.
 
 use std::fs;
 use std::path::Path;
@@ -20,12 +20,12 @@ use crate::core::files::write_atomic;
 use crate::model::{Aligner, QFormerConfig, VectorScale, load_module_of};
 use crate::{Context, Error, Result};
 
-/// The weights' file, in a checkpoint as well.
+/// The file of the weights; checkpoints have it too.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.toml";
 const DIRECTORY: &str = "qformer";
 
-/// `config.toml`
+/// The contents of `config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlignedConfig {
@@ -33,15 +33,15 @@ pub struct AlignedConfig {
     pub format: u32,
     /// The optimiser step of phase 1 that the weights are of.
     pub step: usize,
-    /// Width of the space of contrast.
+    /// Width of the projections that the contrastive losses compare.
     pub projection: usize,
-    /// What the vectors were divided by before the Q-Former read them; `None` of a run of an earlier
-    /// version, which read them as they are.
+    /// Scale by which the vectors were divided before the Q-Former read them; `None` for a run of
+    /// an earlier version, which did not divide them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<VectorScale>,
-    /// Which data it learnt from: phase 2 refuses other vectors.
+    /// Identity of the training data: phase 2 refuses other vectors.
     pub identity: AlignIdentity,
-    /// Sizes.
+    /// Sizes of the Q-Former.
     pub qformer: QFormerConfig,
 }
 
@@ -55,7 +55,8 @@ impl AlignedConfig {
     }
 }
 
-/// The sizes of what phase 1 left in the run directory `run`, and what it learnt from.
+/// Reads the sizes and the identity of the training data of the Q-Former in the run directory
+/// `run`.
 ///
 /// # Errors
 /// A run that has not ended, a layout of another version, damaged files.
@@ -81,7 +82,7 @@ pub fn read_config(run: &Path) -> Result<AlignedConfig> {
     Ok(config)
 }
 
-/// Opens what phase 1 left in the run directory `run`.
+/// Opens the Q-Former in the run directory `run`.
 ///
 /// # Errors
 /// A run that has not ended, a layout of another version, damaged files.

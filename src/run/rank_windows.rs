@@ -3,14 +3,14 @@
 use super::prompt_context::PromptContext;
 use crate::config::DecodeConfig;
 use crate::data::{Split, Window};
-use crate::decode::{BatchedSearch, ItemFilter, Ranked, TriePrior};
+use crate::decode::{BatchedSearch, ItemFilter, RankedItem, TriePrior};
 use crate::device::Concrete;
-use crate::evaluate::Outcome;
+use crate::evaluate::{Outcome, RankedList, RankedSplit};
 use crate::model::ItemLanguageModel;
 use crate::{Context, Result};
 
-/// Ranks `windows` of `split`, each with its index in it; `None` if `go_on(done, total)` returned
-/// false.
+/// Ranks `windows` of `split`, each with its index in the split; `None` if `go_on(done, total)`
+/// returned false.
 ///
 /// * `models`: one, or copies of it on several devices, which share the windows
 ///   ([`ItemLanguageModel::clone_to_device`]).
@@ -24,14 +24,14 @@ pub fn rank_windows(
     windows: &[(u32, Window)],
     decode: &DecodeConfig,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
-) -> Result<Option<Vec<Outcome>>> {
+) -> Result<Option<RankedSplit>> {
     WindowRanking::new(models, context, split, windows)?.rank(context, decode, go_on)
 }
 
-/// Windows whose prompts are tokenised, to be ranked as often as wanted.
+/// Windows whose prompts are tokenised, which can be ranked any number of times.
 pub(crate) struct WindowRanking<'a> {
     split: Split,
-    /// Each with its index in the split.
+    /// Windows, each with its index in the split.
     windows: &'a [(u32, Window)],
     /// Number of windows whose oldest items do not fit into the prompt.
     pub shortened: usize,
@@ -39,7 +39,7 @@ pub(crate) struct WindowRanking<'a> {
 }
 
 impl<'a> WindowRanking<'a> {
-    /// Tokenises the windows' prompts and runs what they all begin with.
+    /// Tokenises the windows' prompts and runs their common prefix.
     ///
     /// # Errors
     /// A prompt that leaves no room for the longest title.
@@ -60,9 +60,9 @@ impl<'a> WindowRanking<'a> {
     }
 
     /// Ranks the windows, with the context's prior if it has one; `None` if `go_on(done, total)`
-    /// returned false. The outcomes are in the windows' order.
+    /// returned false. Outcomes and lists are in the windows' order.
     ///
-    /// * `context`: the one whose prompts these are; its prior's weight may differ.
+    /// * `context`: the context of the prompts; its prior's weight may differ.
     ///
     /// # Errors
     /// Those of [`BatchedSearch::run`].
@@ -71,10 +71,13 @@ impl<'a> WindowRanking<'a> {
         context: &PromptContext,
         decode: &DecodeConfig,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<Outcome>>> {
+    ) -> Result<Option<RankedSplit>> {
         let corpus = &context.corpus;
         let prior = |n: usize| {
-            context.prior.as_ref().map(|prior| TriePrior::of_window(prior, corpus, self.split, &self.windows[n].1))
+            context
+                .prior
+                .as_ref()
+                .map(|prior| TriePrior::mass_for_window(prior, corpus, self.split, &self.windows[n].1))
         };
         let history = |n: usize| corpus.history(&self.windows[n].1);
         let filter =
@@ -83,11 +86,17 @@ impl<'a> WindowRanking<'a> {
             return Ok(None);
         };
         let cold = corpus.cold_items(self.split);
-        let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<Ranked>)| {
+        let outcome = |(&(index, window), ranked): (&(u32, Window), &Vec<RankedItem>)| {
             let target = corpus.target(&window);
             let rank = context.rank_of(target, ranked.iter().map(|ranked| ranked.leaf));
             Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
         };
-        Ok(Some(self.windows.iter().zip(ranked).map(outcome).collect()))
+        let outcomes = self.windows.iter().zip(&ranked).map(outcome).collect();
+        let first_item = |ranked: &RankedItem| context.catalogue.trie.items(ranked.leaf).next();
+        let list = |ranked: &Vec<RankedItem>| {
+            let (items, scores) = ranked.iter().filter_map(|item| Some((first_item(item)?, item.score))).unzip();
+            RankedList { items, scores }
+        };
+        Ok(Some(RankedSplit { outcomes, lists: ranked.iter().map(list).collect() }))
     }
 }

@@ -8,7 +8,8 @@ use super::prompt_selection::PromptSelection;
 use super::session::Session;
 use crate::config::{DecodeConfig, SearchKind};
 use crate::decode::{
-    ItemFilter, ItemScore, PrefixMass, Query, Ranked, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score, search,
+    ItemFilter, ItemScore, PrefixMass, Query, RankedItem, TOKENS_PER_BEAM, check_log_probs, prompts_per_pass, score,
+    search,
 };
 use crate::text::{PromptValue, PromptValues};
 use crate::{Context, Error, Result};
@@ -16,11 +17,11 @@ use crate::{Context, Error, Result};
 /// An item of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemRef {
-    /// By the source's id.
+    /// An item by its id in the source.
     #[serde(rename = "item")]
     Id(String),
-    /// By its title, or whatever `items.text` names. It need not be in the catalogue, unless the
-    /// run's prompts show items by their vectors alone; a prior passes over it then.
+    /// An item by its title, or by the attribute that `items.text` names. It need not be in the
+    /// catalogue, unless the run's prompts show items only by their vectors; a prior then skips it.
     #[serde(rename = "title")]
     Title(String),
 }
@@ -30,18 +31,18 @@ pub enum ItemRef {
 pub struct RecommendRequest {
     /// The history, oldest first.
     pub history: Vec<ItemRef>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Number of items to return, at least 1.
     pub k: usize,
-    /// Ids of items that are not to be returned.
+    /// Ids of items that must not be returned.
     pub exclude: Vec<String>,
     /// Ids of the only items that may be returned; all for `None`.
     pub only: Option<Vec<String>>,
-    /// Whether items with a title of the history are left out; by default as `decode.exclude_history`
-    /// of the run.
+    /// Whether items with a title of the history are left out; by default as
+    /// `decode.exclude_history` of the run.
     pub exclude_history: Option<bool>,
 }
 
@@ -50,9 +51,9 @@ pub struct RecommendRequest {
 pub struct RankRequest {
     /// The history, oldest first.
     pub history: Vec<ItemRef>,
-    /// The user's id of the source, for prompts that show users.
+    /// The user's id in the source, for prompts that show users.
     pub user: Option<String>,
-    /// The prompt, of a run with prompt sets.
+    /// The prompt, for a run with prompt sets.
     pub prompt: PromptSelection,
     /// Ids of the items to rank, at least one.
     pub items: Vec<String>,
@@ -63,11 +64,11 @@ pub struct RankRequest {
 pub struct Recommendation {
     /// Rank, from 1.
     pub rank: usize,
-    /// The item's id of the source.
+    /// The item's id in the source.
     pub item: String,
     /// The item's title.
     pub title: String,
-    /// Log-probability, summed over the title's tokens, under the run's scoring.
+    /// Log-probability in nats, summed over the title's tokens, under the run's scoring.
     pub log_prob: f64,
     /// `log_prob / tokens^length_penalty`, by which the items are ranked.
     pub score: f64,
@@ -78,12 +79,12 @@ pub struct Recommendation {
 pub struct Recommendations {
     /// The items, best first.
     pub items: Vec<Recommendation>,
-    /// What the user should know of how the request was understood.
+    /// Remarks for the user about how the request was understood.
     pub notes: Vec<String>,
 }
 
-/// A request, ready to be searched.
-struct Prepared<'a> {
+/// A request that is ready for the search.
+struct PreparedRequest<'a> {
     prompt: Vec<u32>,
     prior: Option<PrefixMass<'a>>,
     filter: Option<ItemFilter>,
@@ -92,7 +93,7 @@ struct Prepared<'a> {
     notes: Vec<String>,
 }
 
-/// Items of one answer, at most: a search has as many beams.
+/// Most items of one answer: a search has as many beams.
 const MOST_ITEMS: usize = 10_000;
 
 impl Session {
@@ -106,11 +107,11 @@ impl Session {
     }
 
     /// Answers several requests as [`Session::recommend`] does, as many together as a forward pass
-    /// takes. An error of the model or device is the answer to all that ran together.
+    /// takes. An error of the model or the device is the answer to all requests of the pass.
     pub fn recommend_all(&self, requests: &[RecommendRequest]) -> Vec<Result<Recommendations>> {
         let mut answers: Vec<Result<Recommendations>> = Vec::with_capacity(requests.len());
         // A search has one number of beams.
-        let mut groups: BTreeMap<usize, Vec<(usize, Prepared)>> = BTreeMap::new();
+        let mut groups: BTreeMap<usize, Vec<(usize, PreparedRequest)>> = BTreeMap::new();
         for (n, request) in requests.iter().enumerate() {
             match self.run(|| self.prepare(request)) {
                 Ok(prepared) => {
@@ -125,7 +126,7 @@ impl Session {
             while !group.is_empty() {
                 let longest = group.iter().map(|(_, prepared)| prepared.prompt.len()).max().unwrap_or(0);
                 let together = prompts_per_pass(longest + TOKENS_PER_BEAM * beams);
-                let part: Vec<(usize, Prepared)> = group.drain(..group.len().min(together)).collect();
+                let part: Vec<(usize, PreparedRequest)> = group.drain(..group.len().min(together)).collect();
                 let lists = self.run(|| {
                     let queries: Vec<Query> = part.iter().map(|(_, prepared)| prepared.query()).collect();
                     self.search(&queries, &decode)
@@ -175,11 +176,11 @@ impl Session {
         history / BYTES + TOKENS_PER_BEAM * self.config.decode.beams.max(request.k)
     }
 
-    /// Returns the given items with their scores after a history, best first: the scores that they
-    /// have in [`Session::recommend`]. Several items of one title have the same score.
+    /// Returns the given items with their scores after a history, best first: the scores of
+    /// [`Session::recommend`]. Several items of one title have the same score.
     ///
     /// # Errors
-    /// Those of [`Session::recommend`]; no item.
+    /// Those of [`Session::recommend`]; an empty list of items.
     pub fn rank(&self, request: &RankRequest) -> Result<Recommendations> {
         if request.items.is_empty() {
             return Err(Error::usage("there is no item to rank"));
@@ -196,14 +197,15 @@ impl Session {
         self.run(|| {
             let prepared = self.prepare(&only)?;
             let wanted = self.item_ids(&request.items)?;
-            // As many beams as items: none is pruned. Only our own search returns all of them.
+            // There are as many beams as items, so that none is pruned. Only itemlm's own search
+            // returns all of them.
             let decode = DecodeConfig { beams: prepared.beams, search: SearchKind::Trie, ..self.config.decode.clone() };
             let list = self.search(&[prepared.query()], &decode)?.pop().unwrap_or_default();
-            let of_leaf = |found: &Ranked| {
+            let of_leaf = |found: &RankedItem| {
                 let (trie, found) = (&self.context.catalogue.trie, *found);
                 wanted.iter().filter(move |&&item| trie.leaf(item) == found.leaf).map(move |&item| (item, found))
             };
-            let ranked: Vec<(u32, Ranked)> = list.iter().flat_map(of_leaf).collect();
+            let ranked: Vec<(u32, RankedItem)> = list.iter().flat_map(of_leaf).collect();
             let items = ranked.iter().enumerate().map(|(n, &(item, found))| self.recommendation(n, item, found));
             Ok(Recommendations { items: items.collect(), notes: prepared.notes.clone() })
         })
@@ -211,7 +213,7 @@ impl Session {
 
     /// Returns the log-probabilities of items after a prompt of text, under both scorings.
     ///
-    /// * `items`: numbers of items of the catalogue.
+    /// * `items`: indices of items of the catalogue.
     ///
     /// # Errors
     /// A run whose prompts hold vectors; a prompt that is empty or leaves no room for the longest
@@ -231,13 +233,13 @@ impl Session {
         })
     }
 
-    fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<Ranked>>> {
+    fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<RankedItem>>> {
         let lists = search(&self.model, &self.context.catalogue, queries, decode, &self.device)?;
         check_log_probs(lists.iter().flatten().map(|found| found.log_prob)).context(self.dir.display())?;
         Ok(lists)
     }
 
-    fn prepare(&self, request: &RecommendRequest) -> Result<Prepared<'_>> {
+    fn prepare(&self, request: &RecommendRequest) -> Result<PreparedRequest<'_>> {
         let context = &self.context;
         if self.text_tasks.is_some() {
             return Err(Error::usage("this run writes texts and ranks no items"));
@@ -245,7 +247,7 @@ impl Session {
         if request.k == 0 {
             return Err(Error::usage("k is 0, it must be at least 1"));
         }
-        let selected = request.prompt.one(&self.prompt_sets)?;
+        let selected = request.prompt.select_one(&self.prompt_sets)?;
         let template = selected.as_ref().map_or(&context.prompt, |selected| &selected.template);
         if request.history.is_empty() && template.has_history() {
             return Err(Error::usage("the history is empty, and this run's prompt shows it"));
@@ -266,8 +268,8 @@ impl Session {
         }
         let beams = self.config.decode.beams.max(request.k);
         let filter = self.filter(request, &history)?;
-        let prior = context.prior.as_ref().map(|prior| prior.after(&history));
-        Ok(Prepared { prompt, prior, filter, beams, k: request.k, notes })
+        let prior = context.prior.as_ref().map(|prior| prior.mass_for_history(&history));
+        Ok(PreparedRequest { prompt, prior, filter, beams, k: request.k, notes })
     }
 
     /// Returns whether a prompt shows the user.
@@ -275,7 +277,7 @@ impl Session {
     /// # Errors
     /// A prompt that the run does not have.
     pub(super) fn shows_user(&self, prompt: &PromptSelection) -> Result<bool> {
-        let selected = prompt.one(&self.prompt_sets)?;
+        let selected = prompt.select_one(&self.prompt_sets)?;
         Ok(selected.as_ref().map_or(&self.context.prompt, |selected| &selected.template).has_user())
     }
 
@@ -299,15 +301,16 @@ impl Session {
         }
     }
 
-    /// Returns the history as prompts show it, and those of its items that are in the catalogue.
+    /// Returns the history in its form in prompts, and those of its items that are in the
+    /// catalogue.
     fn history(&self, history: &[ItemRef], notes: &mut Vec<String>) -> Result<(Vec<PromptValue>, Vec<u32>)> {
         let (mut shown, mut items) = (Vec::with_capacity(history.len()), Vec::new());
         for item in history {
             let item = match item {
                 ItemRef::Id(id) => Some(self.item_id(id)?),
                 ItemRef::Title(title) => {
-                    let named = self.index().named(&self.context, title);
-                    let taken = self.index().trained(named);
+                    let named = self.index().items_with_name(&self.context, title);
+                    let taken = self.index().preferred_item(named);
                     if let (Some(taken), 2..) = (taken, named.len()) {
                         let id = &self.context.corpus.items[taken as usize].id;
                         let note = format!("{} items are called {title:?}; item {id} is taken", named.len());
@@ -365,15 +368,16 @@ impl Session {
         ids.iter().map(item).collect()
     }
 
-    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter` allows.
-    fn items(&self, list: &[Ranked], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
+    /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter`
+    /// allows.
+    fn items(&self, list: &[RankedItem], filter: Option<&ItemFilter>, k: usize) -> Vec<Recommendation> {
         let allowed = |item: &u32| filter.is_none_or(|filter| filter.allows(*item));
-        let item = |found: &Ranked| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));
+        let item = |found: &RankedItem| Some((self.context.catalogue.trie.items(found.leaf).find(allowed)?, *found));
         let items = list.iter().filter_map(item).take(k).enumerate();
         items.map(|(n, (item, found))| self.recommendation(n, item, found)).collect()
     }
 
-    fn recommendation(&self, n: usize, item: u32, found: Ranked) -> Recommendation {
+    fn recommendation(&self, n: usize, item: u32, found: RankedItem) -> Recommendation {
         Recommendation {
             rank: n + 1,
             item: self.context.corpus.items[item as usize].id.clone(),
@@ -384,7 +388,7 @@ impl Session {
     }
 }
 
-impl Prepared<'_> {
+impl PreparedRequest<'_> {
     fn query(&self) -> Query<'_> {
         Query { prompt: &self.prompt, prior: self.prior.as_ref(), filter: self.filter.as_ref() }
     }

@@ -1,5 +1,5 @@
-//! What a run learns from its windows: each one once an epoch or, with prompt sets, by some prompts
-//! of every set.
+//! Training samples of a run's windows: each window once an epoch or, with prompt sets, with some
+//! prompts of every set.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
@@ -18,7 +18,7 @@ use crate::text::{Prompt, PromptSet};
 use crate::train::Samples;
 use crate::{Context, Result};
 
-/// Returns what the model reads and predicts of a split's window.
+/// Returns the example of a split's window.
 ///
 /// * `with_prior`: the example has the prior's logit bias on the way to the target.
 ///
@@ -33,7 +33,9 @@ pub(crate) fn example(
 ) -> Result<Example> {
     let item = ranking.corpus.target(window);
     let logit_bias = match ranking.prior.as_ref().filter(|_| with_prior) {
-        Some(prior) => prior.of_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item),
+        Some(prior) => {
+            prior.mass_for_window(&ranking.corpus, split, window).logit_bias_to(&ranking.catalogue.trie, item)
+        }
         None => Vec::new(),
     };
     let (prompt, _) = ranking.window_tokens(prompt, window)?;
@@ -41,7 +43,7 @@ pub(crate) fn example(
 }
 
 /// Checks, before training begins, that all prompts of training windows leave room for the longest
-/// title. Returns how many windows are shown without their oldest items for that. Only long prompts
+/// title. Returns the number of windows whose oldest items are left out for that. Only long prompts
 /// are tokenised.
 ///
 /// # Errors
@@ -59,7 +61,8 @@ pub(crate) fn check_lengths(
         sets => sets.iter().map(|set| set.prompts().collect()).collect(),
     };
     for prompts in groups {
-        // A set's prompts show the same, so the longest one is the longest for every window.
+        // The prompts of a set have the same values, so the longest one is the longest for every
+        // window.
         let Some((_, first)) = windows.first() else { return Ok(0) };
         let Some(longest) = prompts.iter().max_by_key(|prompt| length(prompt, first)) else { continue };
         for (index, window) in windows.iter().filter(|(_, window)| length(longest, window) > room) {
@@ -73,17 +76,17 @@ pub(crate) fn check_lengths(
     Ok(shortened.len())
 }
 
-/// A training window, and those of its items that are targets.
+/// A training window, with those of its items that are targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TrainingWindow {
     window: Window,
-    /// Lengths to which the window is cut, ascending: the last item of each cut is a target, those
-    /// before it its history.
+    /// Lengths to which the window is cut, ascending: the last item of each cut is a target, the
+    /// items before it its history.
     cuts: Vec<u32>,
 }
 
 impl TrainingWindow {
-    /// Returns how many targets the window has.
+    /// Returns the number of the window's targets.
     pub fn targets(&self) -> usize {
         self.cuts.len()
     }
@@ -92,9 +95,9 @@ impl TrainingWindow {
 /// Returns the windows to train on, with their targets.
 ///
 /// With [`Targets::Last`] each window has one target, its last item. With [`Targets::Every`] each
-/// item of the windows after their first is a target once, however many windows hold it: it is one
-/// of the latest window that has items no other window has taken. All of them precede that window's
-/// own target, so they lie in the training period. Windows without targets are left out.
+/// item of the windows after their first is a target once, however many windows hold it: it belongs
+/// to the latest window that has items which no other window has taken. All of them precede that
+/// window's own target, so they lie in the training period. Windows without targets are left out.
 pub(crate) fn training_targets(targets: Targets, windows: &[(u32, Window)]) -> Vec<TrainingWindow> {
     match targets {
         Targets::Last => windows.iter().map(|&(_, window)| TrainingWindow { window, cuts: vec![window.len] }).collect(),
@@ -108,7 +111,7 @@ fn every_target_once(windows: &[(u32, Window)]) -> Vec<TrainingWindow> {
     latest_first.sort_by_key(|&n| Reverse(target(&windows[n].1, windows[n].1.len)));
     let mut taken: HashSet<u32> = HashSet::new();
     let mut cuts: Vec<Vec<u32>> = vec![Vec::new(); windows.len()];
-    // First windows whose own target is free, so that a window takes many; then what is left.
+    // Windows whose own target is free come first, so that a window takes many; then the others.
     for own_target_alone in [true, false] {
         for &n in &latest_first {
             let window = &windows[n].1;
@@ -158,19 +161,19 @@ pub(crate) fn samples(
     }
 }
 
-/// The samples of an epoch over prompt sets: every set has every window by some of its seen prompts,
-/// different ones, drawn anew each epoch. A step is of one set, and the sets take turns. Sample
-/// `window * P + prompt` is a window and one of all P seen prompts, the first set's before the
-/// second's.
+/// The order of an epoch over prompt sets: every set has every window with some of its seen
+/// prompts, different ones, drawn anew each epoch. A step belongs to one set, and the sets take
+/// turns. Sample `window * P + prompt` is a window with one of all P seen prompts, the first set's
+/// before the second's.
 ///
 /// OpenP5 (`SingleMultiDataTaskSampler.py`, `MultiTaskDataset.py`) takes turns in the same way; it
-/// draws with replacement, and fills the last batch up from the set's beginning, where ours is
-/// smaller.
+/// draws with replacement, and fills the last batch from the set's beginning, where itemlm's last
+/// batch is smaller.
 struct PromptSetOrder {
     windows: usize,
     /// Number of seen prompts of each set.
     prompts: Vec<usize>,
-    /// Prompts that a window has of each set: at most the fewest of `prompts`.
+    /// Number of prompts that a window has of each set: at most the smallest number in `prompts`.
     prompts_per_window: usize,
     batch_size: usize,
     /// Whether a set's samples are shuffled; otherwise they are in the windows' order.
@@ -298,7 +301,8 @@ mod tests {
         assert_eq!(targets(&found), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
     }
 
-    /// Of a sample of windows every item after a window's first is a target once, no other.
+    /// In a sample of windows every item after a window's first is a target once, and no other item
+    /// is.
     #[test]
     fn every_target_of_any_windows_comes_once() {
         use rand::Rng;

@@ -1,5 +1,5 @@
-//! One small random Llama on a device and on the CPU: hidden states, gradients through LoRA, cached
-//! decoding.
+//! Self-check of a device: one small random Llama on the device and on the CPU: hidden states,
+//! gradients through LoRA, cached decoding.
 
 use burn::DispatchDevice;
 use burn::module::{AutodiffModule, Param};
@@ -20,14 +20,14 @@ use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
 use crate::train::{Step, train_step};
 use crate::{Context, Error, Result};
 
-/// The largest difference that passes, as a share of the largest value compared: as the tests
-/// against torch ask it of every backend. f32 in another order of summation differs by some 1e-6.
+/// Largest difference that passes, as a share of the largest value compared: the tolerance of the
+/// tests against torch, for every backend. f32 in another order of summation differs by about 1e-6.
 const TOLERANCE: f64 = 1e-4;
-/// The same for a device that rounds the inputs of its products to TF32: what f16, of as many bits,
-/// does on the CPU is a quarter of it.
+/// Tolerance of a device that rounds the inputs of its products to TF32: f16, which has as many
+/// bits, differs on the CPU by a quarter of it.
 const TF32_TOLERANCE: f64 = 2e-2;
 const SEED: u64 = 42;
-/// Prompts of unlike lengths, so that padding is at work.
+/// Lengths of the prompts, in tokens; they differ, so that there is padding.
 const PROMPTS: [usize; 3] = [5, 11, 17];
 const ITEMS: usize = 16;
 const EOS: u32 = 0;
@@ -36,17 +36,17 @@ const SCORINGS: [Scoring; 2] = [Scoring::Masked, Scoring::Full];
 /// A part of the self-check.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Check {
-    /// What was compared.
+    /// Name of the numbers that were compared.
     pub name: &'static str,
-    /// With what.
+    /// Numbers that they were compared with.
     pub against: &'static str,
     /// The largest difference; null where a value is missing or not a number.
     pub max_difference: f64,
-    /// The same as a share of the largest value that was expected.
+    /// The largest difference as a share of the largest expected value.
     pub max_relative_difference: f64,
     /// The largest relative difference that passes.
     pub tolerance: f64,
-    /// Whether it is within the tolerance.
+    /// Whether the largest relative difference is within the tolerance.
     pub passed: bool,
 }
 
@@ -66,7 +66,7 @@ impl Check {
         Self { name, against, max_difference, max_relative_difference, tolerance, passed }
     }
 
-    /// What is wrong, in words.
+    /// Returns what is wrong, in words.
     pub(crate) fn failure(&self) -> String {
         let Self { name, against, max_relative_difference: off, tolerance, .. } = self;
         match off.is_finite() {
@@ -76,20 +76,20 @@ impl Check {
     }
 }
 
-/// What a backend computes of the model.
+/// Numbers that a backend computes with the model.
 pub(crate) struct Numbers {
     /// Hidden states of the prompts' real tokens.
     hidden: Vec<f64>,
     /// Gradient of the masked softmax loss with respect to LoRA's A and B on every block's q_proj
     /// and v_proj.
     gradient: Vec<f64>,
-    /// Log-probability of every item after every prompt under both scorings, found by the cached
-    /// search; NaN if it was not found.
+    /// Log-probability of every item after every prompt under both scorings, from the cached
+    /// search; NaN if it did not return the item.
     decoded: Vec<f64>,
 }
 
 impl Numbers {
-    /// The device's numbers beside the CPU's; `tf32` says that its products round.
+    /// Compares the device's numbers with the CPU's; `tf32` says that its products round.
     pub(crate) fn checks(&self, cpu: &Self, tf32: bool) -> Vec<Check> {
         let check = |name, found: &[f64], expected: &[f64]| {
             Check::new(name, "the CPU", found, expected, if tf32 { TF32_TOLERANCE } else { TOLERANCE })
@@ -102,7 +102,7 @@ impl Numbers {
     }
 }
 
-/// A small model on disk, and the prompts and items that it is tried with.
+/// A small model on disk, with prompts and items to check it on.
 pub(crate) struct SelfCheck {
     dir: tempfile::TempDir,
     config: DecoderConfig,
@@ -112,6 +112,8 @@ pub(crate) struct SelfCheck {
 }
 
 impl SelfCheck {
+    /// Makes the model, prompts and items.
+    ///
     /// # Errors
     /// The temporary directory cannot be written.
     pub(crate) fn new() -> Result<Self> {
@@ -127,25 +129,25 @@ impl SelfCheck {
         let catalogue = Catalogue { trie: Trie::build(&targets)?, targets };
 
         let dir = tempfile::tempdir().context("the temporary directory")?;
-        // Every product keeps the size of what it is given, so that all parts of a block count.
+        // Every product keeps the size of its input, so that all parts of a block count.
         let tensors = config.tensors().map(|(name, shape)| {
             let bound = shape.get(1).map_or(0.5, |&columns| (3.0 / columns as f32).sqrt());
             let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
             let count = shape.iter().product::<usize>();
             (name, shape, (0..count).map(|_| centre + rng.random_range(-bound..bound)).collect())
         });
-        save_llm_dir(dir.path(), &config, tensors, &tokenizer)?;
+        save_llm_dir(dir.path(), &config, tensors.map(Ok), &tokenizer)?;
         let lora = LoraConfig { rank: 4, dropout: 0.0, ..LoraConfig::default() };
         Ok(Self { dir, config, lora, catalogue, prompts })
     }
 
-    /// Rows and inner width of its projections' products, forward and backward.
+    /// Returns rows and inner width of its projections' products, forward and backward.
     pub(crate) fn products(&self) -> [[usize; 2]; 3] {
         let (tokens, hidden) = (PROMPTS.iter().sum(), self.config.hidden_size);
         [[tokens, hidden], [hidden, tokens], [tokens, self.config.intermediate_size]]
     }
 
-    /// Everything on one device.
+    /// Computes all numbers on one device.
     pub(crate) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
         self.run_in(Precision::F32, device)
     }
@@ -166,16 +168,17 @@ impl SelfCheck {
             }
         }
         let model = model.valid();
-        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decoded(&model, device)? })
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decode_scores(&model, device)? })
     }
 
-    /// The search, which keeps keys and values, beside a whole forward pass for every item.
+    /// Compares the search, which keeps keys and values, with a whole forward pass for every item.
     pub(crate) fn cpu_with_itself(&self, numbers: &Numbers, device: &DispatchDevice) -> Result<Vec<Check>> {
-        let uncached = self.uncached(&self.model(Precision::F32, device)?.valid());
+        let uncached = self.uncached_scores(&self.model(Precision::F32, device)?.valid());
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached, TOLERANCE)])
     }
 
-    /// B starts at zero, which would leave A without a gradient: here it is as A is.
+    /// Opens the model with an adapter. B starts at zero, which would leave A without a gradient:
+    /// here it is random, as A is.
     fn model(&self, precision: Precision, device: &DispatchDevice) -> Result<ItemLanguageModel<Training>> {
         let weights = open_weights(self.dir.path(), &self.config)?;
         let mut llm =
@@ -203,7 +206,7 @@ impl SelfCheck {
         rows.flat_map(|(row, length)| row.iter().take(length * width)).copied().collect()
     }
 
-    fn decoded(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
+    fn decode_scores(&self, model: &ItemLanguageModel<Concrete>, device: &DispatchDevice) -> Result<Vec<f64>> {
         let queries: Vec<Query> = self.prompts.iter().map(Query::from).collect();
         let mut log_probs = Vec::new();
         for scoring in SCORINGS {
@@ -218,8 +221,9 @@ impl SelfCheck {
         Ok(log_probs)
     }
 
-    /// As [`Self::decoded`], from the logits of prompt and target in one pass.
-    fn uncached(&self, model: &ItemLanguageModel<Concrete>) -> Vec<f64> {
+    /// Computes the scores of [`Self::decode_scores`] from the logits of prompt and target in one
+    /// pass.
+    fn uncached_scores(&self, model: &ItemLanguageModel<Concrete>) -> Vec<f64> {
         let trie = &self.catalogue.trie;
         let mut log_probs = [Vec::new(), Vec::new()];
         for prompt in &self.prompts {
@@ -245,7 +249,7 @@ impl SelfCheck {
     }
 }
 
-/// Runs the self-check on `device`, and on the CPU to compare with.
+/// Runs the self-check on `device`, and on the CPU for comparison.
 ///
 /// # Errors
 /// A build without the CPU, a device that dies; a temporary directory that cannot be written.
@@ -259,7 +263,7 @@ pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The error of a build that has no CPU to compare with.
+/// Returns the error of a build that has no CPU backend to compare with.
 pub(crate) fn no_cpu() -> Error {
     Error::failed("this build has no CPU backend to compare with; build with the feature cpu")
 }
@@ -274,7 +278,7 @@ fn example(prompt: Vec<u32>, item: u32) -> Example {
     Example { prompt, target: Target::Item(item), logit_bias: Vec::new() }
 }
 
-/// The logits of this model are small: no shift is needed.
+/// Computes log Σ exp. The logits of this model are small: no shift is needed.
 fn log_sum_exp(logits: impl Iterator<Item = f64>) -> f64 {
     logits.map(f64::exp).sum::<f64>().ln()
 }

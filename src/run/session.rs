@@ -20,7 +20,7 @@ use crate::core::panic::{DeviceGuard, catch};
 use crate::device::Concrete;
 use crate::model::{Decoder, ItemLanguageModel, Tune};
 use crate::text::PromptSet;
-use crate::train::{Checkpoints, Trained};
+use crate::train::{Checkpoints, TrainedWeights};
 use crate::{Context, Error, Result};
 
 /// A trained run, loaded once, that answers requests through `&self`.
@@ -34,51 +34,52 @@ pub struct Session {
     pub config: RunConfig,
     /// Corpus, prompt, tokenizer, catalogue and prior.
     pub context: PromptContext,
-    /// The run's prompt sets; empty for a run with one prompt. The context's prompt is then the first
-    /// seen prompt of the first set.
+    /// The run's prompt sets; empty for a run with one prompt. The context's prompt is then the
+    /// first seen prompt of the first set.
     pub prompt_sets: Vec<PromptSet>,
-    /// The rows of text tasks that the run learnt in place of windows.
+    /// The rows of text tasks that the run was trained on in place of windows.
     pub text_tasks: Option<TextTaskData>,
     /// The tuned model.
     pub model: ItemLanguageModel<Concrete>,
-    /// Where the model is.
+    /// The device of the model.
     pub device: DispatchDevice,
-    /// The optimiser step whose weights these are.
+    /// The optimiser step of the model's weights.
     pub step: usize,
     /// SHA-256 of the prior's vectors, if it has any.
     pub prior_vectors: Option<String>,
-    /// How the prior's weight was chosen, if it was.
+    /// The choice of the prior's weight, if there was one.
     pub prior_choice: Option<ChosenPrior>,
     index: OnceLock<ItemIndex>,
     guard: DeviceGuard,
-    /// The panic after which the device is of no use.
+    /// The panic after which the device is useless.
     died: Arc<OnceLock<String>>,
 }
 
 impl Session {
-    /// Opens the run in `dir` with its best validated step's weights, or else its newest checkpoint's;
-    /// its prior, if it has one, with the weight chosen for that step, or else the run file's.
+    /// Opens the run in `dir` with the weights of its best validated step, or else of its newest
+    /// checkpoint; its prior, if it has one, with the weight chosen for that step, or else the run
+    /// file's.
     ///
     /// # Errors
-    /// Not a run, a run without a checkpoint, or one of another model or corpus than its run file's
-    /// paths now hold.
+    /// A directory without a run, a run without a checkpoint, or one of another model or corpus
+    /// than the files at its run file's paths now.
     pub fn open(dir: &Path, device: &DispatchDevice) -> Result<Self> {
         Self::open_as(dir, read_config(dir)?, device)
     }
 
-    /// As [`Session::open`], by `config` in place of the run's run file.
+    /// Opens a run as [`Session::open`] does, with `config` in place of its run file.
     pub(crate) fn open_as(dir: &Path, config: RunConfig, device: &DispatchDevice) -> Result<Self> {
         let guard = DeviceGuard::new();
         let started: Identity = read_identity(dir)?;
         let material = RunInputs::open(&config, Some(&started), device)?;
         check_identity(dir, &material.identity, &config)?;
-        let trained = Trained::of(&config.llm, &material.ranking.tokenizer);
-        let Some((weights, step)) = Checkpoints::open(dir)?.selected()? else {
+        let trained = TrainedWeights::from_config(&config.llm, &material.ranking.tokenizer);
+        let Some((weights, step)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
             return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
         };
         let tune = Tune::inference(&config.llm, config.seed);
         check_precision(config.llm.precision, device)?;
-        let llm = Decoder::load(&material.llama, material.weights, tune, config.llm.precision, device)?;
+        let llm = Decoder::load(&material.decoder, material.weights, tune, config.llm.precision, device)?;
         let model = match material.entities {
             Some(entities) => entities.blank(llm, device)?,
             None => llm.into(),
@@ -145,7 +146,7 @@ impl Session {
         }
     }
 
-    /// Does `work` on the session's device.
+    /// Runs `work` on the session's device.
     ///
     /// # Errors
     /// Those of `work`; a device that died, now or before.

@@ -1,4 +1,4 @@
-//! Runs that learn to write texts: rows of ELM's tasks in place of windows.
+//! Runs that are trained to write texts: rows of text tasks in place of windows.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::text::{ELM24, PromptValue, PromptValues, TextTask};
 use crate::train::{Samples, mix};
 use crate::{Context, Error, Result};
 
-/// The rows of text tasks that a run learns from, and their prompt templates.
+/// The rows of text tasks that a run is trained on, and their prompt templates.
 pub struct TextTaskData {
     pub(crate) tasks: Vec<TextTask>,
     pub(crate) rows: Vec<TextTaskRow>,
@@ -23,7 +23,7 @@ pub struct TextTaskData {
     pub digest: String,
 }
 
-/// Opens the rows that `data.text_tasks` names; `None` for a run that learns windows.
+/// Opens the rows that `data.text_tasks` names; `None` for a run that is trained on windows.
 ///
 /// # Errors
 /// Those of [`TextTaskData::open`].
@@ -44,7 +44,7 @@ impl TextTaskData {
         Ok(Self { tasks, rows: file.rows, path: path.to_path_buf(), digest: file.digest.sha256 })
     }
 
-    /// What identifies the templates of the tasks that the file has.
+    /// Returns the text that identifies the templates of the tasks in the file.
     pub fn templates(&self) -> String {
         let asked: BTreeSet<(usize, bool)> = self.rows.iter().map(|row| (row.task, row.user.is_some())).collect();
         let template = |(task, user): (usize, bool)| {
@@ -54,7 +54,7 @@ impl TextTaskData {
         asked.into_iter().map(template).collect()
     }
 
-    /// What stands in a row's prompt.
+    /// Returns the values of a row's prompt.
     fn filling<'a>(&self, ranking: &'a PromptContext, row: &TextTaskRow) -> PromptValues<'a> {
         PromptValues {
             history: Vec::new(),
@@ -68,7 +68,7 @@ impl TextTaskData {
         ranking.render(self.tasks[row.task].template(row.user.is_some()), &self.filling(ranking, row))
     }
 
-    /// The prompt, and the text with the EOS after it.
+    /// Returns the tokens of the prompt, and those of the text with the EOS after it.
     ///
     /// # Errors
     /// More tokens than the model was made for.
@@ -94,9 +94,10 @@ impl TextTaskData {
         Ok(Example { prompt, target: Target::Text(text), logit_bias: Vec::new() })
     }
 
+    /// Checks the rows' lengths before training begins. Only long rows are tokenised.
+    ///
     /// # Errors
-    /// A row longer than the model was made for, before training begins. Only long rows need be
-    /// tokenised.
+    /// A row longer than the model's context.
     fn check_lengths(&self, ranking: &PromptContext, rows: &[usize]) -> Result<()> {
         rows.iter().map(|&row| &self.rows[row]).try_for_each(|row| {
             let template = self.tasks[row.task].template(row.user.is_some());
@@ -108,23 +109,23 @@ impl TextTaskData {
         })
     }
 
-    /// The file's rows of `split`.
-    fn of(&self, split: Split) -> Vec<usize> {
+    /// Returns the file's rows of `split`.
+    fn rows_of_split(&self, split: Split) -> Vec<usize> {
         (0..self.rows.len()).filter(|&row| self.rows[row].split == split).collect()
     }
 
-    /// What a run learns from: the train rows, mixed, and a sample of the valid rows, whose loss
+    /// Returns the training data: the train rows, mixed, and a sample of the valid rows, whose loss
     /// chooses the epoch.
     ///
     /// # Errors
     /// No row to train on; a row that is too long.
     pub(crate) fn training_data(self, config: &RunConfig, ranking: &Rc<PromptContext>) -> Result<TrainingData> {
         let chosen = |split, limit, stream| {
-            let rows = sample(&self.of(split), limit, config.seed, stream)?;
+            let rows = sample(&self.rows_of_split(split), limit, config.seed, stream)?;
             Ok::<_, Error>(rows.into_iter().map(|(_, row)| row).collect::<Vec<usize>>())
         };
         let train = chosen(Split::Train, config.data.train_samples, 0)?;
-        let all_valid = self.of(Split::Valid).len();
+        let all_valid = self.rows_of_split(Split::Valid).len();
         let valid = chosen(Split::Valid, Some(config.train.valid_windows), 1)?;
         if train.is_empty() {
             return Err(Error::failed(format!("{}: no row to train on", self.path.display())));
@@ -140,7 +141,7 @@ impl TextTaskData {
         train.iter().for_each(|&row| by_task[self.rows[row].task].push(row));
         let one_a_task = by_task.iter().filter_map(|rows| rows.first());
         let prompts = one_a_task.map(|&row| self.prompt(ranking, &self.rows[row])).collect::<Result<Vec<_>>>()?;
-        let shown = format!("{} rows of {} tasks to train on", train.len(), prompts.len());
+        let train_size = format!("{} rows of {} tasks to train on", train.len(), prompts.len());
         let (alpha, seed, batch_size) = (config.data.mixing.unwrap_or(1.0), config.seed, config.train.batch_size);
         let sizes: Vec<usize> = by_task.iter().map(Vec::len).collect();
         let epoch = move |epoch| {
@@ -158,16 +159,17 @@ impl TextTaskData {
             train,
             valid,
             validate: None,
-            beginning: common_prefix(&prompts).to_vec(),
-            shown,
+            common_prefix: common_prefix(&prompts).to_vec(),
+            train_size,
             validation,
         })
     }
 
-    /// The rows of `split` in the file's order: all, or `limit` of them, the tasks taking turns.
-    pub(crate) fn limited(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
+    /// Returns the rows of `split` in the file's order: all, or `limit` of them, with the tasks
+    /// taking turns.
+    pub(crate) fn limited_rows(&self, split: Split, limit: Option<usize>) -> Vec<usize> {
         let mut turns = vec![0; self.tasks.len()];
-        let with_turn = self.of(split).into_iter().map(|row| {
+        let with_turn = self.rows_of_split(split).into_iter().map(|row| {
             let turn = &mut turns[self.rows[row].task];
             *turn += 1;
             (*turn, row)

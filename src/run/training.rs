@@ -1,4 +1,4 @@
-//! A run that is ready to train: its model, its optimiser, and what it learns from.
+//! A run that is ready to train: its model, its optimiser and its training data.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,27 +18,27 @@ use crate::core::log::log;
 use crate::device::{BackendChoice, Training};
 use crate::loss::{Ats, Loss, LossContext};
 use crate::model::{Decoder, ItemLanguageModel, QuantizedSize, Tune, load_adapter, read_adapter_config};
-use crate::train::{Checkpoints, Progress, Run, Trained, Ui, ValidationScore, adamw};
+use crate::train::{Checkpoints, Progress, Run, TrainedWeights, Ui, ValidationScore, adamw};
 use crate::{Error, Result};
 
-/// What the command line adds to a run file.
+/// Options of the command line beside a run file.
 pub struct TrainOptions {
     /// The run directory.
     pub out: PathBuf,
-    /// Where to run; of several devices each takes a share of each step (`align` runs on one).
+    /// The devices; of several each takes a share of each step (`align` runs on one).
     pub backend: BackendChoice,
-    /// Go on from the last checkpoint.
+    /// Whether to resume from the last checkpoint.
     pub resume: bool,
-    /// Stop after this many optimiser steps of the run.
+    /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
-    /// What is shown.
+    /// The display.
     pub ui: Ui,
-    /// Stops the run.
+    /// Stops the run after the current step.
     pub interrupter: Interrupter,
 }
 
 impl TrainOptions {
-    /// Options of a run that is only looked at: it writes nothing.
+    /// Returns the options of a run that is only inspected: it writes nothing.
     pub(crate) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
         Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
     }
@@ -53,24 +53,24 @@ pub struct FirstLast {
     pub last: Option<f64>,
 }
 
-/// A run that can begin, or go on.
+/// A run that is ready to begin, or to resume.
 pub(crate) struct PreparedRun {
-    /// The model, at the state to go on from.
+    /// The model, at the state to continue from.
     pub model: ItemLanguageModel<Training>,
-    /// All else that training needs.
+    /// The other inputs of training.
     pub run: Run<Training>,
-    /// What the LLM computes in, in words.
+    /// The number types of the LLM, in words.
     pub precision: String,
-    /// What the run file asks for and this run cannot do.
+    /// An option of the run file that this run cannot follow, and why.
     pub notice: Option<String>,
-    /// How much there is to train on, in words.
-    pub shown: String,
-    /// What validates, in words.
+    /// Size of the training data, in words.
+    pub train_size: String,
+    /// Description of the validation data, in words.
     pub validation: String,
 }
 
 impl PreparedRun {
-    /// Loads the model, at its start or as `checkpoint` has it, and what it learns from.
+    /// Loads the model, new or from `checkpoint`, and its training data.
     ///
     /// * `devices`: at least one; the model is loaded onto the first.
     pub fn open(
@@ -85,7 +85,7 @@ impl PreparedRun {
         for other in &devices[1..] {
             check_precision(config.llm.precision, other)?;
         }
-        let RunInputs { ranking, llama, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
+        let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
         if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
             let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
             precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
@@ -93,7 +93,7 @@ impl PreparedRun {
         if options.max_steps != Some(0) {
             config.llm.check_trainable()?;
         }
-        if let Some(note) = config.decode.note().filter(|_| config.objective() == Objective::Items) {
+        if let Some(note) = config.decode.advice().filter(|_| config.objective() == Objective::Items) {
             log(format_args!("note: {note}"));
         }
         let ranking = Rc::new(ranking);
@@ -102,14 +102,14 @@ impl PreparedRun {
             None => training_windows(config, &ranking, &prompt_sets, options)?,
         };
         let encoder = entities.as_ref().map(|entities| &entities.identity.encoder);
-        let sizes = memory::estimator(config, &llama, quantized, encoder, &ranking);
+        let sizes = memory::estimator(config, &decoder, quantized, encoder, &ranking);
         if let Some(warning) = memory::warning(config, sizes, &ranking, &data, &options.backend)? {
             log(format_args!("note: {warning}"));
         }
 
-        let trained = Trained::of(&config.llm, &ranking.tokenizer);
+        let trained = TrainedWeights::from_config(&config.llm, &ranking.tokenizer);
         let llm = Decoder::<Training>::load(
-            &llama,
+            &decoder,
             weights,
             Tune::training(&config.llm, config.seed),
             config.llm.precision,
@@ -131,8 +131,8 @@ impl PreparedRun {
         }
         model.gradient_checkpointing = config.train.gradient_checkpointing;
         if config.llm.tune == TuneKind::Frozen {
-            // What precedes the first vector depends on nothing that trains.
-            model = model.with_prefix_cache(&data.beginning);
+            // The tokens before the first vector depend on nothing that trains.
+            model = model.with_prefix_cache(&data.common_prefix);
         }
 
         let context = LossContext::new(&ranking.catalogue, config.decode.beams);
@@ -155,11 +155,11 @@ impl PreparedRun {
             interrupter: options.interrupter.clone(),
         };
         let notice = notice(&token_loss, &context);
-        Ok(PreparedRun { model, run, precision, notice, shown: data.shown, validation: data.validation })
+        Ok(PreparedRun { model, run, precision, notice, train_size: data.train_size, validation: data.validation })
     }
 }
 
-/// What `[loss]` asks for and this catalogue does not give.
+/// Returns the options of `[loss]` that this catalogue does not allow, in words.
 fn notice(token_loss: &Loss, context: &LossContext) -> Option<String> {
     let stays = matches!(token_loss, Loss::Ats(_)) && !Ats::adapts(context.root_children);
     stays.then(|| {

@@ -1,4 +1,4 @@
-//! Devices that compute what the CPU computes.
+//! Devices that compute the same numbers as the CPU.
 
 use burn::DispatchDevice;
 
@@ -6,17 +6,18 @@ use super::self_check::{Check, checks};
 use crate::device::{BackendChoice, BackendName, TUNED};
 use crate::{Context, Error, Result};
 
-/// The devices to run on. Kernels that are fused, and chosen by timing them ([`TUNED`]), have given
-/// wrong numbers in silence: in a build that has them a GPU must first pass `doctor`'s self-check.
+/// Opens the devices to run on. Kernels that are fused, and selected by timing them ([`TUNED`]),
+/// have silently given wrong numbers: in a build that has them a GPU must first pass `doctor`'s
+/// self-check.
 ///
 /// # Errors
-/// As [`BackendChoice::devices`]; a device that dies, or computes otherwise than the CPU.
+/// Those of [`BackendChoice::devices`]; a device that dies, or computes other numbers than the CPU.
 pub(crate) fn verified_devices(backend: &BackendChoice) -> Result<Vec<DispatchDevice>> {
     let devices = backend.devices()?;
     if TUNED && backend.name != BackendName::Cpu {
         for device in &devices {
             let checks =
-                checks(device).context(format_args!("--backend {backend}: the self-check of tuned kernels"))?;
+                checks(device).context(format_args!("option `backend` {backend}: the self-check of tuned kernels"))?;
             refuse(backend, &checks)?;
         }
     }
@@ -27,7 +28,7 @@ fn refuse(backend: &BackendChoice, checks: &[Check]) -> Result<()> {
     match checks.iter().find(|check| !check.passed) {
         None => Ok(()),
         Some(failed) => Err(Error::failed(format!(
-            "--backend {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, \
+            "option `backend` {backend}: with fused and tuned kernels {}; take a build without the feature `tuned`, \
              or update the driver",
             failed.failure()
         ))),
@@ -43,13 +44,15 @@ pub(crate) fn verified_device(backend: &BackendChoice) -> Result<DispatchDevice>
     Ok(verified_devices(backend)?.swap_remove(0))
 }
 
+/// Checks that only one device is named.
+///
 /// # Errors
 /// Several devices.
 pub(crate) fn check_one_device(backend: &BackendChoice) -> Result<()> {
     match backend.adapters.len() > 1 {
         false => Ok(()),
         true => Err(Error::usage(format!(
-            "--backend {backend}: this runs on one device, name one; several share the steps of `train` and the \
+            "option `backend` {backend}: this runs on one device, name one; several share the steps of `train` and the \
              ranking of `evaluate`"
         ))),
     }
@@ -72,8 +75,8 @@ mod tests {
         };
         assert!(refuse(&backend, &[check("forward", 1e-6, true)]).is_ok());
         let error = refuse(&backend, &[check("forward", 1e-6, true), check("gradient", 0.5, false)]).unwrap_err();
-        let expected = "--backend cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 of \
-                        the largest value, more than 1e-4; \
+        let expected = "option `backend` cuda:1: with fused and tuned kernels gradient differs from the CPU by 5.0e-1 \
+                        of the largest value, more than 1e-4; \
                         take a build without the feature `tuned`, or update the driver";
         assert_eq!((error.exit_code(), error.to_string().as_str()), (1, expected));
     }

@@ -8,7 +8,7 @@ use super::engine::{Engine, ModelInfo, check_count};
 use crate::data::{Corpus, Item};
 use crate::device::BackendChoice;
 use crate::evaluate::valid_ndcg;
-use crate::rankers::{Fitting, Ranker, RankerSpec, TopK};
+use crate::rankers::{FitContext, Ranker, RankerSpec, TopK};
 use crate::run::verified_devices::verified_device;
 use crate::run::{ItemRef, RankRequest, RecommendRequest, Recommendation, Recommendations, rank_live_items};
 use crate::{Context, Error, Result};
@@ -35,10 +35,11 @@ impl BaselineEngine {
     pub fn fit(spec: &RankerSpec, dir: &Path, backend: &BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let corpus = Corpus::open(dir)?;
         let top_k = TopK::new(&corpus);
-        let mut fitting = Fitting {
+        let mut fitting = FitContext {
             corpus: &corpus,
             device: &|| verified_device(backend),
             validate: &|ranker| valid_ndcg(ranker, &top_k, &corpus),
+            metrics: None,
             say,
         };
         let ranker = spec.fit(&mut fitting).context(dir.display())?.ranker;

@@ -34,7 +34,7 @@ impl BertTokenizer {
         let (json, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
         let settings = Settings::read(dir)?;
         let (path, backend) = if json.exists() {
-            let text = settings.applied(read(&json)?).context(json.display())?;
+            let text = settings.apply(read(&json)?).context(json.display())?;
             let backend = parse(&text).context(json.display())?;
             (json, backend)
         } else if vocab.exists() {
@@ -52,8 +52,8 @@ impl BertTokenizer {
         Ok(Self { tokenizer: Tokenizer::new(backend, sep, None)?, cls })
     }
 
-    /// `[CLS]` text `[SEP]`, at most `longest` tokens of at least 2: the text's last ones are left
-    /// out.
+    /// Encodes a text as `[CLS]` text `[SEP]`, with at most `longest` tokens (at least 2): the
+    /// text's last tokens are left out.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -64,18 +64,18 @@ impl BertTokenizer {
         Ok(ids)
     }
 
-    /// The largest token id; a model needs more embeddings than this.
+    /// Returns the largest token id; a model needs more embeddings than this.
     pub fn largest_id(&self) -> u32 {
         self.tokenizer.largest_id()
     }
 
-    /// The tokenizer as `tokenizer.json`.
+    /// Returns the tokenizer as `tokenizer.json`.
     pub fn to_json(&self) -> String {
         self.tokenizer.to_json()
     }
 }
 
-/// What `tokenizer_config.json` says about a text's characters; `None` where it says nothing.
+/// Options of `tokenizer_config.json` about a text's characters; `None` where it has none.
 #[derive(Default)]
 struct Settings {
     lower_case: Option<bool>,
@@ -98,8 +98,8 @@ impl Settings {
         })
     }
 
-    /// Sets them in a `tokenizer.json` with BERT's normalizer, as transformers does.
-    fn applied(&self, json: String) -> Result<String> {
+    /// Sets these options in a `tokenizer.json` with BERT's normalizer, as transformers does.
+    fn apply(&self, json: String) -> Result<String> {
         let mut document: Value = serde_json::from_str(&json).context("not a tokenizer")?;
         let Some(normalizer) = document.get_mut("normalizer") else { return Ok(json) };
         if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {

@@ -69,7 +69,7 @@ mod tests {
     }
 
     /// Titles that a normalizer makes equal share a leaf, which holds all their items; a tokenizer
-    /// of whole words makes EOS of plain text: that title is named.
+    /// of whole words makes EOS of plain text: the error names that title.
     #[test]
     fn titles_that_tokenise_alike_and_unusable_titles() {
         let json = |lowercase: &str| {

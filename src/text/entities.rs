@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{Error, Result};
 
 /// The token ids of entities. Entity e (an item, or a user after all items) has the K ids from
-/// `vocabulary + e · K` on; each stands for one of the K vectors of the entity.
+/// `vocabulary + e · K` on; each id stands for one of the entity's K vectors.
 ///
 /// So a prompt with vectors is a sequence of token ids, which is padded, compared and shared as any
 /// other.
@@ -17,7 +17,7 @@ pub struct EntityTokens {
 }
 
 impl EntityTokens {
-    /// Numbers the vectors of `items` and `users`.
+    /// Numbers the vectors of `items` items and `users` users.
     ///
     /// * `vocabulary`: the number of rows of the LLM's embedding table.
     /// * `per_entity`: K, the number of vectors of an item or user.

@@ -9,22 +9,22 @@ use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_sim
 use crate::model::{Aligner, QFormerMask};
 use crate::tensor::to_vec;
 
-/// Weights of the losses of items and texts; one of 0 is not computed.
+/// Weights of the losses of items and texts; a loss of weight 0 is not computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemTextWeights {
-    /// Item-text contrastive.
+    /// Weight of the item-text contrastive loss.
     pub contrastive: f64,
-    /// Item-grounded text generation.
+    /// Weight of item-grounded text generation.
     pub generation: f64,
-    /// Item-text matching.
+    /// Weight of item-text matching.
     pub matching: f64,
 }
 
 /// A loss by its short name: its weight and its value, `[1]`.
 pub type WeightedLoss<B> = (&'static str, f64, Tensor<B, 1>);
 
-/// Computes the losses of items with their texts, n of at least 2: `itc`, `itg` and `itm`, as far
-/// as they have a weight.
+/// Computes the losses of items with their texts, n of at least 2: `itc`, `itg` and `itm`, those
+/// with a weight.
 ///
 /// * `negatives`: gets the similarities `[n, n]`, items by texts, over the temperature.
 ///
@@ -61,7 +61,7 @@ pub fn item_text_losses<B: Backend>(
     Ok(losses)
 }
 
-/// Computes the loss of telling whether item and text belong together: each pair, each text with
+/// Computes the matching loss: whether item and text belong together, for each pair, each text with
 /// another item, each item with another text.
 fn matching_loss<B: Backend>(
     aligner: &Aligner<B>,
@@ -80,8 +80,8 @@ fn matching_loss<B: Backend>(
     smoothed_cross_entropy(aligner.match_logits(queries), &labels, 0.0)
 }
 
-/// Computes the loss of writing each token after `[DEC]` from the item and the tokens before it:
-/// the mean over all texts' tokens.
+/// Computes the generation loss: of each token after `[DEC]`, from the item and the tokens before
+/// it; the mean over all texts' tokens.
 fn generation_loss<B: Backend>(
     aligner: &Aligner<B>,
     vectors: Tensor<B, 3>,

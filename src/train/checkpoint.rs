@@ -1,4 +1,4 @@
-//! Checkpoints of what trains and of nothing else: adapter (or weights), optimiser, the loss's state
+//! Checkpoints of the trainable parameters alone: adapter (or weights), optimiser, the loss's state
 //! and the progress of the run.
 //!
 //! A checkpoint is a directory `step-<n>`, written under another name, synced and renamed, so it is
@@ -29,7 +29,7 @@ use crate::model::{
 use crate::text::Tokenizer;
 use crate::{Context, Error, ErrorKind, Result};
 
-/// Progress of a run, and what it has found so far.
+/// Progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress<S> {
     /// Optimiser steps done.
@@ -38,15 +38,18 @@ pub struct Progress<S> {
     pub epoch: usize,
     /// Optimiser steps done in the current epoch.
     pub position: usize,
-    /// What the loss carries from step to step, after the last step.
+    /// State of the loss after the last step.
     #[serde(default, alias = "temperature", skip_serializing_if = "LossState::is_empty")]
     pub loss_state: LossState,
     /// The epoch that validated best.
     #[serde(default = "Option::default")]
     pub best: Option<Best<S>>,
+    /// Epochs validated after that one.
+    #[serde(default)]
+    pub epochs_since_best: usize,
     /// The loss of the first step.
     pub first_loss: Option<f64>,
-    /// Samples trained on.
+    /// Number of samples trained on.
     pub samples: usize,
     /// Time spent in optimiser steps, seconds.
     pub seconds: f64,
@@ -60,6 +63,7 @@ impl<S> Default for Progress<S> {
             position: 0,
             loss_state: LossState::new(),
             best: None,
+            epochs_since_best: 0,
             first_loss: None,
             samples: 0,
             seconds: 0.0,
@@ -72,20 +76,20 @@ impl<S> Default for Progress<S> {
 pub struct Best<S> {
     /// The optimiser step.
     pub step: usize,
-    /// What the validation found.
+    /// Score of the validation.
     #[serde(flatten)]
     pub score: S,
 }
 
-/// What trains of the LLM, and so what a checkpoint holds of it. Beside it stands the encoder of
-/// items and users, if there is one, in the file [`ENCODER`].
+/// The weights of the LLM that train, which a checkpoint holds. Beside them is the encoder of items
+/// and users, if there is one, in the file [`ENCODER`].
 #[derive(Debug, Clone)]
-pub enum Trained {
-    /// Nothing.
+pub enum TrainedWeights {
+    /// No weight of the LLM.
     Encoder,
     /// An adapter, in PEFT's format; with the base model's path.
     Adapter(LoraConfig, String),
-    /// Every weight, as a Hugging Face directory.
+    /// All weights, as a Hugging Face directory.
     Weights(Box<Tokenizer>),
 }
 
@@ -93,9 +97,9 @@ pub enum Trained {
 /// fields.
 pub const ENCODER: &str = "entity_encoder.safetensors";
 
-impl Trained {
-    /// Returns what a run file's `[llm]` trains of the LLM.
-    pub fn of(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
+impl TrainedWeights {
+    /// Returns the weights of the LLM that a run file's `[llm]` trains.
+    pub fn from_config(config: &LlmConfig, tokenizer: &Tokenizer) -> Self {
         match config.tune {
             TuneKind::Full => Self::Weights(Box::new(tokenizer.clone())),
             TuneKind::Lora => Self::Adapter(config.lora.clone(), config.path.clone()),
@@ -103,7 +107,7 @@ impl Trained {
         }
     }
 
-    /// Writes what trains to `dir`.
+    /// Writes the trainable parameters to `dir`.
     pub fn save<B: Backend>(&self, dir: &Path, model: &ItemLanguageModel<B>) -> Result<()> {
         match self {
             Self::Encoder => {}
@@ -119,7 +123,7 @@ impl Trained {
         }
     }
 
-    /// Reads what trains from `dir` into a model of the same shape.
+    /// Reads the trainable parameters from `dir` into a model of the same shape.
     pub fn load<B: Backend>(
         &self,
         dir: &Path,
@@ -134,7 +138,7 @@ impl Trained {
         Ok(ItemLanguageModel::new(llm, entities))
     }
 
-    /// Reads the part of the LLM.
+    /// Reads the parameters of the LLM alone.
     pub fn load_llm<B: Backend>(&self, dir: &Path, llm: Decoder<B>, device: &B::Device) -> Result<Decoder<B>> {
         match self {
             Self::Encoder => Ok(llm),
@@ -149,7 +153,7 @@ impl Trained {
                     false => crate::model::Tune::Frozen,
                 };
                 let precision = llm.precision();
-                // Free its memory before the new one is read.
+                // Its memory is freed before the new one is read.
                 drop(llm);
                 Decoder::load(&opened.config, opened.weights, tune, precision, device)
             }
@@ -158,7 +162,7 @@ impl Trained {
 }
 
 /// Checks that the adapter in `dir` was trained with the sizes of `llm.lora`: another alpha would
-/// scale it, without a word.
+/// silently change its scale.
 fn check_adapter(dir: &Path, config: &LoraConfig) -> Result<()> {
     let found = read_adapter_config(dir)?;
     for (key, trained, given) in [("rank", found.rank as f64, config.rank as f64), ("alpha", found.alpha, config.alpha)]
@@ -174,8 +178,8 @@ fn check_adapter(dir: &Path, config: &LoraConfig) -> Result<()> {
 }
 
 const OPTIMIZER: &str = "optimizer.bin";
-/// TOML, for serde_json reads a float only to within a unit in its last place and the temperature
-/// must be exact.
+/// File of the progress. It is TOML, because serde_json reads a float only to within a unit in its
+/// last place and the temperature must be exact.
 const STATE: &str = "state.toml";
 
 const WRITING: &str = ".writing-";
@@ -188,7 +192,7 @@ struct State<P> {
     progress: P,
 }
 
-/// The part of any run's progress that decides which checkpoints stay.
+/// The part of any run's progress that decides which checkpoints are kept.
 #[derive(Deserialize)]
 struct AnyProgress {
     step: usize,
@@ -214,10 +218,10 @@ impl Checkpoints {
         Ok(Self { dir })
     }
 
-    /// Opens them, removes what a killed process left half-written or half-removed, and restores
-    /// what it was about to replace. Only for the process that trains the run: a checkpoint that
-    /// another process is writing looks the same.
-    pub fn recovered(run_dir: &Path) -> Result<Self> {
+    /// Opens the checkpoints of a run, removes what a killed process left half-written or
+    /// half-removed, and restores what it was about to replace. Only for the process that trains
+    /// the run: a checkpoint that another process is writing looks the same.
+    pub fn open_and_recover(run_dir: &Path) -> Result<Self> {
         let checkpoints = Self::open(run_dir)?;
         checkpoints.recover()?;
         Ok(checkpoints)
@@ -253,9 +257,9 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// Writes the checkpoint of `step`, then removes those before the last two, the best one
-    /// excepted. `progress` is where the run is: it has the fields `step` and, once there is a best
-    /// one, `best.step`; `weights` writes what trains into a directory.
+    /// Writes the checkpoint of `step`, then removes those before the last two, except the best
+    /// one. `progress` is the progress of the run: it has the fields `step` and, once there is a
+    /// best epoch, `best.step`; `weights` writes the trainable parameters into a directory.
     pub fn save<B: AutodiffBackend, M: AutodiffModule<B>>(
         &self,
         step: usize,
@@ -271,7 +275,7 @@ impl Checkpoints {
         // As BinBytesRecorder makes it in memory, in a vector that doubles (burn-core's
         // src/record/memory.rs), and reads it.
         let record = optimizer.to_record().into_item::<FullPrecisionSettings>();
-        // In the order of the parameters' ids, so that equal runs write equal files.
+        // The order is that of the parameters' ids, so that equal runs write equal files.
         let record: BTreeMap<_, _> = record.into_iter().collect();
         let record = BurnRecord::<_, B>::new::<BinBytesRecorder<FullPrecisionSettings>>(record);
         let optimizer_sha256 = write_atomic_with(&temporary.path().join(OPTIMIZER), |file| {
@@ -284,8 +288,8 @@ impl Checkpoints {
         let state = State { optimizer_sha256, progress };
         let state = toml::to_string(&state).context(STATE)?;
         write_atomic(&temporary.path().join(STATE), state.as_bytes())?;
-        // Reading the weights back waited for the device: a thread of it that died by now has
-        // spoilt them.
+        // The weights have been read back from the device: if one of its threads has died by now,
+        // they are spoilt.
         if let Some(panic) = DeviceGuard::current().panic() {
             return Err(Error::device(format!(
                 "a thread of the device died ({panic}); the last good checkpoint is kept"
@@ -309,7 +313,8 @@ impl Checkpoints {
             .map(|best| best.step)
             .collect();
         for &step in steps.iter().rev().skip(2).filter(|step| !best.contains(step)) {
-            // Renamed first, so that no half-removed one is ever taken for a checkpoint.
+            // It is renamed first, so that one that is half removed is never taken for a
+            // checkpoint.
             let (dir, removed) = (self.step_dir(step), self.dir.join(format!("{REMOVED}{step}")));
             fs::rename(&dir, &removed).context(dir.display())?;
             fs::remove_dir_all(&removed).context(removed.display())?;
@@ -318,16 +323,17 @@ impl Checkpoints {
     }
 
     /// Returns the newest checkpoint: its directory and the run's progress.
-    pub fn latest<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
+    pub fn latest_checkpoint<P: DeserializeOwned>(&self) -> Result<Option<(PathBuf, P)>> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
         let dir = self.step_dir(step);
         let state = read_state::<P>(&dir)?;
         Ok(Some((dir, state.progress)))
     }
 
-    /// Returns the directory to rank with, and its step: the best validated one, else the newest.
-    pub fn selected(&self) -> Result<Option<(PathBuf, usize)>> {
-        let Some((latest, progress)) = self.latest::<AnyProgress>()? else { return Ok(None) };
+    /// Returns the directory of the checkpoint to rank with, and its step: the best validated one,
+    /// else the newest.
+    pub fn selected_checkpoint(&self) -> Result<Option<(PathBuf, usize)>> {
+        let Some((latest, progress)) = self.latest_checkpoint::<AnyProgress>()? else { return Ok(None) };
         Ok(Some(match progress.best {
             Some(best) if self.step_dir(best.step).exists() => (self.step_dir(best.step), best.step),
             _ => (latest, progress.step),

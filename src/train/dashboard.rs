@@ -1,4 +1,4 @@
-//! burn-train's terminal dashboard, drawn from numbers by name.
+//! burn-train's terminal dashboard, with curves that are named by strings.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -13,18 +13,18 @@ use burn::train::metric::{
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining, ProgressType, TrainingProgress};
 
-/// How a run shows itself.
+/// The display of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ui {
     /// burn-train's dashboard on the terminal's alternate screen.
     Tui,
     /// A line a step on stderr.
     Plain,
-    /// Nothing.
+    /// No display.
     None,
 }
 
-/// Which part of an epoch numbers are from.
+/// The part of an epoch that numbers belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Train,
@@ -34,7 +34,7 @@ pub(super) enum Phase {
 /// The dashboard, if there is one.
 pub(super) struct Dashboard {
     tui: Option<TuiMetricsRendererWrapper>,
-    /// The curves that it knows.
+    /// Names of the curves that were registered with it.
     registered: HashSet<String>,
 }
 
@@ -43,7 +43,7 @@ impl Dashboard {
     pub(super) fn open(ui: Ui, interrupter: &Interrupter) -> Self {
         let tui = (ui == Ui::Tui).then(|| {
             let tui = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
-            // The dashboard's thread sets the terminal up meanwhile.
+            // The dashboard's thread sets the terminal up in this time.
             std::thread::sleep(Duration::from_millis(300));
             keyboard_signals();
             tui
@@ -67,7 +67,7 @@ impl Dashboard {
         for &(name, value) in curves {
             let metric_id = MetricId::new(Arc::new(name.to_string()));
             if self.registered.insert(name.to_string()) {
-                // Of validation NDCG@10 and of speed more is better.
+                // For validation NDCG@10 and for speed, higher is better.
                 let higher_is_better = name.starts_with("NDCG") || name.ends_with("per second");
                 let attributes = MetricAttributes::from(NumericAttributes { unit: None, higher_is_better });
                 let (metric_id, name) = (metric_id.clone(), name.to_string());
@@ -98,13 +98,14 @@ impl Dashboard {
     }
 }
 
-/// Lets Ctrl-C interrupt again: the dashboard's raw mode takes it for a key and ignores it.
+/// Makes Ctrl-C interrupt again: in the dashboard's raw mode it is a key, which the dashboard
+/// ignores.
 fn keyboard_signals() {
     #[cfg(unix)]
     {
         let mut terminal = std::mem::MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: tcgetattr fills the struct it is given; the struct is used only if it says that
-        // it did.
+        // SAFETY: tcgetattr fills the struct that it is given; the struct is used only if the call
+        // succeeded.
         unsafe {
             if libc::tcgetattr(libc::STDIN_FILENO, terminal.as_mut_ptr()) == 0 {
                 let mut terminal = terminal.assume_init();
@@ -115,7 +116,7 @@ fn keyboard_signals() {
     }
 }
 
-/// Leaves the dashboard's screen and raw mode, for a process that ends without the dashboard's own
+/// Leaves the dashboard's screen and raw mode, for a process that ends without the dashboard's
 /// clean-up.
 pub fn restore_terminal(ui: Ui) {
     if ui != Ui::Tui {

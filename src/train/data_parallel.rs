@@ -30,8 +30,8 @@ pub(super) fn assign_micro_batches(tokens: &[usize], devices: usize) -> Vec<usiz
 
 /// Sums all devices' gradients on the device of `first`.
 ///
-/// * `of_devices`: those of the device of `first` first. A device's gradients are read all at once,
-///   after which the device has nothing left to do.
+/// * `of_devices`: each device's gradients, first those of the device of `first`. A device's
+///   gradients are read all at once, after which the device has no work left.
 ///
 /// # Errors
 /// A device that failed.
@@ -59,12 +59,12 @@ pub(super) fn broadcast_parameters<B: AutodiffBackend>(models: &mut [ItemLanguag
     let Some((first, others)) = models.split_first_mut().filter(|(_, others)| !others.is_empty()) else {
         return Ok(());
     };
-    let mut read = ReadTrained::<B>(Transaction::default());
+    let mut read = ReadTrainable::<B>(Transaction::default());
     first.visit(&mut read);
     let data = execute(read.0)?;
     for other in others {
         let device = other.device();
-        *other = other.clone().map(&mut WriteTrained::<B> { data: data.iter(), device: &device });
+        *other = other.clone().map(&mut WriteTrainable::<B> { data: data.iter(), device: &device });
     }
     Ok(())
 }
@@ -106,9 +106,9 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for AddGradients<'_, B> {
     }
 }
 
-struct ReadTrained<B: AutodiffBackend>(Transaction<B::InnerBackend>);
+struct ReadTrainable<B: AutodiffBackend>(Transaction<B::InnerBackend>);
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for ReadTrained<B> {
+impl<B: AutodiffBackend> ModuleVisitor<B> for ReadTrainable<B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if param.is_require_grad() {
             self.0 = mem::take(&mut self.0).register(param.val().inner());
@@ -116,12 +116,12 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for ReadTrained<B> {
     }
 }
 
-struct WriteTrained<'a, B: AutodiffBackend> {
+struct WriteTrainable<'a, B: AutodiffBackend> {
     data: std::slice::Iter<'a, TensorData>,
     device: &'a B::Device,
 }
 
-impl<B: AutodiffBackend> ModuleMapper<B> for WriteTrained<'_, B> {
+impl<B: AutodiffBackend> ModuleMapper<B> for WriteTrainable<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         if !param.is_require_grad() {
             return param;

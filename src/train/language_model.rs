@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::data_parallel::broadcast_parameters;
-use super::training_loop::{LoopOptions, Score, StepReport, Task, Validation};
+use super::tensorboard::TENSORBOARD;
+use super::training_loop::{LoopOptions, METRICS, Score, StepReport, Task, Validation};
 use super::{
-    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, Trained, Ui, check_device_alive,
-    check_finite, clip_grad_norm, train_step, validation_step,
+    AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, TrainedWeights, Ui,
+    check_device_alive, check_finite, clip_grad_norm, train_step, validation_step,
 };
 use crate::Result;
 use crate::batch::{Batch, Example};
@@ -26,17 +27,17 @@ use crate::loss::{Loss, LossState, TokenLoss};
 use crate::model::ItemLanguageModel;
 use crate::text::Catalogue;
 
-/// Ranks the validation windows with a model and its copies on other devices: NDCG@10, or `None` if
-/// interrupted.
+/// A function that ranks the validation windows with a model and its copies on other devices:
+/// NDCG@10, or `None` if interrupted.
 pub type Validate<B> = Box<dyn Fn(&[ItemLanguageModel<B>]) -> Result<Option<f64>>>;
 
-/// All that a training run needs, but for the model.
+/// Inputs of a training run, except the model.
 pub struct Run<B: AutodiffBackend> {
-    /// Devices that share the work beside the model's own.
+    /// Devices that share the work with the model's own.
     pub other_devices: Vec<B::Device>,
-    /// The optimiser, at the state to go on from.
+    /// The optimiser, with the state to resume from.
     pub optimizer: AdamW<ItemLanguageModel<B>, B>,
-    /// What is minimised; its state is restored from `progress`.
+    /// The loss; its state is restored from `progress`.
     pub token_loss: Loss,
     /// Progress to resume from.
     pub progress: Progress<ValidationScore>,
@@ -46,32 +47,31 @@ pub struct Run<B: AutodiffBackend> {
     pub seed: u64,
     /// Samples to train on.
     pub train: Samples,
-    /// What the validation loss after each epoch is computed on. Nothing validates where it is
-    /// empty.
+    /// Examples for the validation loss after each epoch; without any there is no validation.
     pub valid: Vec<Example>,
     /// The catalogue that the examples point into.
     pub catalogue: Arc<Catalogue>,
-    /// Ranks the validation windows; `None` where the validation loss alone chooses the epoch.
+    /// Ranks the validation windows; with `None` the validation loss alone chooses the epoch.
     pub validate: Option<Validate<B::InnerBackend>>,
-    /// What trains, and so what a checkpoint holds.
-    pub trained: Trained,
+    /// The weights that train, which a checkpoint holds.
+    pub trained: TrainedWeights,
     /// The run directory.
     pub dir: PathBuf,
     /// Display of the run.
     pub ui: Ui,
-    /// Stop after this many optimiser steps of the run.
+    /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
     /// Stops the run after the current step.
     pub interrupter: Interrupter,
 }
 
-/// How good a language model is at the end of an epoch.
+/// The validation score of a language model at the end of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ValidationScore {
-    /// NDCG@10 on the validation windows, where they are ranked.
+    /// NDCG@10 on the validation windows, if they are ranked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ndcg_at_10: Option<f64>,
-    /// The loss on what validates: it decides where NDCG@10 is equal or there is none.
+    /// The validation loss: it decides where NDCG@10 is equal or absent.
     pub loss: f64,
 }
 
@@ -91,7 +91,7 @@ impl Score for ValidationScore {
     }
 }
 
-/// Trains `model`, at the state to go on from, to the end, to `max_steps`, or to an interrupt; a
+/// Trains `model`, from `run.progress` on, to the end, to `max_steps`, or to an interrupt; a
 /// checkpoint is written in every case.
 ///
 /// # Errors
@@ -99,10 +99,12 @@ impl Score for ValidationScore {
 /// last good checkpoint stays.
 pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Result<Outcome<ValidationScore>> {
     let options = LoopOptions {
-        dir: run.dir.clone(),
+        metrics: Some(run.dir.join(METRICS)),
         epochs: run.config.epochs,
+        patience: None,
         checkpoint_steps: Some(run.config.checkpoint_steps),
         max_steps: run.max_steps,
+        tensorboard: run.config.tensorboard.then(|| run.dir.join(TENSORBOARD)),
         ui: run.ui,
         interrupter: run.interrupter.clone(),
     };
@@ -111,9 +113,9 @@ pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Resu
     super::training_loop::train(&mut task, progress, &options)
 }
 
-/// A language model that learns.
+/// The training task of a language model.
 pub(super) struct LanguageModelTask<B: AutodiffBackend> {
-    /// One a device; `run.optimizer` updates the first, whose parameters the others copy.
+    /// `[devices]`: `run.optimizer` updates the first, whose parameters the others copy.
     pub(super) models: Vec<ItemLanguageModel<B>>,
     token_loss: Loss,
     checkpoints: Option<Checkpoints>,
@@ -142,13 +144,13 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
         }
     }
 
-    /// Lays out samples as micro-batches, at least one a device.
+    /// Lays out samples as micro-batches, at least one for each device.
     fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let micro_batch = self.run.config.micro_batch();
         micro_batch.batches_for(self.models.len(), samples, &self.run.catalogue, self.token_loss.candidates())
     }
 
-    /// Takes step `number`, from 1. Returns what it found and the gradient's norm before clipping.
+    /// Takes step `number`, from 1. Returns its output and the gradient's norm before clipping.
     pub(super) fn take(&mut self, number: usize, samples: &[usize]) -> Result<(StepOutput, f64)> {
         profiler::begin(Part::Data);
         let examples = samples.iter().map(|&sample| (self.run.train.examples)(sample)).collect::<Result<Vec<_>>>()?;
@@ -164,8 +166,8 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
         profiler::begin(Part::Optimizer);
         let grad_norm = clip_grad_norm(&self.models[0], &mut grads, self.run.config.max_grad_norm)?;
         check_finite(number, "gradient norm", grad_norm, REMEDY)?;
-        let lr = self.schedule().at(number - 1);
-        // Moved out, so that its tensors are updated in place.
+        let lr = self.schedule().learning_rate(number - 1);
+        // It is moved out, so that its tensors are updated in place.
         let model = self.models.remove(0);
         self.models.insert(0, self.run.optimizer.step(lr, model, grads));
         broadcast_parameters(&mut self.models)?;
@@ -176,8 +178,9 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
     }
 }
 
-/// What to do about a loss that is not finite.
-const REMEDY: &str = "start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without vectors, \
+/// The remedy for a loss that is not finite.
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without \
+                      vectors, \
                       llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)";
 
 impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
@@ -196,12 +199,12 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         let (output, grad_norm) = self.take(number, &samples)?;
         Ok(StepReport {
             loss: output.loss,
-            learning_rate: self.schedule().at(number - 1),
+            learning_rate: self.schedule().learning_rate(number - 1),
             grad_norm,
             samples: samples.len(),
             tokens: output.tokens,
-            shown: vec![("temperature", output.token_loss.temperature())],
-            logged: vec![("plain_tokens", json!(output.plain_tokens))],
+            metrics: vec![("temperature", output.token_loss.temperature())],
+            log_only: vec![("plain_tokens", json!(output.plain_tokens))],
         })
     }
 
@@ -221,10 +224,10 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
         let loss = validation_step(&models, &Step { batches, token_loss: self.token_loss, seed: 0 })?.loss;
         check_device_alive(step)?;
         check_finite(step, "validation loss", loss, REMEDY)?;
-        Ok(Validation::Found(ValidationScore { ndcg_at_10, loss }))
+        Ok(Validation::Measured(ValidationScore { ndcg_at_10, loss }))
     }
 
-    fn save(&self, progress: &Progress<ValidationScore>) -> Result<()> {
+    fn save(&mut self, progress: &Progress<ValidationScore>) -> Result<()> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
         let weights = |dir: &Path| self.run.trained.save(dir, &self.models[0]);
         checkpoints.save(progress.step, progress, &self.run.optimizer, weights)

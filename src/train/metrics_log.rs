@@ -1,4 +1,4 @@
-//! Files of one JSON object a line: `metrics.jsonl`, a line an optimiser step.
+//! Files with one JSON object a line: `metrics.jsonl` has a line for each optimiser step.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -16,8 +16,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the file, without the lines after `step`, that a killed process wrote beyond its last
-    /// checkpoint. It is created with the first line.
+    /// Opens the file and drops the lines after `step`, which a killed process wrote after its last
+    /// checkpoint. The file is created with the first line.
     ///
     /// # Errors
     /// A file that cannot be written.

@@ -4,17 +4,17 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Returns an epoch over tasks of these `sizes`: pairs of a task and a row of it, shuffled.
+/// Returns an epoch over tasks of these `sizes`: pairs of a task and one of its rows, shuffled.
 ///
 /// T5's temperature-scaled mixing (arXiv 1910.10683, section 3.5.2): a task's share is proportional
 /// to sizeᵅ. With `alpha` 1 tasks count by their rows, and every epoch has every row once; with 0
 /// all tasks count the same; T5's temperature is 1/`alpha`. Unlike T5's, sizes are not capped
-/// first, and shares are not drawn: each task has its share to a row, by the largest remainders, of an
-/// epoch of as many rows as the tasks have together.
+/// first, and shares are not drawn: each task has its share to a row, by the largest remainders, of
+/// an epoch of as many rows as the tasks have together.
 ///
-/// A task's rows come in passes, each in its own random order; an epoch goes on where the last one
-/// stopped, so no row comes twice before all have come once. A function of its arguments alone:
-/// epoch n needs none of those before it.
+/// A task's rows come in passes, each in its own random order; an epoch begins where the last one
+/// stopped, so no row comes twice before all have come once. The result depends on the arguments
+/// alone: epoch n needs none of those before it.
 pub fn mix(sizes: &[usize], alpha: f64, seed: u64, epoch: usize) -> Vec<(usize, usize)> {
     let stream = |stream: u64| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -1,5 +1,5 @@
-//! Training: one loop for all that learns by optimiser steps ([`train`], [`Task`]), exact in every
-//! split of a step into micro-batches and over devices, resumable at any step.
+//! Training: one loop for everything that is trained by optimiser steps ([`train`], [`Task`]),
+//! exact in every split of a step into micro-batches and over devices, resumable at any step.
 
 mod alignment;
 mod checkpoint;
@@ -15,10 +15,11 @@ mod profile;
 mod samples;
 mod schedule;
 mod step;
+mod tensorboard;
 mod training_loop;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
-pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, Trained};
+pub use checkpoint::{Best, Checkpoints, ENCODER, Progress, TrainedWeights};
 pub use dashboard::{Ui, restore_terminal};
 pub use guard::{check_device_alive, check_finite};
 pub use language_model::{Run, Validate, ValidationScore, run};
@@ -30,4 +31,5 @@ pub use profile::{ProfiledStep, profile};
 pub use samples::Samples;
 pub use schedule::{CosineSchedule, LinearSchedule};
 pub use step::{Step, StepOutput, train_step, validation_step};
+pub use tensorboard::{TENSORBOARD, TensorBoard};
 pub use training_loop::{LoopOptions, METRICS, Outcome, Score, StepReport, Task, Validation, train};

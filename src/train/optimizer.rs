@@ -1,5 +1,5 @@
-//! AdamW with PyTorch's defaults, and what burn has no equivalent of: clipping by the global norm
-//! and weight decay of matrices alone.
+//! AdamW with PyTorch's defaults, and two functions that burn does not have: clipping by the global
+//! norm, and weight decay of matrices alone.
 
 use burn::module::{AutodiffModule, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
@@ -10,7 +10,7 @@ use burn::tensor::backend::AutodiffBackend;
 use crate::Result;
 use crate::tensor::scalar;
 
-/// The optimiser of all training.
+/// The optimiser of all training tasks.
 pub type AdamW<M, B> = OptimizerAdaptor<optim::AdamW, M, B>;
 
 /// Makes an AdamW with β = (0.9, 0.999) and ε = 1e-8 as `torch.optim.AdamW`; burn's own default ε
@@ -96,8 +96,8 @@ pub struct WeightDecay<'a> {
 }
 
 impl<'a> WeightDecay<'a> {
-    /// Shrinks them by the share `decay` (learning rate times weight decay), before the optimiser's
-    /// step.
+    /// Shrinks these parameters by the share `decay` (learning rate times weight decay), before the
+    /// optimiser's step.
     pub fn apply<B: AutodiffBackend, M: AutodiffModule<B>>(module: M, grads: &'a GradientsParams, decay: f64) -> M {
         module.map(&mut WeightDecay { grads, factor: 1.0 - decay })
     }

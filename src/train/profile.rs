@@ -4,25 +4,25 @@ use burn::tensor::backend::AutodiffBackend;
 
 use super::language_model::LanguageModelTask;
 use super::{Run, StepOutput};
-use crate::core::profiler::{Recorded, record};
+use crate::core::profiler::{ProfileTotals, record};
 use crate::model::ItemLanguageModel;
 use crate::{Error, Result};
 
 /// An optimiser step, and where its time went.
 #[derive(Debug, Clone, Copy)]
 pub struct ProfiledStep {
-    /// What the step found: the same, to the last bit, as without a clock.
+    /// Output of the step: the same, to the last bit, as without a clock.
     pub output: StepOutput,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
-    /// Windows or rows.
+    /// Number of windows or rows.
     pub samples: usize,
     /// Seconds and operations.
-    pub recorded: Recorded,
+    pub recorded: ProfileTotals,
 }
 
 /// Takes the run's first `warm_up` + `steps` steps (fewer if it is interrupted), epoch after epoch
-/// if need be, and saves nothing.
+/// if necessary, and saves nothing.
 ///
 /// # Errors
 /// Those of [`super::run`]; an interrupt before the first step after `warm_up` has ended.
@@ -44,7 +44,7 @@ pub fn profile<B: AutodiffBackend>(
         }
         let device = device.clone();
         let sync = move || {
-            // A device that fails is found by the step.
+            // A device that fails is reported by the step.
             let _ = B::sync(&device);
         };
         let (output, recorded) = record(sync, || task.take(number, &samples));

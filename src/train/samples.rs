@@ -1,4 +1,4 @@
-//! What a run trains on: samples by index, laid out when a step needs them.
+//! Training samples by index, laid out when a step needs them.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -13,15 +13,15 @@ pub struct Samples {
     pub steps_per_epoch: usize,
     /// The samples of each optimiser step of an epoch (from 0), `steps_per_epoch` lists.
     pub epoch: Box<dyn Fn(usize) -> Vec<Vec<usize>>>,
-    /// Returns what the model reads and predicts of a sample. Examples whose prompts begin with the
-    /// same tokens run as one tree.
+    /// Returns the examples of a sample. Examples whose prompts begin with the same tokens run as
+    /// one tree.
     pub examples: Box<dyn Fn(usize) -> Result<Vec<Example>>>,
 }
 
 impl Samples {
     /// Makes an epoch of `count` samples, `batch_size` an optimiser step.
     ///
-    /// * `shuffle`: a new seeded order each epoch, in place of their own.
+    /// * `shuffle`: whether each epoch has a new seeded order; else the samples keep their order.
     pub fn new(
         count: usize,
         batch_size: usize,

@@ -1,8 +1,8 @@
 //! Linear warm-up, then linear or cosine decay.
 
-/// transformers' `get_linear_schedule_with_warmup`: at step t (from 0) the peak times t / warm-up
-/// while t < warm-up, then times (total − t) / (total − warm-up). So the first step of a warm-up
-/// has a learning rate of 0, as in the released runs.
+/// Linear warm-up and decay, as in transformers' `get_linear_schedule_with_warmup`: at step t (from
+/// 0) the peak times t / warm-up while t < warm-up, then times (total − t) / (total − warm-up). So
+/// the first step of a warm-up has a learning rate of 0, as in the released runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearSchedule {
     /// The learning rate after warm-up.
@@ -15,7 +15,7 @@ pub struct LinearSchedule {
 
 impl LinearSchedule {
     /// Returns the learning rate of step `step`, from 0.
-    pub fn at(&self, step: usize) -> f64 {
+    pub fn learning_rate(&self, step: usize) -> f64 {
         let factor = if step < self.warmup {
             step as f64 / self.warmup as f64
         } else {
@@ -45,7 +45,7 @@ pub struct CosineSchedule {
 
 impl CosineSchedule {
     /// Returns the learning rate of step `step`, from 0.
-    pub fn at(&self, step: usize) -> f64 {
+    pub fn learning_rate(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.start + (self.peak - self.start) * step as f64 / self.warmup as f64;
         }
@@ -61,17 +61,17 @@ mod tests {
     #[test]
     fn cosine_by_hand() {
         let schedule = CosineSchedule { peak: 3.0, floor: 1.0, start: 0.0, warmup: 2, total: 6 };
-        let rates: Vec<f64> = (0..8).map(|step| (schedule.at(step) * 1e6).round() / 1e6).collect();
+        let rates: Vec<f64> = (0..8).map(|step| (schedule.learning_rate(step) * 1e6).round() / 1e6).collect();
         assert_eq!(rates, [0.0, 1.5, 3.0, 2.707107, 2.0, 1.292893, 1.0, 1.0]);
-        assert_eq!(CosineSchedule { warmup: 9, ..schedule }.at(6), 2.0);
+        assert_eq!(CosineSchedule { warmup: 9, ..schedule }.learning_rate(6), 2.0);
     }
 
     #[test]
     fn by_hand() {
         let schedule = LinearSchedule { peak: 1.0, warmup: 2, total: 6 };
-        let rates: Vec<f64> = (0..7).map(|step| schedule.at(step)).collect();
+        let rates: Vec<f64> = (0..7).map(|step| schedule.learning_rate(step)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]);
         let none = LinearSchedule { peak: 2.0, warmup: 0, total: 2 };
-        assert_eq!([none.at(0), none.at(1), none.at(2)], [2.0, 1.0, 0.0]);
+        assert_eq!([none.learning_rate(0), none.learning_rate(1), none.learning_rate(2)], [2.0, 1.0, 0.0]);
     }
 }

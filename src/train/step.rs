@@ -1,4 +1,4 @@
-//! One optimiser step's gradients, however many micro-batches it takes, on however many devices.
+//! Gradients of one optimiser step, for any number of micro-batches and devices.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -21,42 +21,42 @@ use crate::loss::{
 use crate::model::{ItemLanguageModel, SharedPrefix};
 use crate::tensor::{AUTODIFF, scalar, to_vec};
 
-/// One optimiser step's work.
+/// Inputs of one optimiser step.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// The micro-batches.
     pub batches: Vec<Batch>,
-    /// What is minimised, with the state that the step before left.
+    /// The loss, with the state after the step before.
     pub token_loss: Loss,
     /// Seed of dropout; a micro-batch's own seed is derived from it.
     pub seed: u64,
 }
 
-/// What an optimiser step or a validation found.
+/// Output of an optimiser step or a validation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutput {
-    /// The loss over the whole step, as its kind's reduction says.
+    /// The loss over the whole step, in its kind's reduction.
     pub loss: f64,
-    /// What was minimised, with the state that this step left.
+    /// The loss's settings, with the state after this step.
     pub token_loss: Loss,
-    /// Tokens run.
+    /// Number of tokens run.
     pub tokens: usize,
-    /// Tokens of the same examples side by side and whole.
+    /// Number of tokens of the same examples without shared prefixes.
     pub plain_tokens: usize,
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// Computes the logits of a batch that predicts something, its prior added.
+    /// Computes the logits of a batch that has predictions, the prior added.
     ///
     /// # Shapes
-    /// `[predictions, columns]`: the columns are those of [`Batch::candidate_ids`].
+    /// Output: `[predictions, columns]`; the columns are those of [`Batch::candidate_ids`].
     pub fn batch_logits(&self, batch: &Batch) -> Tensor<B, 2> {
         let hidden = self.predicting(self.forward_trees(&batch.token_trees), batch);
         add_logit_bias(self.batch_head(batch).logits(hidden), &batch.predictions)
     }
 
-    /// Selects, of the states of a batch's nodes (`[nodes, hidden]`), those that it predicts from:
-    /// `[predictions, hidden]`.
+    /// Selects, of the hidden states of a batch's nodes (`[nodes, hidden]`), those that predictions
+    /// are made from: `[predictions, hidden]`.
     fn predicting(&self, nodes: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
         let indices = batch.predictions.iter().map(|p| p.hidden_index as i32).collect();
         nodes.select(0, self.indices(indices))
@@ -78,18 +78,18 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 }
 
-/// Micro-batches that predict something, each with the device that runs it.
-struct Assigned<'a> {
+/// Micro-batches with predictions, each with the device that runs it.
+struct AssignedBatches<'a> {
     batches: Vec<&'a Batch>,
     /// `[batches]`: index of a model.
     devices: Vec<usize>,
-    /// Models that have something to do; the first in any case.
+    /// Number of models that have work; at least 1.
     models: usize,
-    /// The tokens that all batches begin with.
+    /// The tokens with which all batches begin.
     prefix: &'a [u32],
 }
 
-impl<'a> Assigned<'a> {
+impl<'a> AssignedBatches<'a> {
     fn new(batches: &'a [Batch], models: usize) -> Self {
         let batches: Vec<&Batch> = batches.iter().filter(|batch| !batch.predictions.is_empty()).collect();
         let models = models.min(batches.len().max(1));
@@ -102,14 +102,14 @@ impl<'a> Assigned<'a> {
         self.batches.iter().copied().zip(self.devices.iter().copied())
     }
 
-    /// Tokens run: the common prefix once a device.
+    /// Returns the number of tokens run: the common prefix once for each device.
     fn run_tokens(&self) -> usize {
         let prefix = self.prefix.len();
         self.batches.iter().map(|batch| batch.token_trees.run_tokens() - prefix).sum::<usize>() + self.models * prefix
     }
 }
 
-/// The tokens that the shared prefixes of all `batches` begin with.
+/// Returns the tokens with which the shared prefixes of all `batches` begin.
 fn common_prefix<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     let Some(first) = batches.first() else { return &[] };
     let first = first.token_trees.shared_prefix.as_slice();
@@ -117,7 +117,7 @@ fn common_prefix<'a>(batches: &[&'a Batch]) -> &'a [u32] {
     &first[..batches.iter().map(|batch| common(&batch.token_trees.shared_prefix)).min().unwrap_or(0)]
 }
 
-/// One device's part of a step.
+/// One device's part of an optimiser step.
 struct DeviceShard<'a, B: AutodiffBackend> {
     model: &'a ItemLanguageModel<B>,
     /// The model with the common prefix cached.
@@ -134,7 +134,7 @@ impl<'a, B: AutodiffBackend> DeviceShard<'a, B> {
 
     /// Runs a micro-batch forward and backward. Returns its loss over `denominator`.
     ///
-    /// * `observe`: the loss sees the logits and updates its state first.
+    /// * `observe`: whether the loss gets the logits and updates its state first.
     fn micro_batch(
         &mut self,
         batch: &Batch,
@@ -176,16 +176,17 @@ impl<'a, B: AutodiffBackend> DeviceShard<'a, B> {
 /// Computes the gradients of the loss of the whole step, on the device of the first of `models`.
 ///
 /// Each micro-batch's sum is divided by the whole step's denominator, so the split makes no
-/// difference but in what dropout draws. The prefix that all micro-batches begin with is run once
-/// on each device ([`ItemLanguageModel::with_shared_prefix`]), with the same dropout on all.
+/// difference except for the random masks of dropout. The prefix with which all micro-batches begin
+/// is run once on each device ([`ItemLanguageModel::with_shared_prefix`]), with the same dropout on
+/// all.
 ///
 /// A loss that needs all logits before the first gradient ([`TokenLoss::needs_logits`]) gets them
 /// from the same forward pass if there is one micro-batch. With several, all are run forward first,
 /// without dropout and without a graph, which costs about a third of a step more.
 ///
-/// This thread alone drives all devices ([`AUTODIFF`] says why; burn-train's own strategies run a
-/// thread a device). GPUs work on what is queued while it goes on to the next device, so nothing is
-/// read from a device before all have their work.
+/// Only this thread drives the devices (see [`AUTODIFF`]; burn-train's own strategies run a thread
+/// for each device). GPUs work through their queues while the thread goes on to the next device, so
+/// nothing is read from a device before all have their work.
 ///
 /// * `models`: one, or copies of it on several devices ([`ItemLanguageModel::clone_to_device`]);
 ///   micro-batches are assigned to them by their tokens.
@@ -201,7 +202,7 @@ pub fn train_step<B: AutodiffBackend>(
 ) -> Result<(GradientsParams, StepOutput)> {
     let _one_graph = AUTODIFF.lock().unwrap_or_else(PoisonError::into_inner);
     let Step { batches, mut token_loss, seed } = step;
-    let assigned = Assigned::new(&batches, models.len());
+    let assigned = AssignedBatches::new(&batches, models.len());
     let models = &models[..assigned.models];
     let seed = |part: usize| seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(part as u64);
     let observe = token_loss.needs_logits();
@@ -223,7 +224,7 @@ pub fn train_step<B: AutodiffBackend>(
     profiler::begin(Part::Rest);
     let mut grads = reduce_gradients(&models[0], grads)?;
     let (sum, weight) = sums(losses)?;
-    // The weights' sum takes the denominator's place.
+    // The sum of the weights takes the denominator's place.
     let rescale = weight.map_or(1.0, |weight| denominator / weight);
     if rescale != 1.0 {
         scale_gradients(&models[0], &mut grads, rescale);
@@ -237,7 +238,7 @@ pub fn train_step<B: AutodiffBackend>(
 /// logits.
 fn observe_all<B: AutodiffBackend>(
     models: &[ItemLanguageModel<B>],
-    assigned: &Assigned,
+    assigned: &AssignedBatches,
     loss: &mut Loss,
 ) -> Result<()> {
     let plain: Vec<_> = models.iter().map(|model| model.valid().with_prefix_cache(assigned.prefix)).collect();
@@ -248,10 +249,11 @@ fn observe_all<B: AutodiffBackend>(
     };
     for (index, (batch, device)) in assigned.iter().enumerate() {
         if profiler::is_on() {
-            profiler::count(models[device].flops(batch, index > 0).only(Pass::Forward));
+            profiler::count(models[device].flops(batch, index > 0).keep_pass(Pass::Forward));
         }
         waiting.push_back((plain[device].batch_logits(batch), batch));
-        // As many at work as there are devices: more would hold the logits of the whole step.
+        // As many micro-batches are in work as there are devices: more would hold the logits of the
+        // whole step.
         if waiting.len() > models.len() - 1
             && let Some((logits, batch)) = waiting.pop_front()
         {
@@ -275,7 +277,7 @@ fn sums<B: Backend>(losses: Vec<LinearLoss<B>>) -> Result<(f64, Option<f64>)> {
     Ok((sum, weights))
 }
 
-/// Computes the loss in the state it has, without dropout.
+/// Computes the loss with its current state, without dropout.
 ///
 /// * `models`: as for [`train_step`].
 ///
@@ -286,7 +288,7 @@ fn sums<B: Backend>(losses: Vec<LinearLoss<B>>) -> Result<(f64, Option<f64>)> {
 /// Without a model.
 pub fn validation_step<B: Backend>(models: &[ItemLanguageModel<B>], step: &Step) -> Result<StepOutput> {
     let Step { batches, token_loss, .. } = step;
-    let assigned = Assigned::new(batches, models.len());
+    let assigned = AssignedBatches::new(batches, models.len());
     let models = &models[..assigned.models];
     let with_prefix: Vec<_> = models.iter().map(|model| model.clone().with_prefix_cache(assigned.prefix)).collect();
     let batch_loss = |(batch, device): (&Batch, usize)| {

@@ -1,8 +1,9 @@
-//! The training loop of `train` and `align`: epochs of optimiser steps, with a checkpoint, a line of
-//! `metrics.jsonl` and a guard against numbers that cannot be trusted.
+//! The training loop of `train`, `align` and `cf`: epochs of optimiser steps, with a checkpoint, a
+//! line of a metrics file and a guard against numbers that cannot be trusted.
 //!
 //! burn's own strategies checkpoint whole epochs with the whole model; this loop checkpoints steps
-//! with what trains, stops at a signal, and refuses to go on from numbers that are not finite.
+//! with the trainable parameters, stops at a signal, and refuses to continue with numbers that are
+//! not finite.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -16,25 +17,26 @@ use super::checkpoint::{Best, Progress};
 use super::dashboard::{Dashboard, Phase, Ui};
 use super::guard::check_device_alive;
 use super::metrics_log::MetricsLog;
+use super::tensorboard::TensorBoard;
 use crate::Result;
 use crate::core::log::log;
 use crate::loss::LossState;
 
-/// The file of a run directory with a line an optimiser step.
+/// The file of a run directory with a line for each optimiser step.
 pub const METRICS: &str = "metrics.jsonl";
 
-/// What learns, one optimiser step at a time.
+/// A model that is trained, one optimiser step at a time.
 pub trait Task {
     /// The work of one optimiser step.
     type Work;
-    /// What the validation after an epoch finds.
+    /// The score of the validation after an epoch.
     type Score: Score;
 
-    /// Returns how many optimiser steps an epoch has.
+    /// Returns how many optimiser steps an epoch has; the first one, where their number differs.
     fn steps_per_epoch(&self) -> usize;
 
-    /// Returns the work of an epoch's steps: a function of the epoch (from 0) alone, because a
-    /// resumed run asks again.
+    /// Returns the work of an epoch's steps. It depends on the epoch (from 0) alone, because a
+    /// resumed run calls it again.
     fn epoch(&self, epoch: usize) -> Vec<Self::Work>;
 
     /// Takes an optimiser step.
@@ -42,26 +44,26 @@ pub trait Task {
     /// * `number`: the step of the run, from 1.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, found before it is used
-    /// ([`super::check_finite`]); data that cannot be read.
+    /// A loss or gradient that is not finite, detected before it is used ([`super::check_finite`]);
+    /// data that cannot be read.
     fn step(&mut self, number: usize, work: Self::Work) -> Result<StepReport>;
 
     /// Measures how good the model is at the end of an epoch.
     ///
     /// * `epoch`: the epoch that has ended, from 1.
-    /// * `step`: optimiser steps done.
+    /// * `step`: number of optimiser steps done.
     fn validate(&mut self, epoch: usize, step: usize) -> Result<Validation<Self::Score>>;
 
-    /// Writes a checkpoint.
-    fn save(&self, progress: &Progress<Self::Score>) -> Result<()>;
+    /// Writes a checkpoint, or keeps the model in memory.
+    fn save(&mut self, progress: &Progress<Self::Score>) -> Result<()>;
 
-    /// Returns what a loss carries from step to step.
+    /// Returns the state of the loss that lasts from step to step.
     fn loss_state(&self) -> LossState {
         LossState::new()
     }
 }
 
-/// What chooses an epoch.
+/// A score by which an epoch is chosen.
 pub trait Score: Clone + Serialize + DeserializeOwned {
     /// Returns whether this epoch is to be kept in place of `other`'s.
     fn is_better_than(&self, other: &Self) -> bool;
@@ -73,17 +75,17 @@ pub trait Score: Clone + Serialize + DeserializeOwned {
     fn curves(&self) -> Vec<(&'static str, f64)>;
 }
 
-/// What [`Task::validate`] returns.
+/// The result of [`Task::validate`].
 pub enum Validation<S> {
     /// There is nothing to validate on.
     None,
-    /// The user interrupted it: the epoch's end is repeated when the run is resumed.
+    /// The user interrupted it: the end of the epoch is repeated when the run is resumed.
     Interrupted,
     /// The score of the epoch.
-    Found(S),
+    Measured(S),
 }
 
-/// What an optimiser step reports.
+/// Report of an optimiser step.
 #[derive(Debug, Clone, Default)]
 pub struct StepReport {
     /// The loss.
@@ -92,44 +94,49 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// The gradient's norm before clipping.
     pub grad_norm: f64,
-    /// Windows, rows or pairs that it learnt from.
+    /// Number of windows, rows or pairs in the step.
     pub samples: usize,
-    /// Tokens run.
+    /// Number of tokens run.
     pub tokens: usize,
-    /// Further numbers for the log and the dashboard; they are in `metrics.jsonl`, too.
-    pub shown: Vec<(&'static str, f64)>,
+    /// Further numbers for the log, the dashboard and `metrics.jsonl`.
+    pub metrics: Vec<(&'static str, f64)>,
     /// Further values for `metrics.jsonl` alone.
-    pub logged: Vec<(&'static str, Value)>,
+    pub log_only: Vec<(&'static str, Value)>,
 }
 
 /// Options of a run.
 pub struct LoopOptions {
-    /// The run directory.
-    pub dir: PathBuf,
-    /// Passes over what is learnt from.
+    /// The file that gets a line an optimiser step; no file for `None`.
+    pub metrics: Option<PathBuf>,
+    /// Number of passes over the training data, at most.
     pub epochs: usize,
-    /// Steps between two checkpoints; an epoch's end always has one. `None`: only there.
+    /// Validated epochs in a row without a better score after which the run ends; `None`: it never
+    /// ends early.
+    pub patience: Option<usize>,
+    /// Steps between two checkpoints; an epoch's end always has one. With `None` only that.
     pub checkpoint_steps: Option<usize>,
-    /// Stop after this many optimiser steps of the run.
+    /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
+    /// The folder of TensorBoard's event files, if they are written.
+    pub tensorboard: Option<PathBuf>,
     /// Display of the run.
     pub ui: Ui,
     /// Stops the run after the current step.
     pub interrupter: Interrupter,
 }
 
-/// How a run ended.
+/// Outcome of a call of [`train`].
 #[derive(Debug, Clone)]
 pub struct Outcome<S> {
     /// Progress at the end.
     pub progress: Progress<S>,
     /// The loss of the last step of this call.
     pub last_loss: Option<f64>,
-    /// Steps of the whole run as configured.
+    /// Number of steps of the whole run as configured.
     pub total_steps: usize,
     /// Seconds spent in the optimiser steps of this call.
     pub seconds: f64,
-    /// Samples learnt from in this call.
+    /// Number of samples of this call.
     pub samples: usize,
 }
 
@@ -147,25 +154,28 @@ impl<S> Outcome<S> {
 /// Those of `task`; a panic on any thread; a file that cannot be written. The last good checkpoint
 /// stays.
 pub fn train<T: Task>(task: &mut T, progress: Progress<T::Score>, options: &LoopOptions) -> Result<Outcome<T::Score>> {
-    let metrics = MetricsLog::open(options.dir.join(METRICS), progress.step)?;
+    let metrics = options.metrics.clone().map(|path| MetricsLog::open(path, progress.step)).transpose()?;
     let total_steps = task.steps_per_epoch() * options.epochs;
     let outcome = Outcome { progress, last_loss: None, total_steps, seconds: 0.0, samples: 0 };
+    let step = outcome.progress.step;
+    let tensorboard = options.tensorboard.as_ref().map(|dir| TensorBoard::create(dir, step)).transpose()?;
     let dashboard = Dashboard::open(options.ui, &options.interrupter);
-    Loop { task, options, metrics, dashboard, outcome }.run()
+    Loop { task, options, metrics, tensorboard, dashboard, outcome }.run()
 }
 
 struct Loop<'a, T: Task> {
     task: &'a mut T,
     options: &'a LoopOptions,
-    metrics: MetricsLog,
+    metrics: Option<MetricsLog>,
+    tensorboard: Option<TensorBoard>,
     dashboard: Dashboard,
     outcome: Outcome<T::Score>,
 }
 
 impl<T: Task> Loop<'_, T> {
     fn run(mut self) -> Result<Outcome<T::Score>> {
-        let stop_at = self.options.max_steps.unwrap_or(usize::MAX).min(self.outcome.total_steps);
-        while self.outcome.progress.epoch < self.options.epochs {
+        let stop_at = self.options.max_steps.unwrap_or(usize::MAX);
+        while self.outcome.progress.epoch < self.options.epochs && !self.is_out_of_patience() {
             let Progress { epoch, position, .. } = self.outcome.progress;
             for work in self.task.epoch(epoch).into_iter().skip(position) {
                 if self.outcome.progress.step >= stop_at || self.options.interrupter.should_stop() {
@@ -187,6 +197,10 @@ impl<T: Task> Loop<'_, T> {
             self.task.save(&self.outcome.progress)?;
         }
         Ok(self.outcome)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.outcome.progress.epochs_since_best >= patience)
     }
 
     fn step(&mut self, work: T::Work) -> Result<()> {
@@ -220,13 +234,19 @@ impl<T: Task> Loop<'_, T> {
         add("grad_norm", json!(report.grad_norm));
         add("tokens", json!(report.tokens));
         add("seconds", json!(seconds));
-        report.shown.iter().for_each(|(name, value)| drop(add(name, json!(value))));
-        report.logged.iter().for_each(|(name, value)| drop(add(name, value.clone())));
-        self.metrics.append(&Value::Object(line))?;
+        report.metrics.iter().for_each(|(name, value)| drop(add(name, json!(value))));
+        report.log_only.iter().for_each(|(name, value)| drop(add(name, value.clone())));
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let skipped = ["step", "epoch"];
+            let numbers = line.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
+            let numbers = numbers.filter_map(|(name, value)| Some((format!("train/{name}"), value.as_f64()?)));
+            tensorboard.write(progress.step, &numbers.collect::<Vec<_>>())?;
+        }
+        self.metrics.as_ref().map_or(Ok(()), |metrics| metrics.append(&Value::Object(line)))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
         if self.options.ui == Ui::Plain {
-            let shown: String = report.shown.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
+            let shown: String = report.metrics.iter().map(|(name, value)| format!("  {name} {value:.4}")).collect();
             log(format_args!(
                 "step {}/{total_steps}  epoch {epoch}  loss {:.4}{shown}  lr {:.2e}  gradient norm {:.3}  {}",
                 progress.step,
@@ -242,28 +262,34 @@ impl<T: Task> Loop<'_, T> {
             ("Gradient norm", report.grad_norm),
             ("Tokens per second", tokens_per_second),
         ];
-        curves.extend(&report.shown);
+        curves.extend(&report.metrics);
         let steps = [progress.position, self.task.steps_per_epoch()];
         self.dashboard.show(Phase::Train, &curves, steps, [epoch, self.options.epochs], progress.step);
         Ok(())
     }
 
-    /// Validates; returns false if the user interrupted it.
+    /// Runs the validation; returns false if the user interrupted it.
     fn validate(&mut self) -> Result<bool> {
         let (epoch, step) = (self.outcome.progress.epoch + 1, self.outcome.progress.step);
         let score = match self.task.validate(epoch, step)? {
             Validation::None => return Ok(true),
             Validation::Interrupted => return Ok(false),
-            Validation::Found(score) => score,
+            Validation::Measured(score) => score,
         };
         check_device_alive(step)?;
         if self.options.ui == Ui::Plain {
             log(format_args!("epoch {epoch}  {}", score.describe()));
         }
         self.dashboard.show(Phase::Valid, &score.curves(), [1, 1], [epoch, self.options.epochs], step);
-        let best = &mut self.outcome.progress.best;
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let curves = score.curves().into_iter().map(|(name, value)| (format!("valid/{name}"), value));
+            tensorboard.write(step, &curves.collect::<Vec<_>>())?;
+        }
+        let Progress { best, epochs_since_best, .. } = &mut self.outcome.progress;
+        *epochs_since_best += 1;
         if best.as_ref().is_none_or(|best| score.is_better_than(&best.score)) {
             *best = Some(Best { step, score });
+            *epochs_since_best = 0;
         }
         Ok(true)
     }
@@ -271,7 +297,6 @@ impl<T: Task> Loop<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::fs;
 
     use serde::Deserialize;
@@ -302,7 +327,7 @@ mod tests {
     #[derive(Default)]
     struct Climb {
         taken: Vec<usize>,
-        saved: RefCell<Vec<Progress<Height>>>,
+        saved: Vec<Progress<Height>>,
         fails_at: Option<usize>,
     }
 
@@ -327,21 +352,23 @@ mod tests {
         }
 
         fn validate(&mut self, epoch: usize, _: usize) -> Result<Validation<Height>> {
-            Ok(Validation::Found(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
+            Ok(Validation::Measured(Height { height: if epoch == 2 { 2.0 } else { 1.0 } }))
         }
 
-        fn save(&self, progress: &Progress<Height>) -> Result<()> {
-            self.saved.borrow_mut().push(progress.clone());
+        fn save(&mut self, progress: &Progress<Height>) -> Result<()> {
+            self.saved.push(progress.clone());
             Ok(())
         }
     }
 
     fn options(dir: &std::path::Path, max_steps: Option<usize>) -> LoopOptions {
         LoopOptions {
-            dir: dir.to_path_buf(),
+            metrics: Some(dir.join(METRICS)),
             epochs: 3,
+            patience: None,
             checkpoint_steps: Some(2),
             max_steps,
+            tensorboard: None,
             ui: Ui::None,
             interrupter: Interrupter::new(),
         }
@@ -354,7 +381,7 @@ mod tests {
         let outcome = train(&mut whole, Progress::default(), &options(dir.path(), None)).unwrap();
         assert_eq!((outcome.total_steps, outcome.samples, outcome.last_loss), (9, 18, Some(1.0 / 9.0)));
         assert_eq!(outcome.progress.best, Some(Best { step: 6, score: Height { height: 2.0 } }));
-        let saved: Vec<usize> = whole.saved.borrow().iter().map(|progress| progress.step).collect();
+        let saved: Vec<usize> = whole.saved.iter().map(|progress| progress.step).collect();
         assert_eq!(saved, [2, 3, 4, 6, 6, 8, 9]);
 
         for stop in 0..9 {
@@ -377,6 +404,6 @@ mod tests {
         let mut climb = Climb { fails_at: Some(4), ..Climb::default() };
         let error = train(&mut climb, Progress::default(), &options(dir.path(), None)).unwrap_err();
         assert!(error.to_string().contains("lost its footing"));
-        assert_eq!(climb.saved.borrow().last().unwrap().step, 3);
+        assert_eq!(climb.saved.last().unwrap().step, 3);
     }
 }

@@ -72,9 +72,9 @@ fn no_room_for_the_output() {
 }
 
 /// A small file system of its own, unmounted at the end.
-struct Mounted(PathBuf);
+struct MountedDisk(PathBuf);
 
-impl Mounted {
+impl MountedDisk {
     fn new(at: &Path, kib: usize) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let size = format!("size={kib}k");
@@ -97,7 +97,7 @@ impl Mounted {
     }
 }
 
-impl Drop for Mounted {
+impl Drop for MountedDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }
@@ -106,7 +106,7 @@ impl Drop for Mounted {
 #[test]
 fn full_disk() {
     let lab = Lab::new();
-    let Some(disk) = Mounted::new(&lab.path("disk"), 512) else {
+    let Some(disk) = MountedDisk::new(&lab.path("disk"), 512) else {
         eprintln!("skipped: this user may not mount a file system");
         return;
     };

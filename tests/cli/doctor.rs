@@ -6,13 +6,14 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::common::itemlm;
 use crate::lab::{Lab, document, snapshot, succeeded};
 
 /// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where
 /// that is not set.
 fn command(dir: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-    command.args(line.split_whitespace()).current_dir(dir).env("XDG_RUNTIME_DIR", dir);
+    let mut command = itemlm(dir);
+    command.args(line.split_whitespace()).env("XDG_RUNTIME_DIR", dir);
     command
 }
 

@@ -15,6 +15,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+use crate::common::{copy_folder, faults_of_refusal, itemlm};
+pub use crate::common::{document, snapshot, succeeded};
+
 pub const ITEMS: usize = 20;
 pub const USERS: usize = 40;
 
@@ -49,7 +52,7 @@ beams = 5
 "#;
 
 impl Lab {
-    /// A directory without anything.
+    /// Makes a directory without anything in it.
     pub fn empty() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), failures: RefCell::default() }
     }
@@ -75,10 +78,10 @@ impl Lab {
         fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// `itemlm` in the directory, with the words of `line` as arguments.
+    /// Returns the command `itemlm` in the directory, with the words of `line` as arguments.
     pub fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-        command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
+        let mut command = itemlm(self.dir.path());
+        command.args(line.split_whitespace());
         command
     }
 
@@ -91,7 +94,7 @@ impl Lab {
         succeeded(line, self.command(line).output().unwrap())
     }
 
-    /// The one JSON document on stdout.
+    /// Returns the one JSON document on stdout.
     pub fn json(&self, line: &str) -> Value {
         document(&self.ok(&format!("{line} --json")))
     }
@@ -100,37 +103,20 @@ impl Lab {
         self.refuses(&mut self.command(line), line, code, named);
     }
 
-    /// Exit `code`, one `error:` line at the end that names all of `named`, nothing on stdout, and
-    /// no file touched.
+    /// Checks that a command is refused as [`faults_of_refusal`] says, and touches no file. All wrong
+    /// refusals of the laboratory are reported together, when it is dropped.
     pub fn refuses(&self, command: &mut Command, what: &str, code: i32, named: &[&str]) {
         let before = snapshot(self.dir.path());
         let output = command.output().unwrap();
         let after = snapshot(self.dir.path());
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().last().unwrap_or_default();
-        println!("itemlm {what}\n  {last}");
-        let mut wrong = Vec::new();
-        if output.status.code() != Some(code) {
-            wrong.push(format!("exit {:?}, not {code}", output.status));
-        }
-        if !last.starts_with("error: ") || stderr.lines().filter(|l| l.contains("error:")).count() != 1 {
-            wrong.push("not one error line, at the end".into());
-        }
-        for defect in ["panicked", "backtrace", "unwrap", "internal error", "RUST_", ".rs:"] {
-            if stderr.contains(defect) {
-                wrong.push(format!("stderr shows {defect:?}"));
-            }
-        }
-        wrong.extend(named.iter().filter(|n| !last.contains(**n)).map(|n| format!("{n:?} is not named")));
-        if !output.stdout.is_empty() {
-            wrong.push("something on stdout".into());
-        }
+        let mut wrong = faults_of_refusal(what, &output, code, named);
         let changed: Vec<_> = before.iter().filter(|(p, b)| after.get(*p) != Some(b)).map(|(p, _)| p).collect();
         let added: Vec<_> = after.keys().filter(|p| !before.contains_key(*p)).collect();
         if !changed.is_empty() || !added.is_empty() {
             wrong.push(format!("changed {changed:?}, added {added:?}"));
         }
         if !wrong.is_empty() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
             self.failures.borrow_mut().push(format!("itemlm {what}\n  {}\n  stderr: {stderr}", wrong.join("; ")));
         }
     }
@@ -185,17 +171,9 @@ impl Lab {
         assert!(self.read(&format!("{a}/{weights}")) == self.read(&format!("{b}/{weights}")), "{a} and {b}: {weights}");
     }
 
-    /// Copies a directory of files.
+    /// Copies a directory with all that is in it.
     pub fn copy(&self, from: &str, to: &str) {
-        fs::create_dir_all(self.path(to)).unwrap();
-        for entry in fs::read_dir(self.path(from)).unwrap().map(Result::unwrap) {
-            let name = entry.file_name().into_string().unwrap();
-            if entry.path().is_dir() {
-                self.copy(&format!("{from}/{name}"), &format!("{to}/{name}"));
-            } else {
-                fs::copy(entry.path(), self.path(to).join(name)).unwrap();
-            }
-        }
+        copy_folder(&self.path(from), &self.path(to));
     }
 
     /// Replaces the first `from` in a text file.
@@ -228,39 +206,7 @@ impl Drop for Lab {
     }
 }
 
-pub fn succeeded(what: &str, output: Output) -> Output {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "itemlm {what}: {}\n{stderr}", output.status);
-    assert!(!stderr.contains("panicked") && !stderr.contains("error:"), "itemlm {what}:\n{stderr}");
-    output
-}
-
-/// Stdout as exactly one JSON document.
-pub fn document(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("stdout is not one JSON document ({e}): {text}"))
-}
-
-/// Every file's bytes and every directory below `dir`.
-pub fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => {
-                found.extend(snapshot(&path));
-                found.insert(path, None);
-            }
-            false => {
-                let bytes = fs::read(&path).unwrap();
-                found.insert(path, Some(bytes));
-            }
-        }
-    }
-    found
-}
-
-/// Titles; items 5 and 6 have the same.
+/// Returns titles; items 5 and 6 have the same.
 pub fn titles() -> Vec<String> {
     let kinds = ["Red Pen", "Blue Pen", "Café \"Noir\" & Co", "Stapler", "A5 Pad, ruled"];
     let title = |item: usize| if item == 6 { 5 } else { item };
@@ -314,12 +260,12 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(&document.to_string(), 0).unwrap()
 }
 
-/// A random Llama of two layers.
+/// Writes a random Llama of two layers.
 pub fn write_llm(dir: &Path, seed: u64) {
     write_llm_as(dir, seed, |_| ());
 }
 
-/// The same with other sizes.
+/// Writes a random Llama of two layers with other sizes.
 pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut DecoderConfig)) {
     let tokenizer = tokenizer();
     let mut config = DecoderConfig {
@@ -346,5 +292,5 @@ pub fn write_llm_as(dir: &Path, seed: u64, change: impl FnOnce(&mut DecoderConfi
             (name, shape, values)
         })
         .collect();
-    save_llm_dir(dir, &config, tensors.into_iter(), &tokenizer).unwrap();
+    save_llm_dir(dir, &config, tensors.into_iter().map(Ok), &tokenizer).unwrap();
 }

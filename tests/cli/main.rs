@@ -3,6 +3,9 @@
 
 mod align;
 mod bulk;
+#[path = "../common/mod.rs"]
+mod common;
+mod compare;
 mod devices;
 mod disk;
 mod doctor;

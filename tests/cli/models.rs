@@ -1,20 +1,16 @@
 //! Models and tokenizers as they are found in the wild: what public bug reports were about, on tiny
-//! models. Where a number is expected, transformers 5.24 (f64 sums of its f32 logits) printed it for
-//! the publisher's own files.
+//! models. Where a number is expected, transformers 5.24 (f64 sums of its f32 logits) printed it
+//! for the publisher's own files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::common::fixture;
 use crate::lab::{Lab, document, succeeded};
 
 /// A folder with parts of `tests/fixtures/models`.
 struct Models(Lab);
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
-}
 
 impl Models {
     fn new() -> Self {
@@ -23,7 +19,7 @@ impl Models {
 
     /// Copies a fixture.
     fn take(&self, from: &str, to: &str) {
-        self.0.write(to, fs::read(fixtures().join(from)).unwrap());
+        self.0.write(to, fs::read(fixture("models").join(from)).unwrap());
     }
 
     /// Writes a Hugging Face directory with `vocab` embeddings.
@@ -40,7 +36,8 @@ impl Models {
 
     /// Writes `config.json` with some keys changed.
     fn config(&self, name: &str, changes: Value) {
-        let mut config: Value = serde_json::from_slice(&fs::read(fixtures().join("config.json")).unwrap()).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(fixture("models").join("config.json")).unwrap()).unwrap();
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
         }
@@ -56,7 +53,7 @@ impl Models {
         self.0.write("prompts.jsonl", json!({"prompt": prompt, "items": titles}).to_string() + "\n");
     }
 
-    /// The line that `score` prints.
+    /// Returns the line that `score` prints.
     fn score(&self, llm: &str) -> Value {
         let line = format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl");
         document(&succeeded(&line, self.0.command(&line).output().unwrap()))
@@ -303,8 +300,9 @@ fn names_without_the_model_s_prefix_are_completed() {
     assert_eq!(models.score("llm"), expected);
 }
 
-/// Adapters as peft 0.21.2 writes them, on the projections that their tensors' names say. Their B is
-/// zero, so ones are put into it: each then changes the scores, and equal ones change them equally.
+/// Adapters as peft 0.21.2 writes them, on the projections that their tensors' names say. Their B
+/// is zero, so ones are put into it: each then changes the scores, and equal ones change them
+/// equally.
 #[test]
 fn peft_adapters_however_their_modules_are_named() {
     let models = Models::new();
@@ -377,8 +375,8 @@ fn sentence_encoders_say_how_they_pool() {
             json!({"word_embedding_dimension": 32, "pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": !cls}),
         )
     };
-    // sentence-transformers' figures, of texts that an earlier version decoded a little shorter: they move
-    // a cosine by less than 5e-3, the ways of pooling by 2e-2.
+    // sentence-transformers' figures, of texts that an earlier version decoded a little shorter:
+    // they move a cosine by less than 5e-3, the ways of pooling by 2e-2.
     pooling(false);
     assert!((consistency() - 0.9268).abs() < 5e-3, "{}", consistency());
     pooling(true);

@@ -148,8 +148,8 @@ fn a_prompt_set_from_a_file() {
     lab.refused("evaluate own", 1, &["own", "another prompt template"]);
 }
 
-/// No list has an item of the history; the other items have the order and the log-probabilities that
-/// they have without the filter.
+/// No list has an item of the history; the other items have the order and the log-probabilities
+/// that they have without the filter.
 #[test]
 fn lists_without_the_history() {
     let lab = lab();

@@ -1,5 +1,6 @@
 //! `llm.precision`, and whose word counts of two keys for the micro-batch.
 
+use crate::common::fixture;
 use crate::lab::Lab;
 
 #[test]
@@ -37,10 +38,10 @@ fn bf16_trains_f32_masters_and_f16_only_ranks() {
 #[test]
 fn matrices_stay_quantised_and_nothing_else_changes() {
     let lab = Lab::new();
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/tiny.gguf");
+    let tiny = fixture("gguf/tiny.gguf");
     let sets = "--set train.epochs=1 --set train.valid_windows=0";
     lab.refused(&format!("train run.toml {sets} --set llm.quantized=true"), 2, &["llm.quantized", "llm: ", "blocks"]);
-    let sets = format!("{sets} --set llm.path={tiny}");
+    let sets = format!("{sets} --set llm.path={}", tiny.display());
     let full = format!("train run.toml {sets} --set llm.quantized=true --set llm.tune=full");
     lab.refused(&full, 2, &["llm.quantized", "full"]);
     for (run, quantized) in [("plain", false), ("kept", true)] {

@@ -70,6 +70,18 @@ fn of_vectors() {
         lab.ok("evaluate run --prior-weight 0");
         assert!(lab.read("run/ranks-test.parquet") == alone, "{method}: with weight 0 the LLM ranks alone");
     }
+    // Over titles; and what reads a directory that is not there names it.
+    lab.refused("cf sasrec corpus --out titles.safetensors --set text=nowhere", 1, &["text", "nowhere"]);
+    lab.ok("cf sasrec corpus --out titles.safetensors --set text=tfidf --set text_dim=8 --set epochs=2");
+    let metrics = String::from_utf8(lab.read("titles.safetensors.metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!((last["step"].as_u64(), last["epoch"].as_u64()), (Some(metrics.lines().count() as u64), Some(2)));
+    lab.write("run/run.toml", format!("{run}\n[prior]\nranker = \"sasrec\"\nvectors = \"titles.safetensors\"\n"));
+    lab.ok("evaluate run --prior-weight 3");
+    assert!(lab.read("run/ranks-test.parquet") != alone);
+    let mixture = lab.json("baseline sasrec+text corpus --set sasrec.text=tfidf --set sasrec.epochs=2");
+    assert!(mixture["mixture"]["sasrec"].as_f64().is_some_and(|weight| (0.0..=1.0).contains(&weight)), "{mixture}");
+
     let prior = "--set prior.ranker=sasrec --set prior.vectors=sasrec.safetensors";
     lab.ok(&format!("train run.toml --out with {prior}"));
     lab.refused(&format!("train run.toml --out new {prior} --set prior.in_loss=true"), 2, &["prior.in_loss", "sasrec"]);

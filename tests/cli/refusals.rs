@@ -4,6 +4,7 @@ use std::fs;
 
 use itemlm::text::Tokenizer;
 
+use crate::common::fixture;
 use crate::lab::{Lab, titles, write_llm};
 
 #[test]
@@ -144,11 +145,11 @@ fn model_files() {
     let refused = |path: &str, named: &[&str]| {
         lab.refused(&format!("train run.toml --out run --set llm.path={path}"), 1, named);
     };
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/tiny.gguf");
-    let gguf = fs::read(tiny).unwrap();
+    let tiny = fixture("gguf/tiny.gguf");
+    let gguf = fs::read(&tiny).unwrap();
     lab.write("titles.txt", "A\nB");
     lab.write("input.jsonl", "{\"prompt\": \"the\", \"items\": [\"B\"]}");
-    lab.ok(&format!("score --llm {tiny} --catalogue titles.txt --input input.jsonl"));
+    lab.ok(&format!("score --llm {} --catalogue titles.txt --input input.jsonl", tiny.display()));
     for length in [0, 3, 4, 10, 24, 100, 1000, gguf.len() / 2, gguf.len() - 1] {
         lab.write("cut.gguf", &gguf[..length]);
         refused("cut.gguf", &["cut.gguf"]);
@@ -246,6 +247,19 @@ fn corpus_files() {
     lab.ok("train run.toml --out run --max-steps 1");
     lab.refused("baseline markov corpus --json", 1, &["corpus", "test split"]);
     lab.refused("evaluate run --json", 1, &["corpus", "test split"]);
+}
+
+/// Items of one title leave the trie without a branching: the loss has nothing to tell apart.
+#[test]
+fn a_catalogue_of_one_title_is_not_trained() {
+    let lab = Lab::new();
+    let log: String = (0..30)
+        .flat_map(|user| (0..6).map(move |step| (user, step)))
+        .map(|(user, step)| format!("u{user},i{},{},Pen\n", (user + step) % 6, 1_600_000_000 + step * 1000 + user))
+        .collect();
+    lab.write("log.csv", format!("user,item,time,title\n{log}"));
+    lab.ok("prepare table log.csv --user user --item item --time time --title title --out alike");
+    lab.refused("train run.toml --out run --set data.corpus=alike", 1, &["alike", "same title"]);
 }
 
 #[test]

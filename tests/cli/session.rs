@@ -28,7 +28,7 @@ fn request(history: &[&str], k: usize) -> RecommendRequest {
     RecommendRequest { history, k, ..RecommendRequest::default() }
 }
 
-fn same(found: &[Recommendation], expected: &[Recommendation]) {
+fn assert_same(found: &[Recommendation], expected: &[Recommendation]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         assert_eq!((found.rank, &found.item, &found.title), (expected.rank, &expected.item, &expected.title));
@@ -36,7 +36,7 @@ fn same(found: &[Recommendation], expected: &[Recommendation]) {
     }
 }
 
-/// Of `all` those with `ids`, ranked anew.
+/// Returns those of `all` with `ids`, ranked again.
 fn of(all: &[Recommendation], keep: impl Fn(&Recommendation) -> bool) -> Vec<Recommendation> {
     let kept = all.iter().filter(|item| keep(item)).cloned();
     kept.zip(1..).map(|(item, rank)| Recommendation { rank, ..item }).collect()
@@ -49,7 +49,7 @@ fn answers_alone_together_and_of_the_command_line() {
     let requests = [request(&["Red Pen 0"], 4), request(&["Red Pen 0", "never seen"], 12), request(&["x y z"], 5)];
     let alone: Vec<_> = requests.iter().map(|request| session.recommend(request).unwrap()).collect();
     for (together, alone) in session.recommend_all(&requests).into_iter().zip(&alone) {
-        same(&together.unwrap().items, &alone.items);
+        assert_same(&together.unwrap().items, &alone.items);
     }
     let line = "recommend run --json -k 4";
     let mut command = lab.command(line);
@@ -61,10 +61,10 @@ fn answers_alone_together_and_of_the_command_line() {
         log_prob: item["log_prob"].as_f64().unwrap(),
         score: item["score"].as_f64().unwrap(),
     });
-    same(&printed.collect::<Vec<_>>(), &alone[0].items);
+    assert_same(&printed.collect::<Vec<_>>(), &alone[0].items);
     // One that cannot be answered leaves the others as they are.
     let mut mixed = session.recommend_all(&[request(&["Red Pen 0"], 0), requests[0].clone()]);
-    same(&mixed.pop().unwrap().unwrap().items, &alone[0].items);
+    assert_same(&mixed.pop().unwrap().unwrap().items, &alone[0].items);
     assert_eq!(mixed.pop().unwrap().unwrap_err().kind(), ErrorKind::Usage);
 }
 
@@ -78,14 +78,14 @@ fn filters_and_given_items_keep_their_scores() {
 
     let plain = request(&["Red Pen 0"], 5);
     let only = RecommendRequest { only: Some(chosen.clone()), ..plain.clone() };
-    same(&session.recommend(&only).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
+    assert_same(&session.recommend(&only).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
     let exclude = RecommendRequest { exclude: chosen.clone(), k: ITEMS, ..plain.clone() };
-    same(&session.recommend(&exclude).unwrap().items, &of(&all, |item| !chosen.contains(&item.item)));
+    assert_same(&session.recommend(&exclude).unwrap().items, &of(&all, |item| !chosen.contains(&item.item)));
     let unseen = RecommendRequest { exclude_history: Some(true), k: ITEMS, ..plain.clone() };
-    same(&session.recommend(&unseen).unwrap().items, &of(&all, |item| item.title != "Red Pen 0"));
+    assert_same(&session.recommend(&unseen).unwrap().items, &of(&all, |item| item.title != "Red Pen 0"));
 
     let rank = RankRequest { history: plain.history.clone(), items: chosen.clone(), ..RankRequest::default() };
-    same(&session.rank(&rank).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
+    assert_same(&session.rank(&rank).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
 
     let unknown = [
         RecommendRequest { exclude: vec!["nothing".into()], ..plain.clone() },

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::common::fixture;
 use crate::lab::{ITEMS, Lab, USERS};
 
 /// 24 train rows: 6 steps of 4 an epoch.
@@ -57,8 +58,7 @@ fn lab() -> Lab {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("bert")).unwrap();
     for file in ["config.json", "model.safetensors", "vocab.txt"] {
-        let from = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/reference/bert/");
-        std::fs::copy(format!("{from}{file}"), lab.path("bert").join(file)).unwrap();
+        std::fs::copy(fixture("reference/bert").join(file), lab.path("bert").join(file)).unwrap();
     }
     lab.ok("cf als corpus --out als.safetensors --set dim=6");
     lab.write("tasks.jsonl", rows());

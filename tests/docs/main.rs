@@ -5,6 +5,8 @@
 //! (`docs/reference/command-line.md` and `docs/reference/run-file.md`).
 
 mod command_line;
+#[path = "../common/mod.rs"]
+mod common;
 mod examples;
 mod links;
 mod run_file;
@@ -13,27 +15,14 @@ mod sources;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Returns the root of the repository.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use common::{files_with_extension, root};
 
 /// Returns the Markdown files under test, relative to [`root`], sorted.
 fn pages() -> Vec<PathBuf> {
     let mut pages: Vec<PathBuf> =
         ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/reference/README.md"].map(PathBuf::from).to_vec();
-    let mut folders = vec![PathBuf::from("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(root().join(&folder)).unwrap() {
-            let entry = entry.unwrap();
-            let path = folder.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "md") {
-                pages.push(path);
-            }
-        }
-    }
+    let book = files_with_extension(&root().join("docs"), "md");
+    pages.extend(book.iter().filter_map(|page| Some(page.strip_prefix(root()).ok()?.to_path_buf())));
     pages.sort();
     pages
 }

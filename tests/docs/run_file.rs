@@ -4,7 +4,6 @@
 //! parsing the smallest run file, or from literals in the sources.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use itemlm::config::{AlignConfig, RunConfig};
 
@@ -171,5 +170,5 @@ fn the_sources_tell_docs_defaults_and_values() {
                     | `far` | boolean | `false` |  |\n\
                     | `which` | string | `\"near\"` | `far_away`: Fast. `near`. |\n";
     assert_eq!(page, expected);
-    assert!(Sources::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path()).find("RunConfig").is_some());
+    assert!(Sources::open(&crate::root().join("src")).find("RunConfig").is_some());
 }

@@ -137,7 +137,7 @@ impl Sources {
         Some(Item { doc: self.doc(attributes), keys, has_default, name: name.into(), file })
     }
 
-    /// Whether the type is a table of its own rather than a value.
+    /// Returns whether the type is a table of its own rather than a value.
     pub fn is_table(&self, kind: &Kind) -> bool {
         self.find(&kind.name).is_some_and(|item| !matches!(&item.keys, Keys::Fields(f) if f.is_empty()))
     }

@@ -101,7 +101,7 @@ fn bert_under_older_names() {
 #[test]
 #[ignore = "needs models/minilm-l6 of `just bert`; just test-real"]
 fn minilm_sentence_vectors() {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/minilm-l6");
+    let dir = crate::common::root().join("models/minilm-l6");
     let known = json("minilm/sentences.json");
     let tokenizer = BertTokenizer::from_dir(&dir).unwrap();
     let sentences =
@@ -343,7 +343,7 @@ fn phase_1_steps() {
             near(&what, loss.clone().into_scalar().elem(), known["loss"].as_f64().unwrap());
             let mut grads = GradientsParams::from_grads(loss.backward(), &model);
             near(&what, clip_grad_norm(&model, &mut grads, 1.0).unwrap(), known["grad_norm"].as_f64().unwrap());
-            let lr = schedule.at(s);
+            let lr = schedule.learning_rate(s);
             near(&what, lr, known["lr"].as_f64().unwrap());
             model = WeightDecay::apply(model, &grads, lr * 0.05);
             model = optimizer.step(lr, model, grads);

@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::optim::Optimizer;
 use itemlm::rankers::bpr::{Bpr, BprConfig};
 use itemlm::rankers::sasrec::{SasRec, SasRecConfig, SasRecLoss, Sequences};
+use serde_json::Value;
 
 use crate::*;
 
@@ -57,6 +58,9 @@ fn for_each_parameter(
     vector: &mut dyn FnMut(&str, &mut Param<Tensor<Dispatch, 1>>),
 ) {
     matrix("items", &mut model.items, false);
+    if let Some(text) = &mut model.text {
+        matrix("text.weight", &mut text.weight, false);
+    }
     matrix("positions", &mut model.positions, false);
     for (b, block) in model.blocks.iter_mut().enumerate() {
         let linears: [(&str, &mut Linear<Dispatch>); 6] = [
@@ -85,88 +89,126 @@ fn transposed(values: &[f32], turn: bool) -> Vec<f32> {
     if turn { (0..n * n).map(|i| values[i % n * n + i / n]).collect() } else { values.to_vec() }
 }
 
-#[test]
-fn sasrec() {
-    let reference = &json("cf/cf.json")["sasrec"];
-    let expected = Tensors::open("cf/sasrec.safetensors");
+/// Takes the reference's optimiser steps; compares losses, the first step's gradients and the
+/// parameters after them with the tensors that begin with `prefix`.
+fn check_steps(
+    mut model: SasRec<Dispatch>,
+    batches: &[Sequences],
+    (loss, losses): (SasRecLoss, &Value),
+    (expected, prefix): (&Tensors, &str),
+    parameters: usize,
+) {
+    let learning_rate = json("cf/cf.json")["sasrec"]["learning_rate"].as_f64().unwrap();
+    let mut optimizer = adamw::<SasRec<Dispatch>, Dispatch>(0.0);
+    for (s, (batch, known)) in batches.iter().zip(floats(losses)).enumerate() {
+        let _one_graph = AUTODIFF.lock().unwrap();
+        let found = model.loss(batch, loss);
+        near(&format!("{prefix}step {s}"), found.clone().into_scalar().elem(), known);
+        let grads = GradientsParams::from_grads(found.backward(), &model);
+        assert_eq!(grads.len(), parameters, "every parameter has a gradient");
+        if s == 0 {
+            for_each_parameter(
+                &mut model,
+                &mut |name, param, turn| {
+                    let grad = host(grads.get::<Dispatch, 2>(param.id).unwrap());
+                    close(name, &transposed(&grad, turn), &expected.floats(&format!("{prefix}grad.{name}")));
+                },
+                &mut |name, param| {
+                    let grad = host(grads.get::<Dispatch, 1>(param.id).unwrap());
+                    match name.ends_with("key.bias") {
+                        // It shifts all scores of a query alike.
+                        true => assert!(grad.iter().all(|g| g.abs() < 1e-6), "{name}: {grad:?}"),
+                        false => close(name, &grad, &expected.floats(&format!("{prefix}grad.{name}"))),
+                    }
+                },
+            );
+        }
+        model = optimizer.step(learning_rate, model, grads);
+    }
+    for_each_parameter(
+        &mut model,
+        &mut |name, param, turn| {
+            let (found, known) =
+                (transposed(&host(param.val()), turn), expected.floats(&format!("{prefix}final.{name}")));
+            close_to(AFTER_ADAM, &format!("{prefix}{name}"), &found, &known);
+        },
+        &mut |name, param| {
+            // Adam makes steps of the rounding error in a gradient that is zero.
+            if !name.ends_with("key.bias") {
+                let known = expected.floats(&format!("{prefix}final.{name}"));
+                close_to(AFTER_ADAM, &format!("{prefix}{name}"), &host(param.val()), &known);
+            }
+        },
+    );
+}
+
+fn set_start(model: &mut SasRec<Dispatch>, expected: &Tensors) {
+    for_each_parameter(
+        model,
+        &mut |name, param, turn| set(param, transposed(&expected.floats(&format!("start.{name}")), turn)),
+        &mut |name, param| set(param, expected.floats(&format!("start.{name}"))),
+    );
+}
+
+fn batches(reference: &Value) -> Vec<Sequences> {
+    let rows = |batch: &Value, key: &str| batch.get(key).map_or(Vec::new(), sequences);
+    let batches = reference["batches"].as_array().unwrap().iter();
+    batches
+        .map(|batch| Sequences {
+            inputs: rows(batch, "inputs"),
+            targets: rows(batch, "targets"),
+            negatives: rows(batch, "negatives"),
+        })
+        .collect()
+}
+
+fn config(reference: &Value) -> SasRecConfig {
     let number = |key: &str| reference[key].as_u64().unwrap() as usize;
-    let config = SasRecConfig {
+    SasRecConfig {
         dim: number("dim"),
         heads: number("heads"),
         blocks: number("blocks"),
         max_len: number("max_len"),
         dropout: 0.0,
         ..SasRecConfig::default()
-    };
-    let batches: Vec<Sequences> = reference["batches"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|batch| Sequences {
-            inputs: sequences(&batch["inputs"]),
-            targets: sequences(&batch["targets"]),
-            negatives: sequences(&batch["negatives"]),
-        })
-        .collect();
+    }
+}
+
+#[test]
+fn sasrec() {
+    let reference = &json("cf/cf.json")["sasrec"];
+    let expected = Tensors::open("cf/sasrec.safetensors");
+    let (config, batches) = (config(reference), batches(reference));
     for device in devices() {
         for (kind, loss) in [("softmax", SasRecLoss::Softmax), ("bce", SasRecLoss::Bce)] {
             let autodiff = DispatchDevice::autodiff(device.clone());
-            let mut model: SasRec<Dispatch> = config.init(number("items"), &autodiff);
-            for_each_parameter(
-                &mut model,
-                &mut |name, param, turn| set(param, transposed(&expected.floats(&format!("start.{name}")), turn)),
-                &mut |name, param| set(param, expected.floats(&format!("start.{name}"))),
-            );
+            let mut model: SasRec<Dispatch> =
+                config.init(reference["items"].as_u64().unwrap() as usize, None, &autodiff);
+            set_start(&mut model, &expected);
             for (s, batch) in batches.iter().enumerate() {
                 let states = burn::module::AutodiffModule::valid(&model).forward(&batch.inputs);
                 close(&format!("states {s}"), &host(states), &expected.floats(&format!("states.{s}")));
             }
-
-            let mut optimizer = adamw::<SasRec<Dispatch>, Dispatch>(0.0);
-            for (s, (batch, known)) in batches.iter().zip(floats(&reference["losses"][kind])).enumerate() {
-                let _one_graph = AUTODIFF.lock().unwrap();
-                let found = model.loss(batch, loss);
-                near(&format!("{kind}, step {s}"), found.clone().into_scalar().elem(), known);
-                let grads = GradientsParams::from_grads(found.backward(), &model);
-                assert_eq!(grads.len(), 2 + 2 * 16 + 2, "every parameter has a gradient");
-                if s == 0 {
-                    for_each_parameter(
-                        &mut model,
-                        &mut |name, param, turn| {
-                            let grad = host(grads.get::<Dispatch, 2>(param.id).unwrap());
-                            close(name, &transposed(&grad, turn), &expected.floats(&format!("{kind}.grad.{name}")));
-                        },
-                        &mut |name, param| {
-                            let grad = host(grads.get::<Dispatch, 1>(param.id).unwrap());
-                            match name.ends_with("key.bias") {
-                                // It shifts all scores of a query alike.
-                                true => assert!(grad.iter().all(|g| g.abs() < 1e-6), "{name}: {grad:?}"),
-                                false => close(name, &grad, &expected.floats(&format!("{kind}.grad.{name}"))),
-                            }
-                        },
-                    );
-                }
-                model = optimizer.step(reference["learning_rate"].as_f64().unwrap(), model, grads);
-            }
-            for_each_parameter(
-                &mut model,
-                &mut |name, param, turn| {
-                    let found = transposed(&host(param.val()), turn);
-                    close_to(
-                        AFTER_ADAM,
-                        &format!("{kind}, {name}"),
-                        &found,
-                        &expected.floats(&format!("{kind}.final.{name}")),
-                    );
-                },
-                &mut |name, param| {
-                    // Adam makes steps of the rounding error in a gradient that is zero.
-                    if !name.ends_with("key.bias") {
-                        let known = expected.floats(&format!("{kind}.final.{name}"));
-                        close_to(AFTER_ADAM, &format!("{kind}, {name}"), &host(param.val()), &known);
-                    }
-                },
-            );
+            let losses = (loss, &reference["losses"][kind]);
+            check_steps(model, &batches, losses, (&expected, &format!("{kind}.")), 2 + 2 * 16 + 2);
         }
+    }
+}
+
+/// Items' vectors that are projected from vectors of their titles, plus vectors of their own.
+#[test]
+fn sasrec_over_titles() {
+    let all = json("cf/cf.json");
+    let reference = &all["sasrec_text"];
+    let expected = Tensors::open("cf/sasrec_text.safetensors");
+    let (config, batches) = (config(&all["sasrec"]), batches(reference));
+    let shape = [all["sasrec"]["items"].as_u64().unwrap() as usize, reference["text_dim"].as_u64().unwrap() as usize];
+    for device in devices() {
+        let autodiff = DispatchDevice::autodiff(device);
+        let text = Tensor::from_data(TensorData::new(expected.floats("text"), shape), &autodiff);
+        let mut model: SasRec<Dispatch> = config.init(shape[0], Some(text), &autodiff);
+        set_start(&mut model, &expected);
+        close("table", &host(model.item_table()), &expected.floats("table"));
+        check_steps(model, &batches, (SasRecLoss::Softmax, &reference["losses"]), (&expected, ""), 3 + 2 * 16 + 2);
     }
 }

@@ -8,7 +8,7 @@ use burn::train::Interrupter;
 use itemlm::config::TrainConfig;
 use itemlm::model::{DecoderBlock, Entities, ItemEncoder, open_llm};
 use itemlm::text::EntityTokens;
-use itemlm::train::{Progress, Run, Samples, Trained, Ui, run};
+use itemlm::train::{Progress, Run, Samples, TrainedWeights, Ui, run};
 use rand::{Rng, SeedableRng};
 
 use crate::entities::{WIDTH, qformer};
@@ -18,7 +18,7 @@ const STEPS: usize = 20;
 const WINDOWS: usize = 64;
 const ITEMS: u32 = 12;
 
-/// Two devices of each backend.
+/// Returns two devices of each backend.
 fn pairs() -> Vec<[DispatchDevice; 2]> {
     #[allow(unused_mut)]
     let mut pairs = vec![
@@ -44,9 +44,9 @@ fn pairs() -> Vec<[DispatchDevice; 2]> {
     pairs
 }
 
-/// What trains.
+/// The part of the model that trains.
 #[derive(Debug, Clone, Copy)]
-enum Trains {
+enum TrainedPart {
     /// An adapter, with dropout.
     Lora(f64),
     Full,
@@ -58,16 +58,16 @@ fn targets() -> Vec<Vec<u32>> {
     (0..ITEMS).map(|item| vec![10 + item % 6, 20 + item, 40 + item % 2, 2]).collect()
 }
 
-fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens) {
+fn model(trains: TrainedPart, device: &DispatchDevice) -> (ItemLanguageModel<Training>, EntityTokens) {
     let lora = |dropout| LoraConfig { rank: 4, alpha: 8.0, dropout, ..LoraConfig::default() };
     let llm = match trains {
-        Trains::Lora(dropout) => llama::<Training>("llama-untied", Tune::Lora(&lora(dropout), 1), device),
-        Trains::Full => llama("llama-tied", Tune::Full, device),
-        Trains::Encoder => llama("llama-untied", Tune::Frozen, device),
+        TrainedPart::Lora(dropout) => llama::<Training>("llama-untied", Tune::Lora(&lora(dropout), 1), device),
+        TrainedPart::Full => llama("llama-tied", Tune::Full, device),
+        TrainedPart::Encoder => llama("llama-untied", Tune::Frozen, device),
     };
     let config = qformer();
     let tokens = EntityTokens::new(llm.config().vocab_size, config.queries(), ITEMS as usize, 0).unwrap();
-    if !matches!(trains, Trains::Encoder) {
+    if !matches!(trains, TrainedPart::Encoder) {
         return (llm.into(), tokens);
     }
     let scale = ItemLanguageModel::embedding_scale(&llm);
@@ -79,14 +79,14 @@ fn model(trains: Trains, device: &DispatchDevice) -> (ItemLanguageModel<Training
 
 /// Prompts that begin alike and end in some items, as tokens or as vectors; the target is the next
 /// after the last.
-fn examples(trains: Trains, tokens: &EntityTokens) -> Vec<Example> {
+fn examples(trains: TrainedPart, tokens: &EntityTokens) -> Vec<Example> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
     let mut example = || {
         let (mut prompt, mut item) = (vec![5, 6, 7, 8], 0);
         for _ in 0..rng.random_range(1..5) {
             item = rng.random_range(0..ITEMS);
             match trains {
-                Trains::Encoder => prompt.extend(tokens.item(item)),
+                TrainedPart::Encoder => prompt.extend(tokens.item(item)),
                 _ => prompt.extend(&targets()[item as usize][..3]),
             }
             prompt.push(9);
@@ -96,9 +96,9 @@ fn examples(trains: Trains, tokens: &EntityTokens) -> Vec<Example> {
     (0..WINDOWS).map(|_| example()).collect()
 }
 
-/// A training run's losses; the last one is its validation's best.
+/// Returns a training run's losses; the last one is its validation's best.
 fn losses(
-    trains: Trains,
+    trains: TrainedPart,
     loss: Loss,
     micro: MicroBatch,
     checkpointing: bool,
@@ -112,7 +112,7 @@ fn losses(
     let examples = examples(trains, &tokens);
     // A higher one makes much of the last bit, in which the order of a sum shows: tenfold a few
     // steps.
-    let learning_rate = if matches!(trains, Trains::Lora(_)) { 1e-2 } else { 1e-3 };
+    let learning_rate = if matches!(trains, TrainedPart::Lora(_)) { 1e-2 } else { 1e-3 };
     let mut config =
         TrainConfig { epochs: 5, batch_size: 16, learning_rate, warmup_steps: 2, ..TrainConfig::default() };
     match micro {
@@ -133,7 +133,7 @@ fn losses(
             valid,
             catalogue: Arc::new(catalogue),
             validate: None,
-            trained: Trained::Encoder,
+            trained: TrainedWeights::Encoder,
             dir: dir.to_path_buf(),
             ui: Ui::None,
             max_steps: None,
@@ -154,17 +154,17 @@ fn two_devices_learn_what_one_does() {
     let bear = Loss::Bear(Bear { temperature: 1.0, lambda: 0.25, xi: 2.75, beams: 3 });
     let cases = [
         // The same cut: dropout is the same as well.
-        (Trains::Lora(0.1), msl, Samples(8), false),
-        (Trains::Full, ats, Samples(8), false),
-        (Trains::Encoder, ats, Samples(8), false),
-        (Trains::Lora(0.1), ats, Samples(3), false),
-        (Trains::Encoder, ats, Samples(4), false),
+        (TrainedPart::Lora(0.1), msl, Samples(8), false),
+        (TrainedPart::Full, ats, Samples(8), false),
+        (TrainedPart::Encoder, ats, Samples(8), false),
+        (TrainedPart::Lora(0.1), ats, Samples(3), false),
+        (TrainedPart::Encoder, ats, Samples(4), false),
         // One micro-batch, of which two devices make two.
-        (Trains::Lora(0.0), ats, Tokens(2048), true),
-        (Trains::Full, msl, Samples(16), true),
-        (Trains::Lora(0.1), LML, Tokens(60), true),
-        (Trains::Encoder, msl, Tokens(40), true),
-        (Trains::Lora(0.0), bear, Samples(3), false),
+        (TrainedPart::Lora(0.0), ats, Tokens(2048), true),
+        (TrainedPart::Full, msl, Samples(16), true),
+        (TrainedPart::Lora(0.1), LML, Tokens(60), true),
+        (TrainedPart::Encoder, msl, Tokens(40), true),
+        (TrainedPart::Lora(0.0), bear, Samples(3), false),
     ];
     for devices in pairs() {
         // Software Vulkan takes seconds a step.
@@ -191,7 +191,7 @@ fn two_devices_learn_what_one_does() {
 #[test]
 fn a_copy_is_the_same_model() {
     for [first, second] in pairs() {
-        for trains in [Trains::Lora(0.0), Trains::Full, Trains::Encoder] {
+        for trains in [TrainedPart::Lora(0.0), TrainedPart::Full, TrainedPart::Encoder] {
             let (model, _) = model(trains, &first);
             let copy = model.clone_to_device(&second);
             assert_eq!(copy.devices(), std::slice::from_ref(&second));
@@ -216,8 +216,7 @@ fn a_copy_is_the_same_model() {
                 assert_eq!((copy.dtype(), host(copy)), (weight.dtype(), host(weight)));
             }
         }
-        let mut opened =
-            open_llm(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf")).unwrap();
+        let mut opened = open_llm(&common::fixture("gguf/tiny.gguf")).unwrap();
         opened.weights.keep_quantized().unwrap();
         let llm =
             Decoder::<Dispatch>::load(&opened.config, opened.weights, Tune::Frozen, Precision::F32, &first).unwrap();

@@ -13,7 +13,7 @@ const ITEMS: usize = 5;
 const USERS: usize = 3;
 pub(super) const WIDTH: usize = 6;
 
-/// A tiny Q-Former of 3 queries.
+/// Returns the sizes of a tiny Q-Former of 3 queries.
 pub(super) fn qformer() -> ItemEncoderConfig {
     let text = BertConfig {
         vocab_size: 20,
@@ -58,7 +58,7 @@ fn model<B: Backend<Device = DispatchDevice>>(
     (ItemLanguageModel::new(llm, Some(entities)), tokens)
 }
 
-/// `x Wᵀ + b` of one row, by hand.
+/// Computes `x Wᵀ + b` of one row, by hand.
 fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let row = |(w, b): (&[f32], &f32)| w.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + b;
     weight.chunks(x.len()).zip(bias).map(row).collect()

@@ -1,6 +1,6 @@
 //! Every decoder family against transformers and peft: logits from a directory and from GGUF,
-//! gradients and three optimiser steps of LoRA on every projection and of all weights, adapters both
-//! ways, exports, token trees and the cached search.
+//! gradients and three optimiser steps of LoRA on every projection and of all weights, adapters
+//! both ways, exports, token trees and the cached search.
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::Optimizer;
@@ -48,7 +48,7 @@ fn logits<B: Backend<Device = DispatchDevice>>(
     model.logits(hidden.reshape([BATCH * SEQ, model.config().hidden_size]), None)
 }
 
-/// Mean cross-entropy of the fixture's labels.
+/// Computes the mean cross-entropy of the fixture's labels.
 fn loss(model: &Decoder<Training>, expected: &Tensors, device: &DispatchDevice) -> Tensor<Training, 1> {
     let rows: Vec<i32> = expected.ints("label_positions").chunks(2).map(|at| (at[0] * SEQ + at[1]) as i32).collect();
     let labels: Vec<i32> = expected.ints("label_tokens").iter().map(|&label| label as i32).collect();
@@ -145,7 +145,7 @@ fn adapter_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamI
     model.layers.iter().enumerate().flat_map(of_layer).collect()
 }
 
-/// Hugging Face's names.
+/// Returns Hugging Face's names.
 fn weight_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamId)> {
     let mut names = vec![
         ("model.embed_tokens.weight".to_owned(), model.embed_tokens.id),
@@ -278,8 +278,8 @@ fn families_token_trees_and_windows() {
     }
 }
 
-/// The cached search, of prompts of several lengths together, against each title run whole after its
-/// prompt without a cache; and `score` against the same.
+/// The cached search, of prompts of several lengths together, against each title run whole after
+/// its prompt without a cache; and `score` against the same.
 #[test]
 fn families_cached_search_equals_enumeration() {
     let titles: [&[u32]; 8] = [

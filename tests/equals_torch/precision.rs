@@ -102,7 +102,7 @@ fn gradients_through_halves() {
 /// Of every block format of GGUF one matrix or more, and two that are in none.
 #[test]
 fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf");
+    let path = common::fixture("gguf/tiny.gguf");
     let config = LoraConfig { rank: 2, dropout: 0.0, ..lora_config() };
     for device in devices() {
         let _turn = AUTODIFF.lock().unwrap();
@@ -132,7 +132,8 @@ fn matrices_that_stay_quantised_compute_what_unpacked_ones_do() {
                 let gradients = (output.hidden.clone() * 0.5).powi_scalar(3).sum().backward();
                 let mut numbers = vec![host(output.hidden)];
                 if precision == Precision::F32 {
-                    numbers.extend(model.layers.iter().map(|layer| host(layer.linear(Projection::Query).merged())));
+                    numbers
+                        .extend(model.layers.iter().map(|layer| host(layer.linear(Projection::Query).merged_weight())));
                 }
                 for layer in &model.layers {
                     for lora in [layer.linear(Projection::Query), layer.linear(Projection::Value)]

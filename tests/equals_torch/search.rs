@@ -44,7 +44,8 @@ fn search_equals_enumeration_and_transformers() {
                     }
                     // A user's ranking does not depend on who else is in the batch.
                     let alone = search(&model, &catalogue, &[prompt.into()], &decode, &device).unwrap();
-                    let leaves = |ranked: &[itemlm::decode::Ranked]| ranked.iter().map(|r| r.leaf).collect::<Vec<_>>();
+                    let leaves =
+                        |ranked: &[itemlm::decode::RankedItem]| ranked.iter().map(|r| r.leaf).collect::<Vec<_>>();
                     assert_eq!(leaves(&alone[0]), leaves(found));
                     // Fewer beams still return as many distinct items.
                     for beams in [1, 4, 10] {

@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use clap::ValueEnum;
 use itemlm::data::prepare;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::common::{itemlm, names, root};
 use crate::format::Format;
-use crate::generator::Written;
+use crate::generator::WrittenInput;
+use crate::options;
 use crate::reference::{Event, Log};
-use crate::{names, options};
 
-/// Enough for many blocks of lines, for several row groups, and for shards.
+/// Makes a log that is large enough for many blocks of lines, for several row groups, and for
+/// shards.
 fn log() -> Log {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut log = Log::default();
@@ -33,8 +34,8 @@ fn log() -> Log {
     log
 }
 
-/// The flags that say of a table what must be said.
-fn flags(written: &Written) -> Vec<String> {
+/// Returns the flags that a table needs.
+fn flags(written: &WrittenInput) -> Vec<String> {
     let (columns, table) = (&written.columns, &written.table);
     let encoding = table.encoding.map(|encoding| encoding.to_possible_value().unwrap().get_name().to_string());
     let pairs = [
@@ -53,8 +54,8 @@ fn flags(written: &Written) -> Vec<String> {
     pairs.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value.as_ref()?))).collect()
 }
 
-fn binary(format: Format, written: &Written, out: &Path, threads: &str, more: &[&str]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+fn binary(format: Format, written: &WrittenInput, out: &Path, threads: &str, more: &[&str]) {
+    let mut command = itemlm(root());
     command.arg("prepare").arg(format.source().to_string()).args(&written.inputs).arg("--out").arg(out).args(more);
     command.args(flags(written));
     command.env("RAYON_NUM_THREADS", threads).env("POLARS_MAX_THREADS", threads);

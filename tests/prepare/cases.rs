@@ -2,11 +2,11 @@
 //! corpus, or the error, that it should give.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::common::{copy_folder, faults_of_refusal, fixture, itemlm};
 use crate::read;
 use crate::reference::{self, Corpus, Event, Log, Protocol, Step};
 
@@ -29,7 +29,7 @@ const COLUMNS: &str = "--user user --item item --time time --title title --ratin
 /// 2014-05-13T16:53:20Z.
 const START: i64 = 1_400_000_000;
 
-/// The log of the events, with the time of the n-th, from 1, in milliseconds.
+/// Returns the log of the events, with the time of the n-th, from 1, in milliseconds.
 fn log(time: impl Fn(i64) -> i64) -> Log {
     let mut log = Log::default();
     for (n, (user, item, rating)) in (1..).zip(EVENTS) {
@@ -54,7 +54,7 @@ fn titled(mut log: Log, id: &str, title: &str) -> Log {
     log
 }
 
-/// Other ids for users and items.
+/// Returns the log with other ids of users and items.
 fn renamed(mut log: Log, users: [&str; 3], items: [&str; 4]) -> Log {
     let user = |id: &str| users[["u1", "u2", "u3"].iter().position(|u| *u == id).unwrap()].to_string();
     let item = |id: &str| items[TITLES.iter().position(|(i, _)| *i == id).unwrap()].to_string();
@@ -65,7 +65,7 @@ fn renamed(mut log: Log, users: [&str; 3], items: [&str; 4]) -> Log {
     log
 }
 
-/// The ids of Amazon's files.
+/// Returns the log with the ids of Amazon's files.
 fn amazon(log: Log) -> Log {
     let items = ["B000000001", "B000000002", "0307000003", "B000000004"];
     renamed(log, ["A1AAAAAAAAAAA1", "A2BBBBBBBBBBB2", "A3CCCCCCCCCCC3"], items)
@@ -78,20 +78,20 @@ struct Case {
 impl Case {
     fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases").join(name), dir.path());
+        copy_folder(&fixture("data_cases").join(name), dir.path());
         Self { dir }
     }
 
     fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+        let mut command = itemlm(self.dir.path());
         command.arg("prepare").args(line.split_whitespace()).args(["--out", "out", "--json"]);
         if self.dir.path().join("cfg.toml").exists() {
             command.args(["--config", "cfg.toml"]);
         }
-        command.current_dir(self.dir.path()).stdin(Stdio::null()).output().unwrap()
+        command.output().unwrap()
     }
 
-    /// The report of a run that works.
+    /// Runs `prepare` and returns its report.
     fn prepare(&self, line: &str) -> Value {
         let output = self.run(line);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
@@ -111,27 +111,9 @@ impl Case {
     /// Checks that the run ends in one line of error with these words.
     fn refuses(&self, line: &str, words: &[&str]) {
         let output = self.run(line);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
-        let last = stderr.lines().last().unwrap_or_default();
-        assert!(last.starts_with("error: ") && !last.chars().any(char::is_control), "{line}: {stderr}");
-        for word in words {
-            assert!(last.contains(word), "{line}: {word:?} is not in {last}");
-        }
+        let faults = faults_of_refusal(line, &output, 1, words);
+        assert!(faults.is_empty(), "{line}: {}\n{}", faults.join("; "), String::from_utf8_lossy(&output.stderr));
         assert!(!self.dir.path().join("out").exists());
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target)
-        } else {
-            fs::write(target, fs::read(entry.path()).unwrap()).unwrap()
-        }
     }
 }
 
@@ -211,9 +193,9 @@ fn pipes_are_refused() {
     let path = case.dir.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     case.refuses(&format!("table fifo cat.csv {COLUMNS}"), &["fifo: not a regular file"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
+    let mut command = itemlm(case.dir.path());
     command.args(["prepare", "table", "/dev/stdin", "cat.csv", "--out", "out"]).args(COLUMNS.split(' '));
-    let output = command.current_dir(case.dir.path()).stdin(Stdio::piped()).output().unwrap();
+    let output = command.stdin(Stdio::piped()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && stderr.contains("/dev/stdin: not a regular file"), "{stderr}");
 }
@@ -331,7 +313,7 @@ fn parquet_types() {
     let users: Vec<String> = users.into_iter().chain(others.map(String::from)).collect();
     // Each type once, whatever the others are.
     let dir = tempfile::tempdir().unwrap();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/types.parquet");
+    let file = fixture("data_cases/types.parquet");
     fs::write(dir.path().join("cfg.toml"), crate::config(&[], Protocol::Msl { history: 10 })).unwrap();
     for n in 0..users.len().max(ratings.len()).max(times.len()) {
         let name = |names: &[String]| Some(names[n % names.len()].clone());
@@ -343,7 +325,7 @@ fn parquet_types() {
             rating: Some(format!("rating_{}", ratings[n % ratings.len()])),
             text: None,
         };
-        let written = crate::generator::Written { inputs: vec![file.clone()], table: Default::default(), columns };
+        let written = crate::generator::WrittenInput { inputs: vec![file.clone()], table: Default::default(), columns };
         let mut options = crate::options(crate::format::Format::Parquet, written, &dir.path().join("out"));
         options.config = Some(dir.path().join("cfg.toml"));
         itemlm::data::prepare(&options).unwrap_or_else(|error| panic!("{:?}: {error}", options.columns));
@@ -362,7 +344,7 @@ fn parquet_types() {
     ] {
         case.refuses(&format!("table types.parquet {columns} --time time_ms"), &["types.parquet", what]);
     }
-    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data_cases/int96.parquet");
+    let old = fixture("data_cases/int96.parquet");
     fs::copy(old, case.dir.path().join("int96.parquet")).unwrap();
     let mut untitled = unrated(expected);
     untitled.titles.clear();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+
+use crate::common::{itemlm, root};
 
 /// Users 1 and 2 meet items 1 to 5 one after the other.
 fn rows(row: impl Fn(usize, usize, usize) -> String) -> String {
@@ -80,7 +80,7 @@ fn words(command: &str) -> Vec<String> {
 
 #[test]
 fn published_data_sets_are_read() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/datasets.md")).unwrap();
+    let page = fs::read_to_string(root().join("docs/guide/datasets.md")).unwrap();
     let commands: Vec<&str> = page.split('`').filter(|part| part.starts_with("itemlm prepare ")).collect();
     assert_eq!(commands.len(), 19);
     let files = files();
@@ -101,8 +101,7 @@ fn published_data_sets_are_read() {
         if !words.iter().any(|word| word == "--config") {
             words.extend(["--config".into(), "msl.toml".into()]);
         }
-        let mut program = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-        let output = program.args(&words[1..]).arg("--json").current_dir(dir.path()).output().unwrap();
+        let output = itemlm(dir.path()).args(&words[1..]).arg("--json").output().unwrap();
         assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let counts = ["users", "items", "interactions"].map(|key| report[key].as_u64().unwrap());

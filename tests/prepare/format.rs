@@ -64,7 +64,7 @@ impl Format {
         matches!(self, Self::Amazon2023 | Self::JsonLines)
     }
 
-    /// Must titles be latin-1, and without the characters that separate fields?
+    /// Returns whether titles must be latin-1, and without the characters that separate fields.
     pub fn plain_titles(self) -> bool {
         self.source() == Source::Movielens && self != Self::MovieLensLatest
     }

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::format::{ALL, Format};
-use crate::generator::Written;
+use crate::generator::WrittenInput;
 use crate::reference;
 use crate::reference::{Corpus, Event, Log, Protocol, Step};
 use crate::{config, options, read};
@@ -16,7 +16,8 @@ use crate::{config, options, read};
 const TITLES: [&str; 6] =
     ["It's \"here\", now", "L'été à ½ prix", "Tom &amp; Jerry & Co", "Plain (1999)", "Plain (1999)", "a\\'b: c, \"d\""];
 
-/// Dense enough for a 5-core, ids that sort differently as text and as numbers, many ties.
+/// Makes a log that is dense enough for a 5-core, with ids that sort differently as text and as
+/// numbers, and with many ties.
 fn log(rng: &mut ChaCha8Rng, untitled: bool) -> Log {
     let mut log = Log::default();
     for _ in 0..1500 {
@@ -124,7 +125,7 @@ fn released_windows_keep_the_release_s_name() {
     {
         fs::write(release.join(name), text).unwrap();
     }
-    let written = Written { inputs: vec![release], table: TableOptions::default(), columns: Columns::default() };
+    let written = WrittenInput { inputs: vec![release], table: TableOptions::default(), columns: Columns::default() };
     let mut options = options(Format::Csv, written, &folder.path().join("corpus"));
     options.source = Source::Msl;
     prepare(&options).unwrap();

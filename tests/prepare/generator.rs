@@ -18,7 +18,7 @@ use crate::reference::{Event, Log};
 impl Format {
     /// Writes the log to files of `dir`; the inputs to name on the command line, and what to say of
     /// a table.
-    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> Written {
+    pub fn write(self, log: &Log, dir: &Path, rng: &mut ChaCha8Rng) -> WrittenInput {
         let (mut table, mut columns) = (TableOptions::default(), self.columns());
         let mut files = Files { dir, rng, written: Vec::new(), table: &mut table, columns: &mut columns };
         match self {
@@ -36,13 +36,13 @@ impl Format {
             Source::Movielens | Source::Openp5 => vec![dir.to_path_buf()],
             _ => files.written,
         };
-        Written { inputs, table, columns }
+        WrittenInput { inputs, table, columns }
     }
 }
 
-/// What was written, and how to read it.
+/// The written files, and the options to read them.
 #[derive(Clone)]
-pub struct Written {
+pub struct WrittenInput {
     pub inputs: Vec<PathBuf>,
     pub table: TableOptions,
     pub columns: Columns,
@@ -95,7 +95,7 @@ impl Files<'_> {
         text.into_bytes()
     }
 
-    /// The catalogue in a random order, with items that nobody met.
+    /// Returns the catalogue in a random order, with items that no event has.
     fn catalogue(&mut self, log: &Log, numeric: bool) -> Vec<(String, Option<String>)> {
         let mut ids: Vec<String> = log.events.iter().map(|e| e.item.clone()).collect();
         ids.sort();
@@ -170,7 +170,7 @@ impl Files<'_> {
         }
     }
 
-    /// A line as Python 2's `str` of a dictionary wrote it.
+    /// Returns a line as Python 2's `str` of a dictionary wrote it.
     fn python_metadata(&mut self, id: &str, title: Option<&str>) -> String {
         let mut entries = vec![
             format!("'asin': {}", self.python(id)),
@@ -299,7 +299,7 @@ impl Files<'_> {
         if needed || self.yes() { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
     }
 
-    /// A field of a dialect: in quotes, with escapes, or as it is.
+    /// Writes a field of a dialect: in quotes, with escapes, or as it is.
     fn field(&mut self, text: &str, dialect: &Dialect) -> String {
         let special = [dialect.delimiter, dialect.quote.unwrap_or('\n'), '\n', '\r', dialect.escape.unwrap_or('\n')];
         match (dialect.quote, dialect.escape) {
@@ -315,7 +315,8 @@ impl Files<'_> {
         }
     }
 
-    /// A table of a random dialect, with times of a random form, and what must be said of it.
+    /// Writes a table of a random dialect, with times of a random form, and the options that it
+    /// needs.
     fn table(&mut self, log: &Log, tabs: bool) {
         let dialect = Dialect::random(tabs, log, self.rng);
         let times = Times::random(true, self.rng);

@@ -2,6 +2,8 @@
 
 mod bytes;
 mod cases;
+#[path = "../common/mod.rs"]
+mod common;
 mod datasets;
 mod dialect;
 mod format;
@@ -21,11 +23,11 @@ use itemlm::data::{PrepareOptions, Split};
 use polars::prelude::{ParquetReader, SerReader};
 
 use format::Format;
-use generator::Written;
+use generator::WrittenInput;
 use reference::{Corpus, Protocol, Step};
 
-/// What asks for `inputs` in `format` to be prepared with defaults.
-pub fn options(format: Format, written: Written, out: &Path) -> PrepareOptions {
+/// Returns the options that prepare `inputs` in `format` with defaults.
+pub fn options(format: Format, written: WrittenInput, out: &Path) -> PrepareOptions {
     PrepareOptions {
         source: format.source(),
         inputs: written.inputs,
@@ -40,7 +42,7 @@ pub fn options(format: Format, written: Written, out: &Path) -> PrepareOptions {
     }
 }
 
-/// The configuration file of steps and a split.
+/// Returns the configuration file of steps and a split.
 pub fn config(steps: &[Step], protocol: Protocol) -> String {
     let mut text = if steps.is_empty() { "steps = []\n".to_string() } else { String::new() };
     for step in steps {
@@ -61,7 +63,7 @@ pub fn config(steps: &[Step], protocol: Protocol) -> String {
     text + &format!("[split]\nprotocol = \"{name}\"\nhistory = {history}\n")
 }
 
-/// The corpus that `prepare` wrote.
+/// Reads the corpus that `prepare` wrote.
 pub fn read(dir: &Path) -> Corpus {
     let corpus = itemlm::data::Corpus::open(dir).unwrap_or_else(|e| panic!("{e}"));
     let windows = [corpus.released_train.as_slice(), corpus.windows(Split::Valid), corpus.windows(Split::Test)];
@@ -82,12 +84,4 @@ pub fn read(dir: &Path) -> Corpus {
         ratings,
         windows: windows.map(|w| w.iter().map(|w| (w.user, w.start, w.len, corpus.timestamp(w))).collect()),
     }
-}
-
-/// The names in a folder.
-pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }

@@ -8,10 +8,11 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::common::names;
 use crate::format::{ALL, Format};
 use crate::reference;
 use crate::reference::{Event, Log, Protocol, Step};
-use crate::{config, names, options, read};
+use crate::{config, options, read};
 
 /// A source.
 const LOGS: u64 = 1000;

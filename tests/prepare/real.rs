@@ -7,20 +7,13 @@ use itemlm::data::{Columns, Corpus, PrepareOptions, Report, Source, Split, Table
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::common::{real_data, root};
 use crate::format::Format;
 use crate::options;
 use crate::reference::{Event, Log};
 
-pub fn data(name: &str) -> PathBuf {
-    let root = std::env::var_os("ITEMLM_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let dir = root.join(name);
-    assert!(dir.is_dir(), "{} is absent", dir.display());
-    dir
-}
-
 fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> Report {
-    let config = config.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/data").join(name));
+    let config = config.map(|name| root().join("configs/data").join(name));
     let (inputs, out) = (vec![dir], out.to_path_buf());
     let columns = Columns::default();
     let options = PrepareOptions {
@@ -39,9 +32,9 @@ fn published(source: Source, dir: PathBuf, out: &Path, config: Option<&str>) -> 
 }
 
 /// User, time and items of a window.
-type Released = (u32, Option<i64>, Vec<String>);
+type ReleasedWindow = (u32, Option<i64>, Vec<String>);
 
-fn windows(corpus: &Corpus) -> Vec<Vec<Released>> {
+fn windows(corpus: &Corpus) -> Vec<Vec<ReleasedWindow>> {
     let of = |split| match split {
         Split::Train => corpus.released_train.as_slice(),
         split => corpus.windows(split),
@@ -62,7 +55,7 @@ fn windows(corpus: &Corpus) -> Vec<Vec<Released>> {
 #[test]
 #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn office_is_rebuilt() {
-    let dir = data("office");
+    let dir = real_data("office");
     let folder = tempfile::tempdir().unwrap();
     let released = folder.path().join("released");
     published(Source::Msl, dir, &released, None);
@@ -110,7 +103,7 @@ fn openp5_gives_its_published_counts() {
         ("openp5-beauty", "openp5-beauty.toml", 22_363, 12_101, 198_502),
         ("openp5-clothing", "openp5-clothing.toml", 39_387, 23_033, 278_677),
     ] {
-        let dir = data(name);
+        let dir = real_data(name);
         for (run, config) in [("default", None), ("config", Some(config))] {
             let out = folder.path().join(format!("{name}-{run}"));
             let report = published(Source::Openp5, dir.clone(), &out, config);
@@ -128,7 +121,7 @@ fn openp5_gives_its_published_counts() {
 #[test]
 #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn movielens_latest_small_works() {
-    let dir = data("ml-latest-small");
+    let dir = real_data("ml-latest-small");
     let folder = tempfile::tempdir().unwrap();
     let report = published(Source::Movielens, dir, &folder.path().join("corpus"), None);
     let read = &report.steps[0];

@@ -48,7 +48,7 @@ pub struct Corpus {
     pub items: Vec<(String, String)>,
     /// User's number and id, item, seconds.
     pub interactions: Vec<(u32, String, u32, Option<i64>)>,
-    /// Of the interactions, where the source tells ratings.
+    /// Ratings of the interactions, where the source has ratings.
     pub ratings: Vec<f32>,
     /// Train, valid, test.
     pub windows: [Vec<Window>; 3],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::names;
+use crate::common::{faults_of_refusal, itemlm, names};
 
 /// A folder of raw files and the runs on them.
 struct Raw {
@@ -27,10 +27,9 @@ impl Raw {
     }
 
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_itemlm"));
-        let words = line.split_whitespace();
-        command.arg("prepare").args(words).args(["--out", "corpus", "--json"]).current_dir(self.dir.path());
-        command.env("TMPDIR", self.dir.path().join("tmp")).stdin(Stdio::null());
+        let mut command = itemlm(self.dir.path());
+        command.arg("prepare").args(line.split_whitespace()).args(["--out", "corpus", "--json"]);
+        command.env("TMPDIR", self.dir.path().join("tmp"));
         command
     }
 
@@ -38,33 +37,16 @@ impl Raw {
         self.command(line).output().unwrap()
     }
 
-    /// What is wrong with this refusal, if anything is.
+    /// Returns what is wrong with this refusal, if anything is; it must leave no file behind.
     fn refuses(&self, line: &str, code: i32, named: &[&str]) -> Option<String> {
         let before = names(self.dir.path());
         let output = self.run(line);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().last().unwrap_or_default();
-        println!("{line}\n    {last}");
-        let mut wrong = Vec::new();
-        if output.status.code() != Some(code) {
-            wrong.push(format!("{}, not {code}", output.status));
-        }
-        if !last.starts_with("error: ") || stderr.matches("error:").count() != 1 || last.len() > 600 {
-            wrong.push("not one short error line at the end".into());
-        }
-        for defect in ["panicked", "backtrace", "unwrap", "overflow", ".rs:"] {
-            if stderr.contains(defect) {
-                wrong.push(format!("it shows {defect:?}"));
-            }
-        }
-        wrong.extend(named.iter().filter(|n| !last.contains(**n)).map(|n| format!("{n:?} is not named")));
-        if !output.stdout.is_empty() {
-            wrong.push("something on stdout".into());
-        }
+        let mut wrong = faults_of_refusal(line, &output, code, named);
         let after = names(self.dir.path());
         if before != after || !names(&self.dir.path().join("tmp")).is_empty() {
             wrong.push(format!("it leaves {after:?}"));
         }
+        let stderr = String::from_utf8_lossy(&output.stderr);
         (!wrong.is_empty()).then(|| format!("{line}: {}\n    {stderr}", wrong.join("; ")))
     }
 
@@ -81,7 +63,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// 6 users who each meet 6 items: a 5-core.
+/// Returns 6 users who each have 6 items: a 5-core.
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..36).map(|i| (i / 6, i % 6))
 }
@@ -115,7 +97,7 @@ fn csv() -> Vec<String> {
 
 const TABLE: &str = "--user u --item i --time t --title title --rating r";
 
-/// `lines` with line `number`, from 1, replaced.
+/// Returns `lines` with line `number`, from 1, replaced.
 fn with(mut lines: Vec<String>, number: usize, line: &str) -> Vec<u8> {
     lines[number - 1] = line.into();
     lines.join("\n").into_bytes()
@@ -284,92 +266,101 @@ fn bad_tables_are_named() {
     assert!(wrong.is_empty(), "{} refusals are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Two files of a source, by name and content.
+type FilePair = [(&'static str, Vec<u8>); 2];
+
+/// Returns the pair with another content of one file.
+fn set(pair: &FilePair, index: usize, bytes: Vec<u8>) -> FilePair {
+    let mut files = pair.clone();
+    files[index].1 = bytes;
+    files
+}
+
+/// Returns lines whose last one is not UTF-8.
+fn broken(lines: &[String]) -> Vec<u8> {
+    let mut bytes = text(lines.to_vec());
+    let at = bytes.len() - 10;
+    bytes[at] = 0xe9;
+    bytes
+}
+
+/// Returns the two files as raw files, with the line that prepares them.
+fn raw_pair(source: &str, files: &FilePair) -> (Raw, String) {
+    let raw = Raw::new(&files.each_ref().map(|(name, bytes)| (*name, bytes.as_slice())));
+    (raw, format!("{source} {} {}", files[0].0, files[1].0))
+}
+
+/// Asserts that each of `good` is prepared, and each of `bad` refused with its words in the error.
+fn check_pairs(source: &str, good: &[&FilePair], bad: Vec<(FilePair, Vec<&str>)>) {
+    let mut wrong = Vec::new();
+    for files in good {
+        let (raw, line) = raw_pair(source, files);
+        let output = raw.run(&line);
+        if !output.status.success() {
+            wrong.push(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+    }
+    for (files, named) in bad {
+        let (raw, line) = raw_pair(source, &files);
+        wrong.extend(raw.refuses(&line, 1, &named));
+    }
+    assert!(wrong.is_empty(), "{} refusals are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 #[test]
-fn bad_movielens_and_openp5_are_named() {
+fn bad_movielens_is_named() {
     let ratings =
         |delimiter: &str| lines(|(u, i)| [u + 1, i + 1, 5, 978_300_760 + i].map(|n| n.to_string()).join(delimiter));
     let movies: Vec<String> = (1..7).map(|i| format!("{i}::Title {i} (1999)::Drama")).collect();
     let csv_ratings = || [vec!["userId,movieId,rating,timestamp".to_string()], ratings(",")].concat();
     let csv_movies: Vec<String> =
         ["movieId,title,genres".to_string()].into_iter().chain((1..7).map(|i| format!("{i},\"T, {i}\",A"))).collect();
-    let good = [("ratings.dat", text(ratings("::"))), ("movies.dat", text(movies.clone()))];
-    let good_csv = [("ratings.csv", text(csv_ratings())), ("movies.csv", text(csv_movies.clone()))];
-    let sequences: Vec<String> = (0..6).map(|u| format!("u{u} A B C D E")).collect();
-    let titles: Vec<String> = ["A", "B", "C", "D", "E"].iter().map(|i| format!("{i}\tTitle {i}")).collect();
-    let good_openp5 = [("user_sequence.txt", text(sequences.clone())), ("asin_title.tsv", text(titles.clone()))];
-    let set = |good: &[(&'static str, Vec<u8>); 2], at: usize, bytes: Vec<u8>| {
-        let mut files = good.clone();
-        files[at].1 = bytes;
-        files
-    };
-    let latin1 = |line: &str| line.chars().map(|c| c as u8).collect::<Vec<u8>>();
-    let broken = |lines: &[String]| {
-        let mut bytes = text(lines.to_vec());
-        let at = bytes.len() - 10;
-        bytes[at] = 0xe9;
-        bytes
-    };
-    let mut wrong = Vec::new();
-    for (source, files) in
-        [("movielens", good.clone()), ("movielens", good_csv.clone()), ("openp5", good_openp5.clone())]
-    {
-        let raw = Raw::new(&files.each_ref().map(|(n, b)| (*n, b.as_slice())));
-        let line = format!("{source} {} {}", files[0].0, files[1].0);
-        let output = raw.run(&line);
-        if !output.status.success() {
-            wrong.push(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)));
-        }
-    }
-    // What is wrong, two files, and the words that must be in the error.
-    type Case = (&'static str, [(&'static str, Vec<u8>); 2], Vec<&'static str>);
-    let cases: Vec<Case> = vec![
-        ("movielens", set(&good, 0, with(ratings("::"), 5, "1:5:5:978300760")), vec!["ratings.dat", "line 5"]),
-        ("movielens", set(&good, 0, text(ratings(":"))), vec!["ratings.dat"]),
-        (
-            "movielens",
-            set(&good, 0, with(ratings("::"), 5, "1::5::5::-978300760")),
-            vec!["ratings.dat", "line 5", "-978300760"],
-        ),
-        (
-            "movielens",
-            set(&good, 0, with(ratings("::"), 5, "1::5::good::978300760")),
-            vec!["ratings.dat", "line 5", "good"],
-        ),
-        ("movielens", set(&good, 1, with(movies.clone(), 2, "2::Title")), vec!["movies.dat", "line 2"]),
-        (
-            "movielens",
-            set(&good, 1, with(movies.clone(), 2, "1::Another (1999)::Drama")),
-            vec!["movies.dat", "line 2", "two titles"],
-        ),
-        (
-            "movielens",
-            set(&good_csv, 0, with(csv_ratings(), 1, "userId,movie,rating,timestamp")),
-            vec!["ratings.csv", "movieId"],
-        ),
-        ("movielens", set(&good_csv, 0, with(csv_ratings(), 9, "1,2,3.0")), vec!["ratings.csv", "line 9"]),
-        ("movielens", set(&good_csv, 0, with(csv_ratings(), 9, "1,2,3.0,9e9")), vec!["ratings.csv", "line 9"]),
-        ("movielens", set(&good_csv, 1, broken(&csv_movies)), vec!["movies.csv", "line ", "UTF-8"]),
-        ("movielens", set(&good_csv, 0, vec![]), vec!["ratings.csv", "empty"]),
-        ("openp5", set(&good_openp5, 0, broken(&sequences)), vec!["user_sequence.txt", "line 6", "UTF-8"]),
-        ("openp5", set(&good_openp5, 0, vec![]), vec!["user_sequence.txt", "empty"]),
-        ("openp5", set(&good_openp5, 0, with(sequences.clone(), 3, "u2")), vec!["user_sequence.txt", "line 3"]),
-        ("openp5", set(&good_openp5, 0, with(sequences, 3, "u1 A B")), vec!["user_sequence.txt", "line 3", "u1"]),
-        ("openp5", set(&good_openp5, 1, with(titles.clone(), 3, "C Title C")), vec!["asin_title.tsv", "line 3"]),
-        ("openp5", set(&good_openp5, 1, with(titles, 3, "B\tAnother")), vec!["asin_title.tsv", "line 3", "two titles"]),
-        ("openp5", set(&good_openp5, 1, vec![]), vec!["asin_title.tsv", "empty"]),
+    let dat = [("ratings.dat", text(ratings("::"))), ("movies.dat", text(movies.clone()))];
+    let csv = [("ratings.csv", text(csv_ratings())), ("movies.csv", text(csv_movies.clone()))];
+    let rating = |line: &str| set(&dat, 0, with(ratings("::"), 5, line));
+    let movie = |line: &str| set(&dat, 1, with(movies.clone(), 2, line));
+    let csv_rating = |number: usize, line: &str| set(&csv, 0, with(csv_ratings(), number, line));
+    let bad = vec![
+        (rating("1:5:5:978300760"), vec!["ratings.dat", "line 5"]),
+        (set(&dat, 0, text(ratings(":"))), vec!["ratings.dat"]),
+        (rating("1::5::5::-978300760"), vec!["ratings.dat", "line 5", "-978300760"]),
+        (rating("1::5::good::978300760"), vec!["ratings.dat", "line 5", "good"]),
+        (movie("2::Title"), vec!["movies.dat", "line 2"]),
+        (movie("1::Another (1999)::Drama"), vec!["movies.dat", "line 2", "two titles"]),
+        (csv_rating(1, "userId,movie,rating,timestamp"), vec!["ratings.csv", "movieId"]),
+        (csv_rating(9, "1,2,3.0"), vec!["ratings.csv", "line 9"]),
+        (csv_rating(9, "1,2,3.0,9e9"), vec!["ratings.csv", "line 9"]),
+        (set(&csv, 1, broken(&csv_movies)), vec!["movies.csv", "line ", "UTF-8"]),
+        (set(&csv, 0, vec![]), vec!["ratings.csv", "empty"]),
     ];
-    for (source, files, named) in cases {
-        let raw = Raw::new(&files.each_ref().map(|(n, b)| (*n, b.as_slice())));
-        wrong.extend(raw.refuses(&format!("{source} {} {}", files[0].0, files[1].0), 1, &named));
-    }
+    check_pairs("movielens", &[&dat, &csv], bad);
+
     // Latin-1 titles are no error in a `.dat` file.
-    let files = set(&good, 1, with(movies, 2, "2::Caf\u{e9} (1999)::Drama"));
-    let bytes = latin1(std::str::from_utf8(&files[1].1).unwrap());
-    let raw = Raw::new(&[("ratings.dat", &files[0].1), ("movies.dat", &bytes)]);
-    let output = raw.run("movielens ratings.dat movies.dat");
+    let files = movie("2::Caf\u{e9} (1999)::Drama");
+    let latin1 = std::str::from_utf8(&files[1].1).unwrap().chars().map(|c| c as u8).collect();
+    let (raw, line) = raw_pair("movielens", &set(&files, 1, latin1));
+    let output = raw.run(&line);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(crate::read(&raw.dir.path().join("corpus")).items[1].1, "Café (1999)");
-    assert!(wrong.is_empty(), "{} refusals are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn bad_openp5_is_named() {
+    let sequences: Vec<String> = (0..6).map(|u| format!("u{u} A B C D E")).collect();
+    let titles: Vec<String> = ["A", "B", "C", "D", "E"].iter().map(|i| format!("{i}\tTitle {i}")).collect();
+    let good = [("user_sequence.txt", text(sequences.clone())), ("asin_title.tsv", text(titles.clone()))];
+    let sequence = |line: &str| set(&good, 0, with(sequences.clone(), 3, line));
+    let title = |line: &str| set(&good, 1, with(titles.clone(), 3, line));
+    let bad = vec![
+        (set(&good, 0, broken(&sequences)), vec!["user_sequence.txt", "line 6", "UTF-8"]),
+        (set(&good, 0, vec![]), vec!["user_sequence.txt", "empty"]),
+        (sequence("u2"), vec!["user_sequence.txt", "line 3"]),
+        (sequence("u1 A B"), vec!["user_sequence.txt", "line 3", "u1"]),
+        (title("C Title C"), vec!["asin_title.tsv", "line 3"]),
+        (title("B\tAnother"), vec!["asin_title.tsv", "line 3", "two titles"]),
+        (set(&good, 1, vec![]), vec!["asin_title.tsv", "empty"]),
+    ];
+    check_pairs("openp5", &[&good], bad);
 }
 
 #[test]

@@ -10,8 +10,7 @@ use itemlm::data::{
 };
 use itemlm::text::{TextTask, elm24};
 
-use crate::names;
-use crate::real::data;
+use crate::common::{names, real_data};
 
 fn movies(dir: &Path) -> Vec<PathBuf> {
     let files = [
@@ -50,7 +49,7 @@ fn options(source: Source, inputs: Vec<PathBuf>, dir: &Path) -> PrepareOptions {
     }
 }
 
-/// The rows that were written, by task.
+/// Returns the rows that were written, by task.
 fn rows(options: &PrepareOptions, report: &Report) -> (Corpus, BTreeMap<String, Vec<TextTaskRow>>) {
     let corpus = Corpus::open(&options.out).unwrap();
     let tasks = elm24().unwrap();
@@ -114,7 +113,7 @@ fn refusals() {
         inputs: vec![dir.path().to_path_buf()],
         ..good.clone()
     });
-    assert!(code == 2 && text.contains("--tasks"), "{text}");
+    assert!(code == 2 && text.contains("option `tasks`"), "{text}");
     let (code, text) = refused(PrepareOptions { tasks: Some(good.out.clone()), ..good.clone() });
     assert!(code == 2 && text.contains("choose another file"), "{text}");
     // Rows of a corpus that is not there are of no use: no folder can have such a name.
@@ -133,7 +132,7 @@ fn refusals() {
 #[test]
 #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]
 fn rows_of_movielens() {
-    let [plots, latest, ml_1m] = ["movie-texts", "ml-latest-small", "ml-1m"].map(data);
+    let [plots, latest, ml_1m] = ["movie-texts", "ml-latest-small", "ml-1m"].map(real_data);
     for (source, folder) in [(Source::Movielens, latest), (Source::Openp5, ml_1m)] {
         let dir = tempfile::tempdir().unwrap();
         let options = options(source, vec![folder, plots.clone()], dir.path());

@@ -141,5 +141,40 @@ def sasrec(g):
             "batches": batches, "losses": losses}
 
 
+TEXT_DIM = 5
+
+
+def sasrec_text(g):
+    """SASRec whose items' vectors are a projection of fixed text vectors plus vectors of their own; the softmax loss."""
+    start = {"items": torch.randn(ITEMS, DIM, generator=g) * 0.2, "text.weight": torch.randn(TEXT_DIM, DIM, generator=g) * 0.3}
+    start["positions"] = torch.randn(MAX_LEN, DIM, generator=g) * 0.3
+    norm = lambda: {"weight": 1 + torch.randn(DIM, generator=g) * 0.1, "bias": torch.randn(DIM, generator=g) * 0.1}
+    linear = lambda: {"weight": torch.randn(DIM, DIM, generator=g) * 0.4, "bias": torch.randn(DIM, generator=g) * 0.1}
+    for b in range(BLOCKS):
+        for n in LINEARS + NORMS:
+            start |= {f"blocks.{b}.{n}.{k}": t for k, t in (linear() if n in LINEARS else norm()).items()}
+    start |= {f"norm.{k}": t for k, t in norm().items()}
+    text = F.normalize(torch.randn(ITEMS, TEXT_DIM, generator=g), dim=1)
+
+    draw = lambda length: torch.randint(0, ITEMS, (length,), generator=g).tolist()
+    batches = [{k: [draw(n) for n in ns] for k in ("inputs", "targets")} for ns in ([6, 1, 3], [2, 5, 5], [4, 6, 3])]
+    flat = lambda rows: torch.tensor([i for row in rows for i in row])
+    table = lambda params: params["items"] + text.to(params["items"].dtype) @ params["text.weight"]
+
+    def softmax(params, batch):
+        joined = params | {"items": table(params)}
+        return F.cross_entropy(states(joined, batch["inputs"]) @ joined["items"].T, flat(batch["targets"]))
+
+    tensors = {f"start.{n}": t for n, t in start.items()} | {"text": text, "table": table(start)}
+    losses, found = steps(start, softmax, batches)
+    _, check = steps({n: t.double() for n, t in start.items()}, softmax, batches)
+    for n, t in found.items():
+        if ".key.bias" not in n:
+            torch.testing.assert_close(t.double(), check[n], rtol=1e-3, atol=2e-5)
+    write_tensors(OUT / "sasrec_text.safetensors", tensors | found)
+    return {"text_dim": TEXT_DIM, "batches": batches, "losses": losses}
+
+
 g = generator(407)
-write_json(OUT / "cf.json", {"als": als(g), "bpr": bpr(g), "sasrec": sasrec(g)})
+report = {"als": als(g), "bpr": bpr(g), "sasrec": sasrec(g)}
+write_json(OUT / "cf.json", report | {"sasrec_text": sasrec_text(generator(11))})

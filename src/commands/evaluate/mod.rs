@@ -10,53 +10,58 @@ use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
-use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
+use crate::evaluate::{ListReport, Outcome, RankedSplit, Summary, cutoffs, measure, summarise_at, write_trec};
 use crate::model::ItemLanguageModel;
-use crate::run::dir::{is_run, read_config};
+use crate::run::dir::{is_run, read_config, read_identity};
+use crate::run::identity::Identity;
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
-use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory};
+use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory, write_evaluation, write_rankings};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of `evaluate`.
 pub struct EvaluateOptions {
     /// The split.
     pub split: Split,
     /// Number of beams in place of the run file's.
     pub beams: Option<usize>,
-    /// Number of windows, the first of the split; of rows, the tasks taking turns. All by default.
+    /// Number of windows, the first of the split; of rows of text tasks, with the tasks taking
+    /// turns. All by default.
     pub limit: Option<usize>,
-    /// Scoring in place of the run file's; with it comes [`Scoring::length_penalty`].
+    /// Scoring in place of the run file's; [`Scoring::length_penalty`] then follows it.
     pub scoring: Option<Scoring>,
     /// Length penalty in place of the run file's.
     pub length_penalty: Option<f64>,
-    /// The prompt to rank with, of a run with prompt sets.
+    /// The prompt to rank with, for a run with prompt sets.
     pub choice: PromptSelection,
     /// Weights of the prior in place of the run's. The one that ranks the validation windows best
     /// becomes the run's.
     pub prior_weights: Vec<f64>,
-    /// For texts: a directory of a BERT that encodes sentences.
+    /// Further k of the metrics.
+    pub at: Vec<u32>,
+    /// The directory for TREC's files ([`write_trec`]).
+    pub trec: Option<PathBuf>,
+    /// Directory of a BERT that encodes sentences, for a run that writes texts.
     pub sentence_encoder: Option<PathBuf>,
-    /// Where to run; several devices share the windows, texts are written on one.
+    /// The devices; several share the windows, texts are written on one.
     pub backend: BackendChoice,
-    /// Show progress on stderr.
+    /// Whether to show progress on stderr.
     pub progress: bool,
 }
 
-/// What `evaluate --json` prints.
+/// The report of `evaluate --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
     /// The split.
     pub split: Split,
-    /// The task that ranked, of a run with tasks.
+    /// The prompt set of the ranking, for a run with prompt sets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// The prompt of the set.
@@ -65,37 +70,44 @@ pub struct Evaluation {
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
-    /// All that ranked of a run with tasks, where none was chosen; the first is the one above.
+    /// Measures of the lists, and the metrics by the length of the history.
+    #[serde(flatten)]
+    pub lists: ListReport,
+    /// All rankings of a run with prompt sets, if no prompt was chosen; the first is the one above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskEvaluation>,
     /// Ranked windows a second.
     pub users_per_second: f64,
-    /// Which tokens shared the probability.
+    /// Over which tokens the softmax was computed.
     pub scoring: Scoring,
-    /// Beams.
+    /// Number of beams.
     pub beams: usize,
+    /// Number of items of a list, at most.
+    pub depth: usize,
     /// Length penalty.
     pub length_penalty: f64,
-    /// Beam search that ranked.
+    /// The beam search that ranked.
     pub search: SearchKind,
     /// Whether items with a title of the history were left out.
     pub exclude_history: bool,
-    /// The prior that ranked.
+    /// The prior, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorConfig>,
-    /// All weights of the prior that were tried, where it was chosen.
+    /// All weights of the prior that were compared, if it was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedWeight>,
-    /// The optimiser step whose weights ranked.
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub corpus: String,
+    /// The optimiser step of the weights.
     pub step: usize,
-    /// Most memory that this process has held, bytes.
+    /// Peak memory of this process, bytes.
     pub peak_memory_bytes: u64,
 }
 
-/// A prompt of a task, and how it ranked.
+/// A prompt of a prompt set, and the metrics with it.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskEvaluation {
-    /// The task.
+    /// The prompt set.
     pub task: String,
     /// The prompt of the set.
     pub prompt: PromptChoice,
@@ -104,23 +116,23 @@ pub struct TaskEvaluation {
     pub summary: Summary,
 }
 
-/// What `evaluate --json` prints, of a run that ranks items or of one that writes texts.
+/// The report of `evaluate --json`, for a run that ranks items or for one that writes texts.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum EvaluateReport {
     /// A ranking of items.
     Items(Box<Evaluation>),
-    /// Texts.
+    /// An evaluation of texts.
     Texts(TextEvaluation),
 }
 
-/// Evaluates a trained run on a split, and writes what it found into the run directory.
+/// Evaluates a trained run on a split, and writes the results into the run directory.
 ///
 /// # Errors
-/// Options that are for the other objective than the run's; those of [`Session::open`]; a split
-/// with nothing to evaluate.
+/// Options for another objective than the run's; those of [`Session::open`]; a split with nothing
+/// to evaluate.
 pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport> {
-    // What is wrong with the backend is said before what is wrong with the directory.
+    // Errors of the backend come before errors of the directory.
     let config = is_run(dir).then(|| read_config(dir)).transpose()?;
     match config.as_ref().map(RunConfig::objective) {
         Some(Objective::Texts(_)) => texts::evaluate_texts(dir, options).map(EvaluateReport::Texts),
@@ -132,16 +144,17 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport>
     }
 }
 
-/// Ranks a split with a trained run, of several tasks by one prompt after the other; of several
-/// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json` and
-/// `ranks-<split>.parquet` into it.
+/// Ranks a split with a trained run: with several prompts, with one after the other; of several
+/// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json`,
+/// `ranks-<split>.parquet` and `lists-<split>.parquet` into it.
 fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
+    let cutoffs = cutoffs(&options.at)?;
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    let asked = options.choice.all(&run.prompt_sets)?;
+    let asked = options.choice.select_all(&run.prompt_sets)?;
     let weights = weights(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
@@ -155,67 +168,90 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
             progress.set(done);
             true
         };
-        let outcomes = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
-        Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
+        let ranked = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
+        Ok::<_, Error>((summarise_at(&ranked.outcomes, &cutoffs, run.config.seed), ranked))
     };
     let started = Instant::now();
     if let Some(first) = asked.first() {
         run.context.prompt = first.template.clone();
     }
-    let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
+    let tokenise =
+        |run: &Session| WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display());
+    let prompts = tokenise(&run)?;
     if prompts.shortened > 0 {
         log(format_args!("note: {} windows are shown without their oldest items, which do not fit", prompts.shortened));
     }
     let (best, mut tried) = best_weight(&mut run, &weights, |run| rank(run, &prompts))?;
-    let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let Some((summary, ranked, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let mut outcomes = ranked.outcomes.clone();
     run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-    let mut tasks = Vec::new();
-    for SelectedPrompt { set: task, prompt, template } in &asked {
-        let mut summary = summary.clone();
-        if !tasks.is_empty() {
-            run.context.prompt = template.clone();
-            let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
-            let (found, more) = rank(&run, &prompts)?;
-            summary = found;
-            outcomes.extend(more);
-        }
-        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
-    }
+    let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
     let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
     let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
-    match prior.clone() {
+    match &prior {
         Some(prior) if tried.len() > 1 => {
-            let (vectors, tried) = (run.prior_vectors, tried.clone());
+            let (prior, vectors, tried) = (prior.clone(), run.prior_vectors.clone(), tried.clone());
             let (decode, windows) = (decode.clone(), windows.len());
-            ChosenPrior { prior, vectors, step: run.step, decode, asked: first, windows, tried }.write(dir)?;
+            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried }.write(dir)?;
         }
         _ => tried.clear(),
     }
 
-    let split = options.split;
+    let (split, corpus) = (options.split, &run.context.corpus);
     let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
     let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
-    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.context.corpus)?;
+    write_rankings(dir, split, &ranked, &outcomes, &by, corpus)?;
+    if let Some(trec) = &options.trec {
+        write_trec(trec, &ranked, corpus, split, &dir.display().to_string())?;
+    }
     let evaluation = Evaluation {
         split,
         task: asked.first().map(|first| first.set.clone()),
         prompt: asked.first().map(|first| first.prompt),
         summary,
+        lists: measure(&ranked, corpus, split, &cutoffs)?,
         tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
         users_per_second: rankings as f64 / seconds,
         scoring: decode.scoring,
         beams: decode.beams,
+        depth: decode.beams,
         length_penalty: decode.length_penalty,
         search: decode.search,
         exclude_history: decode.exclude_history,
         prior,
         tried,
+        corpus: read_identity::<Identity>(dir)?.corpus,
         step: run.step,
         peak_memory_bytes: crate::core::system::peak_bytes(),
     };
     write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
+}
+
+/// Ranks with every prompt after the first, and adds its outcomes; returns a row for each prompt.
+///
+/// * `summary`, `outcomes`: those of the first prompt.
+/// * `rank`: ranks with the session's prompt.
+fn rank_tasks(
+    run: &mut Session,
+    prompts: &[SelectedPrompt],
+    summary: &Summary,
+    outcomes: &mut Vec<Outcome>,
+    rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
+) -> Result<Vec<TaskEvaluation>> {
+    let mut tasks = Vec::new();
+    for SelectedPrompt { set: task, prompt, template } in prompts {
+        let mut summary = summary.clone();
+        if !tasks.is_empty() {
+            run.context.prompt = template.clone();
+            let (of_prompt, ranked) = rank(run)?;
+            summary = of_prompt;
+            outcomes.extend(ranked.outcomes);
+        }
+        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
+    }
+    Ok(tasks)
 }
 
 /// Returns the run's model, and a copy of it on each of the other devices.
@@ -236,38 +272,31 @@ fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32,
     }
 }
 
-/// Writes `evaluation-<split>.json` into a run directory.
-fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(evaluation).context("evaluation")?;
-    write_atomic(&dir.join(format!("evaluation-{split}.json")), json.as_bytes())
-}
+/// The best ranking, and the weight of the prior that gave it.
+type BestRanking = (Summary, RankedSplit, f64);
 
-type RankedSplit = (Summary, Vec<Outcome>);
-/// The best ranking, with the weight of the prior that gave it.
-type BestRanking = (Summary, Vec<Outcome>, f64);
-
-/// Ranks with each weight of the prior: the best ranking by NDCG@10, of equally good ones the first,
-/// with its weight; and all that were tried.
+/// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
+/// the first) with its weight, and the metrics of all.
 fn best_weight(
     run: &mut Session,
     weights: &[f64],
-    rank: impl Fn(&Session) -> Result<RankedSplit>,
+    rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
 ) -> Result<(Option<BestRanking>, Vec<TriedWeight>)> {
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best = None;
     for &weight in weights {
         run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let (summary, outcomes) = rank(run)?;
+        let (summary, ranked) = rank(run)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
-            best = Some((summary, outcomes, weight));
+            best = Some((summary, ranked, weight));
         }
         tried.push(TriedWeight { weight, ndcg_at_10 });
     }
     Ok((best, tried))
 }
 
-/// Returns the run file's settings with those of the command line in their place.
+/// Returns the run file's settings, replaced by those of the command line.
 fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<DecodeConfig> {
     let mut decode = config.clone();
     decode.beams = options.beams.unwrap_or(decode.beams);
@@ -279,18 +308,22 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
     if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
     }
-    if let Some(note) = decode.note() {
+    if let Some(k) = options.at.iter().find(|&&k| k as usize > decode.beams) {
+        return Err(Error::usage(format!("--at {k}: the lists have {} items; add --beams {k}", decode.beams)));
+    }
+    if let Some(note) = decode.advice() {
         log(format_args!("note: {note}"));
     }
     Ok(decode)
 }
 
-/// Notes where the prior's weight was chosen in another way than it is used now.
+/// Prints a note where the prior's weight was chosen under other conditions than those of this
+/// evaluation.
 fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&str>, decode: &DecodeConfig) {
     let Some(choice) = run.prior_choice.as_ref().filter(|_| options.prior_weights.is_empty()) else { return };
     let weight = choice.prior.weight;
-    if choice.asked.as_deref() != prompt {
-        let (by, now) = (choice.asked.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
+    if choice.prompt.as_deref() != prompt {
+        let (by, now) = (choice.prompt.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
         log(format_args!("note: the prior's weight {weight} was chosen by {by}; this ranks by {now}"));
     }
     if choice.decode != *decode {

@@ -1,4 +1,4 @@
-//! `itemlm evaluate` of a run that writes texts.
+//! `itemlm evaluate` for a run that writes texts.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,48 +15,49 @@ use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, p
 use crate::device::Concrete;
 use crate::evaluate::{TextOutcome, TextSummary, summarise_texts};
 use crate::model::SentenceEncoder;
-use crate::run::Session;
 use crate::run::text_tasks::TextTaskData;
 use crate::run::verified_devices::verified_device;
+use crate::run::{Session, write_evaluation};
 use crate::{Context, Error, Result};
 
-/// Where `just bert` puts MiniLM.
+/// The directory into which `just bert` puts MiniLM.
 const SENTENCE_ENCODER: &str = "models/minilm-l6";
 
-/// Tokens of a decoded text at most: of a longer one the sentence encoder would read the beginning
-/// alone.
+/// Longest generated text, in tokens: of a longer one the sentence encoder would only read the
+/// beginning.
 const LONGEST_TEXT: usize = 256;
 
-/// What `evaluate --json` prints of a run that writes texts.
+/// The report of `evaluate --json` for a run that writes texts.
 #[derive(Debug, Clone, Serialize)]
 pub struct TextEvaluation {
-    /// Which rows.
+    /// The split of the rows.
     pub split: Split,
     /// Log-perplexity and semantic consistency of each task, and their mean.
     #[serde(flatten)]
     pub summary: TextSummary,
-    /// What encoded the sentences; null without semantic consistency.
+    /// Directory of the sentence encoder; null without semantic consistency.
     pub sentence_encoder: Option<PathBuf>,
     /// Evaluated rows a second.
     pub rows_per_second: f64,
-    /// The optimiser step whose weights wrote.
+    /// The optimiser step of the weights.
     pub step: usize,
-    /// Most memory that this process has held, bytes.
+    /// Peak memory of this process, bytes.
     pub peak_memory_bytes: u64,
 }
 
-/// Writes the texts of a split's rows with a trained run; writes `evaluation-<split>.json` and
+/// Generates the texts of a split's rows with a trained run; writes `evaluation-<split>.json` and
 /// `texts-<split>.jsonl` into it.
 ///
 /// # Errors
-/// Options that are for ranking; a split without rows.
+/// Options of rankings; a split without rows.
 pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
     let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
-    if ranks || asks || !options.prior_weights.is_empty() {
+    let lists = options.trec.is_some() || !options.at.is_empty();
+    if ranks || asks || lists || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in \
-             {} writes texts",
+            "--beams, --scoring, --length-penalty, --task, --prompt, --prior-weight, --at and --trec are for ranking; \
+             the run in {} writes texts",
             dir.display()
         )));
     }
@@ -67,14 +68,14 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     };
     let sentence_encoder = sentence_encoder(options);
     let encoder = sentence_encoder.as_ref().map(|dir| SentenceEncoder::<Concrete>::open(dir, &device)).transpose()?;
-    let rows = tasks.limited(options.split, options.limit);
+    let rows = tasks.limited_rows(options.split, options.limit);
     if rows.is_empty() {
         return Err(Error::failed(format!("{}: no row of the split {}", tasks.path.display(), options.split)));
     }
 
     let (ranking, started) = (&run.context, Instant::now());
     let progress = if options.progress { Progress::new("writing", rows.len()) } else { Progress::hidden() };
-    let mut written: Vec<Written> = Vec::with_capacity(rows.len());
+    let mut written: Vec<GeneratedText> = Vec::with_capacity(rows.len());
     for task in 0..tasks.tasks.len() {
         let mut of_task = Vec::new();
         for &row in rows.iter().filter(|&&row| tasks.rows[row].task == task) {
@@ -92,7 +93,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
             let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device)?;
             check_log_probs(log_likelihoods.iter().copied()).context(dir.display())?;
-            // The room for an answer depends on its own prompt alone.
+            // The room for an answer depends only on its own prompt.
             let room: Vec<usize> =
                 prompts.iter().map(|prompt| (ranking.context - prompt.len()).min(LONGEST_TEXT)).collect();
             let decoded = match encoder {
@@ -102,7 +103,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             for (n, ((row, (_, text)), log_likelihood)) in now.iter().zip(log_likelihoods).enumerate() {
                 let outcome = TextOutcome { task, tokens: text.len(), log_likelihood, cosine: None };
                 let decoded = decoded.get(n).map(|tokens| ranking.tokenizer.decode(tokens)).transpose()?;
-                written.push(Written { row: *row, outcome, decoded });
+                written.push(GeneratedText { row: *row, outcome, decoded });
             }
         }
     }
@@ -127,12 +128,12 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
     let split = options.split;
     write_atomic(&dir.join(format!("texts-{split}.jsonl")), lines.as_bytes())?;
-    super::write_evaluation(dir, split, &evaluation)?;
+    write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
 }
 
-/// Returns the sentence encoder to compare texts with: the one that is named, or the one that
-/// `just bert` fetches; a note, where there is none.
+/// Returns the sentence encoder for the comparison of texts: the given one, or the one that `just
+/// bert` fetches; prints a note where there is none.
 fn sentence_encoder(options: &EvaluateOptions) -> Option<PathBuf> {
     if options.sentence_encoder.is_some() {
         return options.sentence_encoder.clone();
@@ -147,14 +148,14 @@ fn sentence_encoder(options: &EvaluateOptions) -> Option<PathBuf> {
     None
 }
 
-/// A row, and what the run made of it.
-struct Written {
+/// A row, and the text that the run generated for it.
+struct GeneratedText {
     row: usize,
     outcome: TextOutcome,
     decoded: Option<String>,
 }
 
-impl Written {
+impl GeneratedText {
     fn line(&self, tasks: &TextTaskData, corpus: &Corpus) -> serde_json::Value {
         let row = &tasks.rows[self.row];
         let items: Vec<&str> = row.items.iter().map(|&item| corpus.items[item as usize].id.as_str()).collect();

@@ -15,33 +15,33 @@ use crate::run::samples::example;
 use crate::text::{Catalogue, Prompt, PromptValue, PromptValues, ROOT};
 use crate::{Context, Error, Result};
 
-/// Bins of a histogram of sequence lengths, at most.
+/// Most bins of a histogram of sequence lengths.
 const LENGTH_BINS: usize = 20;
 /// The label of a token that carries no loss, as in torch's and transformers' cross-entropy.
 pub const MASKED: i64 = -100;
 
-/// What the command line decides.
+/// Options of `inspect`.
 pub struct InspectOptions {
-    /// Show the examples token by token, as this model's tokenizer cuts them.
+    /// A model whose tokenizer cuts the examples into tokens.
     pub llm: Option<PathBuf>,
-    /// As `data.prompt` of a run file.
+    /// The prompt template, as `data.prompt` of a run file.
     pub prompt: Option<String>,
-    /// Windows to show, the first of test.
+    /// Number of windows to show, the first of test.
     pub examples: usize,
 }
 
-/// What `inspect --json` prints.
+/// The report of `inspect --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// The data set's name.
     pub name: String,
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The program that wrote the corpus.
     pub software: String,
-    /// What validates, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
-    /// What was done to the source, in order.
+    /// The steps from the source to the corpus, in order.
     pub steps: Vec<Step>,
     /// Users with at least one interaction.
     pub users: usize,
@@ -51,16 +51,16 @@ pub struct Inspection {
     pub interactions: usize,
     /// Interactions divided by users times items; none without users.
     pub density: Option<f64>,
-    /// As `prepare --json` counts them.
+    /// Number of windows, as `prepare --json` counts them.
     pub windows: WindowCounts,
-    /// What of test the training windows do not show.
+    /// Targets and users of the test windows that no training window has.
     #[serde(flatten)]
-    pub unseen: Unseen,
+    pub unseen: UnseenCounts,
     /// The catalogue's titles.
     pub titles: Titles,
-    /// Interactions a user.
+    /// Number of interactions of each user.
     pub sequence_lengths: Distribution,
-    /// Interactions an item.
+    /// Number of interactions of each item.
     pub popularity: Popularity,
     /// The prompt template: an embedded one's name, or a file.
     pub prompt: String,
@@ -68,107 +68,107 @@ pub struct Inspection {
     pub examples: Vec<ExampleWindow>,
 }
 
-/// Targets and users of test that no released training window shows.
+/// Targets and users of the test windows that no released training window has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Unseen {
+pub struct UnseenCounts {
     /// Test windows whose target is in no training window: see [`Corpus::cold_items`].
     pub cold_test_targets: usize,
-    /// Of the test windows; none without one.
+    /// Their share of the test windows; none without test windows.
     pub cold_test_share: Option<f64>,
     /// Users with a test window.
     pub test_users: usize,
     /// Users with a test window but no training window.
     pub new_test_users: usize,
-    /// Of the users with a test window; none without one.
+    /// Their share of the users with a test window; none without such users.
     pub new_test_share: Option<f64>,
 }
 
 /// The catalogue's titles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Titles {
-    /// Lengths in characters, of the titles that there are.
+    /// Lengths of the titles in characters, items without a title left out.
     pub characters: Option<Spread>,
-    /// Different titles.
+    /// Number of different titles.
     pub distinct: usize,
-    /// Items whose title another item has as well: a hit on one counts for the other.
+    /// Number of items whose title another item has as well: a hit on one counts for the other.
     pub duplicates: usize,
-    /// Items whose title is empty or blank.
+    /// Number of items whose title is empty or blank.
     pub missing: usize,
 }
 
-/// Of a list of numbers.
+/// Spread of a list of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The smallest.
+    /// The smallest number.
     pub min: usize,
-    /// The middle one, or the mean of the middle two.
+    /// The median: the middle number, or the mean of the middle two.
     pub median: f64,
     /// The mean.
     pub mean: f64,
-    /// The largest.
+    /// The largest number.
     pub max: usize,
 }
 
-/// How many values lie in a range.
+/// A bin of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Bin {
-    /// The smallest value that it counts.
+    /// The smallest value in the bin.
     pub from: usize,
-    /// The largest value that it counts.
+    /// The largest value in the bin.
     pub to: usize,
-    /// How many there are.
+    /// Number of values in the bin.
     pub count: usize,
 }
 
 /// A spread and a histogram.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Distribution {
-    /// None where there is no value.
+    /// The spread; none without values.
     pub spread: Option<Spread>,
-    /// At most 20 bins of equal width over the smaller 99 % of the values; the last one goes on to
-    /// the largest value.
+    /// The histogram: at most 20 bins of equal width over the smaller 99 % of the values; the last
+    /// bin extends to the largest value.
     pub histogram: Vec<Bin>,
 }
 
-/// Interactions an item.
+/// Numbers of interactions of the items.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Popularity {
-    /// None where there is no value.
+    /// The spread; none without values.
     pub spread: Option<Spread>,
-    /// Two bins an octave (1, 2, 3, 4–5, 6–7, 8–11, …); one of items without interaction before
-    /// them, where there are any.
+    /// Two bins an octave (1, 2, 3, 4–5, 6–7, 8–11, …), after a bin of items without interaction,
+    /// if there are any.
     pub histogram: Vec<Bin>,
-    /// The most popular 1, 10 and 50 % of the items.
+    /// Shares of the most popular 1, 10 and 50 % of the items.
     pub top: Vec<TopShare>,
 }
 
-/// What a share of the items, the most popular ones, has of the interactions.
+/// Share of the interactions that the most popular items have.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TopShare {
-    /// Of the items.
+    /// Percentage of the items.
     pub percent: usize,
-    /// So many items, rounded up.
+    /// Number of items, rounded up.
     pub items: usize,
-    /// Of the interactions; none without one.
+    /// Share of the interactions; none without interactions.
     pub share: Option<f64>,
 }
 
-/// A window as the LLM sees it.
+/// A window in the form in which the LLM reads it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExampleWindow {
-    /// Its number in the test split, from 0.
+    /// Index in the test split, from 0.
     pub window: usize,
-    /// The source's id.
+    /// The user's id in the source.
     pub user: String,
-    /// Titles, oldest first.
+    /// Titles of the history, oldest first.
     pub history: Vec<String>,
     /// The title to predict.
     pub target: String,
-    /// What is read and masked.
+    /// Text of the prompt, which is read and masked in the loss.
     pub prompt: String,
-    /// What is learnt; the model's end-of-sequence token follows.
+    /// Text of the label; the model's end-of-sequence token follows.
     pub label: String,
-    /// Prompt and label as tokens, with an LLM.
+    /// Tokens of prompt and label, if a model is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<LabelledToken>>,
 }
@@ -176,23 +176,24 @@ pub struct ExampleWindow {
 /// A token of an example.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LabelledToken {
-    /// As the vocabulary spells it: byte-level BPE writes a space as `Ġ`, a line feed as `Ċ`.
+    /// The token as the vocabulary spells it: byte-level BPE writes a space as `Ġ`, a line feed as
+    /// `Ċ`.
     pub token: String,
-    /// Its id.
+    /// The token's id.
     pub id: u32,
-    /// Its id where it is to be predicted, -100 where it is masked.
+    /// The label: the token's id if it is predicted, -100 if it is masked.
     pub label: i64,
-    /// How many tokens the titles' trie allows in its place; none where it is masked.
+    /// Number of tokens that the titles' trie allows in its place; none if it is masked.
     pub children: Option<usize>,
-    /// Whether it carries loss under MSL: more than one token is allowed. Under LML every label
-    /// does.
+    /// Whether the token has a loss under MSL: more than one token is allowed. Under LML every
+    /// label has one.
     pub loss: bool,
 }
 
 /// Counts a corpus and lays out its first test windows.
 ///
 /// # Errors
-/// What is no corpus, no prompt template or no LLM; with an LLM, a title or a window that `train`
+/// A directory, template or model that is none; with a model, a title or a window that `train`
 /// refuses as well.
 pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
     let manifest = Manifest::read(dir)?;
@@ -257,7 +258,7 @@ fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| part / whole)
 }
 
-fn unseen(corpus: &Corpus) -> Unseen {
+fn unseen(corpus: &Corpus) -> UnseenCounts {
     let cold = corpus.cold_items(Split::Test);
     let mut trained = vec![false; corpus.users()];
     corpus.released_train.iter().for_each(|window| trained[window.user as usize] = true);
@@ -267,7 +268,7 @@ fn unseen(corpus: &Corpus) -> Unseen {
     users.dedup();
     let cold_test_targets = test.iter().filter(|window| cold[corpus.target(window) as usize]).count();
     let new_test_users = users.iter().filter(|user| !trained[**user as usize]).count();
-    Unseen {
+    UnseenCounts {
         cold_test_targets,
         cold_test_share: share(cold_test_targets as f64, test.len() as f64),
         test_users: users.len(),
@@ -311,7 +312,7 @@ fn spread(values: &[usize]) -> Option<Spread> {
     Some(Spread { min, median, mean, max })
 }
 
-/// See [`Distribution::histogram`].
+/// Makes the bins of [`Distribution::histogram`].
 fn linear_bins(values: &[usize]) -> Vec<Bin> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -328,7 +329,7 @@ fn linear_bins(values: &[usize]) -> Vec<Bin> {
     bins
 }
 
-/// See [`Popularity::histogram`].
+/// Makes the bins of [`Popularity::histogram`].
 fn octave_bins(values: &[usize]) -> Vec<Bin> {
     let Some(max) = values.iter().copied().max() else { return Vec::new() };
     let mut bins = Vec::new();
@@ -368,7 +369,7 @@ fn example_window(corpus: &Corpus, prompt: &Prompt, number: u32, window: &Window
     }
 }
 
-/// An example's tokens, with the labels and the loss that [`Batch`] gives it under MSL.
+/// Returns an example's tokens, with the labels and the loss that [`Batch`] gives them under MSL.
 fn tokens(ranking: &PromptContext, example: &Example, target: u32) -> Result<Vec<LabelledToken>> {
     let catalogue = &ranking.catalogue;
     let batch = Batch::new(std::slice::from_ref(example), catalogue, Candidates::Children);

@@ -33,7 +33,8 @@ fn bins(bins: &[Bin]) -> Vec<(usize, usize, usize)> {
     bins.iter().map(|b| (b.from, b.to, b.count)).collect()
 }
 
-/// Items: 0 five times, 1 twice, 2 and 3 once, 4 never. Users: 6, 2 and 1 interactions.
+/// Returns a corpus of three users. Items: 0 five times, 1 twice, 2 and 3 once, 4 never. Users: 6,
+/// 2 and 1 interactions.
 fn three_users() -> Corpus {
     let users: [(&str, &[u32]); 3] = [("a", &[0, 0, 1, 0, 2, 0]), ("b", &[1, 3]), ("c", &[0])];
     let test = vec![window(0, 3, 3), window(1, 6, 2)];
@@ -75,7 +76,7 @@ fn counts_by_hand() {
 fn lengths_have_equal_bins_and_an_open_end() {
     assert!(linear_bins(&[]).is_empty());
     assert_eq!(bins(&linear_bins(&[7])), [(7, 7, 1)]);
-    // 99 of 100 values are 5..=46: 42 values in bins of 3, and the last bin goes on to the outlier.
+    // 99 of 100 values are 5..=46: 42 values in bins of 3; the last bin extends to the outlier.
     let mut values: Vec<usize> = (0..99).map(|n| 5 + n % 42).collect();
     values.push(1000);
     let found = linear_bins(&values);
@@ -126,7 +127,7 @@ fn prompts_and_models_that_are_not_there() {
     assert!(inspected(&three_users(), &options).unwrap_err().to_string().contains("nowhere"));
 }
 
-/// Laid out once more by hand, from the tokenizer alone.
+/// The tokens are laid out once more by hand, from the tokenizer alone.
 #[test]
 fn tokens_carry_labels_children_and_loss() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/tiny.gguf");

@@ -38,9 +38,9 @@ pub struct Corpus {
     pub interactions: Vec<u32>,
     /// The time of each interaction, where the source tells it.
     pub timestamps: Vec<Option<i64>>,
-    /// All training windows as released, in the source's order, those that validate included.
+    /// All training windows as released, in the source's order, including those that validate.
     pub released_train: Vec<Window>,
-    /// What validates, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
     pub(super) users: Vec<String>,
     /// User u owns the interactions `bounds[u]..bounds[u + 1]`.
@@ -131,8 +131,8 @@ impl Corpus {
         }
     }
 
-    /// The windows of a split, in the source's order. Those of `Train` never include the ones that
-    /// validate; [`Corpus::released_train`] does.
+    /// Returns the windows of a split, in the source's order. Those of `Train` never include the
+    /// ones that validate; [`Corpus::released_train`] does.
     pub fn windows(&self, split: Split) -> &[Window] {
         match split {
             Split::Train => &self.train,
@@ -141,7 +141,8 @@ impl Corpus {
         }
     }
 
-    /// The items before the target, oldest first. Empty for a window that is not of this corpus.
+    /// Returns the items before the target, oldest first. It is empty for a window that is not of
+    /// this corpus.
     pub fn history(&self, window: &Window) -> &[u32] {
         match self.interactions.get(window.range()) {
             Some([history @ .., _]) => history,
@@ -149,7 +150,7 @@ impl Corpus {
         }
     }
 
-    /// The window's last item.
+    /// Returns the window's last item.
     ///
     /// # Panics
     /// If the window is not one of this corpus.
@@ -157,13 +158,13 @@ impl Corpus {
         self.interactions[window.range().end - 1]
     }
 
-    /// The time of the window's target, where the source tells it.
+    /// Returns the time of the window's target, where the source tells it.
     pub fn timestamp(&self, window: &Window) -> Option<i64> {
         let last = window.range().end.checked_sub(1)?;
         self.timestamps.get(last).copied().flatten()
     }
 
-    /// An item's title.
+    /// Returns an item's title.
     ///
     /// # Panics
     /// If the item is not in the catalogue.
@@ -171,12 +172,12 @@ impl Corpus {
         &self.items[item as usize].title
     }
 
-    /// Number of users.
+    /// Returns the number of users.
     pub fn users(&self) -> usize {
         self.users.len()
     }
 
-    /// A user's id in the source.
+    /// Returns a user's id in the source.
     ///
     /// # Panics
     /// If there is no such user.
@@ -184,7 +185,7 @@ impl Corpus {
         &self.users[user as usize]
     }
 
-    /// A user's interactions, oldest first.
+    /// Returns a user's interactions, oldest first.
     ///
     /// # Panics
     /// If there is no such user.
@@ -193,9 +194,9 @@ impl Corpus {
         &self.interactions[self.bounds[user] as usize..self.bounds[user + 1] as usize]
     }
 
-    /// For each item: is it in no training window, neither in a history nor as a target? For test
-    /// all released training windows count, as published; for validation those that do not
-    /// validate.
+    /// Returns, for each item, whether it is in no training window, neither in a history nor as a
+    /// target. For test all released training windows count, as published; for validation those
+    /// that do not validate.
     pub fn cold_items(&self, split: Split) -> Vec<bool> {
         let mut cold = vec![true; self.items.len()];
         let windows = if split == Split::Test { &self.released_train } else { &self.train };

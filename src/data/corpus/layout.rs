@@ -1,5 +1,5 @@
-//! File names of a corpus on disk: three kinds of Parquet file and `corpus.toml`, which says what they hold,
-//! where they come from and their SHA-256.
+//! File names of a corpus on disk: three kinds of Parquet file and `corpus.toml`, which says what
+//! they hold, where they come from and their SHA-256.
 //!
 //! | file | columns |
 //! |---|---|
@@ -9,7 +9,7 @@
 
 use super::window::Split;
 
-/// Describes the corpus and holds the checksums of its files.
+/// The file that describes the corpus and holds the checksums of its files.
 pub(super) const MANIFEST: &str = "corpus.toml";
 /// The catalogue.
 pub(in crate::data) const ITEMS: &str = "items.parquet";

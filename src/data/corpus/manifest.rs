@@ -12,7 +12,7 @@ use crate::{Context, Error, Result};
 
 const FORMAT: u32 = 1;
 
-/// `corpus.toml`.
+/// The contents of `corpus.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -20,13 +20,13 @@ pub struct Manifest {
     pub format: u32,
     /// The data set's name.
     pub name: String,
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The program that wrote it.
     pub software: String,
-    /// What validates, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
-    /// How many training windows validate, for want of released validation windows.
+    /// Number of training windows that became validation windows because none were released.
     pub valid_from_train: u32,
     /// Sizes.
     pub counts: Counts,
@@ -35,7 +35,7 @@ pub struct Manifest {
     pub inputs: Vec<FileDigest>,
     /// The corpus's own files.
     pub files: Vec<FileDigest>,
-    /// What was done to the source.
+    /// Steps from the source to the corpus.
     #[serde(default)]
     pub steps: Vec<Step>,
 }
@@ -64,20 +64,20 @@ pub struct Counts {
 pub struct FileDigest {
     /// File name, without its folder.
     pub name: String,
-    /// Size.
+    /// Size, bytes.
     pub bytes: u64,
     /// SHA-256, in hex.
     pub sha256: String,
 }
 
 impl FileDigest {
-    /// The digest of a file with these contents.
-    pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
+    /// Returns the digest of a file with these contents.
+    pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Self {
         Self { name: name.into(), bytes: bytes.len() as u64, sha256: crate::core::files::sha256(bytes) }
     }
 
-    /// The digest of a file.
-    pub(in crate::data) fn of_file(path: &Path) -> Result<Self> {
+    /// Returns the digest of a file.
+    pub(in crate::data) fn from_file(path: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
         let bytes = std::io::copy(&mut File::open(path).context(path.display())?, &mut hash).context(path.display())?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -89,30 +89,30 @@ impl FileDigest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Its name.
+    /// Name of the step.
     pub name: String,
-    /// Rows before.
+    /// Rows before the step.
     pub before: usize,
-    /// Rows after.
+    /// Rows after the step.
     pub after: usize,
-    /// Users after.
+    /// Users after the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<usize>,
-    /// Items after.
+    /// Items after the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<usize>,
-    /// What it does and to what.
+    /// Description of the step.
     pub what: String,
 }
 
-/// Where a corpus comes from, for `corpus.toml`.
+/// Origin of a corpus, for `corpus.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// Where the data come from.
+    /// Source of the data.
     pub source: String,
     /// The source's files.
     pub inputs: Vec<FileDigest>,
-    /// What was done to them.
+    /// Steps from the source to the corpus.
     pub steps: Vec<Step>,
 }
 
@@ -143,6 +143,15 @@ impl Manifest {
     pub(in crate::data) fn write(&self, dir: &Path) -> Result<()> {
         let text = toml::to_string(self).context(MANIFEST)?;
         write(&dir.join(MANIFEST), text.as_bytes())
+    }
+
+    /// Returns the SHA-256 of `dir/corpus.toml`, which holds the digests of the corpus's other files.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn digest(dir: &Path) -> Result<String> {
+        let path = dir.join(MANIFEST);
+        Ok(crate::core::files::sha256(&fs::read(&path).context(path.display())?))
     }
 
     /// Reads `dir/corpus.toml` and checks its version.

@@ -1,4 +1,4 @@
-//! Where a corpus is written: whole or not at all, and never over anything else.
+//! The folder that a corpus is written to: whole or not at all, and never over anything else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl OutputDir {
                 if !known.iter().any(|k| name.to_str() == Some(k)) {
                     return Err(Error::usage(format!(
                         "{}: holds {}, which is no part of a corpus: move it or choose another \
-                         --out; nothing was overwritten",
+                         option `out`; nothing was overwritten",
                         dir.display(),
                         name.to_string_lossy()
                     )));
@@ -48,7 +48,7 @@ impl OutputDir {
             }
             if !empty && !corpus {
                 return Err(Error::usage(format!(
-                    "{}: exists and is no corpus (no {MANIFEST}): choose another --out",
+                    "{}: exists and is no corpus (no {MANIFEST}): choose another option `out`",
                     dir.display()
                 )));
             }
@@ -56,7 +56,7 @@ impl OutputDir {
         Ok(Self { dir, parent })
     }
 
-    /// Puts the finished folder in place.
+    /// Moves the finished folder to its path.
     pub(in crate::data) fn replace(self, finished: tempfile::TempDir) -> Result<()> {
         #[cfg(unix)]
         {

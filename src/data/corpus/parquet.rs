@@ -14,7 +14,7 @@ use super::output_dir::OutputDir;
 use super::window::{Split, Window};
 use crate::{Context, Error, Result};
 
-/// A data frame as the bytes of a Parquet file. Equal frames give equal bytes.
+/// Returns a data frame as the bytes of a Parquet file. Equal frames give equal bytes.
 pub(crate) fn parquet_bytes(columns: Vec<Column>) -> Result<Vec<u8>> {
     let mut frame = DataFrame::new_infer_height(columns).context("Parquet")?;
     let mut bytes = Vec::new();
@@ -33,7 +33,7 @@ impl Table {
         let path = dir.join(name);
         let bytes = fs::read(&path).context(path.display())?;
         let listed = manifest.files.iter().find(|f| f.name == name);
-        if listed != Some(&FileDigest::of(name, &bytes)) {
+        if listed != Some(&FileDigest::from_bytes(name, &bytes)) {
             return Err(Error::failed(format!(
                 "{}: size or SHA-256 is not the one in {MANIFEST}: run `prepare` again",
                 path.display()
@@ -62,7 +62,7 @@ impl Table {
         owned.enumerate().map(|(row, v)| self.present(name, row, v)).collect()
     }
 
-    /// Columns of texts beyond those with these names.
+    /// Returns the text columns other than `known`, by name.
     fn attributes(&self, known: &[&str]) -> BTreeMap<String, Vec<Option<String>>> {
         let further = self.frame.columns().iter().filter(|c| !known.contains(&c.name().as_str()));
         let texts = further.filter_map(|c| Some((c.name().to_string(), c.str().ok()?)));
@@ -172,7 +172,7 @@ impl Corpus {
         for name in data_files() {
             let bytes = self.file(&name)?;
             write(&dir.join(&name), &bytes)?;
-            files.push(FileDigest::of(name, &bytes));
+            files.push(FileDigest::from_bytes(name, &bytes));
         }
         let manifest = Manifest::new(
             self.name.clone(),
@@ -249,7 +249,7 @@ mod tests {
     fn provenance() -> Provenance {
         Provenance {
             source: "made up".into(),
-            inputs: vec![FileDigest::of("raw.csv", b"abc")],
+            inputs: vec![FileDigest::from_bytes("raw.csv", b"abc")],
             steps: vec![Step { name: "s".into(), before: 2, after: 1, users: None, items: None, what: "w".into() }],
         }
     }

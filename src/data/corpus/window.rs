@@ -20,22 +20,22 @@ pub struct Window {
 }
 
 impl Window {
-    /// The offsets of the window in [`Corpus::interactions`](super::Corpus::interactions).
+    /// Returns the window's offsets in [`Corpus::interactions`](super::Corpus::interactions).
     pub fn range(&self) -> std::ops::Range<usize> {
         let start = self.start as usize;
         start..start.saturating_add(self.len as usize)
     }
 }
 
-/// Which windows: those to learn from, those to choose a step by, those to report.
+/// Purpose of windows: training, validation or test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Learn from these.
+    /// Windows to learn from.
     Train,
-    /// Choose models and steps by these.
+    /// Windows by which models and steps are chosen.
     Valid,
-    /// Report these; nothing is chosen by them.
+    /// Windows whose results are reported; nothing is chosen by them.
     Test,
 }
 
@@ -62,15 +62,17 @@ impl FromStr for Split {
     }
 }
 
-/// Windows of each split. `train` counts all windows of the source's training file, so where no
-/// windows were released for validation it includes the `valid` ones.
+/// Number of windows of each split.
+///
+/// `train` counts all windows of the source's training file: where no validation windows were
+/// released, it includes the `valid` ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowCounts {
-    /// As released.
+    /// Training windows, as released.
     pub train: usize,
-    /// Those that validate.
+    /// Validation windows.
     pub valid: usize,
-    /// As released.
+    /// Test windows, as released.
     pub test: usize,
 }
 

@@ -1,5 +1,5 @@
-//! What a reader of results must know of a split: cold targets, new users, and training on what
-//! came later.
+//! Counts what a reader of results must know of a split: cold targets, new users, and training on
+//! what came later.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::{Context, Result};
 
 /// 1990-01-01, Unix seconds: no log of events on the web is older.
 const YEAR_1990: i64 = 631_152_000;
-/// Rows looked at at a time.
+/// Number of rows read at a time.
 const BATCH: usize = 1 << 18;
 
-/// The findings.
+/// The counts of [`audit`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Audit {
     /// Test windows whose target is in no training window.
@@ -31,7 +31,7 @@ pub(super) struct Audit {
     pub(super) out_of_order: usize,
     /// Interactions before 1990.
     pub(super) early: usize,
-    /// The earliest of them, Unix seconds.
+    /// Time of the earliest interaction before 1990, Unix seconds.
     pub(super) earliest: Option<i64>,
 }
 

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use polars::prelude::{LazyFrame, UniqueKeepStrategy, col, cols, lit};
 use sha2::{Digest, Sha256};
 
-use super::config::Cleaning;
+use super::config::CleaningStep;
 use crate::data::Step;
 use crate::data::event_log::EventLog;
 use crate::data::progress::check_stop;
-use crate::data::sources::{Catalogue, RawDataset, short};
+use crate::data::sources::{Catalogue, RawDataset, shorten};
 use crate::{Error, Result};
 
 /// Users and items that have an event.
@@ -19,7 +19,7 @@ pub(super) struct PresentIds {
 }
 
 impl PresentIds {
-    pub(super) fn of(log: &EventLog) -> Result<Self> {
+    pub(super) fn collect(log: &EventLog) -> Result<Self> {
         let mut present = Self { users: vec![false; log.users.len()], items: vec![false; log.items.len()] };
         log.pairs(|user, item| {
             present.users[user as usize] = true;
@@ -34,20 +34,20 @@ impl PresentIds {
     }
 }
 
-/// Runs a step; what it did, for the report.
-pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
+/// Runs a cleaning step, and returns its line of the report.
+pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
     check_stop()?;
     let RawDataset { log, catalogue, .. } = raw;
     let before = log.shards.rows();
     let what = match *step {
-        Cleaning::Rating { min } => {
+        CleaningStep::Rating { min } => {
             if !log.rated {
                 return Err(Error::failed("step rating: this source has no ratings"));
             }
             log.transform(|frame| frame.filter(col("rating").gt_eq(lit(min)).and(col("rating").is_not_nan())))?;
             format!("kept events rated {min} or more")
         }
-        Cleaning::Duplicates {} => {
+        CleaningStep::Duplicates {} => {
             if !log.timed {
                 return Err(Error::failed(
                     "step duplicates: this source has no times to tell a repeat from an event told twice",
@@ -56,9 +56,9 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
             log.transform(first_of_equals)?;
             "kept the first of events with the same user, item and time".into()
         }
-        Cleaning::Titled {} => {
+        CleaningStep::Titled {} => {
             let titled = titles(log, catalogue, |title| title.is_some_and(|t| !t.trim().is_empty()));
-            let present = PresentIds::of(log)?.items;
+            let present = PresentIds::collect(log)?.items;
             let with_title = titled.iter().zip(&present).filter(|(titled, present)| **titled && **present).count();
             if with_title == 0 {
                 return Err(Error::failed(no_titles(log, catalogue, &present)));
@@ -66,7 +66,7 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
             log.retain(|_, item| titled[item as usize])?;
             "dropped items without a title".into()
         }
-        Cleaning::CleanTitles { entities, control } => {
+        CleaningStep::CleanTitles { entities, control } => {
             let changed = rewrite_titles(log, catalogue, entities, control);
             let mut done = Vec::new();
             if entities {
@@ -77,18 +77,18 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
             }
             format!("{}; {changed} titles changed", done.join(", "))
         }
-        Cleaning::TitleLength { min, max } => {
+        CleaningStep::TitleLength { min, max } => {
             let fits = titles(log, catalogue, |title| (min..=max).contains(&title.map_or(0, |t| t.chars().count())));
             log.retain(|_, item| fits[item as usize])?;
             let most = if max == usize::MAX { "any number of".into() } else { max.to_string() };
             format!("kept titles of {min} to {most} characters")
         }
-        Cleaning::SampleItems { count, seed } => {
+        CleaningStep::SampleItems { count, seed } => {
             let kept = sample_items(log, count, seed)?;
             log.retain(|_, item| kept[item as usize])?;
             format!("kept {count} items, drawn with seed {seed}")
         }
-        Cleaning::KCore { user, item } => {
+        CleaningStep::KCore { user, item } => {
             let passes = k_core(log, user, item)?;
             format!(
                 "kept users of {user} events or more and items of {item} or more; {passes} passes to the fixed point"
@@ -99,11 +99,11 @@ pub(super) fn clean(raw: &mut RawDataset, step: &Cleaning) -> Result<Step> {
     if after == 0 {
         return Err(Error::failed(format!("step {}: none of the {before} events is left; loosen it", step.name())));
     }
-    let (users, items) = PresentIds::of(log)?.counts();
+    let (users, items) = PresentIds::collect(log)?.counts();
     Ok(Step { name: step.name().into(), before, after, users: Some(users), items: Some(items), what })
 }
 
-/// What is wrong where no item of the log has a title.
+/// Returns what is wrong where no item of the log has a title.
 pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> String {
     let events = log.shards.rows();
     let start = format!("step titled: none of the {events} events is left, for no item has a title: ");
@@ -117,14 +117,14 @@ pub(super) fn no_titles(log: &EventLog, catalogue: &Catalogue, present: &[bool])
         }
 }
 
-/// How many items of the log have a title, and an id of each side; `None` if all described items
-/// are of the log.
+/// Returns how many items of the log have a title, and an id of each side; `None` if all items with
+/// a title are of the log.
 pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool]) -> Option<String> {
     let other = catalogue.unmatched.as_deref()?;
     let items = present.iter().filter(|present| **present).count();
     let titled = (0u32..).zip(present).filter(|(item, present)| **present && catalogue.title(*item).is_some()).count();
     let (own, _) = (0u32..).zip(present).find(|(item, present)| **present && catalogue.title(*item).is_none())?;
-    let (own, other) = (short(log.items.get(own)), short(other));
+    let (own, other) = (shorten(log.items.get(own)), shorten(other));
     Some(format!(
         "{titled} of the log's {items} items have a title; the log has item `{own}`, the titles have `{other}`"
     ))
@@ -158,10 +158,10 @@ fn rewrite_titles(log: &EventLog, catalogue: &mut Catalogue, entities: bool, con
     changed
 }
 
-/// Which items stay: a bottom-k sample by hash depends neither on the order of the input nor on a
-/// generator's version.
+/// Returns which items stay: a bottom-k sample by hash depends neither on the order of the input
+/// nor on a generator's version.
 fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
-    let present = PresentIds::of(log)?.items;
+    let present = PresentIds::collect(log)?.items;
     let items = (0..log.items.len() as u32).filter(|item| present[*item as usize]);
     let mut hashes: Vec<([u8; 32], u32)> =
         items.map(|item| (Sha256::digest(format!("{seed}:{}", log.items.get(item))).into(), item)).collect();
@@ -170,8 +170,8 @@ fn sample_items(log: &EventLog, count: usize, seed: u64) -> Result<Vec<bool>> {
     Ok((0..log.items.len() as u32).map(|item| kept.contains(&item)).collect())
 }
 
-/// Each pass counts the events whose user and item are still in, then drops users and items with
-/// too few, until none is.
+/// Drops users and items with too few events until there are none. Each pass counts the events
+/// whose user and item are still in.
 fn k_core(log: &mut EventLog, user_min: u32, item_min: u32) -> Result<usize> {
     let mut users = vec![true; log.users.len()];
     let mut items = vec![true; log.items.len()];
@@ -229,8 +229,8 @@ mod tests {
         RawDataset { log, catalogue, format: "made up".into() }
     }
 
-    /// The events left, as user, item and time, sorted.
-    fn left(events: &[(&str, &str, i64, f32)], titles: &[(&str, &str)], step: &Cleaning) -> Vec<String> {
+    /// Returns the events that a step leaves, as user, item and time, sorted.
+    fn left(events: &[(&str, &str, i64, f32)], titles: &[(&str, &str)], step: &CleaningStep) -> Vec<String> {
         let scratch = tempfile::tempdir().unwrap();
         let [whole, sharded] = [u64::MAX, 1].map(|memory| {
             let mut raw = raw(events, titles, memory, scratch.path());
@@ -267,29 +267,32 @@ mod tests {
 
     #[test]
     fn each_step() {
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::Rating { min: 3.5 }), ["ua1", "vc3", "wc3"]);
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::Duplicates {}), ["ua1", "ub1", "va2", "vc3", "wc3"]);
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::Titled {}), ["ua1", "ua1", "va2"]);
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::TitleLength { min: 1, max: 3 }), ["ub1"]);
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::Rating { min: 3.5 }), ["ua1", "vc3", "wc3"]);
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::Duplicates {}), ["ua1", "ub1", "va2", "vc3", "wc3"]);
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::Titled {}), ["ua1", "ua1", "va2"]);
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::TitleLength { min: 1, max: 3 }), ["ub1"]);
         // w and b go for want of a second event; nobody else then has too few.
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::KCore { user: 2, item: 1 }), ["ua1", "ua1", "ub1", "va2", "vc3"]);
+        assert_eq!(
+            left(&EVENTS, &TITLES, &CleaningStep::KCore { user: 2, item: 1 }),
+            ["ua1", "ua1", "ub1", "va2", "vc3"]
+        );
         // c loses w, so it goes; then v has one event left, and goes.
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::KCore { user: 2, item: 2 }), ["ua1", "ua1"]);
-        let one = left(&EVENTS, &TITLES, &Cleaning::SampleItems { count: 1, seed: 3 });
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::KCore { user: 2, item: 2 }), ["ua1", "ua1"]);
+        let one = left(&EVENTS, &TITLES, &CleaningStep::SampleItems { count: 1, seed: 3 });
         let mut reversed = EVENTS;
         reversed.reverse();
-        assert_eq!(left(&reversed, &TITLES, &Cleaning::SampleItems { count: 1, seed: 3 }), one);
-        assert_eq!(left(&EVENTS, &TITLES, &Cleaning::SampleItems { count: 3, seed: 3 }).len(), 6);
+        assert_eq!(left(&reversed, &TITLES, &CleaningStep::SampleItems { count: 1, seed: 3 }), one);
+        assert_eq!(left(&EVENTS, &TITLES, &CleaningStep::SampleItems { count: 3, seed: 3 }).len(), 6);
     }
 
     #[test]
     fn titles_are_rewritten() {
         let scratch = tempfile::tempdir().unwrap();
         let mut raw = raw(&EVENTS, &[("a", "A &amp; B\u{7}\n &quot;C&#39;"), ("b", "plain")], u64::MAX, scratch.path());
-        let step = clean(&mut raw, &Cleaning::CleanTitles { entities: true, control: true }).unwrap();
+        let step = clean(&mut raw, &CleaningStep::CleanTitles { entities: true, control: true }).unwrap();
         assert_eq!(raw.catalogue.title(0), Some("A & B \"C'"));
         assert!(step.what.contains("1 titles changed"), "{}", step.what);
-        let step = clean(&mut raw, &Cleaning::CleanTitles { entities: true, control: false }).unwrap();
+        let step = clean(&mut raw, &CleaningStep::CleanTitles { entities: true, control: false }).unwrap();
         assert!(step.what.contains("0 titles changed"), "{}", step.what);
     }
 
@@ -299,7 +302,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut raw = raw(&EVENTS, &TITLES, u64::MAX, scratch.path());
         raw.log.timed = false;
-        let error = clean(&mut raw, &Cleaning::Duplicates {}).unwrap_err().to_string();
+        let error = clean(&mut raw, &CleaningStep::Duplicates {}).unwrap_err().to_string();
         assert!(error.contains("step duplicates: this source has no times"), "{error}");
         assert_eq!(raw.log.shards.rows(), EVENTS.len());
     }
@@ -308,7 +311,7 @@ mod tests {
     fn a_step_that_leaves_nothing_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         let mut raw = raw(&EVENTS, &TITLES, u64::MAX, scratch.path());
-        let error = clean(&mut raw, &Cleaning::KCore { user: 9, item: 9 }).unwrap_err().to_string();
+        let error = clean(&mut raw, &CleaningStep::KCore { user: 9, item: 9 }).unwrap_err().to_string();
         assert!(error.contains("k_core: none of the 6 events"), "{error}");
     }
 }

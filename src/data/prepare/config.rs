@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::sources::{Columns, TableOptions};
 use crate::{Error, Result};
 
-/// Where raw data come from.
+/// Source of raw data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -40,45 +40,45 @@ impl Display for Source {
     }
 }
 
-/// A file in `configs/data/`.
+/// A configuration of `prepare`, as in `configs/data/`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareConfig {
     /// The data set's name; the output folder's by default.
     pub name: Option<String>,
-    /// What the raw files must be.
+    /// The source that the raw files must be of.
     pub source: Option<Source>,
-    /// Their format, where the content should not decide.
+    /// Format of the raw files, where their content should not decide.
     pub format: Option<String>,
-    /// Where to get the raw files.
+    /// Instructions for getting the raw files.
     pub obtain: Option<String>,
-    /// The terms they come under.
+    /// Licence or terms of the raw files.
     pub licence: Option<String>,
     /// Names of a table's columns.
     #[serde(default)]
     pub columns: Columns,
-    /// How a table's files are written.
+    /// Format of a table's files.
     #[serde(default)]
     pub table: TableOptions,
-    /// What is done to the events, in this order.
-    pub steps: Vec<Cleaning>,
-    /// How windows are cut and split.
+    /// Cleaning steps of the events, in order.
+    pub steps: Vec<CleaningStep>,
+    /// Protocol by which windows are cut and split.
     pub split: Protocol,
-    /// The sizes that should come out.
-    pub expect: Option<Expected>,
+    /// Expected sizes of the corpus.
+    pub expect: Option<ExpectedCounts>,
 }
 
 /// A cleaning step.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Cleaning {
+pub enum CleaningStep {
     /// Drops events rated lower than `min`, and unrated ones.
     Rating {
-        /// The lowest rating that stays.
+        /// Lowest rating that stays.
         min: f32,
     },
-    /// Of events with the same user, item and time keeps the first, in the order of the input. The
-    /// source must tell times.
+    /// Keeps the first of events with the same user, item and time, in the order of the input. The
+    /// source must have times.
     Duplicates {},
     /// Drops items without a title, or with nothing but white space for one.
     Titled {},
@@ -93,27 +93,27 @@ pub enum Cleaning {
     },
     /// Drops items by the length of their title in characters; an item without one has length 0.
     TitleLength {
-        /// The shortest that stays.
+        /// Length of the shortest title that stays, characters.
         #[serde(default)]
         min: usize,
-        /// The longest that stays.
+        /// Length of the longest title that stays, characters.
         #[serde(default = "no_limit")]
         max: usize,
     },
     /// Keeps `count` items at random: those with the smallest SHA-256 of `seed:id`, whatever the
     /// order of the input.
     SampleItems {
-        /// How many stay.
+        /// Number of items that stay.
         count: usize,
-        /// Which.
+        /// Seed of the choice.
         seed: u64,
     },
-    /// Drops users with fewer than `user` events and items with fewer than `item`, until none is
-    /// left.
+    /// Drops users with fewer than `user` events and items with fewer than `item`, until there are
+    /// no such users and items.
     KCore {
-        /// Least events of a user.
+        /// Least number of events of a user.
         user: u32,
-        /// Least events of an item.
+        /// Least number of events of an item.
         item: u32,
     },
 }
@@ -122,8 +122,8 @@ fn no_limit() -> usize {
     usize::MAX
 }
 
-impl Cleaning {
-    /// The step's name, as in the configuration.
+impl CleaningStep {
+    /// Returns the step's name, as in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Rating { .. } => "rating",
@@ -137,7 +137,7 @@ impl Cleaning {
     }
 }
 
-/// How a user's sequence becomes windows, and which of them train.
+/// Protocol by which a user's sequence becomes windows, and by which these train, validate or test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "protocol", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Protocol {
@@ -146,14 +146,14 @@ pub enum Protocol {
     /// by their target's time: the first ⌊0.8 n⌋ train, those up to ⌊0.9 n⌋ validate, the rest
     /// test.
     Msl {
-        /// Items before the target, at most.
+        /// Largest number of items before the target.
         #[serde(default = "msl_history")]
         history: u32,
     },
-    /// OpenP5's: a user's last event tests, the one before validates, every earlier one with an
-    /// event before it trains. Users of fewer than three events only train.
+    /// OpenP5's protocol: a user's last event tests, the one before validates, every earlier one
+    /// with an event before it trains. Users of fewer than three events only train.
     LeaveOneOut {
-        /// Items before the target, at most.
+        /// Largest number of items before the target.
         #[serde(default = "openp5_history")]
         history: u32,
     },
@@ -167,10 +167,10 @@ fn openp5_history() -> u32 {
     20
 }
 
-/// Sizes that should come out; those not given are not checked.
+/// Expected sizes; those not given are not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Expected {
+pub struct ExpectedCounts {
     /// Users.
     pub users: Option<usize>,
     /// Items.
@@ -194,13 +194,16 @@ impl PrepareConfig {
         Ok(config)
     }
 
-    /// What a source means without a configuration: MSL's protocol, for OpenP5's sequences
-    /// OpenP5's.
-    pub fn of(source: Source) -> Self {
+    /// Returns the configuration of a source that is given none: MSL's protocol, and for OpenP5's
+    /// sequences OpenP5's.
+    pub fn defaults(source: Source) -> Self {
         let (steps, split) = if source == Source::Openp5 {
             (vec![], Protocol::LeaveOneOut { history: openp5_history() })
         } else {
-            (vec![Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 5 }], Protocol::Msl { history: msl_history() })
+            (
+                vec![CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 5 }],
+                Protocol::Msl { history: msl_history() },
+            )
         };
         let columns = Columns::default();
         Self {
@@ -224,16 +227,16 @@ impl PrepareConfig {
         }
         for step in &self.steps {
             match step {
-                Cleaning::Rating { min } if !min.is_finite() => {
+                CleaningStep::Rating { min } if !min.is_finite() => {
                     return Err("steps: rating: min must be a number".into());
                 }
-                Cleaning::TitleLength { min, max } if min > max => {
+                CleaningStep::TitleLength { min, max } if min > max => {
                     return Err(format!("steps: title_length: min {min} is above max {max}"));
                 }
-                Cleaning::SampleItems { count: 0, .. } => {
+                CleaningStep::SampleItems { count: 0, .. } => {
                     return Err("steps: sample_items: count must be 1 or more".into());
                 }
-                Cleaning::CleanTitles { entities: false, control: false } => {
+                CleaningStep::CleanTitles { entities: false, control: false } => {
                     return Err("steps: clean_titles: entities or control must be true".into());
                 }
                 _ => {}
@@ -243,8 +246,8 @@ impl PrepareConfig {
     }
 }
 
-impl Expected {
-    /// One line for each size that differs, with both numbers.
+impl ExpectedCounts {
+    /// Returns one line for each size that differs, with both numbers.
     pub(super) fn compare(&self, users: usize, items: usize, interactions: usize, windows: [usize; 3]) -> Vec<String> {
         let [train, valid, test] = windows;
         let pairs = [
@@ -276,7 +279,8 @@ mod tests {
                     [[steps]]\nstep = \"k_core\"\nuser = 5\nitem = 4\n[split]\nprotocol = \
                     \"leave_one_out\"\n[expect]\nusers = 3\n";
         let config = parse(text).unwrap();
-        let steps = [Cleaning::Rating { min: 4.0 }, Cleaning::Titled {}, Cleaning::KCore { user: 5, item: 4 }];
+        let steps =
+            [CleaningStep::Rating { min: 4.0 }, CleaningStep::Titled {}, CleaningStep::KCore { user: 5, item: 4 }];
         assert_eq!(config.steps, steps);
         assert_eq!(config.split, Protocol::LeaveOneOut { history: 20 });
         let expected = config.expect.unwrap();

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-pub use config::{Cleaning, Expected, PrepareConfig, Protocol, Source};
+pub use config::{CleaningStep, ExpectedCounts, PrepareConfig, Protocol, Source};
 use serde::{Deserialize, Serialize};
 
 use self::clean::PresentIds;
@@ -24,33 +24,33 @@ use super::sources::{Columns, FileRows, RawDataset, ReadContext, ReadOptions, Ta
 use crate::core::{files, system};
 use crate::{Context, Error, Result};
 
-/// What to prepare.
+/// Options of [`prepare`].
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
-    /// What the inputs hold.
+    /// Kind of the inputs.
     pub source: Source,
     /// Files, or folders of them.
     pub inputs: Vec<PathBuf>,
     /// The corpus folder.
     pub out: PathBuf,
-    /// Steps and split; the source's defaults without.
+    /// Configuration with steps and split; by default the source's own.
     pub config: Option<PathBuf>,
-    /// The format within the source, rather than the one found.
+    /// Format of the source's files, in place of the detected one.
     pub format: Option<String>,
-    /// So many bad rows are left out before one is an error.
+    /// Number of bad rows that are left out before one is an error.
     pub skip_bad: u64,
     /// Memory to work in, in bytes; half of the machine's, or of its container's limit, by default.
     pub memory: Option<u64>,
     /// Names of a table's columns; they win over the configuration's.
     pub columns: Columns,
-    /// How a table's files are written; it wins over the configuration's.
+    /// Format of a table's files; it wins over the configuration's.
     pub table: TableOptions,
-    /// Where rows of tasks made of the items' texts go, outside the corpus folder; see
+    /// Path of a file of text tasks made of the items' texts, outside the corpus folder; see
     /// [`super::read_text_tasks`].
     pub tasks: Option<PathBuf>,
 }
 
-/// What `prepare --json` prints.
+/// The report of `prepare --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Users with at least one interaction.
@@ -63,21 +63,21 @@ pub struct Report {
     pub windows: WindowCounts,
     /// Rows of the source left out, by step.
     pub dropped: BTreeMap<String, usize>,
-    /// What validates, in one sentence.
+    /// Sentence about how the validation windows were chosen.
     pub validation: String,
-    /// The format found.
+    /// The detected format.
     pub format: String,
-    /// What was done, with the events before and after.
+    /// The steps, with the events before and after.
     pub steps: Vec<Step>,
     /// Test windows whose target is in no training window.
     pub cold_test_targets: usize,
     /// Users with a test window.
     pub test_users: usize,
-    /// Those of them without a training window.
+    /// Test users without a training window.
     pub new_test_users: usize,
     /// Training windows whose target is later than the earliest test target.
     pub late_train_targets: usize,
-    /// Rows of the task file, by task; empty if none was asked for.
+    /// Rows of the task file, by task; empty where there is no such file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<String, usize>,
     /// The files read, with their rows.
@@ -89,7 +89,7 @@ pub struct Report {
     /// Interactions with the user, item and time of another.
     #[serde(default)]
     pub repeated_interactions: usize,
-    /// What a reader of results should know.
+    /// Warnings for a reader of results.
     pub warnings: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Report> {
     }
     let config = match &options.config {
         Some(path) => PrepareConfig::open(path)?,
-        None => PrepareConfig::of(options.source),
+        None => PrepareConfig::defaults(options.source),
     };
     if let (Some(path), Some(source)) = (&options.config, config.source)
         && source != options.source
@@ -146,7 +146,7 @@ fn check_tasks_file(path: &Path, options: &PrepareOptions, output: &OutputDir) -
     Ok(())
 }
 
-/// What was read, and what the report says of it.
+/// The raw data, and what the report says of them.
 struct ReadSource {
     raw: RawDataset,
     inputs: Vec<FileDigest>,
@@ -178,10 +178,11 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
     };
     let raw = read(&list.files, &read_options, &mut context)?;
     let ReadContext { skipped, inputs, rows, unused, mut warnings, .. } = context;
-    let retitled = raw.catalogue.retitled();
+    let retitled = raw.catalogue.retitled_items();
     if retitled > 0 {
         let kept = if read_options.table.title_choice == Some(TitleChoice::Last) { "last" } else { "first" };
-        warnings.push(format!("{retitled} items have more than one title; the {kept} one counts (--title-choice)"));
+        warnings
+            .push(format!("{retitled} items have more than one title; the {kept} one counts (option `title_choice`)"));
     }
     let passed_over = list.passed_over.into_iter().chain(unused).collect();
     Ok(ReadSource { raw, inputs, files: rows, passed_over, skipped, warnings })
@@ -190,7 +191,7 @@ fn read_source(options: &PrepareOptions, config: &PrepareConfig, workspace: &Wor
 /// Runs the cleaning steps.
 fn clean_events(source: &mut ReadSource, options: &PrepareOptions, config: &PrepareConfig) -> Result<Vec<Step>> {
     let raw = &mut source.raw;
-    let (users, items) = PresentIds::of(&raw.log)?.counts();
+    let (users, items) = PresentIds::collect(&raw.log)?.counts();
     let events = raw.log.shards.rows();
     let what = format!("{}; {} bad rows left out", raw.format, source.skipped);
     let mut steps =
@@ -219,7 +220,7 @@ fn write_corpus(
     let ReadSource { mut raw, inputs, files: rows, passed_over, skipped, mut warnings } = source;
     let finished =
         tempfile::Builder::new().prefix(".itemlm-").tempdir_in(&output.parent).context(output.parent.display())?;
-    let ids = clean::ids_apart(&raw.log, &raw.catalogue, &PresentIds::of(&raw.log)?.items);
+    let ids = clean::ids_apart(&raw.log, &raw.catalogue, &PresentIds::collect(&raw.log)?.items);
     let written = write::write(&mut raw, config.split, finished.path(), workspace)?;
     if written.windows.iter().all(|windows| *windows == 0) {
         return Err(Error::failed(format!("{}: no user has two events, so there is no window", show(&options.inputs))));
@@ -277,7 +278,7 @@ fn write_corpus(
     Ok(report)
 }
 
-/// The released windows, kept as they are split.
+/// Writes MSL's released windows as a corpus, and keeps their split.
 fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     let [dir] = options.inputs.as_slice() else {
         return Err(Error::usage(
@@ -286,7 +287,8 @@ fn prepare_msl(options: &PrepareOptions, output: OutputDir) -> Result<Report> {
     };
     if options.config.is_some() || options.format.is_some() || options.skip_bad > 0 || options.tasks.is_some() {
         return Err(Error::usage(
-            "prepare msl keeps the released windows: --config, --format, --skip-bad and --tasks do not apply to it",
+            "prepare msl keeps the released windows: option `config`, option `format`, option `skip_bad` and option \
+             `tasks` do not apply to it",
         ));
     }
     let memory = options.memory.map_or_else(half_of_memory, Ok)?;
@@ -321,7 +323,7 @@ fn report(
     if let Some(earliest) = audit.earliest.and_then(|time| chrono::DateTime::from_timestamp(time, 0)) {
         warnings.push(format!(
             "times: {} of {interactions} interactions are before 1990, the earliest at {}: is their unit right (table: \
-             --time-unit)?",
+             option `time_unit`)?",
             audit.early,
             earliest.format("%Y-%m-%dT%H:%M:%SZ")
         ));
@@ -372,8 +374,9 @@ fn show(inputs: &[PathBuf]) -> String {
     inputs.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Of the machine's memory, or of the limit on the container.
+/// Returns half of the machine's memory, or of the container's limit, bytes.
 fn half_of_memory() -> Result<u64> {
     let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
-    known.map(|bytes| bytes / 2).ok_or_else(|| Error::usage("this system does not tell its memory: give --memory"))
+    let unknown = || Error::usage("this system does not tell its memory: give option `memory`");
+    known.map(|bytes| bytes / 2).ok_or_else(unknown)
 }

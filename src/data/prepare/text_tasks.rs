@@ -31,22 +31,22 @@ use crate::{Context, Error, Result};
 /// MovieLens' words for an item without genres.
 const NO_GENRES: [&str; 2] = ["(no genres listed)", "unknown"];
 
-/// Items whose neighbours are looked for at a time.
+/// Number of items whose neighbours are computed at a time.
 const TOGETHER: usize = 4096;
 
-/// What is known of an item.
-struct Described<'a> {
+/// The texts and tags of an item.
+struct ItemDescription<'a> {
     id: &'a str,
     title: &'a str,
     genres: Vec<&'a str>,
-    /// In small letters, the most frequent first.
+    /// Tags in lower case, the most frequent first.
     tags: Vec<String>,
     plot: Option<&'a str>,
     director: Option<&'a str>,
     actors: Option<&'a str>,
 }
 
-impl<'a> Described<'a> {
+impl<'a> ItemDescription<'a> {
     fn new(raw: &'a RawDataset, item: u32) -> Self {
         let attribute = |name: &str| raw.catalogue.attributes.get(name)?.get(item as usize)?.as_deref();
         let parts =
@@ -74,13 +74,13 @@ impl<'a> Described<'a> {
         sentences.extend(self.actors.map(|names| format!("It stars {names}.")));
         sentences.push(plot.to_string());
         if !self.tags.is_empty() {
-            sentences.push(format!("Viewers tagged it {}.", quoted(&self.tags)));
+            sentences.push(format!("Viewers tagged it {}.", quote_all(&self.tags)));
         }
         sentences.retain(|sentence| !sentence.is_empty());
         sentences.join(" ")
     }
 
-    /// What both have; `None` if nothing.
+    /// Returns what both items have; `None` if nothing.
     fn common(&self, other: &Self) -> Option<String> {
         let genres: Vec<&str> = self.genres.iter().filter(|g| other.genres.contains(g)).copied().collect();
         let tags: Vec<String> = self.tags.iter().filter(|t| other.tags.contains(t)).cloned().collect();
@@ -89,12 +89,12 @@ impl<'a> Described<'a> {
             sentences.push(format!("Both are listed under {}.", list(&genres)));
         }
         if !tags.is_empty() {
-            sentences.push(format!("Viewers tagged both {}.", quoted(&tags)));
+            sentences.push(format!("Viewers tagged both {}.", quote_all(&tags)));
         }
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 
-    /// What one of them has alone; `None` if nothing.
+    /// Returns what only one of the two items has; `None` if nothing.
     fn difference(&self, other: &Self) -> Option<String> {
         let mut sentences = Vec::new();
         for (which, of, without) in [("first", self, other), ("second", other, self)] {
@@ -105,14 +105,14 @@ impl<'a> Described<'a> {
             let tags: Vec<String> = of.tags.iter().filter(|t| !without.tags.contains(t)).cloned().collect();
             // An item that nobody tagged may still be what a tag says.
             if !tags.is_empty() && !without.tags.is_empty() {
-                sentences.push(format!("Viewers tagged only the {which} {}.", quoted(&tags)));
+                sentences.push(format!("Viewers tagged only the {which} {}.", quote_all(&tags)));
             }
         }
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 }
 
-/// "a", "a and b", "a, b and c".
+/// Joins names: "a", "a and b", "a, b and c".
 fn list(names: &[&str]) -> String {
     match names {
         [start @ .., before, last] if !start.is_empty() => format!("{}, {before} and {last}", start.join(", ")),
@@ -120,12 +120,12 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-fn quoted(tags: &[String]) -> String {
+fn quote_all(tags: &[String]) -> String {
     let tags: Vec<String> = tags.iter().map(|tag| format!("\"{tag}\"")).collect();
     list(&tags.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The nearest item and the one to compare with, where there are such.
+/// An item's nearest item and the one to compare it with, where there are such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Neighbours {
     nearest: Option<usize>,
@@ -134,13 +134,13 @@ struct Neighbours {
 
 /// Genres and tags of items, and the items of each.
 struct Features {
-    /// Ascending numbers.
+    /// Features of each item, ascending.
     of_items: Vec<Vec<u32>>,
     items: Vec<Vec<u32>>,
 }
 
 impl Features {
-    fn new(described: &[Described]) -> Self {
+    fn new(described: &[ItemDescription]) -> Self {
         let mut numbers: HashMap<(bool, &str), u32> = HashMap::new();
         let mut items: Vec<Vec<u32>> = Vec::new();
         let of_items = described.iter().zip(0u32..).map(|(item, index)| {
@@ -161,6 +161,8 @@ impl Features {
         Self { of_items: of_items.collect(), items }
     }
 
+    /// Returns the neighbours of an item.
+    ///
     /// * `common`: a zero an item, as it is left.
     fn neighbours(&self, item: usize, common: &mut [u32]) -> Neighbours {
         let own = &self.of_items[item];
@@ -186,13 +188,13 @@ impl Features {
 }
 
 /// Writes the rows about the items `order` of the raw data to a file that waits beside `path` for
-/// [`files::persist`]; the number of rows of each task.
+/// [`files::persist`]; returns the number of rows of each task.
 pub(super) fn write_text_tasks(
     raw: &RawDataset,
     order: &[u32],
     path: &Path,
 ) -> Result<(NamedTempFile, BTreeMap<String, usize>)> {
-    let described: Vec<Described> = order.iter().map(|item| Described::new(raw, *item)).collect();
+    let described: Vec<ItemDescription> = order.iter().map(|item| ItemDescription::new(raw, *item)).collect();
     let features = Features::new(&described);
     let file = files::temporary_beside(path)?;
     let mut writer = BufWriter::new(file);
@@ -205,7 +207,7 @@ pub(super) fn write_text_tasks(
             part.par_iter().map_init(zeros, |common, item| features.neighbours(*item, common)).collect();
         for (&index, neighbours) in part.iter().zip(neighbours) {
             let item = &described[index];
-            let mut row = |task: &str, other: Option<&Described>, text: Option<String>| -> Result<()> {
+            let mut row = |task: &str, other: Option<&ItemDescription>, text: Option<String>| -> Result<()> {
                 let Some(text) = text else { return Ok(()) };
                 let items: Vec<&str> = std::iter::once(item.id).chain(other.map(|other| other.id)).collect();
                 *counts.entry(task.to_string()).or_default() += 1;
@@ -236,14 +238,14 @@ pub(super) fn write_text_tasks(
 mod tests {
     use super::*;
 
-    fn described<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> Described<'a> {
+    fn described<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> ItemDescription<'a> {
         let tags = tags.iter().map(|tag| tag.to_string()).collect();
-        Described { id, title: "", genres: genres.to_vec(), tags, plot: None, director: None, actors: None }
+        ItemDescription { id, title: "", genres: genres.to_vec(), tags, plot: None, director: None, actors: None }
     }
 
     #[test]
     fn sentences() {
-        let toys = Described {
+        let toys = ItemDescription {
             title: "Toy Story (1995)",
             director: Some("John Lasseter"),
             ..described("1", &["Animation", "Comedy", "Children's"], &["pixar", "toys"])

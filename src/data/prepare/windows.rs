@@ -8,12 +8,12 @@ use crate::data::Split;
 pub(super) struct WindowSpan {
     pub(super) start: u32,
     pub(super) end: u32,
-    /// None where the target's time decides.
+    /// `None` where the target's time decides.
     pub(super) split: Option<Split>,
 }
 
 impl Protocol {
-    /// The windows of a sequence of `len` events, by their end.
+    /// Returns the windows of a sequence of `len` events, by their end.
     pub(super) fn spans(self, len: u32) -> impl Iterator<Item = WindowSpan> {
         let (history, ends) = match self {
             Self::Msl { history } => (history, len.min(history.saturating_add(1)).max(2)..=len),

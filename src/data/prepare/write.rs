@@ -25,7 +25,7 @@ use crate::{Context, Error, Result};
 const ROW_GROUP: usize = 1 << 17;
 /// Bytes of a window while windows are sorted.
 const WINDOW_BYTES: u64 = 24;
-/// Every so many events one time is kept, to cut time into ranges of about the same number of
+/// One event's time in so many is kept, to cut time into ranges of about the same number of
 /// windows.
 const SAMPLE: usize = 256;
 
@@ -69,7 +69,7 @@ impl Table {
         }
     }
 
-    /// Writes what is left and syncs; the file's digest and its rows.
+    /// Writes the rest and syncs; returns the file's digest and its number of rows.
     fn finish(mut self) -> Result<(FileDigest, usize)> {
         let rest = std::mem::take(&mut self.pending);
         if rest.height() > 0 || self.rows == 0 {
@@ -80,33 +80,38 @@ impl Table {
         }
         let file = File::open(&self.path).context(self.path.display())?;
         file.sync_all().context(self.path.display())?;
-        Ok((FileDigest::of_file(&self.path)?, self.rows))
+        Ok((FileDigest::from_file(&self.path)?, self.rows))
     }
 }
 
-/// What was written.
-pub(super) struct Written {
-    /// In the order items, interactions, train, valid, test.
+/// The tables that [`write`] has written.
+pub(super) struct WrittenTables {
+    /// Digests of the files, in the order items, interactions, train, valid, test.
     pub(super) files: Vec<FileDigest>,
     pub(super) users: usize,
-    /// The old number of each item, in the order of the new ones.
+    /// Old number of each item, in the order of the new ones.
     pub(super) item_order: Vec<u32>,
     pub(super) interactions: usize,
-    /// Windows that train, validate, test.
+    /// Number of windows that train, validate, test.
     pub(super) windows: [usize; 3],
     pub(super) untitled: usize,
-    /// Interactions with the user, item and time of one before them.
+    /// Number of interactions with the user, item and time of one before them.
     pub(super) repeated: usize,
 }
 
 /// Writes the five tables to `dir`. Users and items are numbered by their ids in byte order; a
 /// user's events are sorted by time, ties by the order of the input.
-pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, workspace: &Workspace) -> Result<Written> {
+pub(super) fn write(
+    raw: &mut RawDataset,
+    protocol: Protocol,
+    dir: &Path,
+    workspace: &Workspace,
+) -> Result<WrittenTables> {
     let (timed, events) = (raw.log.timed, raw.log.shards.rows());
     if matches!(protocol, Protocol::Msl { .. }) && !timed {
         return Err(Error::failed("split msl orders windows by time, and this source has none: use leave_one_out"));
     }
-    let present = PresentIds::of(&raw.log)?;
+    let present = PresentIds::collect(&raw.log)?;
     let (user_order, user_number) = numbers(&present.users, |user| raw.log.users.get(user));
     let (item_order, item_number) = numbers(&present.items, |item| raw.log.items.get(item));
     let (items_digest, untitled) = write_items(raw, &item_order, dir)?;
@@ -130,7 +135,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
         if frame.height() == 0 {
             continue;
         }
-        let (order, users, times) = in_order(&frame)?;
+        let (order, users, times) = sort_by_user_and_time(&frame)?;
         if timed {
             repeated += count_repeats(&frame, &order, &users, &times)?;
         }
@@ -177,7 +182,7 @@ pub(super) fn write(raw: &mut RawDataset, protocol: Protocol, dir: &Path, worksp
         *count = rows;
         files.push(digest);
     }
-    Ok(Written { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
+    Ok(WrittenTables { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
 }
 
 fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {
@@ -187,8 +192,8 @@ fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Resu
     Ok(())
 }
 
-/// The dense numbers present, ordered by id, and for each old number its new one (`u32::MAX` if
-/// absent).
+/// Returns the dense numbers that are present, ordered by id, and for each old number its new one
+/// (`u32::MAX` if absent).
 fn numbers<'a>(present: &[bool], id: impl Fn(u32) -> &'a str) -> (Vec<u32>, Vec<u32>) {
     let mut order: Vec<u32> = (0..).zip(present).filter(|(_, present)| **present).map(|(old, _)| old).collect();
     order.sort_unstable_by(|a, b| id(*a).cmp(id(*b)));
@@ -217,7 +222,7 @@ fn write_items(raw: &RawDataset, order: &[u32], dir: &Path) -> Result<(FileDiges
     Ok((table.finish()?.0, untitled))
 }
 
-/// Times that cut the windows into about equal `pieces`.
+/// Returns times that cut the windows into about equal `pieces`.
 fn sample_times(raw: &RawDataset, pieces: usize) -> Result<Vec<i64>> {
     let log = &raw.log;
     if pieces == 1 {
@@ -233,8 +238,8 @@ fn sample_times(raw: &RawDataset, pieces: usize) -> Result<Vec<i64>> {
     Ok(ends)
 }
 
-/// The log with its final numbers, in pieces of consecutive users; the log's own shards go as they
-/// are read.
+/// Gives the log its final numbers, in pieces of consecutive users; the log's own shards are
+/// removed as they are read.
 fn renumber(
     raw: &mut RawDataset,
     user_number: &[u32],
@@ -266,9 +271,9 @@ fn renumber(
     Ok(pieces)
 }
 
-/// The rows of a piece by user, then time, then their order in the input, with their users and
-/// times. Without times the order of the input is the order in time: all times are 0.
-fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
+/// Returns the rows of a piece by user, then time, then their order in the input, with their users
+/// and times. Without times the order of the input is the order in time: all times are 0.
+fn sort_by_user_and_time(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     let rows = u32s(frame, "user")?.into_iter().zip(i64s(frame, "time")?).zip(0usize..);
     let mut rows: Vec<(u32, i64, usize)> = rows.map(|((user, time), row)| (user, time, row)).collect();
     // Half the time of a sort of the frame by two columns.
@@ -278,7 +283,8 @@ fn in_order(frame: &DataFrame) -> Result<(Vec<usize>, Vec<u32>, Vec<i64>)> {
     Ok((rows.into_iter().map(|row| row.2).collect(), users, times))
 }
 
-/// Number of interactions with the user, item and time of another, all but the first of them.
+/// Returns the number of interactions with the user, item and time of another, all but the first of
+/// them.
 fn count_repeats(frame: &DataFrame, order: &[usize], users: &[u32], times: &[i64]) -> Result<usize> {
     let items = u32s(frame, "item")?;
     let mut repeated = 0;
@@ -336,7 +342,7 @@ struct WindowRow {
     user: u32,
     start: u32,
     len: u32,
-    /// Milliseconds.
+    /// Time of the target, milliseconds.
     time: i64,
 }
 
@@ -353,19 +359,19 @@ fn sortable_frame(rows: &[WindowRow]) -> Result<DataFrame> {
 }
 
 fn window_frame(rows: &[WindowRow], timed: bool) -> Result<DataFrame> {
-    in_seconds(sortable_frame(rows)?, timed)
+    to_seconds(sortable_frame(rows)?, timed)
 }
 
-/// The columns of a windows table: `timestamp` instead of `time`.
-fn in_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
+/// Converts the columns of a windows table: `timestamp`, in seconds, in place of `time`.
+fn to_seconds(mut frame: DataFrame, timed: bool) -> Result<DataFrame> {
     let times = i64s(&frame.drop_in_place("time").context("windows")?.into_frame(), "time")?;
     let seconds: Vec<Option<i64>> = times.into_iter().map(|time| timed.then(|| time.div_euclid(1000))).collect();
     frame.with_column(Column::new("timestamp".into(), seconds)).context("windows")?;
     Ok(frame)
 }
 
-/// Windows in ranges of time, each sorted by time and then by user and position, the order they
-/// came in.
+/// Writes windows in ranges of time, each sorted by time and then by user and position, the order
+/// they came in.
 fn write_by_time(mut waiting: ShardedTable, tables: &mut [Table; 3]) -> Result<()> {
     let total = waiting.rows();
     let (train, valid) = (total * 8 / 10, total * 9 / 10);
@@ -376,7 +382,7 @@ fn write_by_time(mut waiting: ShardedTable, tables: &mut [Table; 3]) -> Result<(
             continue;
         }
         let order = SortMultipleOptions::default().with_maintain_order(true);
-        let frame = in_seconds(collect(frame.lazy().sort(["time"], order))?, true)?;
+        let frame = to_seconds(collect(frame.lazy().sort(["time"], order))?, true)?;
         for (table, (from, to)) in tables.iter_mut().zip([(0, train), (train, valid), (valid, total)]) {
             let (from, to) = (from.clamp(done, done + frame.height()), to.clamp(done, done + frame.height()));
             table.append(frame.slice((from - done) as i64, to - from))?;

@@ -1,17 +1,17 @@
-//! What a source gives: an event log and texts of its items.
+//! The raw data of a source: an event log and texts of its items.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::fields::short;
+use super::fields::shorten;
 use crate::data::event_log::EventLog;
 
-/// What a source gives.
+/// The raw data of a source.
 pub(crate) struct RawDataset {
-    /// Who met what when.
+    /// The events.
     pub(crate) log: EventLog,
-    /// What is known of the items of the log.
+    /// Titles and other texts of the log's items.
     pub(crate) catalogue: Catalogue,
-    /// The format found, in a few words: "Amazon 2014".
+    /// The detected format, in a few words: "Amazon 2014".
     pub(crate) format: String,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Catalogue {
     titles: Vec<Option<Box<str>>>,
     /// Items with more than one title.
     retitled: HashSet<u32>,
-    /// An id that is described, but is none of the log's.
+    /// An id that has a title, but is none of the log's.
     pub(crate) unmatched: Option<String>,
     /// Why there are no titles at all, where that is known.
     pub(crate) missing: Option<&'static str>,
@@ -30,12 +30,12 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Sets a title. An item may be described twice, but not by two titles: the error says both.
+    /// Sets a title. An item may have its title twice, but not two titles: the error has both.
     pub(crate) fn set_title(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
         let known = entry(&mut self.titles, item);
         match known {
             Some(known) if **known != *title => {
-                Err(format!("two titles for one item: `{}` and `{}`", short(known), short(title)))
+                Err(format!("two titles for one item: `{}` and `{}`", shorten(known), shorten(title)))
             }
             Some(_) => Ok(()),
             None => {
@@ -60,24 +60,24 @@ impl Catalogue {
         }
     }
 
-    /// Number of items with more than one title.
-    pub(crate) fn retitled(&self) -> usize {
+    /// Returns the number of items with more than one title.
+    pub(crate) fn retitled_items(&self) -> usize {
         self.retitled.len()
     }
 
-    /// Takes note of an id that is none of the log's.
-    pub(crate) fn unmatched(&mut self, id: &str) {
+    /// Keeps an id that is none of the log's, for a message.
+    pub(crate) fn count_unmatched(&mut self, id: &str) {
         if self.unmatched.is_none() {
             self.unmatched = Some(id.to_string());
         }
     }
 
-    /// [`Catalogue::set_title`], where a blank text is no title.
+    /// Sets a title as [`Catalogue::set_title`]; a blank text is no title.
     pub(crate) fn describe(&mut self, item: u32, title: &str) -> std::result::Result<(), String> {
         if title.trim().is_empty() { Ok(()) } else { self.set_title(item, title) }
     }
 
-    /// An item's title, if it has one.
+    /// Returns an item's title, if it has one.
     pub(crate) fn title(&self, item: u32) -> Option<&str> {
         self.titles.get(item as usize)?.as_deref()
     }

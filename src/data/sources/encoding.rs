@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use encoding_rs::{Decoder, DecoderResult};
 use serde::Deserialize;
 
-/// How text is stored.
+/// The encoding of a text file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 pub enum Encoding {
     /// UTF-8, checked
@@ -28,8 +28,8 @@ pub enum Encoding {
     Utf16,
 }
 
-/// Content decoded into UTF-8.
-pub(super) struct Decoded<R> {
+/// A reader that decodes content into UTF-8.
+pub(super) struct DecodingReader<R> {
     content: R,
     /// `None` for ISO 8859-1, which [`encoding_rs`] reads as Windows-1252.
     decoder: Option<Decoder>,
@@ -38,7 +38,7 @@ pub(super) struct Decoded<R> {
     pending: Vec<u8>,
 }
 
-impl<R: BufRead> Decoded<R> {
+impl<R: BufRead> DecodingReader<R> {
     pub(super) fn new(content: R, encoding: &'static encoding_rs::Encoding) -> Self {
         Self { content, decoder: Some(encoding.new_decoder_with_bom_removal()), ended: false, pending: Vec::new() }
     }
@@ -49,7 +49,7 @@ impl<R: BufRead> Decoded<R> {
     }
 }
 
-impl<R: BufRead> Read for Decoded<R> {
+impl<R: BufRead> Read for DecodingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         /// Room for any character.
         const ROOM: usize = 64;
@@ -69,7 +69,7 @@ impl<R: BufRead> Read for Decoded<R> {
     }
 }
 
-impl<R: BufRead> Decoded<R> {
+impl<R: BufRead> DecodingReader<R> {
     /// Decodes into a buffer with room for a few characters; 0 at the end of the content.
     fn decode(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.ended {

@@ -1,19 +1,19 @@
 //! Fields of text rows: ids and ratings, and texts for error lines.
 
-/// A field that must hold something, without white space around it.
+/// Returns a field without white space around it; an empty one is an error.
 pub(super) fn present<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
     let text = text.trim();
     if text.is_empty() { Err(format!("no {what}")) } else { Ok(text) }
 }
 
-/// A finite number.
+/// Parses a finite number.
 pub(super) fn rating(text: &str) -> Result<f32, String> {
     let number = present(text, "rating")?.parse().ok().filter(|r: &f32| r.is_finite());
-    number.ok_or_else(|| format!("rating `{}` is not a finite number", short(text)))
+    number.ok_or_else(|| format!("rating `{}` is not a finite number", shorten(text)))
 }
 
-/// The beginning of a text for an error line, without characters that a terminal obeys.
-pub(crate) fn short(text: &str) -> String {
+/// Returns the beginning of a text for an error line, without characters that a terminal obeys.
+pub(crate) fn shorten(text: &str) -> String {
     let mut start: String = text.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(60).is_some() {
         start.push('…');
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn short_texts_hold_no_control_characters() {
-        assert_eq!(short("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
-        assert_eq!(short(&"é".repeat(61)).chars().count(), 61);
+        assert_eq!(shorten("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(shorten(&"é".repeat(61)).chars().count(), 61);
     }
 }

@@ -10,25 +10,25 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::ZipArchive;
 
-use super::fields::short;
+use super::fields::shorten;
 use super::input::{Input, is_compressed, signature};
 use super::signature::Signature;
 use super::source_file::SourceFile;
 use crate::data::progress::check_stop;
 use crate::{Context, Error, Result};
 
-/// Folders in folders deeper than this are refused: a link may point at one above it.
+/// Most folders inside one another: a link may point at one above it.
 const MAX_DEPTH: usize = 16;
-/// Bytes copied between two looks at Ctrl-C, and compared at first.
+/// Bytes copied between two checks of Ctrl-C, and bytes compared first.
 const CHUNK: usize = 1 << 16;
 
 /// The files of the inputs, in order.
 #[derive(Default)]
 pub(crate) struct FileList {
     pub(crate) files: Vec<SourceFile>,
-    /// Files that are no data by their names.
+    /// Files that hold no data, by their names.
     pub(crate) passed_over: Vec<String>,
-    /// The entries of archives.
+    /// Folder of the entries of archives.
     unpacked: Option<TempDir>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn list_files(inputs: &[PathBuf], scratch: &Path) -> Result<FileList>
     Ok(list)
 }
 
-/// Tells whether a file in a folder is no data by its name: hidden files and markers
+/// Returns whether a file in a folder holds no data, by its name: hidden files and markers
 /// (`.DS_Store`, `_SUCCESS`), checksums, and texts about the data.
 fn is_passed_over(name: &str) -> bool {
     const CHECKSUMS: [&str; 6] = [".crc", ".md5", ".sha1", ".sha256", ".sha512", ".sfv"];
@@ -67,14 +67,14 @@ fn is_passed_over(name: &str) -> bool {
         || name.ends_with(".md")
 }
 
-/// A column and its value, of a folder `key=value`; Spark escapes some characters as `%3A`.
+/// Returns the column and value of a folder `key=value`; Spark escapes some characters as `%3A`.
 fn partition_of(name: &str) -> Option<(String, String)> {
     let (key, value) = name.split_once('=').filter(|(key, _)| !key.is_empty())?;
-    let value = if value == "__HIVE_DEFAULT_PARTITION__" { String::new() } else { percent_decoded(value) };
+    let value = if value == "__HIVE_DEFAULT_PARTITION__" { String::new() } else { percent_decode(value) };
     Some((key.to_string(), value))
 }
 
-fn percent_decoded(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -94,7 +94,7 @@ fn percent_decoded(text: &str) -> String {
 }
 
 impl FileList {
-    /// The stored size of all files, bytes.
+    /// Returns the stored size of all files, bytes.
     pub(crate) fn size(&self) -> u64 {
         self.files.iter().map(|file| file.size().unwrap_or(0)).sum()
     }
@@ -167,7 +167,7 @@ impl FileList {
         }
         indices.sort();
         for (entry_name, index) in indices {
-            let name = format!("{file}/{}", short(&entry_name));
+            let name = format!("{file}/{}", shorten(&entry_name));
             let parts: Vec<&str> = entry_name.split(['/', '\\']).collect();
             let Some((base, folders)) = parts.split_last() else { continue };
             if parts.iter().any(|part| part.starts_with(['_', '.'])) || is_passed_over(base) {
@@ -179,7 +179,7 @@ impl FileList {
             fs::create_dir_all(&target).context(target.display())?;
             let path = target.join(base);
             copy(&mut entry, &path, &name)?;
-            let mut unpacked = SourceFile::named(path, name);
+            let mut unpacked = SourceFile::with_name(path, name);
             unpacked.partition = folders.iter().filter_map(|folder| partition_of(folder)).collect();
             if signature(&unpacked)? == Signature::Zip {
                 return Err(Error::failed(format!("{unpacked}: a zip archive inside a zip archive: unpack it")));
@@ -225,8 +225,8 @@ fn copy(entry: &mut impl Read, path: &Path, name: &str) -> Result<()> {
     }
 }
 
-/// A hash of the beginning of the content. What cannot be read is an error of the reading, which
-/// knows more about it.
+/// Returns a hash of the beginning of the content. Content that cannot be read is reported when it
+/// is read in full, with a better message.
 fn first_chunk(file: &SourceFile) -> Result<u64> {
     let mut start = Vec::new();
     if let Ok(mut input) = Input::peek(file) {
@@ -244,8 +244,8 @@ fn first_chunk(file: &SourceFile) -> Result<u64> {
     Ok(hasher.finish())
 }
 
-/// The SHA-256 of the content; `None` if it holds no rows, as the empty parts of a table, or
-/// cannot be read.
+/// Returns the SHA-256 of the content; `None` if it holds no rows, as the empty parts of a table,
+/// or cannot be read.
 fn content_digest(file: &SourceFile) -> Result<Option<[u8; 32]>> {
     let Ok(mut input) = Input::peek(file) else { return Ok(None) };
     let mut hash = Sha256::new();
@@ -267,14 +267,14 @@ fn content_digest(file: &SourceFile) -> Result<Option<[u8; 32]>> {
     }
     let is_parquet = signature(file)? == Signature::Parquet;
     let rows = if is_parquet { super::parquet_columns::count_rows(file).unwrap_or(1) } else { lines };
-    // One line alone is a header, if it is no object.
+    // A single line is a header, unless it is an object.
     let is_empty = if is_parquet { rows == 0 } else { rows < 2 && first != Some(b'{') };
     Ok((!is_empty).then(|| hash.finalize().into()))
 }
 
-/// About how many events `files` may hold at most, if each takes `bytes` bytes or more before
-/// compression.
-pub(crate) fn at_most<'a>(files: impl IntoIterator<Item = &'a SourceFile>, bytes: u64) -> Result<u64> {
+/// Returns about how many events `files` may hold at most, if each takes `bytes` bytes or more
+/// before compression.
+pub(crate) fn max_rows<'a>(files: impl IntoIterator<Item = &'a SourceFile>, bytes: u64) -> Result<u64> {
     let mut total = 0u64;
     for file in files {
         // Logs as JSON or CSV shrink to a fifth or an eighth.

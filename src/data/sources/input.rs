@@ -10,7 +10,7 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
-use super::encoding::{Decoded, Encoding};
+use super::encoding::{DecodingReader, Encoding};
 use super::read_context::ReadContext;
 use super::signature::{HEAD, Signature};
 use super::source_file::SourceFile;
@@ -38,7 +38,7 @@ struct StoredBytes {
     bytes: u64,
 }
 
-/// Hashes and counts what passes through.
+/// A reader that hashes and counts the bytes that it reads.
 struct HashingReader {
     file: File,
     read: Arc<Mutex<StoredBytes>>,
@@ -59,21 +59,20 @@ impl Read for HashingReader {
     }
 }
 
-/// Tells whether the file is compressed.
+/// Returns whether the file is compressed.
 pub(super) fn is_compressed(file: &SourceFile) -> Result<bool> {
     Ok(signature(file)?.compression().is_some())
 }
 
-/// What the stored file is.
+/// Returns what the stored file is, by its first bytes.
 pub(super) fn signature(file: &SourceFile) -> Result<Signature> {
     let mut head = Vec::new();
     file.open()?.take(HEAD as u64).read_to_end(&mut head).context(file)?;
-    Ok(Signature::of(&head))
+    Ok(Signature::detect(&head))
 }
 
 impl Input {
-    /// Opens a file in UTF-8. An empty file is an error, and so is one of a format that is not
-    /// read.
+    /// Opens a file in UTF-8. An empty file is an error, and so is a format that is not supported.
     pub(crate) fn open(file: &SourceFile, context: &ReadContext) -> Result<Self> {
         Self::open_as(file, Encoding::Utf8, context)
     }
@@ -83,12 +82,12 @@ impl Input {
         Self::new(file, encoding, Some(context.progress.bytes.clone()))
     }
 
-    /// Opens a file to look into it: it does not count as read.
+    /// Opens a file to look into it: it does not count as a file that was read.
     pub(super) fn peek(file: &SourceFile) -> Result<Self> {
         Self::peek_as(file, Encoding::Utf8)
     }
 
-    /// [`Input::peek`] of a file in an encoding.
+    /// Opens a file in an encoding as [`Input::peek`] does.
     pub(super) fn peek_as(file: &SourceFile, encoding: Encoding) -> Result<Self> {
         Self::new(file, encoding, None)
     }
@@ -101,47 +100,48 @@ impl Input {
         Ok(Self { file: file.clone(), content, read })
     }
 
-    /// The first line of the content that is not blank, without its end; at most 1 MiB of it.
+    /// Returns the first line of the content that is not blank, without its end; at most 1 MiB of
+    /// it.
     pub(crate) fn first_line(file: &SourceFile) -> Result<String> {
         Self::first_line_as(file, Encoding::Utf8)
     }
 
-    /// [`Input::first_line`] of a file in an encoding.
+    /// Returns the first line as [`Input::first_line`] does, of a file in an encoding.
     pub(super) fn first_line_as(file: &SourceFile, encoding: Encoding) -> Result<String> {
         let mut line = Vec::new();
         let mut input = Self::peek_as(file, encoding)?;
         let mut start = (&mut input.content).take(1 << 20);
         let read = loop {
             match start.read_until(b'\n', &mut line) {
-                // Blank lines are skipped when the file is read, too.
+                // Blank lines are skipped when the file is read in full, too.
                 Ok(count) if count > 0 && line.iter().all(u8::is_ascii_whitespace) => line.clear(),
                 read => break read,
             }
         };
-        read.map_err(|e| input.broken(&e))?;
+        read.map_err(|e| input.read_error(&e))?;
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string())
     }
 
-    /// The content as a stream, for a reader of its own; [`Input::finish`] afterwards.
+    /// Returns the content as a stream, for another reader; [`Input::finish`] comes after it.
     pub(crate) fn content(&mut self) -> &mut (dyn BufRead + Send) {
         &mut self.content
     }
 
-    /// Stored bytes read so far.
+    /// Returns the number of stored bytes read so far.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.read.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
-    /// Reads what is left and returns the digest of the stored file.
+    /// Reads the rest and returns the digest of the stored file.
     pub(crate) fn finish(mut self) -> Result<FileDigest> {
-        io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.broken(&e))?;
+        io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.read_error(&e))?;
         let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
         let sha256 = hex(&read.hash.finalize());
         Ok(FileDigest { name: self.file.base_name(), bytes: read.bytes, sha256 })
     }
 
-    /// A read error, which for a compressed file mostly means that it is cut or damaged.
-    pub(crate) fn broken(&self, error: &io::Error) -> Error {
+    /// Returns a read error, which for a compressed file mostly means that it is cut or damaged.
+    pub(crate) fn read_error(&self, error: &io::Error) -> Error {
         if let Err(stopped) = check_stop() {
             return stopped;
         }
@@ -153,7 +153,7 @@ impl Input {
     }
 }
 
-/// Reads the first bytes; the content with them put back.
+/// Reads the first bytes; returns them, and the content with them put back.
 fn head(file: &SourceFile, mut content: Content) -> Result<(Vec<u8>, Content)> {
     let mut head = Vec::new();
     (&mut content).take(HEAD as u64).read_to_end(&mut head).map_err(|error| match check_stop() {
@@ -169,7 +169,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
     if start.is_empty() {
         return Err(Error::failed(format!("{file}: the file is empty")));
     }
-    let mut signature = Signature::of(&start);
+    let mut signature = Signature::detect(&start);
     if let Some(outer) = signature.compression() {
         let unpacked: Box<dyn Read + Send> = match signature {
             Signature::Gzip => Box::new(MultiGzDecoder::new(content)),
@@ -182,7 +182,7 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             }
         };
         (start, content) = head(file, Box::new(BufReader::with_capacity(BUFFER, unpacked)))?;
-        signature = Signature::of(&start);
+        signature = Signature::detect(&start);
         if let Some(inner) = signature.compression() {
             let what = format!("the file is {inner} inside {outer}: decompress it once");
             return Err(Error::failed(format!("{file}: {what}")));
@@ -192,24 +192,24 @@ fn unpack(file: &SourceFile, stored: Content, encoding: Encoding) -> Result<Cont
             return Err(Error::failed(format!("{file}: {what}")));
         }
     }
-    let decoded = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
-        Box::new(BufReader::with_capacity(BUFFER, Decoded::new(content, encoding)))
+    let decode = |content: Content, encoding: &'static encoding_rs::Encoding| -> Content {
+        Box::new(BufReader::with_capacity(BUFFER, DecodingReader::new(content, encoding)))
     };
     match signature {
         Signature::Unreadable(what) => Err(Error::failed(format!("{file}: {what}"))),
-        Signature::Utf16Le => Ok(decoded(content, encoding_rs::UTF_16LE)),
-        Signature::Utf16Be => Ok(decoded(content, encoding_rs::UTF_16BE)),
+        Signature::Utf16Le => Ok(decode(content, encoding_rs::UTF_16LE)),
+        Signature::Utf16Be => Ok(decode(content, encoding_rs::UTF_16BE)),
         Signature::Parquet => Ok(content),
         _ if start.starts_with(b"\xef\xbb\xbf") => {
-            // A byte-order mark says UTF-8, whatever else was said.
+            // A byte-order mark means UTF-8, whatever encoding was given.
             content.consume(3);
             Ok(content)
         }
         _ => match encoding {
             Encoding::Utf8 => Ok(content),
-            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, Decoded::latin1(content)))),
-            Encoding::Windows1252 => Ok(decoded(content, encoding_rs::WINDOWS_1252)),
-            Encoding::Utf16 => Ok(decoded(content, encoding_rs::UTF_16LE)),
+            Encoding::Latin1 => Ok(Box::new(BufReader::with_capacity(BUFFER, DecodingReader::latin1(content)))),
+            Encoding::Windows1252 => Ok(decode(content, encoding_rs::WINDOWS_1252)),
+            Encoding::Utf16 => Ok(decode(content, encoding_rs::UTF_16LE)),
         },
     }
 }
@@ -239,8 +239,8 @@ mod tests {
         let mut input = Input::open_as(&SourceFile::new(path), encoding, &ReadContext::quiet())?;
         let mut text = String::new();
         let read = input.content().read_to_string(&mut text);
-        read.map_err(|error| input.broken(&error))?;
-        assert_eq!(input.finish().unwrap(), FileDigest::of("f", stored));
+        read.map_err(|error| input.read_error(&error))?;
+        assert_eq!(input.finish().unwrap(), FileDigest::from_bytes("f", stored));
         Ok(text)
     }
 

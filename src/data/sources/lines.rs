@@ -16,7 +16,7 @@ const BLOCK: usize = 1 << 20;
 /// A longer record is an error: a file without line ends, or a quote that is not closed.
 pub(super) const MAX_RECORD: usize = 64 << 20;
 
-/// What is wrong with a record.
+/// The value of a record, or what is wrong with it.
 pub(super) type RecordResult<T> = std::result::Result<T, String>;
 
 /// Whole records of a file.
@@ -28,13 +28,13 @@ pub(super) struct TextBlock {
     pub(super) section: String,
 }
 
-/// What a block of records gave.
+/// The values and bad records of a block.
 #[derive(Default)]
 pub(super) struct ParsedBlock<C> {
     pub(super) values: C,
-    /// Line, from 1, and what is wrong with the record that begins on it.
+    /// Line, from 1, of each bad record, and what is wrong with it.
     pub(super) bad: Vec<(u64, String)>,
-    /// Records, bad ones included.
+    /// Number of records, bad ones included.
     pub(super) records: u64,
 }
 
@@ -85,7 +85,7 @@ impl BlockReader {
         }
     }
 
-    /// Reads about a block more.
+    /// Reads about one block more.
     fn fill(&mut self) -> Result<()> {
         let goal = self.pending.len() + BLOCK;
         self.pending.reserve(BLOCK);
@@ -93,7 +93,7 @@ impl BlockReader {
             let buffer = match self.input.content().fill_buf() {
                 Ok(buffer) => buffer,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.input.broken(&error)),
+                Err(error) => return Err(self.input.read_error(&error)),
             };
             let count = buffer.len();
             self.ended = count == 0;
@@ -104,7 +104,7 @@ impl BlockReader {
     }
 
     /// Parses all blocks. While a batch of them is parsed, the next is read and the one before is
-    /// handed to `sink`, in the order of the file.
+    /// passed to `sink`, in the order of the file.
     pub(super) fn parse_all<C: Default + Send>(
         mut self,
         context: &mut ReadContext,
@@ -137,7 +137,7 @@ impl BlockReader {
             parsed = now_parsed;
             waiting = match following {
                 Ok(blocks) => blocks,
-                // Bad records before the position where reading failed are named first.
+                // Bad records before the position where reading failed are reported first.
                 Err(error) => {
                     hand_on(&file, parsed, context, &mut sink)?;
                     return Err(error);
@@ -145,12 +145,12 @@ impl BlockReader {
             };
         }
         let digest = self.input.finish()?;
-        context.done(&self.file, rows, digest);
+        context.finish_file(&self.file, rows, digest);
         Ok(())
     }
 }
 
-/// Counts the bad records of parsed blocks and gives `sink` the values of the others.
+/// Counts the bad records of parsed blocks and passes the values of the others to `sink`.
 fn hand_on<C>(
     file: &SourceFile,
     done: impl IntoIterator<Item = ParsedBlock<C>>,
@@ -159,7 +159,7 @@ fn hand_on<C>(
 ) -> Result<()> {
     for block in done {
         for (line, what) in block.bad {
-            context.bad(file, line, &what)?;
+            context.bad_row(file, line, &what)?;
         }
         sink(context, block.values)?;
         context.progress.add(block.records)?;
@@ -167,7 +167,11 @@ fn hand_on<C>(
     Ok(())
 }
 
-/// Parses the lines of a file, in parallel, and hands the values to `sink` in their order.
+/// Parses the lines of a file, in parallel, and passes the values to `sink` in their order.
+///
+/// `parse` adds a line (without its end; never an empty one) to the block's values, or returns what
+/// is wrong and leaves them alone. The first `skip` lines are not parsed (headers). Bad lines count
+/// against [`ReadContext::skip_bad`].
 ///
 /// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is
 /// wrong and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count
@@ -183,8 +187,9 @@ pub(crate) fn read_lines<C: Default + Send>(
     read_numbered_lines(file, encoding, skip, context, |_, line, values| parse(line, values), |_, values| sink(values))
 }
 
-/// [`read_lines`] where a line can turn out bad only in `sink`, against what came before: `parse`
-/// is told the line's number, from 1, and `sink` is given the context, for [`ReadContext::bad`].
+/// Reads lines as [`read_lines`], where a line can turn out bad only in `sink`, against what came
+/// before: `parse` gets the line's number, from 1, and `sink` gets the context, for
+/// [`ReadContext::bad_row`].
 pub(crate) fn read_numbered_lines<C: Default + Send>(
     file: &SourceFile,
     encoding: Encoding,
@@ -202,7 +207,7 @@ pub(crate) fn read_numbered_lines<C: Default + Send>(
     )
 }
 
-/// Number of bytes up to the last line end; all of them at the end of the content.
+/// Returns the number of bytes up to the last line end; all of them at the end of the content.
 pub(super) fn whole_lines(bytes: &[u8], at_end: bool) -> usize {
     match memrchr(b'\n', bytes) {
         Some(end) if !at_end => end + 1,
@@ -232,8 +237,8 @@ fn parse_lines<C: Default>(
     parsed
 }
 
-/// What is wrong with bytes that are not UTF-8.
-pub(super) const NOT_UTF8: &str = "not UTF-8 (table: --encoding says what else it is)";
+/// The message for bytes that are not UTF-8.
+pub(super) const NOT_UTF8: &str = "not UTF-8 (table: option `encoding` says what else it is)";
 
 #[cfg(test)]
 mod tests {

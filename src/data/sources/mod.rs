@@ -25,7 +25,7 @@ mod times;
 
 pub(crate) use dataset::{Catalogue, RawDataset};
 pub use encoding::Encoding;
-pub(crate) use fields::short;
+pub(crate) use fields::shorten;
 pub(crate) use files::list_files;
 pub(crate) use lines::read_numbered_lines;
 pub(crate) use msl::read_msl;

@@ -1,4 +1,4 @@
-//! What the user says about the raw files.
+//! Options of the readers of raw files.
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -7,16 +7,16 @@ use super::encoding::Encoding;
 use super::times::Unit;
 use crate::data::sharded_table::Workspace;
 
-/// What the user asked of a source.
+/// Options of a reader.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReadOptions {
-    /// The format, rather than the one found in the files' content.
+    /// The format, in place of the one detected in the files' content.
     pub(crate) format: Option<String>,
     /// Memory and disk for the event log.
     pub(crate) workspace: Workspace,
     /// Names of a table's columns.
     pub(crate) columns: Columns,
-    /// How a table's files are written.
+    /// Format of a table's files.
     pub(crate) table: TableOptions,
 }
 
@@ -33,9 +33,9 @@ pub struct Columns {
     pub time: Option<String>,
     /// The item's title.
     pub title: Option<String>,
-    /// The rating; an event may be without.
+    /// The rating; an event may have none.
     pub rating: Option<String>,
-    /// More text on the item.
+    /// Another text about the item.
     pub text: Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl Columns {
     }
 }
 
-/// Which files of a table tell the titles.
+/// The files of a table whose titles count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TitleFrom {
@@ -63,7 +63,7 @@ pub enum TitleFrom {
     Log,
 }
 
-/// Which title an item keeps that has several.
+/// The title that is kept of an item with several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TitleChoice {
@@ -74,15 +74,15 @@ pub enum TitleChoice {
     Last,
 }
 
-/// How the files of a `table` source are written.
+/// Format of the files of a `table` source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableOptions {
-    /// The character between fields, or `tab`; by default what the first lines show.
+    /// The character between fields, or `tab`; by default the one found in the first lines.
     pub delimiter: Option<String>,
     /// The character around fields, or `none`; by default `"`, and none in tab-separated files.
     pub quote: Option<String>,
-    /// The character that takes the meaning of the one after it, mostly `\`; by default none.
+    /// The character that makes the character after it plain text, mostly `\`; by default none.
     pub escape: Option<String>,
     /// The encoding of text; UTF-8 by default. UTF-16 is recognised.
     pub encoding: Option<Encoding>,
@@ -91,17 +91,17 @@ pub struct TableOptions {
     pub names: Vec<String>,
     /// The name of the item's column in catalogues, where it is another than in logs.
     pub catalogue_item: Option<String>,
-    /// Which files tell the titles; by default catalogues, if any has the column.
+    /// The files whose titles count; by default the catalogues, if any has the column.
     pub title_from: Option<TitleFrom>,
-    /// Which title an item keeps that has several; the first by default.
+    /// The title that is kept of an item with several; the first by default.
     pub title_choice: Option<TitleChoice>,
-    /// The unit of times that are numbers; by default what most rows of a file show.
+    /// The unit of times that are numbers; by default the one that fits most rows of a file.
     pub time_unit: Option<Unit>,
-    /// The strftime pattern of times that are text; by default what the rows show.
+    /// The strftime pattern of times that are text; by default found from the rows.
     pub time_format: Option<String>,
-    /// What separates several items in the item's column, each of them an event.
+    /// The text between several items in the item's column, each of them an event.
     pub item_separator: Option<String>,
-    /// The ending of items in such a list that were clicked; others are no events.
+    /// The ending of those items in such a list that were clicked; the others are no events.
     pub clicked_suffix: Option<String>,
 }
 

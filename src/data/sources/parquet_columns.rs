@@ -1,6 +1,6 @@
 //! Single columns of Parquet files, of all types that hold ids, texts, numbers or times.
 //!
-//! Columns that are not asked for are never read: they may be of any type.
+//! Columns that are not selected are never read: they may be of any type.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
@@ -18,16 +18,16 @@ use polars_parquet::read::{
 use rayon::prelude::*;
 
 use super::delimited::missing_column;
-use super::fields::short;
+use super::fields::shorten;
 use super::input::Input;
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
 use crate::{Context, Error, Result};
 
-/// Rows handed on at a time.
+/// Number of rows passed on at a time.
 const BATCH: usize = 1 << 16;
 
-/// A Parquet file, of which the schema has been read.
+/// A Parquet file whose schema has been read.
 pub(super) struct ParquetFile {
     file: SourceFile,
     metadata: FileMetadata,
@@ -37,21 +37,21 @@ pub(super) struct ParquetFile {
 
 /// A column to read: a field of the file, or one in it.
 pub(super) struct ColumnPath {
-    /// The field of the file, with nothing but the way to the column in it.
+    /// The file's field, with nothing in it but the way to the column.
     field: Field,
-    /// The names of the fields, from the file's down.
+    /// The names of the fields, from the file's field down.
     path: Vec<String>,
-    /// What the column holds.
+    /// The kind of the column's values.
     pub(super) kind: Kind,
 }
 
-/// What a column holds.
+/// The kind of a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
     Whole,
     Float,
-    /// A time, of which so many units make up a millisecond.
+    /// A time, with so many units in a millisecond.
     Time {
         per_millisecond: i64,
     },
@@ -85,7 +85,7 @@ pub(super) enum Value<'a> {
     Date(i64),
 }
 
-/// Rows of the columns that were asked for, in their order.
+/// Rows of the selected columns, in their order.
 pub(super) struct Rows<'a> {
     columns: &'a [Option<Values>],
     first: usize,
@@ -94,7 +94,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The value of a row, from 0, in a column; null in a column that was not asked for.
+    /// Returns the value of a row, from 0, in a column; null in a column that was not selected.
     pub(super) fn get(&self, column: usize, row: usize) -> Value<'_> {
         let row = self.first + row;
         let Some(Some(values)) = self.columns.get(column) else { return Value::Null };
@@ -120,17 +120,17 @@ pub(super) fn count_rows(file: &SourceFile) -> Result<u64> {
 impl ParquetFile {
     pub(super) fn open(file: &SourceFile) -> Result<Self> {
         let mut reader = BufReader::new(file.open()?);
-        let metadata = guarded(file, || read_metadata(&mut reader))?;
+        let metadata = catch_panic(file, || read_metadata(&mut reader))?;
         let names = metadata.schema().fields().iter().map(|field| field.name().to_string()).collect();
         Ok(Self { file: file.clone(), metadata, names })
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub(super) fn rows(&self) -> u64 {
         self.metadata.num_rows as u64
     }
 
-    /// Tells whether there is a column of this name, or one in another (`reviewer.user`).
+    /// Returns whether there is a column of this name, or one in another (`reviewer.user`).
     pub(super) fn has(&self, name: &str) -> bool {
         matches!(self.column(name), Ok(_) | Err(Some(_)))
     }
@@ -143,11 +143,11 @@ impl ParquetFile {
     pub(super) fn find(&self, name: &str) -> Result<ColumnPath> {
         self.column(name).map_err(|error| match error {
             None => missing_column(&self.file, name, &self.names),
-            Some(what) => Error::failed(format!("{}: column `{}` {what}", self.file, short(name))),
+            Some(what) => Error::failed(format!("{}: column `{}` {what}", self.file, shorten(name))),
         })
     }
 
-    /// [`ParquetFile::find`]; the error is `None` if the name is not there.
+    /// Finds a column as [`ParquetFile::find`] does; the error is `None` if the name is not there.
     fn column(&self, name: &str) -> std::result::Result<ColumnPath, Option<String>> {
         let count = |wanted: &str| self.names.iter().filter(|name| *name == wanted).count();
         let path: Vec<String> =
@@ -200,11 +200,11 @@ impl ParquetFile {
     ) -> Result<()> {
         let digest = Input::open(&self.file, context)?.finish()?;
         self.read_rows(columns, |rows| each(context, rows).map(|()| true))?;
-        context.done(&self.file, self.rows(), digest);
+        context.finish_file(&self.file, self.rows(), digest);
         Ok(())
     }
 
-    /// Shows `each` batch of rows until it returns false.
+    /// Passes batches of rows to `each` until it returns false.
     pub(super) fn read_rows(
         &self,
         columns: &[Option<ColumnPath>],
@@ -213,7 +213,7 @@ impl ParquetFile {
         let mut groups = self.metadata.row_groups.iter();
         let mut next = groups.next().map(|group| self.decode(group, columns)).transpose()?;
         while let Some((columns_now, len)) = next.take() {
-            // While a group of rows is handed on, the next is decoded.
+            // While one group of rows is passed on, the next is decoded.
             let (going, decoded) = rayon::join(
                 || -> Result<bool> {
                     for first in (0..len).step_by(BATCH) {
@@ -261,7 +261,7 @@ impl ParquetFile {
             chunks.push(BasicDecompressor::new(pages, vec![]));
             types.push(&descriptor.descriptor.primitive_type);
         }
-        let (arrays, _) = guarded(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
+        let (arrays, _) = catch_panic(&self.file, || column_iter_to_arrays(chunks, types, column.field.clone(), None))?;
         let array = match arrays.as_slice() {
             [array] => array.clone(),
             arrays => {
@@ -272,14 +272,14 @@ impl ParquetFile {
         let leaf = leaf(array, column.path.len() - 1);
         let values = leaf.and_then(|array| values(array.as_ref(), column.kind));
         let name = column.path.join(".");
-        let values =
-            values.ok_or_else(|| Error::failed(format!("{}: column `{}` cannot be read", self.file, short(&name))))?;
+        let values = values
+            .ok_or_else(|| Error::failed(format!("{}: column `{}` cannot be read", self.file, shorten(&name))))?;
         Ok(values)
     }
 }
 
 /// Runs polars' reader, which panics on some damaged files.
-fn guarded<T, E: std::fmt::Display + std::any::Any>(
+fn catch_panic<T, E: std::fmt::Display + std::any::Any>(
     file: &SourceFile,
     run: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
@@ -297,7 +297,7 @@ fn read_range(file: &mut File, range: std::ops::Range<u64>, size: u64) -> std::r
     if count as u64 == length { Ok(bytes) } else { Err("a column ends early".into()) }
 }
 
-/// The type to read a column as.
+/// Returns the type to read a column as.
 fn readable(dtype: &ArrowDataType) -> ArrowDataType {
     use ArrowDataType as A;
     match dtype {
@@ -326,7 +326,7 @@ fn kind(dtype: &ArrowDataType) -> Option<Kind> {
     })
 }
 
-/// The only column at a depth of structs; nulls above it are its own.
+/// Returns the only column at a depth of structs; nulls above it are its own.
 fn leaf(mut array: Box<dyn Array>, depth: usize) -> Option<Box<dyn Array>> {
     for _ in 0..depth {
         let outer = array.as_any().downcast_ref::<StructArray>()?;
@@ -337,7 +337,7 @@ fn leaf(mut array: Box<dyn Array>, depth: usize) -> Option<Box<dyn Array>> {
     Some(array)
 }
 
-/// A column's values; `None` if the array is not of the kind.
+/// Returns a column's values; `None` if the array is not of the kind.
 fn values(array: &dyn Array, kind: Kind) -> Option<Values> {
     let any = array.as_any();
     macro_rules! numbers {

@@ -1,4 +1,4 @@
-//! The state of reading: bad rows, digests, progress.
+//! State of the reading of raw files: bad rows, digests, progress.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,32 +10,32 @@ use crate::{Error, Result};
 /// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRows {
-    /// Its name, as the inputs give it.
+    /// The file's name, as in the inputs.
     pub file: String,
-    /// Its rows, bad ones included, a header not.
+    /// Number of rows, bad ones included, without a header.
     pub rows: u64,
 }
 
-/// The state of reading: bad rows, digests, progress.
+/// State of the reading of raw files: bad rows, digests, progress.
 pub(crate) struct ReadContext {
     /// Number of bad rows that are left out before one more is an error.
     pub(crate) skip_bad: u64,
-    /// Bad rows left out.
+    /// Number of bad rows left out.
     pub(crate) skipped: u64,
     /// Digests of the files read.
     pub(crate) inputs: Vec<FileDigest>,
     /// Rows of the files read.
     pub(crate) rows: Vec<FileRows>,
-    /// Files that the source makes no use of.
+    /// Files that the source does not use.
     pub(crate) unused: Vec<String>,
-    /// What a reader of the report should know.
+    /// Warnings for a reader of the report.
     pub(crate) warnings: Vec<String>,
-    /// Rows read, for people.
+    /// Progress in rows.
     pub(crate) progress: Progress,
 }
 
 impl ReadContext {
-    /// Reading `total` stored bytes.
+    /// Starts the reading of `total` stored bytes.
     pub(crate) fn new(skip_bad: u64, total: u64) -> Self {
         Self {
             skip_bad,
@@ -53,19 +53,19 @@ impl ReadContext {
         Self::new(0, 0)
     }
 
-    /// Takes note of a file that has been read to its end.
-    pub(super) fn done(&mut self, file: &SourceFile, rows: u64, digest: FileDigest) {
+    /// Records a file that has been read to its end.
+    pub(super) fn finish_file(&mut self, file: &SourceFile, rows: u64, digest: FileDigest) {
         self.inputs.push(digest);
         self.rows.push(FileRows { file: file.name().to_string(), rows });
     }
 
-    /// Counts a bad row; an error if too many are.
-    pub(crate) fn bad(&mut self, file: &SourceFile, line: u64, what: &str) -> Result<()> {
-        self.bad_at(file, &format!("line {line}"), what)
+    /// Counts a bad row; one too many is an error.
+    pub(crate) fn bad_row(&mut self, file: &SourceFile, line: u64, what: &str) -> Result<()> {
+        self.bad_row_at(file, &format!("line {line}"), what)
     }
 
-    /// [`ReadContext::bad`] of a file that has no lines.
-    pub(crate) fn bad_at(&mut self, file: &SourceFile, position: &str, what: &str) -> Result<()> {
+    /// Counts a bad row as [`ReadContext::bad_row`], of a file that has no lines.
+    pub(crate) fn bad_row_at(&mut self, file: &SourceFile, position: &str, what: &str) -> Result<()> {
         if self.skipped >= self.skip_bad {
             let beyond =
                 if self.skip_bad > 0 { format!(" (bad rows before it: {})", self.skipped) } else { String::new() };

@@ -1,9 +1,9 @@
-//! What a file is, by its first bytes.
+//! Detection of a file's format by its first bytes.
 
-/// Bytes of a file's beginning that [`Signature::of`] looks at.
+/// Bytes of a file's beginning that [`Signature::detect`] looks at.
 pub(super) const HEAD: usize = 1024;
 
-/// What the first bytes of a file or of decompressed content say.
+/// The format that the first bytes of a file or of decompressed content show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signature {
     Gzip,
@@ -14,13 +14,13 @@ pub(super) enum Signature {
     Utf16Le,
     Utf16Be,
     Parquet,
-    /// A format that is not read: its name and what to do.
+    /// A format that is not supported: its name and what to do.
     Unreadable(&'static str),
-    /// None of the above: text in UTF-8 or an 8-bit encoding.
+    /// Text in UTF-8 or an 8-bit encoding: anything else.
     Text,
 }
 
-/// Beginnings of formats that are not read.
+/// First bytes of formats that are not supported.
 const UNREADABLE: [(&[u8], &str); 30] = [
     (b"\xfd7zXZ\x00", "xz compression: decompress it (xz -d)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
@@ -56,7 +56,7 @@ const UNREADABLE: [(&[u8], &str); 30] = [
 
 impl Signature {
     /// Recognises content by its first [`HEAD`] bytes, or all of them if it has fewer.
-    pub(super) fn of(head: &[u8]) -> Self {
+    pub(super) fn detect(head: &[u8]) -> Self {
         if let Some((_, what)) = UNREADABLE.iter().find(|(start, _)| head.starts_with(start)) {
             return Self::Unreadable(what);
         }
@@ -87,7 +87,7 @@ impl Signature {
         }
     }
 
-    /// The name of a compression; `None` for anything else.
+    /// Returns the name of a compression; `None` for anything else.
     pub(super) fn compression(self) -> Option<&'static str> {
         match self {
             Self::Gzip => Some("gzip"),
@@ -99,7 +99,7 @@ impl Signature {
     }
 }
 
-/// Tells whether these six bytes begin a block or the end of a bzip2 stream.
+/// Returns whether these six bytes begin a block or the end of a bzip2 stream.
 fn is_bzip2_block(bytes: &[u8]) -> bool {
     bytes == [0x31, 0x41, 0x59, 0x26, 0x53, 0x59] || bytes == [0x17, 0x72, 0x45, 0x38, 0x50, 0x90]
 }
@@ -109,7 +109,7 @@ fn is_html(head: &[u8]) -> bool {
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
 }
 
-/// Content with NUL bytes: UTF-16 if every other byte of an ASCII beginning is one.
+/// Detects UTF-16 in content with NUL bytes: every other byte of an ASCII beginning is one.
 fn without_mark(head: &[u8]) -> Signature {
     let start = head.get(..head.len().min(64) & !1).unwrap_or_default();
     let zeros = |parity: usize| start.iter().skip(parity).step_by(2).filter(|byte| **byte == 0).count();
@@ -146,7 +146,7 @@ mod tests {
             (b"caf\xe9,1\n", Signature::Text),
             (b"", Signature::Text),
         ] {
-            assert_eq!(Signature::of(head), wanted, "{head:?}");
+            assert_eq!(Signature::detect(head), wanted, "{head:?}");
         }
         for (head, what) in [
             (&tar[..], "tar"),
@@ -157,7 +157,7 @@ mod tests {
             (b"crc\x00\x00\x00\x02\x00", "binary"),
             (b"\n <!DOCTYPE HTML><html>", "HTML"),
         ] {
-            assert!(matches!(Signature::of(head), Signature::Unreadable(text) if text.contains(what)), "{what}");
+            assert!(matches!(Signature::detect(head), Signature::Unreadable(text) if text.contains(what)), "{what}");
         }
     }
 }

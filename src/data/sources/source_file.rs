@@ -1,4 +1,4 @@
-//! A raw file and what the user calls it.
+//! A raw file and its name in messages.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
@@ -11,45 +11,46 @@ use crate::{Context, Error, Result};
 /// A raw file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SourceFile {
-    /// Where the bytes are: the file itself, or a temporary copy of an archive's entry.
+    /// Path of the bytes: the file itself, or a temporary copy of an archive's entry.
     path: PathBuf,
-    /// What messages call it.
+    /// The name in messages.
     name: String,
     /// Columns whose values the folders of the file give (Spark's `key=value`), outermost first.
     pub(super) partition: Vec<(String, String)>,
 }
 
 impl SourceFile {
-    /// A file under its own name.
+    /// Makes a file with its path as its name.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = path.display().to_string();
         Self { path, name, partition: Vec::new() }
     }
 
-    /// A file that messages call by another name.
-    pub(super) fn named(path: PathBuf, name: String) -> Self {
+    /// Makes a file with another name than its path.
+    pub(super) fn with_name(path: PathBuf, name: String) -> Self {
         Self { path, name, partition: Vec::new() }
     }
 
-    /// Where the bytes are.
+    /// Returns the path of the bytes.
     #[cfg(test)]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What messages call it.
+    /// Returns the name in messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The name without its folders.
+    /// Returns the name without its folders.
     pub(super) fn base_name(&self) -> String {
         let name = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         if name.is_empty() { self.name.clone() } else { name }
     }
 
-    /// The name without its folders, in lower case, and without the ending of its compression.
+    /// Returns the name without its folders, in lower case, and without the ending of its
+    /// compression.
     pub(super) fn plain_name(&self) -> String {
         let name = self.base_name().to_lowercase();
         let plain = [".gz", ".zst", ".zstd", ".bz2"].iter().find_map(|ending| name.strip_suffix(ending));
@@ -63,7 +64,7 @@ impl SourceFile {
         File::open(&self.path).context(self)
     }
 
-    /// Refuses what is no regular file.
+    /// Refuses anything but a regular file.
     pub(super) fn check_regular(&self) -> Result<()> {
         let kind = fs::metadata(&self.path).context(self)?;
         if kind.is_file() {
@@ -77,7 +78,7 @@ impl SourceFile {
         Err(Error::failed(format!("{self}: {what}")))
     }
 
-    /// Stored size, bytes.
+    /// Returns the stored size, bytes.
     pub(super) fn size(&self) -> Result<u64> {
         Ok(fs::metadata(&self.path).context(self)?.len())
     }

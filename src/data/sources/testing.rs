@@ -1,4 +1,4 @@
-//! What the tests of the sources share.
+//! Helpers of the sources' tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) fn read_folder(
     read(&list_files(&[dir.to_path_buf()], &std::env::temp_dir())?.files, options, &mut context)
 }
 
-/// The events of a log of one shard: user, item, time, rating (NaN is -1).
+/// Returns the events of a log of one shard: user, item, time, rating (NaN becomes -1).
 pub(super) fn events(raw: &RawDataset) -> Vec<(String, String, i64, f32)> {
     let mut all = Vec::new();
     for shard in 0..raw.log.shards.len() {
@@ -49,7 +49,7 @@ pub(super) fn events(raw: &RawDataset) -> Vec<(String, String, i64, f32)> {
     all
 }
 
-/// A folder of the real data: in `ITEMLM_DATA`, or `../shared/data` beside the project.
+/// Returns a folder of the real data: in `ITEMLM_DATA`, or `../shared/data` beside the project.
 pub(super) fn real(name: &str) -> PathBuf {
     let root = std::env::var_os("ITEMLM_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);

@@ -1,5 +1,5 @@
-//! The search with a prior: its limits, and its sum against enumeration. Beside it `search`, without
-//! a prior, and `generate`.
+//! Tests of the search with a prior: its limits, and its sum against enumeration. Tests of `search`
+//! without a prior, and of `generate`, are in files of their own.
 
 mod generate;
 mod search;
@@ -31,7 +31,7 @@ fn llama(device: &DispatchDevice) -> Decoder<Dispatch> {
     Decoder::load(&config, open_weights(&dir, &config).unwrap(), Tune::Frozen, Precision::F32, device).unwrap()
 }
 
-/// All logits are 0.
+/// Makes an LLM whose logits are all 0.
 fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     let mut model = llama(device);
     let head = model.lm_head.as_mut().unwrap();
@@ -39,7 +39,7 @@ fn constant_llama(device: &DispatchDevice) -> ItemLanguageModel<Dispatch> {
     model.into()
 }
 
-/// The synthetic corpus, with a token a word.
+/// Makes the synthetic corpus, with one token for each word.
 fn corpus() -> (Corpus, Catalogue) {
     let (corpus, _) = synthetic(3);
     let mut words: HashMap<&str, u32> = HashMap::new();
@@ -54,12 +54,12 @@ fn corpus() -> (Corpus, Catalogue) {
     (corpus, Catalogue { trie: Trie::build(&targets).unwrap(), targets })
 }
 
-/// A query for each prompt, without a filter.
+/// Returns a query for each prompt, without a filter.
 fn queries<'a>(prompts: &'a [Vec<u32>], priors: &'a [PrefixMass]) -> Vec<Query<'a>> {
     prompts.iter().enumerate().map(|(n, prompt)| Query { prior: priors.get(n), ..prompt.into() }).collect()
 }
 
-/// A short training on the corpus, or counts.
+/// Fits a ranker on the corpus, with a short training.
 fn ranker(name: &str, corpus: &Corpus) -> Arc<dyn Ranker> {
     let sets: &[&str] = match name {
         "als" => &["dim=8"],
@@ -83,7 +83,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
         let rankings = rank_histories(&*ranker, &top_k, &histories, items);
         let linked: Vec<usize> = histories.iter().map(|history| ranker.scores(history).positive().count()).collect();
         let prior = TriePrior::new(ranker, &catalogue.trie, 1.0, 0.2);
-        let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.after(history)).collect();
+        let priors: Vec<PrefixMass> = histories.iter().map(|history| prior.mass_for_history(history)).collect();
         let prompts: Vec<Vec<u32>> = (1..9).map(|length| vec![5; length]).collect();
         let decode = DecodeConfig { beams: items, ..DecodeConfig::default() };
         let ranked = search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap();
@@ -92,7 +92,7 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
             search(&model, &catalogue, &queries(&prompts, &priors), &DecodeConfig { beams: 10, ..decode }, &device)
                 .unwrap();
         for (few, all) in few.iter().zip(&ranked) {
-            let log_probs = |ranked: &[Ranked]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
+            let log_probs = |ranked: &[RankedItem]| ranked.iter().take(10).map(|r| r.log_prob).collect::<Vec<_>>();
             log_probs(few).iter().zip(log_probs(all)).for_each(|(few, all)| assert!((few - all).abs() < 1e-9));
             assert_eq!(few.len(), 10);
         }
@@ -105,7 +105,8 @@ fn with_a_constant_llm_the_ranking_is_the_rankers() {
                     "the log-probability is the ranker's"
                 );
             }
-            // The ranker breaks ties by popularity, the search by the trie: equal up to ties.
+            // The ranker orders ties by popularity, the search by the trie: the lists are equal up
+            // to ties.
             compared += linked[n];
             for (ranked, &item) in found.iter().zip(&rankings[n]).take(linked[n]) {
                 let (found, expected) = (user.mass(ranked.leaf), user.mass(catalogue.trie.leaf(item)));
@@ -130,13 +131,13 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
         let alone = search(&model, &catalogue, &queries(&prompts, &[]), &decode, &device).unwrap();
         for prior in [&counts, &vectors] {
             let priors: Vec<PrefixMass> =
-                windows.iter().map(|window| prior.of_window(&corpus, Split::Test, window)).collect();
+                windows.iter().map(|window| prior.mass_for_window(&corpus, Split::Test, window)).collect();
             assert_eq!(search(&model, &catalogue, &queries(&prompts, &priors), &decode, &device).unwrap(), alone);
         }
     }
 }
 
-/// What an item scores with a prior, from the LLM's probabilities of whole items alone.
+/// Returns an item's score with a prior, computed only from the LLM's probabilities of whole items.
 fn enumerated(catalogue: &Catalogue, alone: &[ItemScore], user: &PrefixMass, weight: f64, item: usize) -> ItemScore {
     let (trie, targets) = (&catalogue.trie, &catalogue.targets);
     let leaves: Vec<usize> =
@@ -172,7 +173,7 @@ fn the_search_with_a_prior_equals_enumeration() {
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
         let weight = 0.8;
         let prior = TriePrior::new(fit("markov", &corpus), &catalogue.trie, weight, 0.3);
-        let user = prior.after(corpus.history(&corpus.windows(Split::Test)[0]));
+        let user = prior.mass_for_history(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
         let alone = score(&model.llm, &catalogue, &prompt, &items, &device).unwrap();
@@ -202,12 +203,12 @@ fn the_search_with_a_prior_equals_enumeration() {
     }
 }
 
-/// Prompts of several lengths.
+/// Returns prompts of several lengths.
 fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
     [4, 1, 7, 2].map(|length| (0..length).map(|_| rng.random_range(3..96)).collect()).to_vec()
 }
 
-/// Log-probabilities of the tokens after `sequence`, run by itself.
+/// Returns the log-probabilities of the tokens after `sequence`, which runs alone.
 fn next_token(model: &Decoder<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
     let seq = sequence.len();
     let positions: Vec<u32> = (0..seq as u32).collect();

@@ -1,4 +1,4 @@
-//! Both searches against plainer ones, and filters against scoring every item.
+//! Tests of both searches against plainer ones, and of filters against scoring every item.
 
 use std::collections::HashMap as Map;
 
@@ -35,9 +35,9 @@ impl Nodes {
     }
 }
 
-/// All allowed items, each scored along its whole path; best first.
-fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl Fn(Node) -> bool) -> Vec<Ranked> {
-    let mut ranked: Vec<Ranked> = (0..trie.len() as Node)
+/// Scores all allowed items along their whole paths; best first.
+fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl Fn(Node) -> bool) -> Vec<RankedItem> {
+    let mut ranked: Vec<RankedItem> = (0..trie.len() as Node)
         .filter(|&leaf| trie.is_leaf(leaf) && allowed(leaf))
         .map(|leaf| {
             let step = |&child: &Node| {
@@ -46,15 +46,15 @@ fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl F
             };
             let path = trie.path(leaf);
             let log_prob: f64 = path.iter().map(step).sum();
-            Ranked { leaf, log_prob, score: log_prob / (path.len() as f64).powf(decode.length_penalty) }
+            RankedItem { leaf, log_prob, score: log_prob / (path.len() as f64).powf(decode.length_penalty) }
         })
         .collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     ranked
 }
 
-/// One user, one beam and one token at a time: what our search must equal.
-fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Option<&ItemFilter>) -> Vec<Ranked> {
+/// Searches for one user, one beam and one token at a time: itemlm's search must equal it.
+fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Option<&ItemFilter>) -> Vec<RankedItem> {
     let masked = decode.scoring == Scoring::Masked;
     let allows = |node: Node| filter.is_none_or(|filter| filter.allows_node(node));
     let end = |node: Node| if masked { trie.follow_forced(node) } else { node };
@@ -69,13 +69,13 @@ fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Optio
                     true => {
                         let tokens = trie.path(end(child)).len() as f64;
                         let score = log_prob / tokens.powf(decode.length_penalty);
-                        complete.push(Ranked { leaf: end(child), log_prob, score });
+                        complete.push(RankedItem { leaf: end(child), log_prob, score });
                     }
                     false => next.push((log_prob, end(child))),
                 }
             }
         }
-        complete.sort_by(|a: &Ranked, b| b.score.total_cmp(&a.score));
+        complete.sort_by(|a: &RankedItem, b| b.score.total_cmp(&a.score));
         complete.truncate(decode.beams);
         next.sort_by(|a, b| b.0.total_cmp(&a.0));
         next.truncate(decode.beams);
@@ -86,16 +86,17 @@ fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Optio
     complete
 }
 
-fn assert_same(found: &[Ranked], expected: &[Ranked], what: &str) {
+fn assert_same(found: &[RankedItem], expected: &[RankedItem], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: {found:?} instead of {expected:?}");
     for (a, b) in found.iter().zip(expected) {
         assert_eq!(a.leaf, b.leaf, "{what}: {found:?} instead of {expected:?}");
-        // Keys and values of a search are computed in another order than a whole prefix: f32 noise.
+        // Keys and values of a search are computed in another order than those of a whole prefix:
+        // f32 noise.
         assert!((a.log_prob - b.log_prob).abs() < 1e-4 && (a.score - b.score).abs() < 1e-4, "{what}");
     }
 }
 
-/// Titles with branchings, then long runs of forced tokens; some are equal.
+/// Returns titles with branchings, then long runs of forced tokens; some are equal.
 fn titles(rng: &mut rand_chacha::ChaCha8Rng, count: usize) -> Vec<Vec<u32>> {
     let title = |_| {
         let mut token = |from, to| rng.random_range(from..to);
@@ -106,8 +107,8 @@ fn titles(rng: &mut rand_chacha::ChaCha8Rng, count: usize) -> Vec<Vec<u32>> {
     (0..count).map(title).collect()
 }
 
-/// Few beams drop most prefixes; all users at once, and each alone, whatever their lengths; with and
-/// without a filter.
+/// Few beams drop most prefixes; all users run together, and each alone, whatever their lengths;
+/// with and without a filter.
 #[test]
 fn the_search_equals_the_plain_one_whatever_the_batch() {
     let device = BackendName::Cpu.device().unwrap();
@@ -153,8 +154,8 @@ fn the_search_equals_the_plain_one_whatever_the_batch() {
     }
 }
 
-/// Always k items if so many are allowed, with the scores that they have without the filter; with
-/// as many beams as allowed items the list is the exhaustive one.
+/// There are always k items if so many are allowed, with the scores that they have without the
+/// filter; with as many beams as allowed items the list is the exhaustive one.
 #[test]
 fn a_filtered_search_equals_scoring_the_allowed_items() {
     let device = BackendName::Cpu.device().unwrap();
@@ -206,9 +207,10 @@ fn a_filtered_search_equals_scoring_the_allowed_items() {
     }
 }
 
-/// transformers' search, written as plainly as possible: token by token, all candidates sorted.
-fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<Ranked> {
-    let (mut beams, mut complete): (_, Vec<Ranked>) = (vec![(0.0, ROOT)], Vec::new());
+/// Searches as transformers does, written as plainly as possible: token by token, all candidates
+/// sorted.
+fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: &ItemFilter) -> Vec<RankedItem> {
+    let (mut beams, mut complete): (_, Vec<RankedItem>) = (vec![(0.0, ROOT)], Vec::new());
     for length in 1.. {
         let mut candidates: Vec<(f64, Node)> = Vec::new();
         for &(before, node) in &beams {
@@ -219,7 +221,7 @@ fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter:
         candidates.truncate(2 * decode.beams);
         let penalty = (length as f64).powf(decode.length_penalty);
         let ended = candidates.iter().take(decode.beams).filter(|(_, node)| trie.is_leaf(*node));
-        complete.extend(ended.map(|&(log_prob, leaf)| Ranked { leaf, log_prob, score: log_prob / penalty }));
+        complete.extend(ended.map(|&(log_prob, leaf)| RankedItem { leaf, log_prob, score: log_prob / penalty }));
         complete.sort_by(|a, b| b.score.total_cmp(&a.score));
         complete.truncate(decode.beams);
         beams = candidates.into_iter().filter(|(_, node)| !trie.is_leaf(*node)).take(decode.beams).collect();

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::ScoreScaling;
 use super::mask::AttentionMask;
-use super::product::{Matrix, Then, product};
+use super::product::{Matrix, OutputMode, product};
 use crate::kernels::cpu_op::{CpuOperation, floats};
-use crate::kernels::simd::{dot, exp_all, greatest, wide};
+use crate::kernels::simd::{dot, exp_all, max_of, wide};
 
 /// Attention of one layer, for tensors of these sizes.
 #[derive(Debug, Clone)]
@@ -23,10 +23,10 @@ pub(crate) struct Attention {
     pub shared: bool,
 }
 
-/// What the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
+/// Tensors that the backward pass needs: the inputs, and `[batch, seq, heads]` logs of the sums of
 /// exponentials.
 #[derive(Debug)]
-pub(crate) struct Saved<const N: usize> {
+pub(crate) struct SavedAttention<const N: usize> {
     inputs: [TensorData; N],
     log_sums: Vec<f32>,
 }
@@ -36,15 +36,16 @@ pub(crate) struct Saved<const N: usize> {
 const SCORES: usize = 128;
 
 impl<const N: usize> CpuOperation<N> for Attention {
-    type Saved = Saved<N>;
+    type SavedForBackward = SavedAttention<N>;
 
-    /// Inputs: q, own k and v in one block, and shared k and v where all rows share keys.
-    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, Saved<N>) {
+    /// Computes attention of q, own k and v in one block, and shared k and v where all rows share
+    /// keys.
+    fn forward(&self, inputs: [TensorData; N]) -> (TensorData, SavedAttention<N>) {
         let (output, log_sums) = self.attend(&inputs);
-        (output, Saved { inputs, log_sums })
+        (output, SavedAttention { inputs, log_sums })
     }
 
-    fn backward(&self, saved: &Saved<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
+    fn backward(&self, saved: &SavedAttention<N>, grad: TensorData, wanted: [bool; N]) -> [Option<TensorData>; N] {
         let tensors = Tensors::new(self, &saved.inputs);
         let grads = floats(&grad);
         let tasks: Vec<(usize, usize)> =
@@ -94,8 +95,8 @@ impl<const N: usize> CpuOperation<N> for Attention {
 }
 
 impl Attention {
-    /// Returns the output, and for each query and head the log of the sum of its exponentials,
-    /// `[batch, seq, heads]`.
+    /// Returns the output, `[batch, seq, heads, head_dim]`, and for each query and head the log of
+    /// the sum of its exponentials, `[batch, seq, heads]`.
     ///
     /// * `inputs`: q; k and v of each block of own keys; k and v of the shared keys, if any.
     pub(crate) fn attend(&self, inputs: &[TensorData]) -> (TensorData, Vec<f32>) {
@@ -120,7 +121,7 @@ impl Attention {
     }
 }
 
-/// The operation with the numbers of its inputs.
+/// The operation, with the numbers of its inputs.
 struct Tensors<'a> {
     attention: &'a Attention,
     q: &'a [f32],
@@ -137,7 +138,7 @@ struct Tensors<'a> {
 /// Keys (0) and values (1), `[rows, keys, kv_heads, head_dim]`.
 struct Keys<'a> {
     numbers: [&'a [f32]; 2],
-    /// Positions among the row's own keys.
+    /// Positions of these keys among the row's own keys.
     positions: Range<usize>,
 }
 
@@ -148,7 +149,7 @@ impl<'a> Keys<'a> {
 
     /// Returns the keys or values of one row and key/value head at the positions `span`, and the
     /// first such position; `None` where there are none.
-    fn within(
+    fn matrix_at(
         &self,
         span: &Range<usize>,
         which: usize,
@@ -162,7 +163,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Gradients that one row and key/value head contributes to.
+/// Gradients to which one row and key/value head contributes.
 struct Part {
     /// `[seq, heads of the group, head_dim]`.
     q: Vec<f32>,
@@ -270,12 +271,11 @@ impl<'a> Block<'a> {
         let (tensors, row, past, span) = (self.tensors, self.row, self.past.clone(), self.span.clone());
         let head = [kv, tensors.attention.kv_heads, tensors.attention.dim];
         let before = past.len();
-        let shared = tensors
-            .shared
-            .iter()
-            .filter_map(move |keys| keys.within(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys)));
+        let shared = tensors.shared.iter().filter_map(move |keys| {
+            keys.matrix_at(&past, which, 0, head).map(|(first, keys)| (first - past.start, keys))
+        });
         let own = tensors.own.iter().filter_map(move |keys| {
-            keys.within(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
+            keys.matrix_at(&span, which, row, head).map(|(first, keys)| (before + first - span.start, keys))
         });
         shared.chain(own)
     }
@@ -296,17 +296,17 @@ impl<'a> Block<'a> {
         let dim = self.tensors.attention.dim;
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         for (column, keys) in self.keys(which, kv) {
-            product(&mut scores[column..], self.width(), lines, keys.transposed(), scale, Then::Replace);
+            product(&mut scores[column..], self.width(), lines, keys.transpose(), scale, OutputMode::Replace);
         }
     }
 
     /// Computes `output = scale · weights · [past; own]`, with keys (`which` 0) or values (1).
     fn mix(&self, weights: &[f32], which: usize, kv: usize, scale: f32, output: &mut [f32]) {
-        let mut then = Then::Replace;
+        let mut mode = OutputMode::Replace;
         for (column, keys) in self.keys(which, kv) {
             let weights = Matrix::new(&weights[column..], self.lines(), keys.rows(), self.width());
-            product(output, self.tensors.attention.dim, weights, keys, scale, then);
-            then = Then::Add;
+            product(output, self.tensors.attention.dim, weights, keys, scale, mode);
+            mode = OutputMode::Add;
         }
     }
 
@@ -315,12 +315,12 @@ impl<'a> Block<'a> {
         let (dim, width, past) = (self.tensors.attention.dim, self.width(), self.past.len());
         let lines = Matrix::new(lines, self.lines(), dim, dim);
         if past > 0 {
-            let weights = Matrix::new(weights, self.lines(), past, width).transposed();
-            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            let weights = Matrix::new(weights, self.lines(), past, width).transpose();
+            product(&mut past_sum[self.past.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
         if !self.span.is_empty() {
-            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transposed();
-            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, Then::Add);
+            let weights = Matrix::new(&weights[past..], self.lines(), self.span.len(), width).transpose();
+            product(&mut own_sum[self.span.start * dim..], dim, weights, lines, 1.0, OutputMode::Add);
         }
     }
 
@@ -351,7 +351,7 @@ impl<'a> Block<'a> {
             let visible = &self.tensors.attention.visible;
             let hidden = visible.shared_start(self.row, query).saturating_sub(self.past.start).min(past);
             scores[..hidden].fill(f32::NEG_INFINITY);
-            let seen = &visible.of(self.row, query)[self.span.clone()];
+            let seen = &visible.seen_keys(self.row, query)[self.span.clone()];
             wide(|| {
                 for (score, &seen) in scores[past..].iter_mut().zip(seen) {
                     *score = if seen { *score } else { f32::NEG_INFINITY };
@@ -374,7 +374,7 @@ impl<'a> Block<'a> {
         let mut factors = vec![0.0; self.lines()];
         for (line, scores) in self.scores.chunks_mut(width).enumerate() {
             let (shift, sum) = wide(|| {
-                let shift = greatest(scores);
+                let shift = max_of(scores);
                 // The weights of a query that sees nothing are all 0.
                 let shift = if shift == f32::NEG_INFINITY { 0.0 } else { shift };
                 (shift, exp_all(scores, shift))
@@ -392,8 +392,9 @@ impl<'a> Block<'a> {
         self.gathered = attended;
     }
 
-    /// With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P ∘ (dP −
-    /// Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ Q`.
+    /// Computes the gradients. With P the weights and dO the output's gradient: `dV = Pᵀ dO`, `dP =
+    /// dO Vᵀ`, `dS = P ∘ (dP − Σ P ∘ dP)`, times the slope of a soft cap, `dQ = dS K`, `dK = dSᵀ
+    /// Q`.
     fn backward(&mut self, kv: usize, grads: &[f32], log_sums: &[f32], part: &mut Part) {
         if self.width() == 0 {
             return;

@@ -8,7 +8,8 @@ use burn::tensor::TensorData;
 use crate::kernels::MASKED;
 use crate::kernels::cpu_op::{is_cpu, is_cpu_device};
 
-/// Which of its row's own keys each query sees. The queries are the last tokens among the keys.
+/// The mask of each row's own keys: which of them each query sees. The queries are the last tokens
+/// among the keys.
 #[derive(Debug, Clone)]
 pub struct AttentionMask {
     /// Rows of the batch, or 1 where all rows have the same mask.
@@ -26,6 +27,8 @@ pub struct AttentionMask {
 }
 
 impl AttentionMask {
+    /// Makes a mask.
+    ///
     /// * `seen`: `[rows, queries, keys]`; one row stands for all rows of a batch.
     ///
     /// # Panics
@@ -92,11 +95,12 @@ impl AttentionMask {
     ///
     /// # Panics
     /// If they are of other queries and keys.
-    pub(crate) fn and(&self, other: &Self) -> Self {
+    pub(crate) fn intersect(&self, other: &Self) -> Self {
         let rows = self.rows.max(other.rows);
         other.check(rows, self.queries, self.keys);
         let pairs = (0..rows).flat_map(|row| (0..self.queries).map(move |query| (row, query)));
-        let both = |(row, query)| self.of(row, query).iter().zip(other.of(row, query)).map(|(a, b)| *a && *b);
+        let both =
+            |(row, query)| self.seen_keys(row, query).iter().zip(other.seen_keys(row, query)).map(|(a, b)| *a && *b);
         let seen = pairs.clone().flat_map(both).collect();
         let start = |(row, query)| self.shared_start(row, query).max(other.shared_start(row, query));
         let starts: Vec<usize> = pairs.map(start).collect();
@@ -106,12 +110,12 @@ impl AttentionMask {
 
     /// Returns the first shared key that query `query` of `row` sees.
     pub(crate) fn shared_start(&self, row: usize, query: usize) -> usize {
-        self.shared_starts.as_ref().map_or(0, |starts| starts[self.at(row, query)])
+        self.shared_starts.as_ref().map_or(0, |starts| starts[self.query_index(row, query)])
     }
 
     /// Converts an additive mask, `[rows, 1, queries, past + keys]`, of 0 and [`MASKED`]. `None` if
     /// it holds other values, or if a query does not see all of the past.
-    fn of_additive(mask: &[f32], [rows, queries, total]: [usize; 3], past: usize) -> Option<Self> {
+    fn try_from_additive(mask: &[f32], [rows, queries, total]: [usize; 3], past: usize) -> Option<Self> {
         let known = mask.iter().all(|&m| m == 0.0 || m <= MASKED);
         let sees_past = mask.chunks(total).all(|query| query[..past].iter().all(|&m| m == 0.0));
         let own = || mask.chunks(total).flat_map(|query| query[past..].iter().map(|&m| m == 0.0)).collect();
@@ -128,20 +132,20 @@ impl AttentionMask {
     }
 
     /// Returns, for each key, whether query `query` of `row` sees it.
-    pub fn of(&self, row: usize, query: usize) -> &[bool] {
-        let at = self.at(row, query) * self.keys;
+    pub fn seen_keys(&self, row: usize, query: usize) -> &[bool] {
+        let at = self.query_index(row, query) * self.keys;
         &self.seen[at..at + self.keys]
     }
 
     /// Returns the range from the first key that any of `queries` sees to the last.
     pub(crate) fn span(&self, row: usize, queries: std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let spans = &self.spans[self.at(row, queries.start)..][..queries.len()];
+        let spans = &self.spans[self.query_index(row, queries.start)..][..queries.len()];
         let some = spans.iter().filter(|(start, end)| start < end);
         let (start, end) = some.fold((self.keys, 0), |(a, b), &(start, end)| (a.min(start), b.max(end)));
         start.min(end)..end
     }
 
-    fn at(&self, row: usize, query: usize) -> usize {
+    fn query_index(&self, row: usize, query: usize) -> usize {
         row % self.rows * self.queries + query
     }
 }
@@ -149,7 +153,7 @@ impl AttentionMask {
 /// The mask of one forward pass, in the form that is fastest on its device.
 #[derive(Debug, Clone)]
 pub enum Mask<B: Backend> {
-    /// On the CPU.
+    /// A mask for the CPU.
     Visible(AttentionMask),
     /// `[batch or 1, 1, seq, past + keys]`, added to the scores: 0 for a key that is seen,
     /// [`MASKED`] for others.
@@ -157,12 +161,14 @@ pub enum Mask<B: Backend> {
 }
 
 impl<B: Backend> Mask<B> {
-    /// Converts an additive mask, `[batch or 1, 1, seq, past + keys]`, whose first `past` keys all
-    /// rows share.
+    /// Converts an additive mask whose first `past` keys all rows share.
+    ///
+    /// # Shapes
+    /// `mask`: `[batch or 1, 1, seq, past + keys]`.
     pub fn from_additive(mask: Tensor<B, 4>, past: usize) -> Self {
         let [rows, _, queries, total] = mask.dims();
         let host = is_cpu(&mask).then(|| mask.to_data().to_vec::<f32>().ok()).flatten();
-        let visible = host.and_then(|values| AttentionMask::of_additive(&values, [rows, queries, total], past));
+        let visible = host.and_then(|values| AttentionMask::try_from_additive(&values, [rows, queries, total], past));
         visible.map_or(Self::Additive(mask), Self::Visible)
     }
 
@@ -176,9 +182,9 @@ impl<B: Backend> Mask<B> {
     }
 
     /// Returns the mask that sees what both see; `past` keys are shared by all rows.
-    pub fn and(&self, other: &AttentionMask, past: usize) -> Self {
+    pub fn intersect(&self, other: &AttentionMask, past: usize) -> Self {
         match self {
-            Self::Visible(mask) => Self::Visible(mask.and(other)),
+            Self::Visible(mask) => Self::Visible(mask.intersect(other)),
             // Twice `MASKED` is the least finite number.
             Self::Additive(mask) => {
                 let other = Self::Visible(other.clone()).additive(past, &mask.device());
@@ -198,7 +204,7 @@ impl<B: Backend> Mask<B> {
                 let values = pairs.flat_map(|(row, query)| {
                     let start = mask.shared_start(row, query);
                     let shared = (0..past).map(move |key| key >= start);
-                    shared.chain(mask.of(row, query).iter().copied()).map(additive)
+                    shared.chain(mask.seen_keys(row, query).iter().copied()).map(additive)
                 });
                 Tensor::from_data(
                     TensorData::new(values.collect::<Vec<f32>>(), [*rows, 1, *queries, past + keys]),

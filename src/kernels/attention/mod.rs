@@ -44,18 +44,18 @@ impl<B: Backend> Default for LayerCache<B> {
 }
 
 impl<B: Backend> LayerCache<B> {
-    /// Joins the own blocks from index `first` on into one.
+    /// Joins the own blocks from index `first` on into one block.
     pub fn join(&mut self, first: usize) {
         if self.own.len() > first + 1 {
             let (keys, values) = self.own.drain(first..).unzip();
-            self.own.push((joined(keys), joined(values)));
+            self.own.push((concat_keys(keys), concat_keys(values)));
         }
     }
 
     /// Joins the shared keys and the own keys of a single row.
     pub fn into_whole(self) -> Keys<B> {
         let (keys, values) = self.shared.into_iter().chain(self.own).unzip();
-        (joined(keys), joined(values))
+        (concat_keys(keys), concat_keys(values))
     }
 
     fn own_keys(&self) -> usize {
@@ -65,12 +65,12 @@ impl<B: Backend> LayerCache<B> {
 
 /// Joins blocks of `[rows, kv_heads, keys, head_dim]` along the keys; the result is contiguous by
 /// token, as the projections return it.
-fn joined<B: Backend>(blocks: Vec<Tensor<B, 4>>) -> Tensor<B, 4> {
+fn concat_keys<B: Backend>(blocks: Vec<Tensor<B, 4>>) -> Tensor<B, 4> {
     Tensor::cat(blocks.into_iter().map(|block| block.swap_dims(1, 2)).collect(), 1).swap_dims(1, 2)
 }
 
-/// How products of queries and keys become scores: `q·k / √query_scalar`, and with a soft cap c
-/// `c tanh(s / c)` of that (Gemma 2, arXiv 2408.00118, section 2).
+/// Conversion of products of queries and keys to scores: `q·k / √query_scalar`, and with a soft cap
+/// c `c tanh(s / c)` of that (Gemma 2, arXiv 2408.00118, section 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoreScaling {
     /// The head's dimension, or transformers' `query_pre_attn_scalar`.
@@ -81,7 +81,7 @@ pub struct ScoreScaling {
 
 impl ScoreScaling {
     /// Returns `q·k / √head_dim`, uncapped.
-    pub fn of_head(head_dim: usize) -> Self {
+    pub fn for_head_dim(head_dim: usize) -> Self {
         Self { query_scalar: head_dim as f64, soft_cap: None }
     }
 }

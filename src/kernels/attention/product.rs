@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
-    pub(crate) fn transposed(self) -> Self {
+    pub(crate) fn transpose(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -41,7 +41,7 @@ fn fits(length: usize, rows: usize, columns: usize, stride: usize) -> bool {
 
 /// Whether a product replaces its output or is added to it.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Then {
+pub(crate) enum OutputMode {
     Replace,
     Add,
 }
@@ -50,7 +50,7 @@ pub(crate) enum Then {
 ///
 /// # Panics
 /// If the inner dimensions differ, or the product does not fit into `output`.
-pub(crate) fn product(output: &mut [f32], stride: usize, a: Matrix, b: Matrix, scale: f32, then: Then) {
+pub(crate) fn product(output: &mut [f32], stride: usize, a: Matrix, b: Matrix, scale: f32, mode: OutputMode) {
     assert_eq!(a.columns, b.rows, "the product's inner dimension");
     assert!(fits(output.len(), a.rows, b.columns, stride), "the product lies in its memory");
     // SAFETY: `Matrix::new` and the check above keep every access within the three slices; `output`
@@ -63,7 +63,7 @@ pub(crate) fn product(output: &mut [f32], stride: usize, a: Matrix, b: Matrix, s
             output.as_mut_ptr(),
             1,
             stride as isize,
-            then == Then::Add,
+            mode == OutputMode::Add,
             a.values.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,

@@ -2,7 +2,7 @@ use burn::tensor::TensorData;
 
 use super::*;
 use crate::device::{Concrete, Training};
-use crate::kernels::testing::{numbers, same};
+use crate::kernels::testing::{assert_same, numbers};
 
 /// Numbers of heads and key/value heads, and the heads' width.
 const SHAPE: [usize; 3] = [6, 2, 8];
@@ -22,9 +22,9 @@ fn cache(own: &[&Tensor<Training, 4>], shared: Option<[&Tensor<Training, 4>; 2]>
     LayerCache { shared: shared.map(|[k, v]| (k.clone(), v.clone())), own }
 }
 
-/// Without shared keys, and with some; own keys in one block, and in two.
+/// Checks attention without shared keys, and with some; own keys in one block, and in two.
 fn check(batch: usize, queries: usize, keys: usize, visible: &AttentionMask) {
-    for scaling in [ScoreScaling::of_head(SHAPE[2]), ScoreScaling { query_scalar: 5.0, soft_cap: Some(1.5) }] {
+    for scaling in [ScoreScaling::for_head_dim(SHAPE[2]), ScoreScaling { query_scalar: 5.0, soft_cap: Some(1.5) }] {
         check_scaled(batch, queries, keys, visible, scaling);
     }
 }
@@ -37,12 +37,12 @@ fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMa
         (plain(q.clone(), cache, &mask, scaling), found)
     };
     let one = |[q, k, v]: &[Tensor<Training, 4>; 3]| both(q, &cache(&[k, v], None));
-    same(inputs(batch, queries, keys), |x| one(x).0, |x| one(x).1);
+    assert_same(inputs(batch, queries, keys), |x| one(x).0, |x| one(x).1);
     let [q, k, v] = inputs(batch, queries, keys);
     let [past_k, past_v] = shared(11);
     let inputs = [q.clone(), k.clone(), v.clone(), past_k, past_v];
     let with_shared = |[q, k, v, pk, pv]: &[Tensor<Training, 4>; 5]| both(q, &cache(&[k, v], Some([pk, pv])));
-    same(inputs.clone(), |x| with_shared(x).0, |x| with_shared(x).1);
+    assert_same(inputs.clone(), |x| with_shared(x).0, |x| with_shared(x).1);
     let split =
         |k: &Tensor<Training, 4>| [k.clone().narrow(2, 0, keys / 2), k.clone().narrow(2, keys / 2, keys - keys / 2)];
     let blocks = |[q, k, v, pk, pv]: &[Tensor<Training, 4>; 5]| {
@@ -50,12 +50,13 @@ fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMa
         both(q, &cache(&[&k0, &v0, &k1, &v1], Some([pk, pv])))
     };
     if keys > 1 {
-        same(inputs.clone(), |x| with_shared(x).0, |x| blocks(x).1);
+        assert_same(inputs.clone(), |x| with_shared(x).0, |x| blocks(x).1);
         untracked(inputs, &mask, keys, scaling);
     }
 }
 
-/// Without autodiff: three blocks and shared keys, against one tensor of all own keys.
+/// Checks attention without autodiff: three blocks and shared keys, against one tensor of all own
+/// keys.
 fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize, scaling: ScoreScaling) {
     let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
     let mask = Mask::<Concrete>::Visible(visible.clone());
@@ -107,7 +108,7 @@ fn sliding_windows() {
     let trees = AttentionMask::trees(&[parents.to_vec(), (0..9usize).map(|t| t.checked_sub(1)).collect()]);
     let positions = [branches, chain];
     for window in [1, 2, 4, 7, 13, 100] {
-        let mask = trees.and(&AttentionMask::window(&positions, &positions, window));
+        let mask = trees.intersect(&AttentionMask::window(&positions, &positions, window));
         for (row, positions) in positions.iter().enumerate() {
             for (query, &position) in positions.iter().enumerate() {
                 let mut ancestors = vec![query];
@@ -119,7 +120,7 @@ fn sliding_windows() {
                 }
                 ancestors.truncate(window);
                 let expected: Vec<bool> = (0..9).map(|key| ancestors.contains(&key)).collect();
-                assert_eq!(mask.of(row, query), expected, "window {window}, row {row}, query {query}");
+                assert_eq!(mask.seen_keys(row, query), expected, "window {window}, row {row}, query {query}");
                 let seen = 11usize.saturating_sub(mask.shared_start(row, query));
                 assert_eq!(seen, window.saturating_sub(position as usize - 10).min(11), "window {window}");
             }
@@ -137,7 +138,7 @@ fn an_additive_mask_says_the_same() {
     for past in [0, 4] {
         let additive = Mask::<Training>::Visible(visible.clone()).additive(past, &device);
         let Mask::Visible(found) = Mask::from_additive(additive, past) else { panic!("it is one of 0 and MASKED") };
-        assert!((0..2).all(|row| (0..3).all(|query| found.of(row, query) == visible.of(row, query))));
+        assert!((0..2).all(|row| (0..3).all(|query| found.seen_keys(row, query) == visible.seen_keys(row, query))));
         assert_eq!((found.span(0, 0..3), found.span(1, 1..2)), (0..3, 1..2));
     }
     let odd = Tensor::<Training, 4>::from_data([[[[0.0, -1.0]]]], &device);
@@ -150,7 +151,7 @@ fn a_query_that_sees_nothing_gets_zeros_and_gives_none() {
     let [q, k, v] = inputs(1, 2, 2).map(|data| Tensor::<Training, 4>::from_data(data, &device).require_grad());
     let mask = Mask::Visible(AttentionMask::new(1, 2, 2, vec![false, false, true, false]));
     let _turn = crate::tensor::AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let output = attention(q.clone(), cache(&[&k, &v], None), &mask, ScoreScaling::of_head(SHAPE[2])).0;
+    let output = attention(q.clone(), cache(&[&k, &v], None), &mask, ScoreScaling::for_head_dim(SHAPE[2])).0;
     assert_eq!(output.clone().narrow(2, 0, 1).abs().max().into_scalar(), 0.0);
     let gradients = output.sum().backward();
     assert_eq!(v.grad(&gradients).unwrap().narrow(2, 1, 1).abs().max().into_scalar(), 0.0);

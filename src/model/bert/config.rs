@@ -109,7 +109,7 @@ impl BertConfig {
     /// Refuses sizes that no BERT has.
     ///
     /// # Errors
-    /// Names the key.
+    /// An unsupported size, by its key.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size, 1 << 24),

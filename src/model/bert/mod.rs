@@ -22,7 +22,7 @@ use crate::Result;
 use crate::batch::TextBatch;
 use crate::kernels::MASKED;
 
-/// How BERT's weights begin.
+/// Initial distribution of BERT's weights.
 pub(crate) const BERT_INIT: Init = Init::Normal(0.02);
 
 /// A BERT encoder without a head.
@@ -34,7 +34,7 @@ pub struct Bert<B: Backend> {
     pub layers: Vec<BertLayer<B>>,
 }
 
-/// One block.
+/// One block of the encoder.
 #[derive(Module, Debug)]
 pub struct BertLayer<B: Backend> {
     /// Self-attention: every token attends to every real one.
@@ -45,13 +45,13 @@ pub struct BertLayer<B: Backend> {
 
 impl<B: Backend> Bert<B> {
     /// Reads the encoder of a Hugging Face directory onto `device`, frozen; tensors of heads and
-    /// poolers are left alone.
+    /// poolers are ignored.
     ///
     /// # Errors
     /// Missing and misshapen tensors, by file and name.
     pub fn load(dir: &Path, config: &BertConfig, device: &B::Device) -> Result<Self> {
         let weights = Some(BertTensors::open(dir)?);
-        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let mut from = Parameters { weights, seed: 0, trains: false, device, count: 0 };
         let embeddings = Embeddings::new(&mut from, config, 0)?;
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
@@ -80,7 +80,7 @@ impl<B: Backend> Bert<B> {
     ///
     /// # Shapes
     /// `[batch, hidden]`.
-    pub fn pooled(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
+    pub fn pool(&self, text: &TextBatch, pooling: Pooling) -> Tensor<B, 2> {
         let hidden = self.forward(text);
         let [batch, seq, width] = hidden.dims();
         let weight = |b: usize, t: usize| if t < text.lengths[b] { pooling.weight(t, text.lengths[b]) } else { 0.0 };
@@ -95,27 +95,28 @@ impl<B: Backend> Bert<B> {
     /// # Shapes
     /// `[batch, hidden]`.
     pub fn sentence_vectors(&self, text: &TextBatch) -> Tensor<B, 2> {
-        unit_length(self.pooled(text, Pooling::Mean))
+        unit_length(self.pool(text, Pooling::Mean))
     }
 }
 
-/// How the hidden states of a text's tokens become one vector, as sentence-transformers' `Pooling`.
+/// Pooling of the hidden states of a text's tokens into one vector, as in sentence-transformers'
+/// `Pooling`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// The first token's.
+    /// The first token's hidden state.
     Cls,
-    /// Their mean.
+    /// The mean of the hidden states.
     Mean,
-    /// Their sum over the square root of their number.
+    /// The sum of the hidden states over the square root of their number.
     MeanSqrtLength,
-    /// Their mean weighted by their positions, from 1.
+    /// The mean of the hidden states weighted by their positions, from 1.
     WeightedMean,
-    /// The last token's.
+    /// The last token's hidden state.
     LastToken,
 }
 
 impl Pooling {
-    /// The weight of token `t` of a text of `length` tokens.
+    /// Returns the weight of token `t` of a text of `length` tokens.
     fn weight(self, t: usize, length: usize) -> f32 {
         let length = length as f32;
         match self {
@@ -144,8 +145,8 @@ pub fn unit_length<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     x / length
 }
 
-/// Computes `x/2 (1 + erf(x/√2))`. Not burn's `gelu`: on every backend but the CPU's its gradient
-/// is that of the approximation by tanh.
+/// Computes `x/2 (1 + erf(x/√2))`. burn's `gelu` does not serve: on every backend but the CPU's its
+/// gradient is that of the approximation by tanh.
 pub(crate) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let cumulative = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
     x * cumulative
@@ -161,7 +162,7 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// Reads `name.weight` and `name.bias` of the directory, or makes N(0, 0.02) and 0.
+    /// Reads `name.weight` and `name.bias` of the directory, or makes new ones, N(0, 0.02) and 0.
     pub(crate) fn new(from: &mut Parameters<B>, name: &str, out: usize, width: usize) -> Result<Self> {
         let weight = from.read(&format!("{name}.weight"), [out, width], BERT_INIT)?;
         Ok(Self { weight, bias: from.read(&format!("{name}.bias"), [out], Init::Constant(0.0))? })
@@ -174,7 +175,7 @@ impl<B: Backend> Linear<B> {
     /// Missing and misshapen tensors, by file and name.
     pub fn open(dir: &Path, name: &str, out: usize, width: usize, has_bias: bool, device: &B::Device) -> Result<Self> {
         let weights = Some(BertTensors::open(dir)?);
-        let mut from = Parameters { weights, seed: 0, trains: false, device, made: 0 };
+        let mut from = Parameters { weights, seed: 0, trains: false, device, count: 0 };
         let weight = from.read(&format!("{name}.weight"), [out, width], BERT_INIT)?;
         let bias = match has_bias {
             true => from.read(&format!("{name}.bias"), [out], Init::Constant(0.0))?,
@@ -183,7 +184,7 @@ impl<B: Backend> Linear<B> {
         Ok(Self { weight, bias })
     }
 
-    /// Makes a new layer. Its bias is 0, or uniform where the weight is.
+    /// Makes a new layer. Its bias is 0, or uniform if the weight is.
     pub(crate) fn init(from: &mut Parameters<B>, out: usize, width: usize, init: Init) -> Self {
         let weight = from.init([out, width], init);
         let bias = match init {
@@ -235,18 +236,19 @@ pub struct Embeddings<B: Backend> {
 }
 
 impl<B: Backend> Embeddings<B> {
-    /// Reads the directory's, or makes new ones; `added` more tokens begin as N(0, 0.02).
+    /// Reads the directory's embeddings, or makes new ones; `added` more tokens begin as N(0,
+    /// 0.02).
     pub(crate) fn new(from: &mut Parameters<B>, config: &BertConfig, added: usize) -> Result<Self> {
         let (rows, width) = (config.vocab_size, config.hidden_size);
-        // Read first: the file is as large as the configuration says before anything is allocated
-        // by that.
+        // The file is read first: it is as large as the configuration says before anything is
+        // allocated by the configuration.
         let read = match from.weights.is_some() {
             true => from.read_values("embeddings.word_embeddings.weight", &[rows, width], BERT_INIT)?,
             false => Vec::new(),
         };
         let mut words = from.values((rows + added) * width, BERT_INIT);
         words.splice(..read.len(), read);
-        let words = from.of(words, [rows + added, width]);
+        let words = from.param(words, [rows + added, width]);
         let shape = [config.max_position_embeddings, width];
         let mut positions = from.read_values("embeddings.position_embeddings.weight", &shape, BERT_INIT)?;
         if from.weights.is_some() {
@@ -256,7 +258,7 @@ impl<B: Backend> Embeddings<B> {
                 position.iter_mut().zip(&types).for_each(|(p, t)| *p += t);
             }
         }
-        let positions = from.of(positions, shape);
+        let positions = from.param(positions, shape);
         let norm = norm(from, Some("embeddings.LayerNorm"), width, config.layer_norm_eps)?;
         Ok(Self { words, positions, norm, dropout: DropoutConfig { prob: config.hidden_dropout_prob }.init() })
     }
@@ -322,8 +324,8 @@ impl<B: Backend> Attention<B> {
         })
     }
 
-    /// Has each token attend to `context`, or for `None` to the tokens; `mask` is added to the
-    /// scores.
+    /// Computes the attention of each token to `context`, or for `None` to the tokens; `mask` is
+    /// added to the scores.
     ///
     /// # Shapes
     /// `x` and the result `[batch, seq, hidden]`, `context` `[batch, n, width]`, `mask` broadcasts

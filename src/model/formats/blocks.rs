@@ -2,7 +2,7 @@
 //!
 //! A number of every format is `scale · (code - zero) + offset`, with a scale (and an offset) for
 //! each 16 or 32 numbers of a row. Codes of up to 4 bits are stored in 4, those of 5, 6 and 8 bits
-//! in 8. Nothing is rounded anew: [`dequantize`] gives to the bit what the file's numbers are in
+//! in 8. There is no second rounding: [`dequantize`] returns, to the bit, the file's numbers in
 //! f32. The formats: ggml/src/ggml-quants.c, `dequantize_row_*`.
 
 use candle_core::quantized::GgmlDType;
@@ -16,18 +16,19 @@ pub(crate) struct Blocks {
     pub(crate) bits: usize,
     /// The code that stands for 0.
     pub(crate) zero: u8,
-    /// Numbers that share a scale.
+    /// Number of values that share a scale.
     pub(crate) block: usize,
-    /// Row-major; an int's first code in its lowest bits.
+    /// Codes, row-major; an int has its first code in its lowest bits.
     pub(crate) codes: Vec<i32>,
-    /// One a block.
+    /// One scale for each block.
     pub(crate) scales: Vec<f32>,
-    /// As many as scales, or none.
+    /// Offsets, one for each scale; or none.
     pub(crate) offsets: Vec<f32>,
 }
 
 impl Blocks {
-    /// Bits of a code, the code of 0, numbers a scale, and whether there are offsets.
+    /// Returns the bits of a code, the code of 0, the number of values with one scale, and whether
+    /// there are offsets.
     fn layout(format: GgmlDType) -> Option<(usize, u8, usize, bool)> {
         Some(match format {
             GgmlDType::Q4_0 => (4, 8, 32, false),
@@ -42,13 +43,13 @@ impl Blocks {
         })
     }
 
-    /// Bits that a number takes, its share of scale and offset included; 32 for a format without
-    /// blocks.
+    /// Returns the bits that a number takes, its share of scale and offset included; 32 for a
+    /// format without blocks.
     pub(crate) fn bits_per_number(format: GgmlDType) -> usize {
         Self::layout(format).map_or(32, |(bits, _, block, offsets)| bits + 32 * (1 + usize::from(offsets)) / block)
     }
 
-    /// Count of numbers.
+    /// Returns the number of values.
     pub(crate) fn numbers(&self) -> usize {
         self.scales.len() * self.block
     }
@@ -173,16 +174,16 @@ impl Blocks {
 
     /// Reorders the rows by `order`, which names every row once.
     pub(crate) fn with_rows(self, order: &[usize]) -> Self {
-        fn ordered<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
+        fn permute_rows<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
             let width = values.len() / order.len();
             order.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect()
         }
-        let (codes, scales) = (ordered(&self.codes, order), ordered(&self.scales, order));
-        Self { codes, scales, offsets: ordered(&self.offsets, order), ..self }
+        let (codes, scales) = (permute_rows(&self.codes, order), permute_rows(&self.scales, order));
+        Self { codes, scales, offsets: permute_rows(&self.offsets, order), ..self }
     }
 }
 
-/// Mask of a code's `bits`.
+/// Returns the mask of a code's `bits`.
 pub(crate) fn code_mask(bits: usize) -> i32 {
     (1 << bits) - 1
 }

@@ -1,4 +1,4 @@
-//! Files of tensors: safetensors, GGUF, and what both are opened as.
+//! Files of tensors: safetensors and GGUF, both opened as [`tensor_store::Weights`].
 
 pub(crate) mod blocks;
 pub mod gguf;

@@ -10,7 +10,8 @@ use super::tensor_store::{Encoding, StoredTensor, Weights, is_ignored, map_file,
 use crate::core::files::refuse_lfs_pointer;
 use crate::{Context, Error, Result};
 
-/// No real header comes near; the crate alone would parse 100 MB of lies.
+/// Longest header, bytes: real headers are far shorter, and the crate alone would parse up to 100
+/// MB.
 const LONGEST_HEADER: u64 = 32 << 20;
 const LONGEST_INDEX: u64 = 64 << 20;
 
@@ -62,7 +63,7 @@ pub(crate) fn open(dir: &Path) -> Result<Weights> {
     Ok(weights)
 }
 
-/// Says what a directory without safetensors holds, and what to do.
+/// Returns an error that says what a directory without safetensors holds, and what to do.
 fn no_tensors(dir: &Path) -> Error {
     let names =
         || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());

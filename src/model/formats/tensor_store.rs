@@ -1,4 +1,4 @@
-//! Tensors of files by name: memory-mapped, decoded one at a time.
+//! Tensors of files by name: memory-mapped, and decoded one at a time.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use memmap2::Mmap;
 use super::blocks::Blocks;
 use crate::{Context, Error, Result};
 
-/// How a tensor's bytes encode its numbers (little endian).
+/// Encoding of a tensor's numbers in bytes (little endian).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Encoding {
     F32,
@@ -25,7 +25,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// Numbers per block and bytes per block.
+    /// Returns the numbers of a block and its bytes.
     pub(crate) fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -34,7 +34,7 @@ impl Encoding {
         }
     }
 
-    /// The `values` numbers in `bytes`, whose length the file's reader has checked.
+    /// Decodes the `values` numbers in `bytes`, whose length the file's reader has checked.
     fn decode(self, bytes: &[u8], values: usize) -> Result<Vec<f32>> {
         let pairs = || bytes.as_chunks::<2>().0.iter();
         let decoded = match self {
@@ -43,7 +43,7 @@ impl Encoding {
             Self::Bf16 => pairs().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
             Self::Blocks(dtype) => {
                 let (size, length) = self.block();
-                // candle asserts both.
+                // candle asserts both conditions.
                 if values / size * length != bytes.len() || !bytes.as_ptr().cast::<u16>().is_aligned() {
                     return Err(Error::failed("its bytes do not fit its shape or are not aligned"));
                 }
@@ -60,16 +60,17 @@ impl Encoding {
     }
 }
 
-/// Where a tensor lies on disk.
+/// A tensor's position in a file.
 #[derive(Debug)]
 pub(crate) struct StoredTensor {
     pub(crate) file: usize,
     pub(crate) range: Range<usize>,
     pub(crate) shape: Vec<usize>,
     pub(crate) encoding: Encoding,
-    /// Rows of this many heads are in llama.cpp's order for interleaved RoPE.
+    /// Number of heads of a matrix whose rows are in llama.cpp's order for interleaved RoPE.
     pub(crate) interleaved_heads: Option<usize>,
-    /// Added to its numbers: -1 for norms that a file keeps with the 1 that the model adds.
+    /// Number that is added to all of the tensor's: -1 for norms that a file stores with the 1 that
+    /// the model adds.
     pub(crate) offset: f32,
 }
 
@@ -110,8 +111,8 @@ impl Weights {
         self.tensors.get(name).map(|tensor| tensor.file)
     }
 
-    /// Puts `prefix` before every name but those `without`, where the model was saved without it:
-    /// where there is a tensor `first` and none of that name with the prefix.
+    /// Puts `prefix` before every name but those in `without`, where the model was saved without
+    /// it: where there is a tensor `first`, and none of that name with the prefix.
     ///
     /// # Errors
     /// Two tensors of one name.
@@ -126,7 +127,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Whether both tensors are there and hold different numbers or shapes.
+    /// Returns whether both tensors are there and hold different numbers or shapes.
     ///
     /// # Errors
     /// Bytes that do not fit a shape.
@@ -185,8 +186,8 @@ impl Weights {
         Ok(decoded)
     }
 
-    /// Has the decoder's matrices stay in the blocks that they are in on disk, where a matrix is in
-    /// such; the sizes are of those.
+    /// Keeps the decoder's matrices in the blocks that they have on disk, where a matrix is in
+    /// blocks. Returns the sizes of those.
     ///
     /// # Errors
     /// Weights without a block quantisation.
@@ -214,8 +215,8 @@ impl Weights {
         }
     }
 
-    /// Takes a matrix as it is on disk; `None` if it is not in blocks, or [`Self::keep_quantized`]
-    /// was not asked for.
+    /// Takes a matrix as it is on disk; `None` if it is not in blocks, or if
+    /// [`Self::keep_quantized`] was not called.
     pub(crate) fn take_blocks(&mut self, name: &str, shape: [usize; 2]) -> Result<Option<Blocks>> {
         let tensor = self.find(name, &shape)?;
         let (true, Encoding::Blocks(format)) = (self.quantized, tensor.encoding) else { return Ok(None) };
@@ -238,7 +239,7 @@ impl Weights {
     /// Checks that the whole model was taken.
     ///
     /// # Errors
-    /// Names the tensors that nobody took, save `lm_head.weight` where the head is tied.
+    /// Tensors that were never taken, by name, save `lm_head.weight` where the head is tied.
     pub fn finish(self) -> Result<()> {
         self.unexpected(|_| false)
     }
@@ -247,7 +248,7 @@ impl Weights {
     /// `tied` embeddings an `lm_head.weight` may be there or not.
     ///
     /// # Errors
-    /// Names the tensors that are missing, unexpected or misshapen.
+    /// Missing, unexpected and misshapen tensors, by name.
     pub(crate) fn check(mut self, needed: impl Iterator<Item = (String, Vec<usize>)>, tied: bool) -> Result<Self> {
         self.tied = tied;
         let mut expected = BTreeSet::new();
@@ -259,14 +260,14 @@ impl Weights {
         Ok(self)
     }
 
-    /// Forgets the tensors of a decoder's blocks from `layers` on.
+    /// Removes the tensors of a decoder's blocks from `layers` on.
     pub(crate) fn keep_layers(&mut self, layers: usize) {
         let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
         self.tensors.retain(|name, _| layer(name).is_none_or(|layer| layer < layers));
     }
 
-    /// Describes every tensor, with its bytes on disk, in the order of the names: what a model's
-    /// fingerprint is made of.
+    /// Returns every tensor's description and bytes on disk, in the order of the names: a model's
+    /// fingerprint is made of them.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (String, &[u8])> {
         self.tensors.iter().map(|(name, tensor)| {
             let StoredTensor { shape, encoding, interleaved_heads, .. } = tensor;
@@ -291,24 +292,24 @@ impl Weights {
     }
 }
 
-/// What of a model stays quantised.
+/// Size of the matrices of a model that stay quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QuantizedSize {
-    /// So many matrices.
+    /// Number of matrices.
     pub matrices: usize,
-    /// What they take.
+    /// Bytes that they take.
     pub bytes: usize,
-    /// What they would take in f32.
+    /// Bytes that they would take in f32.
     pub plain_bytes: usize,
 }
 
-/// Buffers that old files hold and no model needs.
+/// Returns whether a tensor is a buffer that old files hold and no model needs.
 pub(crate) fn is_ignored(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids")
 }
 
-/// llama.cpp stores the rows of q and k for RoPE on neighbours; Hugging Face's turns halves. The
-/// same as `LlamaTensorProcessor._reverse_permute_weights` of transformers.
+/// Reorders the rows of q and k, which llama.cpp stores for RoPE on neighbours, for the RoPE on
+/// halves of Hugging Face, as transformers' `LlamaTensorProcessor._reverse_permute_weights` does.
 fn half_rotation_rows<T: Copy>(rows: &[T], shape: &[usize], heads: usize) -> Vec<T> {
     let width: usize = shape.iter().skip(1).product();
     let (Some(&height), true) = (shape.first(), heads > 0 && width > 0) else {

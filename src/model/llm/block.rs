@@ -18,22 +18,22 @@ pub struct DecoderBlock<B: Backend> {
     pub linears: Vec<LoraLinear<B>>,
     /// The norms.
     pub norms: Vec<Norm<B>>,
-    /// What each of the projections is.
+    /// Role of each of the projections.
     #[module(skip)]
     pub projections: Vec<Projection>,
-    /// What each of the norms is.
+    /// Role of each of the norms.
     #[module(skip)]
     pub norm_roles: Vec<NormRole>,
 }
 
-/// What all blocks of a forward pass have in common.
+/// Inputs that all blocks of a forward pass have in common.
 pub(crate) struct BlockInputs<B: Backend> {
     pub packing: Packing<B>,
     pub mask: Mask<B>,
     pub rotary: Rotary<B>,
-    /// Of windowed layers.
+    /// Mask of windowed layers.
     pub window_mask: Option<Mask<B>>,
-    /// Of windowed layers, where they have their own.
+    /// Rotations of windowed layers, where they have their own.
     pub window_rotary: Option<Rotary<B>>,
 }
 
@@ -61,7 +61,7 @@ impl<B: Backend> DecoderBlock<B> {
         self.find_linear(projection).expect("the block has this projection")
     }
 
-    /// Returns a projection, to be changed.
+    /// Returns a projection for changes.
     ///
     /// # Panics
     /// If the family's blocks do not have it.
@@ -82,7 +82,7 @@ impl<B: Backend> DecoderBlock<B> {
         self.norm_roles.iter().position(|&other| other == role).map(|index| &self.norms[index])
     }
 
-    /// Normalises `x` where the block has such a norm.
+    /// Normalises `x` if the block has the norm.
     fn norm<const D: usize>(&self, role: NormRole, x: Tensor<B, D>) -> Tensor<B, D> {
         match self.find_norm(role) {
             Some(norm) => norm.forward(x),
@@ -93,8 +93,7 @@ impl<B: Backend> DecoderBlock<B> {
     /// Runs the block, the `layer`-th of its decoder. Also returns the cache with this pass's keys
     /// and values as a further own block.
     ///
-    /// # Shapes
-    /// `x` and the result: `[batch, seq, hidden]`, the tokens that the packing says.
+    /// `x` and the result: `[batch, seq, hidden]`, with the rows that the packing describes.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
@@ -152,8 +151,8 @@ impl<B: Backend> DecoderBlock<B> {
         [both.clone().narrow(1, 0, inner), both.narrow(1, inner, inner)]
     }
 
-    /// Normalises queries or keys, `[tokens, heads · head_dim]`: each head, or all of a token's
-    /// together, as wide as the norm is.
+    /// Normalises queries or keys, `[tokens, heads · head_dim]`: each head alone or all of a
+    /// token's heads together, by the width of the norm.
     fn norm_heads(&self, role: NormRole, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let Some(norm) = self.find_norm(role) else { return x };
         let ([tokens, width], [group]) = (x.dims(), norm.gamma.dims());

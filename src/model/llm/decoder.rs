@@ -1,11 +1,10 @@
-//! Decoders of the families that [`super::config::FAMILIES`] lists: Llama and what came of it.
+//! Decoders of the families that [`super::config::FAMILIES`] lists: Llama and its descendants.
 //!
 //! Papers: LLaMA, arXiv 2302.13971; grouped-query attention, arXiv 2305.13245. Reference:
 //! transformers/models/*/modeling_*.py (rotation of halves; norms in f32).
 //!
-//! The forward pass takes ready embeddings, position ids, a mask and a cache of tokens that ran
-//! before, so that item vectors in a prompt, trees of tokens and cached decoding are all the
-//! caller's choice of those four.
+//! The forward pass takes embeddings, position ids, a mask and a cache of earlier tokens. With
+//! these the caller decides about item vectors in a prompt, trees of tokens and cached decoding.
 
 use burn::module::Param;
 use burn::prelude::*;
@@ -20,19 +19,19 @@ use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, MASKED, Mask, Rotary, RotaryFrequencies, log_sum_exp, profile_scope};
 
-/// What of the LLM trains.
+/// The part of the LLM that trains.
 #[derive(Debug, Clone, Copy)]
 pub enum Tune<'a> {
-    /// Nothing.
+    /// No parameter.
     Frozen,
-    /// LoRA adapters on the chosen projections, and the seed of their first values.
+    /// LoRA adapters on the chosen projections, with the seed of their initial values.
     Lora(&'a LoraConfig, u64),
-    /// Every weight.
+    /// All parameters.
     Full,
 }
 
 impl<'a> Tune<'a> {
-    /// Returns what trains by a run file's `[llm]` and `seed`.
+    /// Returns the part that trains, by a run file's `[llm]` and `seed`.
     pub fn training(config: &'a LlmConfig, seed: u64) -> Self {
         match config.tune {
             TuneKind::Full => Self::Full,
@@ -41,7 +40,8 @@ impl<'a> Tune<'a> {
         }
     }
 
-    /// Returns the shape of a model that is to read what [`Tune::training`] trained, and only ranks.
+    /// Returns the form of a model that only ranks, with room for the weights that
+    /// [`Tune::training`] trained.
     pub fn inference(config: &'a LlmConfig, seed: u64) -> Self {
         match config.tune {
             TuneKind::Lora => Self::Lora(&config.lora, seed),
@@ -64,24 +64,24 @@ pub struct Decoder<B: Backend> {
     pub(crate) half_turn: Tensor<B, 2>,
     #[module(skip)]
     pub(super) rotary: RotaryFrequencies,
-    /// Of windowed layers, where they have their own.
+    /// Angles of windowed layers, where they have their own.
     #[module(skip)]
     pub(super) window_rotary: Option<RotaryFrequencies>,
     #[module(skip)]
     pub(super) config: DecoderConfig,
 }
 
-/// What a forward pass returns.
+/// The result of a forward pass.
 #[derive(Debug, Clone)]
 pub struct Output<B: Backend> {
     /// Hidden states after the last norm, of the shape of the embeddings.
     pub hidden: Tensor<B, 3>,
-    /// The cache that was given, and this pass's keys and values as a further own block.
+    /// The given cache, with this pass's keys and values as a further own block.
     pub cache: KvCache<B>,
 }
 
-/// Columns of the vocabulary that are scored at once, where only the sum over all of them is
-/// needed. Tests' vocabularies have two blocks and a part.
+/// Number of tokens of the vocabulary that are scored at once, where only the sum over all of them
+/// is needed. Tests' vocabularies have two blocks and a part of one.
 const VOCABULARY_BLOCK: usize = if cfg!(test) { 40 } else { 4096 };
 
 impl<B: Backend> Decoder<B> {
@@ -90,7 +90,7 @@ impl<B: Backend> Decoder<B> {
         &self.config
     }
 
-    /// Returns what the blocks' frozen products are computed in.
+    /// Returns the number type of the blocks' frozen products.
     pub fn precision(&self) -> Precision {
         let linear = self.layers.first().and_then(|block| block.linears.first());
         linear.map_or(Precision::F32, |linear| linear.precision)
@@ -112,6 +112,8 @@ impl<B: Backend> Decoder<B> {
 
     /// Runs the decoder on rows of equal length.
     ///
+    /// # Shapes
+    ///
     /// * `embeddings`: `[batch, seq, hidden]`.
     /// * `positions`: `[batch · seq]`, row after row.
     /// * `mask`: `[batch or 1, 1, seq, shared + own + seq]`, added to the scores: 0 where a token
@@ -131,6 +133,8 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Runs the decoder, with a [`Mask`], on rows of any lengths.
+    ///
+    /// # Shapes
     ///
     /// * `embeddings`: `[.., .., hidden]`, the tokens that `packing` says.
     /// * `positions`: one a token.
@@ -178,7 +182,7 @@ impl<B: Backend> Decoder<B> {
         let window_mask = self.config.any_window().map(|window| {
             let queries = packing.padded_positions(positions);
             let keys = past.positions_with(queries.clone());
-            mask.and(&AttentionMask::window(&queries, &keys, window), past.shared_tokens())
+            mask.intersect(&AttentionMask::window(&queries, &keys, window), past.shared_tokens())
         });
         BlockInputs {
             packing: packing.clone(),
@@ -228,7 +232,10 @@ impl<B: Backend> Decoder<B> {
         log_sum_exp(Tensor::cat((0..vocabulary).step_by(VOCABULARY_BLOCK).map(block).collect(), 1))
     }
 
-    /// Returns the output projection's weight, `[vocab, hidden]`.
+    /// Returns the output projection's weight.
+    ///
+    /// # Shapes
+    /// Output: `[vocab, hidden]`.
     pub fn head(&self) -> Tensor<B, 2> {
         match &self.lm_head {
             Some(head) => head.weight.dense(),
@@ -237,8 +244,10 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-/// Returns the additive causal mask, `[1, 1, seq, seq]`: a token attends to itself and to those
-/// before it.
+/// Returns the additive causal mask: a token attends to itself and to those before it.
+///
+/// # Shapes
+/// Output: `[1, 1, seq, seq]`.
 pub fn causal_mask<B: Backend>(seq: usize, device: &B::Device) -> Tensor<B, 4> {
     let values = (0..seq).flat_map(|q| (0..seq).map(move |k| if k <= q { 0.0 } else { MASKED })).collect::<Vec<f32>>();
     Tensor::from_data(TensorData::new(values, [1, 1, seq, seq]), device)

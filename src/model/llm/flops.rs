@@ -10,14 +10,14 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Counts the operations of the matrix products of a forward and backward pass over `batch`, a
     /// multiplication and an addition being two.
     ///
-    /// Forward: every token that runs (no padding, nothing that the prefix stands for) through
-    /// every projection, LoRA's included, and two products of the heads' width for each pair of a
-    /// query and a key that it sees; of the shared chain's last layer only keys and values; the
+    /// Forward: every token that runs (no padding, no token of the prefix cache) through every
+    /// projection, LoRA's included, and two products of the heads' width for each pair of a query
+    /// and a key that it sees; in the last layer of the shared prefix only keys and values; the
     /// logits that are scored. Backward: the gradient of a weight that trains, and of an input
-    /// where something before it trains. What an implementation computes again, masked scores,
-    /// norms, activations, dropout and the optimiser are not counted.
+    /// where something before it trains. Not counted: what an implementation computes again, masked
+    /// scores, norms, activations, dropout and the optimiser.
     ///
-    /// * `chain_ran`: the shared chain was run with an earlier batch of the step, and counted
+    /// * `chain_ran`: the shared prefix was run with an earlier batch of the step, and counted
     ///   there.
     pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
         let (token_trees, config) = (&batch.token_trees, self.llm.config());
@@ -27,9 +27,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         let (mut counter, mut of_chain) = (counter(), counter());
 
         let chain = &token_trees.shared_prefix[known..];
-        let mut shared = Run::new((1..=chain.len()).collect(), self.embedded(chain, &mut of_chain));
+        let mut shared = Run::new((1..=chain.len()).collect(), self.count_embedding(chain, &mut of_chain));
         let own = token_trees.positions.iter().map(|position| (position - below + 1) as usize).collect();
-        let mut trees = Run::new(own, self.embedded(&token_trees.tokens, &mut counter));
+        let mut trees = Run::new(own, self.count_embedding(&token_trees.tokens, &mut counter));
 
         for (l, block) in self.llm.layers.iter().enumerate() {
             let (frozen, window) = ((known, [false; 2]), config.window(l));
@@ -49,7 +49,7 @@ impl<B: Backend> ItemLanguageModel<B> {
     }
 
     /// Adds the products of an item encoder. Returns whether the tokens' embeddings have gradients.
-    fn embedded(&self, tokens: &[u32], counter: &mut Counter) -> bool {
+    fn count_embedding(&self, tokens: &[u32], counter: &mut Counter) -> bool {
         let present = self.entities_among(tokens).len();
         let Some(entities) = self.entities.as_ref().filter(|_| present > 0) else {
             return self.llm.embed_tokens.val().is_require_grad();
@@ -63,9 +63,9 @@ impl<B: Backend> ItemLanguageModel<B> {
 /// Tokens that run together.
 struct Run {
     tokens: f64,
-    /// Each token's ancestors among them, itself included.
+    /// Each token's ancestors in the run, itself included.
     ancestors: Vec<usize>,
-    /// Whether what enters the next layer has a gradient.
+    /// Whether the input of the next layer has a gradient.
     tracked: bool,
 }
 
@@ -74,8 +74,8 @@ impl Run {
         Self { tokens: ancestors.len() as f64, ancestors, tracked }
     }
 
-    /// Returns the pairs of a query and a key that it sees: of the run, then of each of `pasts`,
-    /// the nearest first.
+    /// Counts the pairs of a query and a key that it sees: in the run, then in each of `pasts`, the
+    /// nearest first.
     fn pairs(&self, pasts: &[(usize, [bool; 2])], window: Option<usize>) -> Vec<f64> {
         let mut pairs = vec![0.0; 1 + pasts.len()];
         for &own in &self.ancestors {
@@ -104,8 +104,8 @@ impl Counter {
 
     /// Adds a block's products. Returns whether its keys and values have gradients.
     ///
-    /// * `pasts`: earlier tokens, the nearest first: how many, and whether their keys and values
-    ///   have gradients.
+    /// * `pasts`: earlier tokens, the nearest first: their number, and whether their keys and
+    ///   values have gradients.
     /// * `keys_only`: nothing uses the block's output.
     fn block<B: Backend>(
         &mut self,
@@ -146,8 +146,8 @@ impl Counter {
         [k, v]
     }
 
-    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says it of
-    /// the input.
+    /// Adds a projection's products. Returns whether the output has a gradient; `tracked` says
+    /// whether the input has one.
     fn linear<B: Backend>(&mut self, part: Part, linear: &LoraLinear<B>, run: &Run, tracked: bool) -> bool {
         let [out, width] = linear.weight.dims();
         let product = |rows: usize, columns: usize| 2.0 * run.tokens * (rows * columns) as f64;
@@ -187,7 +187,7 @@ mod tests {
         let llm =
             Decoder::<Training>::load(&config, weights, tune, Precision::F32, &BackendName::Cpu.device().unwrap())
                 .unwrap();
-        // Three tokens shared; below them a row of four nodes (two prompts that branch after two)
+        // Three shared tokens; after them a row of four nodes (two prompts that branch after two)
         // and one of a single node.
         let targets = vec![vec![1, 9], vec![2, 9]];
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
@@ -201,8 +201,8 @@ mod tests {
         (ItemLanguageModel::from(llm).flops(&batch, false), config)
     }
 
-    /// Pairs of a query and a key: of the chain's tokens 1 + 2 + 3; of the trees' their own 1 + 2 +
-    /// 3 + 3 and 1, and with the chain 5 · 3.
+    /// Pairs of a query and a key: of the prefix's tokens 1 + 2 + 3; of the trees' own tokens 1 + 2
+    /// + 3 + 3 and 1, and with the prefix 5 · 3.
     const PAIRS: f64 = 6.0 + 10.0 + 15.0;
 
     #[test]
@@ -220,18 +220,18 @@ mod tests {
         let product = |tokens: f64, a: f64, b: f64| 2.0 * tokens * a * b;
         let adapter = |tokens: f64, out: f64| product(tokens, 2.0, hidden) + product(tokens, 2.0, out);
 
-        // Without the last layer of the chain, of which only keys and values are asked for.
+        // The last layer of the prefix is missing: only its keys and values are needed.
         let linears = |tokens: f64| 2.0 * product(tokens, hidden, q) + 2.0 * product(tokens, hidden, kv);
         let attention = |tokens: f64, pairs: f64| {
             linears(tokens) + adapter(tokens, q) + adapter(tokens, kv) + 2.0 * product(pairs, 1.0, q)
         };
         let unasked = attention(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - adapter(3.0, kv);
-        assert_eq!(flops.of(Part::Attention, Pass::Forward), layers * attention(8.0, PAIRS) - unasked);
+        assert_eq!(flops.get(Part::Attention, Pass::Forward), layers * attention(8.0, PAIRS) - unasked);
         let mlp = |tokens: f64| 3.0 * product(tokens, hidden, inner);
-        assert_eq!(flops.of(Part::Mlp, Pass::Forward), layers * mlp(8.0) - mlp(3.0));
+        assert_eq!(flops.get(Part::Mlp, Pass::Forward), layers * mlp(8.0) - mlp(3.0));
         // Three predictions of two candidates.
-        assert_eq!(flops.of(Part::Loss, Pass::Forward), product(3.0, 2.0, hidden));
-        assert_eq!(flops.of(Part::Embedding, Pass::Forward), 0.0);
+        assert_eq!(flops.get(Part::Loss, Pass::Forward), product(3.0, 2.0, hidden));
+        assert_eq!(flops.get(Part::Embedding, Pass::Forward), 0.0);
 
         // No frozen weight has a gradient; nothing before the first layer's adapters has one, so
         // its keys have none either.
@@ -242,16 +242,16 @@ mod tests {
             linears(tokens) + 2.0 * adapters + 4.0 * product(pairs, 1.0, q)
         };
         let unasked = gradients(3.0, 6.0) - 2.0 * product(3.0, hidden, kv) - 2.0 * adapter(3.0, kv);
-        assert_eq!(flops.of(Part::Attention, Pass::Backward), layers * gradients(8.0, PAIRS) - unasked - first);
-        assert_eq!(flops.of(Part::Mlp, Pass::Backward), flops.of(Part::Mlp, Pass::Forward));
-        assert_eq!(flops.of(Part::Loss, Pass::Backward), flops.of(Part::Loss, Pass::Forward));
+        assert_eq!(flops.get(Part::Attention, Pass::Backward), layers * gradients(8.0, PAIRS) - unasked - first);
+        assert_eq!(flops.get(Part::Mlp, Pass::Backward), flops.get(Part::Mlp, Pass::Forward));
+        assert_eq!(flops.get(Part::Loss, Pass::Backward), flops.get(Part::Loss, Pass::Forward));
     }
 
     #[test]
     fn a_weight_that_trains_costs_as_much_again() {
         let (full, _) = flops(Tune::Full);
-        assert_eq!(full.of(Part::Mlp, Pass::Backward), 2.0 * full.of(Part::Mlp, Pass::Forward));
-        assert_eq!(full.of(Part::Loss, Pass::Backward), 2.0 * full.of(Part::Loss, Pass::Forward));
+        assert_eq!(full.get(Part::Mlp, Pass::Backward), 2.0 * full.get(Part::Mlp, Pass::Forward));
+        assert_eq!(full.get(Part::Loss, Pass::Backward), 2.0 * full.get(Part::Loss, Pass::Forward));
         let (frozen, _) = flops(Tune::Frozen);
         assert_eq!(frozen.total(Pass::Backward), 0.0);
         assert_eq!(frozen.total(Pass::Forward), full.total(Pass::Forward));

@@ -1,4 +1,5 @@
-//! A decoder in a GGUF file, as llama.cpp's converter writes it: architecture, tensors and tokenizer.
+//! A decoder in a GGUF file, as llama.cpp's converter writes it: architecture, tensors and
+//! tokenizer.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use crate::model::formats::tensor_store::{Encoding, StoredTensor, Weights};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Opens a `.gguf` file, with all its parts where it is split; the tokenizer by `legacy` as
+/// Opens a `.gguf` file, with all its parts if it is split. `legacy` is
 /// [`gguf_tokenizer::GgufVocabulary::legacy`].
 pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights, Tokenizer)> {
     let gguf = Gguf::open(path)?;
@@ -28,7 +29,7 @@ pub(crate) fn open(path: &Path, legacy: bool) -> Result<(DecoderConfig, Weights,
                 _ => None,
             };
             let interleaved_heads = heads.filter(|_| config.family.gguf_interleaved);
-            // The converter adds to norms what the family's forward pass adds.
+            // The converter adds to norms the 1 that the family's forward pass adds.
             let offset = if config.family.norm_offset && shape.len() == 1 { -1.0 } else { 0.0 };
             let name = config.name_from_gguf(&name).unwrap_or(name);
             weights.add(name, StoredTensor { file, range, shape, encoding, interleaved_heads, offset })?;
@@ -59,7 +60,7 @@ fn describe(gguf: &Gguf, legacy: bool) -> Result<(DecoderConfig, Tokenizer)> {
     let shape = |name: &str| gguf.tensor(name).map(|(tensor, _)| tensor.shape.clone());
     let config = gguf_config::read(header, &shape, factors)?;
     let prefix = format!("{}.", config.family.gguf);
-    if let Some(key) = header.unread(&prefix, &DESCRIPTIVE) {
+    if let Some(key) = header.unread_key(&prefix, &DESCRIPTIVE) {
         return refuse(format!("metadata key {key} is not supported; use the Hugging Face directory"));
     }
     Ok((config, gguf_tokenizer::read(header, &gguf.first.bytes, legacy)?))

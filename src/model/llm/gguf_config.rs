@@ -1,8 +1,9 @@
 //! A decoder's architecture from the metadata of a GGUF file, as llama.cpp's converter writes it.
 //!
-//! The metadata is put into Hugging Face's words and read as a `config.json` is, so that both have
-//! the same defaults and refusals. What llama.cpp's code knows of a family and writes into no file
-//! is here. Reference: llama.cpp, src/llama-model.cpp (`load_hparams`) and convert_hf_to_gguf.py.
+//! The metadata is converted to Hugging Face's keys and read as a `config.json` is, so that both
+//! have the same defaults and refusals. Facts about a family that are in llama.cpp's code and in no
+//! file are here. Reference: llama.cpp, src/llama-model.cpp (`load_hparams`) and
+//! convert_hf_to_gguf.py.
 
 use serde_json::{Map, Value, json};
 
@@ -19,7 +20,7 @@ pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// * `rope_factors`: the numbers of [`ROPE_FACTORS`], if the file has it.
 ///
 /// # Errors
-/// A missing key, one that is of another type, and what itemlm does not compute, by key.
+/// A missing key, a key of another type, and what itemlm does not compute, by key.
 pub(super) fn read(
     header: &Header,
     shape: &dyn Fn(&str) -> Option<Vec<usize>>,
@@ -28,7 +29,7 @@ pub(super) fn read(
     let Some(architecture) = header.text("general.architecture")? else {
         return refuse("no metadata key general.architecture");
     };
-    let family = Family::by_gguf(architecture)?;
+    let family = Family::from_gguf(architecture)?;
     let metadata = Metadata { header, architecture };
     let Some(&vocab_size) = shape("token_embd.weight").as_deref().and_then(<[usize]>::first) else {
         return refuse("no tensor token_embd.weight");
@@ -127,7 +128,7 @@ impl Metadata<'_> {
         }
     }
 
-    /// RoPE's scaling in Hugging Face's words. As llama.cpp reads it: a factor without a type is
+    /// Returns RoPE's scaling with Hugging Face's keys. As in llama.cpp, a factor without a type is
     /// linear.
     fn rope_scaling(&self) -> Result<Value> {
         let factor = match self.number("rope.scaling.factor")? {
@@ -165,8 +166,8 @@ impl Metadata<'_> {
         }
     }
 
-    /// What only some families have; `sizes` are the hidden size, heads, the head's dimension and
-    /// layers.
+    /// Returns the keys that only some families have; `sizes` are the hidden size, heads, the
+    /// head's dimension and layers.
     fn family_keys(
         &self,
         family: &Family,
@@ -176,7 +177,8 @@ impl Metadata<'_> {
         let window = self.size("attention.sliding_window")?;
         match family.model_type {
             "gemma2" | "gemma3_text" => {
-                // The scale of scores is in no key: the largest model of each has one of its own.
+                // No key has the scale of the scores: the largest model of each family has one of
+                // its own.
                 let largest = (family.model_type == "gemma2" && layers == 46)
                     || (family.model_type == "gemma3_text" && layers == 62);
                 let scalar = if largest { hidden_size / heads.max(1) } else { head_dim };
@@ -212,8 +214,9 @@ impl Metadata<'_> {
     }
 }
 
-/// GGUF keeps only the stretch of each wavelength. Llama 3.1 to 3.3 differ in nothing but the
-/// largest, so the scaling is theirs if it gives exactly these factors.
+/// Returns Llama 3's scaling that gives the stored stretch of each wavelength, which is all that
+/// GGUF keeps. Llama 3.1 to 3.3 differ only in the largest factor, so the scaling is theirs if it
+/// gives exactly these factors.
 fn llama3_scaling(stored: &[f64], rope_theta: f64, head_dim: usize) -> Result<Option<Llama3RopeScaling>> {
     if stored.len() != head_dim / 2 {
         return refuse(format!("tensor {ROPE_FACTORS}: is not {} F32 numbers", head_dim / 2));

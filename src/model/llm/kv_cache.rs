@@ -1,16 +1,16 @@
-//! Keys and values of the tokens that ran, and the layout of rows of different lengths.
+//! Keys and values of earlier tokens, and the layout of rows of different lengths.
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::kernels::{LayerCache, RowGather};
 
-/// Keys and values of the tokens that ran, one [`LayerCache`] a layer; empty before the first pass.
+/// Keys and values of earlier tokens, one [`LayerCache`] a layer; empty before the first pass.
 ///
-/// A pass takes it and gives it back with one more block, so that nothing in it is copied.
+/// A pass takes it and returns it with one more block, so that nothing in it is copied.
 #[derive(Debug, Clone)]
 pub struct KvCache<B: Backend> {
-    /// A cache of each block.
+    /// The cache of each block.
     pub layers: Vec<LayerCache<B>>,
     /// Positions of each row's own keys, `[rows, keys]`, where the decoder has sliding windows;
     /// else empty. The keys that rows share stand at positions 0, 1, …
@@ -25,19 +25,19 @@ impl<B: Backend> Default for KvCache<B> {
 
 impl<B: Backend> KvCache<B> {
     /// Makes a cache of keys and values that all rows share.
-    pub(crate) fn of_shared(layers: Vec<LayerCache<B>>) -> Self {
+    pub(crate) fn from_shared(layers: Vec<LayerCache<B>>) -> Self {
         Self { layers, own_positions: Vec::new() }
     }
 
-    /// Turns the cache of a single row, which began at position 0, into one that all rows of the
-    /// passes to come share.
+    /// Converts the cache of a single row, which began at position 0, into one that all rows of
+    /// later passes share.
     pub fn into_shared(self) -> Self {
         let layer = |layer: LayerCache<B>| LayerCache { shared: Some(layer.into_whole()), own: Vec::new() };
-        Self::of_shared(self.layers.into_iter().map(layer).collect())
+        Self::from_shared(self.layers.into_iter().map(layer).collect())
     }
 
-    /// Joins all own blocks behind the first: what grows token by token is copied, what it grows
-    /// from is not.
+    /// Joins all own blocks after the first: the keys that are added token by token are copied, the
+    /// first block is not.
     pub fn join_grown(&mut self) {
         self.layers.iter_mut().for_each(|layer| layer.join(1));
     }
@@ -47,7 +47,7 @@ impl<B: Backend> KvCache<B> {
         self.layers.first().and_then(|layer| layer.shared.as_ref()).map_or(0, |(keys, _)| keys.dims()[2])
     }
 
-    /// Returns the positions of the rows' own keys, and behind them those of one more block.
+    /// Returns the positions of the rows' own keys, followed by those of one more block.
     pub(crate) fn positions_with(&self, block: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
         let own = |row: usize| self.own_positions.get(row % self.own_positions.len().max(1));
         let joined = |(row, more): (usize, Vec<u32>)| [own(row).map_or(&[][..], Vec::as_slice), &more].concat();
@@ -55,7 +55,7 @@ impl<B: Backend> KvCache<B> {
     }
 }
 
-/// Which tokens belong to which row.
+/// Layout of tokens in rows.
 ///
 /// Tokens stand one after the other, without padding, for everything but attention, where rows
 /// stand side by side, padded on the right to the longest.
@@ -63,19 +63,19 @@ impl<B: Backend> KvCache<B> {
 pub struct Packing<B: Backend> {
     rows: usize,
     seq: usize,
-    /// Where rows differ in length.
+    /// The layout where rows differ in length.
     ragged: Option<Ragged<B>>,
 }
 
 #[derive(Debug, Clone)]
 struct Ragged<B: Backend> {
-    /// `[rows]`
+    /// `[rows]`: number of tokens of each row.
     lengths: Vec<usize>,
-    /// `[rows · seq]`: the token of each padded slot.
+    /// `[rows · seq]`: index of the token of each padded slot.
     tokens: Tensor<B, 1, Int>,
-    /// `[tokens]`: the padded slot of each token.
+    /// `[tokens]`: index of the padded slot of each token.
     slots: Tensor<B, 1, Int>,
-    /// From tokens to slots, for the CPU.
+    /// The gather from tokens to slots, for the CPU.
     gather: RowGather,
 }
 
@@ -85,7 +85,7 @@ impl<B: Backend> Packing<B> {
         Self { rows, seq, ragged: None }
     }
 
-    /// Returns the layout of rows of these lengths; some may be 0, not all.
+    /// Returns the layout of rows of these lengths; some may be 0, but not all.
     pub fn new(lengths: &[usize], device: &B::Device) -> Self {
         let (rows, seq) = (lengths.len(), lengths.iter().copied().max().unwrap_or(0));
         if lengths.iter().all(|&length| length == seq) {
@@ -103,7 +103,7 @@ impl<B: Backend> Packing<B> {
             Tensor::from_data(TensorData::new(values, [count]), device)
         };
         let gather = RowGather::new(tokens.clone(), slots.len());
-        // Padding is some token; no query sees it.
+        // A padded slot holds any token; no query sees it.
         let tokens = ints(tokens.into_iter().map(|token| token.unwrap_or(0) as i32).collect());
         Self { rows, seq, ragged: Some(Ragged { lengths: lengths.to_vec(), tokens, slots: ints(slots), gather }) }
     }
@@ -113,12 +113,13 @@ impl<B: Backend> Packing<B> {
         self.seq
     }
 
-    /// Returns the tokens of a row, where all rows have as many.
+    /// Returns the number of tokens of a row, if all rows have the same number.
     pub(super) fn even_seq(&self) -> Option<usize> {
         self.ragged.is_none().then_some(self.seq)
     }
 
-    /// Splits `positions`, one a token, into rows padded on the right with positions that go on.
+    /// Splits `positions`, one for each token, into rows, padded on the right with further
+    /// positions.
     pub(super) fn padded_positions(&self, positions: &[u32]) -> Vec<Vec<u32>> {
         let mut rest = positions;
         let row = |row: usize| {
@@ -143,7 +144,7 @@ impl<B: Backend> Packing<B> {
         x.reshape([self.rows, self.seq, heads, dim]).swap_dims(1, 2)
     }
 
-    /// Takes the padding away again.
+    /// Removes the padding.
     ///
     /// # Shapes
     /// `x`: `[rows, heads, seq, head_dim]`; the result: `[tokens, heads · head_dim]`.

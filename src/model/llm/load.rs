@@ -10,7 +10,7 @@ use super::decoder::{Decoder, Tune};
 use super::lora_linear::{LoraLinear, Weight};
 use super::norm::Norm;
 use super::peft::lora;
-use super::quantized::Quantized;
+use super::quantized::QuantizedWeight;
 use super::tensors::{BlockTensor, EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::Precision;
 use crate::kernels::half_turn;
@@ -18,9 +18,8 @@ use crate::model::Weights;
 use crate::{Error, Result};
 
 impl<B: Backend> Decoder<B> {
-    /// Reads every weight onto `device`: the projections of the blocks that do not train in
-    /// `precision`, or as they are on disk where [`Weights::keep_quantized`] says so, all else in
-    /// f32.
+    /// Reads every weight onto `device`: frozen projections of the blocks in `precision`, or as
+    /// they are on disk after [`Weights::keep_quantized`]; everything else in f32.
     ///
     /// Parameter ids are their order in the model, so that an optimiser's state can be stored by
     /// id.
@@ -78,7 +77,7 @@ fn check_targets(config: &DecoderConfig, tune: Tune) -> Result<()> {
     }
 }
 
-/// Takes tensors from the files and makes parameters of them, trainable or not.
+/// Takes tensors from the files and makes parameters from them, trainable or not.
 struct Loader<'a, B: Backend> {
     config: &'a DecoderConfig,
     weights: &'a mut Weights,
@@ -135,9 +134,10 @@ impl<B: Backend> Loader<'_, B> {
     fn linear(&mut self, tensor: &BlockTensor, name: &str, [out, width]: [usize; 2]) -> Result<LoraLinear<B>> {
         let weight = match self.weights.take_blocks(name, [out, width])? {
             Some(blocks) => {
-                // As many ids as without, so that an optimiser's state fits either.
+                // It takes as many ids as without quantisation, so that an optimiser's state fits
+                // either.
                 self.id();
-                Weight::Quantized(Quantized::new(blocks, [out, width], self.device))
+                Weight::Quantized(QuantizedWeight::new(blocks, [out, width], self.device))
             }
             None => {
                 let matrix = self.param(name, [out, width])?;

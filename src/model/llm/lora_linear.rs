@@ -8,11 +8,12 @@ use burn::nn::Dropout;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
-use super::quantized::Quantized;
+use super::quantized::QuantizedWeight;
 use crate::config::Precision;
 use crate::kernels::{dropout, frozen_product};
 
-/// `y = x Wᵀ (+ bias) (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face stores it.
+/// `y = x Wᵀ (+ bias) (+ scale · dropout(x) Aᵀ Bᵀ)`. The weight is `[out, in]`, as Hugging Face
+/// stores it.
 #[derive(Module, Debug)]
 pub struct LoraLinear<B: Backend> {
     /// `[out, in]`.
@@ -21,7 +22,7 @@ pub struct LoraLinear<B: Backend> {
     pub bias: Option<Param<Tensor<B, 1>>>,
     /// The adapter, where this projection has one; in f32.
     pub lora: Option<Lora<B>>,
-    /// What `x Wᵀ` is computed in.
+    /// The number type in which `x Wᵀ` is computed.
     #[module(skip)]
     pub precision: Precision,
 }
@@ -29,22 +30,25 @@ pub struct LoraLinear<B: Backend> {
 /// A linear layer's `[out, in]` matrix.
 #[derive(Module, Debug)]
 pub enum Weight<B: Backend> {
-    /// In [`LoraLinear::precision`] where it is frozen, in f32 where it trains.
+    /// The matrix, in [`LoraLinear::precision`] where it is frozen, in f32 where it trains.
     Plain(Param<Tensor<B, 2>>),
-    /// Frozen, in the blocks of its GGUF file.
-    Quantized(Quantized<B>),
+    /// A frozen matrix in the blocks of its GGUF file.
+    Quantized(QuantizedWeight<B>),
 }
 
 impl<B: Backend> Weight<B> {
-    /// Returns the matrix, `[out, in]`, in the type it is kept in; f32 for blocks.
+    /// Returns the matrix in the type in which it is kept; f32 for blocks.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Plain(weight) => weight.val(),
-            Self::Quantized(blocks) => blocks.unpacked(),
+            Self::Quantized(blocks) => blocks.dequantize(),
         }
     }
 
-    /// Returns `[out, in]`.
+    /// Returns the shape, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Plain(weight) => weight.dims(),
@@ -52,7 +56,7 @@ impl<B: Backend> Weight<B> {
         }
     }
 
-    /// Whether it trains.
+    /// Returns whether the matrix trains.
     pub fn is_require_grad(&self) -> bool {
         matches!(self, Self::Plain(weight) if weight.val().is_require_grad())
     }
@@ -61,13 +65,13 @@ impl<B: Backend> Weight<B> {
 /// A low-rank update `scale · B A` of a weight `[out, in]`.
 #[derive(Module, Debug)]
 pub struct Lora<B: Backend> {
-    /// `[rank, in]`, starts kaiming-uniform with a = √5: uniform in ±1/√in.
+    /// `[rank, in]`; its initial values are kaiming-uniform with a = √5: uniform in ±1/√in.
     pub a: Param<Tensor<B, 2>>,
-    /// `[out, rank]`, starts at zero.
+    /// `[out, rank]`; its initial values are 0.
     pub b: Param<Tensor<B, 2>>,
     /// Dropout of the input, only while training.
     pub dropout: Dropout,
-    /// alpha / rank.
+    /// Factor of the update, alpha / rank.
     pub scale: f64,
 }
 
@@ -85,8 +89,8 @@ impl<B: Backend> LoraLinear<B> {
                 x.clone().cast(precision).matmul(weight.transpose()).cast(FloatDType::F32)
             }
             Weight::Quantized(blocks) => {
-                let blocks = blocks.clone().untracked();
-                frozen_product(x.clone(), move || blocks.unpacked().cast(precision))
+                let blocks = blocks.clone().without_autodiff();
+                frozen_product(x.clone(), move || blocks.dequantize().cast(precision))
             }
         };
         let y = match &self.bias {
@@ -99,8 +103,11 @@ impl<B: Backend> LoraLinear<B> {
         }
     }
 
-    /// Returns the weight with the adapter merged into it, f32, `[out, in]`.
-    pub fn merged(&self) -> Tensor<B, 2> {
+    /// Returns the weight with the adapter merged into it, f32.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
+    pub fn merged_weight(&self) -> Tensor<B, 2> {
         let weight = self.weight.dense().cast(FloatDType::F32);
         match &self.lora {
             None => weight,

@@ -8,12 +8,12 @@ use crate::kernels::rms_norm;
 /// `x / √(mean(x²) + ε) · γ` over the last dimension, or `· (1 + γ)` (Gemma).
 #[derive(Module, Debug)]
 pub struct Norm<B: Backend> {
-    /// `[width]`
+    /// `[width]`: factors γ.
     pub gamma: Param<Tensor<B, 1>>,
-    /// ε
+    /// ε, added to the mean square.
     #[module(skip)]
     pub epsilon: f64,
-    /// Whether it multiplies by one more than γ.
+    /// Whether the factor is 1 + γ.
     #[module(skip)]
     pub offset: bool,
 }

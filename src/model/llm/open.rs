@@ -17,14 +17,14 @@ const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// An opened language model.
 pub struct Llm {
-    /// The sizes.
+    /// The architecture.
     pub config: DecoderConfig,
     /// The tensors, on disk until taken.
     pub weights: Weights,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// SHA-256 (hex) over the sizes, every tensor and the tokenizer: which model a run was trained
-    /// on.
+    /// SHA-256 (hex) over the sizes, every tensor and the tokenizer: it identifies the model that a
+    /// run was trained on.
     pub fingerprint: String,
 }
 
@@ -39,21 +39,22 @@ pub fn open_llm(path: &Path) -> Result<Llm> {
     open(path, None, false)
 }
 
-/// Opens a model as [`open_llm`] does, and of its blocks only the first `layers`, if that is given
+/// Opens a model as [`open_llm`] does, with only the first `layers` of its blocks, if that is given
 /// (SLMRec, arXiv 2405.17890: the last blocks of an LLM add little to recommendation).
 ///
 /// # Errors
-/// Those of [`open_llm`]; more layers than the model has, or none.
+/// Those of [`open_llm`]; more layers than the model has, or 0.
 pub fn open_llm_layers(path: &Path, layers: Option<usize>) -> Result<Llm> {
     open(path, layers, false)
 }
 
 /// Opens the model that a run was trained on, whose fingerprint then was `trained`. A run from
 /// before itemlm read the publishers' splits of GGUF files, or the files beside `tokenizer.json`,
-/// goes on with the tokens that it was trained on.
+/// keeps the tokens that it was trained on.
 ///
 /// # Errors
-/// Those of [`open_llm_layers`]. Another model than the run's is none: its fingerprint tells.
+/// Those of [`open_llm_layers`]. It is no error if the model is not the run's: the caller compares
+/// fingerprints.
 pub fn open_llm_of_run(path: &Path, layers: Option<usize>, trained: &str) -> Result<Llm> {
     let llm = open(path, layers, false)?;
     if llm.fingerprint == trained {
@@ -101,7 +102,7 @@ fn open(path: &Path, layers: Option<usize>, legacy: bool) -> Result<Llm> {
     Ok(Llm { config, weights, tokenizer, fingerprint })
 }
 
-/// Says what a directory without `config.json` holds, and what to do.
+/// Returns an error that says what a directory without `config.json` holds, and what to do.
 fn no_config(dir: &Path) -> Error {
     let names =
         || std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -134,8 +135,8 @@ pub fn open_weights(dir: &Path, config: &DecoderConfig) -> Result<Weights> {
     safetensors::open(dir)?.check(config.tensors(), config.tie_word_embeddings)
 }
 
-/// A hundredth of a vocabulary may lie beyond the embeddings, and added tokens too: texts that need
-/// them are refused then.
+/// Checks that the tokenizer fits the embeddings. A hundredth of a vocabulary may lie beyond the
+/// embeddings, and added tokens too: texts that need them are refused later.
 pub(super) fn check_fit(tokenizer: &Tokenizer, config: &DecoderConfig) -> Result<()> {
     let rows = config.vocab_size;
     let beyond = tokenizer.vocabulary_beyond(rows) > (rows / 100).max(1);

@@ -21,12 +21,13 @@ use super::lora_linear::{Lora, LoraLinear};
 use super::peft_targets::{TargetModules, holds, targets_of_tensors};
 use super::tensors::{EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::LoraConfig;
-use crate::core::files::write_atomic;
-use crate::model::{Decoder, save_llm_dir};
+use crate::core::files::{write_atomic, write_json};
+use crate::model::{Decoder, NamedTensor, save_llm_dir};
+use crate::tensor::to_vec;
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Makes a fresh adapter. Its first values depend only on the seed and the parameter's id, so they
+/// Makes a new adapter. Its initial values depend only on the seed and the parameter's id, so they
 /// are the same on every backend.
 pub(crate) fn lora<B: Backend>(
     config: &LoraConfig,
@@ -64,7 +65,7 @@ struct PeftConfig {
     #[serde(default)]
     lora_dropout: f64,
     target_modules: TargetModules,
-    #[serde(default = "none")]
+    #[serde(default = "default_bias")]
     bias: String,
     #[serde(default)]
     use_dora: bool,
@@ -80,14 +81,14 @@ struct PeftConfig {
     modules_to_save: Option<Vec<String>>,
     #[serde(default)]
     inference_mode: bool,
-    /// Its other keys.
+    /// The other keys.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
 impl PeftConfig {
-    /// Returns a key that makes PEFT compute something else, or change base weights, beside this
-    /// product of two matrices.
+    /// Returns a key that makes PEFT compute something else than this product of two matrices, or
+    /// change base weights.
     fn unsupported(&self) -> Option<&str> {
         let keys = [
             (self.peft_type != "LORA", "peft_type other than LORA"),
@@ -110,7 +111,7 @@ impl PeftConfig {
     }
 }
 
-/// Each of these, if set, changes the forward pass.
+/// Keys that change the forward pass if they are set.
 const FORWARD_KEYS: [&str; 6] =
     ["alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_bdlora", "use_qalora"];
 
@@ -118,7 +119,7 @@ fn changes_the_base(init_lora_weights: &Value) -> bool {
     init_lora_weights.as_str().is_some_and(|way| !["gaussian", "orthogonal", "eva"].contains(&way))
 }
 
-fn none() -> String {
+fn default_bias() -> String {
     "none".into()
 }
 
@@ -138,7 +139,7 @@ fn to_bytes<B: Backend>(tensor: Tensor<B, 2>, name: &str) -> Result<Vec<u8>> {
     Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-/// Writes the model's adapter to `dir` (made if absent) in PEFT's format.
+/// Writes the model's adapter to `dir` (created if absent) in PEFT's format.
 pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfig, base: &str) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())?;
     let peft = PeftConfig {
@@ -149,7 +150,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfi
         lora_alpha: config.alpha,
         lora_dropout: config.dropout,
         target_modules: TargetModules::Names(config.targets.clone()),
-        bias: none(),
+        bias: default_bias(),
         use_dora: false,
         use_rslora: false,
         fan_in_fan_out: false,
@@ -180,8 +181,7 @@ pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfi
     let metadata = Some([("format".to_string(), "pt".to_string())].into());
     let bytes = ::safetensors::serialize(views, metadata).context(WEIGHTS_FILE)?;
     write_atomic(&dir.join(WEIGHTS_FILE), &bytes)?;
-    let json = serde_json::to_string_pretty(&peft).context(CONFIG_FILE)?;
-    write_atomic(&dir.join(CONFIG_FILE), json.as_bytes())
+    write_json(&dir.join(CONFIG_FILE), &peft)
 }
 
 fn read_peft_config(dir: &Path) -> Result<PeftConfig> {
@@ -246,29 +246,32 @@ pub fn load_adapter<B: Backend>(dir: &Path, mut llm: Decoder<B>, device: &B::Dev
 pub fn export_merged<B: Backend>(dir: &Path, llm: &Decoder<B>, tokenizer: &Tokenizer) -> Result<()> {
     let block = llm.config().block_tensors();
     let blocks = llm.layers.iter().enumerate().flat_map(|(layer, parts)| {
-        // One tensor at a time: a model is never in memory twice.
+        // One tensor at a time is read: a model is never in memory twice.
         block.iter().map(move |tensor| {
             let name = tensor.full_name(layer);
             let (linear, norm) = parts.parts(tensor.role);
             match (tensor.role, linear, norm) {
-                (Role::Weight(_), Some(linear), _) => host(name, linear.merged()),
-                (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => host(name, bias.val()),
-                (Role::Norm(_), _, Some(norm)) => host(name, norm.gamma.val()),
-                // The writer says that it was not given.
-                _ => (name, Vec::new(), Vec::new()),
+                (Role::Weight(_), Some(linear), _) => read_named(name, linear.merged_weight()),
+                (Role::Bias(_), Some(LoraLinear { bias: Some(bias), .. }), _) => read_named(name, bias.val()),
+                (Role::Norm(_), _, Some(norm)) => read_named(name, norm.gamma.val()),
+                _ => Err(Error::failed(format!("tensor {name}: the model does not have it"))),
             }
         })
     });
-    let head = llm.lm_head.as_ref().map(|head| host(HEAD.into(), head.weight.dense()));
-    let tensors = [host(EMBEDDINGS.into(), llm.embed_tokens.val()), host(LAST_NORM.into(), llm.norm.gamma.val())];
-    save_llm_dir(dir, llm.config(), tensors.into_iter().chain(blocks).chain(head), tokenizer)
+    let head = llm.lm_head.as_ref().map(|head| read_named(HEAD.into(), head.weight.dense()));
+    let embeddings = read_named(EMBEDDINGS.into(), llm.embed_tokens.val());
+    let norm = read_named(LAST_NORM.into(), llm.norm.gamma.val());
+    save_llm_dir(dir, llm.config(), [embeddings, norm].into_iter().chain(blocks).chain(head), tokenizer)
 }
 
-/// Returns a tensor's name, shape and values; no values where they cannot be read, which the writer
-/// refuses.
-fn host<B: Backend, const D: usize>(name: String, tensor: Tensor<B, D>) -> (String, Vec<usize>, Vec<f32>) {
+/// Reads a tensor with its name and shape.
+///
+/// # Errors
+/// A device that failed.
+fn read_named<B: Backend, const D: usize>(name: String, tensor: Tensor<B, D>) -> Result<NamedTensor> {
     let shape = tensor.dims().to_vec();
-    (name, shape, tensor.into_data().convert::<f32>().to_vec().unwrap_or_default())
+    let values = to_vec(tensor, &format!("tensor {name}"))?;
+    Ok((name, shape, values))
 }
 
 #[cfg(test)]

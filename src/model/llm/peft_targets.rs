@@ -1,4 +1,4 @@
-//! Which modules an adapter in PEFT's format is on.
+//! The modules that an adapter in PEFT's format is on.
 //!
 //! Reference: peft/tuners/tuners_utils.py, `check_target_module_exists`: `target_modules` is a list
 //! of names or of their ends (`q_proj`, `self_attn.q_proj`, `model.layers.1.self_attn.q_proj`), or
@@ -19,18 +19,18 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum TargetModules {
-    /// Names of modules, or ends of such.
+    /// Names of modules, or ends of names.
     Names(Vec<String>),
     /// A regular expression of whole names.
     Expression(String),
 }
 
-/// Keys that take modules of some layers away.
+/// Keys that exclude modules of some layers.
 const SELECTING_KEYS: [&str; 3] = ["layers_to_transform", "layers_pattern", "exclude_modules"];
 
 impl TargetModules {
-    /// Whether every layer's modules of these names have an adapter: the names are the last parts
-    /// of modules' names, and no other key takes modules away.
+    /// Returns whether every layer's modules of these names have an adapter: the names are the last
+    /// parts of modules' names, and no other key excludes modules.
     pub(super) fn is_plain(&self, others: &BTreeMap<String, Value>) -> bool {
         let set = |key: &&str| match others.get(*key) {
             None | Some(Value::Null) => false,
@@ -68,12 +68,12 @@ pub(super) fn targets_of_tensors(path: &Path, projections: &[&str]) -> Result<Ve
     }
 }
 
-/// Whether the file holds a matrix of the adapter on `module`.
+/// Returns whether the file holds a matrix of the adapter on `module`.
 pub(super) fn holds(weights: &Weights, tensor: &str) -> bool {
     module(tensor).is_some_and(|wanted| weights.names().any(|name| module(name) == Some(wanted)))
 }
 
-/// The module that a LoRA matrix is on.
+/// Returns the module that a LoRA matrix is on.
 fn module(tensor: &str) -> Option<&str> {
     tensor.split_once(".lora_").map(|(module, _)| module)
 }

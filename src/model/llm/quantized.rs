@@ -1,25 +1,25 @@
 //! Frozen matrices that stay in the 4- and 8-bit blocks of their GGUF file.
 //!
-//! Nothing is rounded anew: [`Quantized::unpacked`] is to the bit what the file's numbers are in
-//! f32.
+//! There is no second rounding: [`QuantizedWeight::dequantize`] returns, to the bit, the file's
+//! numbers in f32.
 
 use burn::module::AutodiffModule;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 
 use crate::device::{Concrete, Training};
-use crate::kernels::{cast, is, is_cpu_device};
-use crate::model::clone_to_device::copied;
+use crate::kernels::{cast, is_cpu_device, same_type};
+use crate::model::clone_to_device::copy_tensor;
 use crate::model::formats::blocks::{Blocks, code_mask, dequantize};
 
 /// A frozen `[out, in]` matrix on a device.
 #[derive(Module, Debug)]
-pub struct Quantized<B: Backend> {
-    /// `[out, in · bits / 32]`, i32: a row's codes, each int's first one in its lowest bits.
+pub struct QuantizedWeight<B: Backend> {
+    /// Codes, `[out, in · bits / 32]`, i32; an int has its first code in its lowest bits.
     codes: Tensor<B, 2, Int>,
-    /// `[out, in / block]`, f32.
+    /// Scales, `[out, in / block]`, f32.
     scales: Tensor<B, 2>,
-    /// `[out, in / block]`, f32, of the formats that have them.
+    /// Offsets, `[out, in / block]`, f32, of the formats that have them.
     offsets: Option<Tensor<B, 2>>,
     #[module(skip)]
     bits: usize,
@@ -27,8 +27,8 @@ pub struct Quantized<B: Backend> {
     zero: u8,
 }
 
-impl<B: Backend> Quantized<B> {
-    /// `blocks` of a matrix of `shape` on `device`.
+impl<B: Backend> QuantizedWeight<B> {
+    /// Puts the `blocks` of a matrix `[out, in]` on `device`.
     pub(crate) fn new(blocks: Blocks, [out, width]: [usize; 2], device: &B::Device) -> Self {
         let Blocks { bits, zero, block, codes, scales, offsets } = blocks;
         let floats = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [out, width / block]), device);
@@ -41,32 +41,35 @@ impl<B: Backend> Quantized<B> {
         }
     }
 
-    /// `[out, in]`.
+    /// Returns the shape, `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         let [out, ints] = self.codes.dims();
         [out, ints * 32 / self.bits]
     }
 
-    /// On another device, through the host's memory.
+    /// Copies the matrix to another device, through the host's memory.
     pub(crate) fn clone_to_device(self, device: &B::Device) -> Self {
         Self {
             codes: Tensor::from_data(self.codes.into_data(), (device, DType::I32)),
-            scales: copied(self.scales, device),
-            offsets: self.offsets.map(|offsets| copied(offsets, device)),
+            scales: copy_tensor(self.scales, device),
+            offsets: self.offsets.map(|offsets| copy_tensor(offsets, device)),
             ..self
         }
     }
 
-    /// Out of autodiff.
-    pub(crate) fn untracked(self) -> Quantized<Concrete> {
-        match is::<B, Training>() {
-            true => cast::<_, Quantized<Training>>(self).valid(),
+    /// Returns the matrix without autodiff.
+    pub(crate) fn without_autodiff(self) -> QuantizedWeight<Concrete> {
+        match same_type::<B, Training>() {
+            true => cast::<_, QuantizedWeight<Training>>(self).valid(),
             false => cast(self),
         }
     }
 
-    /// `[out, in]`, f32.
-    pub fn unpacked(&self) -> Tensor<B, 2> {
+    /// Computes the matrix in f32.
+    ///
+    /// # Shapes
+    /// Output: `[out, in]`.
+    pub fn dequantize(&self) -> Tensor<B, 2> {
         let ([out, width], device) = (self.dims(), self.codes.device());
         if is_cpu_device::<B>(&device) {
             let [codes, scales] = [self.codes.to_data(), self.scales.to_data()];
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
     use crate::device::BackendName;
 
-    /// Random blocks; their f16 numbers are finite.
+    /// Returns random blocks; their f16 numbers are finite.
     fn bytes(format: GgmlDType, blocks: usize) -> Vec<u8> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
         let mut bytes: Vec<u8> = (0..blocks * format.type_size()).map(|_| rng.random()).collect();
@@ -148,9 +151,9 @@ mod tests {
             let to_the_bit = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
             assert_eq!(to_the_bit(&unpack(&blocks)), to_the_bit(&expected), "{format:?}");
 
-            let matrix = Quantized::<Concrete>::new(blocks.clone(), [rows, width], &device);
+            let matrix = QuantizedWeight::<Concrete>::new(blocks.clone(), [rows, width], &device);
             assert_eq!(matrix.dims(), [rows, width]);
-            assert_eq!(matrix.unpacked().into_data().to_vec::<f32>().unwrap(), expected, "{format:?}");
+            assert_eq!(matrix.dequantize().into_data().to_vec::<f32>().unwrap(), expected, "{format:?}");
             let order = [5, 0, 1, 4, 3, 2];
             let ordered = unpack(&blocks.with_rows(&order));
             for (row, from) in order.into_iter().enumerate() {

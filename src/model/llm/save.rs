@@ -13,16 +13,20 @@ use crate::core::files::{persist, temporary_beside, write_atomic};
 use crate::text::Tokenizer;
 use crate::{Context, Error, Result};
 
-/// Writes a Hugging Face directory that [`super::open::open_llm`] and transformers load: `model.safetensors`
-/// (f32), `tokenizer.json`, `tokenizer_config.json` and, last, `config.json`. Each file is whole or
-/// absent, and replaces one of the same name. Tensors (name, shape, values) may come in any order.
+/// A tensor's name, shape and values, row-major.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
+/// Writes a Hugging Face directory that [`super::open::open_llm`] and transformers load:
+/// `model.safetensors` (f32), `tokenizer.json`, `tokenizer_config.json` and, last, `config.json`.
+/// Each file is whole or absent, and replaces one of the same name. Tensors may come in any order.
 ///
 /// # Errors
-/// A tensor that `config` does not ask for, or a missing or misshapen one; a failed write.
+/// Those of `tensors`; a tensor that `config` does not have, or a missing or misshapen one; a
+/// failed write.
 pub fn save_llm_dir(
     dir: &Path,
     config: &DecoderConfig,
-    tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
+    tensors: impl Iterator<Item = Result<NamedTensor>>,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
     config.check().context(dir.display())?;
@@ -39,11 +43,11 @@ pub fn save_llm_dir(
     write_atomic(&dir.join("config.json"), config.to_json(tokenizer.eos()).as_bytes())
 }
 
-/// Streams the tensors into a file, so that a model is never in memory twice.
+/// Writes the tensors to a file one by one, so that a model is never in memory twice.
 fn write_safetensors(
     path: &Path,
     config: &DecoderConfig,
-    tensors: impl Iterator<Item = (String, Vec<usize>, Vec<f32>)>,
+    tensors: impl Iterator<Item = Result<NamedTensor>>,
 ) -> Result<()> {
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
     let mut waiting: BTreeMap<String, (Vec<usize>, u64)> = BTreeMap::new();
@@ -61,7 +65,8 @@ fn write_safetensors(
     file.write_all(&(header.len() as u64).to_le_bytes()).context(path.display())?;
     file.write_all(&header).context(path.display())?;
     let data = 8 + header.len() as u64;
-    for (name, shape, values) in tensors {
+    for tensor in tensors {
+        let (name, shape, values) = tensor?;
         let place = format!("{}: tensor {name}", path.display());
         let Some((needed, offset)) = waiting.remove(&name) else {
             return Err(Error::failed(format!("{place} is not one of this model's, or comes twice")));

@@ -6,19 +6,19 @@ use super::config::{BlockNorms, DecoderConfig, QkNorm};
 /// A linear projection of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Projection {
-    /// q
+    /// Queries.
     Query,
-    /// k
+    /// Keys.
     Key,
-    /// v
+    /// Values.
     Value,
-    /// q, k and v in one matrix.
+    /// Queries, keys and values in one matrix.
     QueryKeyValue,
     /// Attention's output.
     AttentionOutput,
     /// The feed-forward's gate.
     Gate,
-    /// What the gate is multiplied with.
+    /// The feed-forward's other factor, which the gate multiplies.
     Up,
     /// Gate and up in one matrix.
     GateUp,
@@ -29,21 +29,21 @@ pub enum Projection {
 /// A norm of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NormRole {
-    /// Of attention's input.
+    /// Norm of attention's input.
     BeforeAttention,
-    /// Of queries.
+    /// Norm of the queries.
     Query,
-    /// Of keys.
+    /// Norm of the keys.
     Key,
-    /// Of attention's output.
+    /// Norm of attention's output.
     AfterAttention,
-    /// Of the feed-forward's input.
+    /// Norm of the feed-forward's input.
     BeforeMlp,
-    /// Of the feed-forward's output.
+    /// Norm of the feed-forward's output.
     AfterMlp,
 }
 
-/// What a tensor is in its block.
+/// The role of a tensor in its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// A projection's weight, `[out, in]`; it may have a LoRA adapter.
@@ -57,24 +57,24 @@ pub enum Role {
 /// One tensor of a block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockTensor {
-    /// What it is.
+    /// Its role in the block.
     pub role: Role,
-    /// Hugging Face's name below `model.layers.N.`.
+    /// Hugging Face's name, after `model.layers.N.`.
     pub name: &'static str,
-    /// GGUF's name below `blk.N.`.
+    /// GGUF's name, after `blk.N.`.
     pub gguf: &'static str,
     /// `[out, in]` or `[width]`.
     pub shape: Vec<usize>,
 }
 
 impl BlockTensor {
-    /// Returns the name of its module in Hugging Face's model, as PEFT names targets:
+    /// Returns the name of the tensor's module in Hugging Face's model, as PEFT names targets:
     /// `self_attn.q_proj`.
     pub fn module(&self) -> &'static str {
         self.name.strip_suffix(".weight").or_else(|| self.name.strip_suffix(".bias")).unwrap_or(self.name)
     }
 
-    /// Returns its name in a whole model: `model.layers.3.self_attn.q_proj.weight`.
+    /// Returns the tensor's name in a whole model: `model.layers.3.self_attn.q_proj.weight`.
     pub fn full_name(&self, layer: usize) -> String {
         format!("model.layers.{layer}.{}", self.name)
     }
@@ -186,7 +186,7 @@ impl DecoderConfig {
             .chain(head)
     }
 
-    /// Returns the number of weights; `None` if it overflows.
+    /// Returns the number of parameters; `None` if it overflows.
     pub fn parameters(&self) -> Option<usize> {
         let count = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let block = self.block_tensors();
@@ -226,7 +226,7 @@ impl Table {
         self.0.push(BlockTensor { role: Role::Norm(role), name, gguf, shape: vec![width] });
     }
 
-    /// Adds a weight, and a bias if there is one; names of both.
+    /// Adds a weight, and a bias if there is one; `name` and `gguf` are the names of both.
     fn linear(
         &mut self,
         projection: Projection,

@@ -1,4 +1,4 @@
-//! The Q-Former with the heads that phase 1 trains it through.
+//! The Q-Former with the heads that phase 1 trains it with.
 //!
 //! Reference: LAVIS, lavis/models/blip2_models/blip2_qformer.py (`Blip2Qformer`: `vision_proj`,
 //! `text_proj`, `itm_head`, `temp`).
@@ -14,17 +14,18 @@ use crate::model::bert::{Linear, unit_length};
 use crate::model::parameters::{BertTensors, Init, Parameters};
 use crate::model::{QFormer, QFormerConfig};
 
-/// Bounds of the learned temperatures (ALBEF's; LAVIS has none, and could come to divide by zero).
+/// Bounds of the learned temperatures (ALBEF's; LAVIS has none, and could divide by zero).
 const TEMPERATURES: (f64, f64) = (0.001, 0.5);
 
-/// Q-Former with the heads that phase 1 alone needs.
+/// A Q-Former with the heads that only phase 1 needs.
 #[derive(Module, Debug)]
 pub struct Aligner<B: Backend> {
-    /// The Q-Former, which phase 2 goes on with.
+    /// The Q-Former, which phase 2 trains further.
     pub qformer: QFormer<B>,
-    /// Projection of a query's hidden state to the contrastive space, `[p, hidden]`.
+    /// Projection of a query's hidden state to the space that contrastive losses compare, `[p,
+    /// hidden]`.
     pub query_projection: Linear<B>,
-    /// Projection of `[CLS]`'s hidden state to the contrastive space, `[p, hidden]`.
+    /// Projection of `[CLS]`'s hidden state to the same space, `[p, hidden]`.
     pub text_projection: Linear<B>,
     /// Projection of a query's hidden state to "does not match" and "matches", `[2, hidden]`.
     pub matching: Linear<B>,
@@ -35,7 +36,7 @@ pub struct Aligner<B: Backend> {
 }
 
 impl<B: Backend> Aligner<B> {
-    /// Returns names and shapes of the parameters that hold every size of an aligner.
+    /// Returns the names and shapes of the parameters that show every size of an aligner.
     pub fn sizes(config: &QFormerConfig, width: usize) -> Vec<(String, Vec<usize>)> {
         let (text, hidden) = (&config.text, config.text.hidden_size);
         let mut sizes = vec![
@@ -70,7 +71,7 @@ impl<B: Backend> Aligner<B> {
         device: &B::Device,
     ) -> Result<Self> {
         let weights = bert.map(BertTensors::open).transpose()?;
-        let mut from = Parameters { weights, seed, trains: true, device, made: 0 };
+        let mut from = Parameters { weights, seed, trains: true, device, count: 0 };
         let qformer = QFormer::build(config, &mut from)?;
         let hidden = config.text.hidden_size;
         let init = Init::Uniform(1.0 / (hidden as f32).sqrt());
@@ -122,10 +123,10 @@ impl<B: Backend> Aligner<B> {
 }
 
 impl<B: AutodiffBackend> Aligner<B> {
-    /// Puts the learned temperatures back between 0.001 and 0.5; to be called after each optimiser
+    /// Moves the learned temperatures back between 0.001 and 0.5; to be called after each optimiser
     /// step.
     ///
-    /// CLIP does so with its `logit_scale`, and ALBEF: a clamp in the forward pass has no
+    /// CLIP does so with its `logit_scale`, and so does ALBEF: a clamp in the forward pass has no
     /// gradient beyond its bounds, so a temperature that a step takes there would never come back.
     pub fn clamp_temperatures(mut self) -> Self {
         let clamped = |param: Param<Tensor<B, 1>>| {
@@ -151,7 +152,7 @@ mod tests {
     use crate::tensor::AUTODIFF;
     use crate::train::adamw;
 
-    /// A step past a bound ends at it, and the next one may leave it again.
+    /// A step past a bound ends at the bound, and the next step may leave it again.
     #[test]
     fn temperatures_come_back_from_their_bounds() {
         let _one_graph = AUTODIFF.lock().unwrap();

@@ -8,8 +8,8 @@
 //! Where this differs: the first token type's vector is added to the positions (LAVIS drops it, so
 //! that a pretrained BERT no longer computes what it was trained to); text generation runs queries
 //! and text together under the causal mask (LAVIS runs the queries first and keeps their keys and
-//! values, which gives the same numbers); values and outputs of cross-attention start from N(0, 1 /
-//! inputs), where N(0, 0.02) would let an entity decide 0.1 % of what the queries are at widths of
+//! values, with the same result); values and outputs of cross-attention start from N(0, 1 /
+//! inputs): with N(0, 0.02) an entity would decide 0.1 % of the queries' hidden states at widths of
 //! 64, 2 % at MiniLM's.
 
 pub mod aligner;
@@ -38,9 +38,9 @@ pub struct QFormerConfig {
     pub queries: usize,
     /// Width of the vectors that the queries read.
     pub vector_width: usize,
-    /// Distance n of the layers with cross-attention: 0, n, 2n, …; 2 in BLIP-2.
+    /// Distance n of the layers with cross-attention, which are 0, n, 2n, …; 2 in BLIP-2.
     pub cross_attention_every: usize,
-    /// Sizes of the text branch, whose width and depth are those of the whole.
+    /// Sizes of the text branch; the queries have the same width and depth.
     pub text: BertConfig,
 }
 
@@ -83,15 +83,15 @@ impl QFormerConfig {
     }
 }
 
-/// Which positions attend to which where queries and a text run together. Padding is never attended
-/// to.
+/// The mask where queries and a text run together: which positions attend to which. Padding is
+/// never attended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QFormerMask {
-    /// Queries to queries, text to text: for the contrastive loss.
+    /// Queries attend to queries, text to text: for the contrastive loss.
     Unimodal,
-    /// All to all: for the matching loss.
+    /// All attend to all: for the matching loss.
     Bidirectional,
-    /// Queries to queries, a token of the text to queries and to the text up to itself: for
+    /// Queries attend to queries, a token of the text to queries and to the text up to itself: for
     /// the generation loss.
     Causal,
 }
@@ -121,7 +121,7 @@ impl QFormerMask {
     }
 }
 
-/// Q-Former with its text branch and the head that generates text.
+/// A Q-Former with its text branch and the head that generates text.
 #[derive(Module, Debug)]
 pub struct QFormer<B: Backend> {
     /// Learned queries, `[1, K, hidden]`; they have no positions.
@@ -164,14 +164,14 @@ pub struct LanguageHead<B: Backend> {
 
 impl<B: Backend> QFormer<B> {
     /// Makes a Q-Former to train: the text branch is read from the BERT directory, or new for
-    /// `None`; the queries' feed-forwards begin as the text's where that is pretrained; all else is
-    /// new, by the seed (N(0, 0.02)).
+    /// `None`; the queries' feed-forwards begin as the text's where that is pretrained; all other
+    /// parameters are new, drawn by the seed (N(0, 0.02)).
     ///
     /// # Errors
     /// Sizes out of range; missing and misshapen tensors, by file and name.
     pub fn new(config: &QFormerConfig, bert: Option<&Path>, seed: u64, device: &B::Device) -> Result<Self> {
         let weights = bert.map(BertTensors::open).transpose()?;
-        Self::build(config, &mut Parameters { weights, seed, trains: true, device, made: 0 })
+        Self::build(config, &mut Parameters { weights, seed, trains: true, device, count: 0 })
     }
 
     pub(crate) fn build(config: &QFormerConfig, from: &mut Parameters<B>) -> Result<Self> {
@@ -282,7 +282,7 @@ impl<B: Backend> QFormerLayer<B> {
 }
 
 impl<B: Backend> LanguageHead<B> {
-    /// Reads the directory's head, or makes a new one where it was saved without.
+    /// Reads the directory's head, or makes a new one if it has none.
     fn new(from: &mut Parameters<B>, config: &BertConfig) -> Result<Self> {
         const TRANSFORM: &str = "cls.predictions.transform";
         let hidden = config.hidden_size;
@@ -298,7 +298,7 @@ impl<B: Backend> LanguageHead<B> {
             let transform = Linear::init(from, hidden, hidden, BERT_INIT);
             (transform, norm(from, None, hidden, config.layer_norm_eps)?)
         };
-        let bias = from.of(bias, [config.vocab_size + 1]);
+        let bias = from.param(bias, [config.vocab_size + 1]);
         Ok(Self { transform, norm, bias })
     }
 }

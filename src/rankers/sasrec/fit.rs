@@ -1,8 +1,7 @@
 //! Training of SASRec.
 
-use burn::module::AutodiffModule;
-use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
+use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -12,65 +11,96 @@ use super::{SasRec, SasRecConfig, SasRecLoss, Sequences};
 use crate::Result;
 use crate::rankers::Interactions;
 use crate::rankers::bpr::other_item;
-use crate::rankers::training::{Kept, host, keep_best};
-use crate::tensor::AUTODIFF;
-use crate::train::adamw;
+use crate::rankers::text::DenseVectors;
+use crate::rankers::training::EpochLearner;
+use crate::tensor::to_vec;
 
-/// Measures a model on the validation windows; `None` where there are none.
-type Validate<'a, M> = &'a mut dyn FnMut(&M) -> Result<Option<f64>>;
+/// How SASRec learns from interactions.
+pub(super) struct SasRecLearner<'a, B: Backend> {
+    config: &'a SasRecConfig,
+    interactions: &'a Interactions,
+    /// The vectors of all titles of the catalogue, if they take part.
+    titles: Option<&'a DenseVectors>,
+    /// For each user the rows of the items that the user took, ascending, with their number.
+    taken: Vec<Vec<(u32, u32)>>,
+    device: B::Device,
+}
 
-/// Trains with early stopping.
-pub(crate) fn train<B: AutodiffBackend>(
-    config: &SasRecConfig,
-    interactions: &Interactions,
-    device: &B::Device,
-    validate: Validate<SasRec<B::InnerBackend>>,
-    say: &mut dyn FnMut(&str),
-) -> Result<Kept<SasRec<B::InnerBackend>>> {
-    let taken = interactions.by_user();
-    let items = interactions.items.len();
-    let mut model: SasRec<B> = config.init(items, device);
-    let mut optimizer = adamw::<SasRec<B>, B>(config.weight_decay);
-    let mut steps = 0u64;
-    let epoch = |epoch: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        rng.set_stream(epoch as u64 + 1);
-        let mut rows = cut(interactions, config.max_len, &mut rng);
-        rows.shuffle(&mut rng);
-        let (mut sum, mut count) = (0.0, 0);
-        for batch in rows.chunks(config.batch_size) {
-            let mut sequences = Sequences::default();
-            for &(user, row) in batch {
-                let Some((_, inputs)) = row.split_last() else { continue };
-                sequences.inputs.push(inputs.to_vec());
-                sequences.targets.push(row[1..].to_vec());
-                if config.loss == SasRecLoss::Bce {
-                    // A user who has taken all items gets any.
-                    let taken = &taken[user as usize];
-                    let mut other =
-                        || other_item(taken, items, &mut rng).unwrap_or_else(|| rng.random_range(0..items as u32));
-                    sequences.negatives.push(inputs.iter().map(|_| other()).collect());
-                }
+impl<'a, B: Backend> SasRecLearner<'a, B> {
+    /// * `interactions`: only items with training interactions have a row.
+    pub(super) fn new(
+        config: &'a SasRecConfig,
+        interactions: &'a Interactions,
+        titles: Option<&'a DenseVectors>,
+        device: B::Device,
+    ) -> Self {
+        Self { config, interactions, titles, taken: interactions.by_user(), device }
+    }
+
+    /// Draws the parameters.
+    pub(super) fn init(&self) -> SasRec<B> {
+        let items = &self.interactions.items;
+        let text = self.titles.map(|titles| {
+            let values: Vec<f32> = items.iter().flat_map(|&item| titles.vector(item)).copied().collect();
+            Tensor::from_data(TensorData::new(values, [items.len(), titles.dim()]), &self.device)
+        });
+        self.config.init(items.len(), text, &self.device)
+    }
+
+    /// Lays out the parts of some users' sequences; draws an item that the user has not taken for
+    /// each prediction where the loss needs it.
+    fn sequences(&self, parts: &[(u32, &[u32])], rng: &mut ChaCha8Rng) -> Sequences {
+        let items = self.interactions.items.len();
+        let mut sequences = Sequences::default();
+        for &(user, row) in parts {
+            let Some((_, inputs)) = row.split_last() else { continue };
+            sequences.inputs.push(inputs.to_vec());
+            sequences.targets.push(row[1..].to_vec());
+            if self.config.loss == SasRecLoss::Bce {
+                // A user who has taken all items gets any.
+                let taken = &self.taken[user as usize];
+                let mut other = || other_item(taken, items, rng).unwrap_or_else(|| rng.random_range(0..items as u32));
+                sequences.negatives.push(inputs.iter().map(|_| other()).collect());
             }
-            let predictions = sequences.inputs.iter().map(Vec::len).sum::<usize>();
-            let _one_graph = AUTODIFF.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            B::seed(device, config.seed.wrapping_add(steps).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let loss = model.loss(&sequences, config.loss);
-            sum += loss.clone().into_scalar().elem::<f64>() * predictions as f64;
-            count += predictions;
-            let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            model = optimizer.step(config.learning_rate, model.clone(), gradients);
-            steps += 1;
         }
-        Ok((model.valid(), sum / count.max(1) as f64))
-    };
-    // A state depends on every parameter but the vectors of other items.
-    let longest: Vec<u32> = vec![0; config.max_len];
-    let finite = |model: &SasRec<B::InnerBackend>| {
-        let states = model.states(std::slice::from_ref(&longest));
-        host(model.items.val()).iter().chain(&states).all(|v| v.is_finite())
-    };
-    keep_best(config.epochs, config.patience, epoch, finite, validate, say)
+        sequences
+    }
+}
+
+impl<B: AutodiffBackend> EpochLearner<B> for SasRecLearner<'_, B> {
+    type Module = SasRec<B>;
+    type Batch = Sequences;
+    type Model = SasRec<B::InnerBackend>;
+
+    fn batches(&self, epoch: usize) -> Vec<Sequences> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(epoch as u64 + 1);
+        let mut parts = cut(self.interactions, self.config.max_len, &mut rng);
+        parts.shuffle(&mut rng);
+        parts.chunks(self.config.batch_size).map(|parts| self.sequences(parts, &mut rng)).collect()
+    }
+
+    fn loss(&self, module: &SasRec<B>, number: usize, batch: &Sequences) -> (Tensor<B, 1>, usize) {
+        // Of dropout.
+        let step = number as u64 - 1;
+        B::seed(&self.device, self.config.seed.wrapping_add(step).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        (module.loss(batch, self.config.loss), batch.inputs.iter().map(Vec::len).sum())
+    }
+
+    fn model(&self, module: SasRec<B::InnerBackend>) -> Result<SasRec<B::InnerBackend>> {
+        match self.titles {
+            None => Ok(module),
+            Some(titles) => module.with_all_items(titles, &self.interactions.items),
+        }
+    }
+
+    /// A state depends on every parameter but the vectors of other items.
+    fn numbers(&self, model: &SasRec<B::InnerBackend>) -> Result<Vec<f32>> {
+        let longest: Vec<u32> = vec![0; self.config.max_len];
+        let mut numbers = to_vec(model.items.val(), "items")?;
+        numbers.extend(model.states(std::slice::from_ref(&longest)));
+        Ok(numbers)
+    }
 }
 
 /// Cuts every sequence into parts of 2 to `max_len + 1` items, each of which begins with the last

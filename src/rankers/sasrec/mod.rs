@@ -7,19 +7,24 @@
 //! normalised, and the residual goes around it) and of a pointwise feed-forward with ReLU, one
 //! embedding for input and output. Where we differ:
 //!
-//! - The loss is a softmax over all items that have a row; `loss = "bce"` is the references' (one negative a
-//!   position, drawn evenly from the items the user has not taken).
+//! - The loss is a softmax over all items that have a row; `loss = "bce"` is the references' (one
+//!   negative a position, drawn evenly from the items the user has not taken).
 //! - A sequence longer than `max_len` is cut anew in each epoch at a random place, so every
 //!   interaction is predicted once an epoch; the references keep its last `max_len` alone.
 //! - Padding takes no part in attention (as in kang205; pmixer lets it). Attention has an output
 //!   projection (as pmixer).
 //! - Adam's β₂ is 0.999 (references 0.98); biases start at zero.
+//! - With `text` an item's vector is a learned projection of its title's vector, plus one of its
+//!   own if it is in a training window ([`TextProjection`]): cold items are ranked, too.
 
 mod fit;
+mod text;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::DispatchDevice;
 use burn::module::Param;
 use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear};
 use burn::prelude::*;
@@ -29,11 +34,14 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use self::fit::SasRecLearner;
+pub use self::text::TextProjection;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{Kept, host, indices, normal};
+use super::training::{BestEpoch, EpochOptions, host, indices, normal, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
+use crate::data::Corpus;
 use crate::device::Concrete;
 use crate::kernels::MASKED;
 use crate::model::{load_module_of, save_module};
@@ -44,7 +52,7 @@ const RANKED_TOGETHER: usize = 256;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "sasrec",
-    about: "self-attention over the history; it learns vectors of items",
+    about: "self-attention over the history; it learns vectors of items, from their titles with `text`",
     method: |table| {
         let config: SasRecConfig = read("sasrec", table)?;
         config.check()?;
@@ -70,6 +78,12 @@ pub struct SasRecConfig {
     pub dropout: f64,
     /// The loss that is minimised.
     pub loss: SasRecLoss,
+    /// Vectors of titles that the items' vectors are projected from: `tfidf`, or the directory of a
+    /// BERT whose sentence vectors they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Length of the vectors that the singular value decomposition makes of TF-IDF.
+    pub text_dim: usize,
     /// AdamW's learning rate.
     pub learning_rate: f64,
     /// AdamW's weight decay.
@@ -92,6 +106,8 @@ impl Default for SasRecConfig {
             max_len: 20,
             dropout: 0.5,
             loss: SasRecLoss::Softmax,
+            text: None,
+            text_dim: 128,
             learning_rate: 1e-3,
             weight_decay: 0.0,
             batch_size: 128,
@@ -114,8 +130,11 @@ pub enum SasRecLoss {
 /// The model.
 #[derive(Module, Debug)]
 pub struct SasRec<B: Backend> {
-    /// `[rows, dim]`: the items' vectors, of input and output.
+    /// `[rows, dim]`: the items' vectors, of input and output; with `text` the part of them that is
+    /// not projected.
     pub items: Param<Tensor<B, 2>>,
+    /// What the items' titles add to their vectors.
+    pub text: Option<TextProjection<B>>,
     /// `[max_len, dim]`: the positions' vectors; the last row is the newest item's.
     pub positions: Param<Tensor<B, 2>>,
     /// Blocks of attention and feed-forward.
@@ -168,6 +187,7 @@ impl SasRecConfig {
         check_whole("heads", self.heads, 4096)?;
         check_whole("blocks", self.blocks, 64)?;
         check_whole("max_len", self.max_len, 4096)?;
+        check_whole("text_dim", self.text_dim, 4096)?;
         check_whole("batch_size", self.batch_size, 1 << 20)?;
         check_whole("epochs", self.epochs, 1 << 20)?;
         check_whole("patience", self.patience, 1 << 20)?;
@@ -190,7 +210,9 @@ impl SasRecConfig {
     }
 
     /// Draws matrices by Glorot's normal initialisation; biases are 0, norms 1.
-    pub fn init<B: Backend>(&self, items: usize, device: &B::Device) -> SasRec<B> {
+    ///
+    /// * `text`: the vectors of the items' titles, `[items, width]`, if they take part.
+    pub fn init<B: Backend>(&self, items: usize, text: Option<Tensor<B, 2>>, device: &B::Device) -> SasRec<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let dim = self.dim;
         let mut matrix = |rows: usize| {
@@ -215,7 +237,8 @@ impl SasRecConfig {
             heads: self.heads,
         };
         let blocks = (0..self.blocks).map(|_| block()).collect();
-        SasRec { items, positions, blocks, norm: norm(), dropout }
+        let text = text.map(|vectors| TextProjection { weight: matrix(vectors.dims()[1]), vectors });
+        SasRec { items, text, positions, blocks, norm: norm(), dropout }
     }
 }
 
@@ -225,13 +248,26 @@ impl<B: Backend> SasRec<B> {
         self.items.dims()[1]
     }
 
+    /// Returns the items' vectors of input and output, `[rows, dim]`.
+    pub fn item_table(&self) -> Tensor<B, 2> {
+        match &self.text {
+            None => self.items.val(),
+            Some(text) => self.items.val() + text.forward(),
+        }
+    }
+
     /// Returns the state after each item of each sequence.
     ///
     /// # Shapes
     /// `sequences`: 1 to `max_len` rows of items each. Returns `[items of all sequences, dim]`,
     /// sequence after sequence.
     pub fn forward(&self, sequences: &[Vec<u32>]) -> Tensor<B, 2> {
-        let device = self.items.val().device();
+        self.forward_with(&self.item_table(), sequences)
+    }
+
+    /// Returns what [`SasRec::forward`] does, with the vectors of [`SasRec::item_table`].
+    fn forward_with(&self, table: &Tensor<B, 2>, sequences: &[Vec<u32>]) -> Tensor<B, 2> {
+        let device = table.device();
         let [max_len, dim] = self.positions.dims();
         let width = sequences.iter().map(Vec::len).max().unwrap_or(1);
 
@@ -249,7 +285,7 @@ impl<B: Backend> SasRec<B> {
         }
         let mask = Tensor::<B, 4>::from_data(TensorData::new(mask, [sequences.len(), 1, width, width]), &device);
 
-        let embedded = self.items.val().select(0, indices(&ids, &device)).mul_scalar((dim as f64).sqrt());
+        let embedded = table.clone().select(0, indices(&ids, &device)).mul_scalar((dim as f64).sqrt());
         let positions = self.positions.val().slice([max_len - width..max_len, 0..dim]).unsqueeze::<3>();
         let mut x =
             (embedded.reshape([sequences.len(), width, dim]) + positions).reshape([sequences.len() * width, dim]);
@@ -262,17 +298,18 @@ impl<B: Backend> SasRec<B> {
 
     /// Returns the mean loss over all predictions, `[1]`.
     pub fn loss(&self, sequences: &Sequences, loss: SasRecLoss) -> Tensor<B, 1> {
-        let device = self.items.val().device();
-        let states = self.forward(&sequences.inputs);
+        let table = self.item_table();
+        let device = table.device();
+        let states = self.forward_with(&table, &sequences.inputs);
         let targets = indices::<B>(&sequences.targets.concat(), &device);
         match loss {
             SasRecLoss::Softmax => {
-                let logits = states.matmul(self.items.val().transpose());
+                let logits = states.matmul(table.transpose());
                 log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean().neg()
             }
             SasRecLoss::Bce => {
                 let negatives = indices::<B>(&sequences.negatives.concat(), &device);
-                let logit = |items| (states.clone() * self.items.val().select(0, items)).sum_dim(1);
+                let logit = |items| (states.clone() * table.clone().select(0, items)).sum_dim(1);
                 log_sigmoid(logit(targets)).mean().neg() - log_sigmoid(logit(negatives).neg()).mean()
             }
         }
@@ -293,7 +330,8 @@ impl<B: Backend> SasRec<B> {
         width: usize,
         read: impl Fn(Tensor<B, 2>) -> Tensor<B, 2>,
     ) -> Vec<f32> {
-        let device = self.items.val().device();
+        let table = self.item_table();
+        let device = table.device();
         let [max_len, _] = self.positions.dims();
         let mut values = vec![0.0; histories.len() * width];
         let filled: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
@@ -304,7 +342,7 @@ impl<B: Backend> SasRec<B> {
                 Some(*end - 1)
             });
             let ends: Vec<u32> = ends.collect();
-            let read = host(read(self.forward(&rows).select(0, indices(&ends, &device))));
+            let read = host(read(self.forward_with(&table, &rows).select(0, indices(&ends, &device))));
             for (&h, row) in together.iter().zip(read.chunks_exact(width)) {
                 values[h * width..][..width].copy_from_slice(row);
             }
@@ -347,18 +385,41 @@ impl VectorMethod for SasRecConfig {
         serde_json::to_string(self).context("settings of sasrec")
     }
 
-    fn train(&self, training: &mut VectorTraining) -> Result<Kept<Arc<dyn VectorModel>>> {
+    fn interactions(&self, corpus: &Corpus) -> Result<Interactions> {
+        match self.text {
+            None => Interactions::of_training(corpus),
+            Some(_) => Interactions::of_training_with_all_items(corpus),
+        }
+    }
+
+    fn train(&self, training: &mut VectorTraining) -> Result<BestEpoch<Arc<dyn VectorModel>>> {
         let validate = &mut *training.validate;
-        let mut validate = |model: &SasRec<Concrete>| validate(Arc::new(model.clone()));
-        let (device, say) = (&training.device, &mut *training.say);
-        let kept = fit::train::<Concrete>(self, training.interactions, device, &mut validate, say)?;
-        Ok(kept.map(|model| Arc::new(model) as Arc<dyn VectorModel>))
+        // Cold items have rows to be ranked by, and nothing to be learnt from.
+        let warm = match self.text {
+            None => Cow::Borrowed(training.interactions),
+            Some(_) => Cow::Owned(Interactions::of_training(training.corpus)?),
+        };
+        let titles = self.title_vectors(training.corpus, &training.device)?;
+        let device = DispatchDevice::autodiff(training.device.clone());
+        let learner = SasRecLearner::<Concrete>::new(self, &warm, titles.as_ref(), device);
+        let module = learner.init();
+        let options = EpochOptions {
+            epochs: self.epochs,
+            patience: self.patience,
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            metrics: training.metrics.clone(),
+            validate: &mut |model: &SasRec<Concrete>| validate(Arc::new(model.clone())),
+            say: &mut *training.say,
+        };
+        let best = train_epochs(learner, module, options)?;
+        Ok(best.map(|model| Arc::new(model) as Arc<dyn VectorModel>))
     }
 
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>> {
         let Some(file) = saved.network else { return Err(Error::failed("the file of its network is not named")) };
         let rows = saved.items.len() / self.dim;
-        let init = || Ok(self.init::<Concrete>(rows, saved.device));
+        let init = || Ok(self.init::<Concrete>(rows, None, saved.device));
         Ok(Arc::new(load_module_of(file, &self.sizes(rows), init)?))
     }
 }

@@ -4,22 +4,22 @@
 //! where cos compares the titles' TF-IDF vectors, or their sentence vectors by a BERT. It learns
 //! nothing from interactions.
 
+mod dense;
+mod svd;
 mod tfidf;
 
 use std::cell::RefCell;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::registry::{Entry, Fit, Fitting, Method};
+use super::registry::{Entry, Fit, FitContext, Method};
 use super::settings::{check_number, check_whole, read};
 use super::training::dot;
 use super::{Ranker, Scores};
-use crate::device::Concrete;
-use crate::model::SentenceEncoder;
 use crate::{Context, Result};
 
+pub(crate) use dense::DenseVectors;
 pub(crate) use tfidf::Tfidf;
 
 pub(super) const ENTRY: Entry = Entry {
@@ -56,14 +56,14 @@ impl Default for TextConfig {
 }
 
 impl Fit for TextConfig {
-    fn fit(&self, fitting: &mut Fitting) -> Result<Arc<dyn Ranker>> {
-        let titles = fitting.corpus.items.iter().map(|item| item.title.as_str());
+    fn fit(&self, context: &mut FitContext) -> Result<Arc<dyn Ranker>> {
+        let titles = context.corpus.items.iter().map(|item| item.title.as_str());
         let vectors = match &self.encoder {
             None => TitleVectors::Tfidf(Tfidf::new(titles, self.ngrams)?),
             Some(dir) => {
-                let device = (fitting.device)()?;
-                let encoder = SentenceEncoder::<Concrete>::open(Path::new(dir), &device).context("encoder")?;
-                TitleVectors::dense(encoder.encode(&titles.collect::<Vec<_>>())?, encoder.dim())
+                let titles: Vec<&str> = titles.collect();
+                let vectors = DenseVectors::of_encoder(dir, &titles, &(context.device)()?).context("encoder")?;
+                TitleVectors::Dense(vectors)
             }
         };
         Ok(Arc::new(TextRanker { vectors, exponent: self.exponent, decay: self.decay }))
@@ -74,27 +74,14 @@ impl Fit for TextConfig {
 #[derive(Clone, Debug)]
 enum TitleVectors {
     Tfidf(Tfidf),
-    /// `[items, dim]`.
-    Dense {
-        values: Vec<f32>,
-        dim: usize,
-    },
+    Dense(DenseVectors),
 }
 
 impl TitleVectors {
-    /// Scales the vectors `[items, dim]` to length 1; a vector of length 0 stays.
-    fn dense(mut values: Vec<f32>, dim: usize) -> Self {
-        for vector in values.chunks_exact_mut(dim) {
-            let length = dot(vector, vector).sqrt();
-            vector.iter_mut().filter(|_| length > 0.0).for_each(|value| *value /= length);
-        }
-        Self::Dense { values, dim }
-    }
-
     fn items(&self) -> usize {
         match self {
             Self::Tfidf(tfidf) => tfidf.items(),
-            Self::Dense { values, dim } => values.len() / dim,
+            Self::Dense(vectors) => vectors.items(),
         }
     }
 }
@@ -167,11 +154,11 @@ impl Ranker for TextRanker {
                 weighted.for_each(|(item, weight)| self.add_tfidf(tfidf, item, weight, &mut scores));
                 Scores::summed(scores)
             }
-            TitleVectors::Dense { values, dim } => {
+            TitleVectors::Dense(vectors) => {
                 let mut scores = vec![0.0; self.items()];
                 for (item, weight) in weighted {
-                    let own = &values[item as usize * dim..][..*dim];
-                    for (score, other) in scores.iter_mut().zip(values.chunks_exact(*dim)) {
+                    let own = vectors.vector(item);
+                    for (score, other) in scores.iter_mut().zip(vectors.values().chunks_exact(vectors.dim())) {
                         *score += weight * power(f64::from(dot(own, other)).max(0.0), self.exponent);
                     }
                 }

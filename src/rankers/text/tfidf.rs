@@ -4,7 +4,8 @@
 //! A term is a word of at least two characters, in lower case, or up to n words in a row, joined by
 //! a space. With N titles, df(t) of which hold the term t, and tf(t) its number in a title:
 //!
-//! weight(t) = (1 + ln tf(t)) · (ln((1 + N) / (1 + df(t))) + 1), and each title's vector has length 1.
+//! weight(t) = (1 + ln tf(t)) · (ln((1 + N) / (1 + df(t))) + 1), and each title's vector has length
+//! 1.
 
 use std::collections::HashMap;
 
@@ -100,13 +101,30 @@ impl Tfidf {
         self.postings = postings;
     }
 
+    /// Returns the cosine of two items' vectors; 0 where one has no term.
+    pub(crate) fn cosine(&self, a: u32, b: u32) -> f64 {
+        let (mut a, mut b) = (self.terms(a), self.terms(b));
+        let mut sum = 0.0;
+        while let (Some(&(x, of_a)), Some(&(y, of_b))) = (a.first(), b.first()) {
+            if x == y {
+                sum += f64::from(of_a) * f64::from(of_b);
+            }
+            if x <= y {
+                a = &a[1..];
+            }
+            if y <= x {
+                b = &b[1..];
+            }
+        }
+        sum
+    }
+
     /// Number of items.
     pub(crate) fn items(&self) -> usize {
         self.item_starts.len() - 1
     }
 
     /// Number of terms.
-    #[cfg(test)]
     pub(crate) fn vocabulary(&self) -> usize {
         self.term_starts.len() - 1
     }

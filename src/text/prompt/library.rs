@@ -1,4 +1,4 @@
-//! Where prompts come from: an asset that is embedded in the program, or a file.
+//! Sources of prompts: an asset that is embedded in the program, or a file.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use crate::{Context, Error, Result};
 
-/// Bytes that a file of prompts may have.
+/// Largest file of prompts, bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Assets of one kind, each with its name.
 pub(super) struct Library {
-    /// What the assets are, for errors: "prompt template".
+    /// The kind of the assets, for errors: "prompt template".
     pub kind: &'static str,
     /// Name and text of each asset.
     pub embedded: &'static [(&'static str, &'static str)],
@@ -52,7 +52,7 @@ impl Library {
         }
     }
 
-    /// A usage error about `name`, an asset or a file of this kind.
+    /// Returns a usage error about `name`, an asset or a file of this kind.
     pub fn refuse(&self, name: &str, what: impl std::fmt::Display) -> Error {
         Error::usage(format!("{} {name}: {what}", self.kind))
     }

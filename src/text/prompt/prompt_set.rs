@@ -1,5 +1,5 @@
-//! Prompt sets: several ways to ask for the next item, some to train with and one that the model
-//! never saw. OpenP5's two sets are in `assets/prompts/openp5/`.
+//! Prompt sets: several prompts for the next item, some to train with and one that the model is
+//! never trained with. OpenP5's two sets are in `assets/prompts/openp5/`.
 
 use std::fmt::{self, Display};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Checks of `tokenizer.json` before the `tokenizers` crate reads it, which panics on some of what
-//! they refuse.
+//! Checks of `tokenizer.json` before the `tokenizers` crate reads it: that crate panics on some of
+//! what they refuse.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,13 @@ use tokenizers::Tokenizer as Backend;
 use crate::core::panic::catch;
 use crate::{Context, Error, Result};
 
-/// Longest rules of a `Precompiled` normalizer, in bytes; those of XLM-RoBERTa have 240 KB.
+/// Longest rules of a `Precompiled` normalizer, bytes; those of XLM-RoBERTa have 240 KB.
 const LONGEST_CHARSMAP: usize = 64 << 20;
 
 /// Parses a `tokenizer.json`.
 ///
 /// # Errors
-/// What is no tokenizer, or would give other tokens each time.
+/// A text that is no tokenizer, or that would encode differently each time.
 pub(crate) fn parse(json: &str) -> Result<Backend> {
     let document: Value = serde_json::from_str(json).context("not a tokenizer")?;
     check_bpe(document.get("model").unwrap_or(&Value::Null))?;
@@ -27,8 +27,8 @@ pub(crate) fn parse(json: &str) -> Result<Backend> {
     }
 }
 
-/// `tokenizers` panics on a merge whose result is no token and is longer than all tokens; and
-/// dropout would make every encoding different.
+/// Refuses merges whose result is no token and is longer than all tokens, on which `tokenizers`
+/// panics, and dropout, with which every encoding would be different.
 fn check_bpe(model: &Value) -> Result<()> {
     if model.get("dropout").and_then(Value::as_f64).is_some_and(|dropout| dropout > 0.0) {
         return Err(Error::failed("BPE dropout is set; remove it"));
@@ -52,7 +52,7 @@ fn check_bpe(model: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Checks the rules of every `Precompiled` normalizer, of which `tokenizers` believes all.
+/// Checks the rules of every `Precompiled` normalizer: `tokenizers` itself checks none.
 fn check_normalizer(normalizer: &Value, place: &str) -> Result<()> {
     if let Some(parts) = normalizer.get("normalizers").and_then(Value::as_array) {
         let mut parts = parts.iter().enumerate();
@@ -100,8 +100,8 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether every search in SentencePiece's rules stays inside them: the trie's length in bytes, its
-/// units (Darts' double array) and the replacements, each closed by a zero byte.
+/// Returns whether every search in SentencePiece's rules stays inside them: the trie's length in
+/// bytes, its units (Darts' double array) and the replacements, each closed by a zero byte.
 ///
 /// Reference: the crate spm_precompiled, `DoubleArray::common_prefix_search` and
 /// `Precompiled::transform`.
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     mod base64_of {
-        /// Encodes as base64, padded.
+        /// Encodes bytes as base64, padded.
         pub(super) fn encode(bytes: &[u8]) -> String {
             const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
             let group = |part: &[u8]| {

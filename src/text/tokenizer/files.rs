@@ -1,5 +1,4 @@
-//! The tokenizer of a Hugging Face directory: `tokenizer.json` and the files beside it that say
-//! more.
+//! The tokenizer of a Hugging Face directory: `tokenizer.json` and the files beside it.
 //!
 //! Reference: transformers 5.24, `PreTrainedTokenizerBase._from_pretrained` and
 //! `TokenizersBackend.__init__`: which file decides a special token, and which tokens are added.
@@ -59,7 +58,7 @@ pub(super) fn open(dir: &Path) -> Result<Tokenizer> {
     };
     let bos = match files.role(&backend, "bos_token", dir) {
         Ok(Some(id)) => Some(id),
-        // One that the vocabulary lacks is never put first.
+        // A token that the vocabulary lacks is never put first.
         _ => files.model_id("bos_token_id").filter(|id| backend.id_to_token(*id).is_some()),
     };
     let adds_bos = files.config.get("add_bos_token").and_then(Value::as_bool) == Some(true);
@@ -84,7 +83,7 @@ pub(super) fn open_alone(dir: &Path) -> Result<Tokenizer> {
     Tokenizer::new(backend, eos, None).context(path.display())?.with_bos(Some(false))
 }
 
-/// Reads `tokenizer.json`, or says what to do where other files hold the vocabulary.
+/// Reads `tokenizer.json`; where other files hold the vocabulary, the error says what to do.
 fn tokenizer_json(dir: &Path) -> Result<String> {
     let path = dir.join("tokenizer.json");
     if !path.exists() {
@@ -123,14 +122,14 @@ impl Files {
         })
     }
 
-    /// Whether `tokenizer_config.json` lists the added tokens, and so decides alone (repositories
-    /// since transformers 4.34).
+    /// Returns whether `tokenizer_config.json` lists the added tokens, and so decides alone
+    /// (repositories since transformers 4.34).
     fn config_decides(&self) -> bool {
         self.config.get("added_tokens_decoder").is_some_and(Value::is_object)
     }
 
-    /// The token of a role, and the file that names it.
-    fn named(&self, role: &str, dir: &Path) -> Result<Option<(&'static str, AddedToken)>> {
+    /// Returns the token of a role, and the file that names it.
+    fn special_token(&self, role: &str, dir: &Path) -> Result<Option<(&'static str, AddedToken)>> {
         let special = match self.config_decides() {
             true => None,
             false => role_of(&self.special, role, &dir.join(SPECIAL))?.map(|token| (SPECIAL, token)),
@@ -141,21 +140,21 @@ impl Files {
         }
     }
 
-    /// The id of the token of a role.
+    /// Returns the id of the token of a role.
     fn role(&self, backend: &Backend, role: &str, dir: &Path) -> Result<Option<u32>> {
-        let Some((file, token)) = self.named(role, dir)? else { return Ok(None) };
+        let Some((file, token)) = self.special_token(role, dir)? else { return Ok(None) };
         id_of(backend, &token.content, role, &dir.join(file)).map(Some)
     }
 
-    /// The end-of-sequence token of `special_tokens_map.json`, where `tokenizer_config.json` names
-    /// none.
+    /// Returns the end-of-sequence token of `special_tokens_map.json`, where
+    /// `tokenizer_config.json` names none.
     fn special_eos(&self, backend: &Backend, dir: &Path) -> Result<Option<u32>> {
         let path = dir.join(SPECIAL);
         let token = role_of(&self.special, "eos_token", &path)?;
         token.map(|token| id_of(backend, &token.content, "eos_token", &path)).transpose()
     }
 
-    /// A token id, or the first of several, in the model's `config.json`.
+    /// Returns a token id, or the first of several, in the model's `config.json`.
     fn model_id(&self, key: &str) -> Option<u32> {
         let id = self.model.get(key).map(|id| id.get(0).unwrap_or(id));
         id.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
@@ -166,7 +165,7 @@ impl Files {
         let mut named = Vec::new();
         for role in ROLES {
             // An unknown end of sequence is an error later, by the file that names it.
-            if let Some((_, token)) = self.named(role, dir)? {
+            if let Some((_, token)) = self.special_token(role, dir)? {
                 named.push(token);
             }
         }
@@ -234,7 +233,7 @@ fn add_token(backend: &mut Backend, id: u32, token: AddedToken, path: &Path) -> 
     }
 }
 
-/// A token as a string or an object, of the role `role` in one of the files.
+/// Returns a token of the role `role`, written as a string or an object in one of the files.
 fn role_of(object: &Map<String, Value>, role: &str, path: &Path) -> Result<Option<AddedToken>> {
     let Some(token) = object.get(role).filter(|token| !token.is_null()) else { return Ok(None) };
     match added_token(token, true) {
@@ -290,7 +289,7 @@ fn set_prefix_space(document: &mut Value, class: &str, adds: bool) -> bool {
 /// Reads a text file.
 ///
 /// # Errors
-/// Names it where it cannot be read, is too long or stands for another file.
+/// A file that cannot be read, is too long or stands for another file, by its path.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let file = fs::File::open(path).context(path.display())?;
     let mut text = String::new();

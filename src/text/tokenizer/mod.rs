@@ -26,7 +26,8 @@ use crate::{Context, Error, Result};
 
 const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// How Llama 3 splits text before BPE: an opening quote stays with its word.
+/// The regular expression that splits text before BPE in Llama 3: an opening quote stays with its
+/// word.
 pub(crate) const LLAMA3_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,12 +48,12 @@ pub struct Tokenizer {
     eos: u32,
     bos: Option<u32>,
     prefix: Vec<u32>,
-    /// Rows of the model's embedding table: ids from there on have none.
+    /// Number of rows of the model's embedding table: larger ids have no embedding.
     embeddings: usize,
     json: String,
     special: SpecialTokens,
-    /// The same tokenizer, to which the texts of special tokens are plain text; made at the first
-    /// text that holds one.
+    /// A copy of the tokenizer to which the texts of special tokens are plain text; made at the
+    /// first text that holds one.
     literal: OnceLock<Backend>,
 }
 
@@ -62,7 +63,7 @@ impl Tokenizer {
     /// say beside it, as transformers does.
     ///
     /// # Errors
-    /// Names the file that is missing or damaged, or the token that is unknown.
+    /// A missing or damaged file, by its path; an unknown token.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         files::open(dir)
     }
@@ -71,7 +72,7 @@ impl Tokenizer {
     /// files beside it: for runs that were trained so. It puts no token first.
     ///
     /// # Errors
-    /// Names the file that is missing or damaged, or the token that is unknown.
+    /// A missing or damaged file, by its path; an unknown token.
     pub fn from_dir_alone(dir: &Path) -> Result<Self> {
         files::open_alone(dir)
     }
@@ -108,8 +109,8 @@ impl Tokenizer {
         Self::new(backend, 0, None)
     }
 
-    /// Wraps `backend`, with the ids of the tokens that end and begin a sequence. What its
-    /// post-processor puts before a text begins every prompt.
+    /// Wraps `backend`, with the ids of the tokens that end and begin a sequence. The tokens that
+    /// its post-processor puts before a text begin every prompt.
     ///
     /// # Errors
     /// A token that the vocabulary lacks.
@@ -131,7 +132,7 @@ impl Tokenizer {
     /// does; `None` leaves that to the tokenizer.
     ///
     /// # Errors
-    /// A BOS token is asked for, and the tokenizer names none.
+    /// A BOS token is wanted, and the tokenizer has none.
     pub fn with_bos(mut self, bos: Option<bool>) -> Result<Self> {
         match (bos, self.bos) {
             (None, _) => return Ok(self),
@@ -154,7 +155,7 @@ impl Tokenizer {
         Ok(Self { embeddings, ..Self::new(self.backend, self.eos, self.bos)? })
     }
 
-    /// Refuses texts whose tokens have no row in an embedding table of so many rows.
+    /// Sets the number of rows of the embedding table; texts whose tokens have no row are refused.
     pub(crate) fn with_embeddings(self, embeddings: usize) -> Self {
         Self { embeddings, ..self }
     }
@@ -168,7 +169,7 @@ impl Tokenizer {
     }
 
     /// Returns the token ids of `text` as [`Tokenizer::encode`] does, but with the texts of special
-    /// tokens, such as that of EOS, as plain text. So titles and other data are tokenised.
+    /// tokens, such as that of EOS, as plain text: for titles and other data.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
@@ -247,8 +248,8 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Returns the beginning-of-sequence token's id, if the tokenizer names one; whether prompts
-    /// begin with it says [`Tokenizer::prefix`].
+    /// Returns the beginning-of-sequence token's id, if the tokenizer names one;
+    /// [`Tokenizer::prefix`] says whether prompts begin with it.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }

@@ -9,7 +9,7 @@ use tokenizers::Tokenizer as Backend;
 pub(super) struct SpecialTokens {
     /// Text and id, longer texts first.
     tokens: Vec<(String, u32)>,
-    /// Whether the text of a token begins with this byte.
+    /// `[256]`: whether the text of a token begins with the byte.
     first_bytes: Vec<bool>,
 }
 

@@ -1,10 +1,11 @@
-//! Bytes of training and of ranking on the CPU, counted from sizes: no weight is read.
+//! Estimates of the memory of training and of ranking on the CPU, in bytes, computed from sizes: no
+//! weight is read.
 //!
-//! What autodiff keeps is what the operations of [`crate::kernels`] save, and of a matrix product
-//! its left side where its right side trains. An operation takes its input over where nothing else
-//! holds it and else keeps a copy: so a norm keeps one of the residual stream, and attention one of
-//! keys and values, which the cache holds as well. On other devices most of these operations are
-//! burn's own, which keep more.
+//! Autodiff keeps the tensors that the operations of [`crate::kernels`] save, and of a matrix
+//! product its left side where its right side trains. An operation takes over an input that has no
+//! other owner, and keeps a copy of others: so a norm keeps a copy of the residual stream, and
+//! attention a copy of keys and values, which the cache holds as well. On other devices most of
+//! these operations are burn's own, which keep more.
 
 mod weights;
 
@@ -18,76 +19,80 @@ use crate::loss::LOGITS_OF_A_BLOCK;
 use crate::model::{DecoderConfig, ItemEncoderConfig, NormRole, Projection, QuantizedSize, Role, Tune};
 use crate::text::EntityTokens;
 
-/// A number's bytes wherever it is not a frozen projection's.
+/// Bytes of a number, except in frozen projections.
 const F32: u64 = 4;
 
-/// What decides how much memory a model takes.
+/// The sizes that decide how much memory a model takes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryEstimator<'a> {
     /// The LLM's sizes.
     pub decoder: &'a DecoderConfig,
-    /// What of it trains.
+    /// The part of the LLM that trains.
     pub tune: Tune<'a>,
-    /// What its frozen projections are kept and computed in.
+    /// Number type of the frozen projections and their products.
     pub precision: Precision,
-    /// Which of its matrices stay quantised, where any do.
+    /// Size of the matrices that stay quantised, if any do.
     pub quantized: Option<QuantizedSize>,
-    /// What turns items and users into vectors, where there is such.
+    /// The encoder of items and users, if there is one.
     pub encoder: Option<&'a ItemEncoderConfig>,
-    /// Items and users that have a vector.
+    /// Number of items and users that have a vector.
     pub entities: usize,
 }
 
-/// Bytes of an optimiser step where it needs most, beside weights and optimiser state.
+/// Memory of an optimiser step where it needs most, beside weights and optimiser state; bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct StepBytes {
-    /// Of all that trains; those that micro-batches before found, and this one's.
+    /// Bytes of the gradients of all trainable parameters: those of earlier micro-batches and this
+    /// one's.
     pub gradients: u64,
-    /// What the forward passes of a micro-batch and of the chain above it keep for backward.
+    /// Bytes that the forward passes of a micro-batch and of the shared prefix keep for the
+    /// backward pass.
     pub activations: u64,
-    /// What comes and goes beside it.
+    /// Bytes of temporary tensors.
     pub transient: u64,
-    /// Tokens of the micro-batch below the chain.
+    /// Number of tokens of the micro-batch after the shared prefix.
     pub tokens: usize,
-    /// Tokens of the chain.
+    /// Number of tokens of the shared prefix.
     pub chain: usize,
-    /// The largest tensor; attention's scores, which only other devices than the CPU form,
-    /// included.
+    /// Bytes of the largest tensor, attention's scores included, which only other devices than the
+    /// CPU form.
     pub largest_tensor: u64,
 }
 
 impl StepBytes {
-    /// Of all.
+    /// Returns the sum, bytes.
     pub fn total(&self) -> u64 {
         self.gradients + self.activations + self.transient
     }
 }
 
-/// Bytes of ranking some prompts together.
+/// Memory of ranking several prompts together, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RankingBytes {
-    /// Prompts that rank together.
+    /// Number of prompts that are ranked together.
     pub prompts: usize,
-    /// Keys and values: of what the prompts share, of the prompts and of the search's own tokens.
+    /// Bytes of keys and values: of the prompts' shared prefix, of the prompts and of the search's
+    /// own tokens.
     pub cache: u64,
-    /// What comes and goes beside it.
+    /// Bytes of temporary tensors.
     pub transient: u64,
 }
 
-/// Tokens that run together.
+/// Sizes of tokens that run together.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pass {
     tokens: u64,
     rows: u64,
-    /// Of the rows side by side, padded to the longest.
+    /// Number of tokens with the padding of all rows to the longest.
     places: u64,
-    /// Tokens that all of them see, and whether their keys and values are the graph's.
+    /// Number of earlier tokens that all of them see, and whether their keys and values are in the
+    /// graph.
     past: u64,
-    /// Entities among the tokens.
+    /// Number of entities among the tokens.
     entities: u64,
 }
 
-/// Numbers that a block keeps for backward, and that come and go in it.
+/// Numbers that a block keeps for the backward pass, and numbers of its temporary tensors.
 #[derive(Debug, Clone, Copy, Default)]
 struct Block {
     attention: u64,
@@ -99,18 +104,18 @@ struct Block {
 
 /// Numbers of a whole pass.
 #[derive(Debug, Clone, Copy, Default)]
-struct Whole {
+struct PassBytes {
     kept: u64,
-    /// The most at once from the pass's beginning to its end, what is kept included.
+    /// The largest count of the forward pass, what is kept included.
     forward: u64,
-    /// The same of backward.
+    /// The largest count of the backward pass.
     backward: u64,
     /// Keys and values.
     cache: u64,
 }
 
 impl<'a> MemoryEstimator<'a> {
-    /// The optimiser step of `batches`, micro-batch by micro-batch, where it needs most.
+    /// Estimates the optimiser step of `batches`, micro-batch by micro-batch, where it needs most.
     ///
     /// * `entities`: the tokens that are items and users.
     pub fn step(&self, batches: &[Batch], entities: Option<EntityTokens>, checkpointing: bool) -> StepBytes {
@@ -123,14 +128,14 @@ impl<'a> MemoryEstimator<'a> {
         let Some(first) = batches.first() else { return StepBytes::default() };
         let chain =
             Pass::chain(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
-        // A frozen LLM's chain of ordinary tokens is in no graph.
+        // A frozen LLM's prefix of ordinary tokens is in no graph.
         let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
         let above = match chain.tokens {
-            0 => Whole::default(),
+            0 => PassBytes::default(),
             _ => self.pass(chain, chain_tracked, checkpointing),
         };
         let leaves = if chain_tracked { above.cache } else { 0 };
-        // The chain's graph, its keys and values and, from the first micro-batch on, their
+        // The prefix's graph, its keys and values and, from the first micro-batch on, their
         // gradients.
         let (held, activations) = (above.kept + above.cache + leaves, above.kept + above.cache);
         let trained = self.parameters().trained;
@@ -150,9 +155,9 @@ impl<'a> MemoryEstimator<'a> {
             let before = if index > 0 { trained } else { 0 };
             let gradients = before + trained;
             let hidden = 2 * pass.tokens * self.hidden();
-            // At the end of backward all new gradients are there and nothing of the activations is;
-            // in between one grows as the other falls. The embeddings' gradient is made of as many
-            // zeros, the head's added to it.
+            // At the end of the backward pass all new gradients exist and no activation does; in
+            // between the one grows as the other falls. The embeddings' gradient is made of as many
+            // zeros, the head's gradient added to it.
             let table = if self.is_full() { 2 * self.embedding_rows() } else { 0 };
             let peak = [
                 before + whole.forward,
@@ -172,26 +177,27 @@ impl<'a> MemoryEstimator<'a> {
             }
         };
         let most = batches.iter().enumerate().map(of).max_by_key(StepBytes::total).unwrap_or_default();
-        // A chain can be longer than what is below it.
+        // A prefix can be longer than the tokens after it.
         let alone = above.forward.max(above.backward + above.cache + leaves + trained) * F32;
         let transient = most.transient + alone.saturating_sub(most.total());
         StepBytes { transient, ..most }
     }
 
-    /// What the optimiser's step, or a checkpoint's copy of the optimiser's state, takes beside
-    /// weights and state. Where every weight trains, the learner keeps the old ones until all new
-    /// ones are there.
+    /// Returns the memory of the optimiser's step, or of a checkpoint's copy of the optimiser's
+    /// state, beside weights and state; bytes. Where every weight trains, the optimiser keeps the
+    /// old weights until all new ones exist.
     pub fn between_steps(&self) -> u64 {
         let trained = self.parameters().trained;
         let largest = if self.is_full() { self.embedding_rows() } else { 0 };
         (trained + 3 * largest).max(2 * trained) * F32
     }
 
-    /// Ranking of prompts together.
+    /// Estimates the ranking of several prompts together.
     ///
-    /// * `lengths`: the tokens of each prompt that they do not share; `shared` those that they do.
-    /// * `a_beam`: tokens that each of a prompt's `beams` adds.
-    /// * `scored`: rows of the vocabulary scored at once.
+    /// * `lengths`: number of tokens of each prompt after the shared prefix, which has `shared`
+    ///   tokens.
+    /// * `a_beam`: number of tokens that each of a prompt's `beams` adds.
+    /// * `scored`: number of tokens of the vocabulary that are scored at once.
     pub fn ranking(
         &self,
         lengths: &[usize],
@@ -213,19 +219,21 @@ impl<'a> MemoryEstimator<'a> {
         }
     }
 
+    /// Counts the numbers of a pass.
+    ///
     /// * `tracked`: whether something that trains is in it or before it.
-    fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> Whole {
+    fn pass(&self, pass: Pass, tracked: bool, checkpointing: bool) -> PassBytes {
         let (layers, residual) = (self.layers(), pass.tokens * self.hidden());
         let encoder = self.encoder.map_or(0, |encoder| pass.entities * encoder.activations(self.hidden() as usize));
-        // The embeddings train where every weight does; an encoder among them likewise.
+        // The embeddings train where every weight does, or with an encoder among them.
         let first = self.block(pass, tracked, self.is_full() || pass.entities > 0 || checkpointing);
         let other = self.block(pass, tracked, tracked);
         let cache = layers * 2 * pass.places * self.keys();
         if checkpointing {
-            // Of each block the input, which the norms then copy.
+            // The input of each block, which the norms then copy.
             let kept = layers * residual + encoder;
             let plain = self.block(pass, false, false);
-            return Whole {
+            return PassBytes {
                 kept,
                 forward: kept + cache + plain.forward + residual,
                 backward: kept + other.attention + other.mlp + 2 * residual + other.backward_mlp,
@@ -233,7 +241,7 @@ impl<'a> MemoryEstimator<'a> {
             };
         }
         let kept = first.attention + first.mlp + (layers - 1) * (other.attention + other.mlp) + encoder;
-        Whole {
+        PassBytes {
             kept,
             forward: kept + cache + other.forward,
             backward: (kept + other.backward_mlp).max((kept + other.backward_attention).saturating_sub(other.mlp)),
@@ -241,6 +249,8 @@ impl<'a> MemoryEstimator<'a> {
         }
     }
 
+    /// Counts the numbers of a block.
+    ///
     /// * `tracked`: whether anything in it or before it trains.
     /// * `input`: whether its input has a gradient.
     fn block(&self, pass: Pass, tracked: bool, input: bool) -> Block {
@@ -249,7 +259,7 @@ impl<'a> MemoryEstimator<'a> {
         let residual = tokens * h;
         let [mut norm, mut after] = [0, 0];
         for tensor in self.decoder.block_tensors() {
-            // A norm keeps its input and a scale of each row.
+            // A norm keeps its input and the scale of each row.
             let rows = |width: u64| tokens * width / tensor.shape[0] as u64;
             match tensor.role {
                 Role::Norm(NormRole::BeforeAttention) if tracked && input => norm += residual + tokens,
@@ -269,26 +279,26 @@ impl<'a> MemoryEstimator<'a> {
         let gates = if tracked { 2 * tokens * inner } else { 0 };
         let gate_up_down = self.left_side(&[Gate, Up, GateUp], h) + self.left_side(&[Down], inner);
         let mlp = after + gates + tokens * gate_up_down;
-        // bf16 products run in f32: both sides and the result are there twice.
+        // bf16 products run in f32: both factors and the result exist twice.
         let half = match self.precision {
             Precision::Bf16 if !self.is_full() => (3 * tokens * (h + inner) + 3 * h * inner) / 2,
             _ => 0,
         };
-        // A matrix is unpacked while it is multiplied with.
+        // A matrix is dequantized while it is multiplied.
         let half = half + if self.quantized.is_some() { h * inner } else { 0 };
         // Parts of a fused projection's output are copies.
         let half = half + if self.decoder.switches.fused_projections { 2 * tokens * inner } else { 0 };
         let forward = 2 * residual + tokens * inner + half + if tracked { 0 } else { 2 * tokens * inner };
-        // A row's and head's part of the gradients, put together afterwards; of the past each row
-        // has a part.
+        // Each row and head has a part of the gradients, which are put together afterwards; of the
+        // past each row has a part.
         let parts = 2 * places * (q + 2 * kv) + places * q + 2 * (rows + 1) * past * kv;
         let backward_mlp = residual + (3 * tokens * inner).max(2 * tokens * inner + half);
         Block { attention, mlp, forward, backward_attention: 2 * residual + parts, backward_mlp }
     }
 
-    /// Numbers a token that the products of projections with one input of `width` keep: the input
-    /// where one of the weights trains; with LoRA the input, or after dropout one each, and what is
-    /// between the two thin matrices.
+    /// Counts the numbers for each token that the products of projections with one input of `width`
+    /// keep: the input where one of the weights trains; with LoRA the input, or after dropout one
+    /// input each, and the result between the two thin matrices.
     fn left_side(&self, projections: &[Projection], width: u64) -> u64 {
         match self.tune {
             Tune::Frozen => 0,
@@ -304,21 +314,20 @@ impl<'a> MemoryEstimator<'a> {
         }
     }
 
-    /// Numbers at once in a batch's loss, and of the head's gradient.
+    /// Counts the numbers that exist at once in a batch's loss, and those of the head's gradient.
     fn loss(&self, batch: &Batch) -> (u64, u64) {
         let (h, vocabulary) = (self.hidden(), self.decoder.vocab_size as u64);
         let predictions = batch.predictions.len() as u64;
         let rows = batch.candidate_ids.as_ref().map_or(vocabulary, |rows| rows.len() as u64);
         let together = predictions.min((LOGITS_OF_A_BLOCK as u64 / rows.max(1)).max(1));
         let logit_bias = batch.predictions.iter().any(|prediction| !prediction.logit_bias.is_empty());
-        // Logits before and after those that do not compete are taken away, and which those are, a
-        // byte each, twice.
+        // The logits before and after masking, and the mask, a byte each, twice.
         let logits = together * rows * (2 + u64::from(logit_bias)) + together * rows / 2;
         let selected = if batch.candidate_ids.is_some() { rows * h } else { 0 };
         let states = predictions * h * 4;
         match self.is_full() {
             // The sum so far and a block's; then the product that carries it, and the table that
-            // selected rows came from.
+            // the selected rows came from.
             true => {
                 let gradient = 3 * rows * h + if batch.candidate_ids.is_some() { self.embedding_rows() } else { 0 };
                 (logits + selected + states + 2 * rows * h, gradient)
@@ -327,7 +336,7 @@ impl<'a> MemoryEstimator<'a> {
         }
     }
 
-    /// Numbers of the largest tensor.
+    /// Counts the numbers of the largest tensor.
     fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
         let seq = pass.places / pass.rows.max(1);
         let scores = pass.places * self.decoder.num_attention_heads as u64 * (seq + pass.past);
@@ -349,12 +358,12 @@ impl<'a> MemoryEstimator<'a> {
         self.decoder.num_hidden_layers as u64
     }
 
-    /// Width of all query heads.
+    /// Returns the width of all query heads.
     fn queries(&self) -> u64 {
         (self.decoder.num_attention_heads * self.decoder.head_dim) as u64
     }
 
-    /// Width of all key heads; as much are the values.
+    /// Returns the width of all key heads, which is also that of the values.
     fn keys(&self) -> u64 {
         (self.decoder.num_key_value_heads * self.decoder.head_dim) as u64
     }

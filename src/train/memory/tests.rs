@@ -39,6 +39,6 @@ fn what_a_block_keeps_by_hand() {
     let dropped = LoraConfig { dropout: 0.1, ..lora.clone() };
     assert_eq!(kept(Tune::Lora(&dropped, 1), true).0, norm + 2 * 4 + 2 * 3 + attended, "dropout's output, of each");
     assert_eq!(kept(Tune::Frozen, true), (norm + attended, norm + gates));
-    // Every product's left side.
+    // The left side of every product.
     assert_eq!(kept(Tune::Full, true), (norm + 4 + 4 + attended, norm + gates + 4 + 6));
 }

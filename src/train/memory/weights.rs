@@ -6,12 +6,12 @@ use super::{F32, MemoryEstimator};
 use crate::config::Precision;
 use crate::model::{QuantizedSize, Tune};
 
-/// Numbers of a model.
+/// Number of parameters of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ParameterCount {
-    /// Numbers that have a gradient.
+    /// Parameters that have a gradient.
     pub trained: u64,
-    /// Numbers that have none.
+    /// Parameters that have none.
     pub frozen: u64,
 }
 
@@ -23,7 +23,7 @@ pub struct WeightBytes {
     pub projections: u64,
     /// The embeddings, the norms and the biases, f32.
     pub embeddings: u64,
-    /// The output projection, f32; 0 where the embeddings serve as it.
+    /// The output projection, f32; 0 where the embeddings serve as the output projection.
     pub head: u64,
     /// LoRA's matrices, f32.
     pub adapters: u64,
@@ -39,7 +39,7 @@ impl WeightBytes {
 }
 
 impl MemoryEstimator<'_> {
-    /// Counts the numbers of the whole model.
+    /// Counts the parameters of the whole model.
     pub fn parameters(&self) -> ParameterCount {
         let llm = self.projection_numbers() + self.embedding_numbers() + self.head_numbers();
         let encoder = self.encoder.map_or(0, |encoder| encoder.num_params(self.hidden() as usize));
@@ -64,7 +64,7 @@ impl MemoryEstimator<'_> {
         }
     }
 
-    /// Returns the bytes of AdamW's two moments of all that trains.
+    /// Returns the bytes of AdamW's two moments of all trainable parameters.
     pub fn optimizer(&self) -> u64 {
         2 * self.parameters().trained * F32
     }
@@ -74,7 +74,7 @@ impl MemoryEstimator<'_> {
         self.layers() * projections.map(|(_, _, [out, width])| (out * width) as u64).sum::<u64>()
     }
 
-    /// Numbers of a block's norms and biases.
+    /// Counts the numbers of a block's norms and biases.
     fn vector_numbers(&self) -> u64 {
         let vectors = self.decoder.block_tensors().into_iter().filter(|tensor| tensor.shape.len() == 1);
         vectors.map(|tensor| tensor.shape[0] as u64).sum()

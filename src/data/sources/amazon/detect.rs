@@ -1,9 +1,9 @@
-//! What a file is, from its first line, and which edition files are of together.
+//! Detects what a file is, from its first line, and which edition several files are of.
 
 use std::fmt;
 
 use super::{Columns, Number, Unit, parquet};
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::input::{Input, signature};
 use crate::data::sources::signature::Signature;
 use crate::data::sources::source_file::SourceFile;
@@ -20,7 +20,7 @@ pub(super) enum Edition {
 use Edition::{Y2014, Y2018, Y2023};
 
 impl Edition {
-    pub(super) fn named(name: &str) -> Result<Self> {
+    pub(super) fn from_name(name: &str) -> Result<Self> {
         let all = [Y2014, Y2018, Y2023];
         let found = all.into_iter().find(|edition| edition.to_string() == name);
         found.ok_or_else(|| Error::usage(format!("`{name}` is no format of Amazon's data: use 2014, 2018 or 2023")))
@@ -30,7 +30,7 @@ impl Edition {
         if self == Y2023 { Unit::Milliseconds } else { Unit::Seconds }
     }
 
-    /// The columns of a CSV without a header.
+    /// Returns the columns of a CSV without a header.
     pub(super) fn columns(self) -> Columns {
         let indices = if self == Y2018 { [1, 0, 2, 3] } else { [0, 1, 2, 3] };
         Columns { indices, fields: 4 }
@@ -57,7 +57,7 @@ pub(super) enum Role {
 pub(super) enum Syntax {
     Json,
     Python,
-    /// With its header, if it has one.
+    /// Delimited text, with its header if it has one.
     Csv(Option<String>),
     Parquet,
 }
@@ -74,7 +74,7 @@ impl Syntax {
 }
 
 /// A file and what it is.
-pub(super) struct Found {
+pub(super) struct DetectedFile {
     pub(super) path: SourceFile,
     pub(super) role: Role,
     pub(super) syntax: Syntax,
@@ -82,7 +82,7 @@ pub(super) struct Found {
     editions: &'static [Edition],
 }
 
-/// Keys of reviews of 2014 and 2018; those that only one of them has.
+/// Keys of reviews and items; `_2014`, `_2018`: those that only one of these editions has.
 const REVIEW: [&str; 4] = ["reviewerID", "unixReviewTime", "overall", "reviewText"];
 const REVIEW_2014: [&str; 1] = ["helpful"];
 const REVIEW_2018: [&str; 4] = ["verified", "style", "vote", "image"];
@@ -92,15 +92,15 @@ const ITEM_2014: [&str; 4] = ["imUrl", "related", "salesRank", "categories"];
 const ITEM_2018: [&str; 6] = ["also_buy", "also_view", "main_cat", "category", "tech1", "similar_item"];
 const ITEM_2023: [&str; 4] = ["parent_asin", "main_category", "average_rating", "rating_number"];
 
-/// What a file is.
-pub(super) fn role(path: &SourceFile) -> Result<Found> {
+/// Detects what a file is.
+pub(super) fn role(path: &SourceFile) -> Result<DetectedFile> {
     if signature(path)? == Signature::Parquet {
         let Some(role) = parquet::role(path)? else {
             let what = "neither Amazon's reviews of 2023 (user_id, parent_asin, rating, timestamp) nor its metadata \
                         (parent_asin, title), by its columns";
             return Err(Error::failed(format!("{path}: {what}")));
         };
-        return Ok(Found { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
+        return Ok(DetectedFile { path: path.clone(), role, syntax: Syntax::Parquet, editions: &[Y2023] });
     }
     let line = &Input::first_line(path)?;
     let found = if line.trim_start().starts_with('{') { object(line) } else { csv(line) };
@@ -112,15 +112,15 @@ pub(super) fn role(path: &SourceFile) -> Result<Found> {
              lines or \
              Python literals with asin or parent_asin, not `{}`",
             path,
-            short(line)
+            shorten(line)
         ))
     })?;
-    Ok(Found { path: path.clone(), role, syntax, editions })
+    Ok(DetectedFile { path: path.clone(), role, syntax, editions })
 }
 
-type What = (Role, Syntax, &'static [Edition]);
+type FileKind = (Role, Syntax, &'static [Edition]);
 
-fn object(line: &str) -> Option<What> {
+fn object(line: &str) -> Option<FileKind> {
     let (keys, python) = keys(line);
     let any = |of: &[&str]| keys.iter().any(|key| of.contains(key));
     let by_key = |of_2014: &[&str], of_2018: &[&str]| -> &'static [Edition] {
@@ -146,8 +146,8 @@ fn object(line: &str) -> Option<What> {
     Some((role, if python { Syntax::Python } else { Syntax::Json }, editions))
 }
 
-/// The keys of the JSON object or Python dict that a line begins, as far as it goes: a line may be
-/// cut or broken. And is it Python, by its quotes?
+/// Returns the keys of the JSON object or Python dict that a line begins, as far as it goes (a line
+/// may be cut or broken), and whether it is Python, by its quotes.
 fn keys(line: &str) -> (Vec<&str>, bool) {
     let bytes = line.as_bytes();
     let (mut keys, mut python) = (Vec::new(), false);
@@ -176,14 +176,14 @@ fn keys(line: &str) -> (Vec<&str>, bool) {
     (keys, python)
 }
 
-fn csv(line: &str) -> Option<What> {
+fn csv(line: &str) -> Option<FileKind> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     if fields.contains(&"user_id") && fields.contains(&"parent_asin") {
         return Some((Role::Reviews, Syntax::Csv(Some(line.to_string())), &[Y2023]));
     }
     let [first, second, rating, time] = fields[..] else { return None };
     Number::parse(rating)?;
-    let time = Number::parse(time)?.whole("timestamp").ok()?;
+    let time = Number::parse(time)?.whole_number("timestamp").ok()?;
     // Items are ISBNs or begin with B; reviewers begin with A.
     let item = |id: &str| id.len() == 10 && id.starts_with(|c: char| c == 'B' || c.is_ascii_digit());
     let editions: &'static [Edition] =
@@ -199,20 +199,20 @@ fn csv(line: &str) -> Option<What> {
     Some((Role::Reviews, Syntax::Csv(None), editions))
 }
 
-/// The one edition that all files can be of.
-pub(super) fn edition(found: &[Found]) -> Result<Edition> {
+/// Returns the one edition that all files can be of.
+pub(super) fn edition(found: &[DetectedFile]) -> Result<Edition> {
     let mut common = vec![Y2014, Y2018, Y2023];
     for (at, file) in found.iter().enumerate() {
         common.retain(|edition| file.editions.contains(edition));
         if common.is_empty() {
-            let name = |file: &Found| {
+            let name = |file: &DetectedFile| {
                 let editions: Vec<String> = file.editions.iter().map(Edition::to_string).collect();
                 format!("{} is of Amazon {}", file.path, editions.join(" or "))
             };
-            let apart = |other: &&Found| !other.editions.iter().any(|edition| file.editions.contains(edition));
+            let apart = |other: &&DetectedFile| !other.editions.iter().any(|edition| file.editions.contains(edition));
             let other = found.iter().take(at).find(apart).unwrap_or(file);
             return Err(Error::usage(format!(
-                "{}, but {}: give files of one edition, or say which with --format",
+                "{}, but {}: give files of one edition, or say which with option `format`",
                 name(other),
                 name(file)
             )));
@@ -225,7 +225,7 @@ pub(super) fn edition(found: &[Found]) -> Result<Edition> {
             None => Ok(Y2018),
             Some(file) => Err(Error::usage(format!(
                 "{}: 2014's user,item,rating,time cannot be told from 2018's item,user,rating,time: say which with \
-                 --format",
+                 option `format`",
                 file.path
             ))),
         },

@@ -9,7 +9,7 @@
 //! In 2023 the item is `parent_asin` (`asin` is its variant), and a review's own `title` is not the
 //! item's.
 //!
-//! Where this was read, and what else is known of the files:
+//! Sources of this, and what else is known of the files:
 //! - 2014: LlamaRec's `DATASET.md` and DSXiangLi/CTR's `data/amazon/readme.md` repeat the owners'
 //!   page and show its files.
 //! - The CSVs of 2014 and 2018 differ in the order of columns: LensKit's `data/sources/amazon.py`,
@@ -34,11 +34,11 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use self::detect::{Edition, Found, Role, Syntax};
+use self::detect::{DetectedFile, Edition, Role, Syntax};
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
-use super::fields::short;
-use super::files::at_most;
+use super::fields::shorten;
+use super::files::max_rows;
 use super::lines::{read_lines, read_numbered_lines};
 use super::options::ReadOptions;
 use super::python;
@@ -50,17 +50,22 @@ use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
-/// Bytes of a review and of a CSV row, at least, as published.
+/// Least bytes of a review and of a CSV row, as published.
 const REVIEW_BYTES: u64 = 200;
 const ROW_BYTES: u64 = 36;
-/// What marks a "title" of 2018 as a piece of a page's script or HTML.
+/// Texts that mark a "title" of 2018 as a piece of a page's script or HTML.
 const NO_TITLE: [&str; 2] = ["getTime", "<span id"];
 
-/// What is wrong with a line.
+/// A parsed line, or what is wrong with it.
 type Line<T> = std::result::Result<T, String>;
 
 /// Reads Amazon files: the reviews, in the order of the files and their lines, then titles for
 /// their items.
+///
+/// Each file's role is detected from its first line, and the edition from all of them together;
+/// `options.format` (`2014`, `2018`, `2023`) forces the edition. Titles are as the metadata has
+/// them, HTML entities included; of two different titles for one item the second is a bad line.
+/// Reviews and metadata that come twice are left for later steps.
 ///
 /// Each file's role is found from its first line, and the edition from all of them together;
 /// `options.format` (`2014`, `2018`, `2023`) forces the edition. Titles are as the metadata has
@@ -73,10 +78,11 @@ type Line<T> = std::result::Result<T, String>;
 pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let found = files.iter().map(detect::role).collect::<Result<Vec<_>>>()?;
     let edition = match &options.format {
-        Some(name) => Edition::named(name)?,
+        Some(name) => Edition::from_name(name)?,
         None => detect::edition(&found)?,
     };
-    let (reviews, metadata): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|f| f.role == Role::Reviews);
+    let (reviews, metadata): (Vec<&DetectedFile>, Vec<&DetectedFile>) =
+        found.iter().partition(|f| f.role == Role::Reviews);
     if reviews.is_empty() {
         return Err(Error::usage(
             "no review file among the inputs: add Amazon's reviews (JSON lines) or ratings (CSV)",
@@ -93,7 +99,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let mut events = 0;
     for file in &reviews {
         let bytes = if matches!(file.syntax, Syntax::Csv(_)) { ROW_BYTES } else { REVIEW_BYTES };
-        events += at_most(std::slice::from_ref(&file.path), bytes)?;
+        events += max_rows(std::slice::from_ref(&file.path), bytes)?;
     }
     let mut log = EventLog::new(events, &options.workspace, true, true)?;
     for file in &reviews {
@@ -108,8 +114,8 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     Ok(RawDataset { log, catalogue, format })
 }
 
-/// The syntaxes of files, for people.
-fn kinds(files: &[&Found]) -> String {
+/// Returns the syntaxes of files, for people.
+fn kinds(files: &[&DetectedFile]) -> String {
     let mut kinds: Vec<&str> = Vec::new();
     for file in files {
         let kind = file.syntax.name();
@@ -120,7 +126,7 @@ fn kinds(files: &[&Found]) -> String {
     kinds.join(" and ")
 }
 
-fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+fn read_reviews(file: &DetectedFile, edition: Edition, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     if file.syntax == Syntax::Parquet {
         return parquet::read_reviews(file, log, context);
     }
@@ -150,7 +156,13 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mu
             |line, events| {
                 let Review2023 { user_id, parent_asin, rating, timestamp } =
                     serde_json::from_str(line).map_err(json_error)?;
-                event(events, &user_id, &parent_asin, rating.real(), unit.milliseconds(timestamp.whole("timestamp")?)?)
+                event(
+                    events,
+                    &user_id,
+                    &parent_asin,
+                    rating.real(),
+                    unit.milliseconds(timestamp.whole_number("timestamp")?)?,
+                )
             },
             sink,
         ),
@@ -161,7 +173,13 @@ fn read_reviews(file: &Found, edition: Edition, log: &mut EventLog, context: &mu
             context,
             |line, events| {
                 let Review { reviewer, asin, overall, time } = serde_json::from_str(line).map_err(json_error)?;
-                event(events, &reviewer, &asin, overall.real(), unit.milliseconds(time.whole("unixReviewTime")?)?)
+                event(
+                    events,
+                    &reviewer,
+                    &asin,
+                    overall.real(),
+                    unit.milliseconds(time.whole_number("unixReviewTime")?)?,
+                )
             },
             sink,
         ),
@@ -190,7 +208,7 @@ struct Review2023<'a> {
     timestamp: Number,
 }
 
-/// A number, also one in quotes.
+/// A number, also one that is written in quotes.
 #[derive(Clone, Copy)]
 enum Number {
     Whole(i64),
@@ -210,8 +228,8 @@ impl Number {
         }
     }
 
-    /// The number, also if it is written as 5.0.
-    fn whole(self, name: &str) -> Line<i64> {
+    /// Returns a whole number, also if it is written as 5.0.
+    fn whole_number(self, name: &str) -> Line<i64> {
         match self {
             Self::Whole(number) => Ok(number),
             Self::Real(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(number as i64),
@@ -222,8 +240,8 @@ impl Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct AsNumber;
-        impl Visitor<'_> for AsNumber {
+        struct NumberVisitor;
+        impl Visitor<'_> for NumberVisitor {
             type Value = Number;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -246,11 +264,12 @@ impl<'de> Deserialize<'de> for Number {
                 Number::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(AsNumber)
+        deserializer.deserialize_any(NumberVisitor)
     }
 }
 
-/// serde's message with the column instead of its "line 1 column 7", which is no line of the file.
+/// Returns serde's message with the column in place of its "line 1 column 7", which is no line of
+/// the file.
 fn json_error(error: serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
@@ -258,7 +277,7 @@ fn json_error(error: serde_json::Error) -> String {
     format!("column {}: {what}{cut}", error.column())
 }
 
-/// Checks an event and adds it.
+/// Adds an event, if it is a good one.
 fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) -> Line<()> {
     for (id, what) in [(user, "user"), (item, "item")] {
         if id.trim().is_empty() {
@@ -272,7 +291,7 @@ fn event(events: &mut Events, user: &str, item: &str, rating: f32, time: i64) ->
     Ok(())
 }
 
-/// Where user, item, rating and time are in a CSV's row, and how many fields it has.
+/// Index of user, item, rating and time in a CSV's row, and its number of fields.
 struct Columns {
     indices: [usize; 4],
     fields: usize,
@@ -305,9 +324,10 @@ fn row(line: &str, columns: &Columns, unit: Unit, events: &mut Events) -> Line<(
         return Err(format!("{fields} fields between commas, not {}", columns.fields));
     }
     let [user, item, rating, time] = values;
-    let number =
-        |name: &str, text: &str| Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", short(text)));
-    let time = unit.milliseconds(number("timestamp", time)?.whole("timestamp")?)?;
+    let number = |name: &str, text: &str| {
+        Number::parse(text).ok_or_else(|| format!("{name} `{}` is not a number", shorten(text)))
+    };
+    let time = unit.milliseconds(number("timestamp", time)?.whole_number("timestamp")?)?;
     event(events, user, item, number("rating", rating)?.real(), time)
 }
 
@@ -317,12 +337,12 @@ struct Titles {
     lines: Vec<u64>,
     items: Vec<u32>,
     titles: StringArena,
-    /// An item that is not of the log.
+    /// An item that the log does not have.
     unmatched: Option<String>,
 }
 
 impl Titles {
-    /// Adds the title of an item, if it is of the log; a blank one is none.
+    /// Adds the title of an item, if the log has the item; a blank title is none.
     fn push(&mut self, line: u64, id: &str, title: Option<&str>, items: &Interner) {
         match (items.find(id), title.filter(|title| !title.trim().is_empty())) {
             (Some(item), Some(title)) => {
@@ -336,7 +356,7 @@ impl Titles {
     }
 }
 
-/// Gives the catalogue titles. Of two different ones for an item the second is a bad row.
+/// Gives the catalogue its titles. Of two different ones for an item the second is a bad row.
 fn take_titles(
     found: Titles,
     file: &SourceFile,
@@ -346,18 +366,22 @@ fn take_titles(
     context: &mut ReadContext,
 ) -> Result<()> {
     if let Some(id) = &found.unmatched {
-        catalogue.unmatched(id);
+        catalogue.count_unmatched(id);
     }
     for ((line, item), title) in found.lines.into_iter().zip(found.items).zip(found.titles.iter()) {
         if let Err(what) = catalogue.set_title(item, title) {
-            context.bad_at(file, &format!("{row} {line}"), &format!("item {}: {what}", short(items.get(item))))?;
+            context.bad_row_at(
+                file,
+                &format!("{row} {line}"),
+                &format!("item {}: {what}", shorten(items.get(item))),
+            )?;
         }
     }
     Ok(())
 }
 
 fn read_titles(
-    file: &Found,
+    file: &DetectedFile,
     edition: Edition,
     items: &Interner,
     catalogue: &mut Catalogue,
@@ -368,7 +392,7 @@ fn read_titles(
     }
     let path = &file.path;
     let parse = |number: u64, line: &str, out: &mut Titles| -> Line<()> {
-        let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { described(line, edition)? };
+        let (id, title) = if file.syntax == Syntax::Python { literal(line)? } else { item_and_title(line, edition)? };
         if id.trim().is_empty() {
             return Err("the item id is empty".into());
         }
@@ -381,8 +405,8 @@ fn read_titles(
     })
 }
 
-/// An item's id and title in a line of JSON.
-fn described(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+/// Returns an item's id and title from a line of JSON.
+fn item_and_title(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     #[derive(Deserialize)]
     #[serde(transparent)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -403,7 +427,7 @@ fn described(line: &str, edition: Edition) -> Line<(Cow<'_, str>, Option<Cow<'_,
     Ok((id.0, title.map(|t| t.0)))
 }
 
-/// An item's id and title in a line that is a Python literal.
+/// Returns an item's id and title from a line that is a Python literal.
 fn literal(line: &str) -> Line<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     let mut item = python::parse(line)?;
     let Some(Value::Text(id)) = item.take("asin") else { return Err("not a dict with a text under `asin`".into()) };

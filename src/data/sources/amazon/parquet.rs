@@ -1,6 +1,6 @@
 //! Reviews and metadata of 2023 as Parquet, as Hugging Face publishes them.
 
-use super::detect::{Found, Role};
+use super::detect::{DetectedFile, Role};
 use super::{Titles, take_titles};
 use crate::Result;
 use crate::data::event_log::{EventLog, Events};
@@ -11,7 +11,7 @@ use crate::data::sources::read_context::ReadContext;
 use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::Unit;
 
-/// What a Parquet file is, by its columns.
+/// Returns the role of a Parquet file, by its columns.
 pub(super) fn role(file: &SourceFile) -> Result<Option<Role>> {
     let parquet = ParquetFile::open(file)?;
     let all = |names: &[&str]| names.iter().all(|name| parquet.names.iter().any(|column| column == name));
@@ -33,7 +33,7 @@ fn text<'a>(rows: &'a Rows, column: usize, row: usize, what: &str) -> std::resul
 }
 
 /// Reads the reviews of a file.
-pub(super) fn read_reviews(found: &Found, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
+pub(super) fn read_reviews(found: &DetectedFile, log: &mut EventLog, context: &mut ReadContext) -> Result<()> {
     let parquet = ParquetFile::open(&found.path)?;
     let mut columns = Vec::new();
     for name in ["user_id", "parent_asin", "rating", "timestamp"] {
@@ -45,7 +45,7 @@ pub(super) fn read_reviews(found: &Found, log: &mut EventLog, context: &mut Read
         for row in 0..rows.len {
             number += 1;
             if let Err(what) = review(rows, row, &mut events) {
-                context.bad_at(&found.path, &format!("row {number}"), &what)?;
+                context.bad_row_at(&found.path, &format!("row {number}"), &what)?;
             }
         }
         context.progress.add(rows.len as u64)?;
@@ -70,7 +70,7 @@ fn review(rows: &Rows, row: usize, events: &mut Events) -> std::result::Result<(
 
 /// Reads the titles of a file for the items of a log.
 pub(super) fn read_titles(
-    found: &Found,
+    found: &DetectedFile,
     items: &Interner,
     catalogue: &mut Catalogue,
     context: &mut ReadContext,
@@ -85,10 +85,10 @@ pub(super) fn read_titles(
             let pair = text(rows, 0, row, "item id").and_then(|id| Ok((id, text(rows, 1, row, "title")?)));
             match pair {
                 Ok((id, _)) if id.trim().is_empty() => {
-                    context.bad_at(&found.path, &format!("row {number}"), "the item id is empty")?;
+                    context.bad_row_at(&found.path, &format!("row {number}"), "the item id is empty")?;
                 }
                 Ok((id, title)) => titles.push(number, id, Some(title), items),
-                Err(what) => context.bad_at(&found.path, &format!("row {number}"), &what)?,
+                Err(what) => context.bad_row_at(&found.path, &format!("row {number}"), &what)?,
             }
         }
         context.progress.add(rows.len as u64)?;

@@ -97,7 +97,7 @@ fn reads_2014() {
     assert_eq!((title(&raw, "B000000001"), title(&raw, "B000000002")), (None, Some("Two’s")));
     assert_eq!(raw.log.items.find("B999999999"), None);
     assert!(raw.log.timed && raw.log.rated);
-    assert_eq!(context.inputs[0], FileDigest::of("reviews_X_5.json", REVIEWS_2014.as_bytes()));
+    assert_eq!(context.inputs[0], FileDigest::from_bytes("reviews_X_5.json", REVIEWS_2014.as_bytes()));
 
     let ratings =
         "A2SUAM1J3GNN3B,0000013714,5.0,1252800000\nA1,B000000001,1.0,1252886400\n#oc-R1,B000000002,4.0,1252972800";
@@ -194,7 +194,7 @@ fn csv_that_could_be_either_needs_a_format() {
     let csv = "u,i,5,1252800000\n";
     let meta = "{\"asin\": \"i\", \"title\": \"T\"}\n";
     let (text, code) = error(&[("r.csv", csv), ("m", meta)], None);
-    assert!(text.contains("/r.csv: 2014's user,item") && text.contains("--format") && code == 2, "{text}");
+    assert!(text.contains("/r.csv: 2014's user,item") && text.contains("option `format`") && code == 2, "{text}");
     for (format, user) in [("2014", "u"), ("2018", "i")] {
         let (raw, _) = read_all(&[("r.csv", csv), ("m", meta)], Some(format), 0).unwrap();
         assert_eq!(events(&raw)[0].0, user);

@@ -7,17 +7,17 @@ use memchr::{memchr, memchr_iter, memchr2, memchr3};
 use crate::data::sources::encoding::Encoding;
 use crate::data::sources::lines::whole_lines;
 
-/// How fields are written.
+/// Characters of a dialect of delimited text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Dialect {
     /// The character between fields.
     pub(in super::super) delimiter: u8,
     /// The character around a field that may hold delimiters, line ends and, written twice, itself.
     pub(in super::super) quote: Option<u8>,
-    /// The character that takes the meaning of the one after it.
+    /// The character that makes the character after it plain text.
     pub(in super::super) escape: Option<u8>,
     pub(in super::super) encoding: Encoding,
-    /// Whether a line `ID:` gives the item of the rows after it (the Netflix prize).
+    /// Whether a line `ID:` gives the item of the rows after it (as in the Netflix prize).
     pub(in super::super) sections: bool,
 }
 
@@ -25,17 +25,17 @@ impl Dialect {
     /// Commas, and quotes around fields.
     pub(in super::super) const CSV: Self =
         Self { delimiter: b',', quote: Some(b'"'), escape: None, encoding: Encoding::Utf8, sections: false };
-    /// Tabs, and no quotes: a `"` is a character.
+    /// Tabs, and no quotes: a `"` is an ordinary character.
     pub(in super::super) const TSV: Self = Self { delimiter: b'\t', quote: None, ..Self::CSV };
 }
 
 /// The end of a record in a text.
 pub(super) enum RecordEnd {
-    /// It ends before this byte.
+    /// The record ends before this byte.
     Complete(usize),
-    /// It cannot be read; the next one begins after its first line, at this byte.
+    /// The record cannot be read; the next one begins after its first line, at this byte.
     Stray(usize),
-    /// It goes on after the text.
+    /// The record goes on after the text.
     Incomplete,
 }
 
@@ -44,7 +44,7 @@ impl Dialect {
         self.quote.is_none() && self.escape.is_none()
     }
 
-    /// Whether a text is free of quotes and escapes.
+    /// Returns whether a text is free of quotes and escapes.
     pub(super) fn is_plain_text(&self, bytes: &[u8]) -> bool {
         match (self.quote, self.escape) {
             (None, None) => true,
@@ -74,8 +74,8 @@ impl Dialect {
         }
     }
 
-    /// The end of a record with quotes or escapes: an error where text follows a closing quote,
-    /// `None` if the text ends before the record does.
+    /// Returns the end of a record with quotes or escapes: an error where text follows a closing
+    /// quote, `None` if the text ends before the record does.
     fn quoted_record_end(&self, bytes: &[u8], start: usize) -> Option<std::result::Result<usize, ()>> {
         let escape = self.escape.unwrap_or(b'\n');
         let mut at = start;
@@ -102,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// The position of the quote that closes a field whose text begins at `at`.
+    /// Returns the position of the quote that closes a field whose text begins at `at`.
     fn closing_quote(&self, bytes: &[u8], mut at: usize) -> Option<usize> {
         let quote = self.quote?;
         loop {
@@ -119,13 +119,13 @@ impl Dialect {
         }
     }
 
-    /// Whether the last record, which has no end, ends inside a quoted field.
+    /// Returns whether the last record, which has no end, ends inside a quoted field.
     fn ends_inside_quotes(&self, bytes: &[u8], start: usize) -> bool {
         let closed = [bytes.get(start..).unwrap_or_default(), b"\n"].concat();
         !matches!(self.quoted_record_end(&closed, 0), Some(Ok(_)))
     }
 
-    /// Number of bytes that are whole records.
+    /// Returns the number of bytes that are whole records.
     pub(super) fn whole_records(&self, bytes: &[u8], at_end: bool) -> usize {
         if self.is_plain() || self.is_plain_text(bytes) {
             return whole_lines(bytes, at_end);
@@ -140,9 +140,9 @@ impl Dialect {
         start
     }
 
-    /// Splits a record, without its line end, into fields; `unescaped` takes the text of one with
-    /// quotes or escapes, and the last of `limit` fields takes what is left. Returns the text that
-    /// the fields are ranges of.
+    /// Splits a record, without its line end, into fields. `unescaped` takes the text of a record
+    /// with quotes or escapes, and the last of `limit` fields takes what is left. Returns the text
+    /// that the fields are ranges of.
     pub(super) fn split<'a>(
         &self,
         record: &'a str,

@@ -8,17 +8,17 @@ use memchr::{memchr, memchr_iter};
 
 pub(super) use self::dialect::Dialect;
 use self::dialect::RecordEnd;
-use super::fields::short;
+use super::fields::shorten;
 use super::input::Input;
 use super::lines::{BlockReader, NOT_UTF8, ParsedBlock, RecordResult, TextBlock};
 use super::read_context::ReadContext;
 use super::source_file::SourceFile;
 use crate::{Error, Result};
 
-/// What an open quote means, in one message: where it ends cannot be known.
+/// The message of an open quote: where it ends cannot be known.
 const STRAY_QUOTE: &str = "a quoted field does not end, or text follows its closing quote (a quote inside one is \
                            written \
-                           twice; table: --escape '\\' or --quote none where it is not)";
+                           twice; table: option `escape` '\\' or option `quote` none where it is not)";
 
 /// A file of records.
 pub(super) struct DelimitedFile {
@@ -42,25 +42,25 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A field; empty if there is none.
+    /// Returns a field; empty if there is none.
     pub(super) fn get(self, index: usize) -> &'a str {
         self.fields.get(index).and_then(|range| self.text.get(range.clone())).unwrap_or_default()
     }
 }
 
-/// A line `ID:`; its id.
+/// Returns the id of a line `ID:`.
 fn section_of(line: &[u8]) -> Option<&str> {
     let id = std::str::from_utf8(line.trim_ascii()).ok()?.strip_suffix(':')?;
     (!id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(id)
 }
 
-/// Tells whether a line gives the item of the rows after it.
+/// Returns whether a line gives the item of the rows after it.
 pub(super) fn is_section(line: &str) -> bool {
     section_of(line.as_bytes()).is_some()
 }
 
 impl DelimitedFile {
-    /// Looks at a file's header.
+    /// Opens a file and reads its header.
     pub(super) fn open(file: &SourceFile, dialect: Dialect) -> Result<Self> {
         let mut records = Self::with_names(file, dialect, Vec::new(), false);
         let mut names = None;
@@ -74,23 +74,23 @@ impl DelimitedFile {
         Ok(records)
     }
 
-    /// A file without a header, whose columns have these names.
+    /// Opens a file without a header, whose columns have these names.
     ///
     /// * `last_takes_rest`: the last column takes what is left of a line.
     pub(super) fn with_names(file: &SourceFile, dialect: Dialect, names: Vec<String>, last_takes_rest: bool) -> Self {
         Self { file: file.clone(), dialect, header: names, has_header: false, last_takes_rest }
     }
 
-    /// The index of a column in the records.
+    /// Returns the index of a column in the records.
     pub(super) fn column(&self, name: &str) -> Result<usize> {
         let mut indices = self.header.iter().enumerate().filter(|(_, column)| *column == name).map(|(index, _)| index);
         let index = indices.next().ok_or_else(|| missing_column(&self.file, name, &self.header))?;
         match indices.next() {
             None => Ok(index),
             Some(second) => Err(Error::failed(format!(
-                "{}: two columns are named `{}`, the {}th and the {}th: name the columns by --columns",
+                "{}: two columns are named `{}`, the {}th and the {}th: name the columns by option `names`",
                 self.file,
-                short(name),
+                shorten(name),
                 index + 1,
                 second + 1
             ))),
@@ -127,12 +127,12 @@ impl DelimitedFile {
         )
     }
 
-    /// Shows `each` record after record, good ones alone, until it returns false.
+    /// Passes record after record to `each`, good ones alone, until it returns false.
     pub(super) fn for_each(&self, mut each: impl FnMut(Record) -> bool) -> Result<()> {
         self.for_each_raw(|is_header, bad, record| is_header || bad || each(record))
     }
 
-    /// Shows `each` whether the record is the header, whether it is bad, and the record.
+    /// Passes to `each` whether the record is the header, whether it is bad, and the record.
     fn for_each_raw(&self, mut each: impl FnMut(bool, bool, Record) -> bool) -> Result<()> {
         let input = Input::peek_as(&self.file, self.dialect.encoding)?;
         let mut blocks = BlockReader::new(&self.file, input);
@@ -146,7 +146,8 @@ impl DelimitedFile {
                             let bad = self.check(record).is_err();
                             going = each(std::mem::take(&mut is_header), bad, record);
                         }
-                        // A header that cannot be read is an error, a row is left to the reading.
+                        // A header that cannot be read is an error; a bad row is reported when it
+                        // is read.
                         Err(what) if self.header.is_empty() => return Err(what),
                         Err(_) => {}
                     }
@@ -202,8 +203,8 @@ impl DelimitedFile {
         Ok(())
     }
 
-    /// Shows `each` the line that each record of a block begins on, and the record. Blank lines and
-    /// sections are passed over.
+    /// Passes to `each` the line that each record of a block begins on, and the record. Blank lines
+    /// and sections are skipped.
     fn records(
         &self,
         block: &TextBlock,
@@ -264,12 +265,12 @@ impl DelimitedFile {
     }
 }
 
-/// The error of a column that a file lacks.
+/// Returns the error of a column that a file lacks.
 pub(super) fn missing_column(file: &SourceFile, name: &str, present: &[String]) -> Error {
     // A header of numbers or times is probably the first row.
     let data = present.iter().any(|field| field.trim_matches('"').starts_with(|c: char| c.is_ascii_digit()));
-    let advice = if data { "; if that is a row of data, name the columns with --columns a,b,c" } else { "" };
-    let (name, present) = (short(name), short(&present.join(", ")));
+    let advice = if data { "; if that is a row of data, name the columns with option `names` a,b,c" } else { "" };
+    let (name, present) = (shorten(name), shorten(&present.join(", ")));
     Error::failed(format!("{file}: column `{name}` is missing; it has {present}{advice}"))
 }
 

@@ -58,7 +58,7 @@ fn bad_records_name_their_line() {
     assert!(read(b"a,b\nbad,1\n1\nx,\xff\n1,2\n", 2).unwrap_err().to_string().contains("line 4: not UTF-8"));
 }
 
-/// A quote that is not closed costs its own line alone.
+/// A quote that is not closed costs only its own line.
 #[test]
 fn skipping_goes_on_after_a_stray_quote() {
     let rows: String = (0..60_000).map(|n| format!("{n},x\n")).collect();

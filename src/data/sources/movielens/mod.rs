@@ -7,7 +7,7 @@
 //! | `100k` | `u.data` | `u.item` | |
 //! | `csv` | `ratings.csv` | `movies.csv` | `tags.csv` |
 //!
-//! A file `*plots*.dat` beside them gives plots, directors and actors. Other files are left alone.
+//! A file `*plots*.dat` beside them gives plots, directors and actors. Other files are not read.
 
 mod tags;
 
@@ -18,7 +18,7 @@ use super::dataset::{Catalogue, RawDataset};
 use super::delimited::{DelimitedFile, Dialect};
 use super::encoding::Encoding;
 use super::fields::{present, rating};
-use super::files::at_most;
+use super::files::max_rows;
 use super::input::Input;
 use super::lines::read_numbered_lines;
 use super::options::ReadOptions;
@@ -32,7 +32,7 @@ use crate::{Error, Result};
 /// The shortest row of ratings: `1::1::5::978300760`.
 const RATING_BYTES: u64 = 16;
 
-/// The flags of `u.item`, in their order.
+/// The genre flags of `u.item`, in their order.
 const GENRES: [&str; 19] = [
     "unknown",
     "Action",
@@ -74,7 +74,7 @@ impl Format {
         }
     }
 
-    /// By the first line, or else by the name.
+    /// Finds the format by the first line, or else by the name.
     fn find(path: &SourceFile) -> Result<Self> {
         let line = Input::first_line(path)?;
         let fields = |delimiter| line.split(delimiter).count();
@@ -103,7 +103,7 @@ impl Format {
     }
 }
 
-/// What a file is there for.
+/// Role of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Ratings,
@@ -113,8 +113,9 @@ enum Role {
 }
 
 impl Role {
-    /// By the published name, perhaps after a prefix as in `ml-1m-ratings.dat.gz`.
-    fn of(path: &SourceFile) -> Option<Self> {
+    /// Returns the role of a file by its published name, perhaps after a prefix as in
+    /// `ml-1m-ratings.dat.gz`.
+    fn from_name(path: &SourceFile) -> Option<Self> {
         let name = path.plain_name();
         let is = |wanted: &str| {
             let before = name.strip_suffix(wanted);
@@ -139,7 +140,7 @@ impl Role {
 pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut ReadContext) -> Result<RawDataset> {
     let forced = options.format.as_deref().map(Format::parse).transpose()?;
     let format = |path: &SourceFile| forced.map_or_else(|| Format::find(path), Ok);
-    let of = |role| files.iter().filter(move |path| Role::of(path) == Some(role));
+    let of = |role| files.iter().filter(move |path| Role::from_name(path) == Some(role));
 
     let ratings: Vec<&SourceFile> = of(Role::Ratings).collect();
     let Some(first) = ratings.first() else {
@@ -152,7 +153,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
             return Err(Error::usage(format!("{} {what} {}: give one of them", path, first)));
         }
     }
-    let rows = at_most(ratings.iter().copied(), RATING_BYTES)?;
+    let rows = max_rows(ratings.iter().copied(), RATING_BYTES)?;
     let mut log = EventLog::new(rows, &options.workspace, true, true)?;
     for path in ratings {
         read_ratings(path, found, &mut log, context)?;
@@ -163,7 +164,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     if of(Role::Movies).next().is_none() {
         catalogue.missing = Some("no file of titles among the inputs: add movies.dat, u.item or movies.csv");
     }
-    let unused = files.iter().filter(|path| Role::of(path).is_none());
+    let unused = files.iter().filter(|path| Role::from_name(path).is_none());
     context.unused.extend(unused.map(|path| path.name().to_string()));
     let mut described = found.describe().to_string();
     for path in of(Role::Movies) {
@@ -232,16 +233,16 @@ pub(super) fn wrong_fields(wanted: usize, delimiter: &str, found: usize) -> Stri
     format!("{wanted} fields divided by `{}` expected, {found} found", delimiter.escape_default())
 }
 
-/// UTF-8 if a file is that throughout, else ISO 8859-1.
+/// Returns UTF-8 if the whole file is UTF-8, else ISO 8859-1.
 pub(super) fn encoding(path: &SourceFile) -> Result<Encoding> {
-    /// Lines are looked at in parts of at most this many bytes.
+    /// Lines are checked in parts of at most this many bytes.
     const PART: u64 = 1 << 24;
     let mut input = Input::peek(path)?;
     let mut line = Vec::new();
     loop {
         line.clear();
         let read = input.content().take(PART).read_until(b'\n', &mut line);
-        if read.map_err(|error| input.broken(&error))? == 0 {
+        if read.map_err(|error| input.read_error(&error))? == 0 {
             return Ok(Encoding::Utf8);
         }
         if std::str::from_utf8(&line).is_err() {
@@ -264,8 +265,8 @@ impl Movie {
     }
 }
 
-/// Reads the titles and genres of a `movies.dat` for the items of a log, and says how they are
-/// encoded.
+/// Reads the titles and genres of a `movies.dat` for the items of a log, and returns how the file
+/// is encoded.
 pub(super) fn read_movies_dat(
     path: &SourceFile,
     items: &Interner,
@@ -285,11 +286,11 @@ fn read_movies(
     let mut take_in = |context: &mut ReadContext, movies: Vec<Movie>| -> Result<()> {
         for movie in movies {
             let Some(item) = items.find(&movie.id) else {
-                catalogue.unmatched(&movie.id);
+                catalogue.count_unmatched(&movie.id);
                 continue;
             };
             if let Err(what) = catalogue.describe(item, &movie.title) {
-                context.bad(path, movie.line, &what)?;
+                context.bad_row(path, movie.line, &what)?;
                 continue;
             }
             if !movie.genres.is_empty() {
@@ -329,14 +330,14 @@ fn read_movies(
     Ok(encoding)
 }
 
-/// `id::title::genres`; the title may hold `::`.
+/// Parses `id::title::genres`; the title may hold `::`.
 fn parse_dat(line: u64, text: &str) -> std::result::Result<Movie, String> {
     let outer = text.split_once("::").and_then(|(id, rest)| Some((id, rest.rsplit_once("::")?)));
     let (id, (title, genres)) = outer.ok_or_else(|| wrong_fields(3, "::", text.split("::").count()))?;
     Movie::new(line, id, title, genres.to_string())
 }
 
-/// `id|title|release|video release|address|` and a flag for each of [`GENRES`].
+/// Parses `id|title|release|video release|address|` and a flag for each of [`GENRES`].
 fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
     let fields: Vec<&str> = text.split('|').collect();
     let wanted = 5 + GENRES.len();
@@ -355,9 +356,9 @@ fn parse_item(line: u64, text: &str) -> std::result::Result<Movie, String> {
     Movie::new(line, field(0), field(1), genres.join("|"))
 }
 
-/// Is it a file of plots?
+/// Returns whether a file is one of plots.
 pub(super) fn holds_plots(path: &SourceFile) -> bool {
-    Role::of(path) == Some(Role::Plots)
+    Role::from_name(path) == Some(Role::Plots)
 }
 
 /// Reads `id::title::year::rating::date::genres::director::writers::actors::plot::poster`; the plot

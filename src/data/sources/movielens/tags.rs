@@ -1,4 +1,4 @@
-//! What people called the movies.
+//! Tags that people gave the movies.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,10 +8,10 @@ use super::{
 use crate::Result;
 use crate::data::interner::Interner;
 
-/// An item keeps this many tags.
+/// Most tags that an item keeps.
 const MOST: usize = 20;
 
-/// How often each item was given each tag.
+/// The number of times that each item was given each tag.
 #[derive(Default)]
 pub(super) struct Tags {
     counts: BTreeMap<u32, HashMap<String, u64>>,

@@ -22,20 +22,20 @@ use crate::data::corpus::{Provenance, Step};
 use crate::{Context, Error, Result};
 
 const TITLES: &str = "id2name4Rec.json";
-/// Rows being parsed take about so many times their bytes.
+/// Memory that rows take while they are parsed, as a multiple of their bytes.
 const PARSED: u64 = 16;
 
-/// Where a file is, compressed or not.
-fn stored(dir: &Path, file: &str) -> PathBuf {
-    // Some releases have a sample of 5,000 windows to test on, and name it so.
+/// Returns the path of a file of the release, compressed or not.
+fn find_file(dir: &Path, file: &str) -> PathBuf {
+    // Some releases have a sample of 5,000 test windows, and name it so.
     let names: &[&str] = if file == "test.csv" { &["test.csv", "test_5000.csv"] } else { &[file] };
     let paths = names.iter().flat_map(|name| ["", ".gz", ".zst"].map(|ending| dir.join(format!("{name}{ending}"))));
     paths.into_iter().find(|path| path.exists()).unwrap_or_else(|| dir.join(file))
 }
 
-/// Reads the released layout in `dir` as a corpus named after it, for the release's name says which
-/// of the paper's prompts is its own. The files are read whole: together they may hold a 16th of
-/// `memory` (bytes).
+/// Reads the released layout in `dir` as a corpus with the folder's name, which says which of the
+/// paper's prompts is its own. The files are read whole: together they may hold a 16th of `memory`
+/// (bytes).
 ///
 /// Titles stay byte for byte as released, HTML entities included, because the published evaluation
 /// compares raw titles; an empty one is kept too (the released books have one). Without `valid.csv`
@@ -46,13 +46,14 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
     let mut inputs = Vec::new();
     let mut left = memory / PARSED;
     let mut read = |file: &str| -> Result<Vec<u8>> {
-        let path = stored(dir, file);
+        let path = find_file(dir, file);
         let mut input = Input::peek(&SourceFile::new(&path))?;
         let mut bytes = Vec::new();
-        input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.broken(&e))?;
+        input.content().take(left.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| input.read_error(&e))?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
             let most = memory / PARSED;
-            let what = format!("with it the files hold more than {most} bytes, a 16th of the memory: raise --memory");
+            let what =
+                format!("with it the files hold more than {most} bytes, a 16th of the memory: raise option `memory`");
             Error::failed(format!("{}: {what}", path.display()))
         })?;
         inputs.push(input.finish()?);
@@ -63,11 +64,11 @@ pub(crate) fn read_msl(dir: &Path, memory: u64) -> Result<(Corpus, Provenance)> 
     let items = read_titles(&path, &read(TITLES)?)?;
     let index: HashMap<&str, u32> = items.iter().enumerate().map(|(i, item)| (item.id.as_str(), i as u32)).collect();
 
-    let has_valid = stored(dir, "valid.csv").exists();
+    let has_valid = find_file(dir, "valid.csv").exists();
     let files: &[&str] = if has_valid { &["train.csv", "valid.csv", "test.csv"] } else { &["train.csv", "test.csv"] };
     let mut merged = SequenceBuilder::default();
     for file in files {
-        let path = stored(dir, file);
+        let path = find_file(dir, file);
         merged.files.push(Vec::new());
         for row in read_rows(&path, read(file)?)? {
             merged.add(row, &index, &path)?;
@@ -191,7 +192,7 @@ mod tests {
         assert!(read_msl(dir.path(), size * PARSED).is_ok());
         for (memory, file) in [(size * PARSED - 1, "test.csv"), (1 << 20, "train.csv.zst"), (0, TITLES)] {
             let error = read_msl(dir.path(), memory).unwrap_err().to_string();
-            assert!(error.contains(&format!("{file}: with it")) && error.contains("--memory"), "{error}");
+            assert!(error.contains(&format!("{file}: with it")) && error.contains("option `memory`"), "{error}");
         }
     }
 
@@ -287,7 +288,7 @@ mod tests {
         }
     }
 
-    /// The counts that the README of the data promises. Needs the real data: `ITEMLM_DATA`, or
+    /// The counts in the README of the data. Needs the real data: `ITEMLM_DATA`, or
     /// `../shared/data` beside the project.
     #[test]
     #[ignore = "needs the real data in ../shared/data or ITEMLM_DATA; just test-real"]

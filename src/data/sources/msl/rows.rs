@@ -11,10 +11,10 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use crate::data::Item;
 use crate::{Context, Error, Result};
 
-/// The catalogue in the file's order. Of equal ids the last title counts, as in Python.
+/// Reads the catalogue in the file's order. Of equal ids the last title counts, as in Python.
 pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
-    struct InOrder;
-    impl<'de> Visitor<'de> for InOrder {
+    struct OrderedPairs;
+    impl<'de> Visitor<'de> for OrderedPairs {
         type Value = Vec<(String, String)>;
 
         fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -30,7 +30,7 @@ pub(super) fn read_titles(path: &Path, bytes: &[u8]) -> Result<Vec<Item>> {
         }
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let pairs = json.deserialize_map(InOrder).context(path.display())?;
+    let pairs = json.deserialize_map(OrderedPairs).context(path.display())?;
     json.end().context(path.display())?;
 
     let mut items: Vec<Item> = Vec::with_capacity(pairs.len());
@@ -102,9 +102,9 @@ pub(super) fn read_rows(path: &Path, bytes: Vec<u8>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The line, from 1, that each record starts on. Refuses, with the line, records that the CSV
-/// reader would refuse without one: open quotes, text after a closing quote, not as many fields as
-/// the header.
+/// Returns the line, from 1, that each record starts on. Refuses, with the line, records that the
+/// CSV reader would refuse without one: open quotes, text after a closing quote, not as many fields
+/// as the header.
 fn record_lines(bytes: &[u8]) -> std::result::Result<Vec<usize>, (usize, String)> {
     let mut lines = Vec::new();
     let mut header = None;

@@ -1,4 +1,4 @@
-//! Puts users' interaction sequences together from their windows.
+//! Joins users' windows to their interaction sequences.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::rows::Row;
 use crate::data::{UserLog, Window};
 use crate::{Error, Result};
 
-/// The windows of all files on their way to users' interaction sequences.
+/// The windows of all files, from which users' sequences are built.
 #[derive(Default)]
 pub(super) struct SequenceBuilder {
     users: Vec<String>,
@@ -23,7 +23,7 @@ pub(super) struct ReleasedWindow {
 }
 
 impl SequenceBuilder {
-    /// Adds a row to the last file. Users are numbered as they first appear.
+    /// Adds a row to the last file. Users are numbered in the order in which they first appear.
     pub(super) fn add(&mut self, row: Row, catalogue: &HashMap<&str, u32>, path: &Path) -> Result<()> {
         let mut items = Vec::with_capacity(row.items.len());
         for id in &row.items {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use super::dataset::{Catalogue, RawDataset};
 use super::encoding::Encoding;
 use super::fields::present;
-use super::files::at_most;
+use super::files::max_rows;
 use super::lines::read_numbered_lines;
 use super::movielens::{holds_plots, read_movies_dat, read_plots, wrong_fields};
 use super::options::ReadOptions;
@@ -22,7 +22,7 @@ use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::{Interner, StringArena};
 use crate::{Error, Result};
 
-/// The shortest id and its space.
+/// Bytes of the shortest id and its space.
 const EVENT_BYTES: u64 = 2;
 
 /// Reads sequences, titles and indexings.
@@ -40,7 +40,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     if sequences.is_empty() {
         return Err(Error::usage("openp5: no user_sequence.txt among the inputs"));
     }
-    let mut log = EventLog::new(at_most(&sequences, EVENT_BYTES)?, &options.workspace, false, false)?;
+    let mut log = EventLog::new(max_rows(&sequences, EVENT_BYTES)?, &options.workspace, false, false)?;
     for path in &sequences {
         read_sequences(path, &mut log, context)?;
     }
@@ -82,7 +82,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
 struct Sequences {
     users: StringArena,
     lines: Vec<u64>,
-    /// Items of all of them; sequence i has `lengths[i]`.
+    /// Items of all sequences; sequence i has `lengths[i]` of them.
     items: StringArena,
     lengths: Vec<usize>,
 }
@@ -115,7 +115,7 @@ fn read_sequences(path: &SourceFile, log: &mut EventLog, context: &mut ReadConte
                 let items = items.by_ref().take(*length);
                 if log.users.find(user).is_some() || !users.insert(user) {
                     items.for_each(drop);
-                    context.bad(path, *line, &format!("user {user} has a sequence already"))?;
+                    context.bad_row(path, *line, &format!("user {user} has a sequence already"))?;
                 } else {
                     items.for_each(|item| events.push(user, item, 0, f32::NAN));
                 }
@@ -149,7 +149,7 @@ fn read_titles(
         |context, titles| {
             for (line, item, title) in titles {
                 if let Err(what) = catalogue.describe(item, &title) {
-                    context.bad(path, line, &what)?;
+                    context.bad_row(path, line, &what)?;
                 }
             }
             Ok(())

@@ -7,25 +7,25 @@
 
 use std::borrow::Cow;
 
-/// Nested deeper than this is refused.
+/// Deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
 
-/// One literal.
+/// A literal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value<'a> {
     None,
     Bool(bool),
-    /// As it is written.
+    /// The digits, as they are written.
     Number(&'a str),
     Text(Cow<'a, str>),
     List(Vec<Value<'a>>),
     Tuple(Vec<Value<'a>>),
-    /// In the order written; a key may come twice.
+    /// Keys and values in the order written; a key may come twice.
     Dict(Vec<(Value<'a>, Value<'a>)>),
 }
 
 impl<'a> Value<'a> {
-    /// The value of a key in a dict. Of equal keys the last counts, as in Python.
+    /// Returns the value of a key in a dict. Of equal keys the last counts, as in Python.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Dict(pairs) = self else { return None };
         pairs.iter().rev().find(|(k, _)| matches!(k, Self::Text(k) if k == key)).map(|(_, value)| value)
@@ -42,12 +42,12 @@ impl<'a> Value<'a> {
 /// Parses one literal, with nothing but white space around it, in time linear in its length.
 ///
 /// # Errors
-/// Says the column, from 1, counted in characters, and what is wrong there.
+/// The column, from 1, counted in characters, and what is wrong there.
 pub(crate) fn parse(text: &str) -> Result<Value<'_>, String> {
     let mut parser = Parser { text, at: 0 };
     let value = parser.value(0)?;
     parser.space();
-    if parser.at < text.len() { Err(parser.wrong("text after the literal")) } else { Ok(value) }
+    if parser.at < text.len() { Err(parser.error("text after the literal")) } else { Ok(value) }
 }
 
 struct Parser<'a> {
@@ -57,15 +57,15 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn wrong(&self, what: &str) -> String {
-        self.wrong_at(self.at, what)
+    fn error(&self, what: &str) -> String {
+        self.error_at(self.at, what)
     }
 
-    fn wrong_at(&self, at: usize, what: &str) -> String {
+    fn error_at(&self, at: usize, what: &str) -> String {
         format!("column {}: {what}", self.slice(0, at).chars().count() + 1)
     }
 
-    /// The text from one byte to before another; both are at characters.
+    /// Returns the text between two bytes; both are at characters.
     fn slice(&self, from: usize, to: usize) -> &'a str {
         self.text.get(from..to).unwrap_or_default()
     }
@@ -95,9 +95,9 @@ impl<'a> Parser<'a> {
         if self.at_text() {
             return Ok(Value::Text(self.text()?));
         }
-        let Some(first) = self.peek() else { return Err(self.wrong("the literal ends where a value should be")) };
+        let Some(first) = self.peek() else { return Err(self.error("the literal ends where a value should be")) };
         if matches!(first, b'[' | b'(' | b'{') && depth == MAX_DEPTH {
-            return Err(self.wrong(&format!("nested deeper than {MAX_DEPTH}")));
+            return Err(self.error(&format!("nested deeper than {MAX_DEPTH}")));
         }
         match first {
             b'[' => Ok(Value::List(self.items(b']', depth)?.0)),
@@ -118,7 +118,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The values up to a closing bracket, and whether a comma follows one of them.
+    /// Parses the values up to a closing bracket; returns them, and whether a comma follows one of
+    /// them.
     fn items(&mut self, close: u8, depth: usize) -> Result<(Vec<Value<'a>>, bool), String> {
         let open = self.at;
         self.at += 1;
@@ -130,14 +131,14 @@ impl<'a> Parser<'a> {
                 return Ok((items, comma));
             }
             if self.peek().is_none() {
-                return Err(self.wrong_at(open, "a bracket is not closed"));
+                return Err(self.error_at(open, "a bracket is not closed"));
             }
             if !items.is_empty() && !comma {
-                return Err(self.wrong("a comma or a closing bracket should be here"));
+                return Err(self.error("a comma or a closing bracket should be here"));
             }
             items.push(self.value(depth + 1)?);
             self.space();
-            // A comma before each further value, so the last one found tells for all.
+            // A comma stands before each further value, so the last one found tells for all.
             comma = self.skip(b',');
         }
     }
@@ -153,15 +154,15 @@ impl<'a> Parser<'a> {
                 return Ok(Value::Dict(pairs));
             }
             if self.peek().is_none() {
-                return Err(self.wrong_at(open, "a bracket is not closed"));
+                return Err(self.error_at(open, "a bracket is not closed"));
             }
             if !comma {
-                return Err(self.wrong("a comma or a closing bracket should be here"));
+                return Err(self.error("a comma or a closing bracket should be here"));
             }
             let key = self.value(depth + 1)?;
             self.space();
             if !self.skip(b':') {
-                return Err(self.wrong("a colon should follow a key"));
+                return Err(self.error("a colon should follow a key"));
             }
             pairs.push((key, self.value(depth + 1)?));
             self.space();
@@ -175,7 +176,7 @@ impl<'a> Parser<'a> {
             "None" => Value::None,
             "True" => Value::Bool(true),
             "False" => Value::Bool(false),
-            _ => return Err(self.wrong("this begins no literal")),
+            _ => return Err(self.error("this begins no literal")),
         };
         self.at += length;
         Ok(value)
@@ -190,7 +191,7 @@ impl<'a> Parser<'a> {
         });
         let number = self.slice(self.at, self.at + length.count());
         if !is_number(number) {
-            return Err(self.wrong("not a number"));
+            return Err(self.error("not a number"));
         }
         self.at += number.len();
         Ok(Value::Number(number))
@@ -200,20 +201,20 @@ impl<'a> Parser<'a> {
         matches!(self.rest(), [b'\'' | b'"', ..] | [b'u' | b'U', b'\'' | b'"', ..])
     }
 
-    /// A string, or several side by side, which are one.
+    /// Parses a string, or several side by side, which are one.
     fn text(&mut self) -> Result<Cow<'a, str>, String> {
-        let mut text = self.quoted()?;
+        let mut text = self.parse_quoted()?;
         loop {
             self.space();
             if !self.at_text() {
                 return Ok(text);
             }
-            let more = self.quoted()?;
+            let more = self.parse_quoted()?;
             text.to_mut().push_str(&more);
         }
     }
 
-    fn quoted(&mut self) -> Result<Cow<'a, str>, String> {
+    fn parse_quoted(&mut self) -> Result<Cow<'a, str>, String> {
         let open = self.at;
         if !self.skip(b'u') {
             self.skip(b'U');
@@ -228,7 +229,7 @@ impl<'a> Parser<'a> {
             let run = self.slice(from, self.at);
             if self.skip(quote) {
                 if run.is_empty() && unescaped.is_none() && self.peek() == Some(quote) {
-                    return Err(self.wrong_at(open, "triple quotes are not read"));
+                    return Err(self.error_at(open, "triple quotes are not read"));
                 }
                 return Ok(match unescaped {
                     None => Cow::Borrowed(run),
@@ -236,7 +237,7 @@ impl<'a> Parser<'a> {
                 });
             }
             if !self.skip(b'\\') {
-                return Err(self.wrong_at(open, "a string does not end"));
+                return Err(self.error_at(open, "a string does not end"));
             }
             let text = unescaped.get_or_insert_default();
             text.push_str(run);
@@ -245,9 +246,10 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What an escape stands for; its backslash is read, `open` is where its string begins.
+    /// Appends what an escape stands for; its backslash has been read, `open` is where its string
+    /// begins.
     fn escape(&mut self, text: &mut String, open: usize) -> Result<(), String> {
-        let Some(kind) = self.peek() else { return Err(self.wrong_at(open, "a string does not end")) };
+        let Some(kind) = self.peek() else { return Err(self.error_at(open, "a string does not end")) };
         let start = self.at - 1;
         // Python leaves an escape that it does not know as it is; what follows the backslash is
         // read as text.
@@ -285,23 +287,23 @@ impl<'a> Parser<'a> {
                 }
                 char::from_u32(code).unwrap_or_default()
             }
-            b'N' => return Err(self.wrong_at(start, "\\N{...} is not read")),
+            b'N' => return Err(self.error_at(start, "\\N{...} is not read")),
             quote_or_backslash => char::from(quote_or_backslash),
         });
         Ok(())
     }
 
-    /// The character of a code of so many hexadecimal digits. A surrogate takes its other half from
-    /// a second escape, which Python leaves as two halves that no encoding can write.
+    /// Parses the character of a code of `digits` hexadecimal digits. A surrogate takes its other
+    /// half from a second escape, which Python leaves as two halves that no encoding can write.
     fn character(&mut self, start: usize, digits: usize) -> Result<char, String> {
-        let mut code = self.hexadecimal(digits).ok_or_else(|| self.wrong_at(start, "an escape lacks digits"))?;
+        let mut code = self.hexadecimal(digits).ok_or_else(|| self.error_at(start, "an escape lacks digits"))?;
         if (0xd800..0xdc00).contains(&code) && self.rest().starts_with(b"\\u") {
             self.at += 2;
             if let Some(low @ 0xdc00..0xe000) = self.hexadecimal(4) {
                 code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
             }
         }
-        char::from_u32(code).ok_or_else(|| self.wrong_at(start, "an escape of no character"))
+        char::from_u32(code).ok_or_else(|| self.error_at(start, "an escape of no character"))
     }
 
     fn hexadecimal(&mut self, digits: usize) -> Option<u32> {

@@ -105,8 +105,8 @@ fn random(rng: &mut ChaCha8Rng, depth: usize) -> Value<'static> {
     }
 }
 
-/// As Python 3's `repr`, or as Python 2's of unicode strings: non-ASCII escaped, a `u` before the
-/// quotes.
+/// Writes a value as Python 3's `repr`, or as Python 2's of unicode strings: non-ASCII escaped, a
+/// `u` before the quotes.
 fn repr(value: &Value, two: bool) -> String {
     let list = |items: &[Value]| items.iter().map(|v| repr(v, two)).collect::<Vec<_>>().join(", ");
     match value {

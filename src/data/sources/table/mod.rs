@@ -1,7 +1,7 @@
 //! Any log as a table: delimited text, JSON lines, Python literals or Parquet, whose columns are
 //! named by the user.
 //!
-//! A file with the user column is a log and may tell titles too; a file with the item column and
+//! A file with the user column is a log and may have titles too; a file with the item column and
 //! titles, but no users, is a catalogue.
 
 mod objects;
@@ -22,7 +22,7 @@ use super::times::{TimeParser, TimeSample};
 use crate::data::event_log::EventLog;
 use crate::{Error, Result};
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     /// Delimited by commas or the delimiter that the user names.
@@ -43,12 +43,12 @@ impl Format {
             "parquet" => Ok(Self::Parquet),
             _ => Err(Error::usage(format!(
                 "table has no format `{}`: use csv, tsv, jsonl, python or parquet",
-                super::fields::short(name)
+                super::fields::shorten(name)
             ))),
         }
     }
 
-    /// Whether a row is an object with keys of its own.
+    /// Returns whether a row is an object with keys of its own.
     fn is_objects(self) -> bool {
         matches!(self, Self::Jsonl | Self::Python)
     }
@@ -65,25 +65,26 @@ enum Reader {
     Parquet(ParquetFile),
 }
 
-/// An input and what it tells.
+/// An input file and its columns.
 struct Table {
     file: SourceFile,
     format: Format,
     reader: Reader,
-    /// Whether it is a log, or a catalogue.
+    /// Whether the file is a log; else it is a catalogue.
     log: bool,
-    /// The columns asked for, of those it has; the item's is that of its kind.
+    /// The selected columns that the file has; the item's column is that of logs or that of
+    /// catalogues.
     columns: Columns,
     /// Whether the first rows have titles; later objects may have what these lack.
     has_titles: bool,
-    /// Number of rows, about.
+    /// About the number of rows.
     rows: u64,
     /// The times of a log.
     times: Option<TimeParser>,
 }
 
 impl Table {
-    /// Looks into a file.
+    /// Opens a file and looks at its first rows.
     fn open(file: &SourceFile, settings: &Settings) -> Result<Self> {
         let format = match settings.format {
             Some(format) => format,
@@ -140,7 +141,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Refuses a log without a column that was asked for.
+    /// Refuses a log that lacks a selected column.
     fn check_columns(&self, settings: &Settings, names: &[String]) -> Result<()> {
         let (asked, found) = (&settings.columns, &self.columns);
         if !self.log {
@@ -158,13 +159,13 @@ impl Table {
                 if self.columns.user.is_none() && self.columns.title.is_some() {
                     let item = settings.catalogue_item.as_deref().unwrap_or_default();
                     hint = format!(
-                        "; a catalogue needs the column `{}` (--catalogue-item names it)",
-                        super::fields::short(item)
+                        "; a catalogue needs the column `{}` (option `catalogue_item` names it)",
+                        super::fields::shorten(item)
                     );
                 } else if let ([only], true) = (names, self.format.is_text())
                     && let Some(delimiter) = [';', '|', '\t', ':'].into_iter().find(|c| only.contains(*c))
                 {
-                    hint = format!("; is it delimited by `{}` (--delimiter)?", delimiter.escape_default());
+                    hint = format!("; is it delimited by `{}` (option `delimiter`)?", delimiter.escape_default());
                 }
                 return Err(Error::failed(error + &hint));
             }
@@ -172,12 +173,12 @@ impl Table {
         Ok(())
     }
 
-    /// Whether it has the columns of titles and of texts, or may have them.
+    /// Returns whether the file has the columns of titles and of texts, or may have them.
     fn describes(&self) -> [bool; 2] {
         [self.columns.title.is_some(), self.columns.text.is_some()]
     }
 
-    /// Finds what a log's times are.
+    /// Finds the form of a log's times.
     fn sample_times(&mut self, settings: &Settings) -> Result<()> {
         if !self.log || self.columns.time.is_none() {
             return Ok(());
@@ -193,14 +194,14 @@ impl Table {
         Ok(())
     }
 
-    /// The value that the names of the file's folders give a column.
+    /// Returns the value that the names of the file's folders give a column.
     fn constant(&self, name: &Option<String>) -> &str {
         let name = name.as_deref().unwrap_or_default();
         let value = self.file.partition.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         value.unwrap_or_default()
     }
 
-    /// Reads the rows; says whether it has the columns of titles and of texts.
+    /// Reads the rows; returns whether the file has the columns of titles and of texts.
     fn read(&self, raw: &mut RawDataset, settings: &Settings, context: &mut ReadContext) -> Result<[bool; 2]> {
         let RawDataset { log, catalogue, .. } = raw;
         let kind = RowKind {
@@ -212,7 +213,7 @@ impl Table {
         };
         let mut found = if self.format.is_objects() { [false; 2] } else { self.describes() };
         let sink = |_: &mut ReadContext, block: Block| {
-            found = either(found, block.found);
+            found = or_each(found, block.found);
             block.hand_on(&kind, log, catalogue)
         };
         match &self.reader {
@@ -223,7 +224,7 @@ impl Table {
         Ok(found)
     }
 
-    /// The name of its format, for people.
+    /// Returns the name of the file's format, for people.
     fn format_name(&self, settings: &Settings) -> String {
         match (self.format, settings.delimiter()) {
             (Format::Csv | Format::Tsv, Some(byte)) if !matches!(byte, b',' | b'\t') => {
@@ -238,7 +239,7 @@ impl Table {
     }
 }
 
-fn either(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
+fn or_each(a: [bool; 2], b: [bool; 2]) -> [bool; 2] {
     [a[0] || b[0], a[1] || b[1]]
 }
 
@@ -251,10 +252,10 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let tables = files.iter().map(|file| Table::open(file, &settings)).collect::<Result<Vec<Table>>>()?;
     let (mut logs, mut catalogues): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| table.log);
     if logs.is_empty() {
-        let user = super::fields::short(asked.user.as_deref().unwrap_or_default());
+        let user = super::fields::shorten(asked.user.as_deref().unwrap_or_default());
         return Err(Error::usage(format!("table: no log among the inputs: a file with the column `{user}`")));
     }
-    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], either);
+    let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], or_each);
     check_described(&asked, perhaps, &logs)?;
     let titles = choose_titles(&settings, &mut logs, &mut catalogues);
     for table in &mut logs {
@@ -265,27 +266,31 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let log = EventLog::new(rows, &options.workspace, asked.time.is_some(), asked.rating.is_some())?;
     let mut raw = RawDataset { log, catalogue: Catalogue::default(), format: String::new() };
     raw.catalogue.missing = if asked.title.is_none() {
-        Some("no column of titles is named: add --title COLUMN, or give a --config without the step `titled`")
+        Some(
+            "no column of titles is named: add option `title` COLUMN, or give an option `config` without the step \
+             `titled`",
+        )
     } else {
         None
     };
     let mut found = [false; 2];
     for table in &logs {
-        found = either(found, table.read(&mut raw, &settings, context)?);
+        found = or_each(found, table.read(&mut raw, &settings, context)?);
     }
     raw.log.finish()?;
     for table in &catalogues {
-        found = either(found, table.read(&mut raw, &settings, context)?);
+        found = or_each(found, table.read(&mut raw, &settings, context)?);
     }
-    // The titles of a log may not be asked for.
-    let found = either(found, [perhaps[0] && titles.is_some(), false]);
+    // The titles of a log may not have been selected.
+    let found = or_each(found, [perhaps[0] && titles.is_some(), false]);
     check_described(&asked, found, &logs)?;
     raw.format = describe(&settings, &logs, &catalogues, titles);
     Ok(raw)
 }
 
-/// Takes the titles from the catalogues alone or from the logs alone, as the user says; without a
-/// word from catalogues, if any has titles. Says so if it makes a difference.
+/// Takes the titles from the catalogues alone or from the logs alone, as the options say; without
+/// such an option from catalogues, if any has titles. Returns a sentence about it if it makes a
+/// difference.
 fn choose_titles(settings: &Settings, logs: &mut [Table], catalogues: &mut [Table]) -> Option<&'static str> {
     let has = |tables: &[Table]| tables.iter().any(|table| table.columns.title.is_some());
     let (in_log, in_catalogue) = (has(logs), has(catalogues));
@@ -293,7 +298,7 @@ fn choose_titles(settings: &Settings, logs: &mut [Table], catalogues: &mut [Tabl
     let from = match settings.title_from {
         Some(from) => from,
         None if in_catalogue && (certain(catalogues) || !certain(logs)) => TitleFrom::Catalogue,
-        // Perhaps later objects have titles: they are welcome.
+        // Later objects may have titles: they are used.
         None => return None,
     };
     let had_titles = in_log && certain(logs);
@@ -308,7 +313,7 @@ fn choose_titles(settings: &Settings, logs: &mut [Table], catalogues: &mut [Tabl
     }
 }
 
-/// Says in a few words what was read.
+/// Describes in a few words what was read.
 fn describe(settings: &Settings, logs: &[Table], catalogues: &[Table], titles: Option<&str>) -> String {
     let formats = |tables: &[Table]| {
         let mut names: Vec<String> = tables.iter().map(|table| table.format_name(settings)).collect();
@@ -335,7 +340,7 @@ fn check_described(asked: &Columns, found: [bool; 2], logs: &[Table]) -> Result<
             return Err(Error::failed(format!(
                 "{}: column `{}` is missing, here as in all inputs",
                 first.file,
-                super::fields::short(name)
+                super::fields::shorten(name)
             )));
         }
     }

@@ -2,17 +2,17 @@
 
 use super::Table;
 use super::rows::{Block, Cell, Row, RowKind, time_value};
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::lines::RecordResult;
 use crate::data::sources::parquet_columns::{ColumnPath, Kind, ParquetFile, Rows, Value};
 use crate::data::sources::read_context::ReadContext;
 use crate::data::sources::times::TimeSample;
 use crate::{Error, Result};
 
-/// The columns of a table, in the order user, item, time, rating, title, text.
+/// Number of columns of a table, in the order user, item, time, rating, title, text.
 const ROLES: usize = 6;
 
-/// Finds the columns; those that the folders' names give are none of the file's.
+/// Finds the columns; those that the folders' names give are not the file's.
 fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; ROLES]> {
     let c = &table.columns;
     let names = [&c.user, &c.item, &c.time, &c.rating, &c.title, &c.text];
@@ -33,7 +33,7 @@ fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; 
             return Err(Error::failed(format!(
                 "{}: column `{}` holds {}, but should hold {wanted}",
                 table.file,
-                short(name),
+                shorten(name),
                 found.kind.describe()
             )));
         }
@@ -42,7 +42,7 @@ fn columns(table: &Table, parquet: &ParquetFile) -> Result<[Option<ColumnPath>; 
     Ok(columns)
 }
 
-/// Takes in the times of the first rows.
+/// Adds the times of the first rows to a sample.
 pub(super) fn sample_times(table: &Table, parquet: &ParquetFile, sample: &mut TimeSample) -> Result<()> {
     let [_, _, time, ..] = columns(table, parquet)?;
     if time.is_none() {
@@ -82,7 +82,7 @@ pub(super) fn read(
         for at in 0..rows.len {
             number += 1;
             if let Err(what) = push(rows, at, &constants, &missing, &mut ids, kind, &mut block) {
-                context.bad_at(&table.file, &format!("row {number}"), &what)?;
+                context.bad_row_at(&table.file, &format!("row {number}"), &what)?;
             }
         }
         context.progress.add(rows.len as u64)?;
@@ -90,7 +90,7 @@ pub(super) fn read(
     })
 }
 
-/// Adds a row to a block; `ids` takes the digits of numbers.
+/// Adds a row to a block; `ids` holds the digits of numbers.
 fn push(
     rows: &Rows,
     at: usize,

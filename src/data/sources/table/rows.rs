@@ -1,4 +1,4 @@
-//! Rows of tables, whatever their format, on their way to the log and the catalogue.
+//! Rows of tables, whatever their format, before they go to the log and the catalogue.
 
 use super::settings::Settings;
 use crate::Result;
@@ -21,7 +21,7 @@ pub(super) enum Cell<'a> {
     Date(i64),
 }
 
-/// What a row tells; empty texts are missing.
+/// The cells of a row; empty texts are missing.
 pub(super) struct Row<'a> {
     pub(super) user: &'a str,
     pub(super) item: &'a str,
@@ -31,12 +31,12 @@ pub(super) struct Row<'a> {
     pub(super) text: &'a str,
 }
 
-/// What the rows of a table are.
+/// Kind of a table's rows.
 pub(super) struct RowKind<'a> {
-    /// Whether they are events, or describe items.
+    /// Whether they are events; else they describe items.
     pub(super) log: bool,
     pub(super) rated: bool,
-    /// Whether they tell titles or texts.
+    /// Whether they have titles or texts.
     pub(super) described: bool,
     /// The times of a log; `None` without times.
     pub(super) times: Option<&'a TimeParser>,
@@ -54,7 +54,7 @@ pub(super) struct Block {
     pub(super) found: [bool; 2],
 }
 
-/// A cell as a time; `None` if it is missing.
+/// Returns a cell as a time; `None` if it is missing.
 pub(super) fn time_value(cell: Cell) -> RecordResult<Option<TimeValue>> {
     Ok(Some(match cell {
         Cell::Missing => return Ok(None),
@@ -68,7 +68,7 @@ pub(super) fn time_value(cell: Cell) -> RecordResult<Option<TimeValue>> {
     }))
 }
 
-/// A rating; NaN where there is none, as databases and pandas write it.
+/// Returns a rating; NaN where there is none, as databases and pandas write it.
 fn rating(cell: Cell) -> RecordResult<f32> {
     const NONE: [&str; 6] = ["null", "none", "nan", "na", "n/a", "\\n"];
     let rating = match cell {
@@ -89,7 +89,7 @@ fn rating(cell: Cell) -> RecordResult<f32> {
 }
 
 impl Block {
-    /// Adds a row, or says what is wrong with it.
+    /// Adds a row; the error is what is wrong with it.
     pub(super) fn push(&mut self, row: &Row, kind: &RowKind) -> RecordResult<()> {
         if !kind.log {
             let item = present(row.item, "item")?;
@@ -141,7 +141,7 @@ impl Block {
             }
             let item = if kind.log { Some(log.items.intern(id)?) } else { log.items.find(id) };
             let Some(item) = item else {
-                catalogue.unmatched(id);
+                catalogue.count_unmatched(id);
                 continue;
             };
             if !title.trim().is_empty() {

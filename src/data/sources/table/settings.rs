@@ -3,7 +3,7 @@
 use super::Format;
 use crate::data::sources::delimited::Dialect;
 use crate::data::sources::encoding::Encoding;
-use crate::data::sources::fields::short;
+use crate::data::sources::fields::shorten;
 use crate::data::sources::options::{Columns, ReadOptions, TableOptions, TitleChoice, TitleFrom};
 use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::TimeOptions;
@@ -11,14 +11,15 @@ use crate::{Error, Result};
 
 /// Names for the columns of files without a header.
 struct FileNames {
-    /// The file; `None` for all of them.
+    /// The file; `None` for all files.
     file: Option<String>,
     names: Vec<String>,
     last_takes_rest: bool,
 }
 
 impl FileNames {
-    /// Whether they name this file, by its path, the end of it, or its base name.
+    /// Returns whether these are the names for a file: by its path, the end of it, or its base
+    /// name.
     fn is_for(&self, file: &SourceFile) -> bool {
         self.file.as_deref().is_some_and(|name| {
             name == file.name() || name == file.base_name() || file.name().ends_with(&format!("/{name}"))
@@ -45,14 +46,14 @@ pub(super) struct Settings {
     pub(super) clicked_suffix: Option<String>,
 }
 
-/// One ASCII character, or one of two words for it.
+/// Parses one ASCII character, or one of two words for it.
 fn character(flag: &str, text: &str, words: &[(&str, u8)]) -> Result<u8> {
     if let Some((_, byte)) = words.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)) {
         return Ok(*byte);
     }
     match text.as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r' | 0) => Ok(*byte),
-        _ => Err(Error::usage(format!("table: {flag} `{}` is not one ASCII character", short(text)))),
+        _ => Err(Error::usage(format!("table: {flag} `{}` is not one ASCII character", shorten(text)))),
     }
 }
 
@@ -60,23 +61,29 @@ impl Settings {
     pub(super) fn new(options: &ReadOptions) -> Result<Self> {
         let columns = options.columns.clone();
         if columns.user.is_none() || columns.item.is_none() {
-            return Err(Error::usage("table: name the columns of users and of items (--user COLUMN --item COLUMN)"));
+            return Err(Error::usage(
+                "table: name the columns of users and of items (option `user` COLUMN option `item` COLUMN)",
+            ));
         }
         let TableOptions { delimiter, quote, escape, encoding, names, .. } = &options.table;
         let delimiter =
-            delimiter.as_deref().map(|text| character("--delimiter", text, &[("tab", b'\t'), ("\\t", b'\t')]));
+            delimiter.as_deref().map(|text| character("option `delimiter`", text, &[("tab", b'\t'), ("\\t", b'\t')]));
         let quote = quote.as_deref().map(|text| match text {
             "none" | "" => Ok(None),
-            text => character("--quote", text, &[]).map(Some),
+            text => character("option `quote`", text, &[]).map(Some),
         });
-        let escape = escape.as_deref().map(|text| character("--escape", text, &[]));
+        let escape = escape.as_deref().map(|text| character("option `escape`", text, &[]));
         let (delimiter, quote, escape) = (delimiter.transpose()?, quote.transpose()?, escape.transpose()?);
         if delimiter.is_some() && (quote.flatten() == delimiter || escape == delimiter) {
-            return Err(Error::usage("table: --delimiter is the character of --quote or --escape"));
+            return Err(Error::usage(
+                "table: option `delimiter` is the character of option `quote` or option `escape`",
+            ));
         }
         let options = &options.table;
         if options.clicked_suffix.is_some() && options.item_separator.is_none() {
-            return Err(Error::usage("table: --clicked-suffix is for the items of a list (--item-separator)"));
+            return Err(Error::usage(
+                "table: option `clicked_suffix` is for the items of a list (option `item_separator`)",
+            ));
         }
         Ok(Self {
             catalogue_item: options.catalogue_item.clone().or_else(|| columns.item.clone()),
@@ -84,7 +91,7 @@ impl Settings {
             format: None,
             delimiter,
             quote,
-            // A quote that escapes itself is one written twice.
+            // A quote that escapes itself is a quote written twice.
             escape: escape.filter(|escape| Some(*escape) != quote.unwrap_or(Some(b'"'))),
             encoding: encoding.unwrap_or_default(),
             names: names.iter().map(|text| file_names(text)).collect::<Result<_>>()?,
@@ -97,12 +104,12 @@ impl Settings {
         })
     }
 
-    /// The delimiter that the user named.
+    /// Returns the delimiter of the options.
     pub(super) fn delimiter(&self) -> Option<u8> {
         self.delimiter
     }
 
-    /// How the fields of a format are written.
+    /// Returns how the fields of a format are written.
     pub(super) fn dialect(&self, format: Format) -> Dialect {
         let usual = if format == Format::Tsv { Dialect::TSV } else { Dialect::CSV };
         let delimiter = self.delimiter.unwrap_or(usual.delimiter);
@@ -116,8 +123,8 @@ impl Settings {
         }
     }
 
-    /// The names for a file's columns, whether its last column takes what is left of a line, and
-    /// whether the names are for this file alone.
+    /// Returns the names for a file's columns, whether its last column takes what is left of a
+    /// line, and whether the names are for this file alone.
     pub(super) fn names_of(&self, file: &SourceFile) -> Option<(&[String], bool, bool)> {
         let names = self
             .names
@@ -133,7 +140,7 @@ impl Settings {
             if let Some(name) = &names.file
                 && !files.iter().any(|file| names.is_for(file))
             {
-                return Err(Error::usage(format!("table: --columns {name}=…: no input is named so")));
+                return Err(Error::usage(format!("table: option `names` {name}=…: no input is named so")));
             }
         }
         Ok(())
@@ -152,7 +159,7 @@ fn file_names(text: &str) -> Result<FileNames> {
     };
     let names: Vec<String> = names.split(',').map(|name| name.trim().to_string()).collect();
     if names.iter().all(String::is_empty) {
-        return Err(Error::usage("table: --columns takes names such as user,item,time"));
+        return Err(Error::usage("table: option `names` takes names such as user,item,time"));
     }
     Ok(FileNames { file, names, last_takes_rest })
 }

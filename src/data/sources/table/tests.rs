@@ -107,7 +107,7 @@ fn a_log_may_tell_titles() {
     let users: String = events(&raw).iter().map(|(user, ..)| user.as_str()).collect();
     // A second title costs no event.
     assert_eq!((users.as_str(), raw.catalogue.title(0), raw.catalogue.title(1)), ("aabbbc", Some("One"), Some("Two")));
-    assert_eq!(raw.catalogue.retitled(), 1);
+    assert_eq!(raw.catalogue.retitled_items(), 1);
     assert_eq!((raw.format.as_str(), raw.log.timed, raw.log.rated), ("CSV, no times", false, false));
     // A catalogue tells all titles, if there is one.
     let dir = folder(&[("f", b"u,i,title\na,1,One\na,3,Three\n"), ("g", b"i,title\n2,x\n1,Uno\n")]);

@@ -7,8 +7,8 @@ use super::settings::Settings;
 use super::{Format, Table};
 use crate::data::sources::delimited::{DelimitedFile, Dialect, Record, is_section};
 use crate::data::sources::encoding::Encoding;
-use crate::data::sources::fields::short;
-use crate::data::sources::files::at_most;
+use crate::data::sources::fields::shorten;
+use crate::data::sources::files::max_rows;
 use crate::data::sources::input::Input;
 use crate::data::sources::python;
 use crate::data::sources::read_context::ReadContext;
@@ -16,7 +16,7 @@ use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::TimeSample;
 use crate::{Error, Result};
 
-/// Lines that show a file's format.
+/// Number of first lines that show a file's format.
 const LINES: usize = 100;
 
 /// Finds the format of a file by its first lines.
@@ -51,12 +51,12 @@ pub(super) fn find_format(file: &SourceFile, settings: &Settings) -> Result<Form
     Ok(if is_tsv { Format::Tsv } else { Format::Csv })
 }
 
-/// JSON or Python, by the first lines that are either.
+/// Returns JSON or Python, by the first lines that are either.
 fn objects_format(file: &SourceFile, lines: &[String]) -> Result<Format> {
     let is_json = |line: &&String| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
     let json = lines.iter().filter(is_json).count();
     let python = lines.iter().filter(|line| python::parse(line).is_ok()).count();
-    // A line of which the end was not read tells nothing.
+    // A line whose end was not read says nothing.
     if json == 0 && python == 0 && lines.iter().all(|line| line.len() < FIRST) {
         let first = lines.first().map(String::as_str).unwrap_or_default();
         let what = match serde_json::from_str::<serde::de::IgnoredAny>(first) {
@@ -75,7 +75,7 @@ fn objects_format(file: &SourceFile, lines: &[String]) -> Result<Format> {
 /// Bytes of a file's beginning that show its format.
 const FIRST: usize = 1 << 20;
 
-/// The first lines that are not blank.
+/// Returns the first lines that are not blank.
 fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     let mut input = Input::peek_as(file, encoding)?;
     let mut lines = Vec::new();
@@ -84,7 +84,7 @@ fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     while lines.len() < LINES && left > 0 {
         line.clear();
         let read = input.content().take(left).read_until(b'\n', &mut line);
-        let count = read.map_err(|error| input.broken(&error))?;
+        let count = read.map_err(|error| input.read_error(&error))?;
         if count == 0 {
             break;
         }
@@ -100,7 +100,7 @@ fn first_lines(file: &SourceFile, encoding: Encoding) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Opens a file of delimited text; says whether it has sections (see [`Dialect::sections`]).
+/// Opens a file of delimited text; returns whether it has sections (see [`Dialect::sections`]).
 pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Result<(DelimitedFile, bool)> {
     let sections = is_section(&Input::first_line_as(file, settings.encoding)?);
     let dialect = Dialect { sections, ..settings.dialect(format) };
@@ -118,32 +118,32 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().skip(index + 1).any(|other| other == name && !name.is_empty()) {
-            return Err(Error::usage(format!("table: --columns names `{}` twice", short(name))));
+            return Err(Error::usage(format!("table: option `names` names `{}` twice", shorten(name))));
         }
     }
     Ok((DelimitedFile::with_names(file, dialect, names.to_vec(), last_takes_rest), sections))
 }
 
-/// Number of rows of a text file, about, by its first 64 KiB.
+/// Returns about the number of rows of a text file, by its first 64 KiB.
 pub(super) fn count_rows(file: &SourceFile, encoding: Encoding) -> Result<u64> {
     let mut start = Vec::new();
     let mut input = Input::peek_as(file, encoding)?;
-    input.content().take(1 << 16).read_to_end(&mut start).map_err(|error| input.broken(&error))?;
+    input.content().take(1 << 16).read_to_end(&mut start).map_err(|error| input.read_error(&error))?;
     let lines = start.iter().filter(|b| **b == b'\n').count().max(1);
-    at_most([file], (start.len() / lines) as u64)
+    max_rows([file], (start.len() / lines) as u64)
 }
 
-/// Where a column's values are.
+/// The source of a column's values.
 #[derive(Clone, Copy)]
 enum Field<'a> {
     Constant(&'a str),
     Column(usize),
-    /// The section of the record.
+    /// The record's section.
     Section,
 }
 
 impl<'a> Field<'a> {
-    fn of(table: &'a Table, records: &DelimitedFile, name: &'a Option<String>) -> Result<Self> {
+    fn new(table: &'a Table, records: &DelimitedFile, name: &'a Option<String>) -> Result<Self> {
         match name {
             Some(name) if records.header.contains(name) => Ok(Self::Column(records.column(name)?)),
             Some(_)
@@ -168,9 +168,9 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Takes in the times of the first rows.
+/// Adds the times of the first rows to a sample.
 pub(super) fn sample_times(table: &Table, records: &DelimitedFile, sample: &mut TimeSample) -> Result<()> {
-    let time = Field::of(table, records, &table.columns.time)?;
+    let time = Field::new(table, records, &table.columns.time)?;
     records.for_each(|record| match time_value(Cell::Text(time.get(record))) {
         Ok(Some(value)) => sample.add(value),
         _ => true,
@@ -185,7 +185,7 @@ pub(super) fn read(
     context: &mut ReadContext,
     sink: impl FnMut(&mut ReadContext, Block) -> Result<()> + Send,
 ) -> Result<()> {
-    let field = |name| Field::of(table, records, name);
+    let field = |name| Field::new(table, records, name);
     let c = &table.columns;
     let (user, item, time) = (field(&c.user)?, field(&c.item)?, field(&c.time)?);
     let (rating, title, text) = (field(&c.rating)?, field(&c.title)?, field(&c.text)?);

@@ -2,18 +2,19 @@
 
 use chrono::{Month, NaiveDate, NaiveTime, Weekday};
 
-/// Which number of `5/6/2014` is the day.
+/// Order of day and month in `5/6/2014`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DateOrder {
     DayFirst,
     MonthFirst,
 }
 
-/// What is wrong with a text that is no date.
+/// A value, or what is wrong with the text.
 type DateResult<T> = Result<T, String>;
 
-/// The forms that are read, for an error.
-const FORMS: &str = "is neither a number nor a date such as 2014-03-07T12:00:00Z (--time-format says what else it is)";
+/// The forms that are read, for an error message.
+const FORMS: &str = "is neither a number nor a date such as 2014-03-07T12:00:00Z (option `time_format` says what else \
+                     it is)";
 
 /// Returns Unix time in milliseconds. Without a time of day it is midnight, without an offset UTC.
 ///
@@ -45,7 +46,8 @@ fn midnight(date: NaiveDate) -> i64 {
     date.and_time(NaiveTime::MIN).and_utc().timestamp_millis()
 }
 
-/// A number of exactly `least` to `most` digits at the beginning of a text, and what follows it.
+/// Parses a number of exactly `least` to `most` digits at the beginning of a text; returns it, and
+/// the text after it.
 fn digits(text: &str, least: usize, most: usize) -> Option<(u32, &str)> {
     let count = text.bytes().take_while(u8::is_ascii_digit).count();
     if !(least..=most).contains(&count) {
@@ -55,7 +57,7 @@ fn digits(text: &str, least: usize, most: usize) -> Option<(u32, &str)> {
     Some((number.parse().ok()?, rest))
 }
 
-/// A date in numbers, and what follows it.
+/// Parses a date in numbers; returns it, and the text after it.
 fn numeric(text: &str, order: Option<DateOrder>) -> DateResult<(NaiveDate, &str)> {
     let wrong = || FORMS.to_string();
     let (first, rest) = digits(text, 1, 4).ok_or_else(wrong)?;
@@ -83,7 +85,7 @@ fn numeric(text: &str, order: Option<DateOrder>) -> DateResult<(NaiveDate, &str)
         Some(order) => order,
         None if first > 12 || first == second => DateOrder::DayFirst,
         None if second > 12 => DateOrder::MonthFirst,
-        None => return Err("may give the day or the month first (--time-format says which)".into()),
+        None => return Err("may give the day or the month first (option `time_format` says which)".into()),
     };
     let found = match order {
         DateOrder::DayFirst => date(third, second, first),
@@ -96,7 +98,8 @@ fn date(year: u32, month: u32, day: u32) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(i32::try_from(year).ok()?, month, day)
 }
 
-/// A date with the name of a month, and its time of day; `None` without such a name.
+/// Parses a date with the name of a month; returns it, and the text of its time of day. `None`
+/// without such a name.
 fn words(text: &str) -> Option<DateResult<(NaiveDate, String)>> {
     let (mut year, mut month, mut day) = (None, None, None);
     let mut rest = Vec::new();
@@ -128,8 +131,8 @@ fn words(text: &str) -> Option<DateResult<(NaiveDate, String)>> {
     Some(found.map(|date| (date, rest.join(" "))).ok_or_else(|| FORMS.to_string()))
 }
 
-/// Milliseconds of a time of day (`16:53`, `16:53:21.250`, `1:02:03 PM`) less its offset from UTC
-/// (`Z`, `UTC`, `+01:00`, `-0800`); 0 for an empty text.
+/// Returns milliseconds of a time of day (`16:53`, `16:53:21.250`, `1:02:03 PM`) less its offset
+/// from UTC (`Z`, `UTC`, `+01:00`, `-0800`); 0 for an empty text.
 fn clock(text: &str, one_digit_hour: bool) -> Option<i64> {
     if text.is_empty() {
         return Some(0);
@@ -164,7 +167,7 @@ fn clock(text: &str, one_digit_hour: bool) -> Option<i64> {
     Some((minutes * 60 + i64::from(second)) * 1000 + thousandths)
 }
 
-/// An offset from UTC: nothing, `Z`, `UTC`, `GMT`, `+01:00`, `+0100`, `+01`.
+/// Returns the minutes of an offset from UTC: nothing, `Z`, `UTC`, `GMT`, `+01:00`, `+0100`, `+01`.
 fn offset_minutes(text: &str) -> Option<i64> {
     if matches!(text, "" | "Z" | "z" | "UTC" | "GMT") {
         return Some(0);

@@ -1,7 +1,7 @@
 //! Times of events: numbers in a unit, and dates as people write them.
 //!
-//! What a file's times are is found from its rows ([`TimeSample`]) and then holds for all of them
-//! ([`TimeParser`]): the unit of numbers, and whether `5/6/2014` is in May or in June.
+//! The form of a file's times is found from its rows ([`TimeSample`]) and then holds for all of
+//! them ([`TimeParser`]): the unit of numbers, and whether `5/6/2014` is in May or in June.
 
 mod dates;
 
@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use self::dates::{DateOrder, parse_date};
-use super::fields::{present, short};
+use super::fields::{present, shorten};
 
 /// The unit of Unix times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -38,7 +38,7 @@ pub enum Unit {
 
 /// 2100-01-01, in Unix seconds: no event is later.
 const END: i64 = 4_102_444_800;
-/// Numbers below it tell no unit: 1973-03-03 in seconds.
+/// Numbers below it show no unit: 1973-03-03 in seconds.
 const SMALL: i64 = 100_000_000;
 
 impl Unit {
@@ -64,8 +64,8 @@ impl Unit {
         })
     }
 
-    /// The unit in which a number is a time after 1973; `None` if it is in none.
-    fn of(number: i64) -> Option<Self> {
+    /// Returns the unit in which a number is a time after 1973; `None` if there is none.
+    fn detect(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|unit| (SMALL..END).contains(&(number / unit.per_second())))
     }
 }
@@ -94,7 +94,7 @@ pub(super) enum TimeValue<'a> {
 /// A number: the whole part and the digits of its fraction, in billionths.
 type Number = (i64, i64);
 
-/// Reads `978300760`, `1593878903.438`, `1.4e9`.
+/// Parses `978300760`, `1593878903.438`, `1.4e9`.
 fn number(text: &str) -> Option<Number> {
     if let Ok(whole) = text.parse() {
         return Some((whole, 0));
@@ -141,7 +141,7 @@ fn compact_date(number: i64) -> Option<i64> {
     Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_millis())
 }
 
-/// What the user says about times.
+/// Options of the user about times.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimeOptions {
     pub(super) unit: Option<Unit>,
@@ -155,7 +155,7 @@ impl TimeOptions {
         let parsed = |format: &str| -> Result<(String, Vec<Item<'static>>), String> {
             let items = StrftimeItems::new(format).parse_to_owned();
             let items =
-                items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", short(format)))?;
+                items.map_err(|_| format!("`{}` is no strftime format such as %d/%m/%Y %H:%M", shorten(format)))?;
             Ok((format.to_string(), items))
         };
         if unit.is_some() && format.is_some() {
@@ -165,22 +165,23 @@ impl TimeOptions {
     }
 }
 
-/// Finds what the times of a file are.
+/// A sample of a file's times, from which their form is found.
 #[derive(Default)]
 pub(super) struct TimeSample {
     options: TimeOptions,
-    /// Numbers that tell no unit, dates such as 20140513, and numbers of each unit.
+    /// Numbers that show no unit, dates such as 20140513, and numbers of each unit.
     small: u64,
     compact: u64,
     units: [u64; 4],
-    /// Dates of two readings, the day before the month or after it: how many each reading fits.
+    /// Dates that can be read in two ways, the day before the month or after it: how many fit each
+    /// way.
     day_first: u64,
     month_first: u64,
     ambiguous: Option<String>,
     seen: u64,
 }
 
-/// Rows of a sample, unless it stays ambiguous.
+/// Number of rows of a sample, unless it stays ambiguous.
 const SAMPLE: u64 = 20_000;
 
 impl TimeSample {
@@ -188,14 +189,14 @@ impl TimeSample {
         Self { options: options.clone(), ..Self::default() }
     }
 
-    /// Takes in a row's time; false once enough rows were seen.
+    /// Adds a row's time; returns false once there are enough rows.
     pub(super) fn add(&mut self, value: TimeValue) -> bool {
         if self.options.unit.is_some() || self.options.format.is_some() {
             return false;
         }
         self.seen += 1;
         if let Some((whole, _)) = value.number() {
-            match Unit::of(whole) {
+            match Unit::detect(whole) {
                 Some(unit) => self.units[unit as usize] += 1,
                 None if compact_date(whole).is_some() => self.compact += 1,
                 None => self.small += 1,
@@ -220,9 +221,9 @@ impl TimeSample {
         let stated = self.options.unit.is_some();
         let order = match (self.day_first, self.month_first, &self.ambiguous) {
             (0, 0, Some(text)) => {
-                let text = short(text);
+                let text = shorten(text);
                 return Err(format!(
-                    "no row tells whether `{text}` gives the day or the month first: say it by --time-format, \
+                    "no row tells whether `{text}` gives the day or the month first: say it by option `time_format`, \
                      such as %d/%m/%Y or %m/%d/%Y"
                 ));
             }
@@ -244,20 +245,20 @@ impl TimeSample {
     }
 }
 
-/// What the numbers of a file are.
+/// The form of a file's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Numbers {
     Unit(Unit),
     /// Dates such as 20140513.
     CompactDates,
-    /// Too small to tell: seconds.
+    /// Too small to show a unit: seconds.
     Small,
 }
 
-/// Reads the times of a file.
+/// Parser of a file's times.
 pub(super) struct TimeParser {
     numbers: Numbers,
-    /// Whether the user named the unit.
+    /// Whether the user gave the unit.
     stated: bool,
     order: Option<DateOrder>,
     format: Option<(String, Vec<Item<'static>>)>,
@@ -274,10 +275,10 @@ impl TimeParser {
         if let TimeValue::Text(text) = value {
             present(text, "time")?;
             if let Some((format, items)) = &self.format {
-                return by_format(text.trim(), format, items);
+                return parse_with_format(text.trim(), format, items);
             }
         } else if let Some((format, _)) = &self.format {
-            return Err(format!("the time is a number, not a text of the form {}", short(format)));
+            return Err(format!("the time is a number, not a text of the form {}", shorten(format)));
         }
         match value.number() {
             Some(number) => self.number_to_time(number),
@@ -301,11 +302,11 @@ impl TimeParser {
             && whole >= 0
             && let Numbers::Unit(_) = self.numbers
         {
-            let found = Unit::of(whole);
+            let found = Unit::detect(whole);
             if let Some(other) = found.filter(|found| *found != unit) {
                 return Err(format!(
-                    "time {whole} is in {other}, but the other times of the file are in {unit} (--time-unit says \
-                     otherwise)"
+                    "time {whole} is in {other}, but the other times of the file are in {unit} (option \
+                     `time_unit` says otherwise)"
                 ));
             }
             if found.is_none() && compact_date(whole).is_some() {
@@ -317,11 +318,11 @@ impl TimeParser {
     }
 
     fn text_to_time(&self, text: &str) -> Result<i64, String> {
-        let time = parse_date(text, self.order).map_err(|what| format!("time `{}` {what}", short(text)))?;
-        in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", short(text)))
+        let time = parse_date(text, self.order).map_err(|what| format!("time `{}` {what}", shorten(text)))?;
+        in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", shorten(text)))
     }
 
-    /// Says in a few words what the times are.
+    /// Describes the times in a few words.
     pub(super) fn describe(&self) -> String {
         match (&self.format, self.numbers) {
             (Some((format, _)), _) => format!("times as {format}"),
@@ -337,9 +338,9 @@ fn in_range(milliseconds: i64) -> Option<i64> {
 }
 
 /// Reads a time by a strftime pattern; without a time of day it is midnight, without an offset UTC.
-fn by_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, String> {
+fn parse_with_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, String> {
     let mut parsed = Parsed::new();
-    let wrong = || format!("time `{}` is not of the form {}", short(text), short(format));
+    let wrong = || format!("time `{}` is not of the form {}", shorten(text), shorten(format));
     chrono::format::parse(&mut parsed, text, items.iter()).map_err(|_| wrong())?;
     let offset = i64::from(parsed.offset().unwrap_or(0)) * 1000;
     let time = if parsed.timestamp().is_some() {
@@ -350,7 +351,7 @@ fn by_format(text: &str, format: &str, items: &[Item<'static>]) -> Result<i64, S
         let clock = if has_hour { parsed.to_naive_time().map_err(|_| wrong())? } else { chrono::NaiveTime::MIN };
         date.and_time(clock).and_utc().timestamp_millis() - offset
     };
-    in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", short(text)))
+    in_range(time).ok_or_else(|| format!("time `{}` is not between 1970 and 2100", shorten(text)))
 }
 
 #[cfg(test)]

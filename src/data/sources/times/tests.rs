@@ -47,7 +47,7 @@ fn numbers_of_another_unit_are_errors() {
     let mixed = times(NONE, &["1400000001", "1400000002", "20140513", "1400000003000000"]);
     assert!(mixed[2].as_ref().unwrap_err().contains("is a date"), "{mixed:?}");
     assert!(mixed[3].as_ref().unwrap_err().contains("microseconds"), "{mixed:?}");
-    // The user knows better.
+    // A unit that the user gives counts more than the rows.
     let stated = times((Some(Unit::Milliseconds), None), &["1400000001000", "1400000003"]);
     assert_eq!(stated, [Ok(1_400_000_001_000), Ok(1_400_000_003)]);
     for (unit, text) in [(Unit::Seconds, "-5"), (Unit::Seconds, "1400000001000"), (Unit::Nanoseconds, "-1.5")] {
@@ -62,11 +62,11 @@ fn numbers_of_another_unit_are_errors() {
 #[test]
 fn the_order_of_day_and_month() {
     let day = 86_400_000;
-    // One row tells for all.
+    // One row decides for all.
     assert_eq!(times(NONE, &["1/2/2014", "13/2/2014"]), [Ok(1_391_212_800_000), Ok(1_391_212_800_000 + 12 * day)]);
     assert_eq!(times(NONE, &["1/2/2014", "2/13/2014"])[0], Ok(1_388_620_800_000));
     let error = parser(NONE, &[TimeValue::Text("1/2/2014")]).err().unwrap();
-    assert!(error.contains("1/2/2014") && error.contains("--time-format"), "{error}");
+    assert!(error.contains("1/2/2014") && error.contains("option `time_format`"), "{error}");
     // Both in one file: the rarer one is an error.
     let both = times(NONE, &["13/2/2014", "14/2/2014", "2/15/2014"]);
     assert!(both[2].is_err(), "{both:?}");

@@ -1,9 +1,9 @@
 //! A bounded reader for the header of a GGUF file (versions 2 and 3, little endian).
 //!
-//! Every length is checked against the bytes that are left before anything is allocated by it. Not
-//! candle-core's reader: that one holds a vocabulary's strings twice, takes the last of two equal
-//! keys, does not see tensors that overlap or lie beyond the file, and refuses a type that it does
-//! not know without the tensor's name.
+//! Every length is checked against the rest of the file before anything is allocated by it.
+//! candle-core's reader does not serve: it holds a vocabulary's strings twice, takes the last of
+//! two equal keys, does not see tensors that overlap or lie beyond the file, and refuses a type
+//! that it does not know without the tensor's name.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -59,7 +59,7 @@ pub(crate) struct Header {
     pub(crate) tensors: Vec<GgufTensor>,
 }
 
-fn bad<T>(message: impl Into<String>) -> Result<T> {
+fn invalid<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::failed(message))
 }
 
@@ -68,21 +68,23 @@ impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let mut cursor = Cursor { bytes, at: 0 };
         if cursor.take(4, "the magic")? != b"GGUF" {
-            return bad("not a GGUF file");
+            return invalid("not a GGUF file");
         }
         match cursor.u32("the version")? {
             2 | 3 => {}
             version if version.swap_bytes() < 256 && version > 256 => {
-                return bad("big-endian GGUF is not supported");
+                return invalid("big-endian GGUF is not supported");
             }
             version => {
-                return bad(format!("GGUF version {version} is not supported, only 2 and 3 are"));
+                return invalid(format!("GGUF version {version} is not supported, only 2 and 3 are"));
             }
         }
         let tensor_count = cursor.u64("the tensor count")?;
         let entry_count = cursor.u64("the metadata count")?;
         if tensor_count > MOST_ENTRIES || entry_count > MOST_ENTRIES {
-            return bad(format!("claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"));
+            return invalid(format!(
+                "claims {tensor_count} tensors and {entry_count} metadata entries; no model has that"
+            ));
         }
         let mut metadata = BTreeMap::new();
         for number in 0..entry_count {
@@ -91,7 +93,7 @@ impl Header {
             let kind = cursor.u32(&key_name)?;
             let value = cursor.value(kind, &key_name)?;
             if metadata.insert(key, value).is_some() {
-                return bad(format!("{key_name}: comes twice"));
+                return invalid(format!("{key_name}: comes twice"));
             }
         }
         let mut tensors = Vec::new();
@@ -99,7 +101,7 @@ impl Header {
         for number in 0..tensor_count {
             let tensor = cursor.tensor(number)?;
             if !names.insert(tensor.name.clone()) {
-                return bad(format!("tensor {}: comes twice", tensor.name));
+                return invalid(format!("tensor {}: comes twice", tensor.name));
             }
             tensors.push(tensor);
         }
@@ -112,19 +114,19 @@ impl Header {
     fn place_tensors(&mut self, header_end: usize, file_end: usize) -> Result<()> {
         let alignment = self.size("general.alignment")?.unwrap_or(32);
         if alignment == 0 || alignment % 8 != 0 || alignment > 1 << 20 {
-            return bad(format!("general.alignment is {alignment}; it must be a multiple of 8"));
+            return invalid(format!("general.alignment is {alignment}; it must be a multiple of 8"));
         }
         let start = header_end.checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
         for tensor in &mut self.tensors {
             let Range { start: offset, end: length } = tensor.range;
             if offset % alignment != 0 {
-                return bad(format!("tensor {}: offset {offset} is not a multiple of {alignment}", tensor.name));
+                return invalid(format!("tensor {}: offset {offset} is not a multiple of {alignment}", tensor.name));
             }
             let range = start.checked_add(offset).and_then(|from| Some(from..from.checked_add(length)?));
             match range.filter(|range| range.end <= file_end) {
                 Some(range) => tensor.range = range,
                 None => {
-                    return bad(format!(
+                    return invalid(format!(
                         "tensor {}: its {length} bytes at offset {offset} lie beyond the end of the file; the file \
                          is truncated, download it again",
                         tensor.name
@@ -136,7 +138,7 @@ impl Header {
         order.sort_by_key(|tensor| tensor.range.start);
         for (before, after) in order.iter().zip(order.iter().skip(1)) {
             if before.range.end > after.range.start {
-                return bad(format!("tensors {} and {} overlap", before.name, after.name));
+                return invalid(format!("tensors {} and {} overlap", before.name, after.name));
             }
         }
         Ok(())
@@ -148,19 +150,19 @@ impl Header {
             None => Ok(None),
             Some(value) => match read(value) {
                 Some(read) => Ok(Some(read)),
-                None => bad(format!("metadata key {key}: is not {what}")),
+                None => invalid(format!("metadata key {key}: is not {what}")),
             },
         }
     }
 
-    /// Whether there is such a key.
+    /// Returns whether there is such a key.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }
 
-    /// Returns a key that begins with `prefix`, that nobody has read, that is not among `ignored`
-    /// and whose value is not 0, false or empty: it may change what the model computes.
-    pub(crate) fn unread(&self, prefix: &str, ignored: &[&str]) -> Option<&str> {
+    /// Returns a key that begins with `prefix`, was never read, is not among `ignored` and has
+    /// another value than 0, false or empty: it may change what the model computes.
+    pub(crate) fn unread_key(&self, prefix: &str, ignored: &[&str]) -> Option<&str> {
         let neutral = |value: &Value| match value {
             Value::Unsigned(n) => *n == 0,
             Value::Signed(n) => *n == 0,
@@ -250,7 +252,7 @@ impl Header {
         for _ in 0..count {
             match read(&mut cursor, item)? {
                 Some(value) => items.push(value),
-                None => return bad(format!("metadata key {key}: is not {what}")),
+                None => return invalid(format!("metadata key {key}: is not {what}")),
             }
         }
         Ok(Some(items))
@@ -270,7 +272,7 @@ impl<'a> Cursor<'a> {
                 self.at += taken.len();
                 Ok(taken)
             }
-            None => bad(format!(
+            None => invalid(format!(
                 "{place}: {length} bytes are claimed at byte {}, but {} are left; the file is truncated or damaged",
                 self.at,
                 rest.len()
@@ -297,7 +299,7 @@ impl<'a> Cursor<'a> {
         let bytes = self.take(length, place)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
-            Err(_) => bad(format!("{place}: is not UTF-8")),
+            Err(_) => invalid(format!("{place}: is not UTF-8")),
         }
     }
 
@@ -305,7 +307,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let length = self.u64(place)?;
         if length > LONGEST_NAME {
-            return bad(format!("{place}: claims {length} bytes; the file is damaged"));
+            return invalid(format!("{place}: claims {length} bytes; the file is damaged"));
         }
         self.at = start;
         self.string(place)
@@ -333,7 +335,7 @@ impl<'a> Cursor<'a> {
             10 => Value::Unsigned(self.u64(place)?),
             11 => Value::Signed(i64::from_le_bytes(self.array(place)?)),
             12 => Value::Float(f64::from_le_bytes(self.array(place)?)),
-            _ => return bad(format!("{place}: has unknown type {kind}")),
+            _ => return invalid(format!("{place}: has unknown type {kind}")),
         })
     }
 
@@ -357,11 +359,11 @@ impl<'a> Cursor<'a> {
                 }
                 return Ok(());
             }
-            ARRAY => return bad(format!("{place}: arrays nest deeper than {DEEPEST_ARRAY}")),
-            _ => return bad(format!("{place}: has items of unknown type {item}")),
+            ARRAY => return invalid(format!("{place}: arrays nest deeper than {DEEPEST_ARRAY}")),
+            _ => return invalid(format!("{place}: has items of unknown type {item}")),
         };
         let Some(length) = count.checked_mul(width) else {
-            return bad(format!("{place}: claims {count} items; the file is damaged"));
+            return invalid(format!("{place}: claims {count} items; the file is damaged"));
         };
         self.take(length, place).map(|_| ())
     }
@@ -373,13 +375,13 @@ impl<'a> Cursor<'a> {
         let place = format!("tensor {name}");
         let dimensions = self.u32(&place)?;
         if !(1..=4).contains(&dimensions) {
-            return bad(format!("{place}: claims {dimensions} dimensions, not 1 to 4"));
+            return invalid(format!("{place}: claims {dimensions} dimensions, not 1 to 4"));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
             match usize::try_from(self.u64(&place)?) {
                 Ok(size) if size > 0 => shape.insert(0, size),
-                _ => return bad(format!("{place}: has an empty or too large dimension")),
+                _ => return invalid(format!("{place}: has an empty or too large dimension")),
             }
         }
         let encoding = encoding(self.u32(&place)?).map_err(|kind| {
@@ -398,7 +400,7 @@ impl<'a> Cursor<'a> {
         let offset = usize::try_from(self.u64(&place)?).unwrap_or(usize::MAX);
         match length {
             Some(length) => Ok(GgufTensor { name, shape, encoding, range: offset..length }),
-            None => bad(format!("{place}: shape {shape:?} is too large or not whole blocks of {values}")),
+            None => invalid(format!("{place}: shape {shape:?} is too large or not whole blocks of {values}")),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::core::files::refuse_lfs_pointer;
 use crate::model::formats::tensor_store::map_file;
 use crate::{Context, Error, Result};
 
-/// No model comes in more parts.
+/// Most parts that are read; no model has more.
 const MOST_PARTS: usize = 10_000;
 
 /// A GGUF file, or one part of it.

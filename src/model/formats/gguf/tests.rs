@@ -8,7 +8,8 @@ fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// A file of version 3 with the given metadata entries and tensor entries, then 1 KiB of data.
+/// Returns a file of version 3 with the given metadata entries and tensor entries, then 1 KiB of
+/// data.
 fn file(entries: &[Vec<u8>], tensors: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
     bytes.extend((tensors.len() as u64).to_le_bytes());
@@ -23,7 +24,7 @@ fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [string(key), kind.to_le_bytes().to_vec(), value.to_vec()].concat()
 }
 
-/// `dims` in GGUF's order, the row's length first.
+/// Returns a tensor's entry; `dims` in GGUF's order, the row's length first.
 fn tensor(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut bytes = string(name);
     bytes.extend((dims.len() as u32).to_le_bytes());
@@ -61,7 +62,7 @@ fn reads_metadata_and_tensors() {
     assert_eq!((header.size("u"), header.number("f")), (Ok(Some(7)), Ok(Some(0.5))));
     assert_eq!((header.text("s"), header.size("none")), (Ok(Some("text")), Ok(None)));
     assert_eq!((header.flag("t"), header.flag("none")), (Ok(Some(true)), Ok(None)));
-    assert_eq!((header.unread("", &["i", "words"]), header.unread("w", &[])), (Some("numbers"), Some("words")));
+    assert_eq!((header.unread_key("", &["i", "words"]), header.unread_key("w", &[])), (Some("numbers"), Some("words")));
     assert_eq!(header.strings(&bytes, "words").unwrap().unwrap(), ["a", "é"]);
     assert_eq!(header.numbers(&bytes, "numbers").unwrap().unwrap(), [-1.0, 7.0]);
     for failed in [header.size("i").err(), header.text("u").err(), header.strings(&bytes, "numbers").err()] {

@@ -10,34 +10,34 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split as SplitBy, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer as Backend};
 
-use super::{GgufVocabulary, note, refuse};
+use super::{GgufVocabulary, print_note, refuse};
 use crate::text::tokenizer::{LLAMA3_SPLIT, split_then_bytes};
 use crate::{Context, Result};
 
-/// How Qwen 2 and 3 split text: as Llama 3, every digit alone.
+/// Qwen 2 and 3 split text as Llama 3 does, but every digit alone.
 const QWEN2_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// How Mistral's Tekken splits text.
+/// The split of Mistral's Tekken.
 const TEKKEN_SPLIT: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// How GPT-4o and Llama 4 split text.
+/// The split of GPT-4o and Llama 4.
 const GPT4O_SPLIT: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// How DeepSeek-Coder splits text, one expression after the other; then every digit alone.
+/// The splits of DeepSeek-Coder, one expression after the other; then every digit alone.
 const DEEPSEEK_CODER_SPLITS: [&str; 4] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"];
 
-/// How text is split before BPE.
+/// The split of text before BPE.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Split {
     /// GPT-2's expression.
@@ -50,17 +50,17 @@ enum Split {
     DeepSeekCoder,
 }
 
-/// What a name of `tokenizer.ggml.pre` stands for.
+/// The pre-tokenization that a name of `tokenizer.ggml.pre` stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Rule {
     split: Split,
     /// Whether a piece that is a token is never cut up by merges.
     ignore_merges: bool,
-    /// Whether text is first brought into Unicode's normal form C.
+    /// Whether text is first converted to Unicode's normal form C.
     nfc: bool,
 }
 
-/// The rules of the publishers' `tokenizer.json`, by llama.cpp's names.
+/// Returns the rules of the publishers' `tokenizer.json`, by llama.cpp's names.
 fn rule(pre: &str) -> Option<Rule> {
     let rule = |split, ignore_merges, nfc| Some(Rule { split, ignore_merges, nfc });
     match pre {
@@ -135,7 +135,7 @@ impl GgufVocabulary {
         backend.with_decoder(Some(ByteLevelDecoder::default()));
         self.add_special_tokens(&mut backend, |id| {
             let token = self.tokens.get(id)?;
-            // As before: of those in other characters only tokens with a role.
+            // As before: of the tokens in other characters only those with a role.
             let skipped = self.legacy && !is_spelled(token) && !self.special.contains(&(id as u32));
             (!skipped).then(|| token.clone())
         })?;
@@ -164,10 +164,10 @@ impl GgufVocabulary {
         }
     }
 
-    /// Recognises the split that a vocabulary was learnt with, where the file names none: a token
-    /// is part of one piece of the split. GPT-2's puts no letter after a mark in one piece (but for
-    /// `'s` and its like); of the splits that do, Llama 3's takes up to three digits together,
-    /// Qwen's one.
+    /// Recognises the split that a vocabulary was trained with, where the file names none: a token
+    /// is part of one piece of the split. GPT-2's split puts no letter after a mark in one piece
+    /// (but for `'s` and the like); of the splits that do, Llama 3's takes up to three digits
+    /// together, Qwen's one.
     fn recognised_rule(&self) -> Result<Rule> {
         let missing = match &self.pre {
             None => "tokenizer.ggml.pre is missing",
@@ -193,7 +193,7 @@ impl GgufVocabulary {
                 ));
             }
         };
-        note(&format!(
+        print_note(&format!(
             "{missing}: text is split as {name} splits it, which fits the vocabulary; convert the file anew with a \
              recent llama.cpp to be sure"
         ));
@@ -204,8 +204,8 @@ impl GgufVocabulary {
     }
 }
 
-/// Returns the character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`):
-/// itself where that is printable Latin-1, else the next one from U+0100.
+/// Returns the character that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`): the
+/// byte itself where that is printable Latin-1, else the next character from U+0100.
 pub(super) fn spelling() -> Vec<char> {
     let mut next = 0x100;
     let bytes = 0..=u8::MAX;
@@ -220,7 +220,7 @@ pub(super) fn spelling() -> Vec<char> {
         .collect()
 }
 
-/// Whether [`spelling`] has this character.
+/// Returns whether [`spelling`] has this character.
 pub(super) fn is_spelling(c: char) -> bool {
     matches!(c, '!'..='~' | '\u{a1}'..='\u{ac}' | '\u{ae}'..='\u{143}')
 }

@@ -16,12 +16,13 @@ use crate::text::Tokenizer;
 use crate::text::tokenizer::begin_with;
 use crate::{Context, Error, Result};
 
-/// Kinds of tokens, `tokenizer.ggml.token_type`.
+/// Kinds of tokens in `tokenizer.ggml.token_type`.
 const UNKNOWN: f32 = 2.0;
 const CONTROL: f32 = 3.0;
 const USER_DEFINED: f32 = 4.0;
 
-/// Llama 2's vocabulary, the smallest of SentencePiece that begins every sequence with `<s>`.
+/// Number of tokens of Llama 2: the smallest SentencePiece vocabulary whose sequences all begin
+/// with `<s>`.
 const LLAMA2_TOKENS: usize = 32_000;
 
 /// The `tokenizer.ggml.*` metadata.
@@ -29,7 +30,7 @@ const LLAMA2_TOKENS: usize = 32_000;
 pub struct GgufVocabulary {
     /// `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
     pub model: String,
-    /// How text is split before byte-level BPE.
+    /// Name of the split of text before byte-level BPE.
     pub pre: Option<String>,
     /// Every token; its position is its id.
     pub tokens: Vec<String>,
@@ -43,7 +44,7 @@ pub struct GgufVocabulary {
     pub eos: u32,
     /// The id of the beginning-of-sequence token.
     pub bos: Option<u32>,
-    /// The id of the token for what has no other.
+    /// The id of the token for text that has no other token.
     pub unknown: Option<u32>,
     /// The ids of the tokens with a role (begin, end, unknown, padding, …).
     pub special: Vec<u32>,
@@ -51,8 +52,8 @@ pub struct GgufVocabulary {
     pub add_bos: Option<bool>,
     /// Whether a SentencePiece text begins with a space.
     pub add_space_prefix: Option<bool>,
-    /// Whether to build it as itemlm did before it knew the publishers' splits, for runs that were
-    /// trained so.
+    /// Whether to build the tokenizer as itemlm did before it knew the publishers' splits, for runs
+    /// that were trained so.
     pub legacy: bool,
 }
 
@@ -60,7 +61,7 @@ pub struct GgufVocabulary {
 /// [`GgufVocabulary::legacy`].
 ///
 /// # Errors
-/// Names the metadata key at fault, or the kind that is not supported.
+/// The metadata key at fault, or the kind that is not supported.
 pub(crate) fn read(header: &Header, bytes: &[u8], legacy: bool) -> Result<Tokenizer> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let Some(model) = header.text(&key("model"))? else {
@@ -118,7 +119,7 @@ impl GgufVocabulary {
     /// Builds the tokenizer.
     ///
     /// # Errors
-    /// Names the metadata key at fault, or the kind that is not supported.
+    /// The metadata key at fault, or the kind that is not supported.
     pub fn build(self) -> Result<Tokenizer> {
         let mut backend = match self.model.as_str() {
             "gpt2" => self.byte_level()?,
@@ -137,8 +138,8 @@ impl GgufVocabulary {
         Tokenizer::new(backend, self.eos, self.bos.filter(|_| !self.legacy))
     }
 
-    /// Whether a sequence begins with the token `bos`: what the file says, or, for files from
-    /// before converters wrote it, what the publisher of a vocabulary that is recognised says.
+    /// Returns whether a sequence begins with the token `bos`: by the file or, for files from
+    /// before converters wrote it, by the publisher of a vocabulary that is recognised.
     fn begins_with(&self, bos: u32) -> bool {
         let recognised = match self.tokens.get(bos as usize).map(String::as_str) {
             Some("<|begin_of_text|>" | "<bos>") => true,
@@ -148,20 +149,20 @@ impl GgufVocabulary {
         self.add_bos.unwrap_or(recognised)
     }
 
-    /// The kind of the token `id`; 0 where the file gives none.
+    /// Returns the kind of the token `id`; 0 where the file gives none.
     fn kind(&self, id: usize) -> f32 {
         self.types.get(id).copied().unwrap_or(0.0)
     }
 
-    /// Whether the token `id` is matched whole in a text, before any other split: control and
-    /// user-defined tokens, and those with a role.
+    /// Returns whether the token `id` is matched whole in a text, before any other split: control
+    /// and user-defined tokens, and those with a role.
     fn is_added(&self, id: usize) -> bool {
         matches!(self.kind(id), CONTROL | USER_DEFINED) || self.special.contains(&(id as u32))
     }
 
     /// Adds control tokens, and those with a role, as special tokens; user-defined ones as plain
-    /// added tokens. `spelled` gives a token's spelling in the vocabulary, none for one that is not
-    /// matched.
+    /// added tokens. `spelled` returns a token's spelling in the vocabulary, `None` for one that is
+    /// not matched.
     fn add_special_tokens(&self, backend: &mut Backend, spelled: impl Fn(usize) -> Option<String>) -> Result<()> {
         let (mut special, mut plain) = (Vec::new(), Vec::new());
         for id in (0..self.tokens.len()).filter(|&id| self.is_added(id)) {
@@ -177,8 +178,8 @@ impl GgufVocabulary {
     }
 }
 
-/// Tells the user of a choice that the file leaves open.
-fn note(message: &str) {
+/// Prints a note about a choice that the file leaves open.
+fn print_note(message: &str) {
     log(format!("note: {message}"));
 }
 

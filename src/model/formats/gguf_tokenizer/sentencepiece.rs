@@ -1,4 +1,4 @@
-//! SentencePiece's BPE: spaces as `▁`, bytes for what has no token, merges by score.
+//! SentencePiece's BPE: spaces as `▁`, bytes for characters without a token, merges by score.
 
 use std::collections::HashMap;
 
@@ -15,19 +15,19 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use super::{GgufVocabulary, UNKNOWN, USER_DEFINED, refuse};
 use crate::{Context, Result};
 
-/// Longer pieces would take quadratic time to find merges for, and no SentencePiece vocabulary has
-/// them.
+/// Longest piece, in characters: merges of longer ones would take quadratic time to find, and no
+/// SentencePiece vocabulary has any.
 const LONGEST_PIECE: usize = 512;
 
-/// Where a text gets a space before it.
+/// The parts of a text that get a space before them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum SpacePrefix {
-    /// Nowhere: Gemma.
+    /// No part: Gemma.
     Never,
-    /// Before every part of a text between special tokens, also one that begins with a space: Llama
-    /// 2 and what grew from it.
+    /// Every part of a text between special tokens, also one that begins with a space: Llama 2 and
+    /// its descendants.
     EveryPart,
-    /// Before the text, unless it begins with a space: Mistral since its third tokenizer.
+    /// The text, unless it begins with a space: Mistral since its third tokenizer.
     First,
 }
 
@@ -40,7 +40,7 @@ impl GgufVocabulary {
             && !vocab.contains_key("\t")
             && let Some(&tab) = vocab.get("<0x09>")
         {
-            // As Gemma's own: merges may make tokens of several tabs.
+            // As in Gemma's own file: merges may make tokens of several tabs.
             if pieces.iter().any(|piece| piece.starts_with('\t')) {
                 vocab.insert("\t".into(), tab);
             }
@@ -88,8 +88,8 @@ impl GgufVocabulary {
         }
     }
 
-    /// A token as the publisher's vocabulary spells it: llama.cpp's converter writes spaces in
-    /// user-defined tokens as they are.
+    /// Returns a token as the publisher's vocabulary spells it: llama.cpp's converter writes spaces
+    /// in user-defined tokens as they are.
     fn piece(&self, id: usize) -> String {
         let token = &self.tokens[id];
         match !self.legacy && self.kind(id) == USER_DEFINED {
@@ -98,10 +98,10 @@ impl GgufVocabulary {
         }
     }
 
-    /// Every way to make a token of two others, by descending score, then descending length of the
-    /// left and the right part in characters (`generate_merges` of transformers). User-defined
-    /// tokens come before all others in the order of their ids: SentencePiece takes them whole, and
-    /// the converter leaves them no score.
+    /// Returns every way to make a token of two others, by descending score, then descending length
+    /// of the left and the right part in characters (`generate_merges` of transformers).
+    /// User-defined tokens come before all others in the order of their ids: SentencePiece takes
+    /// them whole, and the converter leaves them no score.
     fn sentencepiece_merges(&self, pieces: &[String], vocab: &Vocab) -> Result<Merges> {
         if let Some(merges) = &self.merges {
             let split = |merge: &String| {
@@ -137,7 +137,7 @@ impl GgufVocabulary {
                 }
             }
             parts.sort_by_key(|(l, r, ..)| (*l, *r));
-            // Below all others, in the order of their ids.
+            // These come below all others, in the order of their ids.
             let rank = if first { (0, id, 0.0) } else { (1, 0, scores[id]) };
             merges.extend(parts.into_iter().map(|(_, _, left, right)| (rank, left, right)));
         }

@@ -39,7 +39,7 @@ fn byte_level_vocabulary() {
     assert_eq!(llama3.encode("0012").unwrap().len(), 4, "digits are split by three");
 }
 
-/// The ids that the publisher's kind of `tokenizer.json` gives
+/// Token ids that the publisher's kind of `tokenizer.json` gives
 /// (tests/reference/gguf_tokenizer_reference.py).
 #[test]
 fn equals_the_publishers_tokenizers() {
@@ -102,7 +102,7 @@ fn equals_the_publishers_tokenizers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What itemlm gave before: runs that were trained so go on.
+/// Runs that were trained with itemlm's earlier tokenizer keep it.
 #[test]
 fn legacy_tokenizers_are_as_they_were() {
     let legacy = |pre: &str| GgufVocabulary { pre: Some(pre.into()), legacy: true, ..byte_level() }.build().unwrap();

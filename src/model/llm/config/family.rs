@@ -1,7 +1,7 @@
 //! The families of decoders that itemlm knows, one entry each: their names, Hugging Face's defaults
 //! for keys that a `config.json` lacks, and how their blocks differ from Llama's.
 //!
-//! One more family whose blocks are made of parts that [`Switches`] has is one more entry here.
+//! A further family whose blocks are made of parts that [`Switches`] has is a further entry here.
 //!
 //! Reference: transformers, models/*/configuration_*.py and modeling_*.py.
 
@@ -19,17 +19,17 @@ pub struct Family {
     pub model_type: &'static str,
     /// `architectures` of `config.json`.
     pub architecture: &'static str,
-    /// `general.architecture` of GGUF.
+    /// `general.architecture` of GGUF files.
     pub gguf: &'static str,
     /// Whether llama.cpp's converter orders the rows of q and k for RoPE on neighbours.
     pub(crate) gguf_interleaved: bool,
-    /// Whether its norms multiply by one more than what Hugging Face's files hold (those of GGUF
+    /// Whether its norms multiply by one more than the number in Hugging Face's files (GGUF files
     /// hold the sum).
     pub(crate) norm_offset: bool,
-    /// Key of the activation.
+    /// The key of the activation.
     activation: &'static str,
     pub(super) defaults: Defaults,
-    /// Reads how the blocks differ from Llama's; sizes are read before.
+    /// Reads how the blocks differ from Llama's; the sizes have been read before.
     pub(super) switches: fn(&Keys<'_>, &DecoderConfig) -> Result<Switches>,
     /// Adds the family's own keys to a `config.json`.
     write: fn(&DecoderConfig, &mut Map<String, Value>),
@@ -41,7 +41,7 @@ impl PartialEq for Family {
     }
 }
 
-/// Values of keys that a `config.json` lacks.
+/// Defaults of keys that a `config.json` lacks.
 #[derive(Debug)]
 pub(super) struct Defaults {
     pub(super) vocab_size: usize,
@@ -49,9 +49,9 @@ pub(super) struct Defaults {
     pub(super) intermediate_size: usize,
     pub(super) num_hidden_layers: usize,
     pub(super) num_attention_heads: usize,
-    /// As many as query heads, if `None`.
+    /// Number of key and value heads; by default that of query heads.
     pub(super) num_key_value_heads: Option<usize>,
-    /// `hidden_size / num_attention_heads`, if `None`.
+    /// Width of a head; by default `hidden_size / num_attention_heads`.
     pub(super) head_dim: Option<usize>,
     pub(super) rms_norm_eps: f64,
     pub(super) rope_theta: f64,
@@ -322,16 +322,16 @@ impl Family {
     /// Returns the family of a `model_type`.
     ///
     /// # Errors
-    /// Names an unknown one.
-    pub fn by_model_type(model_type: &str) -> Result<&'static Self> {
+    /// An unknown `model_type`, by name.
+    pub fn from_model_type(model_type: &str) -> Result<&'static Self> {
         Self::find(model_type, |family| family.model_type, "model_type")
     }
 
     /// Returns the family of GGUF's `general.architecture`.
     ///
     /// # Errors
-    /// Names an unknown one.
-    pub fn by_gguf(architecture: &str) -> Result<&'static Self> {
+    /// An unknown architecture, by name.
+    pub fn from_gguf(architecture: &str) -> Result<&'static Self> {
         Self::find(architecture, |family| family.gguf, "general.architecture")
     }
 
@@ -367,7 +367,7 @@ impl Family {
     }
 }
 
-/// Reads which layers have a sliding window: `layer_types`, or `default`.
+/// Reads which layers have a sliding window: from `layer_types`, or by `default`.
 fn layer_types(keys: &Keys<'_>, sizes: &DecoderConfig, default: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
     let kinds = keys.list("layer_types", "a list of strings", |value| value.as_str().map(str::to_owned))?;
     let Some(kinds) = kinds else { return Ok((0..sizes.num_hidden_layers).map(default).collect()) };

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use super::refuse;
 use crate::Result;
 
-/// A JSON object whose keys are read by type; `null` is as good as absent.
+/// A JSON object whose keys are read by type; `null` means absent.
 pub(super) struct Keys<'a> {
     pub(super) object: &'a Map<String, Value>,
-    /// What the errors put before a key.
+    /// Text that errors put before a key.
     pub(super) prefix: &'static str,
 }
 
@@ -17,7 +17,7 @@ impl<'a> Keys<'a> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether the file says `null`, where a default is something else.
+    /// Returns whether the value is `null`, for keys whose default is something else.
     pub(super) fn is_null(&self, key: &str) -> bool {
         self.object.get(key).is_some_and(Value::is_null)
     }
@@ -60,7 +60,7 @@ impl<'a> Keys<'a> {
         self.read(key, "a string", Value::as_str)
     }
 
-    /// Reads an array that `read` takes every element of.
+    /// Reads an array; `read` converts each element.
     pub(super) fn list<T>(&self, key: &str, what: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
         self.read(key, what, |value| value.as_array()?.iter().map(&read).collect())
     }
@@ -70,7 +70,7 @@ impl<'a> Keys<'a> {
         Ok(object.map(|object| Keys { object, prefix }))
     }
 
-    /// Refuses a number that would change the forward pass.
+    /// Refuses any other number, which would change the forward pass.
     pub(super) fn only_number(&self, key: &str, only: f64) -> Result<()> {
         match self.number(key)?.filter(|number| *number != only) {
             Some(number) => refuse(format!("{}{key} {number} is not supported, only {only} is", self.prefix)),

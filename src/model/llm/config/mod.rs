@@ -19,7 +19,7 @@ use crate::{Context, Error, Result};
 /// family differs from Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
-    /// Names and file conventions.
+    /// The family: names and file conventions.
     pub family: &'static Family,
     /// Rows of the embedding table.
     pub vocab_size: usize,
@@ -45,11 +45,11 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// The longest context that the model was made for, tokens.
     pub max_position_embeddings: usize,
-    /// How it differs from Llama.
+    /// Differences from Llama.
     pub switches: Switches,
 }
 
-/// How the blocks of a family differ from Llama's; the default is Llama.
+/// Differences of a family's blocks from Llama's; the default is Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Switches {
     /// Whether the projections of queries, keys and values have biases.
@@ -60,7 +60,7 @@ pub struct Switches {
     pub mlp_bias: bool,
     /// Whether q, k and v are one matrix, and gate and up another.
     pub fused_projections: bool,
-    /// Where a block has norms.
+    /// Position of a block's norms.
     pub norms: BlockNorms,
     /// Norms of queries and keys before rotation.
     pub qk_norm: Option<QkNorm>,
@@ -68,21 +68,21 @@ pub struct Switches {
     pub activation: Activation,
     /// Whether embeddings are multiplied by `√hidden_size`.
     pub scaled_embeddings: bool,
-    /// Scores are `q·k` over the root of this; `head_dim` if `None`.
+    /// The number under the root that divides scores `q·k`; `head_dim` if `None`.
     pub query_scalar: Option<f64>,
     /// Soft cap of attention's scores.
     pub attention_soft_cap: Option<f64>,
     /// Soft cap of the logits.
     pub logit_soft_cap: Option<f64>,
-    /// Numbers of a head that are rotated; all if `None`.
+    /// Number of a head's numbers that are rotated; all if `None`.
     pub rotary_dim: Option<usize>,
-    /// Tokens that a windowed layer sees: the token itself and those before it.
+    /// Number of tokens that a windowed layer sees: the token itself and those before it.
     pub sliding_window: Option<usize>,
-    /// Which layers are windowed; the layers behind its end are not.
+    /// `[layers]`: whether a layer is windowed; layers after its end are not.
     pub windowed_layers: Vec<bool>,
     /// The base of RoPE in windowed layers, where they have their own.
     pub window_rope_theta: Option<f64>,
-    /// Which layers have RoPE; the layers behind its end have.
+    /// `[layers]`: whether a layer has RoPE; layers after its end have it.
     pub rotated_layers: Vec<bool>,
 }
 
@@ -109,29 +109,29 @@ impl Default for Switches {
     }
 }
 
-/// Where a block has norms, each for attention and for the feed-forward.
+/// Position of a block's norms, each for attention and for the feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockNorms {
-    /// Of the input.
+    /// Norms of the input.
     Before,
-    /// Of the input, and of the output before it is added to the residual stream.
+    /// Norms of the input, and of the output before it is added to the residual stream.
     BeforeAndAfter,
-    /// Of the output before it is added to the residual stream.
+    /// Norms of the output before it is added to the residual stream.
     After,
 }
 
 /// RMS norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
-    /// Over each head.
+    /// One norm for each head.
     Head,
-    /// Over all heads together.
+    /// One norm over all heads together.
     AllHeads,
 }
 
 impl DecoderConfig {
-    /// Returns a Llama of two layers small enough to make and run on the spot: for demonstrations,
-    /// self-checks and tests.
+    /// Returns a Llama of two layers that is small enough to make and run in a moment: for
+    /// demonstrations, self-checks and tests.
     pub fn tiny(vocab_size: usize) -> Self {
         Self {
             family: &LLAMA,
@@ -151,7 +151,7 @@ impl DecoderConfig {
         }
     }
 
-    /// Parses a `config.json`; absent keys take Hugging Face's defaults. `path` is for the errors.
+    /// Parses a `config.json`; absent keys take Hugging Face's defaults. Errors name `path`.
     ///
     /// # Errors
     /// One line naming the file and the key: an unknown family, a variant that itemlm does not
@@ -168,7 +168,7 @@ impl DecoderConfig {
     pub(crate) fn from_object(object: &Map<String, Value>) -> Result<Self> {
         let keys = Keys { object, prefix: "" };
         let family = match keys.text("model_type")? {
-            Some(model_type) => Family::by_model_type(model_type)?,
+            Some(model_type) => Family::from_model_type(model_type)?,
             None => return refuse("no model_type; it must be a family's name, as \"llama\""),
         };
         if keys.get("quantization_config").is_some() {
@@ -209,7 +209,7 @@ impl DecoderConfig {
             max_position_embeddings,
             switches: Switches::default(),
         };
-        // The switches of each layer are as many as there are layers.
+        // The switches have one value for each layer, so the number of layers is checked first.
         config.check_sizes()?;
         config.switches = (family.switches)(&keys, &config)?;
         config.switches.activation = family.read_activation(&keys)?;
@@ -243,10 +243,10 @@ impl DecoderConfig {
         Ok(())
     }
 
-    /// Refuses sizes that no model has, so that a lying file cannot make anyone allocate by them.
+    /// Refuses sizes that no model has, so that a damaged file cannot cause a large allocation.
     ///
     /// # Errors
-    /// Names the first key out of range.
+    /// The first key out of range.
     pub fn check(&self) -> Result<()> {
         self.check_sizes()?;
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
@@ -320,7 +320,7 @@ impl DecoderConfig {
         (0..self.num_hidden_layers).find_map(|layer| self.window(layer))
     }
 
-    /// Whether a layer rotates queries and keys.
+    /// Returns whether a layer rotates queries and keys.
     pub fn is_rotated(&self, layer: usize) -> bool {
         self.switches.rotated_layers.get(layer).copied().unwrap_or(true)
     }
@@ -331,7 +331,7 @@ impl DecoderConfig {
         ScoreScaling { query_scalar, soft_cap: self.switches.attention_soft_cap }
     }
 
-    /// Returns what embeddings are multiplied by, if they are.
+    /// Returns the factor of the embeddings, if there is one.
     pub(crate) fn embedding_factor(&self) -> Option<f64> {
         // transformers rounds it to the embeddings' type.
         self.switches.scaled_embeddings.then(|| f64::from((self.hidden_size as f32).sqrt()))
@@ -362,7 +362,7 @@ impl DecoderConfig {
         if let Value::Object(object) = &mut config {
             rope::write(self, object);
             self.family.write(self, object);
-            // Some families pad by a token that a smaller vocabulary lacks.
+            // Some families' padding token is one that a smaller vocabulary lacks.
             if self.family != &LLAMA {
                 object.insert("pad_token_id".into(), Value::Null);
             }

@@ -19,8 +19,8 @@ pub enum RopeScaling {
     Llama3(Llama3RopeScaling),
     /// `linear`: all angles divided by this factor (arXiv 2306.15595).
     Linear(f64),
-    /// `dynamic`: a larger base for sequences longer than `max_position_embeddings`. No prompt is,
-    /// so the angles are those without scaling; the factor is kept for export.
+    /// `dynamic`: a larger base for sequences longer than `max_position_embeddings`. No prompt is
+    /// that long, so the angles are those without scaling; the factor is kept for export.
     Dynamic(f64),
     /// `yarn` (arXiv 2309.00071).
     Yarn(YarnRopeScaling),
@@ -75,7 +75,7 @@ pub struct YarnRopeScaling {
     pub beta_slow: f64,
     /// Factor of the rotated numbers.
     pub attention_factor: f64,
-    /// Whether the range between the two is widened to whole pairs.
+    /// Whether the range between the two is widened to whole pairs of numbers.
     pub truncate: bool,
 }
 
@@ -113,7 +113,7 @@ impl RopeScaling {
         }
     }
 
-    /// Returns its positive numbers, by key.
+    /// Returns the scaling's positive numbers, by key.
     pub(super) fn numbers(&self) -> Vec<(&'static str, f64)> {
         match self {
             Self::Linear(factor) | Self::Dynamic(factor) => vec![("rope_scaling.factor", *factor)],
@@ -131,8 +131,10 @@ impl RopeScaling {
         }
     }
 
+    /// Checks the numbers.
+    ///
     /// # Errors
-    /// Names the first key out of range.
+    /// The first key out of range.
     pub(super) fn check(&self) -> Result<()> {
         let original = match self {
             Self::Llama3(scaling) => {
@@ -150,7 +152,7 @@ impl RopeScaling {
         }
     }
 
-    /// Returns it as transformers writes it.
+    /// Returns the scaling as transformers writes it.
     pub(super) fn to_json(&self) -> Value {
         match self {
             Self::Linear(factor) => json!({"rope_type": "linear", "factor": factor}),
@@ -181,7 +183,7 @@ pub(super) struct Rope {
     pub(super) scaling: Option<RopeScaling>,
     /// The base of windowed layers, where they have their own.
     pub(super) window_theta: Option<f64>,
-    /// Share of a head that is rotated.
+    /// Share of a head's numbers that are rotated.
     pub(super) partial: Option<f64>,
 }
 
@@ -285,7 +287,7 @@ pub(super) fn write(config: &DecoderConfig, object: &mut Map<String, Value>) {
 }
 
 impl DecoderConfig {
-    /// Returns how many of a head's numbers are rotated.
+    /// Returns the number of a head's numbers that are rotated.
     pub fn rotary_dim(&self) -> usize {
         self.switches.rotary_dim.unwrap_or(self.head_dim)
     }
@@ -300,7 +302,7 @@ impl DecoderConfig {
         self.switches.window_rope_theta.map(|theta| self.frequencies(theta, None))
     }
 
-    /// `theta^(-2i / dim)`, over the stretch of each wavelength.
+    /// Computes `theta^(-2i / dim)`, over the stretch of each wavelength.
     fn frequencies(&self, theta: f64, scaling: Option<&RopeScaling>) -> RotaryFrequencies {
         let dim = self.rotary_dim();
         let stretch = scaling.map_or_else(|| vec![1.0; dim / 2], |scaling| scaling.stretch(theta, dim));

@@ -38,7 +38,7 @@ fn random_tensors(config: &DecoderConfig) -> Tensors {
 
 fn saved(tensors: Tensors) -> (tempfile::TempDir, DecoderConfig) {
     let (dir, config) = (tempfile::tempdir().unwrap(), tiny_config());
-    save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer()).unwrap();
+    save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer()).unwrap();
     (dir, config)
 }
 
@@ -48,7 +48,7 @@ fn failure(path: &Path) -> String {
     error
 }
 
-/// Writes safetensors by hand: (name, dtype, shape, bytes).
+/// Writes a safetensors file byte by byte: (name, dtype, shape, bytes).
 fn write_shard(path: &Path, tensors: &[(&str, &str, Vec<usize>, Vec<u8>)]) {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for (name, dtype, shape, bytes) in tensors {
@@ -86,7 +86,7 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
     let save = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = random_tensors(&config);
         change(&mut tensors);
-        save_llm_dir(dir.path(), &config, tensors.into_iter(), &tokenizer()).unwrap_err().to_string()
+        save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer()).unwrap_err().to_string()
     };
     assert!(save(&|t| t[0].0.push('x')).contains("model.embed_tokens.weightx"));
     assert!(save(&|t| t[1].2.push(0.0)).contains("model.layers.0.input_layernorm.weight"));
@@ -98,6 +98,9 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
         })
         .contains("twice")
     );
+    let unread = random_tensors(&config).into_iter().map(Ok).chain([Err(Error::device("dead"))]);
+    let error = save_llm_dir(dir.path(), &config, unread, &tokenizer()).unwrap_err();
+    assert_eq!(error, Error::device("dead"), "a tensor that cannot be read");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -326,9 +329,8 @@ fn no_gguf_bytes_panic() {
     }
 }
 
-/// A real model, where there is one: ITEMLM_TEST_GGUF is SmolLM2's file, ITEMLM_TEST_HF the
-/// directory that transformers made of it, ITEMLM_TEST_IDS a JSON list of [text, ids] by
-/// transformers.
+/// A real model, if there is one: ITEMLM_TEST_GGUF is SmolLM2's file, ITEMLM_TEST_HF the directory
+/// that transformers made from it, ITEMLM_TEST_IDS a JSON list of [text, ids] by transformers.
 #[test]
 #[ignore = "needs ITEMLM_TEST_GGUF and ITEMLM_TEST_HF"]
 fn real_model_agrees_with_transformers() {

@@ -1,4 +1,4 @@
-//! The wanted values of a JSON object, without reading the others.
+//! Reads selected values of a JSON object, and skips the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use super::{Names, ROLES, Value};
 
-/// An object of which the fields of these names are wanted; of equal keys the last one counts.
+/// An object of which the fields with these names are read; of equal keys the last one counts.
 pub(super) struct Object<'c>(pub(super) Names<'c>);
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
@@ -29,17 +29,17 @@ impl<'de> Visitor<'de> for Object<'_> {
         let mut values = [const { Value::Missing }; ROLES];
         while let Some(wanted) = map.next_key_seed(Key(&self.0))? {
             match wanted {
-                Wanted::Nothing => {
+                KeyUse::Nothing => {
                     map.next_value::<IgnoredAny>()?;
                 }
-                Wanted::Value(roles) => {
-                    let value = map.next_value_seed(Any)?;
+                KeyUse::Value(roles) => {
+                    let value = map.next_value_seed(AnyValue)?;
                     for (target, _) in values.iter_mut().zip(roles).filter(|(_, wanted)| *wanted) {
                         target.clone_from(&value);
                     }
                 }
-                Wanted::Inside(names) => {
-                    let inner = map.next_value_seed(Inside(names))?;
+                KeyUse::Nested(names) => {
+                    let inner = map.next_value_seed(NestedKeys(names))?;
                     for (target, value) in values.iter_mut().zip(inner) {
                         if !matches!(value, Value::Missing) {
                             *target = value;
@@ -52,47 +52,47 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// What of a key's value is wanted.
-enum Wanted<'c> {
+/// Use of a key's value.
+enum KeyUse<'c> {
     Nothing,
-    /// The value, in these columns.
+    /// The value goes to these columns.
     Value([bool; ROLES]),
-    /// The values of these keys of the object that the value is.
-    Inside(Names<'c>),
+    /// The value is an object, and the values of these of its keys are read.
+    Nested(Names<'c>),
 }
 
-/// Tells which of the names a key is.
+/// Visitor of a key: returns how its value is used.
 struct Key<'a, 'c>(&'a Names<'c>);
 
 impl<'de, 'c> DeserializeSeed<'de> for Key<'_, 'c> {
-    type Value = Wanted<'c>;
+    type Value = KeyUse<'c>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Wanted<'c>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<KeyUse<'c>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl<'c> Visitor<'_> for Key<'_, 'c> {
-    type Value = Wanted<'c>;
+    type Value = KeyUse<'c>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> std::result::Result<Wanted<'c>, E> {
+    fn visit_str<E>(self, key: &str) -> std::result::Result<KeyUse<'c>, E> {
         let wanted = self.0.map(|name| name == Some(key));
         if wanted.contains(&true) {
-            return Ok(Wanted::Value(wanted));
+            return Ok(KeyUse::Value(wanted));
         }
         let inside = self.0.map(|name| name?.strip_prefix(key)?.strip_prefix('.'));
-        Ok(if inside.iter().any(Option::is_some) { Wanted::Inside(inside) } else { Wanted::Nothing })
+        Ok(if inside.iter().any(Option::is_some) { KeyUse::Nested(inside) } else { KeyUse::Nothing })
     }
 }
 
-/// The values of keys of an object; missing in anything else.
-struct Inside<'c>(Names<'c>);
+/// Visitor of the values of an object's keys; they are missing in anything else.
+struct NestedKeys<'c>(Names<'c>);
 
-impl<'de> DeserializeSeed<'de> for Inside<'_> {
+impl<'de> DeserializeSeed<'de> for NestedKeys<'_> {
     type Value = [Value<'de>; ROLES];
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
@@ -100,7 +100,7 @@ impl<'de> DeserializeSeed<'de> for Inside<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Inside<'_> {
+impl<'de> Visitor<'de> for NestedKeys<'_> {
     type Value = [Value<'de>; ROLES];
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -141,10 +141,11 @@ impl<'de> Visitor<'de> for Inside<'_> {
     }
 }
 
-/// Any value. The objects by which MongoDB writes typed values (`{"$oid": …}`) are that value.
-struct Any;
+/// Visitor of any value. The objects by which MongoDB writes typed values (`{"$oid": …}`) are that
+/// value.
+struct AnyValue;
 
-impl<'de> DeserializeSeed<'de> for Any {
+impl<'de> DeserializeSeed<'de> for AnyValue {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value<'de>, D::Error> {
@@ -152,7 +153,7 @@ impl<'de> DeserializeSeed<'de> for Any {
     }
 }
 
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for AnyValue {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -197,7 +198,7 @@ impl<'de> Visitor<'de> for Any {
         let first = entries.next_key::<Cow<'de, str>>()?;
         if let Some(key) = &first {
             value = if key.starts_with('$') {
-                entries.next_value_seed(Any)?
+                entries.next_value_seed(AnyValue)?
             } else {
                 entries.next_value::<IgnoredAny>()?;
                 Value::Other

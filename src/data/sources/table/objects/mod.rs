@@ -21,10 +21,10 @@ use crate::data::sources::read_context::ReadContext;
 use crate::data::sources::source_file::SourceFile;
 use crate::data::sources::times::TimeSample;
 
-/// The columns of a table, in the order user, item, time, rating, title, text.
+/// Number of columns of a table, in the order user, item, time, rating, title, text.
 const ROLES: usize = 6;
 
-/// The names of the columns wanted. One such as `reviewer.user` is that of a key, or of a key in
+/// The names of the selected columns. One such as `reviewer.user` is that of a key, or of a key in
 /// the object under another.
 type Names<'c> = [Option<&'c str>; ROLES];
 
@@ -33,7 +33,7 @@ struct Fields<'a>([Value<'a>; ROLES]);
 
 #[derive(Clone, Debug)]
 enum Value<'a> {
-    /// No such key.
+    /// The object lacks the key.
     Missing,
     Null,
     Text(Cow<'a, str>),
@@ -45,7 +45,7 @@ enum Value<'a> {
 }
 
 impl Fields<'_> {
-    /// The row's cells; ids that are numbers turn into their digits.
+    /// Returns the row's cells; ids that are numbers become their digits.
     fn row(&self) -> RecordResult<Row<'_>> {
         let [user, item, time, rating, title, text] = &self.0;
         Ok(Row {
@@ -58,13 +58,13 @@ impl Fields<'_> {
         })
     }
 
-    /// Whether the object has the keys of title and text.
+    /// Returns whether the object has the keys of title and text.
     fn describes(&self) -> [bool; 2] {
         let [.., title, text] = &self.0;
         [title, text].map(|value| !matches!(value, Value::Missing))
     }
 
-    /// Turns numbers of ids and texts into their digits.
+    /// Replaces the numbers of ids and texts by their digits.
     fn with_digits(mut self) -> Self {
         let [user, item, _, _, title, text] = &mut self.0;
         for value in [user, item, title, text] {
@@ -96,7 +96,7 @@ impl Value<'_> {
         }
     }
 
-    /// The value of `$date`: milliseconds, or a text.
+    /// Converts the value of `$date`: milliseconds, or a text.
     fn into_date(self) -> Self {
         match self {
             Self::Whole(time) => i64::try_from(time).map_or(Self::Other, Self::Date),
@@ -130,8 +130,8 @@ fn parse<'a>(line: &'a str, format: Format, names: &Names) -> RecordResult<Field
     Ok(Fields(fields).with_digits())
 }
 
-/// The keys of the first objects (any one may lack some), and of the names asked for those that
-/// are in them.
+/// Returns the keys of the first objects (any one may lack some), and of the selected names those
+/// that are in them.
 pub(super) fn keys(file: &SourceFile, format: Format, settings: &Settings) -> Result<Vec<String>> {
     let mut keys = BTreeSet::new();
     let mut lines = 0;
@@ -161,7 +161,7 @@ pub(super) fn keys(file: &SourceFile, format: Format, settings: &Settings) -> Re
     Ok(keys.into_iter().collect())
 }
 
-/// Takes in the times of the first rows.
+/// Adds the times of the first rows to a sample.
 pub(super) fn sample_times(table: &Table, settings: &Settings, sample: &mut TimeSample) -> Result<()> {
     let columns = Columns { time: table.columns.time.clone(), ..Columns::default() };
     let names = names(&columns);
@@ -197,13 +197,13 @@ pub(super) fn read(
             }
         }
         block.push(&fields.row()?, kind)?;
-        block.found = super::either(block.found, fields.describes());
+        block.found = super::or_each(block.found, fields.describes());
         Ok(())
     };
     read_numbered_lines(&table.file, kind.settings.encoding, 0, context, parse_row, sink)
 }
 
-/// Shows `each` line after line until it returns false.
+/// Passes line after line to `each` until it returns false.
 fn look(file: &SourceFile, settings: &Settings, mut each: impl FnMut(&str) -> bool) -> Result<()> {
     /// A longer line is an error when it is read.
     const MAX_LINE: u64 = 64 << 20;
@@ -212,7 +212,7 @@ fn look(file: &SourceFile, settings: &Settings, mut each: impl FnMut(&str) -> bo
     loop {
         line.clear();
         let read = input.content().take(MAX_LINE).read_until(b'\n', &mut line);
-        if read.map_err(|error| input.broken(&error))? == 0 {
+        if read.map_err(|error| input.read_error(&error))? == 0 {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&line);
@@ -222,7 +222,7 @@ fn look(file: &SourceFile, settings: &Settings, mut each: impl FnMut(&str) -> bo
     }
 }
 
-/// The value of a key in a Python dict, or of a key in the dict under another.
+/// Returns the value of a key in a Python dict, or of a key in the dict under another.
 fn from_python<'a>(object: &python::Value<'a>, name: Option<&str>) -> Value<'a> {
     let Some(name) = name else { return Value::Missing };
     if let Some(value) = object.get(name) {
