@@ -2,8 +2,9 @@
 //!
 //! The path of the data is the order of the modules, and none knows of those after it: [`data`] →
 //! [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`rankers`] → [`decode`] →
-//! [`evaluate`]. [`run`] opens and keeps runs, [`serve`] answers requests over HTTP, [`commands`] are
-//! one a file; [`cli`] parses the command line.
+//! [`evaluate`]. [`run`] opens and keeps runs, [`serve`] answers requests over HTTP, [`experiment`]
+//! makes grids of runs, [`report`] pages on them; [`commands`] are one a file; [`cli`] parses the
+//! command line.
 
 #![warn(clippy::too_many_lines)]
 
@@ -16,10 +17,12 @@ pub mod data;
 pub mod decode;
 pub mod device;
 pub mod evaluate;
+pub mod experiment;
 pub mod kernels;
 pub mod loss;
 pub mod model;
 pub mod rankers;
+pub mod report;
 pub mod run;
 pub mod serve;
 pub mod tensor;

@@ -3,6 +3,7 @@
 mod arguments;
 mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod inspect;
 mod plan;
@@ -86,6 +87,8 @@ impl Command {
             Self::Train { run, .. } => run.train(),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
+            Self::Experiment(arguments) => arguments.run(),
+            Self::Report { dir, out } => commands::report(&dir, &out),
             Self::Recommend(arguments) => arguments.run(),
             Self::Score { llm, adapter, catalogue, input, backend } => commands::score(
                 &ScoreOptions { llm, adapter, catalogue, input, backend },

@@ -89,7 +89,7 @@ impl EvaluatedRun {
         let path = dir.join(evaluation_file(split));
         if !path.exists() {
             return Err(Error::usage(format!(
-                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline --out`, first",
+                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline` with option `out`, first",
                 dir.display(),
                 evaluation_file(split)
             )));
@@ -165,7 +165,9 @@ impl EvaluatedRun {
             return differ(format!("{metric} reads more of their lists than both have ({of_a} and {of_b} items)"));
         }
         match different_windows(&self.ranks, &other.ranks) {
-            Some(what) => differ(format!("they rank other windows: {what}; evaluate both with the same --limit")),
+            Some(what) => {
+                differ(format!("they rank other windows: {what}; evaluate both with the same option `limit`"))
+            }
             None => Ok(()),
         }
     }
