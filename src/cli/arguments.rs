@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::prepare::PrepareArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
+use crate::evaluate::Metric;
+use crate::evaluate::statistics::PairedTest;
 use crate::run::PromptSelection;
 use crate::text::PromptChoice;
 
@@ -151,6 +153,26 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Paired comparison of evaluated runs on the same users: differences with 95 % bootstrap
+    /// intervals, p by a randomisation test, and Holm's correction
+    Compare {
+        /// Two or more directories that `evaluate` or `baseline --out` has written to; every pair is
+        /// compared
+        #[arg(required = true, num_args = 2.., value_name = "RUN_DIR")]
+        runs: Vec<PathBuf>,
+        /// ndcg@K, hr@K or mrr@K
+        #[arg(long, default_value = "ndcg@10")]
+        metric: Metric,
+        /// train, valid or test
+        #[arg(long, default_value = "test")]
+        split: Split,
+        /// What gives p: randomisation (of signs over users) or wilcoxon (signed ranks)
+        #[arg(long, default_value = "randomisation", value_name = "TEST")]
+        test: PairedTest,
+        /// Print one JSON document, an array
+        #[arg(long)]
+        json: bool,
+    },
     /// A ranker without a language model, on the same split
     Baseline {
         /// popularity, markov, cooccurrence, text, als, bpr or sasrec; joined by + they are a
@@ -164,6 +186,16 @@ pub(super) enum Command {
         /// The first so many windows
         #[arg(long, value_parser = positive)]
         limit: Option<usize>,
+        /// Further k of the metrics, beside 1, 5 and 10
+        #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
+        at: Vec<u32>,
+        /// Write the files that `evaluate` writes into a run directory here, for `compare`
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Write the lists and targets here for trec_eval and ranx, run-<split>.txt and
+        /// qrels-<split>.txt
+        #[arg(long, value_name = "DIR")]
+        trec: Option<PathBuf>,
         /// als, bpr, sasrec: another value of a setting
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
@@ -201,6 +233,13 @@ pub(super) struct EvaluateArgs {
     /// Weight of the prior; of several, the best on --split valid is kept for the run
     #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
     pub(super) prior_weight: Vec<f64>,
+    /// Further k of the metrics, beside 1, 5 and 10; at most the number of beams
+    #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
+    pub(super) at: Vec<u32>,
+    /// Write the lists and targets here for trec_eval and ranx, run-<split>.txt and
+    /// qrels-<split>.txt
+    #[arg(long, value_name = "DIR")]
+    pub(super) trec: Option<PathBuf>,
     /// For texts: a BERT directory that compares them; models/minilm-l6 by default
     #[arg(long, value_name = "DIR")]
     pub(super) sentence_encoder: Option<PathBuf>,

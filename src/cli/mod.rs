@@ -1,6 +1,7 @@
 //! The command line: parses the arguments, calls a command, prints its report.
 
 mod arguments;
+mod compare;
 mod doctor;
 mod flags;
 mod inspect;
@@ -26,6 +27,7 @@ use crate::commands::{
 };
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
+use crate::evaluate::CompareOptions;
 use crate::run::{Recommendations, TrainOptions};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -118,8 +120,13 @@ impl Command {
                 show(json, &report, doctor::text)?;
                 report.verdict()
             }
-            Self::Baseline { name, corpus, split, limit, set, backend, json } => {
-                let options = BaselineOptions { split, limit, set, backend };
+            Self::Compare { runs, metric, split, test, json } => {
+                let options = CompareOptions { metric, test, ..CompareOptions::default() };
+                let comparisons = commands::compare(&runs, split, &options, &mut |line| log(line))?;
+                show(json, &comparisons, |comparisons| compare::text(comparisons))
+            }
+            Self::Baseline { name, corpus, split, limit, at, out, trec, set, backend, json } => {
+                let options = BaselineOptions { split, limit, at, out, trec, set, backend };
                 let report = commands::baseline(&corpus, &name, &options, &mut |line| log(line))?;
                 show(json, &report, |report| text::table(&[(name.as_str(), &report.summary)]))
             }
@@ -174,6 +181,8 @@ impl EvaluateArgs {
             length_penalty: self.length_penalty,
             choice: self.choice.into(),
             prior_weights: self.prior_weight,
+            at: self.at,
+            trec: self.trec,
             sentence_encoder: self.sentence_encoder,
             backend: self.backend,
             progress: std::io::stderr().is_terminal(),

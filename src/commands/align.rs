@@ -19,7 +19,7 @@ use crate::run::qformer_artifact::{AlignedConfig, WEIGHTS};
 use crate::run::training::{FirstLast, TrainOptions};
 use crate::run::verified_devices::verified_device;
 use crate::tensor::scalar;
-use crate::train::{Checkpoints, LoopOptions, METRICS, MetricsLog, Progress, Score, Task, Ui, adamw};
+use crate::train::{Checkpoints, LoopOptions, METRICS, MetricsLog, Progress, Score, TENSORBOARD, Task, Ui, adamw};
 
 /// The report of `align --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -113,6 +113,7 @@ pub fn align(config: &AlignConfig, options: TrainOptions) -> Result<AlignReport>
         patience: None,
         checkpoint_steps: None,
         max_steps: options.max_steps,
+        tensorboard: config.train.tensorboard.then(|| out.join(TENSORBOARD)),
         ui: options.ui,
         interrupter: options.interrupter,
     };

@@ -150,7 +150,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             report.steps, report.samples_per_second
         ));
         let session = Session::open(&out, &device)?;
-        let outcomes = rank_windows(
+        let ranked = rank_windows(
             std::slice::from_ref(&session.model),
             &session.context,
             Split::Test,
@@ -158,7 +158,8 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             &config.decode,
             &mut |_, _| true,
         )?;
-        results.push(RankerResult { name: name.into(), summary: summarise(&outcomes.unwrap_or_default(), SEED) });
+        results
+            .push(RankerResult { name: name.into(), summary: summarise(&ranked.unwrap_or_default().outcomes, SEED) });
         if run == "msl-ats" {
             examples = example_users(&session, &windows)?;
         }
@@ -266,8 +267,8 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
 fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
     let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
-    let outcomes = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(summarise(&outcomes.unwrap_or_default(), SEED))
+    let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
+    Ok(summarise(&ranked.unwrap_or_default().outcomes, SEED))
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {

@@ -172,6 +172,10 @@ pub struct AlignTrainConfig {
     /// Largest norm of the gradient of all trainable parameters together; a larger one is scaled
     /// down.
     pub max_grad_norm: f64,
+    /// Whether training writes TensorBoard's event files to `RUN_DIR/tensorboard/`, beside
+    /// `metrics.jsonl`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 impl Default for AlignTrainConfig {
@@ -185,6 +189,7 @@ impl Default for AlignTrainConfig {
             warmup_learning_rate: 1e-6,
             weight_decay: 0.05,
             max_grad_norm: 1.0,
+            tensorboard: false,
         }
     }
 }

@@ -42,6 +42,10 @@ pub struct TrainConfig {
     /// with the best NDCG@10 is kept. With 0 the last epoch is kept. Of text tasks as many rows are
     /// read, and the epoch with the lowest loss on them is kept.
     pub valid_windows: usize,
+    /// Whether training writes TensorBoard's event files to `RUN_DIR/tensorboard/`, beside
+    /// `metrics.jsonl`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 impl Default for TrainConfig {
@@ -61,6 +65,7 @@ impl Default for TrainConfig {
             targets: Targets::Last,
             checkpoint_steps: 20,
             valid_windows: 200,
+            tensorboard: false,
         }
     }
 }

@@ -12,10 +12,27 @@ use serde::{Deserialize, Serialize};
 use super::metric::Metric;
 use super::statistics::percentile;
 use crate::data::Corpus;
+use crate::{Error, Result};
 
 /// The k of the metrics that are always stated.
 pub const CUTOFFS: [u32; 3] = [1, 5, 10];
+/// The largest k.
+pub const MAX_CUTOFF: u32 = 1000;
 const RESAMPLES: usize = 1000;
+
+/// Returns [`CUTOFFS`] and those of `at`, ascending, each once.
+///
+/// # Errors
+/// A usage error for a k of 0 or above [`MAX_CUTOFF`].
+pub fn cutoffs(at: &[u32]) -> Result<Vec<u32>> {
+    if let Some(k) = at.iter().find(|k| !(1..=MAX_CUTOFF).contains(*k)) {
+        return Err(Error::usage(format!("--at: {k} is not between 1 and {MAX_CUTOFF}")));
+    }
+    let mut cutoffs: Vec<u32> = CUTOFFS.iter().chain(at).copied().collect();
+    cutoffs.sort_unstable();
+    cutoffs.dedup();
+    Ok(cutoffs)
+}
 
 /// The result of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +184,8 @@ mod tests {
         assert_eq!(summary.warm.metric("hr@5"), Some(0.5));
         let deeper = summarise_at(&outcomes, &[5, 20], 1);
         assert_eq!(deeper.all.metrics.len(), 6);
+        assert_eq!(cutoffs(&[20, 5, 3, 20]).unwrap(), [1, 3, 5, 10, 20]);
+        assert!(cutoffs(&[0]).is_err() && cutoffs(&[1001]).is_err());
         assert_eq!(deeper.all.metric("hr@20"), Some(0.8));
         assert_eq!(deeper.all.intervals["ndcg@5"], summary.all.intervals["ndcg@5"]);
     }

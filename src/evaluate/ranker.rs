@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::lists::{RankedList, RankedSplit};
 use super::metrics::{CUTOFFS, Outcome, rank_of, summarise};
 use crate::data::{Corpus, Split};
-use crate::rankers::{Ranker, TopK};
+use crate::rankers::{Ranker, Scores, TopK};
 
 /// Most histories that are scored at once.
 const BATCH: usize = 256;
@@ -15,12 +16,18 @@ const SCORES: usize = 1 << 26;
 /// Returns the `k` best items after each history (oldest first), best first, as [`TopK::rank`]
 /// does.
 pub fn rank_histories(ranker: &dyn Ranker, top_k: &TopK, histories: &[&[u32]], k: usize) -> Vec<Vec<u32>> {
+    scored_lists(ranker, top_k, histories, k).into_iter().map(|list| list.items).collect()
+}
+
+/// Returns the lists of [`rank_histories`] with their scores.
+fn scored_lists(ranker: &dyn Ranker, top_k: &TopK, histories: &[&[u32]], k: usize) -> Vec<RankedList> {
     let batch = (SCORES / ranker.items().max(1)).clamp(1, BATCH);
     let mut rankings = Vec::with_capacity(histories.len());
     for histories in histories.chunks(batch) {
-        let rank = |(history, scores)| {
+        let rank = |(history, scores): (_, Scores)| {
             let history: &[u32] = history;
-            top_k.rank(&scores, if ranker.excludes_history() { history } else { &[] }, k)
+            let items = top_k.rank(&scores, if ranker.excludes_history() { history } else { &[] }, k);
+            RankedList { scores: items.iter().map(|&item| scores.get(item)).collect(), items }
         };
         let scores = ranker.scores_of_all(histories);
         rankings.par_extend(histories.par_iter().copied().zip(scores).map(rank));
@@ -37,17 +44,32 @@ pub fn evaluate_ranker(
     limit: Option<usize>,
 ) -> Vec<Outcome> {
     let depth = CUTOFFS.into_iter().max().unwrap_or_default() as usize;
+    rank_split(ranker, top_k, corpus, split, limit, depth).outcomes
+}
+
+/// Ranks the first `limit` windows of a split (all without one), and keeps the lists.
+///
+/// * `depth`: items of a list.
+pub fn rank_split(
+    ranker: &dyn Ranker,
+    top_k: &TopK,
+    corpus: &Corpus,
+    split: Split,
+    limit: Option<usize>,
+    depth: usize,
+) -> RankedSplit {
     let cold = corpus.cold_items(split);
     let windows = corpus.windows(split);
     let windows = &windows[..windows.len().min(limit.unwrap_or(usize::MAX))];
     let histories: Vec<&[u32]> = windows.iter().map(|window| corpus.history(window)).collect();
-    let rankings = rank_histories(ranker, top_k, &histories, depth);
-    let outcomes = windows.iter().zip(rankings).zip(0..).map(|((window, ranking), index)| {
+    let lists = scored_lists(ranker, top_k, &histories, depth);
+    let outcomes = windows.iter().zip(&lists).zip(0..).map(|((window, list), index)| {
         let target = corpus.target(window);
-        let rank = rank_of(corpus, target, &ranking);
+        let rank = rank_of(corpus, target, &list.items);
         Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
     });
-    outcomes.collect()
+    let outcomes = outcomes.collect();
+    RankedSplit { outcomes, lists }
 }
 
 /// Returns NDCG@10 on the validation windows; `None` where there are none.

@@ -30,7 +30,9 @@ mod vectors_file;
 pub use interactions::{Interactions, UserSequence};
 pub use registry::{FitContext, FittedRanker, RankerSpec};
 pub use scores::Scores;
+pub(crate) use text::Tfidf;
 pub use top_k::TopK;
+pub(crate) use top_k::first_with_same_title;
 pub use vector_ranker::{VectorMethod, VectorModel, VectorRanker};
 pub use vectors_file::Vectors;
 

@@ -105,6 +105,7 @@ pub(crate) fn train_epochs<B: AutodiffBackend, L: EpochLearner<B>>(
         patience: Some(options.patience),
         checkpoint_steps: None,
         max_steps: None,
+        tensorboard: None,
         ui: Ui::None,
         interrupter: Interrupter::new(),
     };

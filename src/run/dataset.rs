@@ -108,7 +108,7 @@ pub(crate) fn training_windows(
             };
             let rank = || rank_windows(models, &ranking, Split::Valid, &valid, &decode, &mut go_on);
             let ranked = catch_out_of_memory(&backend, then, rank)?;
-            Ok(ranked.map(|outcomes| summarise(&outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
+            Ok(ranked.map(|ranked| summarise(&ranked.outcomes, seed).all.metric("ndcg@10").unwrap_or(0.0)))
         };
         Box::new(validate) as Validate<Concrete>
     });

@@ -1,7 +1,6 @@
 //! The inputs of a run file: corpus, prompts, base model, vectors and prior.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use burn::DispatchDevice;
@@ -13,7 +12,7 @@ use super::prompt_selection::{PromptSelection, open_prompt_sets};
 use super::text_tasks::{TextTaskData, open_text_tasks};
 use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
-use crate::data::Corpus;
+use crate::data::{Corpus, Manifest};
 use crate::decode::TriePrior;
 use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
 use crate::rankers::{FittedRanker, RankerSpec};
@@ -54,8 +53,7 @@ impl RunInputs {
         let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
-        let manifest = dir.join("corpus.toml");
-        let corpus_digest = sha256(&fs::read(&manifest).context(manifest.display())?);
+        let corpus_digest = Manifest::digest(dir)?;
         let path = Path::new(&config.llm.path);
         // A run keeps the tokens that it was trained with.
         let (mut llm, bos) = match started {

@@ -6,6 +6,7 @@ pub(crate) mod align_task;
 pub(crate) mod dataset;
 pub(crate) mod dir;
 pub(crate) mod entities;
+pub(crate) mod evaluated;
 pub(crate) mod identity;
 pub(crate) mod inputs;
 pub(crate) mod item_index;
@@ -26,6 +27,7 @@ pub(crate) mod training;
 pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
+pub use evaluated::{EvaluatedRun, evaluation_file, write_evaluation, write_rankings};
 pub use memory::{LargestMicroBatch, Memory};
 pub(crate) use out_of_memory::catch_out_of_memory;
 pub use prior_choice::{ChosenPrior, TriedWeight};

@@ -5,7 +5,7 @@ use crate::config::DecodeConfig;
 use crate::data::{Split, Window};
 use crate::decode::{BatchedSearch, ItemFilter, RankedItem, TriePrior};
 use crate::device::Concrete;
-use crate::evaluate::Outcome;
+use crate::evaluate::{Outcome, RankedList, RankedSplit};
 use crate::model::ItemLanguageModel;
 use crate::{Context, Result};
 
@@ -24,7 +24,7 @@ pub fn rank_windows(
     windows: &[(u32, Window)],
     decode: &DecodeConfig,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
-) -> Result<Option<Vec<Outcome>>> {
+) -> Result<Option<RankedSplit>> {
     WindowRanking::new(models, context, split, windows)?.rank(context, decode, go_on)
 }
 
@@ -60,7 +60,7 @@ impl<'a> WindowRanking<'a> {
     }
 
     /// Ranks the windows, with the context's prior if it has one; `None` if `go_on(done, total)`
-    /// returned false. The outcomes are in the windows' order.
+    /// returned false. Outcomes and lists are in the windows' order.
     ///
     /// * `context`: the context of the prompts; its prior's weight may differ.
     ///
@@ -71,7 +71,7 @@ impl<'a> WindowRanking<'a> {
         context: &PromptContext,
         decode: &DecodeConfig,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Option<Vec<Outcome>>> {
+    ) -> Result<Option<RankedSplit>> {
         let corpus = &context.corpus;
         let prior = |n: usize| {
             context
@@ -86,11 +86,17 @@ impl<'a> WindowRanking<'a> {
             return Ok(None);
         };
         let cold = corpus.cold_items(self.split);
-        let outcome = |(&(index, window), ranked): (&(u32, Window), Vec<RankedItem>)| {
+        let outcome = |(&(index, window), ranked): (&(u32, Window), &Vec<RankedItem>)| {
             let target = corpus.target(&window);
             let rank = context.rank_of(target, ranked.iter().map(|ranked| ranked.leaf));
             Outcome { window: index, user: window.user, target, cold: cold[target as usize], rank }
         };
-        Ok(Some(self.windows.iter().zip(ranked).map(outcome).collect()))
+        let outcomes = self.windows.iter().zip(&ranked).map(outcome).collect();
+        let first_item = |ranked: &RankedItem| context.catalogue.trie.items(ranked.leaf).next();
+        let list = |ranked: &Vec<RankedItem>| {
+            let (items, scores) = ranked.iter().filter_map(|item| Some((first_item(item)?, item.score))).unzip();
+            RankedList { items, scores }
+        };
+        Ok(Some(RankedSplit { outcomes, lists: ranked.iter().map(list).collect() }))
     }
 }

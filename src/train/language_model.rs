@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::data_parallel::broadcast_parameters;
+use super::tensorboard::TENSORBOARD;
 use super::training_loop::{LoopOptions, METRICS, Score, StepReport, Task, Validation};
 use super::{
     AdamW, Checkpoints, LinearSchedule, Outcome, Progress, Samples, Step, StepOutput, TrainedWeights, Ui,
@@ -103,6 +104,7 @@ pub fn run<B: AutodiffBackend>(model: ItemLanguageModel<B>, run: Run<B>) -> Resu
         patience: None,
         checkpoint_steps: Some(run.config.checkpoint_steps),
         max_steps: run.max_steps,
+        tensorboard: run.config.tensorboard.then(|| run.dir.join(TENSORBOARD)),
         ui: run.ui,
         interrupter: run.interrupter.clone(),
     };

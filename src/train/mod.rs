@@ -15,6 +15,7 @@ mod profile;
 mod samples;
 mod schedule;
 mod step;
+mod tensorboard;
 mod training_loop;
 
 pub use alignment::{ItemTextWeights, WeightedLoss, item_text_losses, pair_loss};
@@ -30,4 +31,5 @@ pub use profile::{ProfiledStep, profile};
 pub use samples::Samples;
 pub use schedule::{CosineSchedule, LinearSchedule};
 pub use step::{Step, StepOutput, train_step, validation_step};
+pub use tensorboard::{TENSORBOARD, TensorBoard};
 pub use training_loop::{LoopOptions, METRICS, Outcome, Score, StepReport, Task, Validation, train};

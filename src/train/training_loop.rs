@@ -17,6 +17,7 @@ use super::checkpoint::{Best, Progress};
 use super::dashboard::{Dashboard, Phase, Ui};
 use super::guard::check_device_alive;
 use super::metrics_log::MetricsLog;
+use super::tensorboard::TensorBoard;
 use crate::Result;
 use crate::core::log::log;
 use crate::loss::LossState;
@@ -116,6 +117,8 @@ pub struct LoopOptions {
     pub checkpoint_steps: Option<usize>,
     /// Number of optimiser steps of the run after which it stops.
     pub max_steps: Option<usize>,
+    /// The folder of TensorBoard's event files, if they are written.
+    pub tensorboard: Option<PathBuf>,
     /// Display of the run.
     pub ui: Ui,
     /// Stops the run after the current step.
@@ -154,14 +157,17 @@ pub fn train<T: Task>(task: &mut T, progress: Progress<T::Score>, options: &Loop
     let metrics = options.metrics.clone().map(|path| MetricsLog::open(path, progress.step)).transpose()?;
     let total_steps = task.steps_per_epoch() * options.epochs;
     let outcome = Outcome { progress, last_loss: None, total_steps, seconds: 0.0, samples: 0 };
+    let step = outcome.progress.step;
+    let tensorboard = options.tensorboard.as_ref().map(|dir| TensorBoard::create(dir, step)).transpose()?;
     let dashboard = Dashboard::open(options.ui, &options.interrupter);
-    Loop { task, options, metrics, dashboard, outcome }.run()
+    Loop { task, options, metrics, tensorboard, dashboard, outcome }.run()
 }
 
 struct Loop<'a, T: Task> {
     task: &'a mut T,
     options: &'a LoopOptions,
     metrics: Option<MetricsLog>,
+    tensorboard: Option<TensorBoard>,
     dashboard: Dashboard,
     outcome: Outcome<T::Score>,
 }
@@ -230,6 +236,12 @@ impl<T: Task> Loop<'_, T> {
         add("seconds", json!(seconds));
         report.metrics.iter().for_each(|(name, value)| drop(add(name, json!(value))));
         report.log_only.iter().for_each(|(name, value)| drop(add(name, value.clone())));
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let skipped = ["step", "epoch"];
+            let numbers = line.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
+            let numbers = numbers.filter_map(|(name, value)| Some((format!("train/{name}"), value.as_f64()?)));
+            tensorboard.write(progress.step, &numbers.collect::<Vec<_>>())?;
+        }
         self.metrics.as_ref().map_or(Ok(()), |metrics| metrics.append(&Value::Object(line)))?;
 
         let tokens_per_second = report.tokens as f64 / seconds;
@@ -269,6 +281,10 @@ impl<T: Task> Loop<'_, T> {
             log(format_args!("epoch {epoch}  {}", score.describe()));
         }
         self.dashboard.show(Phase::Valid, &score.curves(), [1, 1], [epoch, self.options.epochs], step);
+        if let Some(tensorboard) = &mut self.tensorboard {
+            let curves = score.curves().into_iter().map(|(name, value)| (format!("valid/{name}"), value));
+            tensorboard.write(step, &curves.collect::<Vec<_>>())?;
+        }
         let Progress { best, epochs_since_best, .. } = &mut self.outcome.progress;
         *epochs_since_best += 1;
         if best.as_ref().is_none_or(|best| score.is_better_than(&best.score)) {
@@ -352,6 +368,7 @@ mod tests {
             patience: None,
             checkpoint_steps: Some(2),
             max_steps,
+            tensorboard: None,
             ui: Ui::None,
             interrupter: Interrupter::new(),
         }

@@ -4,6 +4,7 @@
 use burn::DispatchDevice;
 use itemlm::config::DecodeConfig;
 use itemlm::data::Split;
+use itemlm::evaluate::Outcome;
 use itemlm::run::Session;
 use itemlm::run::rank_windows;
 
@@ -46,8 +47,9 @@ fn two_devices_rank_as_one() {
         };
         let one = rank(std::slice::from_ref(&run.model), usize::MAX).unwrap();
         let two = rank(&[run.model.clone(), run.model.clone_to_device(&second)], usize::MAX).unwrap();
-        assert_eq!(one.len(), windows.len());
-        assert!(one.iter().zip(&windows).all(|(outcome, (window, _))| outcome.window == *window), "in the order given");
+        assert_eq!((one.outcomes.len(), one.lists.len()), (windows.len(), windows.len()));
+        let in_order = |(outcome, (window, _)): (&Outcome, &(u32, _))| outcome.window == *window;
+        assert!(one.outcomes.iter().zip(&windows).all(in_order), "in the order given");
         assert_eq!(one, two);
         assert_eq!(rank(&[run.model.clone(), run.model.clone_to_device(&second)], 0), None, "told to stop");
     }

@@ -4,6 +4,7 @@
 mod align;
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod devices;
 mod disk;
 mod doctor;

@@ -183,3 +183,18 @@ fn not_finite() {
     lab.refused("recommend untrained --history x", 1, &["untrained", "NaN"]);
     lab.refused("score --llm damaged --catalogue titles.txt --input input.jsonl", 1, &["input.jsonl:1", "NaN"]);
 }
+
+/// The formats' own tests compare the bytes with Python's tensorboard.
+#[test]
+fn tensorboard_files_are_written_where_the_run_file_asks() {
+    let lab = Lab::new();
+    lab.ok("train run.toml --out run --ui none --max-steps 3 --set train.tensorboard=true");
+    lab.ok("train run.toml --out run --ui none --max-steps 5 --set train.tensorboard=true --resume");
+    let files: Vec<_> = std::fs::read_dir(lab.path("run/tensorboard")).unwrap().map(|f| f.unwrap().path()).collect();
+    assert_eq!(files.len(), 2, "one a call");
+    let bytes: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
+    let count = |tag: &str| bytes.windows(tag.len()).filter(|window| *window == tag.as_bytes()).count();
+    assert_eq!((count("train/loss"), count("train/temperature"), count("brain.Event:2")), (5, 5, 2));
+    lab.ok("train run.toml --out other --ui none --max-steps 1");
+    assert!(!lab.path("other/tensorboard").exists());
+}

@@ -10,19 +10,19 @@ use serde::Serialize;
 
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
-use crate::core::files::write_json;
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Outcome, Summary, summarise, write_ranks};
+use crate::evaluate::{ListReport, Outcome, RankedSplit, Summary, cutoffs, measure, summarise_at, write_trec};
 use crate::model::ItemLanguageModel;
-use crate::run::dir::{is_run, read_config};
+use crate::run::dir::{is_run, read_config, read_identity};
+use crate::run::identity::Identity;
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
-use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory};
+use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory, write_evaluation, write_rankings};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
@@ -44,6 +44,10 @@ pub struct EvaluateOptions {
     /// Weights of the prior in place of the run's. The one that ranks the validation windows best
     /// becomes the run's.
     pub prior_weights: Vec<f64>,
+    /// Further k of the metrics.
+    pub at: Vec<u32>,
+    /// The directory for TREC's files ([`write_trec`]).
+    pub trec: Option<PathBuf>,
     /// Directory of a BERT that encodes sentences, for a run that writes texts.
     pub sentence_encoder: Option<PathBuf>,
     /// The devices; several share the windows, texts are written on one.
@@ -66,6 +70,9 @@ pub struct Evaluation {
     /// The metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
+    /// Measures of the lists, and the metrics by the length of the history.
+    #[serde(flatten)]
+    pub lists: ListReport,
     /// All rankings of a run with prompt sets, if no prompt was chosen; the first is the one above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskEvaluation>,
@@ -75,6 +82,8 @@ pub struct Evaluation {
     pub scoring: Scoring,
     /// Number of beams.
     pub beams: usize,
+    /// Number of items of a list, at most.
+    pub depth: usize,
     /// Length penalty.
     pub length_penalty: f64,
     /// The beam search that ranked.
@@ -87,6 +96,8 @@ pub struct Evaluation {
     /// All weights of the prior that were compared, if it was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedWeight>,
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub corpus: String,
     /// The optimiser step of the weights.
     pub step: usize,
     /// Peak memory of this process, bytes.
@@ -134,12 +145,13 @@ pub fn evaluate(dir: &Path, options: &EvaluateOptions) -> Result<EvaluateReport>
 }
 
 /// Ranks a split with a trained run: with several prompts, with one after the other; of several
-/// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json` and
-/// `ranks-<split>.parquet` into it.
+/// weights of the prior the first prompt chooses. Writes `evaluation-<split>.json`,
+/// `ranks-<split>.parquet` and `lists-<split>.parquet` into it.
 fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if options.sentence_encoder.is_some() {
         return Err(Error::usage(format!("--sentence-encoder is for texts; the run in {} ranks items", dir.display())));
     }
+    let cutoffs = cutoffs(&options.at)?;
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
     let asked = options.choice.select_all(&run.prompt_sets)?;
@@ -156,67 +168,90 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
             progress.set(done);
             true
         };
-        let outcomes = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
-        Ok::<_, Error>((summarise(&outcomes, run.config.seed), outcomes))
+        let ranked = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
+        Ok::<_, Error>((summarise_at(&ranked.outcomes, &cutoffs, run.config.seed), ranked))
     };
     let started = Instant::now();
     if let Some(first) = asked.first() {
         run.context.prompt = first.template.clone();
     }
-    let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
+    let tokenise =
+        |run: &Session| WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display());
+    let prompts = tokenise(&run)?;
     if prompts.shortened > 0 {
         log(format_args!("note: {} windows are shown without their oldest items, which do not fit", prompts.shortened));
     }
     let (best, mut tried) = best_weight(&mut run, &weights, |run| rank(run, &prompts))?;
-    let Some((summary, mut outcomes, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let Some((summary, ranked, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let mut outcomes = ranked.outcomes.clone();
     run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-    let mut tasks = Vec::new();
-    for SelectedPrompt { set: task, prompt, template } in &asked {
-        let mut summary = summary.clone();
-        if !tasks.is_empty() {
-            run.context.prompt = template.clone();
-            let prompts = WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display())?;
-            let (found, more) = rank(&run, &prompts)?;
-            summary = found;
-            outcomes.extend(more);
-        }
-        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
-    }
+    let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
     let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
     let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
-    match prior.clone() {
+    match &prior {
         Some(prior) if tried.len() > 1 => {
-            let (vectors, tried) = (run.prior_vectors, tried.clone());
+            let (prior, vectors, tried) = (prior.clone(), run.prior_vectors.clone(), tried.clone());
             let (decode, windows) = (decode.clone(), windows.len());
             ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried }.write(dir)?;
         }
         _ => tried.clear(),
     }
 
-    let split = options.split;
+    let (split, corpus) = (options.split, &run.context.corpus);
     let of_window = |row: &TaskEvaluation| vec![(row.task.clone(), row.prompt.to_string()); windows.len()];
     let by: Vec<(String, String)> = tasks.iter().flat_map(of_window).collect();
-    write_ranks(&dir.join(format!("ranks-{split}.parquet")), &outcomes, &by, &run.context.corpus)?;
+    write_rankings(dir, split, &ranked, &outcomes, &by, corpus)?;
+    if let Some(trec) = &options.trec {
+        write_trec(trec, &ranked, corpus, split, &dir.display().to_string())?;
+    }
     let evaluation = Evaluation {
         split,
         task: asked.first().map(|first| first.set.clone()),
         prompt: asked.first().map(|first| first.prompt),
         summary,
+        lists: measure(&ranked, corpus, split, &cutoffs)?,
         tasks: if tasks.len() > 1 { tasks } else { Vec::new() },
         users_per_second: rankings as f64 / seconds,
         scoring: decode.scoring,
         beams: decode.beams,
+        depth: decode.beams,
         length_penalty: decode.length_penalty,
         search: decode.search,
         exclude_history: decode.exclude_history,
         prior,
         tried,
+        corpus: read_identity::<Identity>(dir)?.corpus,
         step: run.step,
         peak_memory_bytes: crate::core::system::peak_bytes(),
     };
     write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
+}
+
+/// Ranks with every prompt after the first, and adds its outcomes; returns a row for each prompt.
+///
+/// * `summary`, `outcomes`: those of the first prompt.
+/// * `rank`: ranks with the session's prompt.
+fn rank_tasks(
+    run: &mut Session,
+    prompts: &[SelectedPrompt],
+    summary: &Summary,
+    outcomes: &mut Vec<Outcome>,
+    rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
+) -> Result<Vec<TaskEvaluation>> {
+    let mut tasks = Vec::new();
+    for SelectedPrompt { set: task, prompt, template } in prompts {
+        let mut summary = summary.clone();
+        if !tasks.is_empty() {
+            run.context.prompt = template.clone();
+            let (of_prompt, ranked) = rank(run)?;
+            summary = of_prompt;
+            outcomes.extend(ranked.outcomes);
+        }
+        tasks.push(TaskEvaluation { task: task.clone(), prompt: *prompt, summary });
+    }
+    Ok(tasks)
 }
 
 /// Returns the run's model, and a copy of it on each of the other devices.
@@ -237,30 +272,24 @@ fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32,
     }
 }
 
-/// Writes `evaluation-<split>.json` into a run directory.
-fn write_evaluation(dir: &Path, split: Split, evaluation: &impl Serialize) -> Result<()> {
-    write_json(&dir.join(format!("evaluation-{split}.json")), evaluation)
-}
-
-type RankedSplit = (Summary, Vec<Outcome>);
 /// The best ranking, and the weight of the prior that gave it.
-type BestRanking = (Summary, Vec<Outcome>, f64);
+type BestRanking = (Summary, RankedSplit, f64);
 
 /// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
 /// the first) with its weight, and the metrics of all.
 fn best_weight(
     run: &mut Session,
     weights: &[f64],
-    rank: impl Fn(&Session) -> Result<RankedSplit>,
+    rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
 ) -> Result<(Option<BestRanking>, Vec<TriedWeight>)> {
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best = None;
     for &weight in weights {
         run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let (summary, outcomes) = rank(run)?;
+        let (summary, ranked) = rank(run)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
-            best = Some((summary, outcomes, weight));
+            best = Some((summary, ranked, weight));
         }
         tried.push(TriedWeight { weight, ndcg_at_10 });
     }
@@ -278,6 +307,9 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
     decode.length_penalty = options.length_penalty.unwrap_or(decode.length_penalty);
     if decode.beams == 0 || !(decode.length_penalty >= 0.0 && decode.length_penalty.is_finite()) {
         return Err(Error::usage("--beams must be at least 1 and --length-penalty a finite number of at least 0"));
+    }
+    if let Some(k) = options.at.iter().find(|&&k| k as usize > decode.beams) {
+        return Err(Error::usage(format!("--at {k}: the lists have {} items; add --beams {k}", decode.beams)));
     }
     if let Some(note) = decode.advice() {
         log(format_args!("note: {note}"));

@@ -15,9 +15,9 @@ use crate::decode::{check_log_probs, common_prefix, generate, log_likelihoods, p
 use crate::device::Concrete;
 use crate::evaluate::{TextOutcome, TextSummary, summarise_texts};
 use crate::model::SentenceEncoder;
-use crate::run::Session;
 use crate::run::text_tasks::TextTaskData;
 use crate::run::verified_devices::verified_device;
+use crate::run::{Session, write_evaluation};
 use crate::{Context, Error, Result};
 
 /// The directory into which `just bert` puts MiniLM.
@@ -53,10 +53,11 @@ pub struct TextEvaluation {
 pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvaluation> {
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
     let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
-    if ranks || asks || !options.prior_weights.is_empty() {
+    let lists = options.trec.is_some() || !options.at.is_empty();
+    if ranks || asks || lists || !options.prior_weights.is_empty() {
         return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty, --task, --prompt and --prior-weight are for ranking; the run in \
-             {} writes texts",
+            "--beams, --scoring, --length-penalty, --task, --prompt, --prior-weight, --at and --trec are for ranking; \
+             the run in {} writes texts",
             dir.display()
         )));
     }
@@ -127,7 +128,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let lines: String = written.iter().map(|written| format!("{}\n", written.line(&tasks, &ranking.corpus))).collect();
     let split = options.split;
     write_atomic(&dir.join(format!("texts-{split}.jsonl")), lines.as_bytes())?;
-    super::write_evaluation(dir, split, &evaluation)?;
+    write_evaluation(dir, split, &evaluation)?;
     Ok(evaluation)
 }
 

@@ -145,6 +145,15 @@ impl Manifest {
         write(&dir.join(MANIFEST), text.as_bytes())
     }
 
+    /// Returns the SHA-256 of `dir/corpus.toml`, which holds the digests of the corpus's other files.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn digest(dir: &Path) -> Result<String> {
+        let path = dir.join(MANIFEST);
+        Ok(crate::core::files::sha256(&fs::read(&path).context(path.display())?))
+    }
+
     /// Reads `dir/corpus.toml` and checks its version.
     pub fn read(dir: &Path) -> Result<Self> {
         #[derive(Deserialize)]

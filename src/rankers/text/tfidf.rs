@@ -101,6 +101,24 @@ impl Tfidf {
         self.postings = postings;
     }
 
+    /// Returns the cosine of two items' vectors; 0 where one has no term.
+    pub(crate) fn cosine(&self, a: u32, b: u32) -> f64 {
+        let (mut a, mut b) = (self.terms(a), self.terms(b));
+        let mut sum = 0.0;
+        while let (Some(&(x, of_a)), Some(&(y, of_b))) = (a.first(), b.first()) {
+            if x == y {
+                sum += f64::from(of_a) * f64::from(of_b);
+            }
+            if x <= y {
+                a = &a[1..];
+            }
+            if y <= x {
+                b = &b[1..];
+            }
+        }
+        sum
+    }
+
     /// Number of items.
     pub(crate) fn items(&self) -> usize {
         self.item_starts.len() - 1
