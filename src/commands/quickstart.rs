@@ -12,13 +12,15 @@ use serde::Serialize;
 
 use super::train::train;
 use crate::config::{
-    DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
-    TrainConfig, TuneKind,
+    DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, PriorConfig, RunConfig, Targets,
+    Temperature, TrainConfig, TuneKind,
 };
 use crate::core::files::{write_atomic, write_json};
 use crate::data::{Corpus, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Summary, evaluate_ranker, summarise};
+use crate::evaluate::{
+    CompareOptions, Comparison, Outcome, RankedMethod, RankedWindow, Summary, evaluate_ranker, summarise,
+};
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{FitContext, RankerSpec, TopK};
 use crate::run::inputs::RunInputs;
@@ -33,7 +35,10 @@ const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
 /// Directories that it makes beside the marker.
-const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
+const PARTS: [&str; 6] = ["corpus", "llm", "lml", "msl", "msl-ats", "mixture"];
+/// The mixture of counts and titles that the language model is trained and ranked on.
+const MIXTURE: &str = "cooccurrence+text";
+const LLM_ON_MIXTURE: &str = "LLM on cooccurrence+text";
 
 /// The report of `quickstart --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -48,6 +53,8 @@ pub struct QuickstartReport {
     pub windows: usize,
     /// Metrics of each ranker.
     pub results: Vec<RankerResult>,
+    /// The language model on the mixture against the mixture alone: NDCG@10 on the same windows.
+    pub comparison: Comparison,
     /// Three users of the test split.
     pub examples: Vec<ExampleUser>,
     /// Run directories, for `evaluate` and `recommend`.
@@ -64,9 +71,18 @@ pub struct RankerResult {
     /// Metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
+    /// The windows that the metrics are of.
+    #[serde(skip)]
+    outcomes: Vec<Outcome>,
 }
 
-/// A user's history, and the recommendations of the MSL+ATS model.
+impl RankerResult {
+    fn new(name: &str, outcomes: Vec<Outcome>) -> Self {
+        Self { name: name.into(), summary: summarise(&outcomes, SEED), outcomes }
+    }
+}
+
+/// A user's history, and the recommendations of the language model on the mixture.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExampleUser {
     /// The user's id in the source.
@@ -79,21 +95,78 @@ pub struct ExampleUser {
     pub top: Vec<String>,
 }
 
-/// Ranks the test windows with rankers that count.
-fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
+/// Ranks the test windows with rankers of counts and titles, and with their mixture.
+fn rank_without_llm(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
     let top_k = TopK::new(corpus);
     let rank = |name: &str| {
         let device = || Ok(device.clone());
         let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
         let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
-        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
-        Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
+        Ok(RankerResult::new(name, evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None)))
     };
-    ["popularity", "markov", "cooccurrence"].into_iter().map(rank).collect()
+    ["popularity", "markov", "cooccurrence", "text", MIXTURE].into_iter().map(rank).collect()
 }
 
-/// Makes data, tokenizer and model; ranks with counts, with the untrained model, and with the model
-/// after training with each loss.
+/// What the runs of the quickstart share.
+struct Quickstart<'a> {
+    dir: &'a Path,
+    backend: &'a BackendChoice,
+    device: &'a DispatchDevice,
+    /// The test windows, each with its index.
+    windows: Vec<(u32, Window)>,
+}
+
+impl Quickstart<'_> {
+    /// Trains a run in the directory `run`, and ranks the test windows with it.
+    fn train(
+        &self,
+        run: &str,
+        name: &str,
+        config: &RunConfig,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(Session, RankerResult)> {
+        let out = self.dir.join(run);
+        let options = TrainOptions {
+            out: out.clone(),
+            backend: self.backend.clone(),
+            resume: false,
+            max_steps: None,
+            ui: Ui::None,
+            interrupter: Interrupter::new(),
+        };
+        let report = train(config, options)?;
+        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
+        say(&format!(
+            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
+            report.steps, report.samples_per_second
+        ));
+        let session = Session::open(&out, self.device)?;
+        let (models, context) = (std::slice::from_ref(&session.model), &session.context);
+        let ranked = rank_windows(models, context, Split::Test, &self.windows, &config.decode, &mut |_, _| true)?;
+        Ok((session, RankerResult::new(name, ranked.unwrap_or_default().outcomes)))
+    }
+}
+
+/// Compares the language model on the mixture with the mixture, on the same windows.
+fn compare(corpus: &Corpus, results: &[RankerResult]) -> Result<Comparison> {
+    let windows = |name: &str| -> Vec<RankedWindow> {
+        let outcomes = results.iter().filter(|result| result.name == name).flat_map(|result| &result.outcomes);
+        let window = |outcome: &Outcome| RankedWindow {
+            window: outcome.window,
+            user: corpus.user_id(outcome.user).to_string(),
+            target: corpus.title(outcome.target).to_string(),
+            cold: outcome.cold,
+            rank: outcome.rank,
+        };
+        outcomes.map(window).collect()
+    };
+    let (with, without) = (windows(LLM_ON_MIXTURE), windows(MIXTURE));
+    let method = |name: &str, windows| RankedMethod { name: name.into(), seeds: vec![windows] };
+    Comparison::of(&method(LLM_ON_MIXTURE, &with), &method(MIXTURE, &without), &CompareOptions::default())
+}
+
+/// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with the
+/// model after training with each loss, and with the model on the mixture of counts and titles.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
     let device = verified_device(&backend)?;
@@ -117,63 +190,37 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     let llm_dir = dir.join("llm");
     tiny_llm(&corpus, &llm_dir)?;
 
-    say("3. Rankers that only count");
-    let mut results = rank_by_counts(&corpus, &device, say)?;
+    say("3. Rankers without a language model: counts, titles, and both");
+    let mut results = rank_without_llm(&corpus, &device, say)?;
 
-    say("4. The language model: untrained, then trained with each loss");
+    say("4. The language model alone: untrained, then trained with each loss");
     let losses = [
         ("lml", "LLM, LML", LossKind::Lml, Temperature::Fixed(1.0)),
         ("msl", "LLM, MSL", LossKind::Msl, Temperature::Fixed(1.0)),
         ("msl-ats", "LLM, MSL+ATS", LossKind::Msl, Temperature::Adaptive),
     ];
-    let mut runs = Vec::new();
-    let mut examples = Vec::new();
+    let quickstart = Quickstart { dir, backend: &backend, device: &device, windows };
     for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
         let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
         if n == 0 {
-            let summary = rank_untrained(&config, &windows, &device)?;
-            results.push(RankerResult { name: "LLM, untrained".into(), summary });
+            results.push(rank_untrained(&config, &quickstart.windows, &device)?);
         }
-        let out = dir.join(run);
-        let options = TrainOptions {
-            out: out.clone(),
-            backend: backend.clone(),
-            resume: false,
-            max_steps: None,
-            ui: Ui::None,
-            interrupter: Interrupter::new(),
-        };
-        let report = train(&config, options)?;
-        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
-        say(&format!(
-            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
-            report.steps, report.samples_per_second
-        ));
-        let session = Session::open(&out, &device)?;
-        let ranked = rank_windows(
-            std::slice::from_ref(&session.model),
-            &session.context,
-            Split::Test,
-            &windows,
-            &config.decode,
-            &mut |_, _| true,
-        )?;
-        results
-            .push(RankerResult { name: name.into(), summary: summarise(&ranked.unwrap_or_default().outcomes, SEED) });
-        if run == "msl-ats" {
-            examples = example_users(&session, &windows)?;
-        }
-        runs.push(out);
+        results.push(quickstart.train(run, name, &config, say)?.1);
     }
+
+    say("5. The language model on counts and titles: it learns what they do not know");
+    let (session, result) = quickstart.train("mixture", LLM_ON_MIXTURE, &mixture_config(&corpus_dir, &llm_dir), say)?;
+    results.push(result);
 
     let report = QuickstartReport {
         synthetic: true,
         users: corpus.users(),
         items: corpus.items.len(),
-        windows: windows.len(),
+        windows: quickstart.windows.len(),
+        comparison: compare(&corpus, &results)?,
         results,
-        examples,
-        runs,
+        examples: example_users(&session, &quickstart.windows)?,
+        runs: ["lml", "msl", "msl-ats", "mixture"].map(|run| dir.join(run)).to_vec(),
         seconds: started.elapsed().as_secs_f64(),
     };
     write_json(&dir.join(MARKER), &report)?;
@@ -241,6 +288,26 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     }
 }
 
+/// Makes the run of the language model on the mixture: MSL with the mixture in the loss, every item
+/// of a window as a target, and, as the rankers do, without the history's items.
+fn mixture_config(corpus: &Path, llm: &Path) -> RunConfig {
+    let loss = LossConfig { kind: LossKind::Msl, temperature: Temperature::Fixed(1.0), ..LossConfig::default() };
+    let mut config = run_config(corpus, llm, loss);
+    config.train.epochs = 8;
+    config.train.targets = Targets::Every;
+    config.decode.exclude_history = true;
+    config.prior = Some(PriorConfig {
+        ranker: MIXTURE.into(),
+        vectors: None,
+        settings: toml::Table::new(),
+        mixture: None,
+        weight: 1.0,
+        smoothing: 0.1,
+        in_loss: true,
+    });
+    config
+}
+
 /// Makes a Llama that is small enough to train from random weights in a minute, with a tokenizer of
 /// the catalogue's own words.
 fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
@@ -264,11 +331,11 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     save_llm_dir(dir, &config, tensors.map(Ok), &tokenizer)
 }
 
-fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
+fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<RankerResult> {
     let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
     let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(summarise(&ranked.unwrap_or_default().outcomes, SEED))
+    Ok(RankerResult::new("LLM, untrained", ranked.unwrap_or_default().outcomes))
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {
