@@ -8,9 +8,26 @@ use std::path::{Path, PathBuf};
 use common::{files_with_extension, root};
 
 /// The modules of the crate. A module uses only itself and those before it.
-const ORDER: [&str; 17] = [
-    "core", "device", "tensor", "config", "data", "text", "batch", "kernels", "model", "loss", "train", "rankers",
-    "decode", "evaluate", "run", "commands", "cli",
+const ORDER: [&str; 19] = [
+    "core",
+    "device",
+    "tensor",
+    "config",
+    "data",
+    "text",
+    "batch",
+    "kernels",
+    "model",
+    "loss",
+    "train",
+    "rankers",
+    "decode",
+    "evaluate",
+    "run",
+    "experiment",
+    "report",
+    "commands",
+    "cli",
 ];
 
 /// Lines of a file.

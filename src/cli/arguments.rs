@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::experiment::ExperimentArgs;
 use super::prepare::PrepareArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
@@ -53,6 +54,16 @@ pub(super) enum Command {
     Align(RunArgs),
     /// Rank a split with a trained run, or write the texts of one that learnt rows of tasks
     Evaluate(EvaluateArgs),
+    /// Train and evaluate a grid of runs; write their table, comparisons and report
+    Experiment(ExperimentArgs),
+    /// Write one self-contained HTML page on a run or an experiment
+    Report {
+        /// The directory of a run, or of an experiment
+        dir: PathBuf,
+        /// The HTML file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// The best items for one history
     Recommend {
         /// The run directory

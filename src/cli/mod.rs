@@ -3,6 +3,7 @@
 mod arguments;
 mod compare;
 mod doctor;
+mod experiment;
 mod flags;
 mod inspect;
 mod plan;
@@ -87,6 +88,8 @@ impl Command {
             Self::Train { run, .. } => run.train(),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
+            Self::Experiment(arguments) => arguments.run(),
+            Self::Report { dir, out } => commands::report(&dir, &out),
             Self::Recommend { run, history, user, choice, k, backend, json } => {
                 let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
                 let Recommendations { items, notes } = commands::recommend(options)?;

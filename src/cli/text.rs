@@ -18,6 +18,7 @@ pub(super) fn quickstart(report: &QuickstartReport) -> String {
     }
     let runs: Vec<String> = report.runs.iter().map(|r| r.display().to_string()).collect();
     text += &format!("\nRun directories: {} ({:.0} s in all)\n", runs.join(", "), report.seconds);
+    text += &format!("Report: {}\n", report.page.display());
     text
 }
 

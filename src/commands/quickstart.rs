@@ -16,15 +16,17 @@ use crate::config::{
     TrainConfig, TuneKind,
 };
 use crate::core::files::{write_atomic, write_json};
-use crate::data::{Corpus, Split, Window, synthetic};
+use crate::data::{Corpus, Manifest, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{Summary, evaluate_ranker, summarise};
+use crate::evaluate::{CUTOFFS, ListReport, RankedSplit, Summary, measure, rank_split, summarise};
+use crate::experiment::RunFiles;
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{FitContext, RankerSpec, TopK};
+use crate::report::runs_page;
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
-use crate::run::{ItemRef, RecommendRequest, Session, rank_windows};
+use crate::run::{ItemRef, RecommendRequest, Session, rank_windows, write_evaluation, write_rankings};
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -33,7 +35,10 @@ const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
 /// Directories that it makes beside the marker.
-const PARTS: [&str; 5] = ["corpus", "llm", "lml", "msl", "msl-ats"];
+const PARTS: [&str; 7] = ["corpus", "llm", "lml", "msl", "msl-ats", BASELINES, PAGE];
+/// The directory of rankings without a run.
+const BASELINES: &str = "baselines";
+const PAGE: &str = "report.html";
 
 /// The report of `quickstart --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +57,8 @@ pub struct QuickstartReport {
     pub examples: Vec<ExampleUser>,
     /// Run directories, for `evaluate` and `recommend`.
     pub runs: Vec<PathBuf>,
+    /// The report on all of them, one HTML page.
+    pub page: PathBuf,
     /// Time of the whole quickstart, seconds.
     pub seconds: f64,
 }
@@ -79,17 +86,79 @@ pub struct ExampleUser {
     pub top: Vec<String>,
 }
 
-/// Ranks the test windows with rankers that count.
-fn rank_by_counts(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
-    let top_k = TopK::new(corpus);
-    let rank = |name: &str| {
-        let device = || Ok(device.clone());
-        let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
-        let outcomes = evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None);
-        Ok(RankerResult { name: name.into(), summary: summarise(&outcomes, SEED) })
-    };
-    ["popularity", "markov", "cooccurrence"].into_iter().map(rank).collect()
+/// What the quickstart writes of a ranking, by the keys of `evaluation-test.json`.
+#[derive(Serialize)]
+struct Ranking<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    #[serde(flatten)]
+    lists: ListReport,
+    split: Split,
+    scoring: serde_json::Value,
+    beams: Option<usize>,
+    corpus: &'a str,
+}
+
+/// The corpus, and where rankings of it go.
+struct Results<'a> {
+    dir: &'a Path,
+    corpus: &'a Corpus,
+    digest: String,
+    /// One a ranking, for the report.
+    files: Vec<RunFiles>,
+}
+
+impl Results<'_> {
+    /// Writes a ranking into `place` below the quickstart's directory, and summarises it.
+    ///
+    /// * `decode`: of a ranking by beam search.
+    fn keep(
+        &mut self,
+        place: &Path,
+        name: &str,
+        ranked: &RankedSplit,
+        decode: Option<&DecodeConfig>,
+    ) -> Result<RankerResult> {
+        let (split, out) = (Split::Test, self.dir.join(place));
+        let summary = summarise(&ranked.outcomes, SEED);
+        let ranking = Ranking {
+            summary: &summary,
+            lists: measure(ranked, self.corpus, split, &CUTOFFS)?,
+            split,
+            scoring: decode.map_or(Ok(name.into()), |decode| serde_json::to_value(decode.scoring)).context(name)?,
+            beams: decode.map(|decode| decode.beams),
+            corpus: &self.digest,
+        };
+        fs::create_dir_all(&out).context(out.display())?;
+        write_rankings(&out, split, ranked, &ranked.outcomes, &[], self.corpus)?;
+        write_evaluation(&out, split, &ranking)?;
+        self.files.push(RunFiles { name: name.into(), dir: place.into(), is_baseline: place.starts_with(BASELINES) });
+        Ok(RankerResult { name: name.into(), summary })
+    }
+
+    /// Ranks the test windows with rankers that count.
+    fn rank_by_counts(&mut self, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
+        let top_k = TopK::new(self.corpus);
+        let depth = CUTOFFS.into_iter().max().unwrap_or(1) as usize;
+        let mut rank = |name: &str| {
+            let device = || Ok(device.clone());
+            let (corpus, device): (_, &dyn Fn() -> _) = (self.corpus, &device);
+            let mut context = FitContext { corpus, device, validate: &|_| None, metrics: None, say: &mut *say };
+            let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
+            let ranked = rank_split(&*fitted.ranker, &top_k, self.corpus, Split::Test, None, depth);
+            self.keep(&Path::new(BASELINES).join(name), name, &ranked, None)
+        };
+        ["popularity", "markov", "cooccurrence"].into_iter().map(&mut rank).collect()
+    }
+
+    /// Writes the report on all rankings.
+    fn report(&self) -> Result<PathBuf> {
+        let lead = "Synthetic data, made by a seeded generator: the numbers say nothing of real users.";
+        let page = runs_page(self.dir, &self.files, Split::Test, "Quickstart", lead)?;
+        let path = self.dir.join(PAGE);
+        write_atomic(&path, page.as_bytes())?;
+        Ok(path)
+    }
 }
 
 /// Makes data, tokenizer and model; ranks with counts, with the untrained model, and with the model
@@ -118,7 +187,9 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     tiny_llm(&corpus, &llm_dir)?;
 
     say("3. Rankers that only count");
-    let mut results = rank_by_counts(&corpus, &device, say)?;
+    let digest = Manifest::digest(&corpus_dir)?;
+    let mut kept = Results { dir, corpus: &corpus, digest, files: Vec::new() };
+    let mut results = kept.rank_by_counts(&device, say)?;
 
     say("4. The language model: untrained, then trained with each loss");
     let losses = [
@@ -131,8 +202,9 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
         let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
         if n == 0 {
-            let summary = rank_untrained(&config, &windows, &device)?;
-            results.push(RankerResult { name: "LLM, untrained".into(), summary });
+            let ranked = rank_untrained(&config, &windows, &device)?;
+            let place = Path::new(BASELINES).join("untrained");
+            results.push(kept.keep(&place, "LLM, untrained", &ranked, Some(&config.decode))?);
         }
         let out = dir.join(run);
         let options = TrainOptions {
@@ -158,8 +230,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             &config.decode,
             &mut |_, _| true,
         )?;
-        results
-            .push(RankerResult { name: name.into(), summary: summarise(&ranked.unwrap_or_default().outcomes, SEED) });
+        results.push(kept.keep(Path::new(run), name, &ranked.unwrap_or_default(), Some(&config.decode))?);
         if run == "msl-ats" {
             examples = example_users(&session, &windows)?;
         }
@@ -174,6 +245,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         results,
         examples,
         runs,
+        page: kept.report()?,
         seconds: started.elapsed().as_secs_f64(),
     };
     write_json(&dir.join(MARKER), &report)?;
@@ -204,7 +276,8 @@ fn fresh_directory(dir: &Path) -> Result<()> {
             return Err(Error::usage(format!("{dir} holds {name}, which no quickstart made; choose another --out")));
         }
         for part in PARTS.iter().map(|part| dir.join(part)).filter(|part| part.exists()) {
-            fs::remove_dir_all(&part).context(part.display())?;
+            let removed = if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+            removed.context(part.display())?;
         }
     }
     fs::create_dir_all(dir).context(dir.display())?;
@@ -264,11 +337,11 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     save_llm_dir(dir, &config, tensors.map(Ok), &tokenizer)
 }
 
-fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<Summary> {
+fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<RankedSplit> {
     let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
     let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(summarise(&ranked.unwrap_or_default().outcomes, SEED))
+    Ok(ranked.unwrap_or_default())
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {

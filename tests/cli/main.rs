@@ -8,6 +8,7 @@ mod compare;
 mod devices;
 mod disk;
 mod doctor;
+mod experiment;
 mod ilm;
 mod inspect;
 mod lab;
