@@ -7,6 +7,7 @@ use std::fs;
 use common::root;
 use itemlm::config::{AlignConfig, RunConfig};
 use itemlm::data::{CleaningStep, PrepareConfig, Protocol, Source};
+use itemlm::experiment::ExperimentConfig;
 use itemlm::text::{Prompt, PromptSet};
 
 /// Each one parses and has a comment on every line; one that trains an LLM names a prompt template
@@ -85,4 +86,40 @@ fn shipped_data_sets() {
     }
     names.sort();
     assert_eq!(names, ["books", "clothing", "office", "openp5-beauty", "openp5-clothing", "openp5-ml-1m", "toys"]);
+}
+
+/// Each experiment parses and its cells resolve; each has a smoke twin with cells of the same names
+/// or fewer, and a comment on every line.
+#[test]
+fn shipped_experiments() {
+    let (root, mut names) = (root(), Vec::new());
+    for entry in fs::read_dir(root.join("configs/experiments")).unwrap() {
+        let path = entry.unwrap().path();
+        let place = path.display();
+        let config = ExperimentConfig::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let cells = config.cells().unwrap_or_else(|e| panic!("{place}: {e}"));
+        assert!(cells.len() > 1 && cells.iter().all(|cell| cell.runs.len() == config.seeds.len()), "{place}");
+        let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+        let runs = cells.iter().flat_map(|cell| &cell.runs);
+        let samples: Vec<_> = runs.map(|run| run.config.data.train_samples).collect();
+        match name.strip_suffix("-smoke") {
+            None => assert!(samples.iter().all(|samples| samples.is_some_and(|n| n > 1000)), "{place}"),
+            Some(whole) => {
+                assert!(samples.iter().all(|samples| samples.is_some_and(|n| n < 100)), "{place}");
+                assert!(config.evaluate.limit.is_some_and(|limit| limit < 20), "{place}");
+                let whole = ExperimentConfig::open(&root.join(format!("configs/experiments/{whole}.toml"))).unwrap();
+                let whole: Vec<String> = whole.cells().unwrap().into_iter().map(|cell| cell.name).collect();
+                assert!(cells.iter().all(|cell| whole.contains(&cell.name)), "{place}");
+            }
+        }
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            assert!(line.is_empty() || line.contains("# "), "{place}: no comment: {line}");
+        }
+        names.push(name);
+    }
+    names.sort();
+    let shipped = ["ilm-ablation", "ilm-queries", "msl-losses", "msl-temperatures", "priors"];
+    let mut shipped: Vec<String> = shipped.iter().flat_map(|n| [n.to_string(), format!("{n}-smoke")]).collect();
+    shipped.sort();
+    assert_eq!(names, shipped);
 }

@@ -8,9 +8,27 @@ use std::path::{Path, PathBuf};
 use common::{files_with_extension, root};
 
 /// The modules of the crate. A module uses only itself and those before it.
-const ORDER: [&str; 17] = [
-    "core", "device", "tensor", "config", "data", "text", "batch", "kernels", "model", "loss", "train", "rankers",
-    "decode", "evaluate", "run", "commands", "cli",
+const ORDER: [&str; 20] = [
+    "core",
+    "device",
+    "tensor",
+    "config",
+    "data",
+    "text",
+    "batch",
+    "kernels",
+    "model",
+    "loss",
+    "train",
+    "rankers",
+    "decode",
+    "evaluate",
+    "run",
+    "serve",
+    "experiment",
+    "report",
+    "commands",
+    "cli",
 ];
 
 /// Lines of a file.

@@ -16,17 +16,20 @@ use crate::config::{
     Temperature, TrainConfig, TuneKind,
 };
 use crate::core::files::{write_atomic, write_json};
-use crate::data::{Corpus, Split, Window, synthetic};
+use crate::data::{Corpus, Manifest, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
 use crate::evaluate::{
-    CompareOptions, Comparison, Outcome, RankedMethod, RankedWindow, Summary, evaluate_ranker, summarise,
+    CUTOFFS, CompareOptions, Comparison, ListReport, Outcome, RankedMethod, RankedSplit, RankedWindow, Summary,
+    measure, rank_split, summarise,
 };
+use crate::experiment::RunFiles;
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{FitContext, RankerSpec, TopK};
+use crate::report::runs_page;
 use crate::run::inputs::RunInputs;
 use crate::run::training::TrainOptions;
 use crate::run::verified_devices::verified_device;
-use crate::run::{ItemRef, RecommendRequest, Session, rank_windows};
+use crate::run::{ItemRef, RecommendRequest, Session, rank_windows, write_evaluation, write_rankings};
 use crate::text::{Prompt, Tokenizer};
 use crate::train::Ui;
 use crate::{Context, Error, Result};
@@ -35,10 +38,13 @@ const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
 /// Directories that it makes beside the marker.
-const PARTS: [&str; 6] = ["corpus", "llm", "lml", "msl", "msl-ats", "mixture"];
+const PARTS: [&str; 8] = ["corpus", "llm", "lml", "msl", "msl-ats", "mixture", BASELINES, PAGE];
 /// The mixture of counts and titles that the language model is trained and ranked on.
 const MIXTURE: &str = "cooccurrence+text";
 const LLM_ON_MIXTURE: &str = "LLM on cooccurrence+text";
+/// The directory of rankings without a run.
+const BASELINES: &str = "baselines";
+const PAGE: &str = "report.html";
 
 /// The report of `quickstart --json`.
 #[derive(Debug, Clone, Serialize)]
@@ -59,6 +65,8 @@ pub struct QuickstartReport {
     pub examples: Vec<ExampleUser>,
     /// Run directories, for `evaluate` and `recommend`.
     pub runs: Vec<PathBuf>,
+    /// The report on all of them, one HTML page.
+    pub page: PathBuf,
     /// Time of the whole quickstart, seconds.
     pub seconds: f64,
 }
@@ -76,12 +84,6 @@ pub struct RankerResult {
     outcomes: Vec<Outcome>,
 }
 
-impl RankerResult {
-    fn new(name: &str, outcomes: Vec<Outcome>) -> Self {
-        Self { name: name.into(), summary: summarise(&outcomes, SEED), outcomes }
-    }
-}
-
 /// A user's history, and the recommendations of the language model on the mixture.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExampleUser {
@@ -95,55 +97,78 @@ pub struct ExampleUser {
     pub top: Vec<String>,
 }
 
-/// Ranks the test windows with rankers of counts and titles, and with their mixture.
-fn rank_without_llm(corpus: &Corpus, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
-    let top_k = TopK::new(corpus);
-    let rank = |name: &str| {
-        let device = || Ok(device.clone());
-        let mut context = FitContext { corpus, device: &device, validate: &|_| None, metrics: None, say: &mut *say };
-        let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
-        Ok(RankerResult::new(name, evaluate_ranker(&*fitted.ranker, &top_k, corpus, Split::Test, None)))
-    };
-    ["popularity", "markov", "cooccurrence", "text", MIXTURE].into_iter().map(rank).collect()
+/// What the quickstart writes of a ranking, by the keys of `evaluation-test.json`.
+#[derive(Serialize)]
+struct Ranking<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    #[serde(flatten)]
+    lists: ListReport,
+    split: Split,
+    scoring: serde_json::Value,
+    beams: Option<usize>,
+    corpus: &'a str,
 }
 
-/// What the runs of the quickstart share.
-struct Quickstart<'a> {
+/// The corpus, and where rankings of it go.
+struct Results<'a> {
     dir: &'a Path,
-    backend: &'a BackendChoice,
-    device: &'a DispatchDevice,
-    /// The test windows, each with its index.
-    windows: Vec<(u32, Window)>,
+    corpus: &'a Corpus,
+    digest: String,
+    /// One a ranking, for the report.
+    files: Vec<RunFiles>,
 }
 
-impl Quickstart<'_> {
-    /// Trains a run in the directory `run`, and ranks the test windows with it.
-    fn train(
-        &self,
-        run: &str,
+impl Results<'_> {
+    /// Writes a ranking into `place` below the quickstart's directory, and summarises it.
+    ///
+    /// * `decode`: of a ranking by beam search.
+    fn keep(
+        &mut self,
+        place: &Path,
         name: &str,
-        config: &RunConfig,
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(Session, RankerResult)> {
-        let out = self.dir.join(run);
-        let options = TrainOptions {
-            out: out.clone(),
-            backend: self.backend.clone(),
-            resume: false,
-            max_steps: None,
-            ui: Ui::None,
-            interrupter: Interrupter::new(),
+        ranked: &RankedSplit,
+        decode: Option<&DecodeConfig>,
+    ) -> Result<RankerResult> {
+        let (split, out) = (Split::Test, self.dir.join(place));
+        let summary = summarise(&ranked.outcomes, SEED);
+        let ranking = Ranking {
+            summary: &summary,
+            lists: measure(ranked, self.corpus, split, &CUTOFFS)?,
+            split,
+            scoring: decode.map_or(Ok(name.into()), |decode| serde_json::to_value(decode.scoring)).context(name)?,
+            beams: decode.map(|decode| decode.beams),
+            corpus: &self.digest,
         };
-        let report = train(config, options)?;
-        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
-        say(&format!(
-            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
-            report.steps, report.samples_per_second
-        ));
-        let session = Session::open(&out, self.device)?;
-        let (models, context) = (std::slice::from_ref(&session.model), &session.context);
-        let ranked = rank_windows(models, context, Split::Test, &self.windows, &config.decode, &mut |_, _| true)?;
-        Ok((session, RankerResult::new(name, ranked.unwrap_or_default().outcomes)))
+        fs::create_dir_all(&out).context(out.display())?;
+        write_rankings(&out, split, ranked, &ranked.outcomes, &[], self.corpus)?;
+        write_evaluation(&out, split, &ranking)?;
+        self.files.push(RunFiles { name: name.into(), dir: place.into(), is_baseline: place.starts_with(BASELINES) });
+        Ok(RankerResult { name: name.into(), summary, outcomes: ranked.outcomes.clone() })
+    }
+
+    /// Ranks the test windows with rankers of counts and titles, and with their mixture.
+    fn rank_without_llm(&mut self, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
+        let top_k = TopK::new(self.corpus);
+        let depth = CUTOFFS.into_iter().max().unwrap_or(1) as usize;
+        let mut rank = |name: &str| {
+            let device = || Ok(device.clone());
+            let (corpus, device): (_, &dyn Fn() -> _) = (self.corpus, &device);
+            let mut context = FitContext { corpus, device, validate: &|_| None, metrics: None, say: &mut *say };
+            let fitted = RankerSpec::new(name, toml::Table::new())?.fit(&mut context)?;
+            let ranked = rank_split(&*fitted.ranker, &top_k, self.corpus, Split::Test, None, depth);
+            self.keep(&Path::new(BASELINES).join(name), name, &ranked, None)
+        };
+        ["popularity", "markov", "cooccurrence", "text", MIXTURE].into_iter().map(&mut rank).collect()
+    }
+
+    /// Writes the report on all rankings.
+    fn report(&self) -> Result<PathBuf> {
+        let lead = "Synthetic data, made by a seeded generator: the numbers say nothing of real users.";
+        let page = runs_page(self.dir, &self.files, Split::Test, "Quickstart", lead)?;
+        let path = self.dir.join(PAGE);
+        write_atomic(&path, page.as_bytes())?;
+        Ok(path)
     }
 }
 
@@ -161,8 +186,11 @@ fn compare(corpus: &Corpus, results: &[RankerResult]) -> Result<Comparison> {
         outcomes.map(window).collect()
     };
     let (with, without) = (windows(LLM_ON_MIXTURE), windows(MIXTURE));
-    let method = |name: &str, windows| RankedMethod { name: name.into(), seeds: vec![windows] };
-    Comparison::of(&method(LLM_ON_MIXTURE, &with), &method(MIXTURE, &without), &CompareOptions::default())
+    let (with, without) = (
+        RankedMethod { name: LLM_ON_MIXTURE.into(), seeds: vec![with.as_slice()] },
+        RankedMethod { name: MIXTURE.into(), seeds: vec![without.as_slice()] },
+    );
+    Comparison::of(&with, &without, &CompareOptions::default())
 }
 
 /// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with the
@@ -191,36 +219,63 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     tiny_llm(&corpus, &llm_dir)?;
 
     say("3. Rankers without a language model: counts, titles, and both");
-    let mut results = rank_without_llm(&corpus, &device, say)?;
+    let digest = Manifest::digest(&corpus_dir)?;
+    let mut kept = Results { dir, corpus: &corpus, digest, files: Vec::new() };
+    let mut results = kept.rank_without_llm(&device, say)?;
 
     say("4. The language model alone: untrained, then trained with each loss");
-    let losses = [
-        ("lml", "LLM, LML", LossKind::Lml, Temperature::Fixed(1.0)),
-        ("msl", "LLM, MSL", LossKind::Msl, Temperature::Fixed(1.0)),
-        ("msl-ats", "LLM, MSL+ATS", LossKind::Msl, Temperature::Adaptive),
-    ];
-    let quickstart = Quickstart { dir, backend: &backend, device: &device, windows };
-    for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
-        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
-        if n == 0 {
-            results.push(rank_untrained(&config, &quickstart.windows, &device)?);
+    let mut runs = Vec::new();
+    let mut examples = Vec::new();
+    for (n, (run, name, config)) in trained_runs(&corpus_dir, &llm_dir).into_iter().enumerate() {
+        if name == LLM_ON_MIXTURE {
+            say("5. The language model on counts and titles: it learns what they do not know");
         }
-        results.push(quickstart.train(run, name, &config, say)?.1);
+        if n == 0 {
+            let ranked = rank_untrained(&config, &windows, &device)?;
+            let place = Path::new(BASELINES).join("untrained");
+            results.push(kept.keep(&place, "LLM, untrained", &ranked, Some(&config.decode))?);
+        }
+        let out = dir.join(run);
+        let options = TrainOptions {
+            out: out.clone(),
+            backend: backend.clone(),
+            resume: false,
+            max_steps: None,
+            ui: Ui::None,
+            interrupter: Interrupter::new(),
+        };
+        let report = train(&config, options)?;
+        let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);
+        say(&format!(
+            "   {name}: {} steps, mean loss of an epoch {first:.3} → {last:.3}, {:.0} windows/s",
+            report.steps, report.samples_per_second
+        ));
+        let session = Session::open(&out, &device)?;
+        let ranked = rank_windows(
+            std::slice::from_ref(&session.model),
+            &session.context,
+            Split::Test,
+            &windows,
+            &config.decode,
+            &mut |_, _| true,
+        )?;
+        results.push(kept.keep(Path::new(run), name, &ranked.unwrap_or_default(), Some(&config.decode))?);
+        if name == LLM_ON_MIXTURE {
+            examples = example_users(&session, &windows)?;
+        }
+        runs.push(out);
     }
-
-    say("5. The language model on counts and titles: it learns what they do not know");
-    let (session, result) = quickstart.train("mixture", LLM_ON_MIXTURE, &mixture_config(&corpus_dir, &llm_dir), say)?;
-    results.push(result);
 
     let report = QuickstartReport {
         synthetic: true,
         users: corpus.users(),
         items: corpus.items.len(),
-        windows: quickstart.windows.len(),
+        windows: windows.len(),
         comparison: compare(&corpus, &results)?,
         results,
-        examples: example_users(&session, &quickstart.windows)?,
-        runs: ["lml", "msl", "msl-ats", "mixture"].map(|run| dir.join(run)).to_vec(),
+        examples,
+        runs,
+        page: kept.report()?,
         seconds: started.elapsed().as_secs_f64(),
     };
     write_json(&dir.join(MARKER), &report)?;
@@ -251,11 +306,41 @@ fn fresh_directory(dir: &Path) -> Result<()> {
             return Err(Error::usage(format!("{dir} holds {name}, which no quickstart made; choose another --out")));
         }
         for part in PARTS.iter().map(|part| dir.join(part)).filter(|part| part.exists()) {
-            fs::remove_dir_all(&part).context(part.display())?;
+            let removed = if part.is_dir() { fs::remove_dir_all(&part) } else { fs::remove_file(&part) };
+            removed.context(part.display())?;
         }
     }
     fs::create_dir_all(dir).context(dir.display())?;
     write_atomic(&dir.join(MARKER), b"{}")
+}
+
+/// Returns the directory, the name and the settings of each run.
+fn trained_runs(corpus: &Path, llm: &Path) -> Vec<(&'static str, &'static str, RunConfig)> {
+    let alone = |kind, temperature| run_config(corpus, llm, LossConfig { kind, temperature, ..LossConfig::default() });
+    vec![
+        ("lml", "LLM, LML", alone(LossKind::Lml, Temperature::Fixed(1.0))),
+        ("msl", "LLM, MSL", alone(LossKind::Msl, Temperature::Fixed(1.0))),
+        ("msl-ats", "LLM, MSL+ATS", alone(LossKind::Msl, Temperature::Adaptive)),
+        ("mixture", LLM_ON_MIXTURE, on_mixture(alone(LossKind::Msl, Temperature::Fixed(1.0)))),
+    ]
+}
+
+/// Puts the language model on the mixture: the mixture in the loss, every item of a window as a
+/// target, and, as the rankers do, no item of the history in a list.
+fn on_mixture(mut config: RunConfig) -> RunConfig {
+    config.train.epochs = 8;
+    config.train.targets = Targets::Every;
+    config.decode.exclude_history = true;
+    config.prior = Some(PriorConfig {
+        ranker: MIXTURE.into(),
+        vectors: None,
+        settings: toml::Table::new(),
+        mixture: None,
+        weight: 1.0,
+        smoothing: 0.1,
+        in_loss: true,
+    });
+    config
 }
 
 fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
@@ -288,26 +373,6 @@ fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {
     }
 }
 
-/// Makes the run of the language model on the mixture: MSL with the mixture in the loss, every item
-/// of a window as a target, and, as the rankers do, without the history's items.
-fn mixture_config(corpus: &Path, llm: &Path) -> RunConfig {
-    let loss = LossConfig { kind: LossKind::Msl, temperature: Temperature::Fixed(1.0), ..LossConfig::default() };
-    let mut config = run_config(corpus, llm, loss);
-    config.train.epochs = 8;
-    config.train.targets = Targets::Every;
-    config.decode.exclude_history = true;
-    config.prior = Some(PriorConfig {
-        ranker: MIXTURE.into(),
-        vectors: None,
-        settings: toml::Table::new(),
-        mixture: None,
-        weight: 1.0,
-        smoothing: 0.1,
-        in_loss: true,
-    });
-    config
-}
-
 /// Makes a Llama that is small enough to train from random weights in a minute, with a tokenizer of
 /// the catalogue's own words.
 fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
@@ -331,11 +396,11 @@ fn tiny_llm(corpus: &Corpus, dir: &Path) -> Result<()> {
     save_llm_dir(dir, &config, tensors.map(Ok), &tokenizer)
 }
 
-fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<RankerResult> {
+fn rank_untrained(config: &RunConfig, windows: &[(u32, Window)], device: &DispatchDevice) -> Result<RankedSplit> {
     let RunInputs { ranking, decoder, weights, .. } = RunInputs::open(config, None, device)?;
     let llm = Decoder::<Concrete>::load(&decoder, weights, Tune::Frozen, Precision::F32, device)?;
     let ranked = rank_windows(&[llm.into()], &ranking, Split::Test, windows, &config.decode, &mut |_, _| true)?;
-    Ok(RankerResult::new("LLM, untrained", ranked.unwrap_or_default().outcomes))
+    Ok(ranked.unwrap_or_default())
 }
 
 fn example_users(session: &Session, windows: &[(u32, Window)]) -> Result<Vec<ExampleUser>> {

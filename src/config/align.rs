@@ -1,11 +1,11 @@
 //! The run file of phase 1 (`itemlm align`).
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::from_toml;
+use super::extends::{Extended, read_extended};
+use super::{from_table, from_toml};
 use crate::{Context, Error, Result};
 
 /// A run file of phase 1, defaults filled in. Where ILM's paper is silent they are BLIP-2's.
@@ -195,13 +195,14 @@ impl Default for AlignTrainConfig {
 }
 
 impl AlignConfig {
-    /// Reads a run file and applies `key.path=value` overrides, in order.
+    /// Reads a run file, and those that it extends, and applies `key.path=value` overrides, in
+    /// order.
     ///
     /// # Errors
     /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = fs::read_to_string(path).context(path.display())?;
-        Self::parse(&text, overrides, &path.display().to_string())
+        let Extended { table, name } = read_extended(path)?;
+        from_table(table, overrides, &name, Self::validate)
     }
 
     /// Reads a run file from text, as [`AlignConfig::open`] does; `name` is its name in errors.

@@ -3,7 +3,6 @@
 //! Each table has a file of its own, and so has the run file of phase 1. This file checks what
 //! depends on several tables.
 
-use std::fs;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 mod align;
 mod data;
 mod decode;
+mod extends;
 mod items;
 mod llm;
 mod loss;
@@ -21,6 +21,7 @@ mod train;
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
 pub use data::{DataConfig, TooLong};
 pub use decode::{DecodeConfig, Scoring, SearchKind};
+pub(crate) use extends::{Extended, read_extended};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
@@ -79,22 +80,28 @@ impl RunConfig {
         }
     }
 
-    /// Reads a run file and applies `key.path=value` overrides, in order.
+    /// Reads a run file, and those that it extends, and applies `key.path=value` overrides, in
+    /// order.
     ///
     /// # Errors
     /// An unreadable file (exit 1); bad TOML, an unknown key or a value out of range (exit 2).
     pub fn open(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = fs::read_to_string(path).context(path.display())?;
-        Self::parse(&text, overrides, &path.display().to_string())
+        let Extended { table, name } = read_extended(path)?;
+        Ok(from_table(table, overrides, &name, Self::validate)?.with_micro_batch())
     }
 
-    /// Reads a run file from text, as [`RunConfig::open`] does; `place` is its name in errors.
+    /// Reads a run file from text, as [`RunConfig::open`] does, but for `extends`; `place` names
+    /// it in errors.
     pub fn parse(text: &str, overrides: &[String], place: &str) -> Result<Self> {
-        let mut config: Self = from_toml(text, overrides, place, Self::validate)?;
-        if config.train.micro_batch_size.is_none() {
-            config.train.micro_batch_tokens.get_or_insert(TrainConfig::MICRO_BATCH_TOKENS);
+        Ok(from_toml(text, overrides, place, Self::validate)?.with_micro_batch())
+    }
+
+    /// Fills in the default of two keys that exclude each other.
+    fn with_micro_batch(mut self) -> Self {
+        if self.train.micro_batch_size.is_none() {
+            self.train.micro_batch_tokens.get_or_insert(TrainConfig::MICRO_BATCH_TOKENS);
         }
-        Ok(config)
+        self
     }
 
     /// Returns the run file as TOML.
@@ -194,12 +201,21 @@ fn from_toml<T: DeserializeOwned>(
     place: &str,
     validate: impl FnOnce(&T) -> Result<()>,
 ) -> Result<T> {
-    let usage = |e: toml::de::Error| Error::usage(format!("{place}: {e}"));
-    let mut table: toml::Table = text.parse().map_err(usage)?;
+    let table: toml::Table = text.parse().map_err(|e| Error::usage(format!("{place}: {e}")))?;
+    from_table(table, overrides, place, validate)
+}
+
+/// Reads a configuration from a table of TOML, as [`from_toml`] does from text.
+fn from_table<T: DeserializeOwned>(
+    mut table: toml::Table,
+    overrides: &[String],
+    place: &str,
+    validate: impl FnOnce(&T) -> Result<()>,
+) -> Result<T> {
     for assignment in overrides {
         set(&mut table, assignment)?;
     }
-    let config = table.try_into().map_err(usage)?;
+    let config = table.try_into().map_err(|e: toml::de::Error| Error::usage(format!("{place}: {e}")))?;
     validate(&config).map_err(|e| Error::usage(format!("{place}: {e}")))?;
     Ok(config)
 }
@@ -229,8 +245,14 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
         let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         table = entry.as_table_mut().ok_or_else(|| bad("a part of the path is a value, not a table"))?;
     }
-    // Where two keys mean the same, the override's counts.
-    let replaced = match last {
+    replaced_key(last).map(|other| table.remove(other));
+    table.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// Returns the key that says the same as `key`, or excludes it: of the two the later one counts.
+fn replaced_key(key: &str) -> Option<&'static str> {
+    match key {
         "micro_batch_size" => Some("micro_batch_tokens"),
         "micro_batch_tokens" => Some("micro_batch_size"),
         // Keys and their older spellings.
@@ -239,10 +261,7 @@ pub(crate) fn set(table: &mut toml::Table, assignment: &str) -> Result<()> {
         "prompt_sets" => Some("tasks"),
         "tasks" => Some("prompt_sets"),
         _ => None,
-    };
-    replaced.map(|other| table.remove(other));
-    table.insert(last.to_string(), value);
-    Ok(())
+    }
 }
 
 #[cfg(test)]

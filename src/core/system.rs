@@ -1,6 +1,6 @@
 //! Memory of the machine and of this process, as far as the system tells.
 
-use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 /// Returns the total physical memory, bytes.
 pub fn memory_bytes() -> Option<u64> {
@@ -18,6 +18,12 @@ pub fn limit_bytes() -> Option<u64> {
     let memory = memory();
     let limit = memory.cgroup_limits()?.total_memory;
     nonzero(limit).filter(|&limit| limit < memory.total_memory())
+}
+
+/// Name of the processor.
+pub fn processor() -> Option<String> {
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
+    system.cpus().first().map(|cpu| cpu.brand().trim().to_string()).filter(|name| !name.is_empty())
 }
 
 /// Returns the resident memory of this process, bytes.

@@ -26,7 +26,7 @@ const RESAMPLES: usize = 1000;
 /// A usage error for a k of 0 or above [`MAX_CUTOFF`].
 pub fn cutoffs(at: &[u32]) -> Result<Vec<u32>> {
     if let Some(k) = at.iter().find(|k| !(1..=MAX_CUTOFF).contains(*k)) {
-        return Err(Error::usage(format!("--at: {k} is not between 1 and {MAX_CUTOFF}")));
+        return Err(Error::usage(format!("option `at`: {k} is not between 1 and {MAX_CUTOFF}")));
     }
     let mut cutoffs: Vec<u32> = CUTOFFS.iter().chain(at).copied().collect();
     cutoffs.sort_unstable();

@@ -207,7 +207,7 @@ impl RankerSpec {
         }
     }
 
-    /// What each ranker ranks by, a line each.
+    /// Returns what each ranker ranks by, a line each.
     pub fn about(&self) -> Vec<String> {
         self.parts.iter().map(|(entry, _)| format!("{}: {}", entry.name, entry.about)).collect()
     }

@@ -18,6 +18,9 @@ pub(crate) const CONFIG: &str = "run.toml";
 const IDENTITY: &str = "identity.json";
 /// An empty file; the process that trains the run holds its lock.
 const LOCK: &str = ".lock";
+/// Of a run of an experiment: how far it is, and the run file to begin with.
+pub(crate) const CELL: &str = "cell.json";
+pub(crate) const CELL_RUN: &str = "cell.toml";
 
 /// Writes `run.toml` and `identity.json` of a new run, and locks it.
 ///
@@ -40,12 +43,16 @@ fn not_empty(dir: &Path) -> Error {
 }
 
 /// Returns whether `dir` is a directory with nothing in it but files that [`create`] leaves if the
-/// process is killed in it.
+/// process is killed in it, and those that an experiment writes before it begins the run:
+/// `cell.json`, `cell.toml` and logs.
 pub fn is_blank(dir: &Path) -> bool {
     let ours = |entry: std::io::Result<fs::DirEntry>| {
         entry.is_ok_and(|e| {
             let name = e.file_name();
-            name == IDENTITY || name == LOCK || name.to_string_lossy().starts_with(".tmp")
+            let text = name.to_string_lossy();
+            [IDENTITY, LOCK, CELL, CELL_RUN].iter().any(|ours| name == *ours)
+                || text.starts_with(".tmp")
+                || text.ends_with(".log")
         })
     };
     fs::read_dir(dir).is_ok_and(|mut entries| entries.all(ours))

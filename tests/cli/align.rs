@@ -158,8 +158,8 @@ fn each_loss_alone_and_a_random_start() {
     assert!(lab.path("all/qformer/config.toml").exists() && !lab.path("all/retrieval.jsonl").exists());
 }
 
-/// 126 items whose titles are made of four words and whose vectors are noisy sums of a vector a
-/// word.
+/// Writes 126 items whose titles are made of four words, and for each item a vector: the noisy sum
+/// of its words' vectors.
 fn planted_world(lab: &Lab) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
     let words = [

@@ -14,8 +14,8 @@ use crate::lab::{Lab, document, snapshot};
 
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
-/// The command with no file longer than `blocks` of the shell's 512 or 1024 bytes; the signal for
-/// one is ignored, so a write fails as on a full disk.
+/// Returns the command with a limit on the length of a file: `blocks` of the shell, of 512 or 1024
+/// bytes each. The signal for a longer one is ignored, so a write fails as on a full disk.
 fn limited(command: Command, blocks: usize) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks} && exec \"$@\"")).arg("sh");

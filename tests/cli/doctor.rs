@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::common::itemlm;
 use crate::lab::{Lab, document, snapshot, succeeded};
 
-/// Mesa's drivers load libwayland, which writes `error: XDG_RUNTIME_DIR is invalid` to stderr where
-/// that is not set.
+/// Returns the command with XDG_RUNTIME_DIR set. Without it libwayland, which Mesa's drivers load,
+/// writes `error: XDG_RUNTIME_DIR is invalid` to stderr.
 fn command(dir: &Path, line: &str) -> Command {
     let mut command = itemlm(dir);
     command.args(line.split_whitespace()).env("XDG_RUNTIME_DIR", dir);

@@ -103,8 +103,8 @@ impl Lab {
         self.refuses(&mut self.command(line), line, code, named);
     }
 
-    /// Checks that a command is refused as [`faults_of_refusal`] says, and touches no file. All wrong
-    /// refusals of the laboratory are reported together, when it is dropped.
+    /// Checks that a command is refused as [`faults_of_refusal`] says, and touches no file. All
+    /// wrong refusals of the laboratory are reported together, when it is dropped.
     pub fn refuses(&self, command: &mut Command, what: &str, code: i32, named: &[&str]) {
         let before = snapshot(self.dir.path());
         let output = command.output().unwrap();
@@ -157,7 +157,8 @@ impl Lab {
         names.filter(|name| !name.starts_with("step-")).collect()
     }
 
-    /// Both runs left the same metrics, to the last digit but for the clock, and the same weights.
+    /// Checks that both runs left the same weights, and the same metrics to the last digit, but for
+    /// times.
     pub fn same_run(&self, a: &str, b: &str, weights: &str) {
         let timeless = |line: &str| {
             let (before, after) = line.split_once("\"seconds\":").unwrap();
@@ -246,8 +247,8 @@ fn write_toy(dir: &Path) {
     fs::write(dir.join("id2name4Rec.json"), serde_json::to_string(&names).unwrap()).unwrap();
 }
 
-/// Byte-level BPE that, as Llama 3's, joins a title's opening quote and first letter, so that the
-/// trie branches at its root and the adaptive temperature has something to adapt to.
+/// Returns a byte-level BPE that, as Llama 3's, joins a title's opening quote and first letter. So
+/// the trie branches at its root and the adaptive temperature has something to adapt to.
 fn tokenizer() -> Tokenizer {
     let texts = titles().into_iter().map(|title| format!("History: \"{title}\"\nNext: "));
     let mut document: Value = serde_json::from_str(&Tokenizer::train_bpe(texts, 300).unwrap().to_json()).unwrap();

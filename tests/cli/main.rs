@@ -2,12 +2,14 @@
 //! themselves.
 
 mod align;
+mod bulk;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
 mod devices;
 mod disk;
 mod doctor;
+mod experiment;
 mod ilm;
 mod inspect;
 mod lab;
@@ -20,5 +22,9 @@ mod prior;
 mod profile;
 mod refusals;
 mod resume;
+mod serve;
+mod serve_catalogue;
+mod serve_faults;
+mod server;
 mod session;
 mod text_tasks;

@@ -59,7 +59,8 @@ impl Models {
         document(&succeeded(&line, self.0.command(&line).output().unwrap()))
     }
 
-    /// Within 1e-3, the tolerance of the reports; sums of some twenty f32 log-probabilities.
+    /// Checks the scores within 1e-3, the tolerance of the reports: each is the sum of some twenty
+    /// f32 log-probabilities.
     fn scores(&self, llm: &str, full: &[f64], masked: &[f64]) {
         let found = self.score(llm);
         for (key, expected) in [("full", full), ("masked", masked)] {

@@ -32,8 +32,8 @@ checkpoint_steps = 4
 valid_windows = 5
 "#;
 
-/// Three tasks; of the items 100 to 119 the last eight are not trained on, and what is said of an
-/// item depends on whether its id is even.
+/// Returns the rows of three tasks. Of the items 100 to 119 the last eight are not trained on. The
+/// answer about an item depends on whether its id is even.
 fn rows() -> String {
     let mut lines = String::new();
     let mut line = |value: Value| lines += &format!("{value}\n");

@@ -1,6 +1,7 @@
 //! Commands and run files in the pages: each is parsed by the program itself.
 
 use itemlm::config::{AlignConfig, RunConfig};
+use itemlm::experiment::ExperimentConfig;
 
 use crate::{pages, read};
 
@@ -112,7 +113,15 @@ fn run_files_in_the_pages_parse() {
                     continue;
                 }
             };
-            let of_another_file = ["split", "steps", "axes", "task", "dependencies"];
+            if table.contains_key("axes") {
+                table.entry("run").or_insert_with(|| "run.toml".into());
+                table.entry("seeds").or_insert_with(|| vec![1].into());
+                if let Err(error) = table.try_into::<ExperimentConfig>() {
+                    wrong.push(format!("{}: {error}\n{block}", page.display()));
+                }
+                continue;
+            }
+            let of_another_file = ["split", "steps", "task", "dependencies"];
             if of_another_file.iter().any(|key| table.contains_key(*key)) {
                 continue;
             }

@@ -19,6 +19,9 @@ const HEAD: &str = "# Run files
 
 This page is generated from the doc comments of the structs in `src/config`. All files are TOML. An unknown key is an
 error that names it. `--set key.path=value` overrides a key of the run file; the value is TOML, or a bare string.
+A run file of `train` or `align`, or an experiment file, may begin with `extends = \"office.toml\"`: its keys are those of
+that file, but for its own, which take their place one by one, in tables too. The path is relative to the file that
+names it. A run directory keeps the run file as a whole.
 Files in `configs/` have each key with a comment on its line.
 ";
 
@@ -48,7 +51,7 @@ fn page() -> String {
     page
 }
 
-fn parts() -> [Part; 7] {
+fn parts() -> [Part; 8] {
     let run = "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n";
     let align = "[data]\ncorpus = \"c\"\nvectors = \"v\"\n[qformer]\ntext = \"m\"\n";
     let run = RunConfig::parse(run, &[], "run.toml").unwrap().to_toml().unwrap();
@@ -67,6 +70,11 @@ fn parts() -> [Part; 7] {
             root: "AlignConfig",
             defaults: align.parse().unwrap(),
         },
+        part(
+            "Experiments: `itemlm experiment FILE`",
+            "The guide is [Experiments](../guide/experiments.md). Examples are in `configs/experiments`.",
+            "ExperimentConfig",
+        ),
         part(
             "Preparing data: `itemlm prepare --config FILE`",
             "The guide is [Data](../guide/data.md). Examples are in `configs/data`.",

@@ -64,8 +64,9 @@ fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     weight.chunks(x.len()).zip(bias).map(row).collect()
 }
 
-/// What an entity's tokens become, `[K, hidden]`, from the parameters by hand; a Q-Former's queries
-/// by its own forward pass, which `alignment` holds to torch's.
+/// Returns the hidden states that an entity's tokens become, `[K, hidden]`, computed by hand from
+/// the parameters. A Q-Former's queries are computed by its own forward pass, which `alignment`
+/// compares with torch's.
 fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
     let all = vectors();
     let kind = if entity < ITEMS { &all[..ITEMS * WIDTH] } else { &all[ITEMS * WIDTH..] };

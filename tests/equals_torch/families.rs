@@ -83,10 +83,10 @@ fn families_logits_from_directories_and_gguf() {
     }
 }
 
-/// Three steps of AdamW. Gradients of the first step are compared where the fixture has them, and
-/// parameters at the end. AdamW divides by a small second moment, so that the error of a gradient
-/// near 0 becomes one of the learning rate's size: 5e-4 of the largest, as in the other training
-/// test.
+/// Takes three steps of AdamW. Gradients of the first step are compared where the fixture has them,
+/// and parameters at the end. AdamW divides by a small second moment, so that the error of a
+/// gradient near 0 becomes one of the learning rate's size: 5e-4 of the largest, as in the other
+/// training test.
 fn train(
     what: &str,
     model: Decoder<Training>,

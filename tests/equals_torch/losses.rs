@@ -2,8 +2,8 @@
 
 use crate::*;
 
-/// Dense logits `[positions, vocabulary]` → the batch's `[predictions, rows]`, as a tensor that can
-/// be differentiated.
+/// Selects from dense logits `[positions, vocabulary]` the batch's `[predictions, rows]`, as a
+/// tensor that can be differentiated.
 fn gathered(
     dense: &Tensor<Dispatch, 2>,
     batch: &Batch,

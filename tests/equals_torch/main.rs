@@ -46,8 +46,8 @@ use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-4;
 
-/// The CPU, and wgpu where the build has it: then a device must be there (Mesa's software Vulkan
-/// will do).
+/// Returns the CPU, and a wgpu device where the build has wgpu: then there must be one (Mesa's
+/// software Vulkan will do).
 fn devices() -> Vec<DispatchDevice> {
     vec![
         #[cfg(feature = "cpu")]

@@ -67,7 +67,7 @@ impl Files<'_> {
         self.written.push(path);
     }
 
-    /// Plain, gzip (of one or two members) or zstd, whatever the name says.
+    /// Writes a file plain, as gzip (of one or two members) or as zstd, whatever its name says.
     fn packed(&mut self, name: &str, bytes: &[u8]) {
         let gzip = |bytes: &[u8]| {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -187,7 +187,8 @@ impl Files<'_> {
         format!("{{{}}}", entries.join(", "))
     }
 
-    /// Python's `repr` of a text, other characters than ASCII in any of its escapes or as they are.
+    /// Returns Python's `repr` of a text, with characters outside of ASCII escaped in one of
+    /// Python's ways, or as they are.
     fn python(&mut self, text: &str) -> String {
         let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
         let mut literal = String::from(quote);

@@ -122,8 +122,8 @@ fn tables_equal_the_reference() {
     equals_the_reference(Source::Table);
 }
 
-/// A folder in memory where there is one: a corpus is synced to disk, which takes a while a
-/// thousand times.
+/// Returns a temporary folder, in memory if the system has one there: a corpus is synced to disk,
+/// and a thousand times that takes long.
 fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }

@@ -109,8 +109,8 @@ impl Step {
     }
 }
 
-/// The corpus of a log, and the events that each step dropped. No corpus if no event or no window
-/// is left.
+/// Returns the corpus of a log, and how many events each step dropped. There is no corpus if no
+/// event or no window is left.
 pub fn prepare(log: &Log, steps: &[Step], protocol: Protocol) -> (Option<Corpus>, Vec<(&'static str, usize)>) {
     let mut events: Vec<&Event> = log.events.iter().collect();
     let mut dropped = Vec::new();

@@ -58,7 +58,7 @@ impl Format {
     }
 }
 
-/// What a file's rows are read by.
+/// Reader of a file's rows.
 enum Reader {
     Text(DelimitedFile),
     Objects,

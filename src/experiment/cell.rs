@@ -1,0 +1,245 @@
+//! A run of a cell: its directory, what is done of it, and the child processes that do the rest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::train::Interrupter;
+use serde::{Deserialize, Serialize};
+
+use super::config::{CellRun, EvaluateKeys};
+use super::process::{Arguments, Ended, run_child};
+use super::results::run_key;
+use crate::core::files::write_atomic;
+use crate::run::{dir, evaluation_file};
+use crate::{Context, Error, Result};
+
+/// How long a run's lock is waited for, which a killed process may hold until it is gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `cell.json` in a run directory of an experiment holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// SHA-256 of the resolved run file and the corpus.
+    pub key: String,
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub corpus: String,
+    /// Whether the last optimiser step is done.
+    pub trained: bool,
+    /// The options of `evaluate` whose results the directory holds, as `name=value`.
+    pub evaluated: Option<Vec<String>>,
+}
+
+impl State {
+    /// Reads the state of a run directory; none where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that this program has not written.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(dir::CELL);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(serde_json::from_str(&text).context(path.display())?)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context(path.display()),
+        }
+    }
+
+    fn write(&self, run: &Path) -> Result<()> {
+        let json = serde_json::to_string_pretty(self).context(dir::CELL)?;
+        write_atomic(&run.join(dir::CELL), json.as_bytes())
+    }
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing is left to do.
+    Done,
+    /// It failed; the reason.
+    Failed(String),
+    /// It has not begun, or was stopped.
+    Open,
+}
+
+/// A run of a cell, and where it is.
+#[derive(Debug, Clone)]
+pub(super) struct RunJob {
+    /// The run directory.
+    pub dir: PathBuf,
+    /// What is run.
+    pub run: CellRun,
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub corpus: String,
+    /// How it is evaluated.
+    pub evaluate: EvaluateKeys,
+}
+
+impl RunJob {
+    /// Returns the SHA-256 of the run file and the corpus.
+    pub fn key(&self) -> String {
+        run_key(&self.run.toml, &self.corpus)
+    }
+
+    /// Returns whether all is done.
+    ///
+    /// # Errors
+    /// A usage error where the directory holds a run of another run file or corpus.
+    pub fn progress(&self) -> Result<Progress> {
+        let place = self.dir.display();
+        let Some(state) = State::read(&self.dir)? else {
+            return match self.dir.exists() && !dir::is_blank(&self.dir) {
+                true => Err(Error::usage(format!("{place}: is no run of an experiment; choose another option `out`"))),
+                false => Ok(Progress::Open),
+            };
+        };
+        if state.key != self.key() {
+            let what = match state.corpus == self.corpus {
+                true => self.changed_line(),
+                false => format!("another corpus than {} holds now", self.run.config.data.corpus),
+            };
+            return Err(Error::usage(format!(
+                "{place}: was begun with {what}; choose another option `out`, or delete that directory"
+            )));
+        }
+        let split = self.evaluate.split;
+        let written = [evaluation_file(split), format!("ranks-{split}.parquet")];
+        let done = state.trained
+            && state.evaluated.as_ref() == Some(&words(&self.evaluate.options()))
+            && written.iter().all(|name| self.dir.join(name).is_file());
+        Ok(if done { Progress::Done } else { Progress::Open })
+    }
+
+    /// Returns the first line in which the directory's run file differs.
+    fn changed_line(&self) -> String {
+        let before = fs::read_to_string(self.dir.join(dir::CELL_RUN)).unwrap_or_default();
+        let pair = before.lines().zip(self.run.toml.lines()).find(|(before, now)| before != now);
+        pair.map_or("another run file".into(), |(before, now)| format!("`{before}`, not `{now}`"))
+    }
+
+    /// Trains and evaluates, as far as that is not done.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, a child that cannot be started. What a child fails with
+    /// is no error but [`Progress::Failed`].
+    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+        fs::create_dir_all(&self.dir).context(self.dir.display())?;
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        let found = State::read(&self.dir)?;
+        let mut state = found.unwrap_or_else(|| State {
+            key: self.key(),
+            corpus: self.corpus.clone(),
+            trained: false,
+            evaluated: None,
+        });
+        write_atomic(&self.dir.join(dir::CELL_RUN), self.run.toml.as_bytes())?;
+        state.write(&self.dir)?;
+        let out = self.dir.display().to_string();
+        if !state.trained {
+            self.wait_for_lock()?;
+            let (config, log) = (path(dir::CELL_RUN), self.dir.join("train.log"));
+            let arguments = Arguments::new("train", &[&config]).option("out", &out).option("backend", device);
+            let arguments = arguments.option("ui", "plain").flag("json");
+            let arguments = if dir::is_run(&self.dir) { arguments.flag("resume") } else { arguments };
+            match run_child(&arguments, &log, interrupter)? {
+                Ended::Well(report) => match is_complete(&report).context(log.display())? {
+                    true => state.trained = true,
+                    false => return Ok(Progress::Open),
+                },
+                Ended::Badly(why) => return Ok(Progress::Failed(format!("train: {why}"))),
+                Ended::Stopped => return Ok(Progress::Open),
+            }
+            state.write(&self.dir)?;
+        }
+        // What an interrupted evaluation leaves is no result of the one before.
+        state.evaluated = None;
+        state.write(&self.dir)?;
+        let options = self.evaluate.options();
+        let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
+        match run_child(&arguments, &self.dir.join("evaluate.log"), interrupter)? {
+            Ended::Well(_) => {
+                state.evaluated = Some(words(&options));
+                state.write(&self.dir)?;
+                Ok(Progress::Done)
+            }
+            Ended::Badly(why) => Ok(Progress::Failed(format!("evaluate: {why}"))),
+            Ended::Stopped => Ok(Progress::Open),
+        }
+    }
+
+    /// Waits until no process trains the run: a killed one may take a moment to be gone.
+    fn wait_for_lock(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match dir::lock(&self.dir) {
+                Err(_) if began.elapsed() < LOCK_PATIENCE => std::thread::sleep(Duration::from_millis(50)),
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+fn words(options: &[(&str, String)]) -> Vec<String> {
+    options.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// Returns whether a report of `train --json` is of a run whose last step is done.
+fn is_complete(report: &str) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Steps {
+        steps: usize,
+        total_steps: usize,
+    }
+    let Steps { steps, total_steps } = serde_json::from_str(report).context("report of train")?;
+    Ok(steps >= total_steps)
+}
+
+/// A baseline on a corpus, and where its results are.
+#[derive(Debug, Clone)]
+pub(super) struct BaselineJob {
+    /// Directory of the results.
+    pub dir: PathBuf,
+    /// Name of the ranker.
+    pub name: String,
+    /// Corpus directory.
+    pub corpus: String,
+    /// SHA-256 of the corpus's `corpus.toml`.
+    pub digest: String,
+    /// How it is evaluated.
+    pub evaluate: EvaluateKeys,
+}
+
+impl BaselineJob {
+    /// Returns what the results are of.
+    pub fn state(&self) -> State {
+        let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
+        State { key, corpus: self.digest.clone(), trained: true, evaluated: Some(words(&self.evaluate.windows())) }
+    }
+
+    /// Returns whether the results are there. Those of another corpus, split or limit are made
+    /// anew: a baseline takes seconds.
+    ///
+    /// # Errors
+    /// A file that this program has not written.
+    pub fn progress(&self) -> Result<Progress> {
+        let done = State::read(&self.dir)?.as_ref() == Some(&self.state());
+        Ok(if done { Progress::Done } else { Progress::Open })
+    }
+
+    /// Fits and ranks.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, a child that cannot be started.
+    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+        fs::create_dir_all(&self.dir).context(self.dir.display())?;
+        let arguments = Arguments::new("baseline", &[&self.name, &self.corpus]).option("backend", device).flag("json");
+        let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
+        match run_child(&arguments, &self.dir.join("baseline.log"), interrupter)? {
+            Ended::Well(_) => {
+                self.state().write(&self.dir)?;
+                Ok(Progress::Done)
+            }
+            Ended::Badly(why) => Ok(Progress::Failed(format!("baseline: {why}"))),
+            Ended::Stopped => Ok(Progress::Open),
+        }
+    }
+}
