@@ -2,8 +2,8 @@
 //!
 //! The path of the data is the order of the modules, and none knows of those after it: [`data`] →
 //! [`text`] → [`batch`] → [`model`] → [`loss`] → [`train`] → [`rankers`] → [`decode`] →
-//! [`evaluate`]. [`run`] opens and keeps runs, [`experiment`] makes grids of them, [`report`]
-//! pages on them; [`commands`] are one a file; [`cli`] parses the
+//! [`evaluate`]. [`run`] opens and keeps runs, [`serve`] answers requests over HTTP, [`experiment`]
+//! makes grids of runs, [`report`] pages on them; [`commands`] are one a file; [`cli`] parses the
 //! command line.
 
 #![warn(clippy::too_many_lines)]
@@ -24,6 +24,7 @@ pub mod model;
 pub mod rankers;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod tensor;
 pub mod text;
 pub mod train;

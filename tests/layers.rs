@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::{files_with_extension, root};
 
 /// The modules of the crate. A module uses only itself and those before it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "core",
     "device",
     "tensor",
@@ -24,6 +24,7 @@ const ORDER: [&str; 19] = [
     "decode",
     "evaluate",
     "run",
+    "serve",
     "experiment",
     "report",
     "commands",

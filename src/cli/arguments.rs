@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::experiment::ExperimentArgs;
 use super::prepare::PrepareArgs;
+use super::recommend::RecommendArgs;
+use super::serve::ServeArgs;
 use crate::data::Split;
 use crate::device::BackendChoice;
 use crate::evaluate::Metric;
@@ -64,29 +66,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// The best items for one history
-    Recommend {
-        /// The run directory
-        run: PathBuf,
-        /// A title, oldest first; repeat it
-        #[arg(long, value_name = "TITLE")]
-        history: Vec<String>,
-        /// A user of the corpus, for a run whose prompt shows the user
-        #[arg(long, value_name = "ID")]
-        user: Option<String>,
-        #[command(flatten)]
-        choice: TaskArgs,
-        /// Number of items
-        #[arg(short, default_value_t = 10, value_parser = positive)]
-        k: usize,
-        /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
-        /// list
-        #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
-        backend: BackendChoice,
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    /// The best items for one history, or for many users
+    Recommend(RecommendArgs),
     /// Log-probabilities of item texts given prompts, as JSON lines
     Score {
         /// A Hugging Face directory or a .gguf file
@@ -106,6 +87,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
         backend: BackendChoice,
     },
+    /// Serve a trained run, or a ranker without a language model, over HTTP
+    Serve(ServeArgs),
     /// Write a trained run's model, its adapter merged, as a Hugging Face directory
     Merge {
         /// The run directory
@@ -323,6 +306,6 @@ pub(super) enum ScoringName {
     Full,
 }
 
-fn positive(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn positive(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "it must be a whole number of at least 1".to_string())
 }

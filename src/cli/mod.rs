@@ -9,6 +9,8 @@ mod inspect;
 mod plan;
 mod prepare;
 mod profile;
+mod recommend;
+mod serve;
 mod text;
 
 use std::ffi::OsString;
@@ -19,17 +21,14 @@ use burn::train::Interrupter;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
-use serde_json::json;
 
 use self::arguments::{Cli, Command, EvaluateArgs, RunArgs, ScoringName, UiName};
 use crate::commands;
-use crate::commands::{
-    BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, RecommendOptions, ScoreOptions,
-};
+use crate::commands::{BaselineOptions, CfOptions, EvaluateOptions, EvaluateReport, InspectOptions, ScoreOptions};
 use crate::config::{AlignConfig, RunConfig, Scoring};
 use crate::core::log::log;
 use crate::evaluate::CompareOptions;
-use crate::run::{Recommendations, TrainOptions};
+use crate::run::TrainOptions;
 use crate::train::Ui;
 use crate::{Context, Error, Result};
 
@@ -90,19 +89,12 @@ impl Command {
             Self::Evaluate(arguments) => arguments.run(),
             Self::Experiment(arguments) => arguments.run(),
             Self::Report { dir, out } => commands::report(&dir, &out),
-            Self::Recommend { run, history, user, choice, k, backend, json } => {
-                let options = RecommendOptions { run, history, user, prompt: choice.into(), k, backend };
-                let Recommendations { items, notes } = commands::recommend(options)?;
-                notes.iter().for_each(|note| log(format_args!("note: {note}")));
-                match json {
-                    true => print_json(&json!({ "items": items })),
-                    false => print(&text::recommendations(&items)),
-                }
-            }
+            Self::Recommend(arguments) => arguments.run(),
             Self::Score { llm, adapter, catalogue, input, backend } => commands::score(
                 &ScoreOptions { llm, adapter, catalogue, input, backend },
                 &mut std::io::stdout().lock(),
             ),
+            Self::Serve(arguments) => arguments.run(),
             Self::Merge { run, out } => commands::merge(&run, &out),
             Self::Inspect { corpus, llm, prompt, examples, json } => {
                 let report = commands::inspect(&corpus, &InspectOptions { llm, prompt, examples })?;

@@ -3,13 +3,18 @@
 use std::path::Path;
 
 use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, TextEvaluation, TrainReport};
-use crate::evaluate::{Group, Summary, TextQuality};
-use crate::run::Recommendation;
+use crate::evaluate::{Comparison, Group, Summary, TextQuality};
+use crate::run::{BulkReport, Recommendation};
 
 /// Returns a row for each ranker, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {
     let rows: Vec<(&str, &Summary)> = report.results.iter().map(|r| (r.name.as_str(), &r.summary)).collect();
     let mut text = format!("\nSYNTHETIC data, {} test windows. {}\n", report.windows, table(&rows));
+    let Comparison { a, b, all, .. } = &report.comparison;
+    text += &format!(
+        "\n{a} above {b} by NDCG@10: {:+.4} [{:.4}, {:.4}] (paired, 95 % bootstrap interval over users)\n",
+        all.difference, all.low, all.high
+    );
     for example in &report.examples {
         text += &format!("\n{} read: {}\n  then: {}\n", example.user, example.history.join(" · "), example.target);
         for (place, title) in example.top.iter().enumerate() {
@@ -109,6 +114,26 @@ pub(super) fn texts(evaluation: &TextEvaluation) -> String {
 /// Returns the items, best first.
 pub(super) fn recommendations(items: &[Recommendation]) -> String {
     items.iter().map(|i| format!("{:>3}  {:>9.4}  {}\n", i.rank, i.log_prob, i.title)).collect()
+}
+
+/// What `recommend` has written for many users.
+pub(super) fn bulk(report: &BulkReport) -> String {
+    let resumed = match report.resumed {
+        0 => String::new(),
+        users => format!(", {users} of them before"),
+    };
+    let shortened = match report.shortened {
+        0 => String::new(),
+        users => format!("note: the prompts of {users} users do not show their oldest items\n"),
+    };
+    format!(
+        "{shortened}{}: {} users{resumed}, {} rows; {:.0} s, {:.2} users/s\n",
+        report.out.display(),
+        report.users,
+        report.rows,
+        report.seconds,
+        report.users_per_second
+    )
 }
 
 /// Returns NDCG and HR with 95 % intervals, and cold and warm NDCG@10.

@@ -15,6 +15,7 @@ pub(crate) mod quickstart;
 pub(crate) mod recommend;
 pub(crate) mod report;
 pub(crate) mod score;
+pub(crate) mod serve;
 pub(crate) mod train;
 pub(crate) mod warm;
 
@@ -33,8 +34,9 @@ pub use merge::merge;
 pub use plan::{PlanReport, plan};
 pub use profile::{PartTime, ProfileReport, profile};
 pub use quickstart::{QuickstartReport, quickstart};
-pub use recommend::{RecommendOptions, recommend};
+pub use recommend::{BulkOptions, RecommendOptions, recommend, recommend_users};
 pub use report::report;
 pub use score::{ScoreOptions, score};
+pub use serve::{ServedModel, serve};
 pub use train::{TrainReport, train};
 pub use warm::{WarmReport, WarmStep, warm};

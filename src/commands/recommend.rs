@@ -1,11 +1,13 @@
-//! `itemlm recommend RUN_DIR --history TITLE …`
+//! `itemlm recommend RUN_DIR --history TITLE …`, and for many users `--input FILE` or `--users all`
 
 use std::path::{Path, PathBuf};
 
 use crate::device::BackendChoice;
 use crate::run::dir::{check_ranks, read_config};
-use crate::run::verified_devices::verified_device;
-use crate::run::{ItemRef, PromptSelection, RecommendRequest, Recommendations, Session};
+use crate::run::verified_devices::{check_one_device, verified_device};
+use crate::run::{
+    BulkReport, BulkRequest, BulkUsers, ItemRef, PromptSelection, RecommendRequest, Recommendations, Session,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Options of `recommend`.
@@ -44,6 +46,38 @@ pub fn recommend(options: RecommendOptions) -> Result<Recommendations> {
         ..RecommendRequest::default()
     };
     session.recommend(&request).map_err(|error| with_flags(&options.run, error))
+}
+
+/// What the command line decides for many users.
+#[derive(Debug, Clone)]
+pub struct BulkOptions {
+    /// The run directory.
+    pub run: PathBuf,
+    /// Whom to recommend to.
+    pub users: BulkUsers,
+    /// The prompt, of a run with prompt sets.
+    pub prompt: PromptSelection,
+    /// Number of items for each user.
+    pub k: usize,
+    /// The Parquet file to write.
+    pub out: PathBuf,
+    /// Where to run.
+    pub backend: BackendChoice,
+}
+
+/// Writes the `k` best items of many users to a file.
+///
+/// # Errors
+/// Those of [`Session::open`] and [`Session::recommend_users`].
+pub fn recommend_users(options: BulkOptions) -> Result<BulkReport> {
+    let BulkOptions { run, users, prompt, k, out, backend } = options;
+    check_one_device(&backend)?;
+    if out.extension().is_none_or(|ending| ending != "parquet") {
+        return Err(Error::usage(format!("--out {}: it is a .parquet file that is written", out.display())));
+    }
+    check_ranks(&run, &read_config(&run)?)?;
+    let session = Session::open(&run, &verified_device(&backend)?)?;
+    session.recommend_users(&BulkRequest { users, prompt, k, out })
 }
 
 /// Adds to a usage error the flags of the request.

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::corpus::{Corpus, FileDigest, Split};
+use super::id::Id;
 use super::sources::{Encoding, ReadContext, SourceFile, read_numbered_lines};
 use crate::{Context, Result};
 
@@ -70,23 +71,6 @@ struct Line {
     text: String,
     user: Option<Id>,
     split: Option<Split>,
-}
-
-/// An id; MovieLens' ids are numbers.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "an id is text or a whole number")]
-enum Id {
-    Text(String),
-    Number(u64),
-}
-
-impl Id {
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(id) => id,
-            Self::Number(id) => id.to_string(),
-        }
-    }
 }
 
 /// Reads a task file (gzip and zstd are fine) with rows of `tasks` about the items and users of

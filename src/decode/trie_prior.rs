@@ -102,6 +102,11 @@ impl TriePrior {
         Self { weight, smoothing, ranker, order }
     }
 
+    /// Returns the ranker.
+    pub fn ranker(&self) -> Arc<dyn Ranker> {
+        self.ranker.clone()
+    }
+
     /// Returns the prior after a history of items, oldest first.
     pub fn mass_for_history(&self, history: &[u32]) -> PrefixMass<'_> {
         self.mass_for_scores(&self.ranker.scores(history))

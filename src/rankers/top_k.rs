@@ -30,12 +30,17 @@ impl TopK {
     /// then by item index. There are fewer than `k` only if the catalogue without `excluded` has
     /// fewer titles.
     pub fn rank(&self, scores: &Scores, excluded: &[u32], k: usize) -> Vec<u32> {
-        let mut scored: Vec<(u32, f64)> = scores.positive().filter(|(item, _)| !excluded.contains(item)).collect();
+        self.rank_allowed(scores, &|item| !excluded.contains(&item), k)
+    }
+
+    /// Returns the `k` best of the items that `allowed` allows, as [`TopK::rank`] does.
+    pub fn rank_allowed(&self, scores: &Scores, allowed: &dyn Fn(u32) -> bool, k: usize) -> Vec<u32> {
+        let mut scored: Vec<(u32, f64)> = scores.positive().filter(|(item, _)| allowed(*item)).collect();
         let order = |a: &(u32, f64), b: &(u32, f64)| {
             let count = |item: u32| self.counts[item as usize];
             b.1.total_cmp(&a.1).then(count(b.0).cmp(&count(a.0))).then(a.0.cmp(&b.0))
         };
-        let mut list = List { items: Vec::with_capacity(k), titles: HashSet::new(), k };
+        let mut list = List { items: Vec::new(), titles: HashSet::new(), k };
         // This is enough for k titles unless many are equal; then all are sorted.
         let first = scored.len().min(2 * k + 8);
         if first < scored.len() {
@@ -52,7 +57,7 @@ impl TopK {
             if list.is_full() {
                 break;
             }
-            if !excluded.contains(&item) {
+            if allowed(item) {
                 list.push(item, &self.first_with_same_title);
             }
         }

@@ -111,6 +111,7 @@ impl RunInputs {
             prior,
             entities: entities.as_ref().map(|entities| entities.tokens),
             beside_text: config.items.beside_text,
+            live: None,
         };
         Ok(Self {
             ranking,

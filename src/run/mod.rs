@@ -3,6 +3,7 @@
 
 pub(crate) mod align_data;
 pub(crate) mod align_task;
+pub(crate) mod bulk;
 pub(crate) mod dataset;
 pub(crate) mod dir;
 pub(crate) mod entities;
@@ -10,6 +11,7 @@ pub(crate) mod evaluated;
 pub(crate) mod identity;
 pub(crate) mod inputs;
 pub(crate) mod item_index;
+pub(crate) mod live_items;
 pub(crate) mod memory;
 pub(crate) mod out_of_memory;
 pub(crate) mod precision;
@@ -27,7 +29,9 @@ pub(crate) mod training;
 pub(crate) mod verified_devices;
 
 pub use align_data::AlignIdentity;
+pub use bulk::{BulkReport, BulkRequest, BulkUsers};
 pub use evaluated::{EvaluatedRun, evaluation_file, write_evaluation, write_rankings};
+pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
 pub(crate) use out_of_memory::catch_out_of_memory;
 pub use prior_choice::{ChosenPrior, TriedWeight};

@@ -1,8 +1,11 @@
 //! Conversion of windows to prompts, and of leaves of the trie to items.
 
+use std::sync::Arc;
+
+use super::live_items::LiveNumbers;
 use crate::config::TooLong;
 use crate::data::{Corpus, Split, Window};
-use crate::decode::TriePrior;
+use crate::decode::{TriePrior, common_prefix};
 use crate::text::{Catalogue, EntityTokens, Node, Prompt, PromptSegment, PromptValue, PromptValues, Tokenizer};
 use crate::{Error, Result};
 
@@ -32,6 +35,9 @@ pub struct PromptContext {
     pub entities: Option<EntityTokens>,
     /// Whether an item's or user's text stands before its vectors.
     pub beside_text: bool,
+    /// Which items were trained on, where the catalogue is not the training one. The catalogue then
+    /// holds the first items of the corpus.
+    pub(crate) live: Option<Arc<LiveNumbers>>,
 }
 
 /// Checks that a prompt leaves room for the longest title. The title's last token, EOS, is
@@ -91,8 +97,24 @@ impl PromptContext {
     pub fn item(&self, item: u32) -> PromptValue {
         PromptValue {
             text: self.text(Catalogue::target_text(self.name(item))),
-            vectors: self.entities.map(|e| e.item(item)),
+            vectors: self.entities.and_then(|entities| Some(entities.item(self.trained(item)?))),
         }
+    }
+
+    /// Returns an item's number in the training catalogue; `None` for one that is new since.
+    fn trained(&self, item: u32) -> Option<u32> {
+        self.live.as_ref().map_or(Some(item), |numbers| numbers.trained(item))
+    }
+
+    /// Returns whether an item of the corpus can be recommended: it is in the catalogue.
+    pub fn is_recommendable(&self, item: u32) -> bool {
+        (item as usize) < self.catalogue.targets.len()
+    }
+
+    /// Returns whether prompts can show an item of the corpus: they show it by its text, or it has
+    /// vectors.
+    pub fn is_showable(&self, item: u32) -> bool {
+        self.beside_text || self.trained(item).is_some()
     }
 
     /// Returns a user in its form in prompts.
@@ -151,6 +173,22 @@ impl PromptContext {
     pub fn filling(&self, window: &Window) -> PromptValues<'_> {
         let history = self.recent(self.corpus.history(window)).iter().map(|&item| self.item(item)).collect();
         PromptValues { history, items: Vec::new(), user: self.user(window.user), dataset: &self.corpus.name }
+    }
+
+    /// Returns the tokens that prompts begin with before what changes from request to request: the
+    /// instruction, about. A prompt need not begin with all of them.
+    ///
+    /// # Errors
+    /// A title that cannot be tokenised.
+    pub(crate) fn instruction_tokens(&self) -> Result<Vec<u32>> {
+        let last = |count: usize| count.saturating_sub(1) as u32;
+        let of = |item: u32, user: u32| {
+            let history = vec![self.item(item)];
+            let values = PromptValues { history, items: Vec::new(), user: self.user(user), dataset: &self.corpus.name };
+            self.render(&self.prompt, &values)
+        };
+        let prompts = [of(0, 0)?, of(last(self.corpus.items.len()), last(self.corpus.users()))?];
+        Ok(common_prefix(&prompts).to_vec())
     }
 
     fn recent<'a, T>(&self, history: &'a [T]) -> &'a [T] {

@@ -145,6 +145,37 @@ impl Session {
         answers
     }
 
+    /// Returns a request that this run can answer: the best items after one item, of the corpus's
+    /// first user where the prompt shows users.
+    pub fn example_request(&self, k: usize) -> RecommendRequest {
+        let (corpus, prompt) = (&self.context.corpus, &self.context.prompt);
+        // An item of the training catalogue: prompts may show items by their vectors alone.
+        let shown = (0..corpus.items.len() as u32).find(|&item| self.context.is_showable(item));
+        let shown = shown.filter(|_| prompt.has_history() || self.context.prior.is_some());
+        RecommendRequest {
+            history: shown.map(|item| ItemRef::Id(corpus.items[item as usize].id.clone())).into_iter().collect(),
+            user: prompt.has_user().then(|| corpus.user_id(0).to_string()),
+            k,
+            ..RecommendRequest::default()
+        }
+    }
+
+    /// Returns about how many tokens a request runs: those of its prompt, and those of its beams.
+    pub fn estimated_tokens(&self, request: &RecommendRequest) -> usize {
+        /// Bytes of a token, about.
+        const BYTES: usize = 3;
+        let shown = request.history.len().min(self.context.history.unwrap_or(usize::MAX));
+        let title = |item: &ItemRef| match item {
+            ItemRef::Title(title) => title.len(),
+            ItemRef::Id(id) => {
+                let item = self.index().item(&self.context, id);
+                item.map_or(0, |item| self.context.name(item).len())
+            }
+        };
+        let history: usize = request.history.iter().rev().take(shown).map(title).sum();
+        history / BYTES + TOKENS_PER_BEAM * self.config.decode.beams.max(request.k)
+    }
+
     /// Returns the given items with their scores after a history, best first: the scores of
     /// [`Session::recommend`]. Several items of one title have the same score.
     ///
@@ -241,6 +272,23 @@ impl Session {
         Ok(PreparedRequest { prompt, prior, filter, beams, k: request.k, notes })
     }
 
+    /// Returns whether a prompt shows the user.
+    ///
+    /// # Errors
+    /// A prompt that the run does not have.
+    pub(super) fn shows_user(&self, prompt: &PromptSelection) -> Result<bool> {
+        let selected = prompt.select_one(&self.prompt_sets)?;
+        Ok(selected.as_ref().map_or(&self.context.prompt, |selected| &selected.template).has_user())
+    }
+
+    /// Checks that a request can be answered, without running the model.
+    ///
+    /// # Errors
+    /// Those of [`Session::recommend`] that are about the request.
+    pub(super) fn check_request(&self, request: &RecommendRequest) -> Result<()> {
+        self.prepare(request).map(|_| ())
+    }
+
     fn user(&self, id: Option<&str>, wanted: bool) -> Result<PromptValue> {
         match (id, wanted) {
             (None, false) => Ok(PromptValue::default()),
@@ -276,8 +324,13 @@ impl Session {
                     taken
                 }
             };
-            shown.extend(item.map(|item| self.context.item(item)));
-            items.extend(item);
+            if let Some(item) = item {
+                shown.push(match self.context.is_showable(item) {
+                    true => self.context.item(item),
+                    false => self.context.unknown_item(self.context.name(item))?,
+                });
+                items.push(item);
+            }
         }
         Ok((shown, items))
     }
@@ -289,9 +342,14 @@ impl Session {
         }
         let trie = &self.context.catalogue.trie;
         let only = request.only.as_ref().map(|ids| self.item_ids(ids)).transpose()?;
-        let mut exclude = self.item_ids(&request.exclude)?;
+        let mut exclude = Vec::with_capacity(request.exclude.len());
+        for id in &request.exclude {
+            exclude.push(self.item_id(id)?);
+        }
+        exclude.retain(|&item| self.context.is_recommendable(item));
         if exclude_history {
-            exclude.extend(history.iter().flat_map(|&item| trie.items(trie.leaf(item))));
+            let in_catalogue = history.iter().filter(|&&item| self.context.is_recommendable(item));
+            exclude.extend(in_catalogue.flat_map(|&item| trie.items(trie.leaf(item))));
         }
         Ok(Some(ItemFilter::new(trie, only.as_deref(), &exclude)))
     }
@@ -301,8 +359,13 @@ impl Session {
         item.ok_or_else(|| Error::not_found(format!("the catalogue has no item {id}")))
     }
 
+    /// Returns the items with these ids, all of which can be recommended.
     fn item_ids(&self, ids: &[String]) -> Result<Vec<u32>> {
-        ids.iter().map(|id| self.item_id(id)).collect()
+        let item = |id: &String| match self.item_id(id)? {
+            item if self.context.is_recommendable(item) => Ok(item),
+            _ => Err(Error::not_found(format!("item {id} is not in today's catalogue"))),
+        };
+        ids.iter().map(item).collect()
     }
 
     /// Returns the first `k` items of a list of leaves: of each leaf the first that `filter`

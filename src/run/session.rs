@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use burn::DispatchDevice;
 
@@ -52,7 +52,7 @@ pub struct Session {
     index: OnceLock<ItemIndex>,
     guard: DeviceGuard,
     /// The panic after which the device is useless.
-    died: OnceLock<String>,
+    died: Arc<OnceLock<String>>,
 }
 
 impl Session {
@@ -86,6 +86,11 @@ impl Session {
         };
         let model = trained.load(&weights, model, device)?;
         let mut context = material.ranking;
+        // Keys and values of the instruction are computed once.
+        let model = match material.text_tasks {
+            None if context.corpus.users() > 0 => model.with_prefix_cache(&context.instruction_tokens()?),
+            _ => model,
+        };
         let path = config.prior.as_ref().and_then(|prior| prior.vectors.as_deref());
         let prior_vectors = path.map(|path| Ok::<_, Error>(sha256(&fs::read(path).context(path)?))).transpose()?;
         let mut prior_choice: Option<ChosenPrior> = None;
@@ -106,8 +111,28 @@ impl Session {
             prior_choice,
             index: OnceLock::new(),
             guard,
-            died: OnceLock::new(),
+            died: Arc::default(),
         })
+    }
+
+    /// Returns the same run with another context. It shares the model and the fate of the device.
+    pub(super) fn with_context(&self, context: PromptContext) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            config: self.config.clone(),
+            context,
+            prompt_sets: self.prompt_sets.clone(),
+            // With such rows a run has no catalogue to rank.
+            text_tasks: None,
+            model: self.model.clone(),
+            device: self.device.clone(),
+            step: self.step,
+            prior_vectors: self.prior_vectors.clone(),
+            prior_choice: self.prior_choice.clone(),
+            index: OnceLock::new(),
+            guard: self.guard,
+            died: self.died.clone(),
+        }
     }
 
     /// Checks that the device has not died: a session whose device died answers nothing any more.

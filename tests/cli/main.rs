@@ -2,6 +2,7 @@
 //! themselves.
 
 mod align;
+mod bulk;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
@@ -21,5 +22,9 @@ mod prior;
 mod profile;
 mod refusals;
 mod resume;
+mod serve;
+mod serve_catalogue;
+mod serve_faults;
+mod server;
 mod session;
 mod text_tasks;

@@ -14,7 +14,7 @@ use crate::lab::{ITEMS, Lab, document, succeeded, write_llm_as};
 /// shapes.
 const TOLERANCE: f64 = 1e-4;
 
-fn session(lab: &Lab) -> Session {
+pub fn session(lab: &Lab) -> Session {
     // This process is elsewhere.
     let [corpus, llm] = ["corpus", "llm"].map(|name| lab.path(name).display().to_string());
     lab.ok(&format!(

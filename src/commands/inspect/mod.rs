@@ -243,6 +243,7 @@ pub fn inspect(dir: &Path, options: &InspectOptions) -> Result<Inspection> {
             prior: None,
             entities: None,
             beside_text: true,
+            live: None,
         };
         for (shown, window) in inspection.examples.iter_mut().zip(&shown) {
             let example = example(&ranking, &ranking.prompt, Split::Test, &window.1, false);

@@ -1,0 +1,61 @@
+//! What is served now, and the search for items by words.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::engine::Engine;
+use crate::data::Item;
+
+/// An engine, and the words of its items.
+pub struct Served {
+    /// What answers.
+    pub engine: Arc<dyn Engine>,
+    /// `[items]`: titles in lower case.
+    folded: Vec<String>,
+}
+
+impl Served {
+    /// Folds the titles of the engine's items.
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        let folded = engine.items().iter().map(|item| item.title.to_lowercase()).collect();
+        Self { engine, folded }
+    }
+
+    /// Returns the first `limit` items whose title holds all words of `query`, in the catalogue's
+    /// order, those whose title begins with the query first; or the item with this id. All items for
+    /// an empty query.
+    pub fn search(&self, query: &str, limit: usize) -> Vec<&Item> {
+        let items = self.engine.items();
+        let folded = query.trim().to_lowercase();
+        let words: Vec<&str> = folded.split_whitespace().collect();
+        let (mut first, mut others) = (Vec::new(), Vec::new());
+        for (item, title) in items.iter().zip(&self.folded) {
+            if item.id == query || title.starts_with(&folded) {
+                first.push(item);
+            } else if others.len() < limit && words.iter().all(|word| title.contains(word)) {
+                others.push(item);
+            }
+            if first.len() >= limit {
+                break;
+            }
+        }
+        first.extend(others);
+        first.truncate(limit);
+        first
+    }
+}
+
+/// What is served now; nothing while the server starts.
+#[derive(Default)]
+pub struct Slot(RwLock<Option<Arc<Served>>>);
+
+impl Slot {
+    /// Returns what is served now.
+    pub fn get(&self) -> Option<Arc<Served>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves `served` from now on.
+    pub fn set(&self, served: Arc<Served>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(served);
+    }
+}
