@@ -89,13 +89,8 @@ impl EvaluatedRun {
         let path = dir.join(evaluation_file(split));
         if !path.exists() {
             return Err(Error::usage(format!(
-<<<<<<< HEAD
-                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline` with option `out`, \
-                 first",
-=======
                 "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or \
                  `itemlm baseline` with option `out`, first",
->>>>>>> trunk
                 dir.display(),
                 evaluation_file(split)
             )));
