@@ -186,6 +186,11 @@ fn a_deadline_is_kept() {
     let late: Vec<&Response> = answers.iter().filter(|answer| answer.status != 200).collect();
     assert!(!late.is_empty(), "all in time");
     late.iter().for_each(|answer| answer.is_problem(504, "1 s"));
+    // On a busy machine the batch that runs may take longer than the deadline.
+    let started = Instant::now();
+    while server.post("/v1/recommend", &good()).status == 504 {
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
     is_well(&server, &expected);
     let metrics = server.get("/metrics").body;
     let abandoned = metrics.lines().find_map(|line| line.strip_prefix("itemlm_abandoned_total ")).unwrap();
