@@ -59,7 +59,7 @@ fn every_error_has_its_status() {
     rank(json!(["7"])).is_problem(422, "no item 7");
     rank(json!(vec!["101"; 501])).is_problem(422, "501, at most 500");
     server.post("/v1/batch", &json!({})).is_problem(422, "");
-    server.post("/v1/reload", &json!({})).is_problem(422, "--items");
+    server.post("/v1/reload", &json!({})).is_problem(422, "no file");
     let batch = server.post("/v1/batch", &json!([{ "history": 3 }, good(), { "history": [{ "item": "7" }] }])).json();
     let statuses: Vec<Option<u64>> = batch.as_array().unwrap().iter().map(|answer| answer["status"].as_u64()).collect();
     assert_eq!(statuses, [Some(422), None, Some(422)]);
