@@ -433,7 +433,12 @@ fn gemma(keys: &Keys<'_>, windowed_layers: Vec<bool>, caps: [Option<f64>; 2]) ->
 
 fn write_gemma(config: &DecoderConfig, object: &mut Map<String, Value>) {
     let switches = &config.switches;
-    object.insert("query_pre_attn_scalar".into(), json!(switches.query_scalar));
+    // transformers types it as an integer and refuses 256.0.
+    let scalar = switches.query_scalar.map(|scalar| match scalar.fract() == 0.0 {
+        true => json!(scalar as u64),
+        false => json!(scalar),
+    });
+    object.insert("query_pre_attn_scalar".into(), json!(scalar));
     object.insert("attn_logit_softcapping".into(), json!(switches.attention_soft_cap));
     object.insert("final_logit_softcapping".into(), json!(switches.logit_soft_cap));
     object.insert("sliding_window".into(), json!(switches.sliding_window));

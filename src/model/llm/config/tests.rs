@@ -94,3 +94,16 @@ fn no_bytes_panic() {
     }
     assert!(parse(&"[".repeat(100_000)).is_err());
 }
+
+/// transformers refuses `"query_pre_attn_scalar": 8.0`, so an export writes 8.
+#[test]
+fn gemma_exports_its_query_scalar_as_an_integer() {
+    for name in ["gemma2", "gemma3"] {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/reference/families/{name}/config.json"));
+        let config = parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let written: Value = serde_json::from_str(&config.to_json(1)).unwrap();
+        assert!(written["query_pre_attn_scalar"].is_u64(), "{name}: {written}");
+        assert_eq!(parse(&config.to_json(1)).unwrap(), config);
+    }
+}
