@@ -41,6 +41,10 @@ test-data:
 test-real: bert llm test-data
     cargo test --release --features {{ features }} --test equals_torch -- --ignored
 
+# The server's page in headless Chromium
+test-page:
+    cargo test --release --features {{ features }} --test cli -- --ignored page::
+
 # The numbers of torch and of the CPU on this machine's GPU, by CUDA and by wgpu; a machine without NVIDIA's driver takes FEATURES=cpu,wgpu
 test-gpu FEATURES="cpu,wgpu,cuda":
     cargo test --release --features "{{ FEATURES }}" --test equals_torch

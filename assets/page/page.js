@@ -53,7 +53,23 @@ function add(item) {
   changed();
 }
 
+// The address keeps the history, so that a list can be shown to somebody else: #item=1&item=2.
+async function fromAddress() {
+  for (const id of new URLSearchParams(location.hash.slice(1)).getAll("item")) {
+    try {
+      const { items } = await call(`v1/items?limit=1&q=${encodeURIComponent(id)}`);
+      if (items.length > 0 && items[0].item === id) chosen.push(items[0]);
+    } catch (error) {
+      state(error.message, true);
+      return;
+    }
+  }
+  if (chosen.length > 0) changed();
+}
+
 function changed() {
+  const address = new URLSearchParams(chosen.map(({ item }) => ["item", item]));
+  window.history.replaceState(null, "", `#${address}`);
   $("no-history").hidden = chosen.length > 0;
   $("history").replaceChildren(...chosen.map((item, index) => {
     const line = document.createElement("li");
@@ -111,6 +127,7 @@ async function models() {
     const step = model.step === undefined ? "" : `, step ${model.step}`;
     $("model").textContent = `${model.id}${step}: ${model.items} items of ${model.corpus}`;
     search();
+    if (chosen.length === 0) fromAddress();
   } catch (error) {
     $("model").textContent = error.message;
     setTimeout(models, 3000);

@@ -3,13 +3,18 @@
 use std::path::Path;
 
 use crate::commands::{AlignReport, CfReport, Evaluation, QuickstartReport, TextEvaluation, TrainReport};
-use crate::evaluate::{Group, Summary, TextQuality};
+use crate::evaluate::{Comparison, Group, Summary, TextQuality};
 use crate::run::{BulkReport, Recommendation};
 
 /// Returns a row for each ranker, the example users and the run directories.
 pub(super) fn quickstart(report: &QuickstartReport) -> String {
     let rows: Vec<(&str, &Summary)> = report.results.iter().map(|r| (r.name.as_str(), &r.summary)).collect();
     let mut text = format!("\nSYNTHETIC data, {} test windows. {}\n", report.windows, table(&rows));
+    let Comparison { a, b, all, .. } = &report.comparison;
+    text += &format!(
+        "\n{a} above {b} by NDCG@10: {:+.4} [{:.4}, {:.4}] (paired, 95 % bootstrap interval over users)\n",
+        all.difference, all.low, all.high
+    );
     for example in &report.examples {
         text += &format!("\n{} read: {}\n  then: {}\n", example.user, example.history.join(" · "), example.target);
         for (place, title) in example.top.iter().enumerate() {

@@ -12,13 +12,16 @@ use serde::Serialize;
 
 use super::train::train;
 use crate::config::{
-    DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, RunConfig, Temperature,
-    TrainConfig, TuneKind,
+    DataConfig, DecodeConfig, LlmConfig, LoraConfig, LossConfig, LossKind, Precision, PriorConfig, RunConfig, Targets,
+    Temperature, TrainConfig, TuneKind,
 };
 use crate::core::files::{write_atomic, write_json};
 use crate::data::{Corpus, Manifest, Split, Window, synthetic};
 use crate::device::{BackendChoice, Concrete};
-use crate::evaluate::{CUTOFFS, ListReport, RankedSplit, Summary, measure, rank_split, summarise};
+use crate::evaluate::{
+    CUTOFFS, CompareOptions, Comparison, ListReport, Outcome, RankedMethod, RankedSplit, RankedWindow, Summary,
+    measure, rank_split, summarise,
+};
 use crate::experiment::RunFiles;
 use crate::model::{Decoder, DecoderConfig, Tune, save_llm_dir};
 use crate::rankers::{FitContext, RankerSpec, TopK};
@@ -35,7 +38,10 @@ const SEED: u64 = 42;
 const PROMPT: &str = "short";
 const MARKER: &str = "quickstart.json";
 /// Directories that it makes beside the marker.
-const PARTS: [&str; 7] = ["corpus", "llm", "lml", "msl", "msl-ats", BASELINES, PAGE];
+const PARTS: [&str; 8] = ["corpus", "llm", "lml", "msl", "msl-ats", "mixture", BASELINES, PAGE];
+/// The mixture of counts and titles that the language model is trained and ranked on.
+const MIXTURE: &str = "cooccurrence+text";
+const LLM_ON_MIXTURE: &str = "LLM on cooccurrence+text";
 /// The directory of rankings without a run.
 const BASELINES: &str = "baselines";
 const PAGE: &str = "report.html";
@@ -53,6 +59,8 @@ pub struct QuickstartReport {
     pub windows: usize,
     /// Metrics of each ranker.
     pub results: Vec<RankerResult>,
+    /// The language model on the mixture against the mixture alone: NDCG@10 on the same windows.
+    pub comparison: Comparison,
     /// Three users of the test split.
     pub examples: Vec<ExampleUser>,
     /// Run directories, for `evaluate` and `recommend`.
@@ -71,9 +79,12 @@ pub struct RankerResult {
     /// Metrics of all, cold and warm targets.
     #[serde(flatten)]
     pub summary: Summary,
+    /// The windows that the metrics are of.
+    #[serde(skip)]
+    outcomes: Vec<Outcome>,
 }
 
-/// A user's history, and the recommendations of the MSL+ATS model.
+/// A user's history, and the recommendations of the language model on the mixture.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExampleUser {
     /// The user's id in the source.
@@ -133,11 +144,11 @@ impl Results<'_> {
         write_rankings(&out, split, ranked, &ranked.outcomes, &[], self.corpus)?;
         write_evaluation(&out, split, &ranking)?;
         self.files.push(RunFiles { name: name.into(), dir: place.into(), is_baseline: place.starts_with(BASELINES) });
-        Ok(RankerResult { name: name.into(), summary })
+        Ok(RankerResult { name: name.into(), summary, outcomes: ranked.outcomes.clone() })
     }
 
-    /// Ranks the test windows with rankers that count.
-    fn rank_by_counts(&mut self, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
+    /// Ranks the test windows with rankers of counts and titles, and with their mixture.
+    fn rank_without_llm(&mut self, device: &DispatchDevice, say: &mut dyn FnMut(&str)) -> Result<Vec<RankerResult>> {
         let top_k = TopK::new(self.corpus);
         let depth = CUTOFFS.into_iter().max().unwrap_or(1) as usize;
         let mut rank = |name: &str| {
@@ -148,7 +159,7 @@ impl Results<'_> {
             let ranked = rank_split(&*fitted.ranker, &top_k, self.corpus, Split::Test, None, depth);
             self.keep(&Path::new(BASELINES).join(name), name, &ranked, None)
         };
-        ["popularity", "markov", "cooccurrence"].into_iter().map(&mut rank).collect()
+        ["popularity", "markov", "cooccurrence", "text", MIXTURE].into_iter().map(&mut rank).collect()
     }
 
     /// Writes the report on all rankings.
@@ -161,8 +172,29 @@ impl Results<'_> {
     }
 }
 
-/// Makes data, tokenizer and model; ranks with counts, with the untrained model, and with the model
-/// after training with each loss.
+/// Compares the language model on the mixture with the mixture, on the same windows.
+fn compare(corpus: &Corpus, results: &[RankerResult]) -> Result<Comparison> {
+    let windows = |name: &str| -> Vec<RankedWindow> {
+        let outcomes = results.iter().filter(|result| result.name == name).flat_map(|result| &result.outcomes);
+        let window = |outcome: &Outcome| RankedWindow {
+            window: outcome.window,
+            user: corpus.user_id(outcome.user).to_string(),
+            target: corpus.title(outcome.target).to_string(),
+            cold: outcome.cold,
+            rank: outcome.rank,
+        };
+        outcomes.map(window).collect()
+    };
+    let (with, without) = (windows(LLM_ON_MIXTURE), windows(MIXTURE));
+    let (with, without) = (
+        RankedMethod { name: LLM_ON_MIXTURE.into(), seeds: vec![with.as_slice()] },
+        RankedMethod { name: MIXTURE.into(), seeds: vec![without.as_slice()] },
+    );
+    Comparison::of(&with, &without, &CompareOptions::default())
+}
+
+/// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with the
+/// model after training with each loss, and with the model on the mixture of counts and titles.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
     let device = verified_device(&backend)?;
@@ -186,21 +218,18 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
     let llm_dir = dir.join("llm");
     tiny_llm(&corpus, &llm_dir)?;
 
-    say("3. Rankers that only count");
+    say("3. Rankers without a language model: counts, titles, and both");
     let digest = Manifest::digest(&corpus_dir)?;
     let mut kept = Results { dir, corpus: &corpus, digest, files: Vec::new() };
-    let mut results = kept.rank_by_counts(&device, say)?;
+    let mut results = kept.rank_without_llm(&device, say)?;
 
-    say("4. The language model: untrained, then trained with each loss");
-    let losses = [
-        ("lml", "LLM, LML", LossKind::Lml, Temperature::Fixed(1.0)),
-        ("msl", "LLM, MSL", LossKind::Msl, Temperature::Fixed(1.0)),
-        ("msl-ats", "LLM, MSL+ATS", LossKind::Msl, Temperature::Adaptive),
-    ];
+    say("4. The language model alone: untrained, then trained with each loss");
     let mut runs = Vec::new();
     let mut examples = Vec::new();
-    for (n, (run, name, kind, temperature)) in losses.into_iter().enumerate() {
-        let config = run_config(&corpus_dir, &llm_dir, LossConfig { kind, temperature, ..LossConfig::default() });
+    for (n, (run, name, config)) in trained_runs(&corpus_dir, &llm_dir).into_iter().enumerate() {
+        if name == LLM_ON_MIXTURE {
+            say("5. The language model on counts and titles: it learns what they do not know");
+        }
         if n == 0 {
             let ranked = rank_untrained(&config, &windows, &device)?;
             let place = Path::new(BASELINES).join("untrained");
@@ -231,7 +260,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             &mut |_, _| true,
         )?;
         results.push(kept.keep(Path::new(run), name, &ranked.unwrap_or_default(), Some(&config.decode))?);
-        if run == "msl-ats" {
+        if name == LLM_ON_MIXTURE {
             examples = example_users(&session, &windows)?;
         }
         runs.push(out);
@@ -242,6 +271,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
         users: corpus.users(),
         items: corpus.items.len(),
         windows: windows.len(),
+        comparison: compare(&corpus, &results)?,
         results,
         examples,
         runs,
@@ -282,6 +312,35 @@ fn fresh_directory(dir: &Path) -> Result<()> {
     }
     fs::create_dir_all(dir).context(dir.display())?;
     write_atomic(&dir.join(MARKER), b"{}")
+}
+
+/// Returns the directory, the name and the settings of each run.
+fn trained_runs(corpus: &Path, llm: &Path) -> Vec<(&'static str, &'static str, RunConfig)> {
+    let alone = |kind, temperature| run_config(corpus, llm, LossConfig { kind, temperature, ..LossConfig::default() });
+    vec![
+        ("lml", "LLM, LML", alone(LossKind::Lml, Temperature::Fixed(1.0))),
+        ("msl", "LLM, MSL", alone(LossKind::Msl, Temperature::Fixed(1.0))),
+        ("msl-ats", "LLM, MSL+ATS", alone(LossKind::Msl, Temperature::Adaptive)),
+        ("mixture", LLM_ON_MIXTURE, on_mixture(alone(LossKind::Msl, Temperature::Fixed(1.0)))),
+    ]
+}
+
+/// Puts the language model on the mixture: the mixture in the loss, every item of a window as a
+/// target, and, as the rankers do, no item of the history in a list.
+fn on_mixture(mut config: RunConfig) -> RunConfig {
+    config.train.epochs = 8;
+    config.train.targets = Targets::Every;
+    config.decode.exclude_history = true;
+    config.prior = Some(PriorConfig {
+        ranker: MIXTURE.into(),
+        vectors: None,
+        settings: toml::Table::new(),
+        mixture: None,
+        weight: 1.0,
+        smoothing: 0.1,
+        in_loss: true,
+    });
+    config
 }
 
 fn run_config(corpus: &Path, llm: &Path, loss: LossConfig) -> RunConfig {

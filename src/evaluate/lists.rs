@@ -158,8 +158,8 @@ fn gini(mut counts: Vec<u32>) -> Option<f64> {
 ///
 /// gini is 0 where all titles are recommended equally often and nears 1 where one is always.
 /// Novelty is mean self-information (Zhou et al. 2010, Vargas and Castells 2011), in bits; the + 1
-/// gives cold items a share. Intra-list similarity is Ziegler et al.'s (2005), as a mean over pairs;
-/// lists of one item have none.
+/// gives cold items a share. Intra-list similarity is Ziegler et al.'s (2005), as a mean over
+/// pairs; lists of one item have none.
 ///
 /// # Errors
 /// Those of the titles' vectors.
@@ -259,8 +259,8 @@ mod tests {
         let (seen, cold) = (3.5f64.log2(), 7f64.log2());
         close("novelty@1", seen);
         close("novelty@2", (seen + (seen + cold) / 2.0) / 2.0);
-        // "red pen" has the terms red, pen, red pen; "blue pen" twice: df of pen is 3 of 5, of red and
-        // red pen 1, of blue and blue pen 2. "green ink" shares no term.
+        // "red pen" has the terms red, pen, red pen; "blue pen" twice: df of pen is 3 of 5, of red
+        // and red pen 1, of blue and blue pen 2. "green ink" shares no term.
         let idf = |df: f64| (6.0 / (1.0 + df)).ln() + 1.0;
         let length = |own: f64| (2.0 * idf(own).powi(2) + idf(3.0).powi(2)).sqrt();
         close("similarity@2", idf(3.0).powi(2) / (length(1.0) * length(2.0)) / 2.0);

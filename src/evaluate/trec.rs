@@ -10,13 +10,13 @@ use crate::data::{Corpus, Split};
 use crate::rankers::first_with_same_title;
 use crate::{Context, Result};
 
-/// Writes `run-<split>.txt` (`QUERY Q0 ITEM RANK SCORE TAG` a line) and `qrels-<split>.txt` (`QUERY 0
-/// ITEM 1`) into `dir`, which is made.
+/// Writes `run-<split>.txt` (`QUERY Q0 ITEM RANK SCORE TAG` a line) and `qrels-<split>.txt`
+/// (`QUERY 0 ITEM 1`) into `dir`, which is made.
 ///
-/// A query is a window, by its index in the split. An item is the id of the first item of its title,
-/// because a hit is an equal title; white space and `%` in it are percent-encoded. Both programs sort
-/// by score and not by rank, so a score that is not below the one before it is lowered to the next
-/// smaller f32.
+/// A query is a window, by its index in the split. An item is the id of the first item of its
+/// title, because a hit is an equal title; white space and `%` in it are percent-encoded. Both
+/// programs sort by score and not by rank, so a score that is not below the one before it is
+/// lowered to the next smaller f32.
 ///
 /// # Errors
 /// A directory or file that cannot be written.

@@ -14,6 +14,9 @@ use crate::experiment::{
     COLUMNS, ExperimentReport, Interval, PRIMARY, PRIMARY_COLUMN, Place, Row, TableRow, legend, table_rows, unfinished,
 };
 
+/// Lists of a user that are open; those of further rows are folded.
+const MOST_LISTS: usize = 12;
+
 const STYLE: &str = include_str!("report.css");
 
 /// What a page shows.
@@ -287,15 +290,26 @@ fn example(user: &ExampleUser) -> String {
         history.join(" · "),
         text(&user.target)
     );
-    for (name, titles) in &user.tops {
-        let items: String = titles
-            .iter()
-            .map(|title| match *title == user.target {
-                true => format!("<li class=\"hit\">{} ✓</li>", text(title)),
-                false => format!("<li>{}</li>", text(title)),
-            })
-            .collect();
-        _ = writeln!(html, "<div><h4>{}</h4><ol>{items}</ol></div>", text(name));
+    let (first, more) = user.tops.split_at(user.tops.len().min(MOST_LISTS));
+    html.extend(first.iter().map(|(name, titles)| list(name, titles, &user.target)));
+    html += "</div>\n";
+    if !more.is_empty() {
+        let lists: String = more.iter().map(|(name, titles)| list(name, titles, &user.target)).collect();
+        _ = writeln!(
+            html,
+            "<details><summary>{} more rows</summary>\n<div class=\"tops\">\n{lists}</div></details>",
+            more.len()
+        );
     }
-    html + "</div>\n</div>\n"
+    html + "</div>\n"
+}
+
+/// A row's list for a user; the target is marked.
+fn list(name: &str, titles: &[String], target: &str) -> String {
+    let item = |title: &String| match title == target {
+        true => format!("<li class=\"hit\">{} ✓</li>", text(title)),
+        false => format!("<li>{}</li>", text(title)),
+    };
+    let items: String = titles.iter().map(item).collect();
+    format!("<div><h4>{}</h4><ol>{items}</ol></div>\n", text(name))
 }

@@ -69,6 +69,7 @@ fn dot_chart(area: &Area, axis: &str, marks: &[&str], rows: &[DotRow], x: std::o
         .disable_y_mesh()
         .y_labels(0)
         .x_labels(7)
+        .x_label_formatter(&|x| number(*x))
         .x_desc(axis)
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
         .axis_style(INK.mix(0.5))
@@ -154,6 +155,8 @@ fn line_chart(
         .configure_mesh()
         .x_labels(8)
         .y_labels(7)
+        .x_label_formatter(&|x| number(*x))
+        .y_label_formatter(&|y| number(*y))
         .x_desc(x_axis)
         .y_desc(y_axis)
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
@@ -186,6 +189,13 @@ fn line_chart(
     Ok(())
 }
 
+/// Writes a number of an axis, without zeros at its end.
+fn number(x: f64) -> String {
+    let text = format!("{x:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
 /// Cuts a name that would not fit beside a plot.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 42;
@@ -212,6 +222,12 @@ mod tests {
         assert!((0..50).all(|n| svg.contains(&format!("cell &lt;{n}&gt;"))));
         assert_eq!(svg.matches("<circle").count(), 50 + 2, "a dot a row, and two in the key");
         assert!(dots("plot", "x", &["a"], &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn numbers_of_an_axis() {
+        let numbers = [0.0, -0.000_001, 10.0, 0.1 + 0.2, -2.5, 1200.0].map(number);
+        assert_eq!(numbers, ["0", "0", "10", "0.3", "-2.5", "1200"]);
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl EvaluatedRun {
         let path = dir.join(evaluation_file(split));
         if !path.exists() {
             return Err(Error::usage(format!(
-                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or `itemlm baseline` with option `out`, first",
+                "{}: not evaluated on {split} (no {}); run `itemlm evaluate`, or \
+                 `itemlm baseline` with option `out`, first",
                 dir.display(),
                 evaluation_file(split)
             )));
@@ -133,8 +134,8 @@ impl EvaluatedRun {
     }
 
     /// Checks that a metric of two evaluations may be compared: the same corpus, split and windows,
-    /// and between two beam searches the same scoring and beams. Against a ranker without beam search
-    /// the lists must be as long as the metric reads, or equally long.
+    /// and between two beam searches the same scoring and beams. Against a ranker without beam
+    /// search the lists must be as long as the metric reads, or equally long.
     ///
     /// # Errors
     /// A usage error that says what differs.

@@ -136,11 +136,16 @@ impl App {
         self.metrics.waiting.set(self.queue.len() as i64);
         let mut answers = Vec::with_capacity(receivers.len());
         for receiver in receivers {
-            let answer = timeout_at(deadline.into(), receiver).await.map_err(|_| {
+            let late = || {
                 let seconds = self.timeout.as_secs_f64();
                 Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("there is no answer after {seconds} s"))
-            })?;
-            answers.push(answer.map_err(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the device failed"))?);
+            };
+            let answer = timeout_at(deadline.into(), receiver).await.map_err(|_| late())?;
+            // The queue drops a job whose deadline has passed, perhaps before the wait has ended.
+            answers.push(answer.map_err(|_| match Instant::now() < deadline {
+                true => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the device failed"),
+                false => late(),
+            })?);
         }
         Ok(answers)
     }
@@ -152,7 +157,7 @@ impl App {
     /// A server without such a file; a file that cannot be served: the old catalogue stays.
     pub async fn reload(self: &Arc<Self>) -> Result<ReloadAnswer> {
         let Some(path) = self.items.clone() else {
-            return Err(Error::usage("the server was started without --items: there is nothing to read anew"));
+            return Err(Error::usage("the server recommends the training catalogue: there is no file to read anew"));
         };
         let _one_at_a_time = self.reloading.lock().await;
         let Some(old) = self.slot.get() else { return Err(Error::failed("the server starts: try again later")) };

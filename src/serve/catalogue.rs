@@ -20,27 +20,27 @@ impl Served {
         Self { engine, folded }
     }
 
-    /// Returns the first `limit` items whose title holds all words of `query`, in the catalogue's
-    /// order, those whose title begins with the query first; or the item with this id. All items for
-    /// an empty query.
+    /// Returns at most `limit` items: the one whose id is `query`, then those whose title begins
+    /// with it, then those whose title holds all of its words, each in the catalogue's order. An empty
+    /// query finds all items.
     pub fn search(&self, query: &str, limit: usize) -> Vec<&Item> {
         let items = self.engine.items();
         let folded = query.trim().to_lowercase();
         let words: Vec<&str> = folded.split_whitespace().collect();
-        let (mut first, mut others) = (Vec::new(), Vec::new());
+        let (mut found, mut beginning, mut holding) = (Vec::new(), Vec::new(), Vec::new());
         for (item, title) in items.iter().zip(&self.folded) {
-            if item.id == query || title.starts_with(&folded) {
-                first.push(item);
-            } else if others.len() < limit && words.iter().all(|word| title.contains(word)) {
-                others.push(item);
-            }
-            if first.len() >= limit {
-                break;
+            if item.id == query {
+                found.push(item);
+            } else if beginning.len() < limit && title.starts_with(&folded) {
+                beginning.push(item);
+            } else if holding.len() < limit && words.iter().all(|word| title.contains(word)) {
+                holding.push(item);
             }
         }
-        first.extend(others);
-        first.truncate(limit);
-        first
+        found.extend(beginning);
+        found.extend(holding);
+        found.truncate(limit);
+        found
     }
 }
 

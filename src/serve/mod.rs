@@ -102,7 +102,7 @@ async fn run(
     if keys.is_none() && !address.ip().is_loopback() {
         crate::core::log::log(format_args!(
             "warning: {address} can be reached from elsewhere, and everybody may send requests; give \
-             --api-key-file, and put a proxy with TLS before it"
+             it a file of API keys, and put a proxy with TLS before it"
         ));
     }
     announce(address)?;

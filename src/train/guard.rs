@@ -7,8 +7,8 @@ use crate::{Error, Result};
 ///
 /// * `step`: the optimiser step, from 1.
 /// * `what`: the number, as in "loss".
-/// * `remedy`: what is kept and what the user can do, as in "the last checkpoint is kept; start a new
-///   run with a lower train.learning_rate".
+/// * `remedy`: what is kept and what the user can do, as in "the last checkpoint is kept; start a
+///   new run with a lower train.learning_rate".
 ///
 /// # Errors
 /// A value that is not finite.

@@ -179,9 +179,8 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
 }
 
 /// The remedy for a loss that is not finite.
-const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate (of llm.tune = \"lora\" without \
-                      vectors, \
-                      llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)";
+const REMEDY: &str = "its last checkpoint is kept; start a new one with a lower train.learning_rate (of llm.tune = \
+                      \"lora\" without vectors, llm.adapter = \"RUN_DIR/checkpoints/step-N\" keeps the adapter)";
 
 impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
     type Work = Vec<usize>;

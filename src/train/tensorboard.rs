@@ -8,9 +8,9 @@
 //! ```
 //!
 //! all little-endian. Each record is an `Event` (tensorflow/core/util/event.proto), of which five
-//! fields are written: `wall_time` (1, double), `step` (2, int64), `file_version` (3, string, of the
-//! first event alone), `summary` (5) and `session_log` (7). A `Summary` (summary.proto) has values (1)
-//! with `tag` (1, string) and `simple_value` (2, float).
+//! fields are written: `wall_time` (1, double), `step` (2, int64), `file_version` (3, string, of
+//! the first event alone), `summary` (5) and `session_log` (7). A `Summary` (summary.proto) has
+//! values (1) with `tag` (1, string) and `simple_value` (2, float).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -38,8 +38,8 @@ impl TensorBoard {
     pub fn create(dir: &Path, step: usize) -> Result<Self> {
         fs::create_dir_all(dir).context(dir.display())?;
         let time = wall_time();
-        // TensorBoard reads the files of a folder in the order of their names; two of one second are
-        // told apart by a number.
+        // TensorBoard reads the files of a folder in the order of their names; two of one second
+        // are told apart by a number.
         let names = (0u32..).map(|n| dir.join(format!("events.out.tfevents.{:010}.itemlm.{n}", time as u64)));
         let mut names = names.skip_while(|path| path.exists());
         let path = names.next().unwrap_or_else(|| dir.join("events.out.tfevents.itemlm"));
@@ -97,7 +97,8 @@ fn bytes_field(field: u64, bytes: &[u8]) -> Vec<u8> {
     [&key(field, 2)[..], &varint(bytes.len() as u64), bytes].concat()
 }
 
-/// Returns a protobuf varint: seven bits a byte, the lowest first, the high bit set but in the last.
+/// Returns a protobuf varint: seven bits a byte, the lowest first, the high bit set but in the
+/// last.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value >= 0x80 {

@@ -120,11 +120,19 @@ fn a_killed_call_goes_on_without_repeating_users() {
     };
     let before = parts();
     // Another request does not go on with these parts, and touches none.
-    lab.refused("recommend run --input users.jsonl -k 9999 --out cut.parquet", 2, &["cut.parquet.parts", "--out"]);
+    lab.refused(
+        "recommend run --input users.jsonl -k 9999 --out cut.parquet",
+        2,
+        &["cut.parquet.parts", "another file"],
+    );
     let mut users = lines.clone();
     users[3] = json!({"user": 3, "history": [101]}).to_string();
     lab.write("other.jsonl", users.join("\n"));
-    lab.refused("recommend run --input other.jsonl -k 10000 --out cut.parquet", 2, &["cut.parquet.parts", "--out"]);
+    lab.refused(
+        "recommend run --input other.jsonl -k 10000 --out cut.parquet",
+        2,
+        &["cut.parquet.parts", "another file"],
+    );
     assert_eq!(parts(), before);
     let report = lab.json("recommend run --input users.jsonl -k 10000 --out cut.parquet");
     assert_eq!((&report["users"], &report["resumed"]), (&json!(400), &json!(13 * before.len())));

@@ -16,6 +16,7 @@ mod lab;
 mod memory;
 mod models;
 mod openp5;
+mod page;
 mod pipeline;
 mod precision;
 mod prior;

@@ -59,7 +59,7 @@ fn every_error_has_its_status() {
     rank(json!(["7"])).is_problem(422, "no item 7");
     rank(json!(vec!["101"; 501])).is_problem(422, "501, at most 500");
     server.post("/v1/batch", &json!({})).is_problem(422, "");
-    server.post("/v1/reload", &json!({})).is_problem(422, "--items");
+    server.post("/v1/reload", &json!({})).is_problem(422, "no file");
     let batch = server.post("/v1/batch", &json!([{ "history": 3 }, good(), { "history": [{ "item": "7" }] }])).json();
     let statuses: Vec<Option<u64>> = batch.as_array().unwrap().iter().map(|answer| answer["status"].as_u64()).collect();
     assert_eq!(statuses, [Some(422), None, Some(422)]);
@@ -186,6 +186,11 @@ fn a_deadline_is_kept() {
     let late: Vec<&Response> = answers.iter().filter(|answer| answer.status != 200).collect();
     assert!(!late.is_empty(), "all in time");
     late.iter().for_each(|answer| answer.is_problem(504, "1 s"));
+    // On a busy machine the batch that runs may take longer than the deadline.
+    let started = Instant::now();
+    while server.post("/v1/recommend", &good()).status == 504 {
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
     is_well(&server, &expected);
     let metrics = server.get("/metrics").body;
     let abandoned = metrics.lines().find_map(|line| line.strip_prefix("itemlm_abandoned_total ")).unwrap();

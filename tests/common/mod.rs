@@ -68,7 +68,8 @@ pub fn faults_of_refusal(what: &str, output: &Output, code: i32, named: &[&str])
     if last.len() > LONGEST || last.contains(char::is_control) {
         faults.push("a long line, or control characters".into());
     }
-    for defect in ["panicked", "backtrace", "unwrap", "internal error", "RUST_", "overflow", ".rs:"] {
+    for defect in ["panicked", "backtrace", "unwrap", "internal error", "RUST_", "with overflow", "overflowed", ".rs:"]
+    {
         if stderr.contains(defect) {
             faults.push(format!("stderr shows {defect:?}"));
         }

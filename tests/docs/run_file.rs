@@ -19,8 +19,8 @@ const HEAD: &str = "# Run files
 
 This page is generated from the doc comments of the structs in `src/config`. All files are TOML. An unknown key is an
 error that names it. `--set key.path=value` overrides a key of the run file; the value is TOML, or a bare string.
-A run file of `train` or `align`, or an experiment file, may begin with `extends = \"office.toml\"`: its keys are those of
-that file, but for its own, which take their place one by one, in tables too. The path is relative to the file that
+A run file of `train` or `align`, or an experiment file, may begin with `extends = \"office.toml\"`: its keys are those
+of that file, but for its own, which take their place one by one, in tables too. The path is relative to the file that
 names it. A run directory keeps the run file as a whole.
 Files in `configs/` have each key with a comment on its line.
 ";

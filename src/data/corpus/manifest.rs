@@ -145,7 +145,8 @@ impl Manifest {
         write(&dir.join(MANIFEST), text.as_bytes())
     }
 
-    /// Returns the SHA-256 of `dir/corpus.toml`, which holds the digests of the corpus's other files.
+    /// Returns the SHA-256 of `dir/corpus.toml`, which holds the digests of the corpus's other
+    /// files.
     ///
     /// # Errors
     /// A file that cannot be read.

@@ -42,7 +42,7 @@ impl Parts {
         } else if fs::read_to_string(&path).context(path.display())? != plan {
             return Err(Error::usage(format!(
                 "{shown}: holds a part of other recommendations (another run, k, prompt or users); delete it, or \
-                 choose another --out"
+                 write another file"
             )));
         }
         Ok(Self { dir, _lock: lock })
