@@ -4,6 +4,7 @@ pub(crate) mod align;
 pub(crate) mod baseline;
 pub(crate) mod cf;
 pub(crate) mod compare;
+pub(crate) mod configs;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
@@ -20,6 +21,7 @@ pub use align::{AlignReport, align};
 pub use baseline::{BaselineOptions, BaselineReport, baseline};
 pub use cf::{CfOptions, CfReport, cf};
 pub use compare::compare;
+pub use configs::{CheckReport, check_config, shipped_config};
 pub use doctor::{BackendReport, DoctorReport, Host, Status, doctor};
 pub use evaluate::{EvaluateOptions, EvaluateReport, Evaluation, TaskEvaluation, TextEvaluation, evaluate};
 pub use inspect::{

@@ -5,6 +5,7 @@ mod align;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod configs;
 mod devices;
 mod disk;
 mod doctor;
