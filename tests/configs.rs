@@ -90,7 +90,7 @@ fn shipped_data_sets() {
 /// `itemlm configs` has every file of `configs/`, each with a first line that says what it is for.
 #[test]
 fn all_files_are_embedded() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let root = root().join("configs");
     let (mut folders, mut names) = (vec![root.clone()], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
