@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::root;
-use itemlm::config::{AlignConfig, RunConfig};
+use itemlm::config::{AlignConfig, RunConfig, SHIPPED};
 use itemlm::data::{CleaningStep, PrepareConfig, Protocol, Source};
 use itemlm::experiment::ExperimentConfig;
 use itemlm::text::{Prompt, PromptSet};
@@ -122,4 +122,27 @@ fn shipped_experiments() {
     let mut shipped: Vec<String> = shipped.iter().flat_map(|n| [n.to_string(), format!("{n}-smoke")]).collect();
     shipped.sort();
     assert_eq!(names, shipped);
+}
+
+/// `itemlm configs` has every file of `configs/`, each with a first line that says what it is for.
+#[test]
+fn all_files_are_embedded() {
+    let root = root().join("configs");
+    let (mut folders, mut names) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => names.push(path.strip_prefix(&root).unwrap().with_extension("").display().to_string()),
+            }
+        }
+    }
+    names.sort();
+    let mut embedded: Vec<&str> = SHIPPED.iter().map(|shipped| shipped.name).collect();
+    embedded.sort_unstable();
+    assert_eq!(embedded, names, "add a new file to src/config/shipped.rs");
+    for shipped in SHIPPED {
+        assert!(shipped.text.starts_with("# ") && shipped.about().len() > 20, "{}", shipped.name);
+    }
 }

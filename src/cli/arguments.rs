@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::configs::ConfigsCommand;
 use super::experiment::ExperimentArgs;
 use super::prepare::PrepareArgs;
 use super::recommend::RecommendArgs;
@@ -166,6 +167,16 @@ pub(super) enum Command {
         /// Print one JSON document, an array
         #[arg(long)]
         json: bool,
+    },
+    /// The run files that come with the program, and checks of one's own
+    Configs {
+        #[command(subcommand)]
+        action: ConfigsCommand,
+    },
+    /// Print the completions of a shell, to be sourced or put where it looks for them
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
     },
     /// A ranker without a language model, on the same split
     Baseline {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod compare;
+mod configs;
 mod doctor;
 mod experiment;
 mod flags;
@@ -114,6 +115,12 @@ impl Command {
                 let report = commands::doctor()?;
                 show(json, &report, doctor::text)?;
                 report.verdict()
+            }
+            Self::Configs { action } => action.run(),
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command(), "itemlm", &mut script);
+                print(&String::from_utf8_lossy(&script))
             }
             Self::Compare { runs, metric, split, test, json } => {
                 let options = CompareOptions { metric, test, ..CompareOptions::default() };

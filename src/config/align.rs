@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::extends::{Extended, read_extended};
-use super::{from_table, from_toml};
-use crate::{Context, Error, Result};
+use super::{Problems, from_table, from_toml};
+use crate::{Context, Result};
 
 /// A run file of phase 1, defaults filled in. Where ILM's paper is silent they are BLIP-2's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
     /// Seed of the choice of held-out items, of random weights, of the order of the data and of
@@ -29,7 +30,7 @@ pub struct AlignConfig {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlignDataConfig {
     /// The directory that `prepare` wrote.
@@ -47,7 +48,7 @@ fn default_held_out() -> f64 {
 }
 
 /// `[qformer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QFormerSettings {
     /// A BERT directory: its tokenizer, its sizes and, with `init = "pretrained"`, the initial
@@ -106,7 +107,7 @@ fn default_dropout() -> f64 {
 }
 
 /// `qformer.init`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
     /// The weights of the directory's BERT.
@@ -118,7 +119,7 @@ pub enum Init {
 
 /// `[loss]`: weights of the losses (0 switches one off), and settings that the contrastive ones
 /// share.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlignLossConfig {
     /// ITC: an item and its text against the others of the batch.
@@ -152,7 +153,7 @@ impl Default for AlignLossConfig {
 }
 
 /// `[train]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlignTrainConfig {
     /// Passes over the items with a text.
@@ -216,6 +217,12 @@ impl AlignConfig {
     }
 
     fn validate(&self) -> Result<()> {
+        self.problems().first()
+    }
+
+    /// Returns all that is wrong with the values.
+    pub(crate) fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
         let (q, loss, train) = (&self.qformer, &self.loss, &self.train);
         let sizes = [
             ("qformer.queries", q.queries, 1, 1 << 10),
@@ -227,7 +234,7 @@ impl AlignConfig {
         ];
         for (key, value, least, most) in sizes {
             if !(least..=most).contains(&value) {
-                return Err(Error::usage(format!("{key} is {value}, it must be between {least} and {most}")));
+                problems.add(format!("{key} is {value}, it must be between {least} and {most}"));
             }
         }
         let shares = [
@@ -237,7 +244,7 @@ impl AlignConfig {
         ];
         for (key, value) in shares {
             if !(0.0..1.0).contains(&value) {
-                return Err(Error::usage(format!("{key} is {value}, it must be at least 0 and below 1")));
+                problems.add(format!("{key} is {value}, it must be at least 0 and below 1"));
             }
         }
         let weights = [
@@ -255,22 +262,19 @@ impl AlignConfig {
         ];
         for (key, value) in weights.into_iter().chain(rates) {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
+                problems.add(format!("{key} is {value}, it must be a finite number of at least 0"));
             }
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
-            return Err(Error::usage("[loss]: every weight is 0, so nothing would train"));
+            problems.add("[loss]: every weight is 0, so nothing would train");
         }
         if !(0.001..=0.5).contains(&loss.temperature) {
-            return Err(Error::usage(format!(
-                "loss.temperature is {}, it must be between 0.001 and 0.5",
-                loss.temperature
-            )));
+            problems.add(format!("loss.temperature is {}, it must be between 0.001 and 0.5", loss.temperature));
         }
-        match train.max_grad_norm > 0.0 && train.max_grad_norm.is_finite() {
-            true => Ok(()),
-            false => Err(Error::usage(format!("train.max_grad_norm is {}, it must be above 0", train.max_grad_norm))),
+        if !(train.max_grad_norm > 0.0 && train.max_grad_norm.is_finite()) {
+            problems.add(format!("train.max_grad_norm is {}, it must be above 0", train.max_grad_norm));
         }
+        problems
     }
 }
 

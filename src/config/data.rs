@@ -1,11 +1,14 @@
 //! `[data]` of the run file.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{Error, Result};
+use super::Problems;
 
 /// `[data]`
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The directory that `prepare` wrote.
@@ -76,6 +79,16 @@ impl Bos {
     }
 }
 
+impl JsonSchema for Bos {
+    fn schema_name() -> Cow<'static, str> {
+        "Bos".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": ["auto", true, false] })
+    }
+}
+
 impl Serialize for Bos {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self.choice() {
@@ -106,25 +119,25 @@ impl DataConfig {
     /// OpenP5's number of prompts a window, where it samples them.
     pub const PROMPTS_PER_WINDOW: usize = 3;
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         if self.prompts_per_window.is_some() && self.prompt_sets.is_empty() {
-            return Err(Error::usage("data.prompts_per_window is only for data.prompt_sets"));
+            problems.add("data.prompts_per_window is only for data.prompt_sets");
         }
         if self.prompt.is_some() && !self.prompt_sets.is_empty() {
-            return Err(Error::usage("data.prompt and data.prompt_sets exclude each other"));
+            problems.add("data.prompt and data.prompt_sets exclude each other");
         }
         if self.text_task_prompts.is_some() && self.text_tasks.is_none() {
-            return Err(Error::usage("data.text_task_prompts is only for data.text_tasks"));
+            problems.add("data.text_task_prompts is only for data.text_tasks");
         }
-        match self.prompt_sets.iter().enumerate().find(|(n, set)| self.prompt_sets[..*n].contains(set)) {
-            Some((_, set)) => Err(Error::usage(format!("data.prompt_sets: {set:?} is there twice"))),
-            None => Ok(()),
+        let twice = self.prompt_sets.iter().enumerate().find(|(n, set)| self.prompt_sets[..*n].contains(set));
+        if let Some((_, set)) = twice {
+            problems.add(format!("data.prompt_sets: {set:?} is there twice"));
         }
     }
 }
 
 /// `data.too_long`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
     /// Refuse the window.

@@ -1,9 +1,10 @@
 //! `[decode]` of the run file.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[decode]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, from = "DecodeFields")]
 pub struct DecodeConfig {
     /// Number of beams, and of items returned.
@@ -20,7 +21,7 @@ pub struct DecodeConfig {
 }
 
 /// `[decode]` as the file has it, before defaults.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct DecodeFields {
     beams: usize,
@@ -71,7 +72,7 @@ impl DecodeConfig {
 }
 
 /// `decode.scoring`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scoring {
     /// Softmax over the trie's children: mask, then softmax, as MSL's released "customised CBS"
@@ -95,7 +96,7 @@ impl Scoring {
 }
 
 /// `decode.search`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchKind {
     /// itemlm's own search. It is nearer to the ranking of all items than that of transformers: an

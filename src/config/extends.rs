@@ -8,7 +8,7 @@ use crate::core::files::folder;
 use crate::{Context, Error, Result};
 
 /// The key that names the other file.
-const KEY: &str = "extends";
+pub(super) const KEY: &str = "extends";
 
 /// A run file's keys, those of the files that it extends included.
 pub(crate) struct Extended {
@@ -43,6 +43,23 @@ pub(crate) fn read_extended(path: &Path) -> Result<Extended> {
     Ok(Extended { table, name: names.join(" extends ") })
 }
 
+/// Reads the keys of the file that a run file extends, and of those that that one extends; none
+/// where it extends no file.
+///
+/// # Errors
+/// As [`read_extended`], for the files after the first; a first file that is not TOML extends none.
+pub(crate) fn inherited_keys(path: &Path) -> Result<toml::Table> {
+    let text = fs::read_to_string(path).context(path.display())?;
+    let Ok(mut table) = text.parse::<toml::Table>() else { return Ok(toml::Table::new()) };
+    match extended_file(&mut table, &[path.to_path_buf()])? {
+        None => Ok(toml::Table::new()),
+        Some(parent) => {
+            read_extended(path)?;
+            Ok(read_extended(&parent)?.table)
+        }
+    }
+}
+
 fn parse(text: &str, path: &Path) -> Result<toml::Table> {
     text.parse().map_err(|e| Error::usage(format!("{}: {e}", path.display())))
 }
@@ -66,7 +83,7 @@ fn extended_file(table: &mut toml::Table, read: &[PathBuf]) -> Result<Option<Pat
 }
 
 /// Sets the keys of `over` in `base`.
-fn merge(base: &mut toml::Table, over: toml::Table) {
+pub(super) fn merge(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         if let Some(other) = replaced_key(&key) {
             base.remove(other);

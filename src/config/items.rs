@@ -1,12 +1,13 @@
 //! `[items]` of the run file.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Problems;
 use super::align::QFormerSettings;
-use crate::{Error, Result};
 
 /// `[items]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsConfig {
     /// Name of an item in prompts and as a target: its title, or an attribute of the corpus such as
@@ -60,43 +61,33 @@ impl ItemsConfig {
         Some(self.text.as_str()).filter(|text| *text != TITLE)
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
-        let needs = |key: &str, given: bool, wanted: bool| match (given, wanted) {
-            (false, true) => {
-                Err(Error::usage(format!("items.{key} is missing: items.encoder = {:?} needs it", self.encoder.name())))
-            }
-            (true, false) => {
-                Err(Error::usage(format!("items.{key} is not for items.encoder = {:?}", self.encoder.name())))
-            }
-            _ => Ok(()),
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        let encoder = self.encoder.name();
+        let mut needs = |key: &str, given: bool, wanted: bool| match (given, wanted) {
+            (false, true) => problems.add(format!("items.{key} is missing: items.encoder = {encoder:?} needs it")),
+            (true, false) => problems.add(format!("items.{key} is not for items.encoder = {encoder:?}")),
+            _ => {}
         };
         let qformer = self.encoder == Encoder::Qformer;
-        needs("vectors", self.vectors.is_some(), self.encoder != Encoder::None)?;
+        needs("vectors", self.vectors.is_some(), self.encoder != Encoder::None);
         if !matches!(self.encoder, Encoder::Linear | Encoder::Mlp) {
-            needs("queries", self.queries.is_some(), false)?;
+            needs("queries", self.queries.is_some(), false);
         }
+        needs("aligned", self.aligned.is_some() || self.qformer.is_some(), qformer);
         if self.encoder == Encoder::None && !self.beside_text {
-            return Err(Error::usage(
-                "items.beside_text = false is for an items.encoder: without one there is only text",
-            ));
+            problems.add("items.beside_text = false is for an items.encoder: without one there is only text");
         }
         if self.aligned.is_some() && self.qformer.is_some() {
-            return Err(Error::usage(
-                "items.aligned and items.qformer exclude each other: a Q-Former of phase 1, or one without",
-            ));
+            problems.add("items.aligned and items.qformer exclude each other: a Q-Former of phase 1, or one without");
         }
-        needs("aligned", self.aligned.is_some() || self.qformer.is_some(), qformer)?;
-        match self.queries {
-            Some(queries) if queries == 0 || queries > 1 << 10 => {
-                Err(Error::usage(format!("items.queries is {queries}, it must be between 1 and 1024")))
-            }
-            _ => Ok(()),
+        if let Some(queries) = self.queries.filter(|queries| !(1..=1 << 10).contains(queries)) {
+            problems.add(format!("items.queries is {queries}, it must be between 1 and 1024"));
         }
     }
 }
 
 /// `items.encoder`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoder {
     /// No encoder: text alone.

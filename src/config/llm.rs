@@ -3,12 +3,14 @@
 use std::fmt::Display;
 
 use burn::tensor::FloatDType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Problems;
 use crate::{Error, Result};
 
 /// `[llm]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LlmConfig {
     /// A Hugging Face directory or one `.gguf` file.
@@ -51,21 +53,18 @@ impl LlmConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         if self.quantized && self.tune == TuneKind::Full {
-            return Err(Error::usage(
-                "llm.quantized is for frozen matrices: with llm.tune = \"full\" all of them train",
-            ));
+            problems.add("llm.quantized is for frozen matrices: with llm.tune = \"full\" all of them train");
         }
         if self.adapter.is_some() && self.tune != TuneKind::Lora {
-            return Err(Error::usage("llm.adapter is only for llm.tune = \"lora\""));
+            problems.add("llm.adapter is only for llm.tune = \"lora\"");
         }
-        Ok(())
     }
 }
 
 /// `llm.tune`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TuneKind {
     /// LoRA adapters.
@@ -78,7 +77,7 @@ pub enum TuneKind {
 }
 
 /// LoRA's hyper-parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank of the update.
@@ -110,25 +109,30 @@ impl LoraConfig {
     /// # Errors
     /// A rank of 0 or above 4096, a dropout outside [0, 1), an unknown or absent target.
     pub fn validate(&self) -> Result<()> {
-        let bad = |what: String| Err(Error::usage(format!("llm.lora: {what}")));
+        let mut problems = Problems::default();
+        self.collect_problems(&mut problems);
+        problems.first()
+    }
+
+    pub(super) fn collect_problems(&self, problems: &mut Problems) {
+        let mut bad = |what: String| problems.add(format!("llm.lora: {what}"));
         if self.rank == 0 || self.rank > 4096 {
-            return bad(format!("rank is {}, it must be between 1 and 4096", self.rank));
+            bad(format!("rank is {}, it must be between 1 and 4096", self.rank));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return bad(format!("dropout is {}, it must be at least 0 and below 1", self.dropout));
+            bad(format!("dropout is {}, it must be at least 0 and below 1", self.dropout));
         }
         if !self.alpha.is_finite() {
-            return bad("alpha must be a finite number".into());
+            bad("alpha must be a finite number".into());
         }
         if self.targets.is_empty() {
-            return bad("targets is empty: name at least one projection".into());
+            bad("targets is empty: name at least one projection".into());
         }
         for target in &self.targets {
             if !Self::TARGETS.contains(&target.as_str()) {
-                return bad(format!("unknown target {target:?}; known: {}", Self::TARGETS.join(", ")));
+                bad(format!("unknown target {target:?}; known: {}", Self::TARGETS.join(", ")));
             }
         }
-        Ok(())
     }
 
     /// Returns whether a projection, named as `self_attn.q_proj` or `q_proj`, has an adapter.
@@ -143,7 +147,7 @@ impl LoraConfig {
 /// Mixed precision is computed in [`crate::model::LoraLinear::forward`]: the input is cast, the
 /// product's result cast back. Everything else is f32: what trains, the embeddings, the residual
 /// stream, rotation, norms, softmax, the output head and the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 4 bytes a weight.

@@ -1,11 +1,15 @@
 //! `[loss]` of the run file.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Problems;
 use crate::{Error, Result};
 
 /// `[loss]`
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "LossFields")]
 pub struct LossConfig {
     /// Over which tokens the softmax is computed, and how tokens are weighted.
@@ -21,7 +25,7 @@ pub struct LossConfig {
 }
 
 /// `[loss]` before its defaults, which depend on `kind`, are filled in.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename = "loss", deny_unknown_fields)]
 struct LossFields {
     #[serde(default)]
@@ -57,25 +61,22 @@ impl LossConfig {
     /// ξ of the released BEAR on toys.
     pub const XI: f64 = 2.75;
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         if self.kind == LossKind::Bear && self.temperature == Temperature::Adaptive {
-            return Err(Error::usage(
-                "loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number",
-            ));
+            problems.add("loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number");
         }
         if let Temperature::Fixed(temperature) = self.temperature {
-            above_zero("loss.temperature", temperature)?;
+            problems.add_error(above_zero("loss.temperature", temperature));
         }
         for (key, value) in [("loss.lambda", self.lambda), ("loss.xi", self.xi)] {
             match value {
                 Some(_) if self.kind != LossKind::Bear => {
-                    return Err(Error::usage(format!("{key} is for loss.kind = \"bear\"")));
+                    problems.add(format!("{key} is for loss.kind = \"bear\""));
                 }
-                Some(value) => above_zero(key, value)?,
+                Some(value) => problems.add_error(above_zero(key, value)),
                 None => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -87,7 +88,7 @@ fn above_zero(key: &str, value: f64) -> Result<()> {
 }
 
 /// `loss.kind`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LossKind {
     /// Softmax over the vocabulary.
@@ -107,6 +108,16 @@ pub enum Temperature {
     Adaptive,
     /// One temperature in all steps.
     Fixed(f64),
+}
+
+impl JsonSchema for Temperature {
+    fn schema_name() -> Cow<'static, str> {
+        "Temperature".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "adaptive" }, { "type": "number", "exclusiveMinimum": 0 }] })
+    }
 }
 
 impl Serialize for Temperature {

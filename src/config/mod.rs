@@ -5,10 +5,12 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod align;
+mod check;
 mod data;
 mod decode;
 mod extends;
@@ -16,22 +18,29 @@ mod items;
 mod llm;
 mod loss;
 mod prior;
+mod problems;
+mod schema;
+mod shipped;
 mod train;
 
 pub use align::{AlignConfig, AlignDataConfig, AlignLossConfig, AlignTrainConfig, Init, QFormerSettings};
+pub use check::{Problem, RunFileKind, check_run_file};
 pub use data::{DataConfig, TooLong};
 pub use decode::{DecodeConfig, Scoring, SearchKind};
-pub(crate) use extends::{Extended, read_extended};
+pub(crate) use extends::{Extended, inherited_keys, read_extended};
 pub use items::{Encoder, ItemsConfig};
 pub use llm::{LlmConfig, LoraConfig, Precision, TuneKind};
 pub use loss::{LossConfig, LossKind, Temperature};
 pub use prior::PriorConfig;
+pub(crate) use problems::Problems;
+pub use schema::run_file_schema;
+pub use shipped::{SHIPPED, ShippedConfig};
 pub use train::{MicroBatch, Targets, TrainConfig};
 
 use crate::{Context, Error, Result};
 
 /// A run file, defaults filled in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Seed of the training sample, of the order, of the adapter's initial weights and of dropout.
@@ -110,6 +119,12 @@ impl RunConfig {
     }
 
     fn validate(&self) -> Result<()> {
+        self.problems().first()
+    }
+
+    /// Returns all that is wrong with the values.
+    pub(crate) fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
         let positive = [
             ("train.epochs", self.train.epochs),
             ("train.batch_size", self.train.batch_size),
@@ -123,7 +138,7 @@ impl RunConfig {
         ];
         for (key, value) in positive {
             if value == 0 || value > 1 << 30 {
-                return Err(Error::usage(format!("{key} is {value}, it must be between 1 and 2^30")));
+                problems.add(format!("{key} is {value}, it must be between 1 and 2^30"));
             }
         }
         let at_least_zero = [
@@ -133,62 +148,63 @@ impl RunConfig {
         ];
         for (key, value) in at_least_zero {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::usage(format!("{key} is {value}, it must be a finite number of at least 0")));
+                problems.add(format!("{key} is {value}, it must be a finite number of at least 0"));
             }
         }
-        self.loss.validate()?;
-        self.train.validate()?;
-        self.llm.validate()?;
+        self.loss.validate(&mut problems);
+        self.train.validate(&mut problems);
+        self.llm.validate(&mut problems);
         if let Some(prior) = &self.prior {
-            prior.validate()?;
+            prior.validate(&mut problems);
             if prior.in_loss && self.loss.kind == LossKind::Lml {
-                return Err(Error::usage(
+                problems.add(
                     "prior.in_loss is for loss.kind = \"msl\": lml's softmax is over the vocabulary, most of which \
                      no ranker knows",
-                ));
+                );
             }
         }
-        self.data.validate()?;
-        self.validate_text_tasks()?;
-        self.items.validate()?;
+        self.data.validate(&mut problems);
+        self.validate_text_tasks(&mut problems);
+        self.items.validate(&mut problems);
         if self.llm.tune == TuneKind::Frozen && self.items.encoder == Encoder::None {
-            return Err(Error::usage("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train"));
+            problems.add("llm.tune = \"frozen\" with items.encoder = \"none\": nothing would train");
         }
-        self.llm.lora.validate()
+        self.llm.lora.collect_problems(&mut problems);
+        problems
     }
 
-    fn validate_text_tasks(&self) -> Result<()> {
-        let refuse = |what: &str| Err(Error::usage(what));
+    fn validate_text_tasks(&self, problems: &mut Problems) {
         let data = &self.data;
         match data.mixing {
             Some(alpha) if !(0.0..=1.0).contains(&alpha) => {
-                return refuse(&format!("data.mixing is {alpha}, it must be between 0 and 1"));
+                problems.add(format!("data.mixing is {alpha}, it must be between 0 and 1"));
             }
-            Some(_) if data.text_tasks.is_none() => return refuse("data.mixing is only for data.text_tasks"),
-            _ if data.text_tasks.is_none() => return Ok(()),
+            Some(_) if data.text_tasks.is_none() => problems.add("data.mixing is only for data.text_tasks"),
             _ => {}
         }
+        if data.text_tasks.is_none() {
+            return;
+        }
         if data.prompt.is_some() || !data.prompt_sets.is_empty() {
-            return refuse(
+            problems.add(
                 "data.text_tasks excludes data.prompt and data.prompt_sets: text tasks have templates of their own \
                  (data.text_task_prompts)",
             );
         }
         if self.train.targets == Targets::Every {
-            return refuse("train.targets = \"every\" is for windows: a row has one text");
+            problems.add("train.targets = \"every\" is for windows: a row has one text");
         }
         if self.loss.kind != LossKind::Lml {
-            return refuse(
+            problems.add(
                 "data.text_tasks needs loss.kind = \"lml\": the other losses' softmax is over the titles' trie, and \
                  texts are free",
             );
         }
         if self.prior.is_some() {
-            return refuse("[prior] is for ranking: a run with data.text_tasks writes texts");
+            problems.add("[prior] is for ranking: a run with data.text_tasks writes texts");
         }
-        match self.train.shuffle {
-            true => Ok(()),
-            false => refuse("train.shuffle = false is not for data.text_tasks: the mixing rule orders them"),
+        if !self.train.shuffle {
+            problems.add("train.shuffle = false is not for data.text_tasks: the mixing rule orders them");
         }
     }
 }

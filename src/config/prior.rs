@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Problems;
 use crate::{Error, Result};
 
 /// `[prior]`: a ranker without a language model that helps to rank, and how much it does;
 /// [`crate::decode`] has the formula. The registry of rankers checks the ranker's name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriorConfig {
     /// Name of the ranker whose distribution over the items is the prior, as `itemlm baseline`
@@ -20,6 +22,7 @@ pub struct PriorConfig {
     /// Settings of the ranker, as `itemlm baseline --set` takes them; of a mixture a table for each
     /// part.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub settings: toml::Table,
     /// The weight of each part of a mixture. Where it is not given, it is fitted on the validation
     /// windows and kept in the run's `identity.json`.
@@ -60,11 +63,10 @@ impl PriorConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
-        Self::check_weight(self.weight, "prior.weight")?;
-        match (1e-6..=1.0).contains(&self.smoothing) {
-            true => Ok(()),
-            false => Err(Error::usage(format!("prior.smoothing is {}, it must be between 1e-6 and 1", self.smoothing))),
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        problems.add_error(Self::check_weight(self.weight, "prior.weight"));
+        if !(1e-6..=1.0).contains(&self.smoothing) {
+            problems.add(format!("prior.smoothing is {}, it must be between 1e-6 and 1", self.smoothing));
         }
     }
 }

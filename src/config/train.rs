@@ -1,11 +1,12 @@
 //! `[train]` of the run file.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::Problems;
 
 /// `[train]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Passes over the (sampled) windows. In each, every target that `targets` names comes once.
@@ -83,24 +84,19 @@ impl TrainConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         if !self.max_grad_norm.is_finite() || self.max_grad_norm <= 0.0 {
-            return Err(Error::usage(format!(
-                "train.max_grad_norm is {}, it must be a finite number above 0",
-                self.max_grad_norm
-            )));
+            problems.add(format!("train.max_grad_norm is {}, it must be a finite number above 0", self.max_grad_norm));
         }
-        match self.micro_batch_size.is_some() && self.micro_batch_tokens.is_some() {
-            true => Err(Error::usage(
-                "train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens",
-            )),
-            false => Ok(()),
+        if self.micro_batch_size.is_some() && self.micro_batch_tokens.is_some() {
+            problems
+                .add("train.micro_batch_size and train.micro_batch_tokens exclude each other: count windows or tokens");
         }
     }
 }
 
 /// `train.targets`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Targets {
     /// The last item, as in the papers. An epoch has every window once.

@@ -39,6 +39,7 @@ pub struct Grid {
 }
 
 /// A run of a cell, or a baseline.
+#[allow(clippy::large_enum_variant, reason = "an experiment has at most 10,000")]
 enum Job {
     Run(RunJob),
     Baseline(BaselineJob),

@@ -6,6 +6,7 @@ mod bulk;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod configs;
 mod devices;
 mod disk;
 mod doctor;
