@@ -337,6 +337,7 @@ fn on_mixture(mut config: RunConfig) -> RunConfig {
         settings: toml::Table::new(),
         mixture: None,
         weight: 1.0,
+        llm_weight: 1.0,
         smoothing: 0.1,
         in_loss: true,
     });
