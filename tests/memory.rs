@@ -49,6 +49,7 @@ fn measured(config: &RunConfig, out: std::path::PathBuf, steps: usize) -> usize 
         max_steps: Some(steps),
         ui: Ui::None,
         interrupter: Default::default(),
+        trust_device: false,
     };
     MOST.store(HELD.load(Ordering::Relaxed), Ordering::Relaxed);
     train(config, options).unwrap();

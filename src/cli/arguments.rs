@@ -45,11 +45,14 @@ pub(super) enum Command {
     Train {
         #[command(flatten)]
         run: RunArgs,
+        /// Do not compare a GPU's gradients with the CPU's before the first step
+        #[arg(long)]
+        trust_device: bool,
         /// Take a few steps, save nothing, and print where their time goes
-        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui"])]
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "trust_device"])]
         profile: bool,
         /// Train nothing, save nothing, and print what the run needs of memory
-        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "profile"])]
+        #[arg(long, conflicts_with_all = ["out", "resume", "max_steps", "ui", "trust_device", "profile"])]
         plan: bool,
     },
     /// Phase 1 of ILM: train a Q-Former on items, their texts and pairs of items and users, or go
@@ -241,6 +244,9 @@ pub(super) struct EvaluateArgs {
     /// Fit the weights of prior and LLM to the windows of --split valid, and keep them for the run
     #[arg(long)]
     pub(super) fit_prior: bool,
+    /// Do not compare a GPU's scores with the CPU's before ranking
+    #[arg(long)]
+    pub(super) trust_device: bool,
     /// Further k of the metrics, beside 1, 5 and 10; at most the number of beams
     #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
     pub(super) at: Vec<u32>,

@@ -85,7 +85,7 @@ impl Command {
                 let report = commands::plan(&RunConfig::open(&run, &set)?, backend)?;
                 show(json, &report, plan::text)
             }
-            Self::Train { run, .. } => run.train(),
+            Self::Train { run, trust_device, .. } => run.train(trust_device),
             Self::Align(run) => run.align(),
             Self::Evaluate(arguments) => arguments.run(),
             Self::Experiment(arguments) => arguments.run(),
@@ -137,7 +137,7 @@ impl Command {
 }
 
 impl RunArgs {
-    fn train(self) -> Result<()> {
+    fn train(self, trust_device: bool) -> Result<()> {
         let Self { run, backend, out, set, resume, max_steps, ui, json } = self;
         let config = RunConfig::open(&run, &set)?;
         let out = out.unwrap_or_else(|| run_directory(&run));
@@ -151,7 +151,8 @@ impl RunArgs {
             None if std::io::stdout().is_terminal() && !json => Ui::Tui,
             None => Ui::Plain,
         };
-        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+        let interrupter = stop_on_signal(ui)?;
+        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter, trust_device };
         show(json, &commands::train(&config, options)?, text::train_report)
     }
 
@@ -164,7 +165,8 @@ impl RunArgs {
             Some(UiName::None) => Ui::None,
             Some(UiName::Plain) | None => Ui::Plain,
         };
-        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter: stop_on_signal(ui)? };
+        let interrupter = stop_on_signal(ui)?;
+        let options = TrainOptions { out, backend, resume, max_steps, ui, interrupter, trust_device: true };
         show(json, &commands::align(&config, options)?, text::align_report)
     }
 }
@@ -184,6 +186,7 @@ impl EvaluateArgs {
             choice: self.choice.into(),
             prior_weights: self.prior_weight,
             fit_prior: self.fit_prior,
+            trust_device: self.trust_device,
             at: self.at,
             trec: self.trec,
             sentence_encoder: self.sentence_encoder,

@@ -12,7 +12,7 @@ use crate::device::{Adapter, BackendName, CopyRate, MatmulRate, ProductRate, TUN
 use crate::device::{copy_rate, kernels_dir, matmul_rate, step_product_rates};
 use crate::kernels::InstructionSet;
 use crate::run::Check;
-use crate::run::self_check::{Numbers, SelfCheck, compare, no_cpu};
+use crate::run::self_check::{Numbers, SelfCheck, compare, no_cpu, operation_checks};
 use crate::{Error, Result};
 
 /// burn's version, as Cargo.toml pins it; burn itself does not tell it.
@@ -167,6 +167,7 @@ fn examine(name: BackendName, self_check: &SelfCheck, reference: &mut Option<Num
             Some(cpu) => compare(self_check, &numbers, cpu, &device),
             None => return Err(no_cpu()),
         };
+        report.checks.extend(operation_checks(&device)?);
         Ok(numbers)
     });
     report.reason = match tried {

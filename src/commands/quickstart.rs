@@ -243,6 +243,7 @@ pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str))
             max_steps: None,
             ui: Ui::None,
             interrupter: Interrupter::new(),
+            trust_device: false,
         };
         let report = train(&config, options)?;
         let (first, last) = (mean_loss(&out, 1)?, mean_loss(&out, config.train.epochs)?);

@@ -9,6 +9,7 @@ use crate::core::files::write_atomic;
 use crate::core::log::log;
 use crate::loss::TokenLoss;
 use crate::run::dir;
+use crate::run::gradient_check::check_gradients;
 use crate::run::identity::{Identity, check_identity};
 use crate::run::inputs::RunInputs;
 use crate::run::out_of_memory::{catch_out_of_memory, training};
@@ -86,11 +87,16 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     if options.resume {
         check_identity(out, &identity, config)?;
     }
+    let device_check = check_gradients(config, &options.backend, &identity.llm, &devices, options.trust_device)?;
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);
-    let PreparedRun { model, run, precision, notice, train_size, validation } =
+    let PreparedRun { mut model, mut run, precision, notice, train_size, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
+    if let Some((check, tracked_input)) = device_check {
+        run.device_check = Some(check);
+        model.track_input = tracked_input;
+    }
     let _lock = match held {
         Some(lock) => lock,
         None => dir::create(out, &config.to_toml()?, &identity)?,

@@ -27,6 +27,9 @@ pub struct ItemLanguageModel<B: Backend> {
     /// Whether training keeps only each decoder block's input and runs the block again in the
     /// backward pass: less memory, more time.
     pub gradient_checkpointing: bool,
+    /// Whether the embedded input is tracked although nothing before it trains: its gradient is not
+    /// used, but some GPUs lose those of an adapter without it (tracel-ai/burn#5162).
+    pub track_input: bool,
 }
 
 /// The input of one forward pass of the decoder; see [`Decoder::forward_masked`].
@@ -72,7 +75,7 @@ impl<B: Backend> From<Decoder<B>> for ItemLanguageModel<B> {
 impl<B: Backend> ItemLanguageModel<B> {
     /// Makes a model of an LLM and, if its prompts hold vectors, of items and users.
     pub fn new(llm: Decoder<B>, entities: Option<Entities<B>>) -> Self {
-        Self { llm, entities, prefix: None, gradient_checkpointing: false }
+        Self { llm, entities, prefix: None, gradient_checkpointing: false, track_input: false }
     }
 
     /// Returns the device of its weights.
@@ -219,7 +222,11 @@ impl<B: Backend> ItemLanguageModel<B> {
 
     /// Runs `pass` after tokens whose keys and values are `past`.
     fn run_after(&self, pass: &Pass<B>, past: KvCache<B>) -> Output<B> {
-        let embeddings = self.embed(&pass.tokens, 1, pass.tokens.len());
+        let mut embeddings = self.embed(&pass.tokens, 1, pass.tokens.len());
+        // A tensor that depends on something tracked is no leaf, and is tracked already.
+        if self.track_input && self.entities.is_none() && !self.llm.embed_tokens.val().is_require_grad() {
+            embeddings = embeddings.require_grad();
+        }
         self.llm.forward_masked(embeddings, &pass.positions, &pass.mask, &pass.packing, past)
     }
 

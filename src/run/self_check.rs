@@ -13,7 +13,7 @@ use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
 use crate::core::panic::{DeviceGuard, acknowledge};
 use crate::decode::{Query, search};
-use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
+use crate::device::{BackendName, Concrete, Operation, Training, operations, rounds_to_tf32};
 use crate::loss::{Loss, Msl};
 use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, causal_mask, open_weights, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};
@@ -154,11 +154,18 @@ impl SelfCheck {
 
     fn run_in(&self, precision: Precision, device: &DispatchDevice) -> Result<Numbers> {
         let model = self.model(precision, device)?;
+        let gradient = self.gradient(&model)?;
+        let model = model.valid();
+        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decode_scores(&model, device)? })
+    }
+
+    /// Computes the gradient of the masked softmax loss with respect to every A and B.
+    fn gradient(&self, model: &ItemLanguageModel<Training>) -> Result<Vec<f64>> {
         let examples: Vec<Example> =
             self.prompts.iter().zip([0, 3, 7]).map(|(prompt, item)| example(prompt.clone(), item)).collect();
         let batches = vec![Batch::new(&examples, &self.catalogue, Candidates::Children)];
         let step = Step { batches, token_loss: Loss::Msl(Msl { temperature: 1.0 }), seed: SEED };
-        let (grads, _) = train_step(std::slice::from_ref(&model), step)?;
+        let (grads, _) = train_step(std::slice::from_ref(model), step)?;
         let mut gradient = Vec::new();
         for linear in model.llm.layers.iter().flat_map(|layer| &layer.linears) {
             let Some(lora) = &linear.lora else { continue };
@@ -167,8 +174,7 @@ impl SelfCheck {
                 gradient.extend(host(part.ok_or_else(|| Error::failed("a gradient is missing"))?));
             }
         }
-        let model = model.valid();
-        Ok(Numbers { hidden: self.hidden(&model.llm, device), gradient, decoded: self.decode_scores(&model, device)? })
+        Ok(gradient)
     }
 
     /// Compares the search, which keeps keys and values, with a whole forward pass for every item.
@@ -249,6 +255,17 @@ impl SelfCheck {
     }
 }
 
+/// Runs the single operations that have been wrong on some device ([`operations`]).
+///
+/// # Errors
+/// A device that fails.
+pub(crate) fn operation_checks(device: &DispatchDevice) -> Result<Vec<Check>> {
+    let check = |Operation { name, against, found, expected }: Operation| {
+        Check::new(name, against, &found, &expected, TOLERANCE)
+    };
+    Ok(operations(device)?.into_iter().map(check).collect())
+}
+
 /// Runs the self-check on `device`, and on the CPU for comparison.
 ///
 /// # Errors
@@ -317,6 +334,21 @@ mod tests {
         assert!(checks[1].failure().starts_with("gradient differs from the CPU by "), "{}", checks[1].failure());
         assert!(checks[2].failure().contains("are no numbers"));
         assert_eq!(serde_json::to_value(checks[2]).unwrap()["max_difference"], serde_json::Value::Null);
+    }
+
+    /// A tracked input changes which gradients are computed, and none of them.
+    #[test]
+    fn a_tracked_input_changes_no_gradient() {
+        let device = BackendName::Cpu.device().unwrap();
+        let self_check = SelfCheck::new().unwrap();
+        let mut model = self_check.model(Precision::F32, &device).unwrap();
+        let untracked = self_check.gradient(&model).unwrap();
+        model.track_input = true;
+        assert_eq!(self_check.gradient(&model).unwrap(), untracked);
+        model.gradient_checkpointing = true;
+        let checkpointed = self_check.gradient(&model).unwrap();
+        // The blocks run again in another order of sums.
+        checkpointed.iter().zip(&untracked).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} and {b}"));
     }
 
     #[test]

@@ -35,12 +35,22 @@ pub struct TrainOptions {
     pub ui: Ui,
     /// Stops the run after the current step.
     pub interrupter: Interrupter,
+    /// Whether a GPU's gradients are taken for right without a comparison with the CPU's.
+    pub trust_device: bool,
 }
 
 impl TrainOptions {
     /// Returns the options of a run that is only inspected: it writes nothing.
     pub(crate) fn dry(backend: BackendChoice, interrupter: Interrupter) -> Self {
-        Self { out: PathBuf::new(), backend, resume: false, max_steps: None, ui: Ui::None, interrupter }
+        Self {
+            out: PathBuf::new(),
+            backend,
+            resume: false,
+            max_steps: None,
+            ui: Ui::None,
+            interrupter,
+            trust_device: false,
+        }
     }
 }
 
@@ -142,6 +152,7 @@ impl PreparedRun {
             optimizer,
             token_loss,
             logit_factor: config.prior.as_ref().filter(|prior| prior.in_loss).map_or(1.0, |prior| prior.llm_weight),
+            device_check: None,
             progress,
             config: config.train.clone(),
             seed: config.seed,

@@ -13,6 +13,10 @@ use crate::{Context, Error, Result};
 /// # Errors
 /// Those of [`BackendChoice::devices`]; a device that dies, or computes other numbers than the CPU.
 pub(crate) fn verified_devices(backend: &BackendChoice) -> Result<Vec<DispatchDevice>> {
+    // burn lists the adapters only while it sets its first device up; the list is kept.
+    if backend.name != BackendName::Cpu {
+        backend.adapter()?;
+    }
     let devices = backend.devices()?;
     if TUNED && backend.name != BackendName::Cpu {
         for device in &devices {

@@ -9,7 +9,7 @@ use burn::optim::Optimizer;
 use burn::tensor::backend::AutodiffBackend;
 use burn::train::Interrupter;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::data_parallel::broadcast_parameters;
 use super::tensorboard::TENSORBOARD;
@@ -41,6 +41,9 @@ pub struct Run<B: AutodiffBackend> {
     pub token_loss: Loss,
     /// Factor of the logits, before a prior's biases are added: the LLM's weight beside the prior.
     pub logit_factor: f64,
+    /// How the device's gradients were compared with the CPU's, for the first line of
+    /// `metrics.jsonl`; `None` on the CPU.
+    pub device_check: Option<Value>,
     /// Progress to resume from.
     pub progress: Progress<ValidationScore>,
     /// Hyper-parameters.
@@ -147,7 +150,7 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
     }
 
     /// Lays out samples as micro-batches, at least one for each device.
-    fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
+    pub(super) fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
         let (micro_batch, candidates) = (self.run.config.micro_batch(), self.token_loss.candidates());
         let mut batches = micro_batch.batches_for(self.models.len(), samples, &self.run.catalogue, candidates);
         batches.iter_mut().for_each(|batch| batch.logit_factor = self.run.logit_factor);
@@ -207,7 +210,9 @@ impl<B: AutodiffBackend> Task for LanguageModelTask<B> {
             samples: samples.len(),
             tokens: output.tokens,
             metrics: vec![("temperature", output.token_loss.temperature())],
-            log_only: vec![("plain_tokens", json!(output.plain_tokens))],
+            log_only: std::iter::once(("plain_tokens", json!(output.plain_tokens)))
+                .chain(self.run.device_check.take().map(|check| ("device_check", check)))
+                .collect(),
         })
     }
 

@@ -75,6 +75,52 @@ fn commands_of_one_device() {
 }
 
 /// Trained on two devices as on one, on which it goes on; ranked by two as by one.
+/// Before the first step the run's own gradients are compared with the CPU's, for an adapter, all
+/// weights and a frozen model with an encoder; once for a device, program and model.
+#[cfg(feature = "wgpu")]
+#[test]
+fn gradients_are_compared_with_the_cpus() {
+    let lab = Lab::new();
+    if !std::path::Path::new("/usr/share/vulkan/icd.d").is_dir() {
+        return eprintln!("no Vulkan: not tested");
+    }
+    lab.ok("cf als corpus --out als.safetensors --set dim=4");
+    let train = |line: &str| {
+        let mut command = lab.command(&format!("train run.toml --max-steps 1 --backend wgpu --ui plain {line}"));
+        command.envs([("XDG_CACHE_HOME", lab.path("cache")), ("XDG_RUNTIME_DIR", lab.path(""))]);
+        let output = crate::lab::succeeded(line, command.output().unwrap());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let check = |run: &str| -> serde_json::Value {
+        let metrics = String::from_utf8(lab.read(&format!("{run}/metrics.jsonl"))).unwrap();
+        serde_json::from_str::<serde_json::Value>(metrics.lines().next().unwrap()).unwrap()["device_check"].clone()
+    };
+    let vectors = "--set items.encoder=mlp --set items.vectors=als.safetensors --set llm.tune=frozen";
+    for (run, set) in [("lora", ""), ("full", "--set llm.tune=full"), ("frozen", vectors)] {
+        let stderr = train(&format!("--out {run} {set}"));
+        assert!(stderr.contains("equal the CPU's"), "{run}: {stderr}");
+        // Sums of f32 in another order.
+        let difference = check(run)["gradient_difference"].as_f64();
+        assert!(difference.is_some_and(|difference| difference < 1e-4), "{run}: {}", check(run));
+        assert_eq!(check(run)["tracked_input"], false);
+    }
+    let stderr = train("--out again");
+    assert!(!stderr.contains("equal the CPU's"), "it is compared once: {stderr}");
+    assert_eq!(check("again"), check("lora"));
+    assert!(train("--out trusted --trust-device").contains("not compared"));
+    assert_eq!(check("trusted"), "trusted");
+    let evaluate = |line: &str| {
+        let mut command = lab.command(&format!("evaluate lora --backend wgpu {line}"));
+        command.envs([("XDG_CACHE_HOME", lab.path("cache")), ("XDG_RUNTIME_DIR", lab.path(""))]);
+        String::from_utf8_lossy(&crate::lab::succeeded(line, command.output().unwrap()).stderr).into_owned()
+    };
+    assert!(!evaluate("--trust-device").contains("equal the CPU's"));
+    assert!(evaluate("").contains("scores of 2 windows equal the CPU's"));
+    assert!(!evaluate("").contains("equal the CPU's"), "they are compared once");
+    lab.ok("train run.toml --max-steps 1 --out cpu");
+    assert!(check("cpu").is_null());
+}
+
 #[cfg(feature = "wgpu")]
 #[test]
 fn two_devices_on_the_command_line() {

@@ -127,6 +127,7 @@ fn losses(
             optimizer: adamw(0.01),
             token_loss: loss,
             logit_factor: 1.0,
+            device_check: None,
             progress: Progress::default(),
             config,
             seed: 4,

@@ -23,6 +23,7 @@ use crate::run::identity::Identity;
 use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
+use crate::run::ranking_check::check_ranking;
 use crate::run::verified_devices::verified_devices;
 use crate::run::{ChosenPrior, PriorFit, Session, TriedWeight, catch_out_of_memory, write_evaluation, write_rankings};
 use crate::text::PromptChoice;
@@ -57,6 +58,8 @@ pub struct EvaluateOptions {
     pub sentence_encoder: Option<PathBuf>,
     /// The devices; several share the windows, texts are written on one.
     pub backend: BackendChoice,
+    /// Whether a GPU's scores are taken for right without a comparison with the CPU's.
+    pub trust_device: bool,
     /// Whether to show progress on stderr.
     pub progress: bool,
 }
@@ -162,6 +165,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let cutoffs = cutoffs(&options.at)?;
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
+    check_ranking(&run, &options.backend, options.trust_device)?;
     let asked = options.choice.select_all(&run.prompt_sets)?;
     let weights = weights_to_rank_with(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
