@@ -28,6 +28,7 @@ pub(crate) mod session;
 pub(crate) mod text_tasks;
 pub(crate) mod training;
 pub(crate) mod verified_devices;
+pub(crate) mod workers;
 
 pub use align_data::AlignIdentity;
 pub use bulk::{BulkReport, BulkRequest, BulkUsers};
@@ -45,3 +46,4 @@ pub use self_check::Check;
 pub use session::Session;
 pub use text_tasks::TextTaskData;
 pub use training::{FirstLast, TrainOptions};
+pub use workers::Workers;
