@@ -31,7 +31,7 @@ pub(crate) mod verified_devices;
 pub(crate) mod workers;
 
 pub use align_data::AlignIdentity;
-pub use bulk::{BulkReport, BulkRequest, BulkUsers};
+pub use bulk::{BulkReport, BulkRequest, BulkUsers, recommend_users};
 pub use evaluated::{EvaluatedRun, evaluation_file, write_evaluation, write_rankings};
 pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
