@@ -34,7 +34,8 @@ def load(address, items, clients, seconds, k):
             history = [{"item": draw.choice(items)} for _ in range(draw.randint(3, 9))]
             started = time.perf_counter()
             try:
-                connection.request("POST", "/v1/recommend", json.dumps({"history": history, "k": k}))
+                body, headers = json.dumps({"history": history, "k": k}), {"Content-Type": "application/json"}
+                connection.request("POST", "/v1/recommend", body, headers)
                 response = connection.getresponse()
                 response.read()
             except (OSError, http.client.HTTPException):
