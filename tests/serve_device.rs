@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Fragile {
     about: ModelInfo,
+    /// Whether requests of a batch are answered side by side: by more than one.
     threads: usize,
     is_dead: AtomicBool,
 }
@@ -35,10 +36,6 @@ impl Engine for Fragile {
 
     fn cost(&self, _: &RecommendRequest) -> usize {
         1
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
     }
 
     fn example_request(&self, k: usize) -> RecommendRequest {
@@ -59,6 +56,13 @@ impl Engine for Fragile {
 
     fn rank(&self, _: &RankRequest) -> Result<Recommendations> {
         Ok(Recommendations::default())
+    }
+
+    fn for_each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
+        if self.threads == 1 {
+            return (0..count).for_each(work);
+        }
+        std::thread::scope(|scope| (0..count).for_each(|n| drop(scope.spawn(move || work(n)))));
     }
 
     fn with_items(&self, _: Vec<Item>) -> Result<Arc<dyn Engine>> {

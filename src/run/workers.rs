@@ -89,9 +89,8 @@ mod tests {
             seen.sort_unstable();
             assert_eq!(seen, (0..count).collect::<Vec<_>>());
         }
-        let fails = |threads| {
-            crate::core::panic::catch(|| workers(threads).for_each(4, &|number| assert_ne!(number, 2)))
-        };
+        let fails =
+            |threads| crate::core::panic::catch(|| workers(threads).for_each(4, &|number| assert_ne!(number, 2)));
         assert!(fails(0).is_err() && fails(2).is_err());
     }
 }

@@ -6,8 +6,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::data::Item;
-use crate::device::Concrete;
-use crate::kernels::is_cpu_device;
 use crate::run::{RankRequest, RecommendRequest, Recommendations, Session, Workers};
 use crate::{Error, Result};
 
@@ -24,12 +22,6 @@ pub trait Engine: Send + Sync {
 
     /// Returns a request that it can answer.
     fn example_request(&self, k: usize) -> RecommendRequest;
-
-    /// Returns how many requests may be answered at the same time, each by a thread of its own; at
-    /// least 1.
-    fn threads(&self) -> usize {
-        1
-    }
 
     /// Returns the best items after a history.
     ///
@@ -142,15 +134,6 @@ impl Engine for RunEngine {
 
     fn example_request(&self, k: usize) -> RecommendRequest {
         self.session.example_request(k)
-    }
-
-    /// Each request is searched alone, so that its scores do not depend on the others; on the CPU as
-    /// many searches as there are cores run side by side.
-    fn threads(&self) -> usize {
-        match is_cpu_device::<Concrete>(&self.session.device) {
-            true => std::thread::available_parallelism().map_or(1, usize::from),
-            false => 1,
-        }
     }
 
     fn recommend(&self, request: &RecommendRequest) -> Result<Recommendations> {

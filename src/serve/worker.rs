@@ -8,8 +8,8 @@ use super::app::App;
 use super::catalogue::Served;
 use super::engine::Engine;
 use super::queue::{Answer, Job, Work};
-use crate::data::read_items;
 use crate::Result;
+use crate::data::read_items;
 
 /// Opens the model, answers a first request, and then all of the queue, until that is closed and
 /// empty.
@@ -42,31 +42,25 @@ pub fn work(app: &Arc<App>, open: impl FnOnce() -> Result<Arc<dyn Engine>>) -> R
     Ok(())
 }
 
-/// Answers jobs, as many at a time as the engine allows. Returns how many of them nobody waited for
-/// any more when their turn came. A client that goes away later is no error.
+/// Answers jobs, side by side where the engine does so. Returns how many of them nobody waited for any
+/// more when their turn came. A client that goes away later is no error.
 ///
 /// # Panics
-/// Where the engine does; the other threads end first.
+/// Where the engine does.
 fn answer(engine: &dyn Engine, jobs: Vec<Job>) -> u64 {
-    let threads = engine.threads().clamp(1, jobs.len().max(1));
-    let (jobs, abandoned) = (Mutex::new(jobs.into_iter()), AtomicU64::new(0));
-    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        while let Some(job) = next() {
-            if !job.is_wanted() {
-                abandoned.fetch_add(1, Relaxed);
-                continue;
-            }
-            let result = match &job.work {
-                Work::Recommend(request) => engine.recommend(request),
-                Work::Rank(request) => engine.rank(request),
-            };
-            let _ = job.answer.send(Answer { model: engine.about().id.clone(), result });
+    let jobs: Vec<Mutex<Option<Job>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+    let abandoned = AtomicU64::new(0);
+    engine.for_each(jobs.len(), &|n| {
+        let Some(job) = jobs[n].lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if !job.is_wanted() {
+            abandoned.fetch_add(1, Relaxed);
+            return;
         }
-    };
-    std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
-        work();
+        let result = match &job.work {
+            Work::Recommend(request) => engine.recommend(request),
+            Work::Rank(request) => engine.rank(request),
+        };
+        let _ = job.answer.send(Answer { model: engine.about().id.clone(), result });
     });
     abandoned.into_inner()
 }

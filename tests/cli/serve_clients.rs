@@ -82,7 +82,8 @@ fn clients_that_drip_or_do_not_read() {
 
     let started = Instant::now();
     let (mut heads_end, mut bodies_end) = (None, None);
-    let drip = |streams: &mut [TcpStream], byte: &[u8]| streams.iter_mut().all(|stream| stream.write_all(byte).is_err());
+    let drip =
+        |streams: &mut [TcpStream], byte: &[u8]| streams.iter_mut().all(|stream| stream.write_all(byte).is_err());
     while heads_end.is_none() || bodies_end.is_none() {
         assert!(started.elapsed() < Duration::from_secs(60), "{heads_end:?} {bodies_end:?}");
         if drip(&mut heads, b"G") {
