@@ -1,15 +1,18 @@
-"""The requests of benches/serve.py answered by transformers' `generate` behind FastAPI, as one would write it in Python.
+"""The requests of benches/serve.py answered by transformers' `generate` behind FastAPI, as one would write it in Python: the same table.
 
-    python3 benches/serve_peer.py runs/office --port 8090
-    python3 benches/serve.py 127.0.0.1:8090 --requests 40
+    itemlm merge runs/office --out merged
+    python3 benches/serve_peer.py runs/office --model merged
 
-It reads the run's run file, its corpus and its merged model (`itemlm merge RUN_DIR --out merged`, then --model merged), constrains beam search
-by `prefix_allowed_tokens_fn` over a dictionary of prefixes, and answers one request at a time, which is what `generate` with a constraint of
-each request's own allows. Needs fastapi, uvicorn, torch, transformers and pandas with pyarrow.
+It reads the run's run file and corpus and the merged model, constrains beam search by `prefix_allowed_tokens_fn` over a dictionary of prefixes,
+and runs one `generate` at a time, as a constraint of each request's own asks for. Needs fastapi, uvicorn, torch, transformers and pandas with
+pyarrow.
 """
 
 import argparse
+import os
 import pathlib
+import threading
+import time
 import tomllib
 
 import pandas
@@ -18,6 +21,8 @@ import transformers
 import uvicorn
 from fastapi import FastAPI
 
+import serve
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -25,6 +30,7 @@ def main():
     parser.add_argument("--model", required=True, help="a Hugging Face directory")
     parser.add_argument("--prompt", default="The user bought: {history}\nThe next item: ", help="with {history}")
     parser.add_argument("--port", type=int, default=8090)
+    serve.add_options(parser, "1,8", 30)
     arguments = parser.parse_args()
     run = tomllib.loads((arguments.run / "run.toml").read_text())
     items = pandas.read_parquet(pathlib.Path(run["data"]["corpus"]) / "items.parquet")
@@ -37,7 +43,7 @@ def main():
         tokens = tokenizer(f'"{title}"', add_special_tokens=False).input_ids + [eos]
         for end, token in enumerate(tokens):
             children.setdefault(tuple(tokens[:end]), set()).add(token)
-    app = FastAPI()
+    app, one_at_a_time = FastAPI(), threading.Lock()
 
     @app.get("/v1/items")
     def found(limit: int = 20):
@@ -48,7 +54,7 @@ def main():
         history = ", ".join(f'"{titles[entry["item"]]}"' for entry in request["history"])
         inputs = tokenizer(arguments.prompt.format(history=history), return_tensors="pt")
         start, k = inputs.input_ids.shape[1], request.get("k", 10)
-        with torch.inference_mode():
+        with one_at_a_time, torch.inference_mode():
             lists = model.generate(
                 **inputs,
                 num_beams=k,
@@ -66,7 +72,12 @@ def main():
             answers.append({"rank": len(answers) + 1, "item": ids.get(title), "title": title, "score": float(score)})
         return {"model": "transformers", "items": answers}
 
-    uvicorn.run(app, port=arguments.port, log_level="warning")
+    server = uvicorn.Server(uvicorn.Config(app, port=arguments.port, log_level="warning"))
+    threading.Thread(target=server.run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.1)
+    clients = map(int, arguments.clients.split(","))
+    serve.table(f"127.0.0.1:{arguments.port}", os.getpid(), clients, arguments.seconds, arguments.k)
 
 
 main()

@@ -40,8 +40,8 @@ pub(super) struct RecommendArgs {
     #[arg(long, value_name = "FILE.parquet", conflicts_with_all = ["history", "user"])]
     out: Option<PathBuf>,
     /// Where to run: cpu, wgpu or cuda; wgpu:DEVICE or cuda:DEVICE for one of `itemlm doctor`'s
-    /// list
-    #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
+    /// list, cuda:0,1 to answer many users on two
+    #[arg(long, value_name = "BACKEND[:DEVICE[,DEVICE…]]", default_value = "cpu")]
     backend: BackendChoice,
     /// Print one JSON document
     #[arg(long)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::BackendChoice;
 use crate::run::dir::{check_ranks, read_config};
-use crate::run::verified_devices::{check_one_device, verified_device};
+use crate::run::verified_devices::{verified_device, verified_devices};
 use crate::run::{
     BulkReport, BulkRequest, BulkUsers, ItemRef, PromptSelection, RecommendRequest, Recommendations, Session,
 };
@@ -61,23 +61,24 @@ pub struct BulkOptions {
     pub k: usize,
     /// The Parquet file to write.
     pub out: PathBuf,
-    /// Where to run.
+    /// The devices; several share the users.
     pub backend: BackendChoice,
 }
 
 /// Writes the `k` best items of many users to a file.
 ///
 /// # Errors
-/// Those of [`Session::open`] and [`Session::recommend_users`].
+/// Those of [`Session::open`] and [`crate::run::recommend_users`].
 pub fn recommend_users(options: BulkOptions) -> Result<BulkReport> {
     let BulkOptions { run, users, prompt, k, out, backend } = options;
-    check_one_device(&backend)?;
     if out.extension().is_none_or(|ending| ending != "parquet") {
         return Err(Error::usage(format!("--out {}: it is a .parquet file that is written", out.display())));
     }
     check_ranks(&run, &read_config(&run)?)?;
-    let session = Session::open(&run, &verified_device(&backend)?)?;
-    session.recommend_users(&BulkRequest { users, prompt, k, out })
+    let devices = verified_devices(&backend)?;
+    let mut sessions = vec![Session::open(&run, &devices[0])?];
+    sessions.extend(devices[1..].iter().map(|device| sessions[0].clone_to_device(device)).collect::<Vec<_>>());
+    crate::run::recommend_users(&sessions, &BulkRequest { users, prompt, k, out })
 }
 
 /// Adds to a usage error the flags of the request.

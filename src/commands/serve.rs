@@ -45,7 +45,7 @@ pub fn serve(model: ServedModel, backend: BackendChoice, options: &ServeOptions)
             check_ranks(&dir, &read_config(&dir)?)?;
             serve::serve(options, move || {
                 let session = Session::open(&dir, &verified_device(&backend)?)?;
-                Ok(Arc::new(RunEngine::new(session)) as Arc<dyn Engine>)
+                Ok(Arc::new(RunEngine::new(session)?) as Arc<dyn Engine>)
             })
         }
         ServedModel::Baseline { name, set, corpus } => {

@@ -31,9 +31,10 @@ pub(crate) mod text_tasks;
 pub(crate) mod training;
 pub(crate) mod trusted_devices;
 pub(crate) mod verified_devices;
+pub(crate) mod workers;
 
 pub use align_data::AlignIdentity;
-pub use bulk::{BulkReport, BulkRequest, BulkUsers};
+pub use bulk::{BulkReport, BulkRequest, BulkUsers, recommend_users};
 pub use evaluated::{EvaluatedRun, evaluation_file, write_evaluation, write_rankings};
 pub use live_items::rank_live_items;
 pub use memory::{LargestMicroBatch, Memory};
@@ -48,3 +49,4 @@ pub use self_check::Check;
 pub use session::Session;
 pub use text_tasks::TextTaskData;
 pub use training::{FirstLast, TrainOptions};
+pub use workers::Workers;

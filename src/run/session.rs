@@ -137,6 +137,14 @@ impl Session {
         }
     }
 
+    /// Returns a copy of the session on another device. It shares nothing with this one.
+    pub fn clone_to_device(&self, device: &DispatchDevice) -> Self {
+        let copy = self.with_context(self.context.clone());
+        let model = self.model.clone_to_device(device);
+        // Rows of text tasks belong to a run without a catalogue, which ranks nothing.
+        Self { model, device: device.clone(), died: Arc::default(), ..copy }
+    }
+
     /// Checks that the device has not died: a session whose device died answers nothing any more.
     ///
     /// # Errors

@@ -56,8 +56,8 @@ pub(crate) fn check_one_device(backend: &BackendChoice) -> Result<()> {
     match backend.adapters.len() > 1 {
         false => Ok(()),
         true => Err(Error::usage(format!(
-            "option `backend` {backend}: this runs on one device, name one; several share the steps of `train` and the \
-             ranking of `evaluate`"
+            "option `backend` {backend}: this runs on one device, name one; several share the steps of `train`, the \
+             ranking of `evaluate` and the users of `recommend --out`"
         ))),
     }
 }

@@ -17,6 +17,7 @@ use super::metrics::Metrics;
 use super::problem::Problem;
 use super::queue::{Answer, Job, Queue, Refusal, Work};
 use crate::data::read_items;
+use crate::run::{RankRequest, RecommendRequest};
 use crate::{Error, Result};
 
 /// How far the server has come.
@@ -120,7 +121,11 @@ impl App {
         let deadline = Instant::now() + self.timeout;
         let cost = |work: &Work| match work {
             Work::Recommend(request) => served.engine.cost(request),
-            Work::Rank(request) => request.items.len().max(1),
+            // A ranking is a search with as many beams as items.
+            Work::Rank(RankRequest { history, items, .. }) => {
+                let (history, k) = (history.clone(), items.len());
+                served.engine.cost(&RecommendRequest { history, k, ..RecommendRequest::default() })
+            }
         };
         let (jobs, receivers): (Vec<Job>, Vec<_>) = work
             .into_iter()

@@ -96,35 +96,6 @@ impl BaselineEngine {
         Ok(items)
     }
 
-    fn recommend_one(&self, request: &RecommendRequest) -> Result<Recommendations> {
-        check_count("k", request.k)?;
-        if request.user.is_some() {
-            return Err(Error::usage("this model knows no users: name none"));
-        }
-        let mut notes = Vec::new();
-        let history = self.history(&request.history, &mut notes)?;
-        let only = match &request.only {
-            None => None,
-            Some(ids) => Some(ids.iter().map(|id| self.recommendable(id)).collect::<Result<HashSet<u32>>>()?),
-        };
-        let mut exclude = request.exclude.iter().map(|id| self.item(id)).collect::<Result<HashSet<u32>>>()?;
-        let mut titles: HashSet<&str> = HashSet::new();
-        if request.exclude_history.unwrap_or(self.about.exclude_history) {
-            exclude.extend(&history);
-            titles.extend(history.iter().map(|&item| self.corpus.title(item)));
-        }
-        let allowed = |item: u32| {
-            (item as usize) < self.about.items
-                && only.as_ref().is_none_or(|only| only.contains(&item))
-                && !exclude.contains(&item)
-                && !titles.contains(self.corpus.title(item))
-        };
-        let scores = self.ranker.scores(&history);
-        let items = self.top_k.rank_allowed(&scores, &allowed, request.k);
-        let items = items.into_iter().map(|item| (item, scores.get(item)));
-        Ok(Recommendations { items: self.ranked(items), notes })
-    }
-
     fn ranked(&self, items: impl Iterator<Item = (u32, f64)>) -> Vec<Recommendation> {
         let item = |(n, (item, score)): (usize, (u32, f64))| Recommendation {
             rank: n + 1,
@@ -155,8 +126,33 @@ impl Engine for BaselineEngine {
         RecommendRequest { history, k, ..RecommendRequest::default() }
     }
 
-    fn recommend(&self, requests: &[&RecommendRequest]) -> Vec<Result<Recommendations>> {
-        requests.iter().map(|request| self.recommend_one(request)).collect()
+    fn recommend(&self, request: &RecommendRequest) -> Result<Recommendations> {
+        check_count("k", request.k)?;
+        if request.user.is_some() {
+            return Err(Error::usage("this model knows no users: name none"));
+        }
+        let mut notes = Vec::new();
+        let history = self.history(&request.history, &mut notes)?;
+        let only = match &request.only {
+            None => None,
+            Some(ids) => Some(ids.iter().map(|id| self.recommendable(id)).collect::<Result<HashSet<u32>>>()?),
+        };
+        let mut exclude = request.exclude.iter().map(|id| self.item(id)).collect::<Result<HashSet<u32>>>()?;
+        let mut titles: HashSet<&str> = HashSet::new();
+        if request.exclude_history.unwrap_or(self.about.exclude_history) {
+            exclude.extend(&history);
+            titles.extend(history.iter().map(|&item| self.corpus.title(item)));
+        }
+        let allowed = |item: u32| {
+            (item as usize) < self.about.items
+                && only.as_ref().is_none_or(|only| only.contains(&item))
+                && !exclude.contains(&item)
+                && !titles.contains(self.corpus.title(item))
+        };
+        let scores = self.ranker.scores(&history);
+        let items = self.top_k.rank_allowed(&scores, &allowed, request.k);
+        let items = items.into_iter().map(|item| (item, scores.get(item)));
+        Ok(Recommendations { items: self.ranked(items), notes })
     }
 
     fn rank(&self, request: &RankRequest) -> Result<Recommendations> {

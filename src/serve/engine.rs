@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::data::Item;
-use crate::run::{RankRequest, RecommendRequest, Recommendations, Session};
+use crate::run::{RankRequest, RecommendRequest, Recommendations, Session, Workers};
 use crate::{Error, Result};
 
 /// A model that recommends items of one catalogue. A catalogue that changes is another engine.
@@ -23,14 +23,23 @@ pub trait Engine: Send + Sync {
     /// Returns a request that it can answer.
     fn example_request(&self, k: usize) -> RecommendRequest;
 
-    /// Answers requests, each as if it were alone.
-    fn recommend(&self, requests: &[&RecommendRequest]) -> Vec<Result<Recommendations>>;
+    /// Returns the best items after a history.
+    ///
+    /// # Errors
+    /// Those of [`Session::recommend`].
+    fn recommend(&self, request: &RecommendRequest) -> Result<Recommendations>;
 
     /// Returns the given items with their scores, best first.
     ///
     /// # Errors
     /// Those of [`Session::rank`].
     fn rank(&self, request: &RankRequest) -> Result<Recommendations>;
+
+    /// Calls `work`, which answers a request, once with each number below `count`: one after
+    /// another, or side by side where that is quicker. Returns when all calls have.
+    fn for_each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..count).for_each(work);
+    }
 
     /// Returns the same model with another catalogue.
     ///
@@ -77,17 +86,22 @@ pub struct RunEngine {
     /// The session with the training catalogue.
     opened: Arc<Session>,
     session: Arc<Session>,
+    workers: Arc<Workers>,
     about: ModelInfo,
 }
 
 impl RunEngine {
     /// Serves `session`, which has the training catalogue.
-    pub fn new(session: Session) -> Self {
+    ///
+    /// # Errors
+    /// Threads that the system does not give.
+    pub fn new(session: Session) -> Result<Self> {
+        let workers = Arc::new(Workers::new(&session)?);
         let opened = Arc::new(session);
-        Self::of(opened.clone(), opened)
+        Ok(Self::with_session(opened.clone(), opened, workers))
     }
 
-    fn of(opened: Arc<Session>, session: Arc<Session>) -> Self {
+    fn with_session(opened: Arc<Session>, session: Arc<Session>, workers: Arc<Workers>) -> Self {
         let (config, context) = (&session.config, &session.context);
         let dir = session.dir.canonicalize().unwrap_or_else(|_| session.dir.clone());
         let about = ModelInfo {
@@ -101,7 +115,7 @@ impl RunEngine {
             prior: config.prior.as_ref().map(|prior| prior.ranker.clone()),
             exclude_history: config.decode.exclude_history,
         };
-        Self { opened, session, about }
+        Self { opened, session, workers, about }
     }
 }
 
@@ -122,19 +136,23 @@ impl Engine for RunEngine {
         self.session.example_request(k)
     }
 
-    fn recommend(&self, requests: &[&RecommendRequest]) -> Vec<Result<Recommendations>> {
-        requests.iter().map(|request| self.session.recommend(request)).collect()
+    fn recommend(&self, request: &RecommendRequest) -> Result<Recommendations> {
+        self.session.recommend(request)
     }
 
     fn rank(&self, request: &RankRequest) -> Result<Recommendations> {
         self.session.rank(request)
     }
 
+    fn for_each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.workers.for_each(count, work);
+    }
+
     fn with_items(&self, items: Vec<Item>) -> Result<Arc<dyn Engine>> {
         let session = Arc::new(self.opened.with_items(items)?);
         // The index of ids and titles is made now, not when the first request comes.
         session.estimated_tokens(&session.example_request(1));
-        Ok(Arc::new(Self::of(self.opened.clone(), session)))
+        Ok(Arc::new(Self::with_session(self.opened.clone(), session, self.workers.clone())))
     }
 
     fn check(&self) -> Result<()> {

@@ -54,7 +54,7 @@ impl Job {
     }
 
     /// Returns whether somebody still waits for the answer.
-    fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         !self.answer.is_closed() && Instant::now() < self.deadline
     }
 }

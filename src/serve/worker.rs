@@ -1,15 +1,15 @@
-//! The thread that owns the device.
+//! The thread that owns the device, and the threads that answer a batch for it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::app::App;
 use super::catalogue::Served;
 use super::engine::Engine;
 use super::queue::{Answer, Job, Work};
+use crate::Result;
 use crate::data::read_items;
-use crate::run::{RecommendRequest, Recommendations};
-use crate::{Error, Result};
 
 /// Opens the model, answers a first request, and then all of the queue, until that is closed and
 /// empty.
@@ -23,7 +23,7 @@ pub fn work(app: &Arc<App>, open: impl FnOnce() -> Result<Arc<dyn Engine>>) -> R
         engine = engine.with_items(read_items(path)?)?;
     }
     let warm_up = engine.example_request(10);
-    engine.recommend(&[&warm_up]).into_iter().collect::<Result<Vec<Recommendations>>>()?;
+    engine.recommend(&warm_up)?;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(model = engine.about().id, items = engine.about().items, seconds, "ready");
     app.metrics.items.set(engine.about().items as i64);
@@ -34,34 +34,33 @@ pub fn work(app: &Arc<App>, open: impl FnOnce() -> Result<Arc<dyn Engine>>) -> R
         let started = Instant::now();
         app.metrics.abandoned.inc_by(batch.abandoned as u64);
         app.metrics.batch_size.observe(batch.jobs.len() as f64);
-        answer(&*served.engine, batch.jobs);
+        let late = answer(&*served.engine, batch.jobs);
+        app.metrics.abandoned.inc_by(late);
         app.metrics.device_seconds.inc_by(started.elapsed().as_secs_f64());
         served.engine.check()?;
     }
     Ok(())
 }
 
-/// Answers jobs. A client that went away meanwhile is no error.
-fn answer(engine: &dyn Engine, jobs: Vec<Job>) {
-    let (mut requests, mut recommend, mut rank) = (Vec::new(), Vec::new(), Vec::new());
-    for Job { work, answer, .. } in jobs {
-        match work {
-            Work::Recommend(request) => {
-                requests.push(request);
-                recommend.push(answer);
-            }
-            Work::Rank(request) => rank.push((request, answer)),
+/// Answers jobs, side by side where the engine does so. Returns how many of them nobody waited for any
+/// more when their turn came. A client that goes away later is no error.
+///
+/// # Panics
+/// Where the engine does.
+fn answer(engine: &dyn Engine, jobs: Vec<Job>) -> u64 {
+    let jobs: Vec<Mutex<Option<Job>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
+    let abandoned = AtomicU64::new(0);
+    engine.for_each(jobs.len(), &|n| {
+        let Some(job) = jobs[n].lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if !job.is_wanted() {
+            abandoned.fetch_add(1, Relaxed);
+            return;
         }
-    }
-    let send = |answer: tokio::sync::oneshot::Sender<Answer>, result: Result<Recommendations>| {
-        let _ = answer.send(Answer { model: engine.about().id.clone(), result });
-    };
-    let requests: Vec<&RecommendRequest> = requests.iter().collect();
-    let mut results = engine.recommend(&requests).into_iter();
-    for answer in recommend {
-        send(answer, results.next().unwrap_or_else(|| Err(Error::device("the device gave no answer"))));
-    }
-    for (request, answer) in rank {
-        send(answer, engine.rank(&request));
-    }
+        let result = match &job.work {
+            Work::Recommend(request) => engine.recommend(request),
+            Work::Rank(request) => engine.rank(request),
+        };
+        let _ = job.answer.send(Answer { model: engine.about().id.clone(), result });
+    });
+    abandoned.into_inner()
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use itemlm::run::{ItemRef, RecommendRequest, Session};
+use itemlm::run::{BulkRequest, BulkUsers, ItemRef, RecommendRequest, Session, recommend_users};
 use polars::prelude::{Column, DataFrame, ListChunked, NamedFrom, ParquetReader, ParquetWriter, SerReader, Series};
 use serde_json::json;
 
@@ -138,6 +138,52 @@ fn a_killed_call_goes_on_without_repeating_users() {
     assert_eq!((&report["users"], &report["resumed"]), (&json!(400), &json!(13 * before.len())));
     assert!(lab.read("cut.parquet") == lab.read("whole.parquet"), "the same file as without the kill");
     assert!(!lab.path("cut.parquet.parts").exists());
+}
+
+/// Parts that are taken by two devices make the file that one device makes, also where parts between
+/// others are missing: those alone are answered again.
+#[test]
+fn two_devices_share_the_users() {
+    let lab = Lab::new();
+    let one = session(&lab);
+    let lines: Vec<String> =
+        (0..400).map(|user| json!({"user": user, "history": [100 + user % 18, 101]}).to_string()).collect();
+    lab.write("users.jsonl", lines.join("\n"));
+    let request = |out: &str| BulkRequest {
+        users: BulkUsers::File(lab.path("users.jsonl")),
+        prompt: Default::default(),
+        k: 10_000,
+        out: lab.path(out),
+    };
+    let two = one.clone_to_device(&one.device);
+    let devices = [one, two];
+    let report = recommend_users(&devices[..1], &request("one.parquet")).unwrap();
+    assert_eq!((report.users, report.resumed), (400, 0));
+    let report = recommend_users(&devices, &request("two.parquet")).unwrap();
+    assert_eq!((report.users, report.resumed), (400, 0));
+    assert!(lab.read("two.parquet") == lab.read("one.parquet"), "the same file");
+
+    // A call that is killed, and lost two of its parts.
+    let line = "recommend run --input users.jsonl -k 10000 --out cut.parquet";
+    let mut child = lab.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let part = |number: usize| lab.path(&format!("cut.parquet.parts/part-{number:06}.parquet"));
+    let started = Instant::now();
+    while !part(5).exists() {
+        assert!(started.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    [0, 3].into_iter().for_each(|number| fs::remove_file(part(number)).unwrap());
+    let left = (0..31).filter(|&number| part(number).exists()).map(|number| if number == 30 { 10 } else { 13 });
+    let left: usize = left.sum();
+    let report = recommend_users(&devices, &request("cut.parquet")).unwrap();
+    assert_eq!((report.users, report.resumed), (400, left));
+    assert!(lab.read("cut.parquet") == lab.read("one.parquet"), "the same file");
+    assert!(!lab.path("cut.parquet.parts").exists());
+    // An error on any device ends the work of all.
+    lab.write("users.jsonl", "{\"user\": 1, \"history\": [7]}");
+    assert!(recommend_users(&devices, &request("bad.parquet")).unwrap_err().to_string().contains("no item 7"));
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod refusals;
 mod resume;
 mod serve;
 mod serve_catalogue;
+mod serve_clients;
 mod serve_faults;
 mod server;
 mod session;

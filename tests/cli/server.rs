@@ -56,9 +56,11 @@ impl Response {
 }
 
 impl Server {
-    /// Starts it with the arguments of `line` and waits until it listens.
+    /// Starts it with the arguments of `line`, on a free port unless they name one, and waits until it
+    /// listens.
     pub fn start(lab: &Lab, line: &str) -> Self {
-        let mut command = lab.command(&format!("serve --port 0 {line}"));
+        let port = if line.contains("--port") { "" } else { "--port 0 " };
+        let mut command = lab.command(&format!("serve {port}{line}"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut first = String::new();
@@ -118,6 +120,15 @@ impl Server {
 
     pub fn post(&self, path: &str, body: &Value) -> Response {
         self.request("POST", path, "", body.to_string().as_bytes())
+    }
+
+    /// Returns a line of the process's status, in MiB: `VmRSS` for the memory that it uses now, `VmHWM`
+    /// for the most that it has used.
+    pub fn memory_mib(&self, name: &str) -> f64 {
+        let path = format!("/proc/{}/status", self.child.as_ref().unwrap().id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
     /// Sends a signal.

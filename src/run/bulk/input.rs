@@ -30,6 +30,9 @@ pub(super) enum Users {
 /// A row's number, from 1, and what it holds.
 type Row = Result<(u64, UserHistory)>;
 
+/// Rows in their order.
+pub(super) type Rows<'a> = Box<dyn Iterator<Item = Row> + Send + 'a>;
+
 impl Users {
     /// Opens the users.
     ///
@@ -82,27 +85,27 @@ impl Users {
         Error::failed(format!("{}: changed while it was read", self.name()))
     }
 
-    /// Iterates over the rows after the first `skip`.
+    /// Iterates over the rows.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn rows<'a>(&'a self, session: &'a Session, skip: usize) -> Result<Box<dyn Iterator<Item = Row> + 'a>> {
+    pub fn rows<'a>(&'a self, session: &'a Session) -> Result<Rows<'a>> {
         Ok(match self {
             Self::All => {
                 let corpus = &session.context.corpus;
                 let id = |&item: &u32| corpus.items[item as usize].id.clone();
-                Box::new((skip as u32..corpus.users() as u32).map(move |user| {
+                Box::new((0..corpus.users() as u32).map(move |user| {
                     let history = corpus.user_interactions(user).iter().map(id).collect();
                     Ok((u64::from(user) + 1, UserHistory { user: corpus.user_id(user).to_string(), history }))
                 }))
             }
-            Self::Lines(path, _) => Box::new(lines(path)?.skip(skip)),
+            Self::Lines(path, _) => Box::new(lines(path)?),
             Self::Parquet(path, _, count) => {
                 let chunk = move |first: usize| match parquet_rows(path, first, CHUNK.min(count - first)) {
                     Ok(rows) => rows,
                     Err(error) => vec![Err(error)],
                 };
-                Box::new((skip..*count).step_by(CHUNK).flat_map(chunk))
+                Box::new((0..*count).step_by(CHUNK).flat_map(chunk))
             }
         })
     }

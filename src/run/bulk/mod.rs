@@ -2,18 +2,21 @@
 //!
 //! Users are answered a part at a time. Each part is a file of its own in the folder `FILE.parts`, whole
 //! or absent; at the end the parts are joined into FILE and the folder goes away. A call that was
-//! interrupted goes on after the last whole part. Memory holds one part.
+//! interrupted answers only the users whose part is not there. Memory holds one part for each device.
 
 mod input;
 mod parts;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
 
-use self::input::Users;
+use self::input::{Rows, Users};
 use self::parts::Parts;
 use super::dir::CONFIG;
 use super::prompt_selection::PromptSelection;
@@ -80,53 +83,135 @@ struct UserHistory {
     history: Vec<String>,
 }
 
-impl Session {
-    /// Recommends items to many users and writes them to a file. A call that was interrupted goes
-    /// on where it stopped, if the run, the users and the request are the same.
-    ///
-    /// # Errors
-    /// A row that cannot be answered, by its number, before any is answered; parts of another
-    /// request beside the file; those of [`Session::recommend`].
-    pub fn recommend_users(&self, request: &BulkRequest) -> Result<BulkReport> {
-        let users = Users::open(&request.users)?;
-        let total = self.check_users(&users, request)?;
-        let part_users = (PART_ROWS / request.k.max(1)).clamp(1, PART_USERS);
-        let parts = Parts::open(&request.out, &self.bulk_plan(&users, request, total)?)?;
-        let resumed = (parts.count()? * part_users).min(total);
-        let progress = Progress::new("users", total);
-        let started = Instant::now();
-        let (mut done, mut shortened) = (resumed, 0);
-        let mut rows = users.rows(self, resumed)?;
-        while done < total {
-            let wanted = part_users.min(total - done);
-            let mut part = Vec::with_capacity(wanted);
-            while part.len() < wanted {
-                let mut step: Vec<(u64, UserHistory)> = Vec::with_capacity(STEP);
-                while step.len() < STEP.min(wanted - part.len()) {
-                    step.push(rows.next().unwrap_or_else(|| Err(users.changed()))?);
-                }
-                let requests: Vec<RecommendRequest> =
-                    step.iter().map(|(_, row)| self.request_of(row, request)).collect::<Result<_>>()?;
-                for ((row, user), answer) in step.into_iter().zip(self.recommend_all(&requests)) {
-                    let answer = answer.context(users.place(row))?;
-                    shortened += usize::from(!answer.notes.is_empty());
-                    part.push((user.user, answer.items));
-                }
-                progress.set(done + part.len());
-            }
-            parts.add(done / part_users, &part)?;
-            done += part.len();
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        let rows = parts.join(&request.out)?;
-        let users_per_second = (total - resumed) as f64 / seconds.max(1e-9);
-        Ok(BulkReport { out: request.out.clone(), users: total, rows, resumed, shortened, seconds, users_per_second })
+/// Recommends items to many users and writes them to a file. A call that was interrupted goes on
+/// where it stopped, if the run, the users and the request are the same.
+///
+/// * `sessions`: one, or copies of it on several devices ([`Session::clone_to_device`]), each of
+///   which takes the next part when it is done with one. The file is the same.
+///
+/// # Errors
+/// A row that cannot be answered, by its number, before any is answered; parts of another request
+/// beside the file; those of [`Session::recommend`].
+pub fn recommend_users(sessions: &[Session], request: &BulkRequest) -> Result<BulkReport> {
+    let session = sessions.first().ok_or_else(|| Error::usage("there is no model to recommend with"))?;
+    let users = Users::open(&request.users)?;
+    let total = session.check_users(&users, request)?;
+    let parts = Parts::open(&request.out, &session.bulk_plan(&users, request, total)?)?;
+    let work = PartWork {
+        request,
+        users: &users,
+        parts: &parts,
+        total,
+        part_users: (PART_ROWS / request.k.max(1)).clamp(1, PART_USERS),
+        source: Mutex::new(Source { rows: users.rows(session)?, next: 0 }),
+        progress: Progress::new("users", total),
+        done: AtomicUsize::new(0),
+        shortened: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let mut resumed = 0;
+    for part in 0..work.part_count() {
+        resumed += if parts.has(part)? { work.users_of(part) } else { 0 };
+    }
+    work.done.store(resumed, Relaxed);
+    let started = Instant::now();
+    work.run(sessions)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let (part_count, shortened) = (work.part_count(), work.shortened.load(Relaxed));
+    drop(work);
+    let rows = parts.join(&request.out, part_count)?;
+    let users_per_second = (total - resumed) as f64 / seconds.max(1e-9);
+    Ok(BulkReport { out: request.out.clone(), users: total, rows, resumed, shortened, seconds, users_per_second })
+}
+
+/// What the devices share that answer the users.
+struct PartWork<'a> {
+    request: &'a BulkRequest,
+    users: &'a Users,
+    parts: &'a Parts,
+    /// Number of users.
+    total: usize,
+    /// Users of each part but the last.
+    part_users: usize,
+    source: Mutex<Source<'a>>,
+    progress: Progress,
+    /// Users that are answered.
+    done: AtomicUsize,
+    shortened: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Users that nobody has taken yet.
+struct Source<'a> {
+    rows: Rows<'a>,
+    /// The part of the next row.
+    next: usize,
+}
+
+impl PartWork<'_> {
+    fn part_count(&self) -> usize {
+        self.total.div_ceil(self.part_users)
     }
 
+    fn users_of(&self, part: usize) -> usize {
+        self.part_users.min(self.total - part * self.part_users)
+    }
+
+    /// Answers all users that have no part yet.
+    fn run(&self, sessions: &[Session]) -> Result<()> {
+        let work = |session| self.add_parts(session).inspect_err(|_| self.stop.store(true, Relaxed));
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = sessions[1..].iter().map(|session| scope.spawn(move || work(session))).collect();
+            let first = work(&sessions[0]);
+            let others = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            std::iter::once(first).chain(others.collect::<Vec<_>>()).collect()
+        })
+    }
+
+    /// Takes one part after another, until there is none or another device has failed.
+    fn add_parts(&self, session: &Session) -> Result<()> {
+        while !self.stop.load(Relaxed)
+            && let Some((number, rows)) = self.next_part()?
+        {
+            let mut part = Vec::with_capacity(rows.len());
+            for step in rows.chunks(STEP) {
+                let requests: Vec<RecommendRequest> =
+                    step.iter().map(|(_, row)| session.request_of(row, self.request)).collect::<Result<_>>()?;
+                for ((row, user), answer) in step.iter().zip(session.recommend_all(&requests)) {
+                    let answer = answer.context(self.users.place(*row))?;
+                    self.shortened.fetch_add(usize::from(!answer.notes.is_empty()), Relaxed);
+                    part.push((user.user.clone(), answer.items));
+                }
+                self.progress.set(self.done.fetch_add(step.len(), Relaxed) + step.len());
+            }
+            self.parts.add(number, &part)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number and the rows of the next part that is not there yet.
+    fn next_part(&self) -> Result<Option<(usize, Vec<(u64, UserHistory)>)>> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        while source.next < self.part_count() {
+            let part = source.next;
+            source.next += 1;
+            let rows = source.rows.by_ref().take(self.users_of(part)).collect::<Result<Vec<_>>>()?;
+            if rows.len() < self.users_of(part) {
+                return Err(self.users.changed());
+            }
+            if !self.parts.has(part)? {
+                return Ok(Some((part, rows)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Session {
     /// Checks every row, and returns their number.
     fn check_users(&self, users: &Users, request: &BulkRequest) -> Result<usize> {
         let mut count = 0;
-        for row in users.rows(self, 0)? {
+        for row in users.rows(self)? {
             let (row, user) = row?;
             self.request_of(&user, request)
                 .and_then(|request| self.check_request(&request))

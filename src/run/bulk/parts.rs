@@ -52,16 +52,12 @@ impl Parts {
         self.dir.join(format!("part-{part:06}.parquet"))
     }
 
-    /// Returns the number of parts that are there, from the first on without a gap.
+    /// Returns whether a part is there.
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn count(&self) -> Result<usize> {
-        let mut count = 0;
-        while self.path(count).try_exists().context(self.dir.display())? {
-            count += 1;
-        }
-        Ok(count)
+    pub fn has(&self, part: usize) -> Result<bool> {
+        self.path(part).try_exists().context(self.dir.display())
     }
 
     /// Writes a part.
@@ -86,12 +82,12 @@ impl Parts {
         ParquetReader::new(file).finish().context(path.display())
     }
 
-    /// Joins the parts into `out` and removes them. Returns the number of rows.
+    /// Joins the first `count` parts, which are all, into `out` and removes them. Returns the number of
+    /// rows.
     ///
     /// # Errors
     /// A part that cannot be read; a full disk, and the like.
-    pub fn join(self, out: &Path) -> Result<usize> {
-        let count = self.count()?;
+    pub fn join(self, out: &Path, count: usize) -> Result<usize> {
         let file = temporary_beside(out)?;
         let first = self.read(0)?;
         let writer = ParquetWriter::new(BufWriter::new(file.as_file().try_clone().context(out.display())?));
