@@ -172,10 +172,6 @@ fn hand_on<C>(
 /// `parse` adds a line (without its end; never an empty one) to the block's values, or returns what
 /// is wrong and leaves them alone. The first `skip` lines are not parsed (headers). Bad lines count
 /// against [`ReadContext::skip_bad`].
-///
-/// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is
-/// wrong and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count
-/// against [`ReadContext::skip_bad`].
 pub(crate) fn read_lines<C: Default + Send>(
     file: &SourceFile,
     encoding: Encoding,
