@@ -71,8 +71,8 @@ impl Interner {
 
     /// Returns the numbers of ids, as [`Interner::intern`] does one after another.
     pub(crate) fn intern_all(&mut self, ids: &StringArena) -> Result<Vec<u32>> {
-        // Two loops, because a large table's cache misses then overlap: this one looks at the hashes
-        // alone, the second at the texts.
+        // Two loops, because a large table's cache misses then overlap: this one looks at the
+        // hashes alone, the second at the texts.
         let candidate = |id| {
             let bits = self.bits(id);
             self.numbers.find(spread(bits), |&(b, _)| b == bits).map_or(u32::MAX, |(_, number)| *number)

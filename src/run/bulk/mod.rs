@@ -1,8 +1,8 @@
 //! Recommendations for many users, into one Parquet file.
 //!
-//! Users are answered a part at a time. Each part is a file of its own in the folder `FILE.parts`, whole
-//! or absent; at the end the parts are joined into FILE and the folder goes away. A call that was
-//! interrupted goes on after the last whole part. Memory holds one part.
+//! Users are answered a part at a time. Each part is a file of its own in the folder `FILE.parts`,
+//! whole or absent; at the end the parts are joined into FILE and the folder goes away. A call that
+//! was interrupted goes on after the last whole part. Memory holds one part.
 
 mod input;
 mod parts;
@@ -35,12 +35,12 @@ const STEP: usize = 32;
 pub enum BulkUsers {
     /// All users of the corpus, after all of their interactions.
     All,
-    /// The rows of a file: JSON lines (`.jsonl`, `.ndjson`) or Parquet, with `user` and `history`, a
-    /// list of item ids, oldest first. Other keys and columns are passed over.
+    /// The rows of a file: JSON lines (`.jsonl`, `.ndjson`) or Parquet, with `user` and `history`,
+    /// a list of item ids, oldest first. Other keys and columns are passed over.
     File(PathBuf),
 }
 
-/// What recommendations for many users are made of.
+/// A request of recommendations for many users.
 #[derive(Debug, Clone)]
 pub struct BulkRequest {
     /// Whom to recommend to.
@@ -53,7 +53,7 @@ pub struct BulkRequest {
     pub out: PathBuf,
 }
 
-/// What has been written.
+/// Summary of the written file.
 #[derive(Debug, Clone, Serialize)]
 pub struct BulkReport {
     /// The file.

@@ -137,8 +137,8 @@ impl Dialect {
     }
 
     /// Returns the number of bytes that are whole records, by the number of quotes before a line
-    /// end; `None` with escapes, and where a quote neither opens or closes a field nor is one of two
-    /// inside one.
+    /// end; `None` with escapes, and where a quote neither opens or closes a field nor is one of
+    /// two inside one.
     fn whole_quoted_records(&self, bytes: &[u8]) -> Option<usize> {
         let quote = self.quote.filter(|_| self.escape.is_none())?;
         let mut quotes = Vec::with_capacity(bytes.len() / 16);
@@ -204,8 +204,8 @@ impl Dialect {
 
     /// Splits the record at the beginning of a text in place, where no quote is inside a field:
     /// `fields` takes ranges of the text. Returns the record's bytes, with its line end, and its
-    /// number of lines; `None`, with `fields` of no meaning, for any other record, and with escapes.
-    /// With a `limit` there may be no quotes at all.
+    /// number of lines; `None`, with `fields` of no meaning, for any other record, and with
+    /// escapes. With a `limit` there may be no quotes at all.
     pub(super) fn split_in_place(
         &self,
         bytes: &[u8],

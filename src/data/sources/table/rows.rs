@@ -47,8 +47,8 @@ pub(super) struct RowKind<'a> {
 #[derive(Default)]
 pub(super) struct Block {
     events: Events,
-    /// Titles and texts of the rows, if they describe items; empty where the row before has the same
-    /// for the same item.
+    /// Titles and texts of the rows, if they describe items; empty where the row before has the
+    /// same for the same item.
     titles: StringArena,
     texts: StringArena,
     /// Item, title and text of the last row that is described.
@@ -146,7 +146,7 @@ impl Block {
     }
 
     /// Adds the rows to the log and the catalogue.
-    pub(super) fn hand_on(self, kind: &RowKind, log: &mut EventLog, catalogue: &mut Catalogue) -> Result<()> {
+    pub(super) fn add_to(self, kind: &RowKind, log: &mut EventLog, catalogue: &mut Catalogue) -> Result<()> {
         let items = if kind.log { log.append_numbered(&self.events)? } else { Vec::new() };
         let described = self.events.items.iter().zip(self.titles.iter().zip(self.texts.iter()));
         for (index, (id, (title, text))) in described.enumerate() {

@@ -223,7 +223,7 @@ impl TimeSample {
             (0, 0, Some(text)) => {
                 let text = shorten(text);
                 return Err(format!(
-                    "no row tells whether `{text}` gives the day or the month first: say it by option `time_format`, \
+                    "no row shows whether `{text}` gives the day or the month first: set option `time_format`, \
                      such as %d/%m/%Y or %m/%d/%Y"
                 ));
             }
