@@ -69,7 +69,12 @@ impl DelimitedFile {
             names = Some(fields.map(|name| name.trim().to_string()).collect());
             false
         })?;
-        records.header = names.ok_or_else(|| Error::failed(format!("{file}: there is no header")))?;
+        let names: Vec<String> = names.ok_or_else(|| Error::failed(format!("{file}: there is no header")))?;
+        if names.iter().any(|name| name.replace("\r\n", "").contains('\r')) {
+            let what = "lines end in carriage returns alone: convert them, for example by tr '\\r' '\\n'";
+            return Err(Error::failed(format!("{file}: line 1: {what}")));
+        }
+        records.header = names;
         records.has_header = true;
         Ok(records)
     }
@@ -243,7 +248,7 @@ impl DelimitedFile {
             start = end;
             let body = raw.strip_suffix(b"\n").unwrap_or(raw);
             let body = body.strip_suffix(b"\r").unwrap_or(body);
-            if body.is_empty() {
+            if body.iter().all(|byte| byte.is_ascii_whitespace() && *byte != dialect.delimiter) {
                 continue;
             }
             if dialect.sections
