@@ -54,6 +54,8 @@ pub struct Batch {
     /// Tokens of the same examples side by side and whole, as a plain batch runs them; padding not
     /// counted.
     pub plain_tokens: usize,
+    /// Factor of the logits, before biases are added; 1 unless the caller sets another.
+    pub logit_factor: f64,
 }
 
 impl Batch {
@@ -120,7 +122,15 @@ impl Batch {
                 is_root_position: trie.valid_tokens(node).len() == root_children,
             })
             .collect();
-        Self { token_trees, predictions, candidate_ids, target_tokens, branching_tokens, plain_tokens }
+        Self {
+            token_trees,
+            predictions,
+            candidate_ids,
+            target_tokens,
+            branching_tokens,
+            plain_tokens,
+            logit_factor: 1.0,
+        }
     }
 }
 

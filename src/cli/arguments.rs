@@ -238,6 +238,9 @@ pub(super) struct EvaluateArgs {
     /// Weight of the prior; of several, the best on --split valid is kept for the run
     #[arg(long, value_name = "X[,X…]", value_delimiter = ',')]
     pub(super) prior_weight: Vec<f64>,
+    /// Fit the weights of prior and LLM to the windows of --split valid, and keep them for the run
+    #[arg(long)]
+    pub(super) fit_prior: bool,
     /// Further k of the metrics, beside 1, 5 and 10; at most the number of beams
     #[arg(long, value_name = "K[,K…]", value_delimiter = ',')]
     pub(super) at: Vec<u32>,

@@ -183,6 +183,7 @@ impl EvaluateArgs {
             length_penalty: self.length_penalty,
             choice: self.choice.into(),
             prior_weights: self.prior_weight,
+            fit_prior: self.fit_prior,
             at: self.at,
             trec: self.trec,
             sentence_encoder: self.sentence_encoder,

@@ -91,6 +91,16 @@ pub(super) fn evaluation(run: &Path, evaluation: &Evaluation) -> String {
 fn prior(evaluation: &Evaluation) -> String {
     let Some(prior) = &evaluation.prior else { return String::new() };
     let mut text = format!("prior: {}, weight {}", prior.ranker, prior.weight);
+    if prior.llm_weight != 1.0 {
+        text += &format!(", weight of the LLM {}", prior.llm_weight);
+    }
+    if let Some(fit) = &evaluation.fit {
+        text += &format!(
+            ", fitted and kept for the run: nats a window on valid are {:.4}, of the LLM alone {:.4}, of the ranker \
+             alone {:.4}",
+            fit.loss, fit.llm_alone, fit.ranker_alone
+        );
+    }
     if !evaluation.tried.is_empty() {
         let tried = evaluation.tried.iter().map(|t| format!("{:.4} at {}", t.ndcg_at_10, t.weight)).collect::<Vec<_>>();
         text += &format!(", kept for the run: NDCG@10 on valid is {}", tried.join(", "));

@@ -190,7 +190,7 @@ fn compare(corpus: &Corpus, results: &[RankerResult]) -> Result<Comparison> {
         RankedMethod { name: LLM_ON_MIXTURE.into(), seeds: vec![with.as_slice()] },
         RankedMethod { name: MIXTURE.into(), seeds: vec![without.as_slice()] },
     );
-    Comparison::of(&with, &without, &CompareOptions::default())
+    Comparison::new(&with, &without, &CompareOptions::default())
 }
 
 /// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with
@@ -337,6 +337,7 @@ fn with_mixture_prior(mut config: RunConfig) -> RunConfig {
         settings: toml::Table::new(),
         mixture: None,
         weight: 1.0,
+        llm_weight: 1.0,
         smoothing: 0.1,
         in_loss: true,
     });

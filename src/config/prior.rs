@@ -32,6 +32,10 @@ pub struct PriorConfig {
     /// chooses another.
     #[serde(default = "default_weight")]
     pub weight: f64,
+    /// Factor of the LLM's own logits beside the prior: below 1 the LLM is less sure, with 0 the
+    /// ranker ranks alone. `evaluate --split valid --fit-prior` fits it and `weight`.
+    #[serde(default = "default_weight")]
+    pub llm_weight: f64,
     /// The part of the probability that is spread evenly over the items.
     #[serde(default = "default_smoothing")]
     pub smoothing: f64,
@@ -63,8 +67,17 @@ impl PriorConfig {
         }
     }
 
+    /// Returns this prior with other weights of itself and of the LLM.
+    pub fn with_weights(&self, weight: f64, llm_weight: f64) -> Self {
+        Self { weight, llm_weight, ..self.clone() }
+    }
+
     pub(super) fn validate(&self, problems: &mut Problems) {
         problems.add_error(Self::check_weight(self.weight, "prior.weight"));
+        problems.add_error(Self::check_weight(self.llm_weight, "prior.llm_weight"));
+        if self.in_loss && self.llm_weight == 0.0 {
+            problems.add("prior.llm_weight is 0, so the LLM would learn nothing: set it above 0, or in_loss = false");
+        }
         if !(1e-6..=1.0).contains(&self.smoothing) {
             problems.add(format!("prior.smoothing is {}, it must be between 1e-6 and 1", self.smoothing));
         }
@@ -88,6 +101,7 @@ mod tests {
             settings: toml::Table::new(),
             mixture: None,
             weight: 1.0,
+            llm_weight: 1.0,
             smoothing: 0.5,
             in_loss: false,
         };

@@ -79,7 +79,7 @@ impl NodeLogits {
     /// Returns the log-probabilities of the tokens that may follow `node`, the `n`-th of this set,
     /// in the trie's order.
     ///
-    /// A prior's bias is added to the logits before the softmax over the children, and to the
+    /// A prior's weights apply to the logits before the softmax over the children, and to the
     /// log-probabilities after the softmax over the vocabulary: before it, the bias would give the
     /// children's probability to tokens that continue no title.
     ///
@@ -96,17 +96,24 @@ impl NodeLogits {
         let row = &self.logits[n * self.columns..(n + 1) * self.columns];
         let logit = |&token: &u32| f64::from(row[self.column[token as usize] as usize]);
         let mut logits: Vec<f64> = trie.valid_tokens(node).iter().map(logit).collect();
-        if let Some(prior) = prior {
-            logits.iter_mut().zip(prior.logit_bias(trie, node)).for_each(|(logit, bias)| *logit += bias);
-        }
-        let log_sum = match scoring {
-            Scoring::Full => f64::from(self.log_sum_vocabulary[n]),
-            Scoring::Masked => {
-                let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max
-            }
+        let add_prior = |logits: &mut [f64]| {
+            let Some(prior) = prior else { return };
+            let bias = prior.logit_bias(trie, node);
+            logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit = prior.llm_weight * *logit + bias);
         };
-        logits.iter_mut().for_each(|logit| *logit -= log_sum);
+        match scoring {
+            Scoring::Full => {
+                let log_sum = f64::from(self.log_sum_vocabulary[n]);
+                logits.iter_mut().for_each(|logit| *logit -= log_sum);
+                add_prior(&mut logits);
+            }
+            Scoring::Masked => {
+                add_prior(&mut logits);
+                let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln() + max;
+                logits.iter_mut().for_each(|logit| *logit -= log_sum);
+            }
+        }
         logits
     }
 }

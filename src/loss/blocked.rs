@@ -35,11 +35,13 @@ pub struct OutputHead<B: Backend> {
     pub weight: Tensor<B, 2>,
     /// Soft cap c of the logits, which are `c tanh(z / c)` of the products z (Gemma 2).
     pub soft_cap: Option<f64>,
+    /// Factor of the logits, after the soft cap.
+    pub factor: f64,
 }
 
 impl<B: Backend> From<Tensor<B, 2>> for OutputHead<B> {
     fn from(weight: Tensor<B, 2>) -> Self {
-        Self { weight, soft_cap: None }
+        Self { weight, soft_cap: None, factor: 1.0 }
     }
 }
 
@@ -50,10 +52,11 @@ impl<B: Backend> OutputHead<B> {
     /// `hidden`: `[n, width]`; output: `[n, columns]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
         let products = hidden.matmul(self.weight.clone().transpose());
-        match self.soft_cap {
+        let logits = match self.soft_cap {
             None => products,
             Some(cap) => products.div_scalar(cap).tanh().mul_scalar(cap),
-        }
+        };
+        if self.factor == 1.0 { logits } else { logits.mul_scalar(self.factor) }
     }
 }
 
@@ -71,8 +74,8 @@ pub fn linear_token_loss<B: AutodiffBackend>(
     batch: &Batch,
     token_loss: &impl TokenLoss,
 ) -> LinearLoss<B> {
-    let OutputHead { weight: head, soft_cap } = head.into();
-    let inner = (hidden.clone().inner(), OutputHead { weight: head.clone().inner(), soft_cap });
+    let OutputHead { weight: head, soft_cap, factor } = head.into();
+    let inner = (hidden.clone().inner(), OutputHead { weight: head.clone().inner(), soft_cap, factor });
     let sums = sum_over_blocks(inner, &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [true, trains]);
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
@@ -125,7 +128,7 @@ fn sum_over_blocks<B: Backend>(
         let x = hidden.clone().narrow(0, first, predictions.len());
         first += predictions.len();
         let logits = output.logits(x.clone());
-        let slopes = output.soft_cap.map(|cap| logits.clone().div_scalar(cap).square().neg() + 1.0);
+        let slopes = output.soft_cap.map(|cap| logits.clone().div_scalar(cap * output.factor).square().neg() + 1.0);
         let block = token_loss.block(add_logit_bias(logits, predictions), predictions);
         loss = loss + block.loss;
         weight = match (weight, block.weight) {
@@ -136,6 +139,10 @@ fn sum_over_blocks<B: Backend>(
         if let Some(slopes) = slopes {
             gradient.at_label = gradient.at_label * slopes.clone().gather(1, labels.clone().unsqueeze_dim(1));
             gradient.dense = gradient.dense * slopes;
+        }
+        if output.factor != 1.0 {
+            gradient.row_scale = gradient.row_scale.mul_scalar(output.factor);
+            gradient.at_label = gradient.at_label.mul_scalar(output.factor);
         }
         if for_hidden {
             let dense = gradient.dense.clone().matmul(head.clone()) * gradient.row_scale.clone();
@@ -206,14 +213,17 @@ mod tests {
                     target_tokens: count,
                     branching_tokens: count,
                     plain_tokens: 0,
+                    logit_factor: 1.0,
                 };
                 let mut leaf = |shape: [usize; 2]| {
                     let values: Vec<f32> = (0..shape[0] * shape[1]).map(|_| rng.random_range(-1.5..1.5)).collect();
                     Tensor::<Training, 2>::from_data(TensorData::new(values, shape), &device).require_grad()
                 };
                 let (hidden, head) = (leaf([count, width]), leaf([rows, width]));
-                for (temperature, soft_cap) in [(1.0, None), (2.5, None), (1.0, Some(2.0))] {
-                    let output = |weight: &Tensor<Training, 2>| OutputHead { weight: weight.clone(), soft_cap };
+                for (temperature, soft_cap, factor) in
+                    [(1.0, None, 1.0), (2.5, None, 0.3), (1.0, Some(2.0), 1.0), (1.0, Some(2.0), 0.3)]
+                {
+                    let output = |weight: &Tensor<Training, 2>| OutputHead { weight: weight.clone(), soft_cap, factor };
                     let token_loss = Msl { temperature };
                     let logits = add_logit_bias(output(&head).logits(hidden.clone()), &batch.predictions);
                     let plain = cross_entropy(logits, &batch, temperature);
@@ -241,7 +251,7 @@ mod tests {
                     close("head", &head.grad(&grads).unwrap(), &expected[1]);
 
                     for logits in [1, rows, 3 * rows + 1] {
-                        let head = OutputHead { weight: head.clone().inner(), soft_cap };
+                        let head = OutputHead { weight: head.clone().inner(), soft_cap, factor };
                         let inner = (hidden.clone().inner(), head);
                         let sums = sum_over_blocks(inner, &batch.predictions, &token_loss, logits, [true, true]);
                         assert!(

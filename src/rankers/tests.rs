@@ -274,6 +274,7 @@ fn a_prior_of_a_run_file_is_refused_by_name() {
         settings: toml::Table::new(),
         mixture: None,
         weight: 1.0,
+        llm_weight: 1.0,
         smoothing: 0.5,
         in_loss,
     };
@@ -310,6 +311,7 @@ fn settings_and_weights_of_a_mixture() {
             settings: toml::Table::new(),
             mixture: Some(weights.iter().map(|&(name, weight)| (name.to_string(), weight)).collect()),
             weight: 1.0,
+            llm_weight: 1.0,
             smoothing: 0.5,
             in_loss: false,
         })

@@ -13,7 +13,7 @@ use super::text_tasks::{TextTaskData, open_text_tasks};
 use crate::config::{PriorConfig, RunConfig};
 use crate::core::files::sha256;
 use crate::data::{Corpus, Manifest};
-use crate::decode::TriePrior;
+use crate::decode::{PriorWeights, TriePrior};
 use crate::model::{DecoderConfig, QuantizedSize, Weights, open_llm_layers, open_llm_of_run};
 use crate::rankers::{FittedRanker, RankerSpec};
 use crate::text::{Catalogue, Prompt, PromptSet};
@@ -150,5 +150,6 @@ fn open_prior(
     device: &DispatchDevice,
 ) -> Result<(TriePrior, Option<BTreeMap<String, f64>>)> {
     let FittedRanker { ranker, mixture } = spec.open(config, kept, corpus, device)?;
-    Ok((TriePrior::new(ranker, &catalogue.trie, config.weight, config.smoothing), mixture))
+    let prior = TriePrior::new(ranker, &catalogue.trie, config.weight, config.smoothing);
+    Ok((prior.with_weights(PriorWeights { llm: config.llm_weight, prior: config.weight }), mixture))
 }

@@ -143,7 +143,8 @@ impl Session {
         let numbers = Arc::new(numbers);
         let prior = context.prior.as_ref().map(|prior| {
             let ranker = LiveRanker { ranker: prior.ranker(), numbers: numbers.clone() };
-            TriePrior::new(Arc::new(ranker), &catalogue.trie, prior.weight, prior.smoothing)
+            let live = TriePrior::new(Arc::new(ranker), &catalogue.trie, prior.weight, prior.smoothing);
+            live.with_weights(prior.weights())
         });
         let context = PromptContext {
             corpus,

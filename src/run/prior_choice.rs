@@ -1,10 +1,11 @@
-//! `prior.json`: the weight of the prior that was chosen on the validation windows.
+//! `prior.json`: the weights of prior and LLM that were chosen on the validation windows.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::prior_fit::PriorFit;
 use crate::config::{DecodeConfig, PriorConfig};
 use crate::core::files::write_json;
 use crate::core::log::log;
@@ -12,10 +13,11 @@ use crate::{Context, Result};
 
 const PRIOR: &str = "prior.json";
 
-/// The contents of `prior.json`: the prior's weight that ranked the validation windows best.
+/// The contents of `prior.json`: the prior's weight that ranked the validation windows best, or the
+/// weights of prior and LLM that were fitted to them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenPrior {
-    /// The run file's prior, with the chosen weight.
+    /// The run file's prior, with the chosen weights.
     pub prior: PriorConfig,
     /// SHA-256 of its vectors, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,6 +33,9 @@ pub struct ChosenPrior {
     pub windows: usize,
     /// All weights that were compared.
     pub tried: Vec<TriedWeight>,
+    /// How the weights were fitted, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<PriorFit>,
 }
 
 /// A weight of the prior, and the metric of the validation windows with it.
@@ -59,8 +64,9 @@ impl ChosenPrior {
         let text = fs::read_to_string(&path).context(path.display())?;
         let chosen: Self = serde_json::from_str(&text).context(path.display())?;
         PriorConfig::check_weight(chosen.prior.weight, "prior.weight").context(path.display())?;
+        PriorConfig::check_weight(chosen.prior.llm_weight, "prior.llm_weight").context(path.display())?;
         let same = chosen.step == step && chosen.vectors == *vectors;
-        if same && (PriorConfig { weight: prior.weight, ..chosen.prior.clone() }) == *prior {
+        if same && chosen.prior.with_weights(prior.weight, prior.llm_weight) == *prior {
             return Ok(Some(chosen));
         }
         log(format_args!(

@@ -96,7 +96,9 @@ impl Session {
         let mut prior_choice: Option<ChosenPrior> = None;
         if let (Some(config), Some(prior)) = (&config.prior, &mut context.prior) {
             prior_choice = ChosenPrior::read(dir, config, &prior_vectors, step)?;
-            prior.weight = prior_choice.as_ref().map_or(prior.weight, |chosen| chosen.prior.weight);
+            if let Some(ChosenPrior { prior: chosen, .. }) = &prior_choice {
+                (prior.weight, prior.llm_weight) = (chosen.weight, chosen.llm_weight);
+            }
         }
         Ok(Self {
             dir: dir.to_path_buf(),

@@ -141,6 +141,7 @@ impl PreparedRun {
             other_devices: devices[1..].to_vec(),
             optimizer,
             token_loss,
+            logit_factor: config.prior.as_ref().filter(|prior| prior.in_loss).map_or(1.0, |prior| prior.llm_weight),
             progress,
             config: config.train.clone(),
             seed: config.seed,

@@ -39,6 +39,8 @@ pub struct Run<B: AutodiffBackend> {
     pub optimizer: AdamW<ItemLanguageModel<B>, B>,
     /// The loss; its state is restored from `progress`.
     pub token_loss: Loss,
+    /// Factor of the logits, before a prior's biases are added: the LLM's weight beside the prior.
+    pub logit_factor: f64,
     /// Progress to resume from.
     pub progress: Progress<ValidationScore>,
     /// Hyper-parameters.
@@ -146,8 +148,10 @@ impl<B: AutodiffBackend> LanguageModelTask<B> {
 
     /// Lays out samples as micro-batches, at least one for each device.
     fn batches(&self, samples: Vec<Vec<Example>>) -> Vec<Batch> {
-        let micro_batch = self.run.config.micro_batch();
-        micro_batch.batches_for(self.models.len(), samples, &self.run.catalogue, self.token_loss.candidates())
+        let (micro_batch, candidates) = (self.run.config.micro_batch(), self.token_loss.candidates());
+        let mut batches = micro_batch.batches_for(self.models.len(), samples, &self.run.catalogue, candidates);
+        batches.iter_mut().for_each(|batch| batch.logit_factor = self.run.logit_factor);
+        batches
     }
 
     /// Takes step `number`, from 1. Returns its output and the gradient's norm before clipping.

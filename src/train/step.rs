@@ -46,7 +46,7 @@ pub struct StepOutput {
 }
 
 impl<B: Backend> ItemLanguageModel<B> {
-    /// Computes the logits of a batch that has predictions, the prior added.
+    /// Computes the logits of a batch that has predictions, with its factor and the prior's biases.
     ///
     /// # Shapes
     /// Output: `[predictions, columns]`; the columns are those of [`Batch::candidate_ids`].
@@ -69,7 +69,7 @@ impl<B: Backend> ItemLanguageModel<B> {
             None => head,
             Some(ids) => head.select(0, self.indices(ids.iter().map(|&id| id as i32).collect())),
         };
-        OutputHead { weight, soft_cap: self.llm.logit_soft_cap() }
+        OutputHead { weight, soft_cap: self.llm.logit_soft_cap(), factor: batch.logit_factor }
     }
 
     fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
@@ -146,7 +146,8 @@ impl<'a, B: AutodiffBackend> DeviceShard<'a, B> {
         let (nodes, backward) = with_prefix.train_trees(&batch.token_trees, seed);
         let (hidden, head) = (model.predicting(nodes, batch), model.batch_head(batch));
         if observe {
-            let head = OutputHead { weight: head.weight.clone().inner(), soft_cap: head.soft_cap };
+            let OutputHead { soft_cap, factor, .. } = head;
+            let head = OutputHead { weight: head.weight.clone().inner(), soft_cap, factor };
             let logits = head.logits(hidden.clone().inner());
             loss.observe(&to_vec(add_logit_bias(logits, &batch.predictions), "logits")?, batch);
             loss.update();

@@ -21,7 +21,10 @@ fn at_ranking_and_in_the_loss() {
     lab.same_run("learnt", "parts", "adapter/adapter_model.safetensors");
 
     let ranked = lab.json("evaluate run");
-    assert_eq!(ranked["prior"], json!({"ranker": "cooccurrence", "weight": 0.7, "smoothing": 0.5, "in_loss": false}));
+    assert_eq!(
+        ranked["prior"],
+        json!({"ranker": "cooccurrence", "weight": 0.7, "llm_weight": 1.0, "smoothing": 0.5, "in_loss": false})
+    );
     assert!(lab.json("evaluate alone").get("prior").is_none());
     let with = lab.read("run/ranks-test.parquet");
     lab.ok("evaluate run --prior-weight 0");
@@ -107,6 +110,38 @@ fn of_vectors() {
     assert_eq!(document(&output)["prior"]["weight"], 1.0);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(stderr.contains("prior.json"), "a weight chosen with other vectors is not used: {stderr}");
+}
+
+/// The fit is at least as likely as either alone, is kept, and ranks test; a run trained with the
+/// LLM at another weight begins with another loss.
+#[test]
+fn its_weights_are_fitted_on_valid() {
+    let lab = Lab::new();
+    lab.ok(&format!("train run.toml --out run {PRIOR}"));
+    lab.ok("train run.toml --out alone --max-steps 1");
+    for (line, named) in [
+        ("evaluate run --fit-prior", "--split valid"),
+        ("evaluate run --fit-prior --split valid --prior-weight 1", "--prior-weight"),
+        ("evaluate run --fit-prior --split valid --scoring full", "masked"),
+        ("evaluate alone --fit-prior --split valid", "[prior]"),
+    ] {
+        lab.refused(line, 2, &["--fit-prior", named]);
+    }
+    let fitted = lab.json("evaluate run --fit-prior --split valid");
+    let fit = |key: &str| fitted["fit"][key].as_f64().unwrap();
+    assert!(fit("loss") <= fit("llm_alone").min(fit("ranker_alone")), "{}", fitted["fit"]);
+    assert_eq!(fitted["fit"]["windows"], fitted["users"]);
+    let (prior, llm) = (&fitted["prior"]["weight"], &fitted["prior"]["llm_weight"]);
+    assert!(prior.as_f64().is_some_and(|weight| weight > 0.0) && llm.as_f64().is_some_and(|weight| weight >= 0.0));
+    let ranked = lab.json("evaluate run");
+    assert_eq!((&ranked["prior"]["weight"], &ranked["prior"]["llm_weight"]), (prior, llm));
+    assert!(ranked.get("fit").is_none());
+
+    let learned = format!("train run.toml --max-steps 1 {PRIOR} --set prior.in_loss=true");
+    lab.ok(&format!("{learned} --out whole"));
+    lab.ok(&format!("{learned} --out less --set prior.llm_weight=0.1"));
+    assert_ne!(lab.losses("whole"), lab.losses("less"));
+    lab.refused(&format!("{learned} --out none --set prior.llm_weight=0"), 2, &["prior.llm_weight"]);
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn losses(
             other_devices: devices[1..].to_vec(),
             optimizer: adamw(0.01),
             token_loss: loss,
+            logit_factor: 1.0,
             progress: Progress::default(),
             config,
             seed: 4,

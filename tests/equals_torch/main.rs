@@ -301,6 +301,7 @@ fn lora_from_peft_logits_gradients_merge_and_round_trip() {
             target_tokens: 7,
             branching_tokens: 0,
             plain_tokens: 0,
+            logit_factor: 1.0,
         };
         let loss = cross_entropy(logits.select(0, at), &batch, 1.0).div_scalar(7.0);
         near("loss", loss.clone().into_scalar().elem(), f64::from(expected.floats("loss")[0]));

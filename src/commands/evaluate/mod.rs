@@ -1,5 +1,6 @@
 //! `itemlm evaluate RUN_DIR`
 
+mod prior;
 mod texts;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
+use self::prior::{best_weight, check_fit, fit_prior, note_prior_choice, weights_to_rank_with};
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
 use crate::core::log::log;
@@ -22,7 +24,7 @@ use crate::run::precision::check_precision;
 use crate::run::prompt_selection::{PromptSelection, SelectedPrompt};
 use crate::run::rank_windows::WindowRanking;
 use crate::run::verified_devices::verified_devices;
-use crate::run::{ChosenPrior, Session, TriedWeight, catch_out_of_memory, write_evaluation, write_rankings};
+use crate::run::{ChosenPrior, PriorFit, Session, TriedWeight, catch_out_of_memory, write_evaluation, write_rankings};
 use crate::text::PromptChoice;
 use crate::{Context, Error, Result};
 
@@ -44,6 +46,9 @@ pub struct EvaluateOptions {
     /// Weights of the prior in place of the run's. The one that ranks the validation windows best
     /// becomes the run's.
     pub prior_weights: Vec<f64>,
+    /// Whether to fit the weights of prior and LLM to the validation windows first. The fitted ones
+    /// become the run's.
+    pub fit_prior: bool,
     /// Further k of the metrics.
     pub at: Vec<u32>,
     /// The directory for TREC's files ([`write_trec`]).
@@ -96,6 +101,9 @@ pub struct Evaluation {
     /// All weights of the prior that were compared, if it was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedWeight>,
+    /// How the weights of prior and LLM were fitted, if they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<PriorFit>,
     /// SHA-256 of the corpus's `corpus.toml`.
     pub corpus: String,
     /// The optimiser step of the weights.
@@ -155,8 +163,9 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
     let asked = options.choice.select_all(&run.prompt_sets)?;
-    let weights = weights(&run, options)?;
+    let weights = weights_to_rank_with(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
+    check_fit(&run, options, &decode)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
     note_prior_choice(&run, options, first.as_deref(), &decode);
 
@@ -175,6 +184,8 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     if let Some(first) = asked.first() {
         run.context.prompt = first.template.clone();
     }
+    let fit = options.fit_prior.then(|| fit_prior(&mut run, &windows, options.progress)).transpose()?;
+    let weights = if fit.is_some() { weights_to_rank_with(&run, options)? } else { weights };
     let tokenise =
         |run: &Session| WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display());
     let prompts = tokenise(&run)?;
@@ -188,14 +199,18 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
     let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
-    let prior = run.config.prior.clone().map(|prior| PriorConfig { weight, ..prior });
+    let llm_weight = run.context.prior.as_ref().map_or(1.0, |prior| prior.llm_weight);
+    let prior = run.config.prior.as_ref().map(|prior| prior.with_weights(weight, llm_weight));
     match &prior {
-        Some(prior) if tried.len() > 1 => {
+        Some(prior) if tried.len() > 1 || fit.is_some() => {
             let (prior, vectors, tried) = (prior.clone(), run.prior_vectors.clone(), tried.clone());
             let (decode, windows) = (decode.clone(), windows.len());
-            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried }.write(dir)?;
+            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried, fit }.write(dir)?;
         }
         _ => tried.clear(),
+    }
+    if fit.is_some() {
+        tried.clear();
     }
 
     let (split, corpus) = (options.split, &run.context.corpus);
@@ -221,6 +236,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         exclude_history: decode.exclude_history,
         prior,
         tried,
+        fit,
         corpus: read_identity::<Identity>(dir)?.corpus,
         step: run.step,
         peak_memory_bytes: crate::core::system::peak_bytes(),
@@ -272,30 +288,6 @@ fn limited_windows(run: &Session, options: &EvaluateOptions) -> Result<Vec<(u32,
     }
 }
 
-/// The best ranking, and the weight of the prior that gave it.
-type BestRanking = (Summary, RankedSplit, f64);
-
-/// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
-/// the first) with its weight, and the metrics of all.
-fn best_weight(
-    run: &mut Session,
-    weights: &[f64],
-    rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
-) -> Result<(Option<BestRanking>, Vec<TriedWeight>)> {
-    let mut tried: Vec<TriedWeight> = Vec::new();
-    let mut best = None;
-    for &weight in weights {
-        run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
-        let (summary, ranked) = rank(run)?;
-        let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
-        if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
-            best = Some((summary, ranked, weight));
-        }
-        tried.push(TriedWeight { weight, ndcg_at_10 });
-    }
-    Ok((best, tried))
-}
-
 /// Returns the run file's settings, replaced by those of the command line.
 fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<DecodeConfig> {
     let mut decode = config.clone();
@@ -315,46 +307,4 @@ fn decode_config(config: &DecodeConfig, options: &EvaluateOptions) -> Result<Dec
         log(format_args!("note: {note}"));
     }
     Ok(decode)
-}
-
-/// Prints a note where the prior's weight was chosen under other conditions than those of this
-/// evaluation.
-fn note_prior_choice(run: &Session, options: &EvaluateOptions, prompt: Option<&str>, decode: &DecodeConfig) {
-    let Some(choice) = run.prior_choice.as_ref().filter(|_| options.prior_weights.is_empty()) else { return };
-    let weight = choice.prior.weight;
-    if choice.prompt.as_deref() != prompt {
-        let (by, now) = (choice.prompt.as_deref().unwrap_or_default(), prompt.unwrap_or_default());
-        log(format_args!("note: the prior's weight {weight} was chosen by {by}; this ranks by {now}"));
-    }
-    if choice.decode != *decode {
-        let text = |decode: &DecodeConfig| {
-            let scoring = if decode.scoring == Scoring::Full { "full" } else { "masked" };
-            let search = if decode.search == SearchKind::Trie { "" } else { ", transformers' search" };
-            let history = if decode.exclude_history { ", without the history's items" } else { "" };
-            let DecodeConfig { beams, length_penalty, .. } = decode;
-            format!("{scoring} scoring, {beams} beams and length penalty {length_penalty}{search}{history}")
-        };
-        let (by, now) = (text(&choice.decode), text(decode));
-        log(format_args!("note: the prior's weight {weight} was chosen with {by}; this ranks with {now}"));
-    }
-}
-
-/// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
-/// a prior.
-fn weights(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {
-    let asked = &options.prior_weights;
-    match &run.context.prior {
-        _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
-            "--prior-weight: of {} weights the best is chosen, by --split valid alone, not {}",
-            asked.len(),
-            options.split
-        ))),
-        None if !asked.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
-        None => Ok(vec![0.0]),
-        Some(prior) if asked.is_empty() => Ok(vec![prior.weight]),
-        Some(_) => {
-            asked.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
-            Ok(asked.clone())
-        }
-    }
 }

@@ -54,7 +54,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
     let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
     let lists = options.trec.is_some() || !options.at.is_empty();
-    if ranks || asks || lists || !options.prior_weights.is_empty() {
+    if ranks || asks || lists || !options.prior_weights.is_empty() || options.fit_prior {
         return Err(Error::usage(format!(
             "--beams, --scoring, --length-penalty, --task, --prompt, --prior-weight, --at and --trec are for ranking; \
              the run in {} writes texts",

@@ -142,7 +142,7 @@ fn enumerate_score(
     catalogue: &Catalogue,
     alone: &[ItemScore],
     user: &PrefixMass,
-    weight: f64,
+    weights: PriorWeights,
     item: usize,
 ) -> ItemScore {
     let (trie, targets) = (&catalogue.trie, &catalogue.targets);
@@ -157,13 +157,14 @@ fn enumerate_score(
         let before = &targets[item][..t];
         let of = |child: Node| {
             let prefix = [before, &[trie.token(child)]].concat();
-            probability(&prefix) / probability(before) * (user.mass(child) / user.mass(node)).powf(weight)
+            let share = user.mass(child) / user.mass(node);
+            (probability(&prefix) / probability(before)).powf(weights.llm) * share.powf(weights.prior)
         };
         let child = trie.child(node, targets[item][t]).unwrap();
         masked += (of(child) / trie.children(node).map(of).sum::<f64>()).ln();
         node = child;
     }
-    ItemScore { masked, full: alone[item].full + weight * user.mass(node).ln() }
+    ItemScore { masked, full: weights.llm * alone[item].full + weights.prior * user.mass(node).ln() }
 }
 
 #[test]
@@ -172,13 +173,13 @@ fn the_search_with_a_prior_equals_enumeration() {
     let model = ItemLanguageModel::from(llama(&device));
     let (corpus, _) = corpus();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
-    for _ in 0..6 {
+    for round in 0..6 {
         let mut target =
             || -> Vec<u32> { (0..rng.random_range(1..5)).map(|_| rng.random_range(3..7)).chain([2]).collect() };
         let targets: Vec<Vec<u32>> = (0..corpus.items.len()).map(|_| target()).collect();
         let catalogue = Catalogue { trie: Trie::build(&targets).unwrap(), targets };
-        let weight = 0.8;
-        let prior = TriePrior::new(fit("markov", &corpus), &catalogue.trie, weight, 0.3);
+        let weights = PriorWeights { llm: [1.0, 0.3, 0.0][round % 3], prior: 0.8 };
+        let prior = TriePrior::new(fit("markov", &corpus), &catalogue.trie, 1.0, 0.3).with_weights(weights);
         let user = prior.mass_for_history(corpus.history(&corpus.windows(Split::Test)[0]));
         let prompt: Vec<u32> = (0..5).map(|_| rng.random_range(3..96)).collect();
         let items: Vec<u32> = (0..catalogue.targets.len() as u32).collect();
@@ -192,7 +193,7 @@ fn the_search_with_a_prior_equals_enumeration() {
             assert_eq!(found.len(), catalogue.trie.leaves());
             for ranked in &found {
                 let item = catalogue.trie.items(ranked.leaf).next().unwrap() as usize;
-                let expected = enumerate_score(&catalogue, &alone, &user, weight, item);
+                let expected = enumerate_score(&catalogue, &alone, &user, weights, item);
                 let expected = if scoring == Scoring::Masked { expected.masked } else { expected.full };
                 assert!(
                     (ranked.log_prob - expected).abs() < 1e-4,
