@@ -84,10 +84,10 @@ impl RunEngine {
     /// Serves `session`, which has the training catalogue.
     pub fn new(session: Session) -> Self {
         let opened = Arc::new(session);
-        Self::new(opened.clone(), opened)
+        Self::with_session(opened.clone(), opened)
     }
 
-    fn new(opened: Arc<Session>, session: Arc<Session>) -> Self {
+    fn with_session(opened: Arc<Session>, session: Arc<Session>) -> Self {
         let (config, context) = (&session.config, &session.context);
         let dir = session.dir.canonicalize().unwrap_or_else(|_| session.dir.clone());
         let about = ModelInfo {
@@ -134,7 +134,7 @@ impl Engine for RunEngine {
         let session = Arc::new(self.opened.with_items(items)?);
         // The index of ids and titles is made now, not when the first request comes.
         session.estimated_tokens(&session.example_request(1));
-        Ok(Arc::new(Self::new(self.opened.clone(), session)))
+        Ok(Arc::new(Self::with_session(self.opened.clone(), session)))
     }
 
     fn check(&self) -> Result<()> {

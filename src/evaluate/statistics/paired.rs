@@ -109,7 +109,9 @@ impl PairedDifferences {
         }
         if sums.len() < usize::BITS as usize - 1 && 1usize << sums.len() <= resamples {
             let assignments = 1usize << sums.len();
-            let far = (0..assignments as u64).filter(|&signs| sum_with_random_signs(&sums, &mut || signs).abs() >= least).count();
+            let far = (0..assignments as u64)
+                .filter(|&signs| sum_with_random_signs(&sums, &mut || signs).abs() >= least)
+                .count();
             return far as f64 / assignments as f64;
         }
         let far = (0..resamples as u64).into_par_iter().filter(|&stream| {
