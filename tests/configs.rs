@@ -143,6 +143,6 @@ fn all_files_are_embedded() {
     embedded.sort_unstable();
     assert_eq!(embedded, names, "add a new file to src/config/shipped.rs");
     for shipped in SHIPPED {
-        assert!(shipped.text.starts_with("# ") && shipped.about().len() > 20, "{}", shipped.name);
+        assert!(shipped.text.starts_with("# ") && shipped.summary().len() > 20, "{}", shipped.name);
     }
 }

@@ -55,7 +55,8 @@ impl MicroBatch {
             let (first, second) = groups[largest].split_at(groups[largest].len() / 2);
             groups.splice(largest..=largest, [first, second]);
         }
-        let batch = |samples: &[Vec<Example>]| Batch::after_prefix(shared, &samples.concat(), catalogue, candidates);
+        let batch =
+            |samples: &[Vec<Example>]| Batch::with_shared_prefix(shared, &samples.concat(), catalogue, candidates);
         groups.into_iter().map(batch).collect()
     }
 

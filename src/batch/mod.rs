@@ -66,11 +66,11 @@ impl Batch {
     /// with [`Candidates::Children`]: all are made by the program, never read.
     pub fn new(examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let shared = common_prefix_len(examples.iter().map(|example| example.prompt.as_slice()));
-        Self::after_prefix(shared, examples, catalogue, candidates)
+        Self::with_shared_prefix(shared, examples, catalogue, candidates)
     }
 
     /// Lays out `examples`, whose prompts all begin with the same `shared` tokens.
-    fn after_prefix(shared: usize, examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
+    fn with_shared_prefix(shared: usize, examples: &[Example], catalogue: &Catalogue, candidates: Candidates) -> Self {
         let trie = &catalogue.trie;
         let root_children = trie.valid_tokens(ROOT).len();
         let mut sequences: Vec<ExampleSequence> =

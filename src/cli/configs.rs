@@ -50,12 +50,12 @@ impl ConfigsCommand {
     pub(super) fn run(self) -> Result<()> {
         match self {
             Self::List { json: true } => {
-                let all = SHIPPED.iter().map(|shipped| json!({ "name": shipped.name, "about": shipped.about() }));
+                let all = SHIPPED.iter().map(|shipped| json!({ "name": shipped.name, "about": shipped.summary() }));
                 print_json(&all.collect::<Vec<Value>>())
             }
             Self::List { json: false } => {
                 let width = SHIPPED.iter().map(|shipped| shipped.name.len()).max().unwrap_or(0);
-                let line = SHIPPED.iter().map(|shipped| format!("{:width$}  {}\n", shipped.name, shipped.about()));
+                let line = SHIPPED.iter().map(|shipped| format!("{:width$}  {}\n", shipped.name, shipped.summary()));
                 print(&line.collect::<String>())
             }
             Self::Show { name } => print(shipped_config(&name)?.text),

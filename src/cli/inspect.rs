@@ -123,12 +123,12 @@ fn example(shown: &ExampleWindow, out: &mut Lines) {
             out.line("  label, predicted (the model's end-of-sequence token follows):");
             out.push_wrapped("  │ ", "  ┆ ", &shown.label);
         }
-        Some(tokens) => labelled(tokens, out),
+        Some(tokens) => write_labelled_tokens(tokens, out),
     }
 }
 
 /// Appends the masked tokens in running lines, then a row for each label.
-fn labelled(tokens: &[LabelledToken], out: &mut Lines) {
+fn write_labelled_tokens(tokens: &[LabelledToken], out: &mut Lines) {
     let (masked, labels): (Vec<_>, Vec<_>) = tokens.iter().partition(|token| token.label == MASKED);
     out.line(format!("  its {} tokens, each as token:id, all with the label {MASKED}:", masked.len()));
     let mut line = String::from(" ");

@@ -98,7 +98,7 @@ pub fn baseline(
         say,
     };
     let fitted = spec.fit(&mut context).context(corpus_dir.display())?;
-    spec.about().iter().for_each(|line| say(line));
+    spec.summaries().iter().for_each(|line| say(line));
     if let Some(mixture) = &fitted.mixture {
         let weights: Vec<String> = mixture.iter().map(|(name, weight)| format!("{name} {weight:.3}")).collect();
         say(&format!("weights of the mixture, by the validation windows: {}", weights.join(", ")));

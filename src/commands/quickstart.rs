@@ -190,11 +190,11 @@ fn compare(corpus: &Corpus, results: &[RankerResult]) -> Result<Comparison> {
         RankedMethod { name: LLM_ON_MIXTURE.into(), seeds: vec![with.as_slice()] },
         RankedMethod { name: MIXTURE.into(), seeds: vec![without.as_slice()] },
     );
-    Comparison::of(&with, &without, &CompareOptions::default())
+    Comparison::new(&with, &without, &CompareOptions::default())
 }
 
-/// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with the
-/// model after training with each loss, and with the model on the mixture of counts and titles.
+/// Makes data, tokenizer and model; ranks with counts and titles, with the untrained model, with
+/// the model after training with each loss, and with the model on the mixture of counts and titles.
 pub fn quickstart(dir: &Path, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<QuickstartReport> {
     let started = Instant::now();
     let device = verified_device(&backend)?;
@@ -322,13 +322,13 @@ fn trained_runs(corpus: &Path, llm: &Path) -> Vec<(&'static str, &'static str, R
         ("lml", "LLM, LML", alone(LossKind::Lml, Temperature::Fixed(1.0))),
         ("msl", "LLM, MSL", alone(LossKind::Msl, Temperature::Fixed(1.0))),
         ("msl-ats", "LLM, MSL+ATS", alone(LossKind::Msl, Temperature::Adaptive)),
-        ("mixture", LLM_ON_MIXTURE, on_mixture(alone(LossKind::Msl, Temperature::Fixed(1.0)))),
+        ("mixture", LLM_ON_MIXTURE, with_mixture_prior(alone(LossKind::Msl, Temperature::Fixed(1.0)))),
     ]
 }
 
 /// Puts the language model on the mixture: the mixture in the loss, every item of a window as a
 /// target, and, as the rankers do, no item of the history in a list.
-fn on_mixture(mut config: RunConfig) -> RunConfig {
+fn with_mixture_prior(mut config: RunConfig) -> RunConfig {
     config.train.epochs = 8;
     config.train.targets = Targets::Every;
     config.decode.exclude_history = true;

@@ -13,11 +13,11 @@ use super::{AlignConfig, Problems, RunConfig};
 pub struct Problem {
     /// The line, from 1; `None` where the problem is a key that is not there, or several keys.
     pub line: Option<usize>,
-    /// What is wrong, with the key.
+    /// The problem, with the key.
     pub message: String,
 }
 
-/// Which run file a text is.
+/// Kind of a run file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunFileKind {
@@ -37,8 +37,8 @@ const REQUIRED: [(&[&str], &str); 3] = [
 /// Returns the kind of a run file and all that is wrong with it; no problem for a file that is not
 /// TOML but that, and no kind.
 ///
-/// Each key is read on its own, so that one wrong key hides no other; what the keys ask of each other
-/// is checked where each of them can be read.
+/// Each key is read on its own, so that one wrong key hides no other; what the keys ask of each
+/// other is checked where each of them can be read.
 ///
 /// * `inherited`: the keys of the file that it extends.
 pub fn check_run_file(text: &str, inherited: &Table) -> (Option<RunFileKind>, Vec<Problem>) {

@@ -66,21 +66,21 @@ impl LossConfig {
             problems.add("loss.temperature = \"adaptive\" is for loss.kind = \"msl\": give \"bear\" a number");
         }
         if let Temperature::Fixed(temperature) = self.temperature {
-            problems.add_error(above_zero("loss.temperature", temperature));
+            problems.add_error(check_positive("loss.temperature", temperature));
         }
         for (key, value) in [("loss.lambda", self.lambda), ("loss.xi", self.xi)] {
             match value {
                 Some(_) if self.kind != LossKind::Bear => {
                     problems.add(format!("{key} is for loss.kind = \"bear\""));
                 }
-                Some(value) => problems.add_error(above_zero(key, value)),
+                Some(value) => problems.add_error(check_positive(key, value)),
                 None => {}
             }
         }
     }
 }
 
-fn above_zero(key: &str, value: f64) -> Result<()> {
+fn check_positive(key: &str, value: f64) -> Result<()> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),
         false => Err(Error::usage(format!("{key} is {value}, it must be a finite number above 0"))),

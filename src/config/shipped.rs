@@ -14,7 +14,7 @@ pub struct ShippedConfig {
 
 impl ShippedConfig {
     /// Returns the first line, a comment that says what the file is for, without `# `.
-    pub fn about(&self) -> &'static str {
+    pub fn summary(&self) -> &'static str {
         self.text.lines().next().unwrap_or_default().trim_start_matches("# ")
     }
 }

@@ -55,12 +55,17 @@ impl EventLog {
 
     /// Adds events to the end of the log.
     pub(crate) fn append(&mut self, events: &Events) -> Result<()> {
-        let number =
-            |ids: &mut Interner, texts: &StringArena| texts.iter().map(|t| ids.intern(t)).collect::<Result<Vec<u32>>>();
+        self.append_numbered(events).map(drop)
+    }
+
+    /// Adds events to the end of the log; returns the numbers of their items.
+    pub(crate) fn append_numbered(&mut self, events: &Events) -> Result<Vec<u32>> {
         let (users, items) =
-            rayon::join(|| number(&mut self.users, &events.users), || number(&mut self.items, &events.items));
-        self.scatter(&users?, &items?, &events.times, &events.ratings)?;
-        self.make_room()
+            rayon::join(|| self.users.intern_all(&events.users), || self.items.intern_all(&events.items));
+        let items = items?;
+        self.scatter(&users?, &items, &events.times, &events.ratings)?;
+        self.make_room()?;
+        Ok(items)
     }
 
     fn scatter(&mut self, users: &[u32], items: &[u32], times: &[i64], ratings: &[f32]) -> Result<()> {

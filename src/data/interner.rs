@@ -69,6 +69,23 @@ impl Interner {
         Ok(number)
     }
 
+    /// Returns the numbers of ids, as [`Interner::intern`] does one after another.
+    pub(crate) fn intern_all(&mut self, ids: &StringArena) -> Result<Vec<u32>> {
+        // Two loops, because a large table's cache misses then overlap: this one looks at the
+        // hashes alone, the second at the texts.
+        let candidate = |id| {
+            let bits = self.bits(id);
+            self.numbers.find(spread(bits), |&(b, _)| b == bits).map_or(u32::MAX, |(_, number)| *number)
+        };
+        let mut numbers: Vec<u32> = ids.iter().map(candidate).collect();
+        for (number, id) in numbers.iter_mut().zip(ids.iter()) {
+            if *number == u32::MAX || self.get(*number) != id {
+                *number = self.intern(id)?;
+            }
+        }
+        Ok(numbers)
+    }
+
     /// Returns the number of an id, if it has one.
     pub(crate) fn find(&self, id: &str) -> Option<u32> {
         let bits = self.bits(id);
@@ -111,5 +128,18 @@ mod tests {
         assert_eq!((ids.len(), ids.get(17), ids.find("id4999"), ids.find("x")), (5000, "id17", Some(4999), None));
         assert_eq!(ids.intern("").unwrap(), 5000);
         assert_eq!(ids.get(5000), "");
+    }
+
+    #[test]
+    fn many_ids_are_numbered_as_one_after_another() {
+        let (mut one, mut all) = (Interner::default(), Interner::default());
+        for block in 0..4 {
+            let mut ids = StringArena::default();
+            // New ids, ids of the block before, and repeats within the block.
+            (0..6000).for_each(|i| ids.push(&format!("id{}", (block * 2000 + i * 7919 % 4001) / 2)));
+            let expected: Vec<u32> = ids.iter().map(|id| one.intern(id).unwrap()).collect();
+            assert_eq!(all.intern_all(&ids).unwrap(), expected);
+        }
+        assert_eq!(all.texts, one.texts);
     }
 }

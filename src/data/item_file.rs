@@ -13,8 +13,8 @@ use super::id::Id;
 use crate::core::files::refuse_lfs_pointer;
 use crate::{Context, Error, Result};
 
-/// Reads a catalogue: a file whose name ends in `.csv` (with a header), `.tsv`, `.jsonl`, `.ndjson` or
-/// `.parquet`. Columns or keys other than `id` and `title` are passed over.
+/// Reads a catalogue: a file whose name ends in `.csv` (with a header), `.tsv`, `.jsonl`, `.ndjson`
+/// or `.parquet`. Columns or keys other than `id` and `title` are passed over.
 ///
 /// # Errors
 /// Another file; a row without id or title, named; an id that is there twice; no row.

@@ -63,7 +63,7 @@ pub(super) struct BeamState<'a> {
     /// The node at which the prompt ends.
     pub start: Node,
     pub prior: Option<&'a PrefixMass<'a>>,
-    /// What the prior will still add; transformers' search does not look ahead.
+    /// The log-probability that the prior will still add; transformers' search does not look ahead.
     lookahead: Option<Lookahead<'a>>,
     filter: Option<&'a ItemFilter>,
     /// The prefixes that the search extends; all of one length in transformers' search.
@@ -159,7 +159,7 @@ impl<'a> BeamState<'a> {
                 let score = settings.apply_length_penalty(log_prob, trie.depth_of(node));
                 self.complete.push(RankedItem { leaf: node, log_prob, score });
             } else {
-                let priority = log_prob + self.lookahead.as_ref().map_or(0.0, |lookahead| lookahead.of(node));
+                let priority = log_prob + self.lookahead.as_ref().map_or(0.0, |lookahead| lookahead.log_gain(node));
                 next.push((priority, Beam { node, log_prob }));
             }
         }

@@ -52,7 +52,7 @@ impl ItemFilter {
                 Self { items: Selection::Only(items), nodes: Selection::Only(nodes) }
             }
             None => {
-                let nodes = Selection::Except(nodes_without(trie, &exclude));
+                let nodes = Selection::Except(excluded_nodes(trie, &exclude));
                 Self { items: Selection::Except(exclude), nodes }
             }
         }
@@ -121,7 +121,7 @@ impl ItemFilter {
     }
 }
 
-/// How many items the largest allowed leaf below a node has.
+/// Number of items of the largest allowed leaf below each node.
 #[derive(Debug)]
 pub(super) struct LargestLeaves<'a> {
     /// `[nodes]`: of all leaves; empty where only the nodes of `differs` have an allowed leaf.
@@ -130,20 +130,20 @@ pub(super) struct LargestLeaves<'a> {
 }
 
 impl<'a> LargestLeaves<'a> {
-    /// Where every leaf is allowed.
-    pub(super) fn of_all(of_all: &'a [u32]) -> Self {
+    /// Makes the counts of a search that allows every leaf.
+    pub(super) fn new(of_all: &'a [u32]) -> Self {
         Self { of_all, differs: HashMap::new() }
     }
 
     /// Returns the number of items at the largest allowed leaf below `node`, 0 without one.
-    pub(super) fn below(&self, node: Node) -> u32 {
+    pub(super) fn item_count(&self, node: Node) -> u32 {
         let all = || self.of_all.get(node as usize).copied().unwrap_or(0);
         self.differs.get(&node).copied().unwrap_or_else(all)
     }
 }
 
 /// Returns the nodes all of whose items are in `exclude`.
-fn nodes_without(trie: &Trie, exclude: &HashSet<u32>) -> HashSet<Node> {
+fn excluded_nodes(trie: &Trie, exclude: &HashSet<u32>) -> HashSet<Node> {
     let mut empty = HashSet::new();
     let mut empty_children: HashMap<Node, usize> = HashMap::new();
     for &item in exclude {

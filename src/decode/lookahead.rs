@@ -1,4 +1,4 @@
-//! What a prior will still add on the way from a node to its best leaf.
+//! The log-probability that a prior will still add on the way from a node to its best leaf.
 //!
 //! A node of many unlikely items outweighs one that holds the likeliest item of all, and a search
 //! by what was added so far would drop the latter. So beams compete by their log-probability plus
@@ -24,16 +24,16 @@ impl<'a> Lookahead<'a> {
     /// Takes time for the items that score and for those that the filter names.
     pub(super) fn new(prior: &'a PrefixMass<'a>, trie: &Trie, filter: Option<&ItemFilter>) -> Self {
         let of_all = prior.order.most_at_a_leaf.as_slice();
-        let largest = filter.map_or(LargestLeaves::of_all(of_all), |filter| filter.largest_leaves(trie, of_all));
+        let largest = filter.map_or(LargestLeaves::new(of_all), |filter| filter.largest_leaves(trie, of_all));
         Self { prior, best: MaxTree::new(leaf_masses(prior, filter)), largest }
     }
 
     /// Returns `weight · ln(p(best leaf) / p(node))` of a node with an allowed leaf under it.
-    pub(super) fn of(&self, node: Node) -> f64 {
+    pub(super) fn log_gain(&self, node: Node) -> f64 {
         let (mass, scored) = self.prior.mass_within(node, 0..self.prior.scored.len());
         // A leaf without a scored item has what smoothing gives its items; if the largest leaf has
         // a scored one, it is in the tree with more than that.
-        let even = self.prior.even * f64::from(self.largest.below(node));
+        let even = self.prior.even * f64::from(self.largest.item_count(node));
         let best = self.best.max(scored).max(even);
         self.prior.weight * (best / mass).min(1.0).ln()
     }
@@ -148,10 +148,10 @@ mod tests {
                 let lookahead = Lookahead::new(&user, &trie, Some(&filter));
                 let unfiltered = Lookahead::new(&user, &trie, None);
                 for node in (0..trie.len() as Node).filter(|&node| filter.allows_node(node)) {
-                    let (found, n) = (lookahead.of(node), node as usize);
+                    let (found, n) = (lookahead.log_gain(node), node as usize);
                     let expected = weight * (best[n] / mass[n]).ln();
                     assert!((found - expected).abs() < 1e-12, "{found} instead of {expected}");
-                    differ += usize::from(found < unfiltered.of(node) - 1e-9);
+                    differ += usize::from(found < unfiltered.log_gain(node) - 1e-9);
                 }
             }
         }

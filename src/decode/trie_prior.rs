@@ -300,7 +300,7 @@ pub(super) mod tests {
                 for node in 0..trie.len() as Node {
                     let n = node as usize;
                     assert!((user.mass(node) - mass[n]).abs() < 1e-12);
-                    assert!((lookahead.of(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
+                    assert!((lookahead.log_gain(node) - weight * (best[n] / mass[n]).ln()).abs() < 1e-12);
                     for (bias, child) in user.logit_bias(&trie, node).zip(trie.children(node)) {
                         assert!((bias - weight * (mass[child as usize] / mass[n]).ln()).abs() < 1e-12);
                     }

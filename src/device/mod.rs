@@ -236,7 +236,7 @@ impl BackendName {
 
     fn not_compiled(self) -> Error {
         Error::usage(format!(
-            "--backend {self}: this build lacks it; build with `cargo build --release --features {self}`"
+            "option `backend` {self}: this build lacks it; build with `cargo build --release --features {self}`"
         ))
     }
 

@@ -19,7 +19,7 @@ const NGRAMS: usize = 2;
 /// Shortest histories of the groups of [`HistoryGroup`]; a group ends before the next begins.
 const HISTORY_GROUPS: [usize; 7] = [1, 2, 4, 7, 11, 21, 51];
 
-/// What a window was answered with.
+/// The ranked items of a window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RankedList {
     /// Dense item indices, best first; each title once.
@@ -61,7 +61,7 @@ pub struct HistoryGroup {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// What the measures of lists need to know of a corpus.
+/// Facts about a corpus for the measures of lists.
 struct Items {
     /// `[items]`: the first item of the same title.
     first: Vec<u32>,
@@ -231,7 +231,7 @@ mod tests {
         Corpus::new("c", items.collect(), users, train, Some(vec![]), test).unwrap()
     }
 
-    fn ranked() -> RankedSplit {
+    fn ranked_split() -> RankedSplit {
         let outcome = |window, rank| Outcome { window, user: window + 1, target: 0, cold: false, rank };
         let list = |items: &[u32]| RankedList { items: items.into(), scores: vec![-0.5; items.len()] };
         RankedSplit { outcomes: vec![outcome(0, Some(1)), outcome(1, None)], lists: vec![list(&[0, 4]), list(&[0, 3])] }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn measures_equal_the_hand_worked_numbers() {
         let corpus = corpus();
-        let report = measure(&ranked(), &corpus, Split::Test, &[1, 2]).unwrap();
+        let report = measure(&ranked_split(), &corpus, Split::Test, &[1, 2]).unwrap();
         let close = |name: &str, expected: f64| {
             let got = report.list_metrics[name];
             assert!((got - expected).abs() < 1e-6, "{name}: {got}, not {expected}");
@@ -278,7 +278,7 @@ mod tests {
     fn lists_are_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lists.parquet");
-        write_lists(&path, &ranked()).unwrap();
+        write_lists(&path, &ranked_split()).unwrap();
         let frame = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
         let column = |name: &str| frame.column(name).unwrap().u32().unwrap().iter().flatten().collect::<Vec<u32>>();
         assert_eq!((column("window"), column("rank")), (vec![0, 0, 1, 1], vec![0, 1, 0, 1]));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// What is measured of the first k items of a list.
+/// Kind of a metric of the first k items of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MetricKind {
     /// Normalised discounted cumulative gain.
@@ -27,7 +27,7 @@ pub enum MetricKind {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Metric {
-    /// What is measured.
+    /// The kind.
     pub kind: MetricKind,
     /// Items of the list that count, at least 1.
     pub k: u32,
@@ -42,8 +42,8 @@ impl Metric {
         cutoffs.iter().flat_map(|&k| Self::KINDS.map(|kind| Self { kind, k })).collect()
     }
 
-    /// Returns the value for a window whose target has this 0-based rank; `None` if it is not in the
-    /// list.
+    /// Returns the value for a window whose target has this 0-based rank; `None` if it is not in
+    /// the list.
     pub fn value(self, rank: Option<u32>) -> f64 {
         match (self.kind, rank.filter(|&rank| rank < self.k)) {
             (_, None) => 0.0,

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_hand() {
+    fn metrics_by_hand() {
         // Text 0 has item 0 first; for text 1 items 0 and 1 are equal.
         let found = retrieval(&[0.9, 0.5, 0.1, 0.5], 2);
         assert_eq!(found.text_to_item, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });

@@ -22,8 +22,8 @@ use crate::{Context, Result};
 /// A directory or file that cannot be written.
 pub fn write_trec(dir: &Path, ranked: &RankedSplit, corpus: &Corpus, split: Split, tag: &str) -> Result<()> {
     let first = first_with_same_title(corpus);
-    let id = |item: u32| encoded(&corpus.items[first[item as usize] as usize].id);
-    let tag = encoded(tag);
+    let id = |item: u32| percent_encode(&corpus.items[first[item as usize] as usize].id);
+    let tag = percent_encode(tag);
     let (mut run, mut qrels) = (String::new(), String::new());
     for (outcome, list) in ranked.outcomes.iter().zip(&ranked.lists) {
         let query = outcome.window;
@@ -42,7 +42,7 @@ pub fn write_trec(dir: &Path, ranked: &RankedSplit, corpus: &Corpus, split: Spli
 }
 
 /// Percent-encodes what would end a field.
-fn encoded(text: &str) -> String {
+fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn white_space_is_encoded() {
         assert_eq!(
-            (encoded("a\tb\u{a0}c"), encoded(""), encoded("é")),
+            (percent_encode("a\tb\u{a0}c"), percent_encode(""), percent_encode("é")),
             ("a%09b%C2%A0c".into(), "-".into(), "é".into())
         );
     }

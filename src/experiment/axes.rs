@@ -33,8 +33,8 @@ impl Axis {
         let mut variants: Vec<Variant> = Vec::new();
         for value in values {
             let variant = match named {
-                true => Variant::named(value).map_err(|why| wrong(&why))?,
-                false => Variant::of_key(name, value, names),
+                true => Variant::from_table(value).map_err(|why| wrong(&why))?,
+                false => Variant::from_key(name, value, names),
             };
             if variant.set.iter().any(|(key, _)| key == "seed") {
                 return Err(wrong("the seeds of the runs are in `seeds`"));
@@ -50,7 +50,7 @@ impl Axis {
 
 impl Variant {
     /// Reads `{ name = "…", "key.path" = value, … }`.
-    fn named(value: &toml::Value) -> std::result::Result<Self, String> {
+    fn from_table(value: &toml::Value) -> std::result::Result<Self, String> {
         let name = value.as_table().and_then(|table| table.get("name")?.as_str()).filter(|name| !name.is_empty());
         let (Some(label), Some(table)) = (name, value.as_table()) else {
             return Err("each of its values must be a table with a name, or none".into());
@@ -61,7 +61,7 @@ impl Variant {
 
     /// Takes a value of the key `key`. The label has the key's last part, unless that is the last
     /// part of another of `keys`, too.
-    fn of_key(key: &str, value: &toml::Value, keys: &[&str]) -> Self {
+    fn from_key(key: &str, value: &toml::Value, keys: &[&str]) -> Self {
         let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_string();
         let alone = keys.iter().filter(|other| last(other) == last(key)).count() == 1;
         let short = if alone { last(key) } else { key.to_string() };

@@ -232,7 +232,7 @@ fn intervals(groups: &[&Group]) -> BTreeMap<String, Interval> {
     let Some(first) = groups.first() else { return BTreeMap::new() };
     let of = |name: &String| {
         let values: Vec<f64> = groups.iter().filter_map(|group| group.metric(name)).collect();
-        let over_seeds = MeanInterval::of(&values)?;
+        let over_seeds = MeanInterval::from_values(&values)?;
         let [low, high] = match (over_seeds.low, over_seeds.high) {
             (Some(low), Some(high)) => [low, high],
             _ => first.intervals.get(name).copied()?,
@@ -265,7 +265,7 @@ pub(super) fn compare(rows: &[RankedRow], best: Option<&str>) -> Result<(Vec<Com
                 }
                 // Nobody asked for this pair, so it is no error of usage.
                 Ok(()) => comparisons.push(
-                    Comparison::of(&a.method(), &b.method(), &options).map_err(|e| Error::failed(e.to_string()))?,
+                    Comparison::new(&a.method(), &b.method(), &options).map_err(|e| Error::failed(e.to_string()))?,
                 ),
             }
         }

@@ -66,6 +66,9 @@ pub(crate) fn run<B: Backend, O: CpuOperation<N>, const N: usize, const D: usize
 
 /// Runs `work` on the numbers of untracked tensors that satisfy [`is_cpu`], and returns its output
 /// and the tensors. Tensors that are contiguous and have no other owner are not copied.
+///
+/// # Shapes
+/// Any; the output has the shape that `work` returns.
 pub(crate) fn with_cpu_data<B: Backend, const D: usize>(
     tensors: Vec<Tensor<B, D>>,
     work: impl FnOnce(&[TensorData]) -> TensorData,

@@ -113,9 +113,12 @@ impl<B: Backend> Rotary<B> {
 
 type Table<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
-/// Returns the matrix H of [`Rotary::Tensors`], `[dim, dim]`: of the first `rotated` numbers
-/// `(x H)[j]` is `-x[j + rotated / 2]` in the first half and `x[j - rotated / 2]` in the second; of
-/// the others it is 0.
+/// Returns the matrix H of [`Rotary::Tensors`]: of the first `rotated` numbers `(x H)[j]` is
+/// `-x[j + rotated / 2]` in the first half and `x[j - rotated / 2]` in the second; of the others it
+/// is 0.
+///
+/// # Shapes
+/// Returns `[dim, dim]`.
 pub(crate) fn half_turn<B: Backend>(dim: usize, rotated: usize, device: &B::Device) -> Tensor<B, 2> {
     let mut values = vec![0.0; dim * dim];
     for j in 0..rotated / 2 {

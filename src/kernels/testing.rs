@@ -11,6 +11,9 @@ use crate::device::{BackendName, Training};
 use crate::tensor::AUTODIFF;
 
 /// Returns random numbers between -`scale` and `scale`.
+///
+/// # Shapes
+/// Returns `shape`.
 pub fn numbers<const D: usize>(shape: [usize; D], seed: u64, scale: f32) -> TensorData {
     let mut rng = StdRng::seed_from_u64(seed);
     let values = (0..shape.iter().product()).map(|_| rng.random_range(-scale..scale)).collect::<Vec<f32>>();
@@ -22,6 +25,10 @@ type Operation<'a, const N: usize, const D: usize> = &'a dyn Fn(&[Tensor<Trainin
 
 /// Asserts that the two operations agree in output and gradients, for every subset of the inputs
 /// that has gradients.
+///
+/// # Shapes
+/// * `inputs`: any shapes that both operations take.
+/// * `plain` and `fused` return the same shape.
 pub fn assert_same<const N: usize, const D: usize>(
     inputs: [TensorData; N],
     plain: impl Fn(&[Tensor<Training, D>; N]) -> Tensor<Training, D>,

@@ -76,7 +76,7 @@ pub fn linear_token_loss<B: AutodiffBackend>(
 ) -> LinearLoss<B> {
     let OutputHead { weight: head, soft_cap, factor } = head.into();
     let inner = (hidden.clone().inner(), OutputHead { weight: head.clone().inner(), soft_cap, factor });
-    let sums = in_blocks(inner, &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [true, trains]);
+    let sums = sum_over_blocks(inner, &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [true, trains]);
     let carriers = [hidden, head].into_iter().zip(sums.gradients);
     let carriers = carriers.filter_map(|(tensor, grad)| Some((tensor * Tensor::from_inner(grad?)).sum()));
     let loss = Tensor::from_inner(sums.loss);
@@ -95,7 +95,8 @@ pub fn linear_token_loss_value<B: Backend>(
     batch: &Batch,
     token_loss: &impl TokenLoss,
 ) -> LinearLoss<B> {
-    let sums = in_blocks((hidden, head.into()), &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [false, false]);
+    let sums =
+        sum_over_blocks((hidden, head.into()), &batch.predictions, token_loss, LOGITS_OF_A_BLOCK, [false, false]);
     LinearLoss { loss: sums.loss, weight: sums.weight }
 }
 
@@ -109,7 +110,7 @@ struct Sums<B: Backend> {
 /// Sums a loss over blocks of predictions.
 ///
 /// * `logits`: most logits of a block, if it has more than one prediction.
-fn in_blocks<B: Backend>(
+fn sum_over_blocks<B: Backend>(
     (hidden, output): (Tensor<B, 2>, OutputHead<B>),
     predictions: &[Prediction],
     token_loss: &impl TokenLoss,
@@ -252,7 +253,7 @@ mod tests {
                     for logits in [1, rows, 3 * rows + 1] {
                         let head = OutputHead { weight: head.clone().inner(), soft_cap, factor };
                         let inner = (hidden.clone().inner(), head);
-                        let sums = in_blocks(inner, &batch.predictions, &token_loss, logits, [true, true]);
+                        let sums = sum_over_blocks(inner, &batch.predictions, &token_loss, logits, [true, true]);
                         assert!(
                             (sums.loss.into_scalar().elem::<f64>() - plain).abs() <= 1e-5 * plain,
                             "blocks of {logits}"

@@ -22,8 +22,11 @@ pub(super) struct Softmax<B: Backend> {
 }
 
 impl<B: Backend> Softmax<B> {
-    /// Computes the softmax of `logits / temperature`, `[n, columns]`. The maximum is subtracted
-    /// before exponentiating (the code that the paper released does not, and overflows).
+    /// Computes the softmax of `logits / temperature`. The maximum is subtracted before
+    /// exponentiating (the code that the paper released does not, and overflows).
+    ///
+    /// # Shapes
+    /// `logits`: `[n, columns]`.
     pub(super) fn new(logits: Tensor<B, 2>, predictions: &[Prediction], temperature: f64) -> Self {
         let labels = labels::<B>(predictions, &logits.device());
         let logits = logits.div_scalar(temperature);
@@ -39,7 +42,10 @@ impl<B: Backend> Softmax<B> {
     /// Returns `factor · Σ weight · -log softmax[label]` and its gradient,
     /// `factor · weight / τ · (softmax - one-hot of the label)`.
     ///
-    /// * `weights`: `[n, 1]`, constants; 1 for `None`.
+    /// * `weights`: constants; 1 for `None`.
+    ///
+    /// # Shapes
+    /// `weights`: `[n, 1]`; the loss: `[1]`; the gradient: `[n, columns]`.
     pub(super) fn cross_entropy(self, factor: f64, weights: Option<Tensor<B, 2>>) -> BlockLoss<B> {
         let weight = weights.clone().map(Tensor::sum);
         let (losses, scale) = match weights {
@@ -108,7 +114,10 @@ fn mask_invalid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) ->
     logits.mask_fill(invalid, f32::MIN / 2.0)
 }
 
-/// Returns the labels' columns, `[predictions]`.
+/// Returns the labels' columns.
+///
+/// # Shapes
+/// Returns `[predictions]`.
 pub(super) fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<B, 1, Int> {
     let labels: Vec<i32> = predictions.iter().map(|prediction| prediction.label as i32).collect();
     Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)

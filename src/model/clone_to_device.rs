@@ -47,6 +47,9 @@ impl<B: Backend> ModuleMapper<B> for CopyTo<'_, B> {
 }
 
 /// Copies a tensor to `device`; the copy trains if the tensor does.
+///
+/// # Shapes
+/// Any; the copy has the tensor's.
 pub(crate) fn copy_tensor<B: Backend, const D: usize>(tensor: Tensor<B, D>, device: &B::Device) -> Tensor<B, D> {
     let (trains, dtype) = (tensor.is_require_grad(), tensor.dtype());
     let copy = Tensor::from_data(tensor.into_data(), (device, dtype));

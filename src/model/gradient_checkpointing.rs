@@ -31,6 +31,9 @@ pub(crate) struct Checkpoints<B: AutodiffBackend> {
 impl<B: AutodiffBackend> Checkpoints<B> {
     /// Runs `pass`. Also returns the last block's output (before the last norm) and the cache that
     /// [`crate::model::Decoder::forward_masked`] returns; neither is in a graph.
+    ///
+    /// # Shapes
+    /// Returns `[1, tokens, hidden]`.
     pub(crate) fn forward(model: &ItemLanguageModel<B>, pass: Pass<B>, seed: u64) -> (Self, Tensor<B, 3>, KvCache<B>) {
         let device = model.device();
         // The copy is on the backend that trains, so that dropout is drawn.
@@ -100,6 +103,9 @@ fn block_seed(seed: u64, block: usize) -> u64 {
 }
 
 /// Returns a sum whose gradient with respect to `tensor` is `gradient`.
+///
+/// # Shapes
+/// `tensor` and `gradient` have one shape; the result: `[1]`.
 pub(crate) fn weighted_sum<B: AutodiffBackend, const D: usize>(
     tensor: Tensor<B, D>,
     gradient: Option<Tensor<B::InnerBackend, D>>,
@@ -108,6 +114,9 @@ pub(crate) fn weighted_sum<B: AutodiffBackend, const D: usize>(
 }
 
 /// Returns the gradients of `sum`: none if it was computed from nothing that trains.
+///
+/// # Shapes
+/// `sum`: `[1]`.
 pub(crate) fn backward_if_tracked<B: AutodiffBackend>(sum: Tensor<B, 1>) -> B::Gradients {
     let tracked = Tensor::zeros([1], &sum.device()).require_grad();
     (sum + tracked).backward()

@@ -211,17 +211,17 @@ impl<B: Backend> ItemLanguageModel<B> {
             true => self.run(&self.prefix_pass(&trees.shared_prefix)).cache.into_shared(),
             false => self.cached_prefix(trees.shared_prefix.len()),
         };
-        let hidden = self.run_after(&self.trees_pass(trees), past).hidden;
+        let hidden = self.run_with_past(&self.trees_pass(trees), past).hidden;
         let [_, nodes, width] = hidden.dims();
         hidden.reshape([nodes, width])
     }
 
     pub(crate) fn run(&self, pass: &Pass<B>) -> Output<B> {
-        self.run_after(pass, self.cached_prefix(pass.cached_len))
+        self.run_with_past(pass, self.cached_prefix(pass.cached_len))
     }
 
     /// Runs `pass` after tokens whose keys and values are `past`.
-    fn run_after(&self, pass: &Pass<B>, past: KvCache<B>) -> Output<B> {
+    fn run_with_past(&self, pass: &Pass<B>, past: KvCache<B>) -> Output<B> {
         let mut embeddings = self.embed(&pass.tokens, 1, pass.tokens.len());
         // A tensor that depends on something tracked is no leaf, and is tracked already.
         if self.track_input && self.entities.is_none() && !self.llm.embed_tokens.val().is_require_grad() {

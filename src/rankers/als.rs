@@ -45,7 +45,7 @@ pub struct AlsConfig {
     pub seed: u64,
     /// Length of a vector.
     pub dim: usize,
-    /// How much an interaction adds to the confidence.
+    /// Confidence that an interaction adds.
     pub alpha: f64,
     /// λ, the weight of the squared norms.
     pub regularization: f64,
@@ -135,7 +135,7 @@ impl VectorMethod for AlsConfig {
 /// An objective that is not finite.
 pub(crate) fn train(config: &AlsConfig, interactions: &Interactions, say: &mut dyn FnMut(&str)) -> Result<(Als, f64)> {
     let by_user = interactions.by_user();
-    let by_item = transposed(&by_user, interactions.items.len());
+    let by_item = transpose(&by_user, interactions.items.len());
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let start = normal(&mut rng, interactions.items.len() * config.dim, 0.1);
     let mut items: Vec<f64> = start.into_iter().map(f64::from).collect();
@@ -154,7 +154,7 @@ pub(crate) fn train(config: &AlsConfig, interactions: &Interactions, say: &mut d
     Ok((Als { dim: config.dim, items, users, normal_matrix, alpha: config.alpha }, loss))
 }
 
-fn transposed(rows: &[Vec<(u32, u32)>], columns: usize) -> Vec<Vec<(u32, u32)>> {
+fn transpose(rows: &[Vec<(u32, u32)>], columns: usize) -> Vec<Vec<(u32, u32)>> {
     let mut transposed = vec![Vec::new(); columns];
     for (row, index) in rows.iter().zip(0..) {
         for &(column, count) in row {
@@ -324,7 +324,7 @@ mod tests {
             let mut count = || if rng.random_bool(0.4) { f64::from(rng.random_range(1..4u8)) } else { 0.0 };
             let r: Vec<Vec<f64>> = (0..users).map(|_| (0..items).map(|_| count()).collect()).collect();
             let by_user = sparse(&r);
-            let by_item = transposed(&by_user, items);
+            let by_item = transpose(&by_user, items);
             let mut y: Vec<f64> = normal(&mut rng, items * config.dim, 0.5).into_iter().map(f64::from).collect();
             let mut before = f64::INFINITY;
             for _ in 0..4 {
@@ -363,7 +363,7 @@ mod tests {
             sparse(&floats("counts").chunks_exact(start.len() / dim).map(<[f64]>::to_vec).collect::<Vec<_>>());
         let users = half_sweep(&by_user, &start, &config);
         close(&users, &floats("users.1"), 1e-6);
-        let items = half_sweep(&transposed(&by_user, start.len() / dim), &users, &config);
+        let items = half_sweep(&transpose(&by_user, start.len() / dim), &users, &config);
         close(&items, &floats("items.1"), 1e-6);
         close(&[objective(&by_user, &users, &items, &config)], &[number("objective")], 1e-9);
     }

@@ -119,7 +119,7 @@ impl<B: Backend> Bpr<B> {
     }
 }
 
-/// The vectors that BPR learnt, on the host.
+/// BPR's trained vectors, in the host's memory.
 #[derive(Clone, Debug)]
 pub struct Factors {
     /// Length of a vector.
@@ -131,7 +131,7 @@ pub struct Factors {
 }
 
 impl VectorModel for Factors {
-    /// The mean of the history's item vectors times each item's vector.
+    /// Returns the product of the mean of the history's item vectors with each item's vector.
     fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         fill_rows(histories.len(), self.items.len() / self.dim, |h, row: &mut [f32]| {
             let mut mean = vec![0f32; self.dim];
@@ -186,7 +186,7 @@ impl VectorMethod for BprConfig {
     }
 }
 
-/// How BPR learns from interactions.
+/// Training of BPR on interactions.
 struct BprLearner<'a> {
     config: &'a BprConfig,
     /// For each user the items that the user took, ascending, with their number.

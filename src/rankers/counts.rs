@@ -52,7 +52,7 @@ fn method(count: Count, name: &str, settings: &toml::Table) -> Result<Method> {
     Ok(Method::Fit(Box::new(count)))
 }
 
-/// What is counted.
+/// The statistic that a ranker counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Count {
     /// Each item's interactions.
@@ -89,7 +89,7 @@ struct CountRanker {
     ends: Vec<u32>,
 }
 
-/// What some interactions add to the counts.
+/// The contribution of some interactions to the counts.
 #[derive(Default)]
 struct Contribution {
     counts: HashMap<u32, u32>,
@@ -186,8 +186,8 @@ impl CountRanker {
             }
             step_weight *= DECAY;
         }
-        let scores = Scores::summed(links);
-        if self.excludes_history() { scores.without(history) } else { scores }
+        let scores = Scores::from_pairs(links);
+        if self.excludes_history() { scores.exclude(history) } else { scores }
     }
 }
 

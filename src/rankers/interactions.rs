@@ -37,7 +37,7 @@ impl Interactions {
     ///
     /// # Errors
     /// A corpus without training windows.
-    pub fn of_training(corpus: &Corpus) -> Result<Self> {
+    pub fn from_training(corpus: &Corpus) -> Result<Self> {
         let counts = Self::counts(corpus);
         let items = (0..corpus.items.len() as u32).filter(|&item| counts[item as usize] > 0).collect();
         Self::with_rows(corpus, items, &counts)
@@ -47,7 +47,7 @@ impl Interactions {
     ///
     /// # Errors
     /// A corpus without training windows.
-    pub fn of_training_with_all_items(corpus: &Corpus) -> Result<Self> {
+    pub fn from_training_with_all_items(corpus: &Corpus) -> Result<Self> {
         Self::with_rows(corpus, (0..corpus.items.len() as u32).collect(), &Self::counts(corpus))
     }
 

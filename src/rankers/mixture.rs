@@ -56,7 +56,7 @@ impl Mixture {
             }
         }
         match dense {
-            None => Scores::summed(pairs),
+            None => Scores::from_pairs(pairs),
             Some(mut dense) => {
                 pairs.into_iter().for_each(|(item, score)| dense[item as usize] += score);
                 Scores::Dense(dense)

@@ -22,19 +22,19 @@ pub const REGISTRY: &[Entry] =
 pub struct Entry {
     /// The name that command lines and run files use.
     pub name: &'static str,
-    /// What the ranker ranks by: one sentence without its full stop.
+    /// The ranking criterion: one sentence without its full stop.
     pub about: &'static str,
     /// Checks settings, and makes the method of them.
     pub method: fn(toml::Table) -> Result<Method>,
 }
 
-/// How a ranker comes about.
+/// Way in which a ranker is made.
 #[derive(Debug)]
 pub enum Method {
     /// It is fitted to a corpus in seconds, so nothing of it is kept.
     Fit(Box<dyn Fit>),
-    /// It learns vectors, which `itemlm cf` writes. It has learnt the targets of the training
-    /// windows, so it cannot be a prior in the loss.
+    /// Its vectors are trained, and `itemlm cf` writes them. The targets of the training windows
+    /// were among its training data, so it cannot be a prior in the loss.
     Vectors(Box<dyn VectorMethod>),
 }
 
@@ -47,7 +47,7 @@ pub trait Fit: Debug + Send + Sync {
     fn fit(&self, context: &mut FitContext) -> Result<Arc<dyn Ranker>>;
 }
 
-/// What rankers are fitted with.
+/// Inputs of fitting a ranker.
 pub struct FitContext<'a> {
     /// The corpus whose training windows are learnt from.
     pub corpus: &'a Corpus,
@@ -158,9 +158,9 @@ impl RankerSpec {
     ///
     /// # Errors
     /// Usage errors: a ranker that is not there, settings out of range; vectors that are missing,
-    /// or of a ranker that needs none; `in_loss` with a ranker that has learnt the targets; weights
-    /// that are not those of the mixture's parts.
-    pub fn of_prior(config: &PriorConfig) -> Result<Self> {
+    /// or of a ranker that needs none; `in_loss` with a ranker that was trained on the targets;
+    /// weights that are not those of the mixture's parts.
+    pub fn from_prior_config(config: &PriorConfig) -> Result<Self> {
         let spec = Self::new(&config.ranker, config.settings.clone())
             .map_err(|error| Error::usage(format!("prior.ranker: {error}")))?;
         let learnt: Vec<&str> =
@@ -180,8 +180,8 @@ impl RankerSpec {
             }
             ([name], Some(_)) if config.in_loss => {
                 return Err(Error::usage(format!(
-                    "prior.in_loss: {name} has learnt the very targets that the loss asks for; use a ranker that \
-                     counts, or in_loss = false"
+                    "prior.in_loss: {name} was trained on the targets of the loss, so its prior would give them \
+                     away; use a ranker that counts, or in_loss = false"
                 )));
             }
             ([_], Some(_)) => {}
@@ -207,8 +207,8 @@ impl RankerSpec {
         }
     }
 
-    /// Returns what each ranker ranks by, a line each.
-    pub fn about(&self) -> Vec<String> {
+    /// Describes what each ranker ranks by, in a line each.
+    pub fn summaries(&self) -> Vec<String> {
         self.parts.iter().map(|(entry, _)| format!("{}: {}", entry.name, entry.about)).collect()
     }
 

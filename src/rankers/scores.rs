@@ -16,7 +16,7 @@ impl Scores {
     }
 
     /// Sums `(item, score)` pairs by item; the pairs of an item are added in their order.
-    pub fn summed(mut pairs: Vec<(u32, f64)>) -> Self {
+    pub fn from_pairs(mut pairs: Vec<(u32, f64)>) -> Self {
         pairs.sort_by_key(|&(item, _)| item);
         pairs.dedup_by(|next, sum| {
             let same = next.0 == sum.0;
@@ -58,7 +58,7 @@ impl Scores {
 
     /// Sets the scores of `items` to 0.
     #[must_use]
-    pub fn without(mut self, items: &[u32]) -> Self {
+    pub fn exclude(mut self, items: &[u32]) -> Self {
         match &mut self {
             Self::Sparse(scores) => scores.retain(|(item, _)| !items.contains(item)),
             Self::Dense(scores) => {
@@ -77,14 +77,14 @@ mod tests {
 
     #[test]
     fn sparse_and_dense_say_the_same() {
-        let sparse = Scores::summed(vec![(4, 1.0), (1, 0.5), (4, 2.0), (1, 0.25)]);
+        let sparse = Scores::from_pairs(vec![(4, 1.0), (1, 0.5), (4, 2.0), (1, 0.25)]);
         assert_eq!(sparse, Scores::Sparse(vec![(1, 0.75), (4, 3.0)]));
         let dense = Scores::Dense(sparse.to_dense(6));
         assert_eq!(dense, Scores::Dense(vec![0.0, 0.75, 0.0, 0.0, 3.0, 0.0]));
         for scores in [sparse, dense] {
             assert_eq!(scores.positive().collect::<Vec<_>>(), [(1, 0.75), (4, 3.0)]);
             assert_eq!((scores.get(4), scores.get(2), scores.get(9)), (3.0, 0.0, 0.0));
-            assert_eq!(scores.without(&[4, 77]).positive().collect::<Vec<_>>(), [(1, 0.75)]);
+            assert_eq!(scores.exclude(&[4, 77]).positive().collect::<Vec<_>>(), [(1, 0.75)]);
         }
         assert_eq!(Scores::Dense(vec![f64::NAN, -1.0]).positive().count(), 0);
     }

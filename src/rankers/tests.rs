@@ -40,7 +40,7 @@ fn an_interaction_counts_once_and_only_in_training_windows() {
     let train = vec![window(0, 0, 3), window(0, 1, 3), window(0, 5, 2), window(2, 9, 2)];
     let held = vec![window(0, 3, 2), window(1, 7, 2)];
     let corpus = Corpus::new("c", items, users, train, Some(held), vec![]).unwrap();
-    let log = Interactions::of_training(&corpus).unwrap();
+    let log = Interactions::from_training(&corpus).unwrap();
     // Items 0 and 3 are only in windows that validate.
     assert_eq!((log.items.as_slice(), log.counts.as_slice()), (&[1, 2, 4, 5][..], &[2, 3, 1, 2][..]));
     let sequence = |user, rows: &[u32]| UserSequence { user, rows: rows.to_vec() };
@@ -50,7 +50,7 @@ fn an_interaction_counts_once_and_only_in_training_windows() {
     assert_eq!((log.rows(&[3, 5, 77, 1]), log.count(5), log.count(3), log.catalogue()), (vec![3, 0], 2, 0, 6));
 
     let none = Corpus::new("c", corpus.items.clone(), vec![user("a", &[1, 2])], vec![], Some(vec![]), vec![]).unwrap();
-    assert_eq!(Interactions::of_training(&none).unwrap_err().exit_code(), 1);
+    assert_eq!(Interactions::from_training(&none).unwrap_err().exit_code(), 1);
 }
 
 /// Two circles of items that no user mixes: the vectors must tell them apart, for users they have
@@ -278,8 +278,8 @@ fn a_prior_of_a_run_file_is_refused_by_name() {
         smoothing: 0.5,
         in_loss,
     };
-    assert!(RankerSpec::of_prior(&prior("markov", None, true)).is_ok());
-    assert!(RankerSpec::of_prior(&prior("als", Some("f"), false)).is_ok());
+    assert!(RankerSpec::from_prior_config(&prior("markov", None, true)).is_ok());
+    assert!(RankerSpec::from_prior_config(&prior("als", Some("f"), false)).is_ok());
     for (prior, named) in [
         (prior("lda", None, false), "lda"),
         (prior("markov+markov", None, false), "twice"),
@@ -290,7 +290,7 @@ fn a_prior_of_a_run_file_is_refused_by_name() {
         (prior("markov", Some("f"), false), "prior.vectors"),
         (prior("sasrec", Some("f"), true), "prior.in_loss"),
     ] {
-        let error = RankerSpec::of_prior(&prior).unwrap_err();
+        let error = RankerSpec::from_prior_config(&prior).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains(named), "{error}");
     }
 }
@@ -305,7 +305,7 @@ fn settings_and_weights_of_a_mixture() {
         assert!(error.exit_code() == 2 && error.to_string().contains(named), "{set}: {error}");
     }
     let with = |ranker: &str, weights: &[(&str, f64)]| {
-        RankerSpec::of_prior(&PriorConfig {
+        RankerSpec::from_prior_config(&PriorConfig {
             ranker: ranker.into(),
             vectors: None,
             settings: toml::Table::new(),

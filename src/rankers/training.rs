@@ -1,4 +1,5 @@
-//! What the rankers that learn vectors share: their part in the training loop, and small numerics.
+//! Code that the rankers with trained vectors share: the task of the training loop, and small
+//! numerics.
 
 use std::ops::{AddAssign, Mul};
 use std::path::PathBuf;
@@ -38,13 +39,13 @@ impl<M> BestEpoch<M> {
     }
 }
 
-/// What differs between the methods that learn by epochs of optimiser steps.
+/// A method that is trained by epochs of optimiser steps.
 pub(crate) trait EpochLearner<B: AutodiffBackend> {
     /// The parameters.
     type Module: AutodiffModule<B>;
-    /// What one optimiser step learns from.
+    /// The input of one optimiser step.
     type Batch;
-    /// What is kept of an epoch.
+    /// The model that an epoch gives.
     type Model;
 
     /// Returns the batches of an epoch, from 0: a function of the epoch alone.
@@ -69,7 +70,7 @@ pub(crate) trait EpochLearner<B: AutodiffBackend> {
     fn numbers(&self, model: &Self::Model) -> Result<Vec<f32>>;
 }
 
-/// How [`train_epochs`] trains.
+/// Options of [`train_epochs`].
 pub(crate) struct EpochOptions<'a, M> {
     /// Passes over what is learnt from, at most.
     pub epochs: usize,
@@ -125,7 +126,7 @@ pub(crate) fn train_epochs<B: AutodiffBackend, L: EpochLearner<B>>(
     task.best.ok_or_else(|| Error::usage("epochs is 0, it must be at least 1"))
 }
 
-/// What to do about a number that is not finite.
+/// Advice for a number that is not finite.
 const REMEDY: &str = "nothing is written; try a lower learning_rate (option `set` learning_rate=…)";
 
 /// A method's training as a [`Task`] of the training loop.
@@ -139,7 +140,7 @@ struct EpochTask<'a, B: AutodiffBackend, L: EpochLearner<B>> {
     loss_sum: f64,
     /// Predictions of the epoch so far.
     predictions: usize,
-    /// When the epoch began.
+    /// Start of the epoch.
     started: Instant,
     /// The model of the epoch that has just ended, with its mean loss.
     candidate: Option<(L::Model, f64)>,
@@ -263,13 +264,19 @@ pub(crate) fn normal(rng: &mut impl rand::Rng, count: usize, deviation: f64) -> 
     (0..count).map(draw).collect()
 }
 
-/// Returns an index tensor, `[values]`.
+/// Returns an index tensor.
+///
+/// # Shapes
+/// Returns `[values]`.
 pub(crate) fn indices<B: Backend>(values: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
     let ints: Vec<i32> = values.iter().map(|&v| v as i32).collect();
     Tensor::from_data(TensorData::new(ints, [values.len()]), device)
 }
 
 /// Copies a tensor's values to the host, row after row.
-pub(crate) fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+///
+/// # Shapes
+/// Any.
+pub(crate) fn to_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec().expect("converted to f32 above")
 }

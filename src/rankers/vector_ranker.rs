@@ -36,7 +36,7 @@ pub trait VectorMethod: Debug + Send + Sync {
     /// # Errors
     /// A corpus without training windows.
     fn interactions(&self, corpus: &Corpus) -> Result<Interactions> {
-        Interactions::of_training(corpus)
+        Interactions::from_training(corpus)
     }
 
     /// Learns.
@@ -52,9 +52,9 @@ pub trait VectorMethod: Debug + Send + Sync {
     fn restore(&self, saved: SavedModel) -> Result<Arc<dyn VectorModel>>;
 }
 
-/// What [`VectorMethod::train`] learns from and reports to.
+/// Inputs and outputs of [`VectorMethod::train`].
 pub struct VectorTraining<'a> {
-    /// What [`VectorMethod::interactions`] collected.
+    /// The interactions that [`VectorMethod::interactions`] collected.
     pub interactions: &'a Interactions,
     /// The corpus that they are from.
     pub corpus: &'a Corpus,
@@ -69,7 +69,7 @@ pub struct VectorTraining<'a> {
     pub say: &'a mut dyn FnMut(&str),
 }
 
-/// What [`VectorRanker::save`] wrote, as [`VectorMethod::restore`] gets it.
+/// A saved model, as [`VectorRanker::save`] writes it and [`VectorMethod::restore`] gets it.
 pub struct SavedModel<'a> {
     /// `[rows, dim]`: the vectors of the items that have a row.
     pub items: Vec<f32>,
@@ -81,7 +81,7 @@ pub struct SavedModel<'a> {
     pub device: &'a DispatchDevice,
 }
 
-/// What a method learnt. Items are rows of [`Interactions`].
+/// A trained model of a method. Items are rows of [`Interactions`].
 pub trait VectorModel: Debug + Send + Sync {
     /// Scores the items after histories of any length; 0 for all after none.
     ///
@@ -95,7 +95,7 @@ pub trait VectorModel: Debug + Send + Sync {
     /// Returns the users' vectors, `[users, dim]`.
     fn user_vectors(&self, interactions: &Interactions) -> Vec<f32>;
 
-    /// Writes what the vectors alone do not tell; returns whether there is any such thing.
+    /// Writes the network that makes vectors, where the method has one; returns whether it has.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -117,11 +117,11 @@ pub struct VectorRanker {
     temperature: f64,
 }
 
-/// What a ranker's file says beside the vectors.
+/// Metadata of a ranker's file of vectors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RankerMetadata {
     temperature: f64,
-    /// [`Interactions::digest`] of what it learnt from.
+    /// [`Interactions::digest`] of the training interactions.
     interactions: String,
     /// SHA-256 of the network's file, where there is one.
     network: Option<String>,
@@ -304,7 +304,7 @@ impl VectorRanker {
             return Scores::none();
         }
         let of = |&score: &f32| (f64::from(score - best) / self.temperature).exp();
-        Scores::Dense(scores.iter().map(of).collect()).without(history)
+        Scores::Dense(scores.iter().map(of).collect()).exclude(history)
     }
 }
 

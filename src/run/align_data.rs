@@ -104,7 +104,7 @@ impl AlignData {
             qformer: sha256(toml::to_string(&qformer).context("[qformer]")?.as_bytes()),
         };
 
-        let interactions = Interactions::of_training(&corpus).context(corpus_dir.display())?;
+        let interactions = Interactions::from_training(&corpus).context(corpus_dir.display())?;
         let (texts, held_out) = texts(config, &corpus, &interactions, &tokenizer)?;
         let (item_pairs, user_pairs) = pairs(&interactions, corpus.items.len() as u32);
         for (key, weight, pairs) in [

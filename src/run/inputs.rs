@@ -50,7 +50,7 @@ impl RunInputs {
     /// Files that cannot be read, or do not belong together.
     pub fn open(config: &RunConfig, started: Option<&Identity>, device: &DispatchDevice) -> Result<Self> {
         // It is checked before a large corpus is read.
-        let ranker = config.prior.as_ref().map(RankerSpec::of_prior).transpose()?;
+        let ranker = config.prior.as_ref().map(RankerSpec::from_prior_config).transpose()?;
         let dir = Path::new(&config.data.corpus);
         let corpus = Corpus::open(dir)?;
         let corpus_digest = Manifest::digest(dir)?;

@@ -58,7 +58,7 @@ impl LiveNumbers {
     }
 
     /// Returns an item's number in the training catalogue; `None` for a new item.
-    pub fn trained(&self, item: u32) -> Option<u32> {
+    pub fn training_number(&self, item: u32) -> Option<u32> {
         self.trained[item as usize]
     }
 }
@@ -76,10 +76,10 @@ impl Ranker for LiveRanker {
     }
 
     fn scores(&self, history: &[u32]) -> Scores {
-        let history: Vec<u32> = history.iter().filter_map(|&item| self.numbers.trained(item)).collect();
+        let history: Vec<u32> = history.iter().filter_map(|&item| self.numbers.training_number(item)).collect();
         let scores = self.ranker.scores(&history);
         let here = scores.positive().map(|(item, score)| (self.numbers.here[item as usize], score));
-        Scores::summed(here.filter(|&(item, _)| (item as usize) < self.numbers.live).collect())
+        Scores::from_pairs(here.filter(|&(item, _)| (item as usize) < self.numbers.live).collect())
     }
 
     fn excludes_history(&self) -> bool {

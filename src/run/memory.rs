@@ -168,7 +168,7 @@ impl<'a> RunMemory<'a> {
         };
         let whole = self.steps.iter().take(STEPS).map(tokens).max().unwrap_or(1);
         let (micro_batch_tokens, whole_step) =
-            largest_that(whole, |tokens| of(MicroBatch::Tokens(tokens)) <= available);
+            largest_fitting(whole, |tokens| of(MicroBatch::Tokens(tokens)) <= available);
         let peak_bytes = of(MicroBatch::Tokens(micro_batch_tokens.unwrap_or(1)));
         LargestMicroBatch { gradient_checkpointing, micro_batch_tokens, whole_step, peak_bytes }
     }
@@ -192,7 +192,7 @@ fn first_steps(data: &TrainingData, most: usize) -> Result<Vec<Vec<Vec<Example>>
 
 /// Returns the largest number, at most `most`, that `fits`, in steps of [`GRAIN`], and whether it
 /// is `most`.
-fn largest_that(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bool) {
+fn largest_fitting(most: usize, fits: impl Fn(usize) -> bool) -> (Option<usize>, bool) {
     if fits(most) {
         return (Some(most), true);
     }
@@ -233,7 +233,7 @@ pub(crate) fn device_memory(backend: &BackendChoice) -> Result<Memory> {
         let limit = system::limit_bytes();
         let known = [system::available_bytes(), limit].into_iter().flatten().min();
         let of = match known {
-            None => "the system does not tell its memory",
+            None => "the system does not report its memory",
             bytes if bytes == limit => "the limit on this container",
             _ => "available on this machine now",
         };

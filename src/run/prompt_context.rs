@@ -97,13 +97,13 @@ impl PromptContext {
     pub fn item(&self, item: u32) -> PromptValue {
         PromptValue {
             text: self.text(Catalogue::target_text(self.name(item))),
-            vectors: self.entities.and_then(|entities| Some(entities.item(self.trained(item)?))),
+            vectors: self.entities.and_then(|entities| Some(entities.item(self.training_number(item)?))),
         }
     }
 
     /// Returns an item's number in the training catalogue; `None` for one that is new since.
-    fn trained(&self, item: u32) -> Option<u32> {
-        self.live.as_ref().map_or(Some(item), |numbers| numbers.trained(item))
+    fn training_number(&self, item: u32) -> Option<u32> {
+        self.live.as_ref().map_or(Some(item), |numbers| numbers.training_number(item))
     }
 
     /// Returns whether an item of the corpus can be recommended: it is in the catalogue.
@@ -114,7 +114,7 @@ impl PromptContext {
     /// Returns whether prompts can show an item of the corpus: they show it by its text, or it has
     /// vectors.
     pub fn is_showable(&self, item: u32) -> bool {
-        self.beside_text || self.trained(item).is_some()
+        self.beside_text || self.training_number(item).is_some()
     }
 
     /// Returns a user in its form in prompts.

@@ -149,10 +149,10 @@ impl SelfCheck {
 
     /// Computes all numbers on one device.
     pub(crate) fn run(&self, device: &DispatchDevice) -> Result<Numbers> {
-        self.run_in(Precision::F32, device)
+        self.run_with_precision(Precision::F32, device)
     }
 
-    fn run_in(&self, precision: Precision, device: &DispatchDevice) -> Result<Numbers> {
+    fn run_with_precision(&self, precision: Precision, device: &DispatchDevice) -> Result<Numbers> {
         let model = self.model(precision, device)?;
         let gradient = self.gradient(&model)?;
         let model = model.valid();
@@ -355,7 +355,8 @@ mod tests {
     fn eleven_bits_are_told_from_24_and_pass_as_tf32() {
         let device = BackendName::Cpu.device().unwrap();
         let self_check = SelfCheck::new().unwrap();
-        let [exact, rounded] = [Precision::F32, Precision::F16].map(|p| self_check.run_in(p, &device).unwrap());
+        let [exact, rounded] =
+            [Precision::F32, Precision::F16].map(|p| self_check.run_with_precision(p, &device).unwrap());
         for (f32, tf32) in rounded.checks(&exact, false).into_iter().zip(rounded.checks(&exact, true)) {
             println!("{tf32:?}");
             assert!(!f32.passed && tf32.passed, "{tf32:?}");

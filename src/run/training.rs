@@ -137,7 +137,7 @@ impl PreparedRun {
             optimizer = Checkpoints::load_optimizer(&checkpoint, optimizer, device)?;
             progress = found;
         } else if let Some(adapter) = &config.llm.adapter {
-            model.llm = start_from(Path::new(adapter), config, model.llm, device)?;
+            model.llm = with_adapter(Path::new(adapter), config, model.llm, device)?;
         }
         model.gradient_checkpointing = config.train.gradient_checkpointing;
         if config.llm.tune == TuneKind::Frozen {
@@ -185,7 +185,7 @@ fn notice(token_loss: &Loss, context: &LossContext) -> Option<String> {
     })
 }
 
-fn start_from(
+fn with_adapter(
     adapter: &Path,
     config: &RunConfig,
     llm: Decoder<Training>,

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn like_numbers_of_tokens() {
+    fn micro_batches_have_similar_numbers_of_tokens() {
         assert_eq!(assign_micro_batches(&[5, 9, 4, 4], 2), [1, 0, 1, 0]);
         assert_eq!(assign_micro_batches(&[5, 9], 1), [0, 0]);
         assert_eq!(assign_micro_batches(&[0, 0, 7], 3), [1, 2, 0]);

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn schedules_by_hand() {
         let schedule = LinearSchedule { peak: 1.0, warmup: 2, total: 6 };
         let rates: Vec<f64> = (0..7).map(|step| schedule.learning_rate(step)).collect();
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]);

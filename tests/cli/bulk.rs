@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::lab::{ITEMS, Lab, USERS};
 use crate::session::session;
 
-/// Log-probabilities of users who run together, against those of one who runs alone: sums in another
-/// order.
+/// Log-probabilities of users who run together, against those of one who runs alone: sums in
+/// another order.
 const TOLERANCE: f64 = 1e-4;
 
 /// User, rank, item, title and score of each row.
@@ -120,7 +120,7 @@ fn a_killed_call_goes_on_without_repeating_users() {
     };
     let before = parts();
     // Another request does not go on with these parts, and touches none.
-    lab.refused(
+    lab.assert_refused(
         "recommend run --input users.jsonl -k 9999 --out cut.parquet",
         2,
         &["cut.parquet.parts", "another file"],
@@ -128,7 +128,7 @@ fn a_killed_call_goes_on_without_repeating_users() {
     let mut users = lines.clone();
     users[3] = json!({"user": 3, "history": [101]}).to_string();
     lab.write("other.jsonl", users.join("\n"));
-    lab.refused(
+    lab.assert_refused(
         "recommend run --input other.jsonl -k 10000 --out cut.parquet",
         2,
         &["cut.parquet.parts", "another file"],
@@ -202,15 +202,15 @@ fn bad_users_are_named_before_any_is_answered() {
         ("", "there is no user"),
     ] {
         lab.write("in.jsonl", content);
-        lab.refused("recommend run --input in.jsonl --out out.parquet", 1, &["in.jsonl", named]);
+        lab.assert_refused("recommend run --input in.jsonl --out out.parquet", 1, &["in.jsonl", named]);
     }
     lab.write("in.parquet", "no parquet");
-    lab.refused("recommend run --input in.parquet --out out.parquet", 1, &["in.parquet"]);
+    lab.assert_refused("recommend run --input in.parquet --out out.parquet", 1, &["in.parquet"]);
     lab.write("in.csv", "user,history\n");
-    lab.refused("recommend run --input in.csv --out out.parquet", 2, &["in.csv", ".jsonl"]);
-    lab.refused("recommend run --input nothing.jsonl --out out.parquet", 1, &["nothing.jsonl"]);
-    lab.refused("recommend run --input in.jsonl", 2, &["--out"]);
-    lab.refused("recommend run --out out.parquet", 2, &["--input", "--users"]);
-    lab.refused("recommend run --users all --out out.csv", 2, &["out.csv", ".parquet"]);
-    lab.refused("recommend run --users all --history x --out out.parquet", 2, &["--history"]);
+    lab.assert_refused("recommend run --input in.csv --out out.parquet", 2, &["in.csv", ".jsonl"]);
+    lab.assert_refused("recommend run --input nothing.jsonl --out out.parquet", 1, &["nothing.jsonl"]);
+    lab.assert_refused("recommend run --input in.jsonl", 2, &["--out"]);
+    lab.assert_refused("recommend run --out out.parquet", 2, &["--input", "--users"]);
+    lab.assert_refused("recommend run --users all --out out.csv", 2, &["out.csv", ".parquet"]);
+    lab.assert_refused("recommend run --users all --history x --out out.parquet", 2, &["--history"]);
 }

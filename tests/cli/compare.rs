@@ -63,23 +63,23 @@ fn runs_and_baselines_are_compared() {
 #[test]
 fn what_cannot_be_compared_is_refused() {
     let lab = two_runs();
-    lab.refused("compare run-1", 2, &["2 values"]);
-    lab.refused("compare run-1 run-1", 2, &["run-1 is named twice"]);
-    lab.refused("compare run-1 corpus", 2, &["corpus", "not evaluated on test", "itemlm evaluate"]);
-    lab.refused("compare run-1 run-2 --split valid", 2, &["not evaluated on valid"]);
-    lab.refused("compare run-1 run-2 --metric map@5", 2, &["map@5", "ndcg@K"]);
-    lab.refused("compare run-1 run-2 --test t", 2, &["randomisation", "wilcoxon"]);
+    lab.assert_refused("compare run-1", 2, &["2 values"]);
+    lab.assert_refused("compare run-1 run-1", 2, &["run-1 is named twice"]);
+    lab.assert_refused("compare run-1 corpus", 2, &["corpus", "not evaluated on test", "itemlm evaluate"]);
+    lab.assert_refused("compare run-1 run-2 --split valid", 2, &["not evaluated on valid"]);
+    lab.assert_refused("compare run-1 run-2 --metric map@5", 2, &["map@5", "ndcg@K"]);
+    lab.assert_refused("compare run-1 run-2 --test t", 2, &["randomisation", "wilcoxon"]);
     // Lists of 5 items, against lists of 10.
     lab.ok("baseline markov corpus --out markov");
-    lab.refused("compare run-1 markov --metric ndcg@10", 2, &["ndcg@10", "5 and 10 items"]);
-    lab.refused("baseline markov corpus --out run-1", 2, &["run-1", "run directory"]);
+    lab.assert_refused("compare run-1 markov --metric ndcg@10", 2, &["ndcg@10", "5 and 10 items"]);
+    lab.assert_refused("baseline markov corpus --out run-1", 2, &["run-1", "run directory"]);
 
     lab.ok("evaluate run-2 --limit 7");
-    lab.refused("compare run-1 run-2", 2, &["40 windows and 7", "--limit"]);
+    lab.assert_refused("compare run-1 run-2", 2, &["40 windows and 7", "--limit"]);
     lab.ok("evaluate run-2 --beams 4");
-    lab.refused("compare run-1 run-2", 2, &["other beams (5 and 4)"]);
+    lab.assert_refused("compare run-1 run-2", 2, &["other beams (5 and 4)"]);
     lab.ok("evaluate run-2 --scoring full");
-    lab.refused("compare run-1 run-2", 2, &["other scoring (masked and full)"]);
+    lab.assert_refused("compare run-1 run-2", 2, &["other scoring (masked and full)"]);
     lab.ok("evaluate run-2 --length-penalty 0.5");
     let output = lab.ok("compare run-1 run-2 --json");
     assert!(String::from_utf8_lossy(&output.stderr).contains("differ in length_penalty: 0 and 0.5"));
@@ -87,7 +87,7 @@ fn what_cannot_be_compared_is_refused() {
     lab.edit("toy-2/id2name4Rec.json", "Stapler 3", "Stapler three");
     lab.ok("prepare msl toy-2 --out other");
     lab.ok("baseline markov other --out markov");
-    lab.refused("compare run-1 markov --metric hr@5", 2, &["other corpora"]);
+    lab.assert_refused("compare run-1 markov --metric hr@5", 2, &["other corpora"]);
 
     // Evaluations of earlier versions state no corpus: their identity.json does.
     let old = lab.read("run-2/evaluation-test.json");
@@ -98,7 +98,7 @@ fn what_cannot_be_compared_is_refused() {
     lab.write("run-2/evaluation-test.json", old.to_string());
     assert_eq!(lab.json("compare run-1 run-2"), serde_json::from_slice::<Value>(&output.stdout).unwrap());
     lab.write("run-2/evaluation-test.json", "{\"split\": \"test\"");
-    lab.refused("compare run-1 run-2", 1, &["run-2/evaluation-test.json"]);
+    lab.assert_refused("compare run-1 run-2", 1, &["run-2/evaluation-test.json"]);
 }
 
 /// Column `name` of `lists-test.parquet`.
@@ -155,9 +155,9 @@ fn lists_say_what_is_recommended() {
         assert_eq!((fields[0], rank), (row.window.to_string().as_str(), row.rank));
     }
 
-    lab.refused("evaluate run --at 20", 2, &["--at 20", "5 items", "--beams 20"]);
-    lab.refused("evaluate run --at 0", 2, &["--at"]);
-    lab.refused("baseline markov corpus --at 1001", 2, &["--at"]);
+    lab.assert_refused("evaluate run --at 20", 2, &["--at 20", "5 items", "--beams 20"]);
+    lab.assert_refused("evaluate run --at 0", 2, &["--at"]);
+    lab.assert_refused("baseline markov corpus --at 1001", 2, &["--at"]);
     let baseline = lab.json("baseline popularity corpus --at 20 --trec trec-popularity --out popularity");
     assert_eq!((&baseline["depth"], &baseline["beams"]), (&json!(20), &json!(null)));
     assert!(number(&baseline["metrics"]["hr@20"]) >= number(&baseline["metrics"]["hr@10"]));

@@ -15,32 +15,32 @@ fn shipped_files_are_listed_shown_and_valid() {
         lab.write("file.toml", shown);
         assert_eq!(lab.json("configs check file.toml"), json!({"file": "file.toml", "kind": kind, "problems": []}));
     }
-    lab.refused("configs show offic", 2, &["offic", "configs list"]);
+    lab.assert_refused("configs show offic", 2, &["offic", "configs list"]);
 }
 
 #[test]
 fn a_check_finds_all_errors() {
     let lab = Lab::empty();
     lab.write("run.toml", "[data]\ncorpus = \"c\"\n[llm]\npath = 3\n[train]\nepochs = 0\nlearning_rat = 1\n");
-    lab.refused("configs check run.toml", 2, &["run.toml:4: llm.path", "(and 2 more)"]);
+    lab.assert_refused("configs check run.toml", 2, &["run.toml:4: llm.path", "(and 2 more)"]);
     let output = lab.command("configs check run.toml --json").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let lines: Vec<_> = report["problems"].as_array().unwrap().iter().map(|problem| &problem["line"]).collect();
     assert_eq!(json!(lines), json!([4, 6, 7]));
     lab.write("run.toml", "[data\n");
-    lab.refused("configs check run.toml", 2, &["run.toml:1: "]);
-    lab.refused("configs check none.toml", 1, &["none.toml"]);
+    lab.assert_refused("configs check run.toml", 2, &["run.toml:1: "]);
+    lab.assert_refused("configs check none.toml", 1, &["none.toml"]);
 
     lab.write("base.toml", "[data]\ncorpus = \"c\"\n[llm]\npath = \"m\"\n");
     lab.write("run.toml", "extends = \"base.toml\"\n[train]\nepochs = 2\n");
     assert_eq!(lab.json("configs check run.toml")["problems"], json!([]));
     lab.write("run.toml", "extends = \"base.toml\"\n[train]\nepochs = 0\n");
-    lab.refused("configs check run.toml", 2, &["run.toml:3: train.epochs"]);
+    lab.assert_refused("configs check run.toml", 2, &["run.toml:3: train.epochs"]);
     lab.write("run.toml", "extends = \"nowhere.toml\"\n");
-    lab.refused("configs check run.toml", 2, &["run.toml", "nowhere.toml"]);
+    lab.assert_refused("configs check run.toml", 2, &["run.toml", "nowhere.toml"]);
     lab.write("grid.toml", "run = \"base.toml\"\nseeds = [1]\n[axes]\n\"train.epochs\" = [1, 0]\n");
-    lab.refused("configs check grid.toml", 2, &["grid.toml", "train.epochs"]);
+    lab.assert_refused("configs check grid.toml", 2, &["grid.toml", "train.epochs"]);
 }
 
 #[test]
@@ -55,5 +55,5 @@ fn schema_and_completions() {
         let script = String::from_utf8(lab.ok(&format!("completions {shell}")).stdout).unwrap();
         assert!(script.contains("itemlm") && script.contains("compare"), "{shell}");
     }
-    lab.refused("completions sh", 2, &["sh"]);
+    lab.assert_refused("completions sh", 2, &["sh"]);
 }

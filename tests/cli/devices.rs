@@ -66,7 +66,7 @@ fn commands_of_one_device() {
         "cf bpr corpus --out vectors.safetensors",
         "baseline sasrec corpus",
     ] {
-        lab.refused(
+        lab.assert_refused(
             &format!("{line} --backend wgpu:0,1"),
             2,
             &["--backend wgpu:0,1", "one device", "`train`", "`evaluate`"],

@@ -16,7 +16,7 @@ const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
 /// Returns the command with a limit on the length of a file: `blocks` of the shell, of 512 or 1024
 /// bytes each. The signal for a longer one is ignored, so a write fails as on a full disk.
-fn limited(command: Command, blocks: usize) -> Command {
+fn limit_file_size(command: Command, blocks: usize) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks} && exec \"$@\"")).arg("sh");
     shell.arg(command.get_program()).args(command.get_args());
@@ -33,7 +33,7 @@ fn no_room_for_a_file() {
     lab.ok(&format!("{train} run --max-steps 3"));
     let before = snapshot(&lab.path("run/checkpoints"));
     let line = format!("{train} run --resume");
-    let output = limited(lab.command(&line), 16).output().unwrap();
+    let output = limit_file_size(lab.command(&line), 16).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains("run/checkpoints/") && stderr.contains("too large"), "{stderr}");
@@ -42,13 +42,13 @@ fn no_room_for_a_file() {
     lab.same_run("whole", "run", ADAPTER);
 
     let prepare = "prepare msl toy --out corpus";
-    lab.refuses(&mut limited(lab.command(prepare), 1), prepare, 1, &["too large"]);
-    lab.refuses(&mut limited(lab.command("prepare msl toy --out new"), 1), prepare, 1, &["too large"]);
+    lab.refuses(&mut limit_file_size(lab.command(prepare), 1), prepare, 1, &["too large"]);
+    lab.refuses(&mut limit_file_size(lab.command("prepare msl toy --out new"), 1), prepare, 1, &["too large"]);
     let evaluate = "evaluate run --limit 2";
-    lab.refuses(&mut limited(lab.command(evaluate), 1), evaluate, 1, &["run/", "too large"]);
+    lab.refuses(&mut limit_file_size(lab.command(evaluate), 1), evaluate, 1, &["run/", "too large"]);
     let merge = "merge run --out merged";
-    lab.refuses(&mut limited(lab.command(merge), 1), merge, 1, &["merged/", "too large"]);
-    lab.refused("merge run --out llm", 2, &["llm"]);
+    lab.refuses(&mut limit_file_size(lab.command(merge), 1), merge, 1, &["merged/", "too large"]);
+    lab.assert_refused("merge run --out llm", 2, &["llm"]);
 }
 
 /// `/dev/full` refuses every write.
@@ -122,8 +122,8 @@ fn full_disk() {
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.starts_with("error: disk/run/") && stderr.contains("No space left"), "{stderr}");
     assert!(snapshot(&lab.path("disk/run/checkpoints")) == before);
-    lab.refused("prepare msl toy --out disk/corpus", 1, &["disk", "No space left"]);
-    lab.refused("evaluate disk/run --limit 2", 1, &["disk/run/", "No space left"]);
+    lab.assert_refused("prepare msl toy --out disk/corpus", 1, &["disk", "No space left"]);
+    lab.assert_refused("evaluate disk/run --limit 2", 1, &["disk/run/", "No space left"]);
     let output = lab.command(&format!("{train} disk/other")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
 

@@ -83,10 +83,10 @@ fn as_text_without_any_adapter() {
 #[test]
 fn only_a_gpu_is_warmed() {
     let lab = Lab::new();
-    lab.refused("doctor --warm run.toml --backend cpu", 2, &["--warm", "wgpu or cuda"]);
-    lab.refused("doctor --warm run.toml", 2, &["--backend"]);
-    lab.refused("doctor --backend wgpu", 2, &["--warm"]);
-    lab.refused("doctor --warm run.toml --backend wgpu:0,1", 2, &["one device"]);
+    lab.assert_refused("doctor --warm run.toml --backend cpu", 2, &["--warm", "wgpu or cuda"]);
+    lab.assert_refused("doctor --warm run.toml", 2, &["--backend"]);
+    lab.assert_refused("doctor --backend wgpu", 2, &["--warm"]);
+    lab.assert_refused("doctor --warm run.toml --backend wgpu:0,1", 2, &["one device"]);
 }
 
 /// A user's cache is kept out of it. Built with `tuned` the choice of kernels is there afterwards,

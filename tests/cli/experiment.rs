@@ -120,13 +120,17 @@ fn finished_runs_are_never_run_again() {
     assert!(log(1) == before && !log(4).is_empty() && lab.path("out/report.html").exists());
     // Another evaluation alone is no reason to train.
     lab.edit("grid.toml", "limit = 12", "limit = 9");
-    lab.refused("experiment grid.toml --out out", 2, &["seed-1", "--resume"]);
+    lab.assert_refused("experiment grid.toml --out out", 2, &["seed-1", "--resume"]);
     let again = lab.json("experiment grid.toml --out out --resume");
     assert_eq!(again["limit"], 9);
     assert!(log(1) == before);
     // A run of another run file is not taken for one of this.
     lab.edit("run.toml", "warmup_steps = 2", "warmup_steps = 3");
-    lab.refused("experiment grid.toml --out out --resume", 2, &["seed-1", "warmup_steps = 2", "warmup_steps = 3"]);
+    lab.assert_refused(
+        "experiment grid.toml --out out --resume",
+        2,
+        &["seed-1", "warmup_steps = 2", "warmup_steps = 3"],
+    );
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn a_signal_stops_the_running_cell_with_a_checkpoint() {
     let taken = steps();
     assert!((7..200).contains(&taken), "{taken} steps: the signal came too late");
     assert_eq!(lab.checkpoints(run).last(), Some(&taken));
-    lab.refused("experiment grid.toml --out out", 2, &["seed-1", "--resume"]);
+    lab.assert_refused("experiment grid.toml --out out", 2, &["seed-1", "--resume"]);
     let report = lab.json("experiment grid.toml --out out --resume");
     assert_eq!((&report["cells"][0]["runs"][0]["status"], steps()), (&"done".into(), 200));
 }
@@ -193,12 +197,12 @@ fn a_report_of_a_run_is_one_page() {
         assert!(html.contains(shown), "{shown}");
     }
     assert!(!html.contains("<script") && html.contains("default-src 'none'"));
-    lab.refused("report corpus --out x.html", 2, &["corpus", "neither an experiment"]);
-    lab.refused("report run", 2, &["--out"]);
-    lab.refused("experiment nowhere.toml --out x", 1, &["nowhere.toml"]);
+    lab.assert_refused("report corpus --out x.html", 2, &["corpus", "neither an experiment"]);
+    lab.assert_refused("report run", 2, &["--out"]);
+    lab.assert_refused("experiment nowhere.toml --out x", 1, &["nowhere.toml"]);
     lab.write("bad.toml", "run = \"run.toml\"\nseeds = [1]\nbaselines = [\"magic\"]\n");
-    lab.refused("experiment bad.toml --out x", 2, &["bad.toml", "magic"]);
-    lab.refused("experiment grid.toml --out x --devices cpu:7", 2, &["--devices", "cpu:7"]);
+    lab.assert_refused("experiment bad.toml --out x", 2, &["bad.toml", "magic"]);
+    lab.assert_refused("experiment grid.toml --out x --devices cpu:7", 2, &["--devices", "cpu:7"]);
     lab.write("child.toml", "extends = \"parent.toml\"\n");
-    lab.refused("train child.toml --out x", 2, &["child.toml", "extends", "parent.toml"]);
+    lab.assert_refused("train child.toml --out x", 2, &["child.toml", "extends", "parent.toml"]);
 }

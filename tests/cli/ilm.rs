@@ -59,17 +59,21 @@ fn every_encoder_trains_resumes_and_ranks() {
     assert_eq!(recommend("linear", "never seen", &[])["items"].as_array().unwrap().len(), 5);
     let of_users = ["u1", "u2"].map(|user| recommend("ilm", "Red Pen 0", &["--user", user]));
     assert_ne!(of_users[0], of_users[1]);
-    lab.refused("recommend ilm --history x", 2, &["--user"]);
-    lab.refused("recommend linear", 2, &["--history"]);
-    lab.refused("recommend linear --history x --user u1", 2, &["--user"]);
-    lab.refused("recommend ilm --history x --user nobody", 1, &["nobody"]);
+    lab.assert_refused("recommend ilm --history x", 2, &["--user"]);
+    lab.assert_refused("recommend linear", 2, &["--history"]);
+    lab.assert_refused("recommend linear --history x --user u1", 2, &["--user"]);
+    lab.assert_refused("recommend ilm --history x --user nobody", 1, &["nobody"]);
     // Vectors alone cannot show what has none.
-    lab.refused("recommend mlp --history never", 1, &["never", "beside_text"]);
-    lab.refused("merge linear --out merged", 2, &["frozen"]);
-    lab.refused("merge adapted --out merged", 2, &["adapted", "encoder"]);
+    lab.assert_refused("recommend mlp --history never", 1, &["never", "beside_text"]);
+    lab.assert_refused("merge linear --out merged", 2, &["frozen"]);
+    lab.assert_refused("merge adapted --out merged", 2, &["adapted", "encoder"]);
     lab.write("titles.txt", "Red Pen 0\n");
     lab.write("in.jsonl", "{\"prompt\":\"x\",\"items\":[\"Red Pen 0\"]}\n");
-    lab.refused("score --llm llm --adapter linear --catalogue titles.txt --input in.jsonl", 2, &["linear", "vectors"]);
+    lab.assert_refused(
+        "score --llm llm --adapter linear --catalogue titles.txt --input in.jsonl",
+        2,
+        &["linear", "vectors"],
+    );
 
     // What a run was made with: another start of the Q-Former is as good, other vectors are not.
     std::fs::remove_dir_all(lab.path("aligned")).unwrap();
@@ -77,9 +81,13 @@ fn every_encoder_trains_resumes_and_ranks() {
     let vectors = lab.read("als.safetensors");
     lab.ok("cf als corpus --out als.safetensors --set dim=6 --set iterations=1");
     for run in ["ilm", "linear", "adapted"] {
-        lab.refused(&format!("evaluate {run}"), 1, &[run, "vectors", "als.safetensors"]);
+        lab.assert_refused(&format!("evaluate {run}"), 1, &[run, "vectors", "als.safetensors"]);
     }
-    lab.refused(&format!("train run.toml {FROZEN} {} --out linear --resume", runs[0].1), 1, &["linear", "vectors"]);
+    lab.assert_refused(
+        &format!("train run.toml {FROZEN} {} --out linear --resume", runs[0].1),
+        1,
+        &["linear", "vectors"],
+    );
     lab.write("als.safetensors", vectors);
 }
 
@@ -114,23 +122,23 @@ fn refusals() {
         ),
         ("--set items.text=genre --set items.encoder=linear --set items.vectors=als.safetensors", 2, "items.text"),
     ] {
-        lab.refused(&train(set), code, &[named]);
+        lab.assert_refused(&train(set), code, &[named]);
     }
     lab.write("item.txt", "Is {item} good? {history}");
-    lab.refused("train run.toml --out run --set data.prompt=item.txt", 2, &["item.txt", "{item}"]);
+    lab.assert_refused("train run.toml --out run --set data.prompt=item.txt", 2, &["item.txt", "{item}"]);
 
     lab.ok(&train("--set items.encoder=linear --set items.vectors=als.safetensors --max-steps 1"));
     let good = lab.read("run/checkpoints/step-00000001/entity_encoder.safetensors");
     for bytes in [&good[..good.len() / 2], b"", b"{"] {
         lab.write("run/checkpoints/step-00000001/entity_encoder.safetensors", bytes);
-        lab.refused("evaluate run", 1, &["entity_encoder.safetensors"]);
+        lab.assert_refused("evaluate run", 1, &["entity_encoder.safetensors"]);
     }
     lab.write("run/checkpoints/step-00000001/entity_encoder.safetensors", good);
     let identity: serde_json::Value = serde_json::from_slice(&lab.read("run/identity.json")).unwrap();
     let mut huge = identity.clone();
     huge["entities"]["encoder"]["linear"]["queries"] = json!(1 << 20);
     lab.write("run/identity.json", huge.to_string());
-    lab.refused("evaluate run", 1, &["queries"]);
+    lab.assert_refused("evaluate run", 1, &["queries"]);
 
     let rand =
         train(&format!("--set items.encoder=qformer --set items.vectors=als.safetensors {RANDOM} --max-steps 1"))
@@ -140,7 +148,7 @@ fn refusals() {
     let text = &mut huge["entities"]["encoder"]["qformer"]["text"];
     (text["hidden_size"], text["max_position_embeddings"]) = (json!(1 << 15), json!(1 << 20));
     lab.write("rand/identity.json", huge.to_string());
-    lab.refused("evaluate rand", 1, &["identity.json", "parameters"]);
+    lab.assert_refused("evaluate rand", 1, &["identity.json", "parameters"]);
 }
 
 /// Killed between the two renames that replace the only checkpoint: it comes back before anything

@@ -99,7 +99,7 @@ impl Lab {
         document(&self.ok(&format!("{line} --json")))
     }
 
-    pub fn refused(&self, line: &str, code: i32, named: &[&str]) {
+    pub fn assert_refused(&self, line: &str, code: i32, named: &[&str]) {
         self.refuses(&mut self.command(line), line, code, named);
     }
 

@@ -54,10 +54,10 @@ fn a_plan_counts_and_changes_nothing() {
         assert!(text.contains(shown), "{shown:?} is not in {text}");
     }
     for flag in ["--out run", "--resume", "--max-steps 3", "--ui plain", "--profile"] {
-        lab.refused(&format!("train run.toml --plan {flag}"), 2, &["--plan", flag.split(' ').next().unwrap()]);
+        lab.assert_refused(&format!("train run.toml --plan {flag}"), 2, &["--plan", flag.split(' ').next().unwrap()]);
     }
-    lab.refused("train none.toml --plan", 1, &["none.toml"]);
-    lab.refused("train run.toml --plan --set data.corpus=\"none\"", 1, &["none"]);
+    lab.assert_refused("train none.toml --plan", 1, &["none.toml"]);
+    lab.assert_refused("train run.toml --plan --set data.corpus=\"none\"", 1, &["none"]);
 }
 
 /// What is between gate and up is too large for a buffer of Mesa's software Vulkan: 128 MiB.

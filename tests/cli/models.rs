@@ -71,8 +71,8 @@ impl Models {
         }
     }
 
-    fn refused(&self, llm: &str, named: &[&str]) {
-        self.0.refused(&format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl"), 1, named);
+    fn assert_refused(&self, llm: &str, named: &[&str]) {
+        self.0.assert_refused(&format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl"), 1, named);
     }
 }
 
@@ -160,7 +160,7 @@ fn added_tokens_of_other_files_are_added() {
     models.json("llm/tokenizer_config.json", config("259"));
     models.scores("llm", &[-68.36627438713495], &[0.0]);
     models.json("llm/tokenizer_config.json", config("270"));
-    models.refused("llm", &["tokenizer_config.json", "<|sep|>", "270"]);
+    models.assert_refused("llm", &["tokenizer_config.json", "<|sep|>", "270"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_token_beyond_the_embeddings_is_refused_where_a_text_needs_it() {
     models.inputs("Hello", &["Red Pen"]);
     models.scores("llm", &[-72.10121083119223], &[0.0]);
     models.inputs("Hello<|pad|>", &["Red Pen"]);
-    models.refused("llm", &["prompts.jsonl:1", "<|pad|>", "259"]);
+    models.assert_refused("llm", &["prompts.jsonl:1", "<|pad|>", "259"]);
 }
 
 /// A prompt with BOS is the prompt that begins with the token's text.
@@ -216,7 +216,7 @@ fn rules_of_a_normalizer_are_checked() {
         let mut tokenizer = tokenizer.clone();
         tokenizer["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": rules});
         models.json("llm/tokenizer.json", tokenizer);
-        models.refused("llm", &["llm/tokenizer.json: normalizer.precompiled_charsmap"]);
+        models.assert_refused("llm", &["llm/tokenizer.json: normalizer.precompiled_charsmap"]);
     }
 }
 
@@ -232,11 +232,11 @@ fn split_gguf_files_are_read_together() {
     let expected = models.score("llm")["full"][0].as_f64().unwrap();
     assert!(found.iter().all(|found| (found - expected).abs() < 1e-4), "{found:?} {expected}");
     fs::copy(models.0.path(&part(2)), models.0.path("other.gguf")).unwrap();
-    models.refused("other.gguf", &["other.gguf: is part 2 of 3 of a split model"]);
+    models.assert_refused("other.gguf", &["other.gguf: is part 2 of 3 of a split model"]);
     fs::remove_file(models.0.path(&part(3))).unwrap();
-    models.refused(&part(1), &["is part 1 of 3 of a split model", &part(3)]);
+    models.assert_refused(&part(1), &["is part 1 of 3 of a split model", &part(3)]);
     fs::copy(models.0.path(&part(2)), models.0.path(&part(3))).unwrap();
-    models.refused(&part(1), &[&part(3), "is not part 3 of 3"]);
+    models.assert_refused(&part(1), &[&part(3), "is not part 3 of 3"]);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn types_of_gguf_are_known_or_named() {
         ("IQ4_XS.gguf", "token_embd.weight: has type IQ4_XS"),
     ] {
         models.take(file, file);
-        models.refused(file, &[file, named]);
+        models.assert_refused(file, &[file, named]);
     }
 }
 
@@ -262,26 +262,26 @@ fn layouts_that_are_not_read_say_what_to_do() {
     let make = |name: &str| models.directory(name, 260, "tokenizer-260.json");
     make("bin-only");
     fs::rename(models.0.path("bin-only/model.safetensors"), models.0.path("bin-only/pytorch_model.bin")).unwrap();
-    models.refused("bin-only", &["bin-only: holds pytorch_model.bin", "save_pretrained"]);
+    models.assert_refused("bin-only", &["bin-only: holds pytorch_model.bin", "save_pretrained"]);
     make("sentencepiece-only");
     fs::rename(models.0.path("sentencepiece-only/tokenizer.json"), models.0.path("sentencepiece-only/tokenizer.model"))
         .unwrap();
-    models.refused("sentencepiece-only", &["holds tokenizer.model and no tokenizer.json", "save_pretrained"]);
+    models.assert_refused("sentencepiece-only", &["holds tokenizer.model and no tokenizer.json", "save_pretrained"]);
     make("lfs");
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 130760\n";
     models.0.write("lfs/model.safetensors", pointer);
-    models.refused("lfs", &["lfs/model.safetensors: is a Git LFS pointer"]);
+    models.assert_refused("lfs", &["lfs/model.safetensors: is a Git LFS pointer"]);
     models.0.write("pointer.gguf", pointer);
-    models.refused("pointer.gguf", &["pointer.gguf: is a Git LFS pointer"]);
+    models.assert_refused("pointer.gguf", &["pointer.gguf: is a Git LFS pointer"]);
     make("lfs-tokenizer");
     models.0.write("lfs-tokenizer/tokenizer.json", pointer);
-    models.refused("lfs-tokenizer", &["lfs-tokenizer/tokenizer.json: is a Git LFS pointer"]);
+    models.assert_refused("lfs-tokenizer", &["lfs-tokenizer/tokenizer.json: is a Git LFS pointer"]);
     fs::create_dir(models.0.path("gguf-inside")).unwrap();
     models.take("smollm.gguf", "gguf-inside/model.gguf");
-    models.refused("gguf-inside", &["give the file itself: gguf-inside/model.gguf"]);
+    models.assert_refused("gguf-inside", &["give the file itself: gguf-inside/model.gguf"]);
     fs::create_dir(models.0.path("adapter")).unwrap();
     models.take("peft/regex/adapter_config.json", "adapter/adapter_config.json");
-    models.refused("adapter", &["adapter: holds a PEFT adapter", "llm.adapter"]);
+    models.assert_refused("adapter", &["adapter: holds a PEFT adapter", "llm.adapter"]);
 }
 
 /// A LlamaModel that was saved alone, with its head: it scores as with the prefix.
@@ -388,5 +388,5 @@ fn sentence_encoders_say_how_they_pool() {
     let mut config: Value = serde_json::from_slice(&models.0.read("bert/config.json")).unwrap();
     config["is_decoder"] = json!(true);
     models.json("bert/config.json", config);
-    models.0.refused("evaluate run --sentence-encoder bert", 1, &["bert/config.json", "is_decoder"]);
+    models.0.assert_refused("evaluate run --sentence-encoder bert", 1, &["bert/config.json", "is_decoder"]);
 }

@@ -143,9 +143,9 @@ fn a_prompt_set_from_a_file() {
     let names: Vec<&str> = table["tasks"].as_array().unwrap().iter().map(|row| row["task"].as_str().unwrap()).collect();
     assert_eq!(names, ["straightforward", "straightforward", "mine", "mine"]);
     lab.ok("recommend own --user u1 --history 1001 --task mine --prompt seen:1");
-    lab.refused("evaluate own --task mine --prompt seen:2", 2, &["mine", "seen:1"]);
+    lab.assert_refused("evaluate own --task mine --prompt seen:2", 2, &["mine", "seen:1"]);
     lab.write("mine.txt", text.replace("After", "Past"));
-    lab.refused("evaluate own", 1, &["own", "another prompt template"]);
+    lab.assert_refused("evaluate own", 1, &["own", "another prompt template"]);
 }
 
 /// No list has an item of the history; the other items have the order and the log-probabilities
@@ -176,7 +176,7 @@ fn lists_without_the_history() {
 }
 
 #[test]
-fn refused() {
+fn wrong_folders_are_refused() {
     let lab = lab();
     lab.write("bad.txt", "seen: {user}?\nseen: {item}\nunseen: {user}!\n");
     for (set, named) in [
@@ -189,7 +189,7 @@ fn refused() {
         ("data.prompt=short", "data.prompt_sets"),
         ("items.text=sequential_id", "random_id"),
     ] {
-        lab.refused(&format!("train tasks.toml --out run --set {set}"), 2, &[named]);
+        lab.assert_refused(&format!("train tasks.toml --out run --set {set}"), 2, &[named]);
     }
     lab.ok("train tasks.toml --out run --max-steps 1");
     lab.ok("train run.toml --out plain --max-steps 1");
@@ -205,14 +205,14 @@ fn refused() {
         ("recommend run --user u1 --task direct", "straightforward"),
         ("train tasks.toml --out run --resume --set data.prompts_per_window=3", "prompts_per_window = 3"),
     ] {
-        lab.refused(line, 2, &[named]);
+        lab.assert_refused(line, 2, &[named]);
     }
-    lab.refused("recommend run --user nobody --history 1001", 1, &["nobody"]);
+    lab.assert_refused("recommend run --user nobody --history 1001", 1, &["nobody"]);
     // Other prompts than these, as of another version.
     let mut identity: Value = serde_json::from_slice(&lab.read("run/identity.json")).unwrap();
     identity["prompt"] = json!("0");
     lab.write("run/identity.json", identity.to_string());
     for line in ["evaluate run", "recommend run --user u1 --history 1001", "train tasks.toml --out run --resume"] {
-        lab.refused(line, 1, &["run", "another prompt template"]);
+        lab.assert_refused(line, 1, &["run", "another prompt template"]);
     }
 }

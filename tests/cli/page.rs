@@ -18,7 +18,8 @@ fn dom(server: &Server, fragment: &str, options: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A title that is HTML is shown as text; the list is that of the server, on a phone's width as well.
+/// A title that is HTML is shown as text; the list is that of the server, on a phone's width as
+/// well.
 #[test]
 #[ignore = "needs Debian's package chromium; just test-page"]
 fn the_page_shows_the_list() {

@@ -7,9 +7,9 @@ use crate::lab::Lab;
 fn bf16_trains_f32_masters_and_f16_only_ranks() {
     let lab = Lab::new();
     let sets = "--set train.epochs=1 --set train.valid_windows=0 --set llm.precision=";
-    lab.refused(&format!("train run.toml {sets}f16"), 2, &["llm.precision", "f16"]);
-    lab.refused(&format!("train run.toml {sets}f16 --profile"), 2, &["llm.precision", "f16"]);
-    lab.refused("train run.toml --set llm.precision=int8", 2, &["precision", "int8"]);
+    lab.assert_refused(&format!("train run.toml {sets}f16"), 2, &["llm.precision", "f16"]);
+    lab.assert_refused(&format!("train run.toml {sets}f16 --profile"), 2, &["llm.precision", "f16"]);
+    lab.assert_refused("train run.toml --set llm.precision=int8", 2, &["precision", "int8"]);
 
     lab.ok(&format!("train run.toml --out f32 --ui none {sets}f32"));
     lab.ok(&format!("train run.toml --out bf16 --ui none {sets}bf16"));
@@ -40,10 +40,14 @@ fn matrices_stay_quantised_and_nothing_else_changes() {
     let lab = Lab::new();
     let tiny = fixture("gguf/tiny.gguf");
     let sets = "--set train.epochs=1 --set train.valid_windows=0";
-    lab.refused(&format!("train run.toml {sets} --set llm.quantized=true"), 2, &["llm.quantized", "llm: ", "blocks"]);
+    lab.assert_refused(
+        &format!("train run.toml {sets} --set llm.quantized=true"),
+        2,
+        &["llm.quantized", "llm: ", "blocks"],
+    );
     let sets = format!("{sets} --set llm.path={}", tiny.display());
     let full = format!("train run.toml {sets} --set llm.quantized=true --set llm.tune=full");
-    lab.refused(&full, 2, &["llm.quantized", "full"]);
+    lab.assert_refused(&full, 2, &["llm.quantized", "full"]);
     for (run, quantized) in [("plain", false), ("kept", true)] {
         let shown = lab.ok(&format!("train run.toml --out {run} --ui plain {sets} --set llm.quantized={quantized}"));
         let shown = String::from_utf8(shown.stderr).unwrap();
@@ -68,8 +72,8 @@ fn an_override_replaces_the_other_key() {
         "both.toml",
         String::from_utf8(lab.read("run.toml")).unwrap().replace("epochs = 2", "epochs = 2\nmicro_batch_tokens = 9"),
     );
-    lab.refused("train both.toml", 2, &["micro_batch_tokens", "micro_batch_size"]);
+    lab.assert_refused("train both.toml", 2, &["micro_batch_tokens", "micro_batch_size"]);
     for backend in ["gpu", "cpu:0", "wgpu:"] {
-        lab.refused(&format!("train run.toml --backend {backend}"), 2, &["--backend"]);
+        lab.assert_refused(&format!("train run.toml --backend {backend}"), 2, &["--backend"]);
     }
 }

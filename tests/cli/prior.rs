@@ -74,7 +74,7 @@ fn of_vectors() {
         assert!(lab.read("run/ranks-test.parquet") == alone, "{method}: with weight 0 the LLM ranks alone");
     }
     // Over titles; and what reads a directory that is not there names it.
-    lab.refused("cf sasrec corpus --out titles.safetensors --set text=nowhere", 1, &["text", "nowhere"]);
+    lab.assert_refused("cf sasrec corpus --out titles.safetensors --set text=nowhere", 1, &["text", "nowhere"]);
     lab.ok("cf sasrec corpus --out titles.safetensors --set text=tfidf --set text_dim=8 --set epochs=2");
     let metrics = String::from_utf8(lab.read("titles.safetensors.metrics.jsonl")).unwrap();
     let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
@@ -87,14 +87,22 @@ fn of_vectors() {
 
     let prior = "--set prior.ranker=sasrec --set prior.vectors=sasrec.safetensors";
     lab.ok(&format!("train run.toml --out with {prior}"));
-    lab.refused(&format!("train run.toml --out new {prior} --set prior.in_loss=true"), 2, &["prior.in_loss", "sasrec"]);
-    lab.refused("train run.toml --out new --set prior.ranker=sasrec", 2, &["prior.vectors", "itemlm cf sasrec"]);
-    lab.refused(
+    lab.assert_refused(
+        &format!("train run.toml --out new {prior} --set prior.in_loss=true"),
+        2,
+        &["prior.in_loss", "sasrec"],
+    );
+    lab.assert_refused("train run.toml --out new --set prior.ranker=sasrec", 2, &["prior.vectors", "itemlm cf sasrec"]);
+    lab.assert_refused(
         &format!("train run.toml --out new {prior} --set prior.ranker=als"),
         1,
         &["prior.vectors", "sasrec.safetensors"],
     );
-    lab.refused(&format!("train run.toml --out new {prior} --set prior.vectors=none"), 1, &["prior.vectors", "none"]);
+    lab.assert_refused(
+        &format!("train run.toml --out new {prior} --set prior.vectors=none"),
+        1,
+        &["prior.vectors", "none"],
+    );
 
     lab.ok("evaluate with --split valid --prior-weight 1,2");
     lab.ok("cf sasrec corpus --out sasrec.safetensors --set epochs=1");
@@ -148,7 +156,7 @@ fn its_weight_is_chosen_on_valid() {
         ("evaluate run --prior-weight ,", "--prior-weight"),
         ("evaluate alone --prior-weight 1", "[prior]"),
     ] {
-        lab.refused(line, 2, &[named]);
+        lab.assert_refused(line, 2, &[named]);
     }
 
     let chosen = lab.json("evaluate run --split valid --prior-weight 0,0.5,2");
@@ -175,6 +183,6 @@ fn its_weight_is_chosen_on_valid() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("prior.json"));
     for bytes in [&written[..written.len() / 2], b"?"] {
         lab.write("run/prior.json", bytes);
-        lab.refused("evaluate run", 1, &["run/prior.json"]);
+        lab.assert_refused("evaluate run", 1, &["run/prior.json"]);
     }
 }

@@ -51,7 +51,11 @@ fn a_profile_adds_up_and_changes_nothing() {
     assert!(whole("share_of_peak") > 0.0 && profile["peak"]["gflops"].as_f64().unwrap() > 0.0);
 
     for flag in ["--out run", "--resume", "--max-steps 3", "--ui plain"] {
-        lab.refused(&format!("train run.toml --profile {flag}"), 2, &["--profile", flag.split(' ').next().unwrap()]);
+        lab.assert_refused(
+            &format!("train run.toml --profile {flag}"),
+            2,
+            &["--profile", flag.split(' ').next().unwrap()],
+        );
     }
-    lab.refused("align run.toml --profile", 2, &["--profile"]);
+    lab.assert_refused("align run.toml --profile", 2, &["--profile"]);
 }

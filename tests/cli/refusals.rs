@@ -36,17 +36,17 @@ fn usage() {
         ("inspect corpus --examples -1", "-1"),
         ("inspect corpus --prompt nowhere.txt", "nowhere.txt"),
     ] {
-        lab.refused(line, 2, &[named]);
+        lab.assert_refused(line, 2, &[named]);
     }
     #[cfg(not(feature = "cuda"))]
     for line in
         ["train run.toml --out run", "evaluate corpus", "recommend corpus --history x", "baseline markov corpus"]
     {
-        lab.refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
+        lab.assert_refused(&format!("{line} --backend cuda"), 2, &["cuda", "--features cuda"]);
     }
     #[cfg(not(feature = "cuda"))]
     for line in ["train run.toml --out run", "evaluate corpus"] {
-        lab.refused(&format!("{line} --backend cuda:0,1"), 2, &["cuda", "--features cuda"]);
+        lab.assert_refused(&format!("{line} --backend cuda:0,1"), 2, &["cuda", "--features cuda"]);
     }
 }
 
@@ -57,8 +57,8 @@ fn raw_data() {
         let original = lab.read(&format!("toy/{file}"));
         lab.edit(&format!("toy/{file}"), from, to);
         // An old corpus stays, and nothing of a new one appears.
-        lab.refused("prepare msl toy --out corpus", 1, named);
-        lab.refused("prepare msl toy --out new --json", 1, named);
+        lab.assert_refused("prepare msl toy --out corpus", 1, named);
+        lab.assert_refused("prepare msl toy --out new --json", 1, named);
         lab.write(&format!("toy/{file}"), original);
     };
     bad("train.csv", "]", "", &["train.csv", "line 2", "item_ids"]);
@@ -80,15 +80,15 @@ fn raw_data() {
     ] {
         let original = lab.read(&format!("toy/{file}"));
         lab.write(&format!("toy/{file}"), bytes);
-        lab.refused("prepare msl toy --out corpus", 1, &[file, named]);
+        lab.assert_refused("prepare msl toy --out corpus", 1, &[file, named]);
         lab.write(&format!("toy/{file}"), original);
     }
-    lab.refused("prepare msl nowhere --out new", 1, &["nowhere"]);
+    lab.assert_refused("prepare msl nowhere --out new", 1, &["nowhere"]);
     fs::remove_file(lab.path("toy/test.csv")).unwrap();
-    lab.refused("prepare msl toy --out corpus", 1, &["test.csv"]);
+    lab.assert_refused("prepare msl toy --out corpus", 1, &["test.csv"]);
     lab.copy("llm", "thesis");
-    lab.refused("prepare msl toy --out thesis", 2, &["thesis"]);
-    lab.refused("prepare msl toy --out run.toml", 2, &["run.toml"]);
+    lab.assert_refused("prepare msl toy --out thesis", 2, &["thesis"]);
+    lab.assert_refused("prepare msl toy --out run.toml", 2, &["run.toml"]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn run_file() {
         ("data.prompt=nowhere.txt", "nowhere.txt"),
         ("=1", "=1"),
     ] {
-        lab.refused(&format!("train run.toml --out run --set {set}"), 2, &[named]);
+        lab.assert_refused(&format!("train run.toml --out run --set {set}"), 2, &[named]);
     }
     for (from, to, named) in [
         ("epochs = 2", "epochs = 2\nbatchsize = 8", "batchsize"),
@@ -126,24 +126,24 @@ fn run_file() {
         lab.copy("corpus", "unused");
         let original = lab.read("run.toml");
         lab.edit("run.toml", from, to);
-        lab.refused("train run.toml --out run", 2, &["run.toml", named]);
+        lab.assert_refused("train run.toml --out run", 2, &["run.toml", named]);
         lab.write("run.toml", original);
     }
-    lab.refused("train absent.toml", 1, &["absent.toml"]);
-    lab.refused("train corpus", 1, &["corpus"]);
+    lab.assert_refused("train absent.toml", 1, &["absent.toml"]);
+    lab.assert_refused("train corpus", 1, &["corpus"]);
     lab.write("binary.toml", [0xff, 0xfe, 0x00]);
-    lab.refused("train binary.toml", 1, &["binary.toml"]);
-    lab.refused("train run.toml --out run --set llm.path=nowhere", 1, &["nowhere"]);
-    lab.refused("inspect corpus --llm nowhere", 1, &["nowhere"]);
-    lab.refused("train run.toml --out run --set data.corpus=nowhere", 1, &["nowhere"]);
-    lab.refused("train run.toml --out run --set llm.adapter=nowhere", 1, &["nowhere"]);
+    lab.assert_refused("train binary.toml", 1, &["binary.toml"]);
+    lab.assert_refused("train run.toml --out run --set llm.path=nowhere", 1, &["nowhere"]);
+    lab.assert_refused("inspect corpus --llm nowhere", 1, &["nowhere"]);
+    lab.assert_refused("train run.toml --out run --set data.corpus=nowhere", 1, &["nowhere"]);
+    lab.assert_refused("train run.toml --out run --set llm.adapter=nowhere", 1, &["nowhere"]);
 }
 
 #[test]
 fn model_files() {
     let lab = Lab::new();
     let refused = |path: &str, named: &[&str]| {
-        lab.refused(&format!("train run.toml --out run --set llm.path={path}"), 1, named);
+        lab.assert_refused(&format!("train run.toml --out run --set llm.path={path}"), 1, named);
     };
     let tiny = fixture("gguf/tiny.gguf");
     let gguf = fs::read(&tiny).unwrap();
@@ -234,19 +234,19 @@ fn corpus_files() {
         let original = lab.read(&format!("corpus/{file}"));
         for bytes in [&original[..original.len() / 2], b"", b"no corpus"] {
             lab.write(&format!("corpus/{file}"), bytes);
-            lab.refused("train run.toml --out run", 1, &["corpus", file]);
-            lab.refused("baseline markov corpus", 1, &["corpus", file]);
-            lab.refused("inspect corpus --json", 1, &["corpus", file]);
+            lab.assert_refused("train run.toml --out run", 1, &["corpus", file]);
+            lab.assert_refused("baseline markov corpus", 1, &["corpus", file]);
+            lab.assert_refused("inspect corpus --json", 1, &["corpus", file]);
         }
         lab.write(&format!("corpus/{file}"), original);
     }
-    lab.refused("baseline markov llm --json", 1, &["llm/corpus.toml"]);
+    lab.assert_refused("baseline markov llm --json", 1, &["llm/corpus.toml"]);
 
     lab.write("toy/test.csv", "user_id,item_ids,timestamp\n");
     lab.ok("prepare msl toy --out corpus");
     lab.ok("train run.toml --out run --max-steps 1");
-    lab.refused("baseline markov corpus --json", 1, &["corpus", "test split"]);
-    lab.refused("evaluate run --json", 1, &["corpus", "test split"]);
+    lab.assert_refused("baseline markov corpus --json", 1, &["corpus", "test split"]);
+    lab.assert_refused("evaluate run --json", 1, &["corpus", "test split"]);
 }
 
 /// Items of one title leave the trie without a branching: the loss has nothing to tell apart.
@@ -259,7 +259,7 @@ fn a_catalogue_of_one_title_is_not_trained() {
         .collect();
     lab.write("log.csv", format!("user,item,time,title\n{log}"));
     lab.ok("prepare table log.csv --user user --item item --time time --title title --out alike");
-    lab.refused("train run.toml --out run --set data.corpus=alike", 1, &["alike", "same title"]);
+    lab.assert_refused("train run.toml --out run --set data.corpus=alike", 1, &["alike", "same title"]);
 }
 
 #[test]
@@ -267,17 +267,17 @@ fn run_directories() {
     let lab = Lab::new();
     let train = "train run.toml --out run";
     lab.ok(&format!("{train} --max-steps 4"));
-    lab.refused(train, 2, &["run", "--resume"]);
-    lab.refused("train run.toml --out llm", 2, &["llm"]);
-    lab.refused("train run.toml --out run.toml", 2, &["run.toml"]);
-    lab.refused("train run.toml --out nowhere --resume", 2, &["nowhere", "run directory"]);
-    lab.refused("train run.toml --out corpus --resume", 2, &["corpus", "run directory"]);
+    lab.assert_refused(train, 2, &["run", "--resume"]);
+    lab.assert_refused("train run.toml --out llm", 2, &["llm"]);
+    lab.assert_refused("train run.toml --out run.toml", 2, &["run.toml"]);
+    lab.assert_refused("train run.toml --out nowhere --resume", 2, &["nowhere", "run directory"]);
+    lab.assert_refused("train run.toml --out corpus --resume", 2, &["corpus", "run directory"]);
     for command in ["evaluate corpus", "evaluate nowhere", "recommend llm --history x"] {
-        lab.refused(command, 2, &["run directory"]);
+        lab.assert_refused(command, 2, &["run directory"]);
     }
     let resume = format!("{train} --resume");
-    lab.refused(&format!("{resume} --set train.learning_rate=0.5"), 2, &["run", "learning_rate = 0.5"]);
-    lab.refused(&format!("{resume} --set data.train_samples=39"), 2, &["run", "train_samples = 39"]);
+    lab.assert_refused(&format!("{resume} --set train.learning_rate=0.5"), 2, &["run", "learning_rate = 0.5"]);
+    lab.assert_refused(&format!("{resume} --set data.train_samples=39"), 2, &["run", "train_samples = 39"]);
     lab.write("titles.txt", titles().join("\n"));
     lab.write("input.jsonl", "{\"prompt\": \"x\", \"items\": [\"Red Pen 0\"]}\n");
     let score = "score --catalogue titles.txt --input input.jsonl --adapter run --llm llm";
@@ -286,12 +286,12 @@ fn run_directories() {
 
     lab.copy("llm", "llm.was");
     write_llm(&lab.path("llm"), 4);
-    using.iter().chain([&score]).for_each(|line| lab.refused(line, 1, &["run", "another model", "llm"]));
+    using.iter().chain([&score]).for_each(|line| lab.assert_refused(line, 1, &["run", "another model", "llm"]));
     lab.copy("llm.was", "llm");
     lab.copy("corpus", "corpus.was");
     lab.edit("toy/id2name4Rec.json", "Red Pen 0", "Pink Pen 0");
     lab.ok("prepare msl toy --out corpus");
-    using.iter().for_each(|line| lab.refused(line, 1, &["run", "another corpus", "corpus"]));
+    using.iter().for_each(|line| lab.assert_refused(line, 1, &["run", "another corpus", "corpus"]));
     lab.copy("corpus.was", "corpus");
 
     let checkpoint = "run/checkpoints/step-00000004";
@@ -299,16 +299,16 @@ fn run_directories() {
         let path = format!("{checkpoint}/{file}");
         let original = lab.read(&path);
         lab.write(&path, &original[..original.len() / 2]);
-        lab.refused(&resume, 1, &[&path]);
+        lab.assert_refused(&resume, 1, &[&path]);
         lab.write(&path, b"");
-        lab.refused(&resume, 1, &[&path]);
+        lab.assert_refused(&resume, 1, &[&path]);
         if file != "optimizer.bin" {
-            lab.refused("evaluate run", 1, &[&path]);
+            lab.assert_refused("evaluate run", 1, &[&path]);
         } else {
             let mut flipped = original.clone();
             flipped[original.len() / 2] ^= 1;
             lab.write(&path, flipped);
-            lab.refused(&resume, 1, &[&path, "delete"]);
+            lab.assert_refused(&resume, 1, &[&path, "delete"]);
         }
         lab.write(&path, original);
     }
@@ -323,12 +323,12 @@ fn run_directories() {
         let original = lab.read(&path);
         lab.write(&path, "?");
         let code = if file == "run.toml" { 2 } else { 1 };
-        lab.refused("evaluate run", code, &[&path]);
+        lab.assert_refused("evaluate run", code, &[&path]);
         lab.write(&path, original);
     }
     fs::remove_dir_all(lab.path("run/checkpoints")).unwrap();
     fs::create_dir(lab.path("run/checkpoints")).unwrap();
-    lab.refused("evaluate run", 1, &["run", "no checkpoint"]);
+    lab.assert_refused("evaluate run", 1, &["run", "no checkpoint"]);
     // Killed before the run file was written: not a run yet, and no obstacle to one.
     fs::create_dir(lab.path("early")).unwrap();
     lab.write("early/identity.json", lab.read("run/identity.json"));
@@ -339,12 +339,12 @@ fn run_directories() {
 fn score_input() {
     let lab = Lab::new();
     let line = "score --llm llm --catalogue titles.txt --input input.jsonl";
-    lab.refused(line, 1, &["titles.txt"]);
+    lab.assert_refused(line, 1, &["titles.txt"]);
     lab.write("titles.txt", "");
     lab.write("input.jsonl", "");
-    lab.refused(line, 1, &["titles.txt", "empty"]);
+    lab.assert_refused(line, 1, &["titles.txt", "empty"]);
     lab.write("titles.txt", "A\n\nB\n");
-    lab.refused(line, 1, &["titles.txt:2", "empty"]);
+    lab.assert_refused(line, 1, &["titles.txt:2", "empty"]);
     lab.write("titles.txt", "A\nB\n");
     assert!(lab.ok(line).stdout.is_empty());
     for (bytes, named) in [
@@ -355,8 +355,8 @@ fn score_input() {
         (b"\xff", "UTF-8"),
     ] {
         lab.write("input.jsonl", bytes);
-        lab.refused(line, 1, &["input.jsonl:1", named]);
+        lab.assert_refused(line, 1, &["input.jsonl:1", named]);
     }
     fs::remove_file(lab.path("input.jsonl")).unwrap();
-    lab.refused(line, 1, &["input.jsonl"]);
+    lab.assert_refused(line, 1, &["input.jsonl"]);
 }

@@ -58,7 +58,7 @@ fn resumed_at_every_step() {
     let run_file = String::from_utf8(lab.read("parts/run.toml")).unwrap();
     let alpha = run_file.lines().find(|line| line.starts_with("alpha = ")).unwrap();
     lab.write("parts/run.toml", run_file.replace(alpha, "alpha = 999.0"));
-    lab.refused("evaluate parts", 1, &["alpha", "999"]);
+    lab.assert_refused("evaluate parts", 1, &["alpha", "999"]);
 }
 
 fn lines(lab: &Lab, run: &str) -> usize {
@@ -179,9 +179,9 @@ fn not_finite() {
     lab.ok("train run.toml --out untrained --set llm.path=damaged --max-steps 0");
     lab.write("titles.txt", "A\nB\n");
     lab.write("input.jsonl", "{\"prompt\": \"x\", \"items\": [\"B\"]}");
-    lab.refused("evaluate untrained --limit 2", 1, &["untrained", "NaN"]);
-    lab.refused("recommend untrained --history x", 1, &["untrained", "NaN"]);
-    lab.refused("score --llm damaged --catalogue titles.txt --input input.jsonl", 1, &["input.jsonl:1", "NaN"]);
+    lab.assert_refused("evaluate untrained --limit 2", 1, &["untrained", "NaN"]);
+    lab.assert_refused("recommend untrained --history x", 1, &["untrained", "NaN"]);
+    lab.assert_refused("score --llm damaged --catalogue titles.txt --input input.jsonl", 1, &["input.jsonl:1", "NaN"]);
 }
 
 /// The formats' own tests compare the bytes with Python's tensorboard.

@@ -13,8 +13,8 @@ use crate::lab::{ITEMS, Lab, succeeded, titles};
 use crate::server::Server;
 use crate::session::session;
 
-/// The text of the items in the server's answer. Texts are compared: they hold every bit of a number,
-/// and serde_json reads some numbers one bit off.
+/// The text of the items in the server's answer. Texts are compared: they hold every bit of a
+/// number, and serde_json reads some numbers one bit off.
 fn items(expected: &Recommendations) -> String {
     let item = |item: &Recommendation| {
         let [id, title] = [&item.item, &item.title].map(|text| serde_json::to_string(text).unwrap());
@@ -281,12 +281,12 @@ fn what_cannot_be_served_is_refused() {
     drop(session(&lab));
     lab.write("keys", "short\n");
     lab.write("items.csv", "id,title\n1,x\n1,y\n");
-    lab.refused("serve nothing --port 0", 2, &["nothing", "not a run directory"]);
-    lab.refused("serve run --port 0 --api-key-file keys", 2, &["keys", "line 1"]);
-    lab.refused("serve run --port 0 --backend cuda:7,8", 2, &["cuda"]);
-    lab.refused("serve corpus --baseline nothing --port 0", 2, &["nothing", "popularity"]);
-    lab.refused("serve run --baseline text --port 0", 1, &["run", "corpus.toml"]);
-    lab.refused("serve run --port 0 --queue 0", 2, &["--queue"]);
+    lab.assert_refused("serve nothing --port 0", 2, &["nothing", "not a run directory"]);
+    lab.assert_refused("serve run --port 0 --api-key-file keys", 2, &["keys", "line 1"]);
+    lab.assert_refused("serve run --port 0 --backend cuda:7,8", 2, &["cuda"]);
+    lab.assert_refused("serve corpus --baseline nothing --port 0", 2, &["nothing", "popularity"]);
+    lab.assert_refused("serve run --baseline text --port 0", 1, &["run", "corpus.toml"]);
+    lab.assert_refused("serve run --port 0 --queue 0", 2, &["--queue"]);
     let (status, log) = Server::start(&lab, "run --items items.csv").wait();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.lines().last().unwrap().starts_with("error: items.csv: row 2"), "{log}");

@@ -37,7 +37,7 @@ fn assert_same(found: &[Recommendation], expected: &[Recommendation]) {
 }
 
 /// Returns those of `all` with `ids`, ranked again.
-fn of(all: &[Recommendation], keep: impl Fn(&Recommendation) -> bool) -> Vec<Recommendation> {
+fn recommended_items(all: &[Recommendation], keep: impl Fn(&Recommendation) -> bool) -> Vec<Recommendation> {
     let kept = all.iter().filter(|item| keep(item)).cloned();
     kept.zip(1..).map(|(item, rank)| Recommendation { rank, ..item }).collect()
 }
@@ -78,14 +78,17 @@ fn filters_and_given_items_keep_their_scores() {
 
     let plain = request(&["Red Pen 0"], 5);
     let only = RecommendRequest { only: Some(chosen.clone()), ..plain.clone() };
-    assert_same(&session.recommend(&only).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
+    assert_same(&session.recommend(&only).unwrap().items, &recommended_items(&all, |item| chosen.contains(&item.item)));
     let exclude = RecommendRequest { exclude: chosen.clone(), k: ITEMS, ..plain.clone() };
-    assert_same(&session.recommend(&exclude).unwrap().items, &of(&all, |item| !chosen.contains(&item.item)));
+    assert_same(
+        &session.recommend(&exclude).unwrap().items,
+        &recommended_items(&all, |item| !chosen.contains(&item.item)),
+    );
     let unseen = RecommendRequest { exclude_history: Some(true), k: ITEMS, ..plain.clone() };
-    assert_same(&session.recommend(&unseen).unwrap().items, &of(&all, |item| item.title != "Red Pen 0"));
+    assert_same(&session.recommend(&unseen).unwrap().items, &recommended_items(&all, |item| item.title != "Red Pen 0"));
 
     let rank = RankRequest { history: plain.history.clone(), items: chosen.clone(), ..RankRequest::default() };
-    assert_same(&session.rank(&rank).unwrap().items, &of(&all, |item| chosen.contains(&item.item)));
+    assert_same(&session.rank(&rank).unwrap().items, &recommended_items(&all, |item| chosen.contains(&item.item)));
 
     let unknown = [
         RecommendRequest { exclude: vec!["nothing".into()], ..plain.clone() },
@@ -152,5 +155,5 @@ fn a_prompt_that_does_not_fit_is_refused_or_shortened() {
 fn one_window_too_long_is_named_before_training() {
     let lab = Lab::new();
     write_llm_as(&lab.path("llm"), 1, |config| config.max_position_embeddings = 2);
-    lab.refused("train run.toml --out run", 1, &[" window ", "of user", "data.history", "data.too_long"]);
+    lab.assert_refused("train run.toml --out run", 1, &[" window ", "of user", "data.history", "data.too_long"]);
 }

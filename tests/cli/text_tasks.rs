@@ -163,61 +163,61 @@ fn templates_from_a_file() {
     lab.ok(&format!("train tasks.toml --out mine {set} --max-steps 2"));
     let evaluation = lab.json("evaluate mine");
     assert_eq!(evaluation["tasks"].as_object().unwrap().keys().collect::<Vec<_>>(), ["colour"]);
-    lab.refused(
+    lab.assert_refused(
         "train tasks.toml --out new --set data.text_tasks=colours.jsonl",
         1,
         &["colours.jsonl: line 1", "colour"],
     );
     lab.write("mine.toml", template.replace("colour is", "shade is"));
-    lab.refused("evaluate mine", 1, &["mine", "another prompt template"]);
+    lab.assert_refused("evaluate mine", 1, &["mine", "another prompt template"]);
     lab.write("mine.toml", "[[task]]\nname = \"colour\"\nprompt = \"{history}\"\n");
-    lab.refused(&format!("train tasks.toml --out new {set}"), 2, &["mine.toml", "colour"]);
+    lab.assert_refused(&format!("train tasks.toml --out new {set}"), 2, &["mine.toml", "colour"]);
 }
 
 #[test]
 fn refusals() {
     let lab = lab();
     let refused = |set: &str, code, named: &[&str]| {
-        lab.refused(&format!("train tasks.toml --out new {set}"), code, named);
+        lab.assert_refused(&format!("train tasks.toml --out new {set}"), code, named);
     };
     refused("--set loss.kind=msl", 2, &["data.text_tasks", "loss.kind"]);
     refused("--set data.prompt=short", 2, &["data.text_tasks", "data.prompt"]);
     refused("--set data.mixing=2", 2, &["data.mixing"]);
     refused("--set train.shuffle=false", 2, &["train.shuffle"]);
     refused("--set data.text_tasks=none.jsonl", 1, &["none.jsonl"]);
-    lab.refused("train run.toml --out new --set data.mixing=1", 2, &["data.mixing", "data.text_tasks"]);
+    lab.assert_refused("train run.toml --out new --set data.mixing=1", 2, &["data.mixing", "data.text_tasks"]);
 
     let good = rows();
     let first = "{\"items\":[\"100\"]";
     let bad = |from: &str, to: &str, named: &[&str]| {
         lab.write("tasks.jsonl", good.replacen(from, to, 1));
-        lab.refused("train tasks.toml --out new", 1, named);
+        lab.assert_refused("train tasks.toml --out new", 1, named);
         lab.write("tasks.jsonl", &good);
     };
     bad("\"summary\"", "\"sumary\"", &["tasks.jsonl: line 1", "sumary"]);
     bad(first, "{\"items\":[\"99\"]", &["tasks.jsonl: line 1", "99"]);
     bad("It is a pen.", &"It is a pen. ".repeat(60), &["tasks.jsonl: line 1", "tokens", "512"]);
     lab.write("tasks.jsonl", good.replace("\"train\"", "\"test\""));
-    lab.refused("train tasks.toml --out new", 1, &["tasks.jsonl", "no row to train on"]);
+    lab.assert_refused("train tasks.toml --out new", 1, &["tasks.jsonl", "no row to train on"]);
     lab.write("tasks.jsonl", &good);
 
     lab.ok("train tasks.toml --out run --max-steps 1");
-    lab.refused("recommend run --history x", 2, &["run", "tasks.jsonl", "ranks no items"]);
+    lab.assert_refused("recommend run --history x", 2, &["run", "tasks.jsonl", "ranks no items"]);
     for flag in ["--beams 3", "--scoring full", "--length-penalty 1", "--prior-weight 1"] {
-        lab.refused(&format!("evaluate run {flag}"), 2, &["--beams", "for ranking"]);
+        lab.assert_refused(&format!("evaluate run {flag}"), 2, &["--beams", "for ranking"]);
     }
-    lab.refused("evaluate run --sentence-encoder none", 1, &["none"]);
-    lab.refused("train tasks.toml --out run --resume --set data.mixing=1", 2, &["mixing"]);
+    lab.assert_refused("evaluate run --sentence-encoder none", 1, &["none"]);
+    lab.assert_refused("train tasks.toml --out run --resume --set data.mixing=1", 2, &["mixing"]);
     lab.write("tasks.jsonl", good.replacen("a pen", "one pen", 1));
-    lab.refused("evaluate run", 1, &["run", "file of rows", "tasks.jsonl"]);
-    lab.refused("train tasks.toml --out run --resume", 1, &["file of rows"]);
+    lab.assert_refused("evaluate run", 1, &["run", "file of rows", "tasks.jsonl"]);
+    lab.assert_refused("train tasks.toml --out run --resume", 1, &["file of rows"]);
     lab.write(
         "tasks.jsonl",
         good.lines().filter(|line| !line.contains("test")).map(|line| format!("{line}\n")).collect::<String>(),
     );
     lab.ok("train tasks.toml --out untested --max-steps 1");
-    lab.refused("evaluate untested", 1, &["tasks.jsonl", "no row of the split test"]);
+    lab.assert_refused("evaluate untested", 1, &["tasks.jsonl", "no row of the split test"]);
 
     lab.ok("train run.toml --out ranks --max-steps 1");
-    lab.refused("evaluate ranks --sentence-encoder bert", 2, &["--sentence-encoder", "ranks items"]);
+    lab.assert_refused("evaluate ranks --sentence-encoder bert", 2, &["--sentence-encoder", "ranks items"]);
 }

@@ -84,7 +84,7 @@ fn for_each_parameter(
     vector("norm.bias", model.norm.beta.as_mut().unwrap());
 }
 
-fn transposed(values: &[f32], turn: bool) -> Vec<f32> {
+fn transpose(values: &[f32], turn: bool) -> Vec<f32> {
     let n = values.len().isqrt();
     if turn { (0..n * n).map(|i| values[i % n * n + i / n]).collect() } else { values.to_vec() }
 }
@@ -111,7 +111,7 @@ fn check_steps(
                 &mut model,
                 &mut |name, param, turn| {
                     let grad = host(grads.get::<Dispatch, 2>(param.id).unwrap());
-                    close(name, &transposed(&grad, turn), &expected.floats(&format!("{prefix}grad.{name}")));
+                    close(name, &transpose(&grad, turn), &expected.floats(&format!("{prefix}grad.{name}")));
                 },
                 &mut |name, param| {
                     let grad = host(grads.get::<Dispatch, 1>(param.id).unwrap());
@@ -129,7 +129,7 @@ fn check_steps(
         &mut model,
         &mut |name, param, turn| {
             let (found, known) =
-                (transposed(&host(param.val()), turn), expected.floats(&format!("{prefix}final.{name}")));
+                (transpose(&host(param.val()), turn), expected.floats(&format!("{prefix}final.{name}")));
             close_to(AFTER_ADAM, &format!("{prefix}{name}"), &found, &known);
         },
         &mut |name, param| {
@@ -145,7 +145,7 @@ fn check_steps(
 fn set_start(model: &mut SasRec<Dispatch>, expected: &Tensors) {
     for_each_parameter(
         model,
-        &mut |name, param, turn| set(param, transposed(&expected.floats(&format!("start.{name}")), turn)),
+        &mut |name, param, turn| set(param, transpose(&expected.floats(&format!("start.{name}")), turn)),
         &mut |name, param| set(param, expected.floats(&format!("start.{name}"))),
     );
 }

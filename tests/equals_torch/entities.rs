@@ -67,7 +67,7 @@ fn dense(x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
 /// Returns the hidden states that an entity's tokens become, `[K, hidden]`, computed by hand from
 /// the parameters. A Q-Former's queries are computed by its own forward pass, which `alignment`
 /// compares with torch's.
-fn encoded(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
+fn encode_entity(model: &ItemLanguageModel<Dispatch>, entity: usize, device: &DispatchDevice) -> Vec<f32> {
     let all = vectors();
     let kind = if entity < ITEMS { &all[..ITEMS * WIDTH] } else { &all[ITEMS * WIDTH..] };
     let scale = (kind.iter().map(|v| v * v).sum::<f32>() / kind.len() as f32).sqrt();
@@ -112,8 +112,9 @@ fn vectors_are_spliced_as_by_hand() {
             let mut expected = Vec::new();
             for (item, user) in [(2, 1), (4, 0)] {
                 let ordinary = |token: usize| table[token * hidden..][..hidden].to_vec();
-                expected.extend([ordinary(4), ordinary(9), encoded(&model, item, &device), ordinary(7)].concat());
-                expected.extend([encoded(&model, ITEMS + user, &device), encoded(&model, 2, &device)].concat());
+                expected.extend([ordinary(4), ordinary(9), encode_entity(&model, item, &device), ordinary(7)].concat());
+                expected
+                    .extend([encode_entity(&model, ITEMS + user, &device), encode_entity(&model, 2, &device)].concat());
             }
             assert_eq!(found.len(), 2 * (3 + 3 * k) * hidden);
             close(&format!("{config:?}"), &found, &expected);

@@ -31,7 +31,7 @@ fn family(name: &str) -> String {
     format!("families/{name}")
 }
 
-fn expected(name: &str) -> Tensors {
+fn load_expected(name: &str) -> Tensors {
     Tensors::open(&format!("families/{name}/expected.safetensors"))
 }
 
@@ -65,7 +65,7 @@ fn loss(model: &Decoder<Training>, expected: &Tensors, device: &DispatchDevice) 
 fn families_logits_from_directories_and_gguf() {
     for device in devices() {
         for name in NAMES {
-            let expected = expected(name);
+            let expected = load_expected(name);
             let attention = expected.ints("attention_mask");
             let model = llama::<Dispatch>(&family(name), Tune::Frozen, &device);
             let found = real_rows(host(logits(&model, &expected, &device)), &attention);
@@ -177,7 +177,7 @@ fn list_first(linear: &itemlm::model::LoraLinear<Training>) -> burn::module::Par
 fn families_lora_on_every_projection() {
     for device in devices() {
         for name in NAMES {
-            let (expected, dir) = (expected(name), fixture(&family(name)));
+            let (expected, dir) = (load_expected(name), fixture(&family(name)));
             let config = read_adapter_config(&dir.join("adapter")).unwrap();
             let model = llama::<Training>(&family(name), Tune::Lora(&config, 1), &device);
             let model = load_adapter(&dir.join("adapter"), model, &device).unwrap();
@@ -218,7 +218,7 @@ fn families_full_tuning() {
         for name in NAMES {
             let model = llama::<Training>(&family(name), Tune::Full, &device);
             let names = weight_names(&model);
-            train(&format!("{name}, full"), model, &names, "full", &expected(name), &device);
+            train(&format!("{name}, full"), model, &names, "full", &load_expected(name), &device);
         }
     }
 }

@@ -12,7 +12,7 @@ fn corpus(titles: &[&str], users: &[(&str, &[u32])], train: Vec<Window>, test: V
     Corpus::new("made up", items, users.iter().map(log).collect(), train, Some(vec![]), test).unwrap()
 }
 
-fn inspected(corpus: &Corpus, options: &InspectOptions) -> Result<Inspection> {
+fn inspect_quietly(corpus: &Corpus, options: &InspectOptions) -> Result<Inspection> {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("corpus");
     let steps =
@@ -43,7 +43,7 @@ fn three_users() -> Corpus {
 
 #[test]
 fn counts_by_hand() {
-    let found = inspected(&three_users(), &plain(1)).unwrap();
+    let found = inspect_quietly(&three_users(), &plain(1)).unwrap();
     assert_eq!((found.users, found.items, found.interactions), (3, 5, 9));
     assert_eq!(found.density, Some(0.6));
     assert_eq!((found.name.as_str(), found.source.as_str(), found.steps.len()), ("made up", "by hand", 1));
@@ -105,26 +105,26 @@ fn popularity_has_two_bins_an_octave() {
 #[test]
 fn odd_corpora() {
     // One user and one item, without a title; nothing to test.
-    let one = inspected(&corpus(&[""], &[("u", &[0, 0])], vec![], vec![]), &plain(3)).unwrap();
+    let one = inspect_quietly(&corpus(&[""], &[("u", &[0, 0])], vec![], vec![]), &plain(3)).unwrap();
     assert_eq!((one.density, one.unseen.cold_test_share, one.unseen.new_test_share), (Some(2.0), None, None));
     assert_eq!(one.titles, Titles { characters: None, distinct: 0, duplicates: 0, missing: 1 });
     assert_eq!((bins(&one.popularity.histogram), one.examples.len()), (vec![(2, 2, 1)], 0));
     // Nobody.
-    let none = inspected(&corpus(&["T"], &[], vec![], vec![]), &plain(2)).unwrap();
+    let none = inspect_quietly(&corpus(&["T"], &[], vec![], vec![]), &plain(2)).unwrap();
     assert_eq!((none.density, none.sequence_lengths.spread), (None, None));
     assert!(none.sequence_lengths.histogram.is_empty());
     assert!(none.popularity.top.iter().all(|top| top.items == 1 && top.share.is_none()));
     // More examples than windows; none.
-    assert_eq!(inspected(&three_users(), &plain(usize::MAX)).unwrap().examples.len(), 2);
-    assert!(inspected(&three_users(), &plain(0)).unwrap().examples.is_empty());
+    assert_eq!(inspect_quietly(&three_users(), &plain(usize::MAX)).unwrap().examples.len(), 2);
+    assert!(inspect_quietly(&three_users(), &plain(0)).unwrap().examples.is_empty());
 }
 
 #[test]
 fn prompts_and_models_that_are_not_there() {
     let options = InspectOptions { prompt: Some("nowhere".into()), ..plain(1) };
-    assert_eq!(inspected(&three_users(), &options).unwrap_err().exit_code(), 2);
+    assert_eq!(inspect_quietly(&three_users(), &options).unwrap_err().exit_code(), 2);
     let options = InspectOptions { llm: Some("nowhere".into()), ..plain(1) };
-    assert!(inspected(&three_users(), &options).unwrap_err().to_string().contains("nowhere"));
+    assert!(inspect_quietly(&three_users(), &options).unwrap_err().to_string().contains("nowhere"));
 }
 
 /// The tokens are laid out once more by hand, from the tokenizer alone.
@@ -135,7 +135,7 @@ fn tokens_carry_labels_children_and_loss() {
     let prompt = folder.path().join("prompt.txt");
     fs::write(&prompt, "{history}:").unwrap();
     let options = InspectOptions { llm: Some(tiny.clone()), prompt: Some(prompt.display().to_string()), examples: 2 };
-    let found = inspected(&three_users(), &options).unwrap();
+    let found = inspect_quietly(&three_users(), &options).unwrap();
     let tokenizer = open_llm(&tiny).unwrap().tokenizer;
     for (example, (prompt, label)) in
         found.examples.iter().zip([("\"Pen\", \"Pen\":", "\"Pen\""), ("\"Ink\":", "\" \"")])
@@ -157,7 +157,7 @@ fn tokens_carry_labels_children_and_loss() {
 
 #[test]
 fn json_keys() {
-    let value = serde_json::to_value(inspected(&three_users(), &plain(1)).unwrap()).unwrap();
+    let value = serde_json::to_value(inspect_quietly(&three_users(), &plain(1)).unwrap()).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&value),

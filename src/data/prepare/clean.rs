@@ -50,10 +50,10 @@ pub(super) fn clean(raw: &mut RawDataset, step: &CleaningStep) -> Result<Step> {
         CleaningStep::Duplicates {} => {
             if !log.timed {
                 return Err(Error::failed(
-                    "step duplicates: this source has no times to tell a repeat from an event told twice",
+                    "step duplicates: this source has no times, so two equal events may both have happened",
                 ));
             }
-            log.transform(first_of_equals)?;
+            log.transform(keep_first_of_equals)?;
             "kept the first of events with the same user, item and time".into()
         }
         CleaningStep::Titled {} => {
@@ -130,7 +130,7 @@ pub(super) fn ids_apart(log: &EventLog, catalogue: &Catalogue, present: &[bool])
     ))
 }
 
-fn first_of_equals(frame: LazyFrame) -> LazyFrame {
+fn keep_first_of_equals(frame: LazyFrame) -> LazyFrame {
     frame.unique_stable(Some(cols(["user", "item", "time"])), UniqueKeepStrategy::First)
 }
 

@@ -377,6 +377,6 @@ fn show(inputs: &[PathBuf]) -> String {
 /// Returns half of the machine's memory, or of the container's limit, bytes.
 fn half_of_memory() -> Result<u64> {
     let known = [system::memory_bytes(), system::limit_bytes()].into_iter().flatten().min();
-    let unknown = || Error::usage("this system does not tell its memory: give option `memory`");
+    let unknown = || Error::usage("this system does not report its memory: set option `memory`");
     known.map(|bytes| bytes / 2).ok_or_else(unknown)
 }

@@ -238,7 +238,7 @@ pub(super) fn write_text_tasks(
 mod tests {
     use super::*;
 
-    fn described<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> ItemDescription<'a> {
+    fn description<'a>(id: &'a str, genres: &[&'a str], tags: &[&str]) -> ItemDescription<'a> {
         let tags = tags.iter().map(|tag| tag.to_string()).collect();
         ItemDescription { id, title: "", genres: genres.to_vec(), tags, plot: None, director: None, actors: None }
     }
@@ -248,17 +248,17 @@ mod tests {
         let toys = ItemDescription {
             title: "Toy Story (1995)",
             director: Some("John Lasseter"),
-            ..described("1", &["Animation", "Comedy", "Children's"], &["pixar", "toys"])
+            ..description("1", &["Animation", "Comedy", "Children's"], &["pixar", "toys"])
         };
-        let bugs = described("2", &["Comedy", "Adventure", "Animation"], &["pixar"]);
-        let drama = described("3", &["Drama"], &[]);
+        let bugs = description("2", &["Comedy", "Adventure", "Animation"], &["pixar"]);
+        let drama = description("3", &["Drama"], &[]);
         assert_eq!(
             toys.long_description("A cowboy doll is jealous."),
             "Toy Story (1995) is listed under Animation, Comedy and Children's. It is directed by John Lasseter. \
              A cowboy doll is jealous. Viewers tagged it \"pixar\" and \"toys\"."
         );
         assert_eq!(drama.long_description("P."), "Listed under Drama. P.");
-        assert_eq!(described("4", &[], &[]).long_description("P."), "P.");
+        assert_eq!(description("4", &[], &[]).long_description("P."), "P.");
         let common = "Both are listed under Animation and Comedy. Viewers tagged both \"pixar\".";
         assert_eq!(toys.common(&bugs).as_deref(), Some(common));
         assert_eq!(toys.common(&drama), None);
@@ -275,11 +275,11 @@ mod tests {
     #[test]
     fn neighbours_by_hand() {
         let items = [
-            described("a", &["Comedy", "Drama"], &[]),
-            described("b", &["Comedy"], &["Drama"]),
-            described("c", &["Comedy", "Drama", "War"], &[]),
-            described("d", &["Western"], &[]),
-            described("e", &["Comedy", "Drama"], &[]),
+            description("a", &["Comedy", "Drama"], &[]),
+            description("b", &["Comedy"], &["Drama"]),
+            description("c", &["Comedy", "Drama", "War"], &[]),
+            description("d", &["Western"], &[]),
+            description("e", &["Comedy", "Drama"], &[]),
         ];
         let features = Features::new(&items);
         let mut common = vec![0; items.len()];

@@ -163,10 +163,10 @@ pub(super) fn write(
             table.append(window_frame(&rows, timed)?)?;
         }
         if by_time.iter().map(Vec::len).sum::<usize>() as u64 >= PIECE {
-            hand_over(&mut by_time, &mut waiting)?;
+            append_windows(&mut by_time, &mut waiting)?;
         }
     }
-    hand_over(&mut by_time, &mut waiting)?;
+    append_windows(&mut by_time, &mut waiting)?;
     waiting.close()?;
     if done != events {
         return Err(Error::failed(format!("wrote {done} of {events} events: please report this")));
@@ -185,7 +185,7 @@ pub(super) fn write(
     Ok(WrittenTables { files, users: user_order.len(), item_order, interactions: rows, windows, untitled, repeated })
 }
 
-fn hand_over(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {
+fn append_windows(by_time: &mut [Vec<WindowRow>], waiting: &mut ShardedTable) -> Result<()> {
     for (range, rows) in by_time.iter_mut().enumerate() {
         waiting.append(range, sortable_frame(&std::mem::take(rows))?)?;
     }

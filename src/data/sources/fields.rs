@@ -1,8 +1,17 @@
 //! Fields of text rows: ids and ratings, and texts for error lines.
 
+/// Returns a field without white space around it, as `str::trim` does, and faster for the many
+/// without any.
+pub(super) fn trim(text: &str) -> &str {
+    match text.as_bytes() {
+        [b'!'..=b'~'] | [b'!'..=b'~', .., b'!'..=b'~'] => text,
+        _ => text.trim(),
+    }
+}
+
 /// Returns a field without white space around it; an empty one is an error.
 pub(super) fn present<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
-    let text = text.trim();
+    let text = trim(text);
     if text.is_empty() { Err(format!("no {what}")) } else { Ok(text) }
 }
 
@@ -24,6 +33,13 @@ pub(crate) fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_lose_white_space() {
+        for text in ["", "a", "ab", "a b", " ", " a", "a ", "\u{a0}é\u{3000}", "\u{1f}a", "~\n", "é"] {
+            assert_eq!(trim(text), text.trim());
+        }
+    }
 
     #[test]
     fn ratings_are_finite() {

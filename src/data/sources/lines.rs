@@ -130,7 +130,7 @@ impl BlockReader {
             let done = std::mem::take(&mut parsed);
             rows += done.iter().map(|block| block.records).sum::<u64>();
             let (handed, (now_parsed, following)) = rayon::join(
-                || hand_on(&file, done, context, &mut sink),
+                || pass_on(&file, done, context, &mut sink),
                 || rayon::join(|| waiting.par_iter().map(&parse).collect(), || read(&mut self)),
             );
             handed?;
@@ -139,7 +139,7 @@ impl BlockReader {
                 Ok(blocks) => blocks,
                 // Bad records before the position where reading failed are reported first.
                 Err(error) => {
-                    hand_on(&file, parsed, context, &mut sink)?;
+                    pass_on(&file, parsed, context, &mut sink)?;
                     return Err(error);
                 }
             };
@@ -151,7 +151,7 @@ impl BlockReader {
 }
 
 /// Counts the bad records of parsed blocks and passes the values of the others to `sink`.
-fn hand_on<C>(
+fn pass_on<C>(
     file: &SourceFile,
     done: impl IntoIterator<Item = ParsedBlock<C>>,
     context: &mut ReadContext,
@@ -171,10 +171,6 @@ fn hand_on<C>(
 ///
 /// `parse` adds a line (without its end; never an empty one) to the block's values, or returns what
 /// is wrong and leaves them alone. The first `skip` lines are not parsed (headers). Bad lines count
-/// against [`ReadContext::skip_bad`].
-///
-/// `parse` adds a line (without its end; never an empty one) to the block's values, or says what is
-/// wrong and leaves them alone. `skip` first lines are not parsed (headers). Bad lines count
 /// against [`ReadContext::skip_bad`].
 pub(crate) fn read_lines<C: Default + Send>(
     file: &SourceFile,

@@ -138,7 +138,7 @@ fn with_weight_zero_the_ranking_is_the_llms_to_the_bit() {
 }
 
 /// Returns an item's score with a prior, computed only from the LLM's probabilities of whole items.
-fn enumerated(
+fn enumerate_score(
     catalogue: &Catalogue,
     alone: &[ItemScore],
     user: &PrefixMass,
@@ -193,7 +193,7 @@ fn the_search_with_a_prior_equals_enumeration() {
             assert_eq!(found.len(), catalogue.trie.leaves());
             for ranked in &found {
                 let item = catalogue.trie.items(ranked.leaf).next().unwrap() as usize;
-                let expected = enumerated(&catalogue, &alone, &user, weights, item);
+                let expected = enumerate_score(&catalogue, &alone, &user, weights, item);
                 let expected = if scoring == Scoring::Masked { expected.masked } else { expected.full };
                 assert!(
                     (ranked.log_prob - expected).abs() < 1e-4,

@@ -27,7 +27,7 @@ impl Nodes {
         Self { masked, full }
     }
 
-    fn after(&self, node: Node, scoring: Scoring) -> &[f64] {
+    fn next_log_probs(&self, node: Node, scoring: Scoring) -> &[f64] {
         match scoring {
             Scoring::Masked => &self.masked[&node],
             Scoring::Full => &self.full[&node],
@@ -42,7 +42,7 @@ fn exhaustive(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, allowed: impl F
         .map(|leaf| {
             let step = |&child: &Node| {
                 let node = trie.parent(child);
-                nodes.after(node, decode.scoring)[(child - trie.children(node).start) as usize]
+                nodes.next_log_probs(node, decode.scoring)[(child - trie.children(node).start) as usize]
             };
             let path = trie.path(leaf);
             let log_prob: f64 = path.iter().map(step).sum();
@@ -62,7 +62,7 @@ fn plain_search(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter: Optio
     while !beams.is_empty() {
         let mut next = Vec::new();
         for (before, node) in beams {
-            for (step, child) in nodes.after(node, decode.scoring).iter().zip(trie.children(node)) {
+            for (step, child) in nodes.next_log_probs(node, decode.scoring).iter().zip(trie.children(node)) {
                 let log_prob = before + step;
                 match trie.is_leaf(end(child)) {
                     _ if !allows(child) => {}
@@ -214,7 +214,7 @@ fn plain_transformers(nodes: &Nodes, trie: &Trie, decode: &DecodeConfig, filter:
     for length in 1.. {
         let mut candidates: Vec<(f64, Node)> = Vec::new();
         for &(before, node) in &beams {
-            let steps = nodes.after(node, decode.scoring).iter().zip(trie.children(node));
+            let steps = nodes.next_log_probs(node, decode.scoring).iter().zip(trie.children(node));
             candidates.extend(steps.filter(|(_, c)| filter.allows_node(*c)).map(|(step, c)| (before + step, c)));
         }
         candidates.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -34,12 +34,12 @@ impl FromStr for PairedTest {
     }
 }
 
-/// How methods are compared.
+/// Options of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompareOptions {
-    /// What is compared.
+    /// The metric that is compared.
     pub metric: Metric,
-    /// What gives p.
+    /// The test that gives p.
     pub test: PairedTest,
     /// Bootstrap resamples, and random assignments of signs.
     pub resamples: usize,
@@ -57,7 +57,7 @@ impl Default for CompareOptions {
 /// A method, and how it ranked.
 #[derive(Clone, Debug)]
 pub struct RankedMethod<'a> {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// The ranked windows of each of its seeds, all of the same windows in the same order. A
     /// window's value is its mean over the seeds.
@@ -73,7 +73,7 @@ pub struct Comparison {
     pub b: String,
     /// The metric, such as `ndcg@10`.
     pub metric: String,
-    /// What gave p.
+    /// The test that gave p.
     pub test: PairedTest,
     /// All windows.
     #[serde(flatten)]
@@ -115,7 +115,7 @@ impl Comparison {
     ///
     /// # Errors
     /// A usage error where a seed has other windows than the others, or there is no window.
-    pub fn of(a: &RankedMethod, b: &RankedMethod, options: &CompareOptions) -> Result<Self> {
+    pub fn new(a: &RankedMethod, b: &RankedMethod, options: &CompareOptions) -> Result<Self> {
         let Some(&windows) = a.seeds.first() else {
             return Err(Error::usage(format!("{}: there is nothing to compare", a.name)));
         };
@@ -135,15 +135,15 @@ impl Comparison {
                 Row { user: *users.entry(window.user.as_str()).or_insert(next), cold: window.cold, a, b }
             })
             .collect();
-        let all = Difference::of(&rows, options, |_| true);
+        let all = Difference::from_rows(&rows, options, |_| true);
         Ok(Self {
             a: a.name.clone(),
             b: b.name.clone(),
             metric: options.metric.to_string(),
             test: options.test,
             all: all.ok_or_else(|| Error::usage(format!("{}: there is no window to compare", a.name)))?,
-            cold: Difference::of(&rows, options, |row| row.cold),
-            warm: Difference::of(&rows, options, |row| !row.cold),
+            cold: Difference::from_rows(&rows, options, |row| row.cold),
+            warm: Difference::from_rows(&rows, options, |row| !row.cold),
         })
     }
 }
@@ -167,9 +167,9 @@ fn values(seeds: &[&[RankedWindow]], metric: Metric) -> Vec<f64> {
 }
 
 impl Difference {
-    fn of(rows: &[Row], options: &CompareOptions, keep: fn(&Row) -> bool) -> Option<Self> {
+    fn from_rows(rows: &[Row], options: &CompareOptions, keep: fn(&Row) -> bool) -> Option<Self> {
         let kept = || rows.iter().filter(|row| keep(row));
-        let paired = PairedDifferences::of_windows(kept().map(|row| (row.user, row.a - row.b)));
+        let paired = PairedDifferences::from_windows(kept().map(|row| (row.user, row.a - row.b)));
         let [low, high] = paired.bootstrap(options.resamples, options.seed)?;
         let windows = paired.windows();
         let mean = |value: fn(&Row) -> f64| kept().map(value).sum::<f64>() / windows as f64;
@@ -195,12 +195,12 @@ impl Difference {
 /// Compares every pair of methods, each with all that stand after it, and corrects p over them.
 ///
 /// # Errors
-/// Those of [`Comparison::of`].
+/// Those of [`Comparison::new`].
 pub fn compare_all(methods: &[RankedMethod], options: &CompareOptions) -> Result<Vec<Comparison>> {
     let mut comparisons = Vec::new();
     for (before, b) in methods.iter().enumerate() {
         for a in &methods[..before] {
-            comparisons.push(Comparison::of(a, b, options)?);
+            comparisons.push(Comparison::new(a, b, options)?);
         }
     }
     correct(&mut comparisons);

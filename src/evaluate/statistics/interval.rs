@@ -24,7 +24,7 @@ impl MeanInterval {
     /// ```
     ///
     /// where t is the quantile of Student's distribution; `None` without values.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub fn from_values(values: &[f64]) -> Option<Self> {
         let (mean, sd) = mean_and_sd(values)?;
         let half = sd.and_then(|sd| {
             let t = StudentsT::new(0.0, 1.0, values.len() as f64 - 1.0).ok()?;

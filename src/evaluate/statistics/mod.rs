@@ -11,7 +11,7 @@
 //!
 //! | function | computes | in scipy |
 //! |---|---|---|
-//! | [`MeanInterval::of`] | mean and 95 % t-interval over seeds | `scipy.stats.t.interval` |
+//! | [`MeanInterval::from_values`] | mean and 95 % t-interval over seeds | `scipy.stats.t.interval` |
 //! | [`PairedDifferences::bootstrap`] | 95 % percentile interval of the difference | `scipy.stats.bootstrap(method="percentile")` |
 //! | [`PairedDifferences::randomisation`] | p of the sign-flip test | `scipy.stats.permutation_test(permutation_type="samples")` |
 //! | [`wilcoxon`] | p of the signed-rank test | `scipy.stats.wilcoxon` |

@@ -28,7 +28,7 @@ impl PairedDifferences {
 
     /// Makes the differences of users from those of their windows, `(user, difference)`; `user` is
     /// any number that tells users apart. Users are in the order of their first window.
-    pub fn of_windows(windows: impl IntoIterator<Item = (u32, f64)>) -> Self {
+    pub fn from_windows(windows: impl IntoIterator<Item = (u32, f64)>) -> Self {
         let mut index = std::collections::HashMap::new();
         let mut all = Self::default();
         for (user, difference) in windows {
@@ -59,7 +59,7 @@ impl PairedDifferences {
     }
 
     /// Returns each user's mean difference.
-    fn of_users(&self) -> Vec<f64> {
+    fn user_means(&self) -> Vec<f64> {
         self.sums.iter().zip(&self.windows).map(|(sum, windows)| sum / windows).collect()
     }
 
@@ -72,7 +72,7 @@ impl PairedDifferences {
         }
         let users = self.sums.len() as u32;
         let resample = |stream: u64| {
-            let mut rng = stream_of(seed, stream);
+            let mut rng = random_stream(seed, stream);
             let (mut sum, mut windows) = (0.0, 0.0);
             for _ in 0..users {
                 let user = rng.random_range(0..users) as usize;
@@ -89,7 +89,7 @@ impl PairedDifferences {
     /// Returns the two-sided p of the paired randomisation test (Fisher): the share of assignments
     /// of signs to the users' differences whose mean is at least as far from 0 as the one observed.
     ///
-    /// Where there are at most `resamples` assignments (2ⁿ of n users) all of them are tried, and p
+    /// If there are at most `resamples` assignments (2ⁿ of n users) all of them are tried, and p
     /// is exact. Else `resamples` of them are drawn, and the observed one counts as well (Phipson
     /// and Smyth 2010):
     ///
@@ -109,32 +109,34 @@ impl PairedDifferences {
         }
         if sums.len() < usize::BITS as usize - 1 && 1usize << sums.len() <= resamples {
             let assignments = 1usize << sums.len();
-            let far = (0..assignments as u64).filter(|&signs| flipped(&sums, &mut || signs).abs() >= least).count();
+            let far = (0..assignments as u64)
+                .filter(|&signs| sum_with_random_signs(&sums, &mut || signs).abs() >= least)
+                .count();
             return far as f64 / assignments as f64;
         }
         let far = (0..resamples as u64).into_par_iter().filter(|&stream| {
-            let mut rng = stream_of(seed, stream);
-            flipped(&sums, &mut || rng.next_u64()).abs() >= least
+            let mut rng = random_stream(seed, stream);
+            sum_with_random_signs(&sums, &mut || rng.next_u64()).abs() >= least
         });
         (1 + far.count()) as f64 / (1 + resamples) as f64
     }
 
     /// Returns the two-sided p of Wilcoxon's signed-rank test of the users' mean differences.
     pub fn wilcoxon(&self) -> f64 {
-        wilcoxon(&self.of_users()).p
+        wilcoxon(&self.user_means()).p
     }
 
     /// Returns Cohen's d_z, the mean of the users' differences in units of their standard
     /// deviation; `None` where that is 0 or there are fewer than two users.
     pub fn cohens_dz(&self) -> Option<f64> {
-        let (mean, sd) = mean_and_sd(&self.of_users())?;
+        let (mean, sd) = mean_and_sd(&self.user_means())?;
         sd.filter(|&sd| sd > 0.0).map(|sd| mean / sd)
     }
 }
 
 /// Returns the sum of `sums` with signs by the bits that `next` gives, 64 at a time, the lowest
 /// first.
-fn flipped(sums: &[f64], next: &mut dyn FnMut() -> u64) -> f64 {
+fn sum_with_random_signs(sums: &[f64], next: &mut dyn FnMut() -> u64) -> f64 {
     let mut total = 0.0;
     for chunk in sums.chunks(64) {
         let bits = next();
@@ -145,7 +147,7 @@ fn flipped(sums: &[f64], next: &mut dyn FnMut() -> u64) -> f64 {
     total
 }
 
-fn stream_of(seed: u64, stream: u64) -> ChaCha8Rng {
+fn random_stream(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     rng

@@ -64,18 +64,18 @@ fn close(got: f64, expected: f64, tolerance: f64, what: &str) {
 #[test]
 fn t_intervals_equal_scipys() {
     for case in reference().intervals {
-        let interval = MeanInterval::of(&case.values).unwrap();
+        let interval = MeanInterval::from_values(&case.values).unwrap();
         close(interval.mean, case.mean, 1e-12, "mean");
         close(interval.sd.unwrap(), case.sd, 1e-12, "sd");
         close(interval.low.unwrap(), case.low, 1e-9, "low");
         close(interval.high.unwrap(), case.high, 1e-9, "high");
     }
-    assert_eq!(MeanInterval::of(&[]), None);
-    assert_eq!(MeanInterval::of(&[0.5]), Some(MeanInterval { mean: 0.5, low: None, high: None, sd: None }));
-    let equal = MeanInterval::of(&[0.5, 0.5, 0.5]).unwrap();
+    assert_eq!(MeanInterval::from_values(&[]), None);
+    assert_eq!(MeanInterval::from_values(&[0.5]), Some(MeanInterval { mean: 0.5, low: None, high: None, sd: None }));
+    let equal = MeanInterval::from_values(&[0.5, 0.5, 0.5]).unwrap();
     assert_eq!((equal.low, equal.high), (Some(0.5), Some(0.5)));
     // By the formula: of 0 and 1, t(0.975, 1) = tan(0.475 π) = 12.706, sd / √2 = 0.5.
-    let pair = MeanInterval::of(&[0.0, 1.0]).unwrap();
+    let pair = MeanInterval::from_values(&[0.0, 1.0]).unwrap();
     close(pair.high.unwrap(), 0.5 + 0.5 * (0.475 * std::f64::consts::PI).tan(), 1e-9, "of two");
 }
 
@@ -140,14 +140,14 @@ fn paired_differences_by_hand() {
     let values: Vec<f64> = (0..40).map(|_| rng.random_range(-1.0..1.5)).collect();
     let single = PairedDifferences::new(values.clone());
     let of_ten = (0..).zip(&values).flat_map(|(user, &value)| std::iter::repeat_n((user, value), 10));
-    let repeated = PairedDifferences::of_windows(of_ten);
+    let repeated = PairedDifferences::from_windows(of_ten);
     assert_eq!((repeated.users(), repeated.windows()), (40, 400));
     close(repeated.mean(), single.mean(), 1e-12, "mean");
     assert_eq!(repeated.randomisation(1000, 5), single.randomisation(1000, 5));
     let [a, b] = [&repeated, &single].map(|paired| paired.bootstrap(1000, 5).unwrap());
     close(a[0], b[0], 1e-12, "low");
     // A user's mean weighs as many as their windows.
-    let uneven = PairedDifferences::of_windows([(7, 1.0), (3, -1.0), (7, 1.0), (7, 1.0)]);
+    let uneven = PairedDifferences::from_windows([(7, 1.0), (3, -1.0), (7, 1.0), (7, 1.0)]);
     assert_eq!((uneven.mean(), uneven.users(), uneven.windows()), (0.5, 2, 4));
 }
 
@@ -207,7 +207,7 @@ fn comparisons_by_hand() {
     let [a, b, c]: [&'static [RankedWindow]; 3] = [a, b, c].map(|rows| &*rows.leak());
     let options = CompareOptions { metric: "hr@2".parse().unwrap(), ..CompareOptions::default() };
     // b's window values are means of its two seeds: 0, 0, 0.5, 0.
-    let compared = Comparison::of(&method("a", vec![a]), &method("b", vec![b, c]), &options).unwrap();
+    let compared = Comparison::new(&method("a", vec![a]), &method("b", vec![b, c]), &options).unwrap();
     assert_eq!((compared.all.mean_a, compared.all.mean_b, compared.all.difference), (0.5, 0.125, 0.375));
     assert_eq!((compared.all.users, compared.all.windows), (2, 4));
     // Users differ by 1 and 0.5: of 4 assignments of signs two are as far.
@@ -230,6 +230,6 @@ fn comparisons_by_hand() {
     assert_eq!((&json["metric"], &json["test"]), (&"hr@2".into(), &"randomisation".into()));
     assert_eq!(serde_json::from_value::<Comparison>(json).unwrap(), all[0]);
 
-    let error = Comparison::of(&methods[0], &method("d", vec![&a[..2]]), &options).unwrap_err();
+    let error = Comparison::new(&methods[0], &method("d", vec![&a[..2]]), &options).unwrap_err();
     assert_eq!((error.exit_code(), error.to_string().contains("a and d ranked other windows")), (2, true));
 }

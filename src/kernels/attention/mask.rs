@@ -193,7 +193,10 @@ impl<B: Backend> Mask<B> {
         }
     }
 
-    /// Returns the additive mask, `[batch or 1, 1, seq, past + keys]`.
+    /// Returns the mask as numbers to add to the scores.
+    ///
+    /// # Shapes
+    /// Returns `[batch or 1, 1, seq, past + keys]`.
     pub(crate) fn additive(&self, past: usize, device: &B::Device) -> Tensor<B, 4> {
         match self {
             Self::Additive(mask) => mask.clone(),

@@ -13,7 +13,7 @@ fn inputs(batch: usize, seq: usize, keys: usize) -> [TensorData; 3] {
     [numbers([batch, heads, seq, dim], 1, 3.0), kv(2), kv(3)]
 }
 
-fn shared(past: usize) -> [TensorData; 2] {
+fn shared_inputs(past: usize) -> [TensorData; 2] {
     [4, 5].map(|seed| numbers([1, SHAPE[1], past, SHAPE[2]], seed, 1.0))
 }
 
@@ -39,7 +39,7 @@ fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMa
     let one = |[q, k, v]: &[Tensor<Training, 4>; 3]| both(q, &cache(&[k, v], None));
     assert_same(inputs(batch, queries, keys), |x| one(x).0, |x| one(x).1);
     let [q, k, v] = inputs(batch, queries, keys);
-    let [past_k, past_v] = shared(11);
+    let [past_k, past_v] = shared_inputs(11);
     let inputs = [q.clone(), k.clone(), v.clone(), past_k, past_v];
     let with_shared = |[q, k, v, pk, pv]: &[Tensor<Training, 4>; 5]| both(q, &cache(&[k, v], Some([pk, pv])));
     assert_same(inputs.clone(), |x| with_shared(x).0, |x| with_shared(x).1);
@@ -51,13 +51,13 @@ fn check_scaled(batch: usize, queries: usize, keys: usize, visible: &AttentionMa
     };
     if keys > 1 {
         assert_same(inputs.clone(), |x| with_shared(x).0, |x| blocks(x).1);
-        untracked(inputs, &mask, keys, scaling);
+        attend_untracked(inputs, &mask, keys, scaling);
     }
 }
 
 /// Checks attention without autodiff: three blocks and shared keys, against one tensor of all own
 /// keys.
-fn untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize, scaling: ScoreScaling) {
+fn attend_untracked(inputs: [TensorData; 5], mask: &Mask<Training>, keys: usize, scaling: ScoreScaling) {
     let Mask::Visible(visible) = mask else { unreachable!("the tests' masks are") };
     let mask = Mask::<Concrete>::Visible(visible.clone());
     let device = crate::device::BackendName::Cpu.device().unwrap();

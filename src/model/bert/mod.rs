@@ -147,6 +147,9 @@ pub fn unit_length<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
 
 /// Computes `x/2 (1 + erf(x/√2))`. burn's `gelu` does not serve: on every backend but the CPU's its
 /// gradient is that of the approximation by tanh.
+///
+/// # Shapes
+/// `[rows, width]` → `[rows, width]`.
 pub(crate) fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let cumulative = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
     x * cumulative

@@ -241,7 +241,7 @@ impl Weights {
     /// # Errors
     /// Tensors that were never taken, by name, save `lm_head.weight` where the head is tied.
     pub fn finish(self) -> Result<()> {
-        self.unexpected(|_| false)
+        self.check_unexpected(|_| false)
     }
 
     /// Checks every name and shape before anything is allocated by the configuration's sizes. With
@@ -256,7 +256,7 @@ impl Weights {
             self.find(&name, &shape)?;
             expected.insert(name);
         }
-        self.unexpected(|name| expected.contains(name))?;
+        self.check_unexpected(|name| expected.contains(name))?;
         Ok(self)
     }
 
@@ -276,7 +276,7 @@ impl Weights {
         })
     }
 
-    fn unexpected(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
+    fn check_unexpected(&self, expected: impl Fn(&str) -> bool) -> Result<()> {
         let tied_head = |name: &str| self.tied && name == "lm_head.weight";
         let names = self.tensors.keys().filter(|name| !expected(name) && !tied_head(name));
         let names: Vec<&str> = names.map(String::as_str).collect();

@@ -93,6 +93,7 @@ impl<B: Backend> DecoderBlock<B> {
     /// Runs the block, the `layer`-th of its decoder. Also returns the cache with this pass's keys
     /// and values as a further own block.
     ///
+    /// # Shapes
     /// `x` and the result: `[batch, seq, hidden]`, with the rows that the packing describes.
     pub(crate) fn forward(
         &self,

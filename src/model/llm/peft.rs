@@ -89,7 +89,7 @@ struct PeftConfig {
 impl PeftConfig {
     /// Returns a key that makes PEFT compute something else than this product of two matrices, or
     /// change base weights.
-    fn unsupported(&self) -> Option<&str> {
+    fn find_unsupported(&self) -> Option<&str> {
         let keys = [
             (self.peft_type != "LORA", "peft_type other than LORA"),
             (self.bias != "none", "bias"),
@@ -194,7 +194,7 @@ pub fn read_adapter_config(dir: &Path) -> Result<LoraConfig> {
     let path = dir.join(CONFIG_FILE);
     let place = path.display();
     let peft = read_peft_config(dir)?;
-    if let Some(what) = peft.unsupported() {
+    if let Some(what) = peft.find_unsupported() {
         return Err(Error::failed(format!("{place}: {what} is not supported")));
     }
     let targets = match &peft.target_modules {

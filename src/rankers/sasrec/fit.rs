@@ -15,7 +15,7 @@ use crate::rankers::text::DenseVectors;
 use crate::rankers::training::EpochLearner;
 use crate::tensor::to_vec;
 
-/// How SASRec learns from interactions.
+/// Training of SASRec on interactions.
 pub(super) struct SasRecLearner<'a, B: Backend> {
     config: &'a SasRecConfig,
     interactions: &'a Interactions,
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn every_interaction_is_a_target_once_an_epoch() {
         let (corpus, _) = synthetic(3);
-        let log = Interactions::of_training(&corpus).unwrap();
+        let log = Interactions::from_training(&corpus).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for max_len in [1, 2, 7, 500] {
             let rows = cut(&log, max_len, &mut rng);

@@ -38,7 +38,7 @@ use self::fit::SasRecLearner;
 pub use self::text::TextProjection;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{BestEpoch, EpochOptions, host, indices, normal, train_epochs};
+use super::training::{BestEpoch, EpochOptions, indices, normal, to_host, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::data::Corpus;
@@ -133,7 +133,7 @@ pub struct SasRec<B: Backend> {
     /// `[rows, dim]`: the items' vectors, of input and output; with `text` the part of them that is
     /// not projected.
     pub items: Param<Tensor<B, 2>>,
-    /// What the items' titles add to their vectors.
+    /// The projection of the titles' vectors, which are added to the items' vectors.
     pub text: Option<TextProjection<B>>,
     /// `[max_len, dim]`: the positions' vectors; the last row is the newest item's.
     pub positions: Param<Tensor<B, 2>>,
@@ -175,9 +175,9 @@ pub struct Block<B: Backend> {
 pub struct Sequences {
     /// At least one item and at most `max_len` each, oldest first.
     pub inputs: Vec<Vec<u32>>,
-    /// As long as `inputs`.
+    /// Targets, as many as `inputs`, position by position.
     pub targets: Vec<Vec<u32>>,
-    /// As long as `inputs`; only for [`SasRecLoss::Bce`].
+    /// Negatives, as many as `inputs`; only for [`SasRecLoss::Bce`].
     pub negatives: Vec<Vec<u32>>,
 }
 
@@ -201,7 +201,7 @@ impl SasRecConfig {
         Ok(())
     }
 
-    /// Returns names and shapes of the parameters that tell every size of the model.
+    /// Returns names and shapes of the parameters that determine every size of the model.
     fn sizes(&self, items: usize) -> Vec<(String, Vec<usize>)> {
         let mut sizes =
             vec![("items".to_string(), vec![items, self.dim]), ("positions".to_string(), vec![self.max_len, self.dim])];
@@ -211,7 +211,10 @@ impl SasRecConfig {
 
     /// Draws matrices by Glorot's normal initialisation; biases are 0, norms 1.
     ///
-    /// * `text`: the vectors of the items' titles, `[items, width]`, if they take part.
+    /// * `text`: the vectors of the items' titles, if they take part.
+    ///
+    /// # Shapes
+    /// `text`: `[items, width]`.
     pub fn init<B: Backend>(&self, items: usize, text: Option<Tensor<B, 2>>, device: &B::Device) -> SasRec<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let dim = self.dim;
@@ -248,7 +251,10 @@ impl<B: Backend> SasRec<B> {
         self.items.dims()[1]
     }
 
-    /// Returns the items' vectors of input and output, `[rows, dim]`.
+    /// Returns the items' vectors of input and output.
+    ///
+    /// # Shapes
+    /// Returns `[rows, dim]`.
     pub fn item_table(&self) -> Tensor<B, 2> {
         match &self.text {
             None => self.items.val(),
@@ -296,7 +302,10 @@ impl<B: Backend> SasRec<B> {
         self.norm.forward(x.select(0, indices(&real, &device)))
     }
 
-    /// Returns the mean loss over all predictions, `[1]`.
+    /// Computes the mean loss over all predictions.
+    ///
+    /// # Shapes
+    /// Returns `[1]`.
     pub fn loss(&self, sequences: &Sequences, loss: SasRecLoss) -> Tensor<B, 1> {
         let table = self.item_table();
         let device = table.device();
@@ -320,11 +329,11 @@ impl<B: Backend> SasRec<B> {
     /// # Shapes
     /// Returns `[histories, dim]`, row after row.
     fn states(&self, histories: &[Vec<u32>]) -> Vec<f32> {
-        self.after_last(histories, self.dim(), |states| states)
+        self.read_last_states(histories, self.dim(), |states| states)
     }
 
     /// Returns `width` values read from the state after the last item of each history.
-    fn after_last(
+    fn read_last_states(
         &self,
         histories: &[Vec<u32>],
         width: usize,
@@ -336,13 +345,13 @@ impl<B: Backend> SasRec<B> {
         let mut values = vec![0.0; histories.len() * width];
         let filled: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
         for together in filled.chunks(RANKED_TOGETHER) {
-            let rows: Vec<Vec<u32>> = together.iter().map(|&h| newest(&histories[h], max_len).to_vec()).collect();
+            let rows: Vec<Vec<u32>> = together.iter().map(|&h| last_items(&histories[h], max_len).to_vec()).collect();
             let ends = rows.iter().scan(0, |end, row| {
                 *end += row.len() as u32;
                 Some(*end - 1)
             });
             let ends: Vec<u32> = ends.collect();
-            let read = host(read(self.forward_with(&table, &rows).select(0, indices(&ends, &device))));
+            let read = to_host(read(self.forward_with(&table, &rows).select(0, indices(&ends, &device))));
             for (&h, row) in together.iter().zip(read.chunks_exact(width)) {
                 values[h * width..][..width].copy_from_slice(row);
             }
@@ -351,18 +360,18 @@ impl<B: Backend> SasRec<B> {
     }
 }
 
-fn newest(history: &[u32], count: usize) -> &[u32] {
+fn last_items(history: &[u32], count: usize) -> &[u32] {
     &history[history.len().saturating_sub(count)..]
 }
 
 impl VectorModel for SasRec<Concrete> {
     fn scores(&self, histories: &[Vec<u32>]) -> Vec<f32> {
         let rows = self.items.dims()[0];
-        self.after_last(histories, rows, |states| states.matmul(self.items.val().transpose()))
+        self.read_last_states(histories, rows, |states| states.matmul(self.items.val().transpose()))
     }
 
     fn item_vectors(&self) -> Vec<f32> {
-        host(self.items.val())
+        to_host(self.items.val())
     }
 
     fn user_vectors(&self, interactions: &Interactions) -> Vec<f32> {
@@ -387,8 +396,8 @@ impl VectorMethod for SasRecConfig {
 
     fn interactions(&self, corpus: &Corpus) -> Result<Interactions> {
         match self.text {
-            None => Interactions::of_training(corpus),
-            Some(_) => Interactions::of_training_with_all_items(corpus),
+            None => Interactions::from_training(corpus),
+            Some(_) => Interactions::from_training_with_all_items(corpus),
         }
     }
 
@@ -397,7 +406,7 @@ impl VectorMethod for SasRecConfig {
         // Cold items have rows to be ranked by, and nothing to be learnt from.
         let warm = match self.text {
             None => Cow::Borrowed(training.interactions),
-            Some(_) => Cow::Owned(Interactions::of_training(training.corpus)?),
+            Some(_) => Cow::Owned(Interactions::from_training(training.corpus)?),
         };
         let titles = self.title_vectors(training.corpus, &training.device)?;
         let device = DispatchDevice::autodiff(training.device.clone());

@@ -26,7 +26,10 @@ pub struct TextProjection<B: Backend> {
 }
 
 impl<B: Backend> TextProjection<B> {
-    /// Returns the projected vectors, `[rows, dim]`.
+    /// Returns the projected vectors.
+    ///
+    /// # Shapes
+    /// Returns `[rows, dim]`.
     pub(super) fn forward(&self) -> Tensor<B, 2> {
         self.vectors.clone().matmul(self.weight.val())
     }
@@ -38,8 +41,8 @@ impl SasRecConfig {
         let Some(source) = &self.text else { return Ok(None) };
         let titles: Vec<&str> = corpus.items.iter().map(|item| item.title.as_str()).collect();
         let vectors = match source.as_str() {
-            TFIDF => DenseVectors::of_tfidf(&titles, self.text_dim, self.seed)?,
-            dir => DenseVectors::of_encoder(dir, &titles, device).context("text")?,
+            TFIDF => DenseVectors::from_tfidf(&titles, self.text_dim, self.seed)?,
+            dir => DenseVectors::from_encoder(dir, &titles, device).context("text")?,
         };
         Ok(Some(vectors))
     }

@@ -27,22 +27,22 @@ impl DenseVectors {
     ///
     /// # Errors
     /// Those of [`Tfidf::new`].
-    pub(crate) fn of_tfidf(titles: &[&str], dim: usize, seed: u64) -> Result<Self> {
+    pub(crate) fn from_tfidf(titles: &[&str], dim: usize, seed: u64) -> Result<Self> {
         let tfidf = Tfidf::new(titles.iter().copied(), NGRAMS)?;
-        Ok(Self::scaled(truncated_svd(&tfidf, dim, seed), dim))
+        Ok(Self::normalised(truncated_svd(&tfidf, dim, seed), dim))
     }
 
     /// Encodes the titles by the BERT in `dir`.
     ///
     /// # Errors
     /// Those of [`SentenceEncoder::open`] and [`SentenceEncoder::encode`].
-    pub(crate) fn of_encoder(dir: &str, titles: &[&str], device: &DispatchDevice) -> Result<Self> {
+    pub(crate) fn from_encoder(dir: &str, titles: &[&str], device: &DispatchDevice) -> Result<Self> {
         let encoder = SentenceEncoder::<Concrete>::open(Path::new(dir), device)?;
-        Ok(Self::scaled(encoder.encode(titles)?, encoder.dim()))
+        Ok(Self::normalised(encoder.encode(titles)?, encoder.dim()))
     }
 
     /// Scales the vectors `[items, dim]` to length 1; a vector of length 0 stays.
-    fn scaled(mut values: Vec<f32>, dim: usize) -> Self {
+    fn normalised(mut values: Vec<f32>, dim: usize) -> Self {
         for vector in values.chunks_exact_mut(dim) {
             let length = dot(vector, vector).sqrt();
             vector.iter_mut().filter(|_| length > 0.0).for_each(|value| *value /= length);

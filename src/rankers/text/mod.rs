@@ -62,7 +62,7 @@ impl Fit for TextConfig {
             None => TitleVectors::Tfidf(Tfidf::new(titles, self.ngrams)?),
             Some(dir) => {
                 let titles: Vec<&str> = titles.collect();
-                let vectors = DenseVectors::of_encoder(dir, &titles, &(context.device)()?).context("encoder")?;
+                let vectors = DenseVectors::from_encoder(dir, &titles, &(context.device)()?).context("encoder")?;
                 TitleVectors::Dense(vectors)
             }
         };
@@ -152,7 +152,7 @@ impl Ranker for TextRanker {
             TitleVectors::Tfidf(tfidf) => {
                 let mut scores = Vec::new();
                 weighted.for_each(|(item, weight)| self.add_tfidf(tfidf, item, weight, &mut scores));
-                Scores::summed(scores)
+                Scores::from_pairs(scores)
             }
             TitleVectors::Dense(vectors) => {
                 let mut scores = vec![0.0; self.items()];
@@ -165,7 +165,7 @@ impl Ranker for TextRanker {
                 Scores::Dense(scores)
             }
         };
-        scores.without(history)
+        scores.exclude(history)
     }
 }
 

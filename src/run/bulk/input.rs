@@ -72,7 +72,7 @@ impl Users {
         format!("{}: row {row}", self.name())
     }
 
-    /// Returns what tells these users from others.
+    /// Returns a digest of the users.
     pub fn digest(&self) -> &str {
         match self {
             Self::All => "all",

@@ -38,12 +38,12 @@ const STEP: usize = 32;
 pub enum BulkUsers {
     /// All users of the corpus, after all of their interactions.
     All,
-    /// The rows of a file: JSON lines (`.jsonl`, `.ndjson`) or Parquet, with `user` and `history`, a
-    /// list of item ids, oldest first. Other keys and columns are passed over.
+    /// The rows of a file: JSON lines (`.jsonl`, `.ndjson`) or Parquet, with `user` and `history`,
+    /// a list of item ids, oldest first. Other keys and columns are passed over.
     File(PathBuf),
 }
 
-/// What recommendations for many users are made of.
+/// A request of recommendations for many users.
 #[derive(Debug, Clone)]
 pub struct BulkRequest {
     /// Whom to recommend to.
@@ -56,7 +56,7 @@ pub struct BulkRequest {
     pub out: PathBuf,
 }
 
-/// What has been written.
+/// Summary of the written file.
 #[derive(Debug, Clone, Serialize)]
 pub struct BulkReport {
     /// The file.

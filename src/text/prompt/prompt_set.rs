@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn refused() {
+    fn malformed_sets_are_refused() {
         let good = "# a\n\nseen: {user}?\nseen: To {user}\nunseen: For {user}: \n";
         assert_eq!(PromptSet::parse("t", good).unwrap().seen.len(), 2);
         for (text, named) in [

@@ -6,15 +6,15 @@ use super::*;
 
 const TITLES: [&str; 4] = ["Red Pen, 12 pack", "Blue Pen", "Café \"Noir\" 🖊", "red pen 12\u{0}\n  x"];
 
-fn trained() -> Tokenizer {
+fn train_tokenizer() -> Tokenizer {
     let texts = TITLES.iter().cycle().take(200).map(|title| (*title).to_owned());
     Tokenizer::train_bpe(texts, 280).unwrap()
 }
 
 #[test]
 fn trains_the_same_each_time_and_loses_nothing() {
-    let tokenizer = trained();
-    assert_eq!(tokenizer.to_json(), trained().to_json());
+    let tokenizer = train_tokenizer();
+    assert_eq!(tokenizer.to_json(), train_tokenizer().to_json());
     assert_eq!((tokenizer.vocab_size(), tokenizer.largest_id(), tokenizer.eos()), (280, 279, 0));
     assert_eq!(tokenizer.token(0).as_deref(), Some("<|endoftext|>"));
     for title in TITLES.into_iter().chain(["", "\u{feff}\u{10ffff}", "unseen text", " "]) {
@@ -30,7 +30,7 @@ fn trains_the_same_each_time_and_loses_nothing() {
 #[test]
 fn any_text_is_encoded() {
     use rand::{Rng, SeedableRng};
-    let tokenizer = trained();
+    let tokenizer = train_tokenizer();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     for _ in 0..2000 {
         let length = random.random_range(0..40);
@@ -47,7 +47,7 @@ fn end_of_sequence_is_where_transformers_looks() {
     let put = |name: &str, value: Value| fs::write(dir.path().join(name), value.to_string()).unwrap();
     let eos = || Tokenizer::from_dir(dir.path()).map(|t| t.eos()).map_err(|e| e.to_string());
     assert!(eos().unwrap_err().contains("tokenizer.json"));
-    fs::write(dir.path().join("tokenizer.json"), trained().to_json()).unwrap();
+    fs::write(dir.path().join("tokenizer.json"), train_tokenizer().to_json()).unwrap();
     put("config.json", json!({}));
     assert!(eos().unwrap_err().contains("eos_token_id"));
     put("config.json", json!({"eos_token_id": [5, 6]}));
@@ -55,9 +55,13 @@ fn end_of_sequence_is_where_transformers_looks() {
     put("config.json", json!({"eos_token_id": 900}));
     assert!(eos().unwrap_err().contains("900"));
     put("special_tokens_map.json", json!({"eos_token": {"content": "a", "lstrip": false}}));
-    assert_eq!(eos().unwrap(), trained().encode("a").unwrap()[0]);
+    assert_eq!(eos().unwrap(), train_tokenizer().encode("a").unwrap()[0]);
     put("tokenizer_config.json", json!({"eos_token": "<|endoftext|>"}));
-    assert_eq!(eos().unwrap(), trained().encode("a").unwrap()[0], "a repository from before added_tokens_decoder");
+    assert_eq!(
+        eos().unwrap(),
+        train_tokenizer().encode("a").unwrap()[0],
+        "a repository from before added_tokens_decoder"
+    );
     put("tokenizer_config.json", json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": {}}));
     assert_eq!(eos(), Ok(0));
     fs::remove_file(dir.path().join("special_tokens_map.json")).unwrap();
@@ -69,7 +73,7 @@ fn end_of_sequence_is_where_transformers_looks() {
 
 #[test]
 fn damaged_json_is_an_error() {
-    let json = trained().to_json();
+    let json = train_tokenizer().to_json();
     for end in (0..json.len()).step_by(37) {
         assert!(json.get(..end).is_none_or(|part| Tokenizer::from_json(part, 0).is_err()));
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter, memchr2, memchr3};
+use memchr::{memchr, memchr_iter, memchr2, memchr3, memrchr};
 
 use crate::data::sources::encoding::Encoding;
 use crate::data::sources::lines::whole_lines;
@@ -130,12 +130,46 @@ impl Dialect {
 
     /// Returns the number of bytes that are whole records.
     pub(super) fn whole_records(&self, bytes: &[u8], at_end: bool) -> usize {
-        if self.is_plain() || self.is_plain_text(bytes) {
+        if at_end || self.is_plain() || self.is_plain_text(bytes) {
             return whole_lines(bytes, at_end);
         }
+        self.whole_quoted_records(bytes).unwrap_or_else(|| self.whole_records_one_by_one(bytes))
+    }
+
+    /// Returns the number of bytes that are whole records, by the number of quotes before a line
+    /// end; `None` with escapes, and where a quote neither opens or closes a field nor is one of
+    /// two inside one.
+    fn whole_quoted_records(&self, bytes: &[u8]) -> Option<usize> {
+        let quote = self.quote.filter(|_| self.escape.is_none())?;
+        let mut quotes = Vec::with_capacity(bytes.len() / 16);
+        for at in memchr_iter(quote, bytes) {
+            let fits = if quotes.len() % 2 == 0 {
+                let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+                before.is_none_or(|b| *b == self.delimiter || *b == b'\n' || *b == quote)
+            } else {
+                let after = bytes.get(at + 1);
+                after.is_none_or(|b| *b == self.delimiter || *b == b'\n' || *b == b'\r' || *b == quote)
+            };
+            if !fits {
+                return None;
+            }
+            quotes.push(at);
+        }
+        let mut end = bytes.len();
+        while let Some(line) = memrchr(b'\n', bytes.get(..end)?) {
+            let before = quotes.partition_point(|at| *at < line);
+            if before % 2 == 0 {
+                return Some(line + 1);
+            }
+            end = *quotes.get(before - 1)?;
+        }
+        Some(0)
+    }
+
+    fn whole_records_one_by_one(&self, bytes: &[u8]) -> usize {
         let mut start = 0;
         while start < bytes.len() {
-            match self.record_end(bytes, start, at_end) {
+            match self.record_end(bytes, start, false) {
                 RecordEnd::Complete(end) | RecordEnd::Stray(end) => start = end,
                 RecordEnd::Incomplete => break,
             }
@@ -153,9 +187,9 @@ impl Dialect {
         unescaped: &'a mut String,
         fields: &mut Vec<Range<usize>>,
     ) -> &'a str {
-        fields.clear();
         let bytes = record.as_bytes();
         if self.is_plain_text(bytes) {
+            fields.clear();
             let mut start = 0;
             for end in memchr_iter(self.delimiter, bytes).take(limit - 1) {
                 fields.push(start..end);
@@ -164,37 +198,54 @@ impl Dialect {
             fields.push(start..bytes.len());
             return record;
         }
-        if self.escape.is_none() && self.split_in_place(bytes, limit, fields) {
-            return record;
-        }
         self.split_unescaped(record, limit, unescaped, fields);
         unescaped
     }
 
-    /// Splits a record whose quotes stand only around fields: the fields are ranges of the record
-    /// itself. Returns false, with `fields` of no meaning, for any other record.
-    fn split_in_place(&self, bytes: &[u8], limit: usize, fields: &mut Vec<Range<usize>>) -> bool {
-        let mut start = 0;
+    /// Splits the record at the beginning of a text in place, where no quote is inside a field:
+    /// `fields` takes ranges of the text. Returns the record's bytes, with its line end, and its
+    /// number of lines; `None`, with `fields` of no meaning, for any other record, and with
+    /// escapes. With a `limit` there may be no quotes at all.
+    pub(super) fn split_in_place(
+        &self,
+        bytes: &[u8],
+        limit: usize,
+        fields: &mut Vec<Range<usize>>,
+    ) -> Option<(usize, u64)> {
+        if self.escape.is_some() {
+            return None;
+        }
+        fields.clear();
+        let (mut start, mut lines) = (0, 1);
         loop {
-            let rest = bytes.get(start..).unwrap_or_default();
+            let rest = bytes.get(start..)?;
             let last = fields.len() + 1 == limit;
-            let (range, end) = if self.quote.is_some() && rest.first().copied() == self.quote {
-                let Some(closing) = self.quote.and_then(|quote| memchr(quote, rest.get(1..)?)) else { return false };
-                let end = start + 1 + closing + 1;
-                if last || bytes.get(end).is_some_and(|byte| *byte != self.delimiter) {
-                    return false;
-                }
-                (start + 1..end - 1, end)
+            let quoted = self.quote.is_some() && rest.first().copied() == self.quote;
+            let (mut field, end) = if quoted {
+                let inside = rest.get(1..)?;
+                let length = memchr(self.quote?, inside).filter(|_| !last)?;
+                lines += memchr_iter(b'\n', inside.get(..length)?).count() as u64;
+                (start + 1..start + 1 + length, start + length + 2)
             } else {
-                let end = match last {
-                    true => bytes.len(),
-                    false => memchr(self.delimiter, rest).map_or(bytes.len(), |end| start + end),
-                };
+                let length = if last { memchr(b'\n', rest) } else { memchr2(self.delimiter, b'\n', rest) };
+                let end = start + length.unwrap_or(rest.len());
                 (start..end, end)
             };
-            fields.push(range);
-            if end == bytes.len() {
-                return true;
+            let next = match (bytes.get(end), bytes.get(end + 1)) {
+                (Some(b'\r'), Some(b'\n') | None) => Some(&b'\n'),
+                (next, _) => next,
+            };
+            match next {
+                None | Some(b'\n') => {
+                    if !quoted && bytes.get(field.clone())?.ends_with(b"\r") {
+                        field.end -= 1;
+                    }
+                    fields.push(field);
+                    let carriage_return = usize::from(bytes.get(end) == Some(&b'\r'));
+                    return Some(((end + carriage_return + 1).min(bytes.len()), lines));
+                }
+                Some(byte) if *byte == self.delimiter => fields.push(field),
+                Some(_) => return None,
             }
             start = end + 1;
         }
@@ -238,27 +289,57 @@ impl Dialect {
 mod tests {
     use super::*;
 
-    /// Every record of up to six of these characters is split in place as it is split one character
-    /// after another, or left to that.
+    /// Calls `each` with every text of up to `longest` of some characters.
+    fn all_texts(characters: &[char], longest: u32, mut each: impl FnMut(&str)) {
+        let count = characters.len();
+        for length in 0..=longest {
+            for number in 0..count.pow(length) {
+                let text: String = (0..length).map(|place| characters[number / count.pow(place) % count]).collect();
+                each(&text);
+            }
+        }
+    }
+
+    /// A record is split in place as it is split one character after another, or left to that.
     #[test]
     fn splits_in_place_as_character_by_character() {
         let mut in_place = 0;
-        for length in 0..=6u32 {
-            for number in 0..4usize.pow(length) {
-                let record: String =
-                    (0..length).map(|place| ['a', ',', '"', 'é'][number / 4usize.pow(place) % 4]).collect();
-                for limit in [1, 2, usize::MAX] {
-                    let (mut fields, mut expected, mut text) = (Vec::new(), Vec::new(), String::new());
-                    if Dialect::CSV.split_in_place(record.as_bytes(), limit, &mut fields) {
-                        Dialect::CSV.split_unescaped(&record, limit, &mut text, &mut expected);
-                        let fields = fields.into_iter().map(|range| &record[range]).collect::<Vec<_>>();
-                        let expected = expected.into_iter().map(|range| &text[range]).collect::<Vec<_>>();
-                        assert_eq!(fields, expected, "{record:?}, at most {limit}");
-                        in_place += usize::from(record.contains('"'));
-                    }
+        all_texts(&['a', ',', '"', 'é', '\r', '\n'], 6, |text| {
+            let bytes = text.as_bytes();
+            for limit in [1, 2, usize::MAX] {
+                let (mut fields, mut expected, mut unescaped) = (Vec::new(), Vec::new(), String::new());
+                if limit < usize::MAX && text.contains('"') {
+                    continue;
                 }
+                let Some((end, lines)) = Dialect::CSV.split_in_place(bytes, limit, &mut fields) else { continue };
+                let RecordEnd::Complete(expected_end) = Dialect::CSV.record_end(bytes, 0, true) else {
+                    panic!("{text:?} is no record");
+                };
+                assert_eq!(end, expected_end, "{text:?}, at most {limit}");
+                assert_eq!(lines, text[..end].trim_end_matches('\n').matches('\n').count() as u64 + 1, "{text:?}");
+                let body = text[..end].strip_suffix('\n').unwrap_or(&text[..end]);
+                let body = body.strip_suffix('\r').unwrap_or(body);
+                Dialect::CSV.split_unescaped(body, limit, &mut unescaped, &mut expected);
+                let fields = fields.into_iter().map(|range| &text[range]).collect::<Vec<_>>();
+                let expected = expected.into_iter().map(|range| &unescaped[range]).collect::<Vec<_>>();
+                assert_eq!(fields, expected, "{text:?}, at most {limit}");
+                in_place += usize::from(text.contains('"'));
             }
-        }
-        assert!(in_place > 500, "{in_place} records with quotes");
+        });
+        assert!(in_place > 5000, "{in_place} records with quotes");
+    }
+
+    /// Where the number of quotes shows the last record's end, it is the one that reading record
+    /// after record finds.
+    #[test]
+    fn whole_records_end_as_one_by_one() {
+        let mut by_quotes = 0;
+        all_texts(&['a', ',', '"', '\r', '\n'], 7, |text| {
+            if let Some(end) = Dialect::CSV.whole_quoted_records(text.as_bytes()) {
+                assert_eq!(end, Dialect::CSV.whole_records_one_by_one(text.as_bytes()), "{text:?}");
+                by_quotes += usize::from(text.contains('"') && end > 0);
+            }
+        });
+        assert!(by_quotes > 5000, "{by_quotes} texts with quotes");
     }
 }

@@ -4,7 +4,7 @@ mod dialect;
 
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 
 pub(super) use self::dialect::Dialect;
 use self::dialect::RecordEnd;
@@ -69,7 +69,12 @@ impl DelimitedFile {
             names = Some(fields.map(|name| name.trim().to_string()).collect());
             false
         })?;
-        records.header = names.ok_or_else(|| Error::failed(format!("{file}: there is no header")))?;
+        let names: Vec<String> = names.ok_or_else(|| Error::failed(format!("{file}: there is no header")))?;
+        if names.iter().any(|name| name.replace("\r\n", "").contains('\r')) {
+            let what = "lines end in carriage returns alone: convert them, for example by tr '\\r' '\\n'";
+            return Err(Error::failed(format!("{file}: line 1: {what}")));
+        }
+        records.header = names;
         records.has_header = true;
         Ok(records)
     }
@@ -220,20 +225,22 @@ impl DelimitedFile {
         let mut section = block.section.clone();
         let (mut start, mut line) = (0, block.first_line);
         while start < bytes.len() {
-            let end = if plain {
-                let end = memchr(b'\n', bytes.get(start..).unwrap_or_default()).map(|end| start + end + 1);
-                RecordEnd::Complete(end.unwrap_or(bytes.len()))
-            } else {
-                dialect.record_end(bytes, start, true)
+            let rest = bytes.get(start..).unwrap_or_default();
+            let in_place = match plain || limit == usize::MAX {
+                true => dialect.split_in_place(rest, limit, &mut fields),
+                false => None,
             };
-            let (end, stray) = match end {
-                RecordEnd::Complete(end) => (end, false),
-                RecordEnd::Stray(end) => (end, true),
-                RecordEnd::Incomplete => (bytes.len(), true),
+            let (end, stray) = match in_place {
+                Some((length, _)) => (start + length, false),
+                None => match dialect.record_end(bytes, start, true) {
+                    RecordEnd::Complete(end) => (end, false),
+                    RecordEnd::Stray(end) => (end, true),
+                    RecordEnd::Incomplete => (bytes.len(), true),
+                },
             };
             let raw = bytes.get(start..end).unwrap_or_default();
             let number = line;
-            line += if plain { 1 } else { memchr_iter(b'\n', raw).count() as u64 };
+            line += in_place.map_or_else(|| memchr_iter(b'\n', raw).count() as u64, |(_, lines)| lines);
             let text = match all {
                 Some(text) => text.get(start..end).ok_or(NOT_UTF8),
                 None => std::str::from_utf8(raw).map_err(|_| NOT_UTF8),
@@ -241,7 +248,7 @@ impl DelimitedFile {
             start = end;
             let body = raw.strip_suffix(b"\n").unwrap_or(raw);
             let body = body.strip_suffix(b"\r").unwrap_or(body);
-            if body.is_empty() {
+            if body.iter().all(|byte| byte.is_ascii_whitespace() && *byte != dialect.delimiter) {
                 continue;
             }
             if dialect.sections
@@ -253,6 +260,7 @@ impl DelimitedFile {
             let record = match text {
                 Err(what) => Err(what.to_string()),
                 Ok(_) if stray => Err(STRAY_QUOTE.to_string()),
+                Ok(text) if in_place.is_some() => Ok(Record { text, fields: &fields, section: &section }),
                 Ok(text) => {
                     let text = text.get(..body.len()).unwrap_or(text);
                     let text = dialect.split(text, limit, &mut unescaped, &mut fields);

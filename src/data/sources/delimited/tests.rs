@@ -125,3 +125,18 @@ fn blocks_do_not_change_records() {
         assert_eq!(*row, [n.to_string(), format!("a\"\n,{}", "b\n".repeat(n % 40))]);
     }
 }
+
+/// Lines of white space are blank, before the header as well; with tabs between fields they are
+/// rows.
+#[test]
+fn lines_of_white_space_are_blank() {
+    let row = |line, fields: [&str; 2]| (line, fields.map(str::to_string).to_vec());
+    let rows = read(b"\n  \na,b\n1,2\n \t\n3,4\n\n", 0).unwrap();
+    assert_eq!(rows, [row(4, ["1", "2"]), row(6, ["3", "4"])]);
+}
+
+#[test]
+fn carriage_returns_alone_are_named() {
+    let error = read(b"a,b\r1,2\r3,4\r", 0).unwrap_err().to_string();
+    assert!(error.contains("line 1: lines end in carriage returns alone"), "{error}");
+}

@@ -92,7 +92,7 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Value<'a>, String> {
         self.space();
-        if self.at_text() {
+        if self.is_at_text() {
             return Ok(Value::Text(self.text()?));
         }
         let Some(first) = self.peek() else { return Err(self.error("the literal ends where a value should be")) };
@@ -197,7 +197,7 @@ impl<'a> Parser<'a> {
         Ok(Value::Number(number))
     }
 
-    fn at_text(&self) -> bool {
+    fn is_at_text(&self) -> bool {
         matches!(self.rest(), [b'\'' | b'"', ..] | [b'u' | b'U', b'\'' | b'"', ..])
     }
 
@@ -206,7 +206,7 @@ impl<'a> Parser<'a> {
         let mut text = self.parse_quoted()?;
         loop {
             self.space();
-            if !self.at_text() {
+            if !self.is_at_text() {
                 return Ok(text);
             }
             let more = self.parse_quoted()?;

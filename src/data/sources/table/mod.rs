@@ -214,7 +214,7 @@ impl Table {
         let mut found = if self.format.is_objects() { [false; 2] } else { self.describes() };
         let sink = |_: &mut ReadContext, block: Block| {
             found = or_each(found, block.found);
-            block.hand_on(&kind, log, catalogue)
+            block.add_to(&kind, log, catalogue)
         };
         match &self.reader {
             Reader::Text(records) => text::read(self, records, &kind, context, sink)?,

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::data::event_log::{EventLog, Events};
 use crate::data::interner::StringArena;
 use crate::data::sources::dataset::Catalogue;
-use crate::data::sources::fields::{self, present};
+use crate::data::sources::fields::{self, present, trim};
 use crate::data::sources::lines::RecordResult;
 use crate::data::sources::options::TitleChoice;
 use crate::data::sources::times::{TimeParser, TimeValue};
@@ -47,9 +47,12 @@ pub(super) struct RowKind<'a> {
 #[derive(Default)]
 pub(super) struct Block {
     events: Events,
-    /// Titles and texts of the rows, if they describe items.
+    /// Titles and texts of the rows, if they describe items; empty where the row before has the
+    /// same for the same item.
     titles: StringArena,
     texts: StringArena,
+    /// Item, title and text of the last row that is described.
+    last: [String; 3],
     /// Whether any JSON object has the keys of title and text.
     pub(super) found: [bool; 2],
 }
@@ -58,7 +61,7 @@ pub(super) struct Block {
 pub(super) fn time_value(cell: Cell) -> RecordResult<Option<TimeValue>> {
     Ok(Some(match cell {
         Cell::Missing => return Ok(None),
-        Cell::Text(text) if text.trim().is_empty() => return Ok(None),
+        Cell::Text(text) if trim(text).is_empty() => return Ok(None),
         Cell::Text(text) => TimeValue::Text(text),
         Cell::Whole(number) => {
             TimeValue::Whole(i64::try_from(number).map_err(|_| format!("time {number} is not between 1970 and 2100"))?)
@@ -74,7 +77,7 @@ fn rating(cell: Cell) -> RecordResult<f32> {
     let rating = match cell {
         Cell::Missing => return Ok(f32::NAN),
         Cell::Text(text) => {
-            let text = text.trim();
+            let text = trim(text);
             if text.is_empty() || NONE.iter().any(|none| text.eq_ignore_ascii_case(none)) {
                 return Ok(f32::NAN);
             }
@@ -97,7 +100,7 @@ impl Block {
                 return Err("a user, but the first rows of the file have none: a catalogue has no users".into());
             }
             self.events.items.push(item);
-            self.describe(row, kind);
+            self.describe(item, row, kind);
             return Ok(());
         }
         let user = present(row.user, "user")?;
@@ -109,37 +112,48 @@ impl Block {
         let rating = if kind.rated { rating(row.rating)? } else { f32::NAN };
         let Some(separator) = &kind.settings.item_separator else {
             self.events.push(user, item, time, rating);
-            self.describe(row, kind);
+            self.describe(item, row, kind);
             return Ok(());
         };
-        for part in item.split(separator.as_str()).map(str::trim).filter(|part| !part.is_empty()) {
-            let id = match &kind.settings.clicked_suffix {
-                None => Some(part),
-                Some(suffix) => part.strip_suffix(suffix.as_str()),
-            };
-            if let Some(id) = id {
-                self.events.push(user, present(id, "item")?, time, rating);
-                self.describe(row, kind);
-            }
+        let parts = item.split(separator.as_str()).map(str::trim).filter(|part| !part.is_empty());
+        let ids = parts.filter_map(|part| match &kind.settings.clicked_suffix {
+            None => Some(part),
+            Some(suffix) => part.strip_suffix(suffix.as_str()),
+        });
+        let ids = ids.map(|id| present(id, "item")).collect::<RecordResult<Vec<&str>>>()?;
+        for id in ids {
+            self.events.push(user, id, time, rating);
+            self.describe(id, row, kind);
         }
         Ok(())
     }
 
-    fn describe(&mut self, row: &Row, kind: &RowKind) {
-        if kind.described {
-            self.titles.push(row.title);
-            self.texts.push(row.text);
+    fn describe(&mut self, item: &str, row: &Row, kind: &RowKind) {
+        if !kind.described {
+            return;
+        }
+        // Logs are often sorted by item, and repeat its title.
+        let repeats = (item, row.title, row.text) == (&*self.last[0], &*self.last[1], &*self.last[2]);
+        let (title, text) = if repeats { ("", "") } else { (row.title, row.text) };
+        self.titles.push(title);
+        self.texts.push(text);
+        if !repeats {
+            for (last, new) in self.last.iter_mut().zip([item, row.title, row.text]) {
+                last.clear();
+                last.push_str(new);
+            }
         }
     }
 
     /// Adds the rows to the log and the catalogue.
-    pub(super) fn hand_on(self, kind: &RowKind, log: &mut EventLog, catalogue: &mut Catalogue) -> Result<()> {
+    pub(super) fn add_to(self, kind: &RowKind, log: &mut EventLog, catalogue: &mut Catalogue) -> Result<()> {
+        let items = if kind.log { log.append_numbered(&self.events)? } else { Vec::new() };
         let described = self.events.items.iter().zip(self.titles.iter().zip(self.texts.iter()));
-        for (id, (title, text)) in described {
-            if title.trim().is_empty() && text.trim().is_empty() {
+        for (index, (id, (title, text))) in described.enumerate() {
+            if trim(title).is_empty() && trim(text).is_empty() {
                 continue;
             }
-            let item = if kind.log { Some(log.items.intern(id)?) } else { log.items.find(id) };
+            let item = if kind.log { items.get(index).copied() } else { log.items.find(id) };
             let Some(item) = item else {
                 catalogue.count_unmatched(id);
                 continue;
@@ -151,6 +165,6 @@ impl Block {
                 catalogue.set_attribute("text", item, text);
             }
         }
-        if kind.log { log.append(&self.events) } else { Ok(()) }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use self::dates::{DateOrder, parse_date};
-use super::fields::{present, shorten};
+use super::fields::{present, shorten, trim};
 
 /// The unit of Unix times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -114,7 +114,7 @@ fn number(text: &str) -> Option<Number> {
 impl<'a> TimeValue<'a> {
     fn number(self) -> Option<Number> {
         match self {
-            Self::Text(text) => number(text.trim()),
+            Self::Text(text) => number(trim(text)),
             Self::Whole(whole) => Some((whole, 0)),
             // The shortest decimal form, as it was written.
             Self::Float(value) => value.is_finite().then(|| number(&value.to_string()))?,
@@ -223,7 +223,7 @@ impl TimeSample {
             (0, 0, Some(text)) => {
                 let text = shorten(text);
                 return Err(format!(
-                    "no row tells whether `{text}` gives the day or the month first: say it by option `time_format`, \
+                    "no row shows whether `{text}` gives the day or the month first: set option `time_format`, \
                      such as %d/%m/%Y or %m/%d/%Y"
                 ));
             }

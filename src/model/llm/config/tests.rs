@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<DecoderConfig> {
 }
 
 /// Parses SmolLM2's configuration with `keys` set.
-fn changed(keys: Value) -> Result<DecoderConfig> {
+fn config_with(keys: Value) -> Result<DecoderConfig> {
     let mut config: Value = serde_json::from_str(SMOLLM2).unwrap();
     let keys = keys.as_object().unwrap().clone();
     config.as_object_mut().unwrap().extend(keys);
@@ -23,13 +23,13 @@ fn reads_both_generations() {
     assert_eq!((new.rope_theta, new.head_dim, new.parameters()), (100000.0, 64, Some(134_515_008)));
     let total: usize = new.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     assert_eq!(total, 134_515_008);
-    let old = changed(json!({"rope_parameters": null, "rope_theta": 100000, "head_dim": null})).unwrap();
+    let old = config_with(json!({"rope_parameters": null, "rope_theta": 100000, "head_dim": null})).unwrap();
     assert_eq!(old, new);
     assert_eq!(parse(&new.to_json(2)).unwrap(), new);
 
     let scaling = json!({"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192});
-    let scaled = changed(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
+    let scaled = config_with(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
     let Some(RopeScaling::Llama3(llama3)) = &scaled.rope_scaling else { panic!("it is Llama 3's") };
     assert_eq!(llama3.factor, 32.0);
     assert_eq!(scaled.rope_theta, 100000.0);
@@ -74,7 +74,7 @@ fn refuses_by_name() {
         (json!({"rms_norm_eps": 0}), "rms_norm_eps"),
         (json!({"rope_parameters": {"rope_theta": "big"}}), "rope_parameters.rope_theta"),
     ] {
-        let error = changed(keys.clone()).expect_err(&keys.to_string()).to_string();
+        let error = config_with(keys.clone()).expect_err(&keys.to_string()).to_string();
         assert!(error.starts_with("m/config.json: ") && error.contains(needle), "{keys}: {error}");
     }
     assert!(parse("[]").is_err() && parse("").is_err());

@@ -36,7 +36,7 @@ fn random_tensors(config: &DecoderConfig) -> Tensors {
         .collect()
 }
 
-fn saved(tensors: Tensors) -> (tempfile::TempDir, DecoderConfig) {
+fn save(tensors: Tensors) -> (tempfile::TempDir, DecoderConfig) {
     let (dir, config) = (tempfile::tempdir().unwrap(), tiny_config());
     save_llm_dir(dir.path(), &config, tensors.into_iter().map(Ok), &tokenizer()).unwrap();
     (dir, config)
@@ -64,7 +64,7 @@ fn write_shard(path: &Path, tensors: &[(&str, &str, Vec<usize>, Vec<u8>)]) {
 fn what_is_saved_opens_again() {
     let mut tensors = random_tensors(&tiny_config());
     tensors.reverse();
-    let (dir, config) = saved(tensors.clone());
+    let (dir, config) = save(tensors.clone());
     let mut llm = open_llm(dir.path()).unwrap();
     assert_eq!((&llm.config, llm.tokenizer.eos(), llm.fingerprint.len()), (&config, 0, 64));
     assert!(open_llm(dir.path()).unwrap().weights.finish().unwrap_err().to_string().contains("and 16 more"));
@@ -76,7 +76,7 @@ fn what_is_saved_opens_again() {
 
     assert_eq!(open_llm(dir.path()).unwrap().fingerprint, llm.fingerprint);
     tensors[0].2[0] += 1.0;
-    assert_ne!(open_llm(saved(tensors).0.path()).unwrap().fingerprint, llm.fingerprint);
+    assert_ne!(open_llm(save(tensors).0.path()).unwrap().fingerprint, llm.fingerprint);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn saving_refuses_what_the_configuration_does_not_ask_for() {
 
 #[test]
 fn missing_unexpected_and_misshapen_tensors_are_named() {
-    let (dir, config) = saved(random_tensors(&tiny_config()));
+    let (dir, config) = save(random_tensors(&tiny_config()));
     let rewrite = |change: &dyn Fn(&mut DecoderConfig)| {
         let mut config = config.clone();
         change(&mut config);
@@ -141,7 +141,7 @@ fn missing_unexpected_and_misshapen_tensors_are_named() {
 
 #[test]
 fn a_tokenizer_that_does_not_fit_is_an_error() {
-    let (dir, _) = saved(random_tensors(&tiny_config()));
+    let (dir, _) = save(random_tensors(&tiny_config()));
     let texts = (0..9).map(|n| format!("longer texts make more tokens {n}"));
     let large = Tokenizer::train_bpe(texts, 270).unwrap();
     fs::write(dir.path().join("tokenizer.json"), large.to_json()).unwrap();
@@ -151,7 +151,7 @@ fn a_tokenizer_that_does_not_fit_is_an_error() {
 
 #[test]
 fn half_precision_shards() {
-    let (dir, config) = saved(random_tensors(&tiny_config()));
+    let (dir, config) = save(random_tensors(&tiny_config()));
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let f16 = |x: f32| half::f16::from_f32(x).to_le_bytes();
     let bf16 = |x: f32| half::bf16::from_f32(x).to_le_bytes();
@@ -207,7 +207,7 @@ fn half_precision_shards() {
 
 #[test]
 fn lying_safetensors_are_errors() {
-    let (dir, config) = saved(random_tensors(&tiny_config()));
+    let (dir, config) = save(random_tensors(&tiny_config()));
     let path = dir.path().join("model.safetensors");
     let good = fs::read(&path).unwrap();
     let header_end = 8 + u64::from_le_bytes(*good.first_chunk().unwrap()) as usize;
@@ -272,7 +272,7 @@ fn gguf_agrees_with_transformers() {
 }
 
 /// Replaces the first occurrence of `from` in the tiny GGUF file by `to`, of the same length.
-fn altered(from: &[u8], to: &[u8]) -> String {
+fn failure_after_replacing(from: &[u8], to: &[u8]) -> String {
     let mut bytes = fs::read(TINY).unwrap();
     let at = bytes.windows(from.len()).position(|part| part == from).unwrap();
     bytes[at..at + to.len()].copy_from_slice(to);
@@ -287,13 +287,16 @@ fn altered(from: &[u8], to: &[u8]) -> String {
 #[test]
 fn gguf_at_fault_is_named() {
     let number = |key: &str, n: u32| [key.as_bytes(), &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
-    let size = |key: &str, from: u32, to: u32| altered(&number(key, from), &number(key, to));
-    assert!(altered(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwen2").contains("qwen2"));
-    assert!(altered(b"llama.block_count", b"llama.block_cound").contains("llama.block_count"));
-    assert!(altered(b"gpt2", b"bert").contains("bert"));
-    assert!(altered(b"smollm", b"zmollm").contains("zmollm"));
-    assert!(altered(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight").contains("model.layers.0.self_attn.q_proj.weight"));
-    assert!(altered(b"blk.0.attn_q.weight", b"blk.1.attn_q.weight").contains("comes twice"));
+    let size = |key: &str, from: u32, to: u32| failure_after_replacing(&number(key, from), &number(key, to));
+    assert!(failure_after_replacing(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0qwen2").contains("qwen2"));
+    assert!(failure_after_replacing(b"llama.block_count", b"llama.block_cound").contains("llama.block_count"));
+    assert!(failure_after_replacing(b"gpt2", b"bert").contains("bert"));
+    assert!(failure_after_replacing(b"smollm", b"zmollm").contains("zmollm"));
+    assert!(
+        failure_after_replacing(b"blk.0.attn_q.weight", b"blk.0.attn_z.weight")
+            .contains("model.layers.0.self_attn.q_proj.weight")
+    );
+    assert!(failure_after_replacing(b"blk.0.attn_q.weight", b"blk.1.attn_q.weight").contains("comes twice"));
     assert!(size("llama.block_count", 2, 3).contains("model.layers.2."));
     assert!(size("llama.block_count", 2, u32::MAX).contains("num_hidden_layers"));
     assert!(size("llama.block_count", 2, 1).contains("unexpected tensors"));
