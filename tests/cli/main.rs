@@ -14,6 +14,7 @@ mod experiment;
 mod ilm;
 mod inspect;
 mod lab;
+mod layers;
 mod memory;
 mod models;
 mod openp5;
