@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -43,6 +43,7 @@ impl BertTokenizer {
         } else {
             return Err(Error::failed(format!("{}: holds neither tokenizer.json nor vocab.txt", dir.display())));
         };
+        check_added_tokens(dir, &backend)?;
         Self::new(backend).context(path.display())
     }
 
@@ -116,6 +117,22 @@ impl Settings {
             }
         }
         Ok(if *normalizer == before { json } else { document.to_string() })
+    }
+}
+
+/// Refuses tokens of `added_tokens.json` that the vocabulary lacks.
+fn check_added_tokens(dir: &Path, backend: &Backend) -> Result<()> {
+    let path = dir.join("added_tokens.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let tokens: Map<String, Value> = serde_json::from_str(&read(&path)?).context(path.display())?;
+    match tokens.keys().find(|token| backend.token_to_id(token).is_none()) {
+        Some(token) => Err(Error::failed(format!(
+            "{}: the token {token:?} is not in the vocabulary; write tokenizer.json with transformers' save_pretrained",
+            path.display()
+        ))),
+        None => Ok(()),
     }
 }
 

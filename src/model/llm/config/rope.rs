@@ -235,7 +235,12 @@ fn scaling(rope: &Keys<'_>, original: usize, max_position_embeddings: usize) -> 
         None => rope.text("type")?,
     };
     Ok(Some(match kind {
-        None | Some("default") => return Ok(None),
+        None | Some("default") => {
+            return match rope.number("factor")?.filter(|factor| *factor != 1.0) {
+                Some(factor) => refuse(format!("{}factor is {factor}, and no rope_type uses it", rope.prefix)),
+                None => Ok(None),
+            };
+        }
         Some("linear") => RopeScaling::Linear(rope.required_number("factor")?),
         Some("dynamic") => RopeScaling::Dynamic(rope.required_number("factor")?),
         Some("llama3") => RopeScaling::Llama3(Llama3RopeScaling {
