@@ -412,6 +412,22 @@ mod tests {
         put("2_Dense/config.json", json!({"in_features": 32, "out_features": 8}));
         let settings = read().unwrap();
         assert_eq!((settings.prompt.as_str(), settings.dense.len()), ("query: ", 1));
+        // Without max_seq_length the tokenizer's own longest text, where the modules are there.
+        put("sentence_bert_config.json", json!({"max_seq_length": null}));
+        assert_eq!(read().unwrap().longest, Some(usize::MAX));
+        put("tokenizer_config.json", json!({"model_max_length": 128}));
+        assert_eq!(read().unwrap().longest, Some(128));
+        put("tokenizer_config.json", json!({"model_max_length": 1e30}));
+        assert_eq!(read().unwrap().longest, Some(usize::MAX));
+        for key in ["module_input_name", "module_output_name"] {
+            let open = |name: &str| {
+                put("2_Dense/config.json", json!({"in_features": 32, "out_features": 8, key: name}));
+                let device = BackendName::Cpu.device().unwrap();
+                Dense::<Dispatch>::open(&dir.path().join("2_Dense"), 32, &device).unwrap_err().to_string()
+            };
+            assert!(open("token_embeddings").contains(key));
+            assert!(!open("sentence_embedding").contains(key), "the weights are missing, no key is");
+        }
         put("3_CNN/config.json", json!({}));
         assert!(read().unwrap_err().to_string().contains("module CNN"));
         let module =

@@ -170,6 +170,10 @@ mod tests {
         assert_eq!(tokenizer.encode("", 32).unwrap(), [2, 3]);
         fs::write(dir.path().join("tokenizer.json"), tokenizer.to_json()).unwrap();
         fs::remove_file(dir.path().join("vocab.txt")).unwrap();
+        fs::write(dir.path().join("added_tokens.json"), r#"{"[NEW]": 9}"#).unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("added_tokens.json: the token \"[NEW]\""), "{error}");
+        fs::write(dir.path().join("added_tokens.json"), r#"{"[MASK]": 4}"#).unwrap();
         let again = open().unwrap();
         assert_eq!(again.encode("Red, Pencil zz", 32).unwrap(), [2, 5, 8, 6, 7, 1, 3]);
         assert_eq!(again.largest_id(), 8);

@@ -16,6 +16,7 @@ mod inspect;
 mod lab;
 mod layers;
 mod memory;
+mod model_keys;
 mod models;
 mod openp5;
 mod page;

@@ -10,20 +10,20 @@ use crate::common::fixture;
 use crate::lab::{Lab, document, succeeded};
 
 /// A folder with parts of `tests/fixtures/models`.
-struct Models(Lab);
+pub struct Models(pub Lab);
 
 impl Models {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Lab::empty())
     }
 
     /// Copies a fixture.
-    fn take(&self, from: &str, to: &str) {
+    pub fn take(&self, from: &str, to: &str) {
         self.0.write(to, fs::read(fixture("models").join(from)).unwrap());
     }
 
     /// Writes a Hugging Face directory with `vocab` embeddings.
-    fn directory(&self, name: &str, vocab: usize, tokenizer: &str) {
+    pub fn directory(&self, name: &str, vocab: usize, tokenizer: &str) {
         fs::create_dir_all(self.0.path(name)).unwrap();
         self.take(&format!("{vocab}.safetensors"), &format!("{name}/model.safetensors"));
         self.take(tokenizer, &format!("{name}/tokenizer.json"));
@@ -35,7 +35,7 @@ impl Models {
     }
 
     /// Writes `config.json` with some keys changed.
-    fn config(&self, name: &str, changes: Value) {
+    pub fn config(&self, name: &str, changes: Value) {
         let mut config: Value =
             serde_json::from_slice(&fs::read(fixture("models").join("config.json")).unwrap()).unwrap();
         for (key, value) in changes.as_object().unwrap() {
@@ -44,24 +44,24 @@ impl Models {
         self.json(&format!("{name}/config.json"), config);
     }
 
-    fn json(&self, name: &str, value: Value) {
+    pub fn json(&self, name: &str, value: Value) {
         self.0.write(name, value.to_string());
     }
 
-    fn inputs(&self, prompt: &str, titles: &[&str]) {
+    pub fn inputs(&self, prompt: &str, titles: &[&str]) {
         self.0.write("titles.txt", titles.join("\n") + "\n");
         self.0.write("prompts.jsonl", json!({"prompt": prompt, "items": titles}).to_string() + "\n");
     }
 
     /// Returns the line that `score` prints.
-    fn score(&self, llm: &str) -> Value {
+    pub fn score(&self, llm: &str) -> Value {
         let line = format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl");
         document(&succeeded(&line, self.0.command(&line).output().unwrap()))
     }
 
     /// Checks the scores within 1e-3, the tolerance of the reports: each is the sum of some twenty
     /// f32 log-probabilities.
-    fn scores(&self, llm: &str, full: &[f64], masked: &[f64]) {
+    pub fn scores(&self, llm: &str, full: &[f64], masked: &[f64]) {
         let found = self.score(llm);
         for (key, expected) in [("full", full), ("masked", masked)] {
             for (n, expected) in expected.iter().enumerate() {
@@ -71,7 +71,7 @@ impl Models {
         }
     }
 
-    fn refused(&self, llm: &str, named: &[&str]) {
+    pub fn refused(&self, llm: &str, named: &[&str]) {
         self.0.refused(&format!("score --llm {llm} --catalogue titles.txt --input prompts.jsonl"), 1, named);
     }
 }
