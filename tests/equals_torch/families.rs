@@ -8,7 +8,7 @@ use itemlm::model::{Llm, Role, export_merged, open_llm, open_llm_layers};
 
 use crate::*;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 21] = [
     "llama-bias-yarn",
     "llama-linear",
     "llama-dynamic",
@@ -23,6 +23,13 @@ const NAMES: [&str; 14] = [
     "smollm3-gguf",
     "olmo2",
     "phi3",
+    "mistral-tied",
+    "qwen3-window",
+    "gemma2-untied",
+    "gemma3-untied",
+    "smollm3-window",
+    "olmo2-tied",
+    "phi3-tied",
 ];
 pub(super) const SEQ: usize = 12;
 

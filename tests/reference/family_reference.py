@@ -64,6 +64,23 @@ FAMILIES = {
     "olmo2": ({"model_type": "olmo2", "rope_theta": 100.0, "tie_word_embeddings": False}, "olmo2", False),
     "phi3": ({"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 5, "rope_theta": 100.0,
               "tie_word_embeddings": False, "original_max_position_embeddings": 64}, "phi3", False),
+    # The other way of the head, and windows where a family has them as an option.
+    "mistral-tied": ({"model_type": "mistral", "sliding_window": None, "rope_theta": 100.0, "tie_word_embeddings": True},
+                     None, True),
+    "qwen3-window": ({"model_type": "qwen3", "head_dim": 8, "use_sliding_window": True, "sliding_window": 4,
+                      "max_window_layers": 1, "rope_theta": 100.0, "tie_word_embeddings": False}, None, False),
+    "gemma2-untied": ({"model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 4,
+                       "attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_theta": 100.0,
+                       "tie_word_embeddings": False}, None, False),
+    "gemma3-untied": ({"model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4,
+                       "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+                       "rope_local_base_freq": 50.0, "rope_theta": 1000.0, "tie_word_embeddings": False}, None, False),
+    "smollm3-window": ({"model_type": "smollm3", "no_rope_layers": [1, 0, 1], "use_sliding_window": True,
+                        "sliding_window": 4, "rope_theta": 100.0, "tie_word_embeddings": True}, None, True),
+    "olmo2-tied": ({"model_type": "olmo2", "attention_bias": True, "rope_theta": 100.0, "tie_word_embeddings": True},
+                   None, False),
+    "phi3-tied": ({"model_type": "phi3", "sliding_window": None, "rope_theta": 100.0, "tie_word_embeddings": True,
+                   "original_max_position_embeddings": 64}, None, False),
 }
 
 
