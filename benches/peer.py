@@ -5,7 +5,7 @@
 Needs the release build (`cargo build --release`), the model of `just llm NAME` (or --gguf FILE), the released data in --data DIR (`../shared/data/KIND`)
 and the peer's scripts in --peer DIR. --python is one with torch, transformers, peft, gguf and safetensors, for Gemma sentencepiece and protobuf too (the running
 one if it has them); without such a one they are installed into a temporary environment, through pip. For Gemma, whose GGUF files transformers does not read
-rightly, the peer's directory is made by tests/reference/gemma_gguf.py. A vocabulary of 262,144 makes the peer's logits large: --batch 2 needs 10 GB there.
+rightly, the peer's directory is made by tests/reference/gemma_gguf.py. A vocabulary of 262,144 makes the peer's logits large: with --batch 2 it needs about 8 GB there.
 
 Both sides: f32, 2 threads, batches of 8 windows in one forward pass, in the data's order, LoRA rank 8 on q_proj and v_proj, no dropout, MSL at temperature 1; ten beams
 with the untuned model. A round runs everything once: the peer's training, itemlm's with the last item as target and with every item, the peer's ranking,
