@@ -9,6 +9,7 @@ use burn::train::Interrupter;
 
 use super::cell::{BaselineJob, Progress, RunJob};
 use super::config::{Cell, ExperimentConfig, file_name};
+use super::inputs::Digests;
 use super::results::{ExperimentReport, RESULTS, Row, RunResult, Status, best, compare, read_row};
 use super::tables::{csv, latex, markdown};
 use crate::core::files::write_atomic;
@@ -86,7 +87,7 @@ impl Grid {
         let digests = corpora.iter().map(|corpus| Ok((corpus.clone(), Manifest::digest(Path::new(corpus))?)));
         let digests: BTreeMap<String, String> = digests.collect::<Result<_>>()?;
         let out = &options.out;
-        let mut jobs = Vec::new();
+        let (mut jobs, mut inputs) = (Vec::new(), Digests::default());
         for name in &config.baselines {
             let Some(run) = cells.first().and_then(|cell| cell.runs.first()) else { continue };
             jobs.push(Job::Baseline(BaselineJob {
@@ -100,7 +101,8 @@ impl Grid {
         for (cell, run) in cells.iter().flat_map(|cell| cell.runs.iter().map(move |run| (cell, run))) {
             let dir = out.join(run_dir(&cell.name, run.seed));
             let corpus = digests[&run.config.data.corpus].clone();
-            jobs.push(Job::Run(RunJob { dir, run: run.clone(), corpus, evaluate: config.evaluate.clone() }));
+            let (run, evaluate) = (run.clone(), config.evaluate.clone());
+            jobs.push(Job::Run(RunJob { dir, corpus, inputs: inputs.of_run(&run.config), run, evaluate }));
         }
         let mut begun = None;
         for job in &jobs {

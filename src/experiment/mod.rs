@@ -7,6 +7,7 @@ mod axes;
 mod cell;
 mod config;
 mod grid;
+mod inputs;
 mod process;
 mod results;
 mod tables;
