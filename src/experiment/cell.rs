@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{CellRun, EvaluateKeys};
 use super::process::{Arguments, Ended, run_child};
 use super::results::run_key;
+use crate::core::energy::{EnergyMeter, POWERCAP};
 use crate::core::files::write_atomic;
 use crate::data::Split;
 use crate::run::{dir, evaluation_file};
@@ -34,6 +35,10 @@ pub(crate) struct State {
     pub trained: bool,
     /// The options of `evaluate` whose results the directory holds, as `name=value`.
     pub evaluated: Option<Vec<String>>,
+    /// Energy of the machine's processors while the run trained and was evaluated, joules; absent
+    /// where the system does not tell it, and where several runs shared the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
 }
 
 impl State {
@@ -48,6 +53,12 @@ impl State {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(path.display()),
         }
+    }
+
+    /// Adds what a meter counted to `before`, the energy of earlier executions. Of a run that was
+    /// once executed without a meter nothing is known.
+    fn count_energy(&mut self, before: Option<f64>, meter: Option<&mut EnergyMeter>) {
+        self.joules = before.and_then(|before| Some(before + meter?.joules()));
     }
 
     fn write(&self, run: &Path) -> Result<()> {
@@ -80,6 +91,8 @@ pub(super) struct RunJob {
     pub inputs: BTreeMap<String, String>,
     /// How it is evaluated.
     pub evaluate: EvaluateKeys,
+    /// Whether no other run shares the machine.
+    pub alone: bool,
 }
 
 impl RunJob {
@@ -105,7 +118,8 @@ impl RunJob {
             return Ok(Progress::Open);
         }
         // A file that is gone, or that an earlier version did not record, is not known to differ.
-        let changed = state.inputs.iter().find(|(path, before)| self.inputs.get(*path).is_some_and(|now| now != *before));
+        let changed =
+            state.inputs.iter().find(|(path, before)| self.inputs.get(*path).is_some_and(|now| now != *before));
         let what = match (state.key == self.key(), changed) {
             (true, None) => None,
             (true, Some((path, _))) => Some(format!("another {path} than is there now")),
@@ -132,11 +146,14 @@ impl RunJob {
 
     /// Trains and evaluates, as far as that is not done.
     ///
+    /// * `watch`: gets the log of the child at hand twice a second.
+    ///
     /// # Errors
     /// A directory that cannot be written, a child that cannot be started. What a child fails with
     /// is no error but [`Progress::Failed`].
-    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+    pub fn run(&self, device: &str, interrupter: &Interrupter, watch: &mut dyn FnMut(&Path)) -> Result<Progress> {
         fs::create_dir_all(&self.dir).context(self.dir.display())?;
+        let mut energy = if self.alone { EnergyMeter::open(Path::new(POWERCAP)) } else { None };
         let path = |name: &str| self.dir.join(name).display().to_string();
         let begun = if dir::is_blank(&self.dir) { None } else { State::read(&self.dir)? };
         let mut state = begun.unwrap_or_else(|| State {
@@ -145,7 +162,9 @@ impl RunJob {
             inputs: self.inputs.clone(),
             trained: false,
             evaluated: None,
+            joules: energy.is_some().then_some(0.0),
         });
+        let joules_before = state.joules;
         write_atomic(&self.dir.join(dir::CELL_RUN), self.run.toml.as_bytes())?;
         state.write(&self.dir)?;
         let out = self.dir.display().to_string();
@@ -155,7 +174,14 @@ impl RunJob {
             let arguments = Arguments::new("train", &[&config]).option("out", &out).option("backend", device);
             let arguments = arguments.option("ui", "plain").flag("json");
             let arguments = if dir::is_run(&self.dir) { arguments.flag("resume") } else { arguments };
-            match run_child(&arguments, &log, interrupter)? {
+            let ended = run_child(&arguments, &log, interrupter, &mut |log| {
+                watch(log);
+                // A counter must be read before it has gone round.
+                energy.as_mut().map(EnergyMeter::joules);
+            })?;
+            state.count_energy(joules_before, energy.as_mut());
+            state.write(&self.dir)?;
+            match ended {
                 Ended::Well(report) => match is_complete(&report).context(log.display())? {
                     true => state.trained = true,
                     false => return Ok(Progress::Open),
@@ -170,7 +196,12 @@ impl RunJob {
         state.write(&self.dir)?;
         let options = self.evaluate.options();
         let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
-        match run_child(&arguments, &self.dir.join("evaluate.log"), interrupter)? {
+        let ended = run_child(&arguments, &self.dir.join("evaluate.log"), interrupter, &mut |log| {
+            watch(log);
+            energy.as_mut().map(EnergyMeter::joules);
+        })?;
+        state.count_energy(joules_before, energy.as_mut());
+        match ended {
             Ended::Well(_) => {
                 state.evaluated = Some(words(&options));
                 state.write(&self.dir)?;
@@ -233,7 +264,7 @@ impl BaselineJob {
     pub fn state(&self) -> State {
         let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
         let (corpus, evaluated) = (self.digest.clone(), Some(words(&self.evaluate.windows())));
-        State { key, corpus, inputs: BTreeMap::new(), trained: true, evaluated }
+        State { key, corpus, inputs: BTreeMap::new(), trained: true, evaluated, joules: None }
     }
 
     /// Returns whether the results are there. Those of another corpus, split or limit are made
@@ -242,22 +273,24 @@ impl BaselineJob {
     /// # Errors
     /// A file that this program has not written.
     pub fn progress(&self) -> Result<Progress> {
-        let done = State::read(&self.dir)?.as_ref() == Some(&self.state())
-            && has_results(&self.dir, self.evaluate.split);
+        let done =
+            State::read(&self.dir)?.as_ref() == Some(&self.state()) && has_results(&self.dir, self.evaluate.split);
         Ok(if done { Progress::Done } else { Progress::Open })
     }
 
     /// Fits and ranks.
     ///
+    /// * `watch`: gets the log of the child twice a second.
+    ///
     /// # Errors
     /// A directory that cannot be written, a child that cannot be started.
-    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+    pub fn run(&self, device: &str, interrupter: &Interrupter, watch: &mut dyn FnMut(&Path)) -> Result<Progress> {
         fs::create_dir_all(&self.dir).context(self.dir.display())?;
         // What an interrupted ranking leaves is no result of the one before.
         State { evaluated: None, ..self.state() }.write(&self.dir)?;
         let arguments = Arguments::new("baseline", &[&self.name, &self.corpus]).option("backend", device).flag("json");
         let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
-        match run_child(&arguments, &self.dir.join("baseline.log"), interrupter)? {
+        match run_child(&arguments, &self.dir.join("baseline.log"), interrupter, watch)? {
             Ended::Well(_) => {
                 self.state().write(&self.dir)?;
                 Ok(Progress::Done)

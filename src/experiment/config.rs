@@ -199,18 +199,23 @@ impl ExperimentConfig {
             }
             // The rows of the table, and what they beat, are told apart by their names.
             if self.baselines.contains(&name) {
-                return Err(Error::usage(format!("axes: the cell {name} has the name of a baseline; name it otherwise")));
+                return Err(Error::usage(format!(
+                    "axes: the cell {name} has the name of a baseline; name it otherwise"
+                )));
             }
             // A table before the keys in it, which it would else replace.
             set.sort_by_key(|(key, _)| key.matches('.').count());
-            if let Some((key, _)) = set.iter().enumerate().find_map(|(n, pair)| set[..n].iter().find(|p| p.0 == pair.0)) {
+            if let Some((key, _)) = set.iter().enumerate().find_map(|(n, pair)| set[..n].iter().find(|p| p.0 == pair.0))
+            {
                 return Err(Error::usage(format!("axes: in the cell {name} two axes set {key}")));
             }
             let runs: Vec<CellRun> =
                 self.seeds.iter().map(|&seed| self.run(&name, &set, seed)).collect::<Result<_>>()?;
             if let Some(same) = cells.iter().find(|cell| cell.runs[0].toml == runs[0].toml) {
                 let other = &same.name;
-                return Err(Error::usage(format!("axes: the cells {other} and {name} are one run file; leave one out")));
+                return Err(Error::usage(format!(
+                    "axes: the cells {other} and {name} are one run file; leave one out"
+                )));
             }
             cells.push(Cell { name, set, runs });
         }
@@ -329,8 +334,8 @@ mod tests {
         assert_eq!((cells.len(), cells[0].name.as_str(), cells[0].set.len()), (1, "run", 0));
         // A table does not replace the key in it that another axis sets, whichever name sorts first.
         let (_dir, config) = open(
-            "seeds = [1]\n[axes]\n\"items.queries\" = [2, 4]\nz = [{ name = \"MLP\", items = { encoder = \"mlp\", vectors \
-             = \"v\" } }]\n",
+            "seeds = [1]\n[axes]\n\"items.queries\" = [2, 4]\nz = [{ name = \"MLP\", items = { encoder = \"mlp\", \
+             vectors = \"v\" } }]\n",
         );
         let queries: Vec<_> = config.unwrap().cells().unwrap().iter().map(|c| c.runs[0].config.items.queries).collect();
         assert_eq!(queries, [Some(2), Some(4)]);

@@ -31,7 +31,9 @@ impl Digests {
     pub fn of_run(&mut self, config: &RunConfig) -> BTreeMap<String, String> {
         paths(config)
             .into_iter()
-            .filter_map(|path| Some((path.clone(), self.0.entry(path.clone()).or_insert_with(|| digest(&path)).clone()?)))
+            .filter_map(|path| {
+                Some((path.clone(), self.0.entry(path.clone()).or_insert_with(|| digest(&path)).clone()?))
+            })
             .collect()
     }
 }
