@@ -58,8 +58,8 @@ fn paths(config: &RunConfig) -> Vec<String> {
     paths
 }
 
-/// Returns the SHA-256 of a file, of it and the files beside it that begin with its name (the ids
-/// of vectors), or of a directory's files; `None` where there is nothing to read.
+/// Returns the SHA-256 of a file with what `cf` wrote beside it, or of a directory's files; `None`
+/// where there is nothing to read.
 fn digest(path: &str) -> Option<String> {
     let path = Path::new(path);
     let mut files = match path.is_dir() {
@@ -67,7 +67,9 @@ fn digest(path: &str) -> Option<String> {
         false => vec![path.to_path_buf()],
     };
     if !path.is_dir() && path.is_file() {
-        files.extend(["items", "users"].map(|kind| PathBuf::from(format!("{}.{kind}.parquet", path.display()))));
+        // What `cf` writes beside its vectors.
+        let beside = ["items.parquet", "users.parquet", "network.safetensors"];
+        files.extend(beside.map(|name| PathBuf::from(format!("{}.{name}", path.display()))));
         files.retain(|file| file.is_file());
     }
     files.sort();
