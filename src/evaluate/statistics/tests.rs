@@ -121,6 +121,51 @@ fn paired_tests_equal_scipys() {
     }
 }
 
+#[derive(Deserialize)]
+struct RanxCase {
+    a: RanxRun,
+    b: RanxRun,
+    student: f64,
+    randomisation: f64,
+}
+
+#[derive(Deserialize)]
+struct RanxRun {
+    ranks: Vec<Option<u32>>,
+    means: std::collections::BTreeMap<String, f64>,
+}
+
+/// `tests/reference/ranking_reference.py`: ranx's means, equal but for rounding; its randomisation
+/// test, which draws as ours does (five standard errors of 200,000 and 100,000 draws); and Student's
+/// paired test of the same differences, whose p is that of d_z: t = d_z √n with n - 1 degrees of
+/// freedom.
+#[test]
+fn metrics_and_tests_equal_ranxs() {
+    use statrs::distribution::{ContinuousCDF, StudentsT};
+
+    let text = include_str!("../../../tests/fixtures/reference/statistics/ranx.json");
+    for case in serde_json::from_str::<Vec<RanxCase>>(text).unwrap() {
+        for run in [&case.a, &case.b] {
+            for (name, expected) in &run.means {
+                let metric: Metric = name.parse().unwrap();
+                let sum: f64 = run.ranks.iter().map(|rank| metric.value(*rank)).sum();
+                close(sum / run.ranks.len() as f64, *expected, 1e-12, name);
+            }
+        }
+        let ndcg: Metric = "ndcg@10".parse().unwrap();
+        let differences: Vec<f64> =
+            case.a.ranks.iter().zip(&case.b.ranks).map(|(a, b)| ndcg.value(*a) - ndcg.value(*b)).collect();
+        let paired = PairedDifferences::new(differences);
+        let n = paired.users() as f64;
+        let t = paired.cohens_dz().unwrap().abs() * n.sqrt();
+        // Differences are rounded to 12 decimals; p's slope by t is at most 0.4.
+        close(2.0 * StudentsT::new(0.0, 1.0, n - 1.0).unwrap().sf(t), case.student, 1e-9, "Student's p");
+        let p = case.randomisation;
+        let error = (p * (1.0 - p) * (1.0 / 1e5 + 1.0 / 2e5)).sqrt();
+        close(paired.randomisation(100_000, 1), p, 5.0 * error + 1e-5, "p of the randomisation test");
+    }
+}
+
 #[test]
 fn paired_differences_by_hand() {
     // Signs of 1, 2, 3 in 8 ways: only +++ and --- are as far from 0 as 6.
