@@ -191,7 +191,7 @@ impl EvaluateArgs {
             trec: self.trec,
             sentence_encoder: self.sentence_encoder,
             backend: self.backend,
-            progress: std::io::stderr().is_terminal(),
+            progress: true,
         };
         show(self.json, &commands::evaluate(&self.run, &options)?, |report| match report {
             EvaluateReport::Items(evaluation) => text::evaluation(&self.run, evaluation),

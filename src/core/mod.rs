@@ -1,5 +1,6 @@
 //! What every other module may use: errors, files, panics, progress, the machine.
 
+pub mod energy;
 pub mod error;
 pub mod files;
 pub mod log;

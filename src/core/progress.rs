@@ -66,25 +66,6 @@ impl Progress {
     }
 }
 
-impl Progress {
-    /// Shows what is worked on, on a terminal.
-    pub fn set_message(&self, message: &str) {
-        if let Display::Bar(bar) = &self.display {
-            // Names come from files: none may move the cursor.
-            bar.set_message(message.replace(char::is_control, "?"));
-        }
-    }
-
-    /// Writes a line above the bar, or just a line.
-    pub fn say(&self, line: &str) {
-        match &self.display {
-            Display::Hidden => {}
-            Display::Bar(bar) => bar.suspend(|| log(line.replace(char::is_control, "?"))),
-            Display::Lines(_) => log(line.replace(char::is_control, "?")),
-        }
-    }
-}
-
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Display::Bar(bar) = &self.display {

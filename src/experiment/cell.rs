@@ -1,5 +1,6 @@
 //! A run of a cell: its directory, what is done of it, and the child processes that do the rest.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::config::{CellRun, EvaluateKeys};
 use super::process::{Arguments, Ended, run_child};
 use super::results::run_key;
+use crate::core::energy::{EnergyMeter, POWERCAP};
 use crate::core::files::write_atomic;
+use crate::data::Split;
 use crate::run::{dir, evaluation_file};
 use crate::{Context, Error, Result};
 
@@ -24,10 +27,18 @@ pub(crate) struct State {
     pub key: String,
     /// SHA-256 of the corpus's `corpus.toml`.
     pub corpus: String,
+    /// Digests of the other files that the run reads, by their paths; empty in directories of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// Whether the last optimiser step is done.
     pub trained: bool,
     /// The options of `evaluate` whose results the directory holds, as `name=value`.
     pub evaluated: Option<Vec<String>>,
+    /// Energy of the machine's processors while the run trained and was evaluated, joules; absent
+    /// where the system does not tell it, and where several runs shared the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
 }
 
 impl State {
@@ -42,6 +53,12 @@ impl State {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(path.display()),
         }
+    }
+
+    /// Adds what a meter counted to `before`, the energy of earlier executions. Of a run that was
+    /// once executed without a meter nothing is known.
+    fn count_energy(&mut self, before: Option<f64>, meter: Option<&mut EnergyMeter>) {
+        self.joules = before.and_then(|before| Some(before + meter?.joules()));
     }
 
     fn write(&self, run: &Path) -> Result<()> {
@@ -70,8 +87,12 @@ pub(super) struct RunJob {
     pub run: CellRun,
     /// SHA-256 of the corpus's `corpus.toml`.
     pub corpus: String,
+    /// Digests of the other files that it reads, by their paths.
+    pub inputs: BTreeMap<String, String>,
     /// How it is evaluated.
     pub evaluate: EvaluateKeys,
+    /// Whether no other run shares the machine.
+    pub alone: bool,
 }
 
 impl RunJob {
@@ -92,20 +113,27 @@ impl RunJob {
                 false => Ok(Progress::Open),
             };
         };
-        if state.key != self.key() {
-            let what = match state.corpus == self.corpus {
-                true => self.changed_line(),
-                false => format!("another corpus than {} holds now", self.run.config.data.corpus),
-            };
+        // Of a run that failed before its first step nothing is left that a change could spoil.
+        if dir::is_blank(&self.dir) {
+            return Ok(Progress::Open);
+        }
+        // A file that is gone, or that an earlier version did not record, is not known to differ.
+        let changed =
+            state.inputs.iter().find(|(path, before)| self.inputs.get(*path).is_some_and(|now| now != *before));
+        let what = match (state.key == self.key(), changed) {
+            (true, None) => None,
+            (true, Some((path, _))) => Some(format!("another {path} than is there now")),
+            (false, _) if state.corpus == self.corpus => Some(self.changed_line()),
+            (false, _) => Some(format!("another corpus than {} holds now", self.run.config.data.corpus)),
+        };
+        if let Some(what) = what {
             return Err(Error::usage(format!(
                 "{place}: was begun with {what}; choose another option `out`, or delete that directory"
             )));
         }
-        let split = self.evaluate.split;
-        let written = [evaluation_file(split), format!("ranks-{split}.parquet")];
         let done = state.trained
             && state.evaluated.as_ref() == Some(&words(&self.evaluate.options()))
-            && written.iter().all(|name| self.dir.join(name).is_file());
+            && has_results(&self.dir, self.evaluate.split);
         Ok(if done { Progress::Done } else { Progress::Open })
     }
 
@@ -118,19 +146,25 @@ impl RunJob {
 
     /// Trains and evaluates, as far as that is not done.
     ///
+    /// * `watch`: gets the log of the child at hand twice a second.
+    ///
     /// # Errors
     /// A directory that cannot be written, a child that cannot be started. What a child fails with
     /// is no error but [`Progress::Failed`].
-    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+    pub fn run(&self, device: &str, interrupter: &Interrupter, watch: &mut dyn FnMut(&Path)) -> Result<Progress> {
         fs::create_dir_all(&self.dir).context(self.dir.display())?;
+        let mut energy = if self.alone { EnergyMeter::open(Path::new(POWERCAP)) } else { None };
         let path = |name: &str| self.dir.join(name).display().to_string();
-        let found = State::read(&self.dir)?;
-        let mut state = found.unwrap_or_else(|| State {
+        let begun = if dir::is_blank(&self.dir) { None } else { State::read(&self.dir)? };
+        let mut state = begun.unwrap_or_else(|| State {
             key: self.key(),
             corpus: self.corpus.clone(),
+            inputs: self.inputs.clone(),
             trained: false,
             evaluated: None,
+            joules: energy.is_some().then_some(0.0),
         });
+        let joules_before = state.joules;
         write_atomic(&self.dir.join(dir::CELL_RUN), self.run.toml.as_bytes())?;
         state.write(&self.dir)?;
         let out = self.dir.display().to_string();
@@ -140,7 +174,14 @@ impl RunJob {
             let arguments = Arguments::new("train", &[&config]).option("out", &out).option("backend", device);
             let arguments = arguments.option("ui", "plain").flag("json");
             let arguments = if dir::is_run(&self.dir) { arguments.flag("resume") } else { arguments };
-            match run_child(&arguments, &log, interrupter)? {
+            let ended = run_child(&arguments, &log, interrupter, &mut |log| {
+                watch(log);
+                // A counter must be read before it has gone round.
+                energy.as_mut().map(EnergyMeter::joules);
+            })?;
+            state.count_energy(joules_before, energy.as_mut());
+            state.write(&self.dir)?;
+            match ended {
                 Ended::Well(report) => match is_complete(&report).context(log.display())? {
                     true => state.trained = true,
                     false => return Ok(Progress::Open),
@@ -155,7 +196,12 @@ impl RunJob {
         state.write(&self.dir)?;
         let options = self.evaluate.options();
         let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
-        match run_child(&arguments, &self.dir.join("evaluate.log"), interrupter)? {
+        let ended = run_child(&arguments, &self.dir.join("evaluate.log"), interrupter, &mut |log| {
+            watch(log);
+            energy.as_mut().map(EnergyMeter::joules);
+        })?;
+        state.count_energy(joules_before, energy.as_mut());
+        match ended {
             Ended::Well(_) => {
                 state.evaluated = Some(words(&options));
                 state.write(&self.dir)?;
@@ -176,6 +222,11 @@ impl RunJob {
             }
         }
     }
+}
+
+/// Returns whether the files of an evaluation are there.
+fn has_results(dir: &Path, split: Split) -> bool {
+    [evaluation_file(split), format!("ranks-{split}.parquet")].iter().all(|name| dir.join(name).is_file())
 }
 
 fn words(options: &[(&str, String)]) -> Vec<String> {
@@ -212,7 +263,8 @@ impl BaselineJob {
     /// Returns what the results are of.
     pub fn state(&self) -> State {
         let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
-        State { key, corpus: self.digest.clone(), trained: true, evaluated: Some(words(&self.evaluate.windows())) }
+        let (corpus, evaluated) = (self.digest.clone(), Some(words(&self.evaluate.windows())));
+        State { key, corpus, inputs: BTreeMap::new(), trained: true, evaluated, joules: None }
     }
 
     /// Returns whether the results are there. Those of another corpus, split or limit are made
@@ -221,19 +273,24 @@ impl BaselineJob {
     /// # Errors
     /// A file that this program has not written.
     pub fn progress(&self) -> Result<Progress> {
-        let done = State::read(&self.dir)?.as_ref() == Some(&self.state());
+        let done =
+            State::read(&self.dir)?.as_ref() == Some(&self.state()) && has_results(&self.dir, self.evaluate.split);
         Ok(if done { Progress::Done } else { Progress::Open })
     }
 
     /// Fits and ranks.
     ///
+    /// * `watch`: gets the log of the child twice a second.
+    ///
     /// # Errors
     /// A directory that cannot be written, a child that cannot be started.
-    pub fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+    pub fn run(&self, device: &str, interrupter: &Interrupter, watch: &mut dyn FnMut(&Path)) -> Result<Progress> {
         fs::create_dir_all(&self.dir).context(self.dir.display())?;
+        // What an interrupted ranking leaves is no result of the one before.
+        State { evaluated: None, ..self.state() }.write(&self.dir)?;
         let arguments = Arguments::new("baseline", &[&self.name, &self.corpus]).option("backend", device).flag("json");
         let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
-        match run_child(&arguments, &self.dir.join("baseline.log"), interrupter)? {
+        match run_child(&arguments, &self.dir.join("baseline.log"), interrupter, watch)? {
             Ended::Well(_) => {
                 self.state().write(&self.dir)?;
                 Ok(Progress::Done)

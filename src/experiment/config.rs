@@ -189,15 +189,34 @@ impl ExperimentConfig {
     /// run that writes texts.
     pub fn cells(&self) -> Result<Vec<Cell>> {
         let axes = self.axes()?;
-        let mut cells = Vec::new();
+        let mut cells: Vec<Cell> = Vec::new();
         let mut names = BTreeSet::new();
         for combination in combinations(&axes) {
-            let set: Vec<(String, toml::Value)> = combination.iter().flat_map(|v| v.set.clone()).collect();
+            let mut set: Vec<(String, toml::Value)> = combination.iter().flat_map(|v| v.set.clone()).collect();
             let name = self.cell_name(&combination);
             if !names.insert(name.clone()) {
                 return Err(Error::usage(format!("axes: two cells have the name {name}")));
             }
-            let runs = self.seeds.iter().map(|&seed| self.run(&name, &set, seed)).collect::<Result<_>>()?;
+            // The rows of the table, and what they beat, are told apart by their names.
+            if self.baselines.contains(&name) {
+                return Err(Error::usage(format!(
+                    "axes: the cell {name} has the name of a baseline; name it otherwise"
+                )));
+            }
+            // A table before the keys in it, which it would else replace.
+            set.sort_by_key(|(key, _)| key.matches('.').count());
+            if let Some((key, _)) = set.iter().enumerate().find_map(|(n, pair)| set[..n].iter().find(|p| p.0 == pair.0))
+            {
+                return Err(Error::usage(format!("axes: in the cell {name} two axes set {key}")));
+            }
+            let runs: Vec<CellRun> =
+                self.seeds.iter().map(|&seed| self.run(&name, &set, seed)).collect::<Result<_>>()?;
+            if let Some(same) = cells.iter().find(|cell| cell.runs[0].toml == runs[0].toml) {
+                let other = &same.name;
+                return Err(Error::usage(format!(
+                    "axes: the cells {other} and {name} are one run file; leave one out"
+                )));
+            }
             cells.push(Cell { name, set, runs });
         }
         Ok(cells)
@@ -313,6 +332,13 @@ mod tests {
         let (_dir, config) = open("seeds = [1]\n");
         let cells = config.unwrap().cells().unwrap();
         assert_eq!((cells.len(), cells[0].name.as_str(), cells[0].set.len()), (1, "run", 0));
+        // A table does not replace the key in it that another axis sets, whichever name sorts first.
+        let (_dir, config) = open(
+            "seeds = [1]\n[axes]\n\"items.queries\" = [2, 4]\nz = [{ name = \"MLP\", items = { encoder = \"mlp\", \
+             vectors = \"v\" } }]\n",
+        );
+        let queries: Vec<_> = config.unwrap().cells().unwrap().iter().map(|c| c.runs[0].config.items.queries).collect();
+        assert_eq!(queries, [Some(2), Some(4)]);
     }
 
     #[test]
@@ -338,8 +364,15 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{text}");
             assert!(error.to_string().contains(named), "{text}: {error}");
         }
-        for (axis, named) in [("\"loss.kind\" = [\"lml\", \"mse\"]", "cell kind=mse"), ("los = [1]", "cell los=1")] {
-            let (_dir, config) = open(&format!("seeds = [1]\n[axes]\n{axis}\n"));
+        for (axis, named) in [
+            ("\"loss.kind\" = [\"lml\", \"mse\"]", "cell kind=mse"),
+            ("los = [1]", "cell los=1"),
+            ("x = [{ name = \"a+b\" }, { name = \"a b\", \"train.epochs\" = 9 }, { name = \"a_b\" }]", "name a_b"),
+            ("x = [{ name = \"text\" }]", "text has the name of a baseline"),
+            ("x = [{ name = \"a\", \"loss.kind\" = \"lml\" }]\n\"loss.kind\" = [\"msl\"]", "two axes set loss.kind"),
+            ("\"loss.temperature\" = [1, 1.0]", "temperature=1 and temperature=1.0 are one run file"),
+        ] {
+            let (_dir, config) = open(&format!("seeds = [1]\nbaselines = [\"text\"]\n[axes]\n{axis}\n"));
             let error = config.unwrap().cells().unwrap_err();
             assert_eq!(error.exit_code(), 2, "{axis}");
             assert!(error.to_string().contains(named), "{axis}: {error}");

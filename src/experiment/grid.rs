@@ -9,10 +9,11 @@ use burn::train::Interrupter;
 
 use super::cell::{BaselineJob, Progress, RunJob};
 use super::config::{Cell, ExperimentConfig, file_name};
+use super::inputs::Digests;
+use super::live::Live;
 use super::results::{ExperimentReport, RESULTS, Row, RunResult, Status, best, compare, read_row};
 use super::tables::{csv, latex, markdown};
 use crate::core::files::write_atomic;
-use crate::core::progress::Progress as Bar;
 use crate::data::Manifest;
 use crate::{Context, Error, Result};
 
@@ -60,10 +61,10 @@ impl Job {
         }
     }
 
-    fn run(&self, device: &str, interrupter: &Interrupter) -> Result<Progress> {
+    fn run(&self, device: &str, interrupter: &Interrupter, watch: &mut dyn FnMut(&Path)) -> Result<Progress> {
         match self {
-            Self::Run(job) => job.run(device, interrupter),
-            Self::Baseline(job) => job.run(device, interrupter),
+            Self::Run(job) => job.run(device, interrupter, watch),
+            Self::Baseline(job) => job.run(device, interrupter, watch),
         }
     }
 }
@@ -86,7 +87,7 @@ impl Grid {
         let digests = corpora.iter().map(|corpus| Ok((corpus.clone(), Manifest::digest(Path::new(corpus))?)));
         let digests: BTreeMap<String, String> = digests.collect::<Result<_>>()?;
         let out = &options.out;
-        let mut jobs = Vec::new();
+        let (mut jobs, mut inputs) = (Vec::new(), Digests::default());
         for name in &config.baselines {
             let Some(run) = cells.first().and_then(|cell| cell.runs.first()) else { continue };
             jobs.push(Job::Baseline(BaselineJob {
@@ -100,7 +101,8 @@ impl Grid {
         for (cell, run) in cells.iter().flat_map(|cell| cell.runs.iter().map(move |run| (cell, run))) {
             let dir = out.join(run_dir(&cell.name, run.seed));
             let corpus = digests[&run.config.data.corpus].clone();
-            jobs.push(Job::Run(RunJob { dir, run: run.clone(), corpus, evaluate: config.evaluate.clone() }));
+            let (run, evaluate, alone) = (run.clone(), config.evaluate.clone(), options.devices.len() == 1);
+            jobs.push(Job::Run(RunJob { dir, corpus, inputs: inputs.of_run(&run.config), run, evaluate, alone }));
         }
         let mut begun = None;
         for job in &jobs {
@@ -129,17 +131,17 @@ impl Grid {
         let mut progress = self.jobs.iter().map(Job::progress).collect::<Result<Vec<_>>>()?;
         let open: VecDeque<usize> = (0..self.jobs.len()).filter(|&job| progress[job] == Progress::Open).collect();
         let done = self.jobs.len() - open.len();
-        let bar = Bar::new("runs", self.jobs.len());
-        bar.say(&format!("{} runs, {done} of them done", self.jobs.len()));
+        let live = Live::new(&self.options.devices, self.jobs.len(), done);
+        live.say(&format!("{} runs, {done} of them done", self.jobs.len()));
         let state = Mutex::new(Shared { open, progress: &mut progress, done, error: None });
         std::thread::scope(|scope| {
-            for device in &self.options.devices {
-                let (state, bar) = (&state, &bar);
-                scope.spawn(move || self.work(device, state, bar));
+            for device in 0..self.options.devices.len() {
+                let (state, live) = (&state, &live);
+                scope.spawn(move || self.work(device, state, live));
             }
         });
         let error = state.into_inner().unwrap_or_else(PoisonError::into_inner).error;
-        drop(bar);
+        drop(live);
         error.map_or(Ok(()), Err)?;
         let report = self.report(&progress)?;
         self.write(&report)?;
@@ -147,25 +149,28 @@ impl Grid {
     }
 
     /// Runs one job after the other on a device, until none is left or the user stops.
-    fn work(&self, device: &str, state: &Mutex<Shared>, bar: &Bar) {
+    ///
+    /// * `device`: index in the list of devices.
+    fn work(&self, device: usize, state: &Mutex<Shared>, live: &Live) {
         let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.options.interrupter.should_stop() && lock().error.is_none() {
             let Some(index) = lock().open.pop_front() else { return };
             let (job, began) = (&self.jobs[index], std::time::Instant::now());
             let place = job.dir().strip_prefix(&self.options.out).unwrap_or(job.dir()).display().to_string();
-            bar.set_message(&place);
-            let result = job.run(device, &self.options.interrupter);
+            live.begin(device, &place);
+            let mut watch = |log: &Path| live.follow(device, log);
+            let result = job.run(&self.options.devices[device], &self.options.interrupter, &mut watch);
             let mut state = lock();
             state.done += 1;
             let count = format!("[{}/{}] {place}", state.done, self.jobs.len());
             let seconds = began.elapsed().as_secs_f64();
             match &result {
-                Ok(Progress::Done) => bar.say(&format!("{count}: done in {seconds:.0} s")),
-                Ok(Progress::Failed(why)) => bar.say(&format!("{count}: failed: {why}")),
-                Ok(Progress::Open) => bar.say(&format!("{count}: stopped, with a checkpoint")),
+                Ok(Progress::Done) => live.say(&format!("{count}: done in {seconds:.0} s")),
+                Ok(Progress::Failed(why)) => live.say(&format!("{count}: failed: {why}")),
+                Ok(Progress::Open) => live.say(&format!("{count}: stopped, with a checkpoint")),
                 Err(_) => {}
             }
-            bar.set(state.done);
+            live.end(device, state.done);
             match result {
                 Ok(progress) => state.progress[index] = progress,
                 Err(error) => state.error = Some(error),

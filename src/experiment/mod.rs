@@ -7,10 +7,13 @@ mod axes;
 mod cell;
 mod config;
 mod grid;
+mod inputs;
+mod live;
 mod process;
 mod results;
 mod tables;
 
+pub(crate) use cell::State;
 pub use config::{Cell, CellRun, EvaluateKeys, ExperimentConfig};
 pub use grid::{Grid, GridOptions};
 pub use results::{

@@ -12,6 +12,8 @@ use crate::{Context, Result};
 
 /// Time between two looks at a child.
 const POLL: Duration = Duration::from_millis(20);
+/// Looks at a child between two calls of a watcher.
+const WATCH_EVERY: u32 = 25;
 /// Bytes at the end of a log in which the reason of a failure is looked for.
 const TAIL: u64 = 1 << 16;
 
@@ -58,9 +60,16 @@ pub(super) enum Ended {
 /// Runs this program with other arguments, and waits until it ends. Its stderr is appended to the
 /// file `log`. When `interrupter` says stop, it gets SIGINT; when this process dies, Linux kills it.
 ///
+/// * `watch`: is called with `log` twice a second.
+///
 /// # Errors
 /// A log that cannot be written, a child that cannot be started.
-pub(super) fn run_child(arguments: &Arguments, log: &Path, interrupter: &Interrupter) -> Result<Ended> {
+pub(super) fn run_child(
+    arguments: &Arguments,
+    log: &Path,
+    interrupter: &Interrupter,
+    watch: &mut dyn FnMut(&Path),
+) -> Result<Ended> {
     let program = std::env::current_exe().context("this program's own file")?;
     let stderr = OpenOptions::new().create(true).append(true).open(log).context(log.display())?;
     let mut stdout = tempfile::tempfile().context("temporary file")?;
@@ -69,7 +78,7 @@ pub(super) fn run_child(arguments: &Arguments, log: &Path, interrupter: &Interru
     command.stdout(stdout.try_clone().context("temporary file")?);
     follow_parent(&mut command);
     let mut child = command.spawn().context("starting a child process")?;
-    let mut told = false;
+    let (mut told, mut looks) = (false, 0u32);
     let status = loop {
         if let Some(status) = child.try_wait().context("waiting for a child process")? {
             break status;
@@ -77,6 +86,10 @@ pub(super) fn run_child(arguments: &Arguments, log: &Path, interrupter: &Interru
         if interrupter.should_stop() && !told {
             told = true;
             interrupt(&mut child);
+        }
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(WATCH_EVERY) {
+            watch(log);
         }
         std::thread::sleep(POLL);
     };
@@ -141,7 +154,8 @@ fn reason(status: ExitStatus, log: &Path) -> String {
     line.unwrap_or_else(|| format!("{status}; see {}", log.display()))
 }
 
-fn tail(log: &Path) -> std::io::Result<String> {
+/// Returns the end of a log.
+pub(super) fn tail(log: &Path) -> std::io::Result<String> {
     let mut file = File::open(log)?;
     file.seek(SeekFrom::Start(fs::metadata(log)?.len().saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();

@@ -208,10 +208,13 @@ pub(super) fn read_row(
     let groups = |group: fn(&Summary) -> &Group| {
         intervals(&measured.iter().map(|measured| group(&measured.summary)).collect::<Vec<_>>())
     };
-    let mut list_metrics: BTreeMap<String, f64> = BTreeMap::new();
+    let mut lists: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
     for (metric, value) in measured.iter().flat_map(|measured| &measured.list_metrics) {
-        *list_metrics.entry(metric.clone()).or_default() += value / measured.len() as f64;
+        lists.entry(metric).or_default().push(*value);
     }
+    // Lists of one item have no similarity: of such runs a mean is over the others.
+    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    let list_metrics = lists.into_iter().map(|(metric, values)| (metric.clone(), mean(values))).collect();
     let row = Row {
         name: name.into(),
         set,

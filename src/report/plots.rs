@@ -196,13 +196,16 @@ fn number(x: f64) -> String {
     if text == "-0" { "0".into() } else { text.into() }
 }
 
-/// Cuts a name that would not fit beside a plot.
+/// Leaves out the middle of a name that would not fit beside a plot: names of cells differ at their
+/// ends.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 42;
-    match name.chars().count() > LONGEST {
-        false => name.to_string(),
-        true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
+    let count = name.chars().count();
+    if count <= LONGEST {
+        return name.to_string();
     }
+    let (begin, end) = (LONGEST / 2 - 1, LONGEST / 2);
+    name.chars().take(begin).chain(['…']).chain(name.chars().skip(count - end)).collect()
 }
 
 #[cfg(test)]
@@ -222,6 +225,15 @@ mod tests {
         assert!((0..50).all(|n| svg.contains(&format!("cell &lt;{n}&gt;"))));
         assert_eq!(svg.matches("<circle").count(), 50 + 2, "a dot a row, and two in the key");
         assert!(dots("plot", "x", &["a"], &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        let name = format!("kind=msl,{},temperature=3.5", "x".repeat(60));
+        let cut = shown(&name);
+        assert_eq!(cut.chars().count(), 42);
+        assert!(cut.starts_with("kind=msl,xxx") && cut.contains('…') && cut.ends_with("x,temperature=3.5"), "{cut}");
+        assert_eq!(shown(&"é".repeat(42)), "é".repeat(42));
     }
 
     #[test]

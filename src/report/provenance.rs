@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::curves::{Step, steps};
 use crate::core::system;
-use crate::experiment::ExperimentReport;
+use crate::experiment::{ExperimentReport, State};
 use crate::run::dir;
 use crate::run::identity::Identity;
 
@@ -74,6 +74,18 @@ pub(super) fn provenance(root: &Path, report: &ExperimentReport) -> Provenance {
     facts.push(("program", fact(format!("itemlm {}", env!("CARGO_PKG_VERSION")))));
     facts.push(("machine of this page", time(machine())));
     facts.push(("time", time(format!("{hours:.2} hours in optimiser steps, over all runs"))));
+    let joules: Vec<f64> = report
+        .rows()
+        .flat_map(|row| &row.runs)
+        .filter_map(|run| State::read(&root.join(&run.dir)).ok().flatten()?.joules)
+        .collect();
+    if !joules.is_empty() {
+        let (kilojoules, count) = (joules.iter().sum::<f64>() / 1e3, joules.len());
+        let watt_hours = kilojoules / 3.6;
+        let text =
+            format!("{kilojoules:.1} kJ ({watt_hours:.1} Wh) of the machine's processors, while {count} runs ran");
+        facts.push(("energy", time(text)));
+    }
     Provenance { facts, runs: lines }
 }
 

@@ -156,6 +156,58 @@ fn a_failed_cell_is_a_row_that_says_why() {
     }
     let html = String::from_utf8(lab.read("out/report.html")).unwrap();
     assert!(html.contains("no-&lt;where&gt;") && !html.contains("no-<where>"));
+    // It failed before its first step: with the model in its place it begins.
+    lab.copy("llm", "no-<where>");
+    let report = lab.json("experiment grid.toml --out out --resume");
+    assert_eq!(
+        (&report["cells"][1]["seeds"], &report["cells"][1]["runs"][0]["status"]),
+        (&vec![1].into(), &"done".into())
+    );
+}
+
+/// A finished run is known by what its files hold, not by their names.
+#[test]
+fn other_weights_or_prompts_are_not_taken_for_those_of_a_finished_run() {
+    let lab = lab();
+    lab.write("prompt.txt", "{history} then");
+    lab.edit("run.toml", "prompt = \"short\"", "prompt = \"prompt.txt\"");
+    lab.edit("grid.toml", "[1, 2, 3]", "[1]");
+    let report = lab.json("experiment grid.toml --out out");
+    let state: Value = serde_json::from_slice(&lab.read("out/cells/kind=lml/seed-1/cell.json")).unwrap();
+    assert_eq!(state["inputs"].as_object().unwrap().keys().collect::<Vec<_>>(), ["llm", "prompt.txt"], "{state}");
+    lab.write("prompt.txt", "{history} and then");
+    lab.refused("experiment grid.toml --out out --resume", 2, &["kind=lml", "seed-1", "another prompt.txt"]);
+    lab.write("prompt.txt", "{history} then");
+    let weights = lab.read("llm/model.safetensors");
+    let mut other = weights.clone();
+    *other.last_mut().unwrap() ^= 1;
+    lab.write("llm/model.safetensors", &other);
+    lab.refused("experiment grid.toml --out out", 2, &["seed-1", "another llm"]);
+    // Finished runs need no model any more, and a baseline whose file is gone is made anew.
+    fs::remove_dir_all(lab.path("llm")).unwrap();
+    fs::remove_file(lab.path("out/baselines/markov/ranks-test.parquet")).unwrap();
+    assert_eq!(lab.json("experiment grid.toml --out out"), report);
+    // A directory of an earlier version recorded no files.
+    let mut state = state;
+    state.as_object_mut().unwrap().remove("inputs");
+    lab.write("out/cells/kind=lml/seed-1/cell.json", state.to_string());
+    lab.write("prompt.txt", "{history} and then");
+    lab.refused("experiment grid.toml --out out", 2, &["kind=msl", "another prompt.txt"]);
+}
+
+/// Two processes at once: one runs, the other is refused and harms nothing.
+#[test]
+fn a_second_process_is_refused() {
+    let lab = lab();
+    lab.edit("grid.toml", "[1, 2, 3]", "[1]");
+    let mut children = [0, 1].map(|_| lab.spawn("experiment grid.toml --out out --resume --json"));
+    let codes = children.each_mut().map(|child| child.wait().unwrap().code());
+    let outputs = children.map(|child| child.wait_with_output().unwrap());
+    let [refused, ran] = if codes[0] == Some(0) { [&outputs[1], &outputs[0]] } else { [&outputs[0], &outputs[1]] };
+    assert_eq!((ran.status.code(), refused.status.code()), (Some(0), Some(2)));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("out: another process runs this experiment"), "{stderr}");
+    assert_eq!(document(ran)["cells"][1]["runs"][0]["status"], "done");
 }
 
 /// The step at hand ends, a checkpoint is written, and the experiment ends well; --resume goes on.

@@ -58,9 +58,10 @@ impl PairedDifferences {
         self.sums.iter().sum::<f64>() / self.windows.iter().sum::<f64>().max(1.0)
     }
 
-    /// Returns each user's mean difference.
+    /// Returns each user's mean difference, to 12 decimals: sums of equal numbers in another order
+    /// are then equal, and sums that cancel are 0.
     fn user_means(&self) -> Vec<f64> {
-        self.sums.iter().zip(&self.windows).map(|(sum, windows)| sum / windows).collect()
+        self.sums.iter().zip(&self.windows).map(|(sum, windows)| rounded(sum / windows)).collect()
     }
 
     /// Returns the 95 % percentile interval of the mean difference: its 2.5 % and 97.5 % quantiles
@@ -100,11 +101,11 @@ impl PairedDifferences {
     /// Without any difference p is 1.
     pub fn randomisation(&self, resamples: usize, seed: u64) -> f64 {
         // Signs change no difference of 0.
-        let sums: Vec<f64> = self.sums.iter().copied().filter(|&sum| sum != 0.0).collect();
+        let sums: Vec<f64> = self.sums.iter().copied().filter(|&sum| rounded(sum) != 0.0).collect();
         // Sums of other signs round otherwise.
         let observed = sums.iter().sum::<f64>().abs();
         let least = observed - 100.0 * f64::EPSILON * sums.iter().map(|sum| sum.abs()).sum::<f64>();
-        if sums.is_empty() || observed == 0.0 {
+        if sums.is_empty() || rounded(observed) == 0.0 {
             return 1.0;
         }
         if sums.len() < usize::BITS as usize - 1 && 1usize << sums.len() <= resamples {
@@ -130,8 +131,13 @@ impl PairedDifferences {
     /// deviation; `None` where that is 0 or there are fewer than two users.
     pub fn cohens_dz(&self) -> Option<f64> {
         let (mean, sd) = mean_and_sd(&self.user_means())?;
-        sd.filter(|&sd| sd > 0.0).map(|sd| mean / sd)
+        sd.filter(|&sd| rounded(sd) > 0.0).map(|sd| mean / sd)
     }
+}
+
+/// Rounds to 12 decimals: metrics are between 0 and 1, and sums of them err by less.
+fn rounded(x: f64) -> f64 {
+    (x * 1e12).round() / 1e12
 }
 
 /// Returns the sum of `sums` with signs by the bits that `next` gives, 64 at a time, the lowest

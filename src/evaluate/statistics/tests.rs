@@ -121,6 +121,51 @@ fn paired_tests_equal_scipys() {
     }
 }
 
+#[derive(Deserialize)]
+struct RanxCase {
+    a: RanxRun,
+    b: RanxRun,
+    student: f64,
+    randomisation: f64,
+}
+
+#[derive(Deserialize)]
+struct RanxRun {
+    ranks: Vec<Option<u32>>,
+    means: std::collections::BTreeMap<String, f64>,
+}
+
+/// `tests/reference/ranking_reference.py`: ranx's means, equal but for rounding; its randomisation
+/// test, which draws as ours does (five standard errors of 200,000 and 100,000 draws); and Student's
+/// paired test of the same differences, whose p is that of d_z: t = d_z √n with n - 1 degrees of
+/// freedom.
+#[test]
+fn metrics_and_tests_equal_ranxs() {
+    use statrs::distribution::{ContinuousCDF, StudentsT};
+
+    let text = include_str!("../../../tests/fixtures/reference/statistics/ranx.json");
+    for case in serde_json::from_str::<Vec<RanxCase>>(text).unwrap() {
+        for run in [&case.a, &case.b] {
+            for (name, expected) in &run.means {
+                let metric: Metric = name.parse().unwrap();
+                let sum: f64 = run.ranks.iter().map(|rank| metric.value(*rank)).sum();
+                close(sum / run.ranks.len() as f64, *expected, 1e-12, name);
+            }
+        }
+        let ndcg: Metric = "ndcg@10".parse().unwrap();
+        let differences: Vec<f64> =
+            case.a.ranks.iter().zip(&case.b.ranks).map(|(a, b)| ndcg.value(*a) - ndcg.value(*b)).collect();
+        let paired = PairedDifferences::new(differences);
+        let n = paired.users() as f64;
+        let t = paired.cohens_dz().unwrap().abs() * n.sqrt();
+        // Differences are rounded to 12 decimals; p's slope by t is at most 0.4.
+        close(2.0 * StudentsT::new(0.0, 1.0, n - 1.0).unwrap().sf(t), case.student, 1e-9, "Student's p");
+        let p = case.randomisation;
+        let error = (p * (1.0 - p) * (1.0 / 1e5 + 1.0 / 2e5)).sqrt();
+        close(paired.randomisation(100_000, 1), p, 5.0 * error + 1e-5, "p of the randomisation test");
+    }
+}
+
 #[test]
 fn paired_differences_by_hand() {
     // Signs of 1, 2, 3 in 8 ways: only +++ and --- are as far from 0 as 6.
@@ -146,6 +191,19 @@ fn paired_differences_by_hand() {
     assert_eq!(repeated.randomisation(1000, 5), single.randomisation(1000, 5));
     let [a, b] = [&repeated, &single].map(|paired| paired.bootstrap(1000, 5).unwrap());
     close(a[0], b[0], 1e-12, "low");
+    // What rounding leaves of sums that cancel is no difference, and equal differences have no
+    // spread: 0.1 ten times has a mean of 0.09999999999999999.
+    let cancelling = PairedDifferences::of_windows((0..9).flat_map(|user| [0.1, 0.2, -0.3].map(|d| (user, d))));
+    assert!(cancelling.mean() != 0.0 && cancelling.mean().abs() < 1e-15);
+    assert_eq!((cancelling.randomisation(1000, 1), cancelling.wilcoxon(), cancelling.cohens_dz()), (1.0, 1.0, None));
+    assert_eq!(PairedDifferences::new(vec![0.1; 10]).cohens_dz(), None);
+    // Differences that are equal but for their rounding are ties.
+    let ties = [0.1 + 0.2, 0.3, -0.3, 0.6, 0.3, 0.1 + 0.2];
+    assert_eq!(PairedDifferences::new(ties.to_vec()).wilcoxon(), wilcoxon(&[0.3, 0.3, -0.3, 0.6, 0.3, 0.3]).p);
+    // One user tells nothing.
+    let one = PairedDifferences::of_windows([(7, 0.5), (7, 0.25)]);
+    assert_eq!((one.randomisation(1000, 1), one.wilcoxon(), one.cohens_dz()), (1.0, 1.0, None));
+    assert_eq!(one.bootstrap(1000, 1), Some([0.375, 0.375]));
     // A user's mean weighs as many as their windows.
     let uneven = PairedDifferences::from_windows([(7, 1.0), (3, -1.0), (7, 1.0), (7, 1.0)]);
     assert_eq!((uneven.mean(), uneven.users(), uneven.windows()), (0.5, 2, 4));
