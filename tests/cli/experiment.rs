@@ -176,13 +176,13 @@ fn other_weights_or_prompts_are_not_taken_for_those_of_a_finished_run() {
     let state: Value = serde_json::from_slice(&lab.read("out/cells/kind=lml/seed-1/cell.json")).unwrap();
     assert_eq!(state["inputs"].as_object().unwrap().keys().collect::<Vec<_>>(), ["llm", "prompt.txt"], "{state}");
     lab.write("prompt.txt", "{history} and then");
-    lab.refused("experiment grid.toml --out out --resume", 2, &["kind=lml", "seed-1", "another prompt.txt"]);
+    lab.assert_refused("experiment grid.toml --out out --resume", 2, &["kind=lml", "seed-1", "another prompt.txt"]);
     lab.write("prompt.txt", "{history} then");
     let weights = lab.read("llm/model.safetensors");
     let mut other = weights.clone();
     *other.last_mut().unwrap() ^= 1;
     lab.write("llm/model.safetensors", &other);
-    lab.refused("experiment grid.toml --out out", 2, &["seed-1", "another llm"]);
+    lab.assert_refused("experiment grid.toml --out out", 2, &["seed-1", "another llm"]);
     // Finished runs need no model any more, and a baseline whose file is gone is made anew.
     fs::remove_dir_all(lab.path("llm")).unwrap();
     fs::remove_file(lab.path("out/baselines/markov/ranks-test.parquet")).unwrap();
@@ -192,7 +192,7 @@ fn other_weights_or_prompts_are_not_taken_for_those_of_a_finished_run() {
     state.as_object_mut().unwrap().remove("inputs");
     lab.write("out/cells/kind=lml/seed-1/cell.json", state.to_string());
     lab.write("prompt.txt", "{history} and then");
-    lab.refused("experiment grid.toml --out out", 2, &["kind=msl", "another prompt.txt"]);
+    lab.assert_refused("experiment grid.toml --out out", 2, &["kind=msl", "another prompt.txt"]);
 }
 
 /// Two processes at once: one runs, the other is refused and harms nothing.

@@ -53,10 +53,10 @@ fn the_first_blocks_are_the_model() {
     assert!(trained.iter().zip(&untrained).all(|(a, b)| (a - b).abs() > 1e-2), "{trained:?} {untrained:?}");
 
     lab.edit("run/run.toml", "layers = 2", "layers = 3");
-    lab.refused("train run/run.toml --out run --resume --ui none", 1, &["run"]);
-    lab.refused("evaluate run", 1, &["run"]);
+    lab.assert_refused("train run/run.toml --out run --resume --ui none", 1, &["run"]);
+    lab.assert_refused("evaluate run", 1, &["run"]);
     for wrong in [0, 6] {
         let named = format!("llm.layers is {wrong}; the model has 5 blocks, give 1 to 5");
-        lab.refused(&format!("train run.toml --plan --set llm.layers={wrong}"), 2, &["llm", &named]);
+        lab.assert_refused(&format!("train run.toml --plan --set llm.layers={wrong}"), 2, &["llm", &named]);
     }
 }

@@ -74,7 +74,7 @@ fn keys_of_gguf() {
         ("general.type", Gguf::Text("adapter")),
     ] {
         models.0.write("model.gguf", with_entry(&file, key, &value));
-        models.refused("model.gguf", &["model.gguf", key]);
+        models.assert_refused("model.gguf", &["model.gguf", key]);
     }
     // A BOS that the file puts first, and a linear scaling, are honoured: another score.
     for (key, value) in
@@ -102,15 +102,15 @@ fn keys_of_directories() {
         (json!("linear"), "rope_scaling"),
     ] {
         config("rope_scaling", scaling);
-        models.refused("llm", &["llm/config.json", named]);
+        models.assert_refused("llm", &["llm/config.json", named]);
     }
     for (key, value) in [("hidden_act", json!("relu")), ("quantization_config", json!({"quant_method": "gptq"}))] {
         config(key, value);
-        models.refused("llm", &["llm/config.json", key]);
+        models.assert_refused("llm", &["llm/config.json", key]);
     }
     config("model_type", json!("llama"));
     models.json("llm/tokenizer_config.json", json!({"eos_token": "<|im_end|>", "split_special_tokens": true}));
-    models.refused("llm", &["llm/tokenizer_config.json", "split_special_tokens"]);
+    models.assert_refused("llm", &["llm/tokenizer_config.json", "split_special_tokens"]);
     models.json("llm/tokenizer_config.json", json!({"eos_token": "<|im_end|>"}));
     let plain = models.score("llm");
     // What cuts and pads batches is no part of a text's tokens.
@@ -124,7 +124,7 @@ fn keys_of_directories() {
     let mut dropping = tokenizer;
     dropping["model"]["dropout"] = json!(0.1);
     models.json("llm/tokenizer.json", dropping);
-    models.refused("llm", &["llm/tokenizer.json", "dropout"]);
+    models.assert_refused("llm", &["llm/tokenizer.json", "dropout"]);
 }
 
 #[test]

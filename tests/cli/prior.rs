@@ -125,7 +125,7 @@ fn its_weights_are_fitted_on_valid() {
         ("evaluate run --fit-prior --split valid --scoring full", "masked"),
         ("evaluate alone --fit-prior --split valid", "[prior]"),
     ] {
-        lab.refused(line, 2, &["--fit-prior", named]);
+        lab.assert_refused(line, 2, &["--fit-prior", named]);
     }
     let fitted = lab.json("evaluate run --fit-prior --split valid");
     let fit = |key: &str| fitted["fit"][key].as_f64().unwrap();
@@ -141,7 +141,7 @@ fn its_weights_are_fitted_on_valid() {
     lab.ok(&format!("{learned} --out whole"));
     lab.ok(&format!("{learned} --out less --set prior.llm_weight=0.1"));
     assert_ne!(lab.losses("whole"), lab.losses("less"));
-    lab.refused(&format!("{learned} --out none --set prior.llm_weight=0"), 2, &["prior.llm_weight"]);
+    lab.assert_refused(&format!("{learned} --out none --set prior.llm_weight=0"), 2, &["prior.llm_weight"]);
 }
 
 #[test]
