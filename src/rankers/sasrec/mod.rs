@@ -211,10 +211,7 @@ impl SasRecConfig {
 
     /// Draws matrices by Glorot's normal initialisation; biases are 0, norms 1.
     ///
-    /// * `text`: the vectors of the items' titles, if they take part.
-    ///
-    /// # Shapes
-    /// `text`: `[items, width]`.
+    /// * `text`: the vectors of the items' titles, `[items, width]`, if they take part.
     pub fn init<B: Backend>(&self, items: usize, text: Option<Tensor<B, 2>>, device: &B::Device) -> SasRec<B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let dim = self.dim;
@@ -251,10 +248,7 @@ impl<B: Backend> SasRec<B> {
         self.items.dims()[1]
     }
 
-    /// Returns the items' vectors of input and output.
-    ///
-    /// # Shapes
-    /// Returns `[rows, dim]`.
+    /// Returns the items' vectors of input and output, `[rows, dim]`.
     pub fn item_table(&self) -> Tensor<B, 2> {
         match &self.text {
             None => self.items.val(),
