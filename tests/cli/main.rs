@@ -30,3 +30,4 @@ mod serve_faults;
 mod server;
 mod session;
 mod text_tasks;
+mod twins;
