@@ -136,9 +136,9 @@ fn pickled_adapters_are_named() {
     models.take("peft/suffixes/adapter_config.json", "adapter/adapter_config.json");
     models.0.write("adapter/adapter_model.bin", "pickle");
     let line = "score --llm llm --adapter adapter --catalogue titles.txt --input prompts.jsonl";
-    models.0.refused(line, 1, &["adapter: holds adapter_model.bin", "save_pretrained"]);
+    models.0.assert_refused(line, 1, &["adapter: holds adapter_model.bin", "save_pretrained"]);
     fs::remove_file(models.0.path("adapter/adapter_model.bin")).unwrap();
-    models.0.refused(line, 1, &["adapter/adapter_model.safetensors"]);
+    models.0.assert_refused(line, 1, &["adapter/adapter_model.safetensors"]);
     models.0.write("adapter/adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1\nsize 1\n");
-    models.0.refused(line, 1, &["adapter/adapter_model.safetensors: is a Git LFS pointer"]);
+    models.0.assert_refused(line, 1, &["adapter/adapter_model.safetensors: is a Git LFS pointer"]);
 }

@@ -102,7 +102,7 @@ fn families_first_blocks() {
     const KEPT: usize = 2;
     for device in devices() {
         for name in NAMES {
-            let (expected, dir) = (expected(name), fixture(&family(name)));
+            let (expected, dir) = (load_expected(name), fixture(&family(name)));
             let attention = expected.ints("attention_mask");
             let check = |what: &str, model: &Decoder<Dispatch>| {
                 assert_eq!((model.layers.len(), model.config().num_hidden_layers), (KEPT, KEPT), "{name}, {what}");

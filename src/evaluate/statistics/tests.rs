@@ -193,7 +193,7 @@ fn paired_differences_by_hand() {
     close(a[0], b[0], 1e-12, "low");
     // What rounding leaves of sums that cancel is no difference, and equal differences have no
     // spread: 0.1 ten times has a mean of 0.09999999999999999.
-    let cancelling = PairedDifferences::of_windows((0..9).flat_map(|user| [0.1, 0.2, -0.3].map(|d| (user, d))));
+    let cancelling = PairedDifferences::from_windows((0..9).flat_map(|user| [0.1, 0.2, -0.3].map(|d| (user, d))));
     assert!(cancelling.mean() != 0.0 && cancelling.mean().abs() < 1e-15);
     assert_eq!((cancelling.randomisation(1000, 1), cancelling.wilcoxon(), cancelling.cohens_dz()), (1.0, 1.0, None));
     assert_eq!(PairedDifferences::new(vec![0.1; 10]).cohens_dz(), None);
@@ -201,7 +201,7 @@ fn paired_differences_by_hand() {
     let ties = [0.1 + 0.2, 0.3, -0.3, 0.6, 0.3, 0.1 + 0.2];
     assert_eq!(PairedDifferences::new(ties.to_vec()).wilcoxon(), wilcoxon(&[0.3, 0.3, -0.3, 0.6, 0.3, 0.3]).p);
     // One user tells nothing.
-    let one = PairedDifferences::of_windows([(7, 0.5), (7, 0.25)]);
+    let one = PairedDifferences::from_windows([(7, 0.5), (7, 0.25)]);
     assert_eq!((one.randomisation(1000, 1), one.wilcoxon(), one.cohens_dz()), (1.0, 1.0, None));
     assert_eq!(one.bootstrap(1000, 1), Some([0.375, 0.375]));
     // A user's mean weighs as many as their windows.
