@@ -21,7 +21,9 @@ fn the_first_blocks_are_the_model() {
     for pointer in ["/step/activations", "/ranking/cache"] {
         assert!(number(&first, pointer) * 2 < number(&whole, pointer), "{pointer}: {first} {whole}");
     }
-    assert!(number(&first, "/peak_bytes") < number(&whole, "/peak_bytes"));
+    // What the program holds beside differs from process to process.
+    let run = |plan: &Value| number(plan, "/peak_bytes") - number(plan, "/program_bytes");
+    assert!(run(&first) < run(&whole), "{first} {whole}");
 
     let [deep, profile] = ["", FIRST].map(|set| lab.json(&format!("train run.toml --profile {set}")));
     let flops = |profile: &Value, part: &str| -> f64 {
