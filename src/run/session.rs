@@ -137,7 +137,8 @@ impl Session {
         }
     }
 
-    /// Returns a copy of the session on another device. It shares nothing with this one.
+    /// Returns a copy of the session on another device. If one of the two devices dies, the other
+    /// session still answers.
     pub fn clone_to_device(&self, device: &DispatchDevice) -> Self {
         let copy = self.with_context(self.context.clone());
         let model = self.model.clone_to_device(device);
