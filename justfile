@@ -156,4 +156,4 @@ bench-peer *ARGS: llm
 
 # Write the tests' reference numbers anew; PYTHON has torch, transformers, peft, gguf, safetensors, scikit-learn, scipy and statsmodels
 reference PYTHON="python3":
-    for s in llama family lora loss training decode search gguf gguf_tokenizer cf bert qformer text statistics; do "$1" "tests/reference/${s}_reference.py" || exit 1; done
+    for s in llama family quantized lora loss training decode search gguf gguf_tokenizer cf bert qformer text statistics; do "$1" "tests/reference/${s}_reference.py" || exit 1; done

@@ -163,6 +163,12 @@ impl<B: Backend> Dense<B> {
                 path.display()
             )));
         }
+        for key in ["module_input_name", "module_output_name"] {
+            let name = config.get(key).filter(|name| !name.is_null() && *name != "sentence_embedding");
+            if let Some(other) = name {
+                return Err(Error::failed(format!("{}: {key} is {other}; that is not supported", path.display())));
+            }
+        }
         let name = config.get("activation_function").and_then(Value::as_str).unwrap_or("Tanh");
         let activation = match name.rsplit('.').next().unwrap_or(name) {
             "Identity" => Activation::Identity,
@@ -219,7 +225,10 @@ impl Settings {
             settings.longest = config.get("max_seq_length").and_then(Value::as_u64).map(|longest| longest as usize);
             settings.lower_case = config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(false);
         }
-        if !pools && settings.longest.is_none() {
+        if pools && settings.longest.is_none() {
+            settings.longest = Some(tokenizer_length(&settings.transformer)?);
+        }
+        if settings.longest.is_none() {
             log(format!(
                 "note: {}: neither 1_Pooling nor sentence_bert_config.json; a text's vector is the mean over its \
                  first {LONGEST} tokens",
@@ -262,6 +271,16 @@ fn modules(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found.into_iter().map(|(_, kind, path)| (kind, path)).collect())
+}
+
+/// Reads the longest text where `sentence_bert_config.json` gives none: `model_max_length` of
+/// `tokenizer_config.json`, of which the model's own longest takes what is above it
+/// (sentence-transformers, `models/Transformer.py`).
+fn tokenizer_length(dir: &Path) -> Result<usize> {
+    let path = dir.join("tokenizer_config.json");
+    let config = if path.exists() { object(&path)? } else { Map::new() };
+    // transformers writes 1e30 for "no limit".
+    Ok(config.get("model_max_length").and_then(Value::as_u64).map_or(usize::MAX, |longest| longest as usize))
 }
 
 /// Reads how a text's hidden states become one vector.
@@ -393,6 +412,22 @@ mod tests {
         put("2_Dense/config.json", json!({"in_features": 32, "out_features": 8}));
         let settings = read().unwrap();
         assert_eq!((settings.prompt.as_str(), settings.dense.len()), ("query: ", 1));
+        // Without max_seq_length the tokenizer's own longest text, where the modules are there.
+        put("sentence_bert_config.json", json!({"max_seq_length": null}));
+        assert_eq!(read().unwrap().longest, Some(usize::MAX));
+        put("tokenizer_config.json", json!({"model_max_length": 128}));
+        assert_eq!(read().unwrap().longest, Some(128));
+        put("tokenizer_config.json", json!({"model_max_length": 1e30}));
+        assert_eq!(read().unwrap().longest, Some(usize::MAX));
+        for key in ["module_input_name", "module_output_name"] {
+            let open = |name: &str| {
+                put("2_Dense/config.json", json!({"in_features": 32, "out_features": 8, key: name}));
+                let device = BackendName::Cpu.device().unwrap();
+                Dense::<Dispatch>::open(&dir.path().join("2_Dense"), 32, &device).unwrap_err().to_string()
+            };
+            assert!(open("token_embeddings").contains(key));
+            assert!(!open("sentence_embedding").contains(key), "the weights are missing, no key is");
+        }
         put("3_CNN/config.json", json!({}));
         assert!(read().unwrap_err().to_string().contains("module CNN"));
         let module =

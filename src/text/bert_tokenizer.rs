@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -43,6 +43,7 @@ impl BertTokenizer {
         } else {
             return Err(Error::failed(format!("{}: holds neither tokenizer.json nor vocab.txt", dir.display())));
         };
+        check_added_tokens(dir, &backend)?;
         Self::new(backend).context(path.display())
     }
 
@@ -119,6 +120,22 @@ impl Settings {
     }
 }
 
+/// Refuses tokens of `added_tokens.json` that the vocabulary lacks.
+fn check_added_tokens(dir: &Path, backend: &Backend) -> Result<()> {
+    let path = dir.join("added_tokens.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let tokens: Map<String, Value> = serde_json::from_str(&read(&path)?).context(path.display())?;
+    match tokens.keys().find(|token| backend.token_to_id(token).is_none()) {
+        Some(token) => Err(Error::failed(format!(
+            "{}: the token {token:?} is not in the vocabulary; write tokenizer.json with transformers' save_pretrained",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn from_vocabulary(text: &str, settings: &Settings) -> Result<Backend> {
     let vocabulary = WordPiece::read_bytes(text.as_bytes()).context("not a vocabulary")?;
     let special: Vec<AddedToken> =
@@ -153,6 +170,10 @@ mod tests {
         assert_eq!(tokenizer.encode("", 32).unwrap(), [2, 3]);
         fs::write(dir.path().join("tokenizer.json"), tokenizer.to_json()).unwrap();
         fs::remove_file(dir.path().join("vocab.txt")).unwrap();
+        fs::write(dir.path().join("added_tokens.json"), r#"{"[NEW]": 9}"#).unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("added_tokens.json: the token \"[NEW]\""), "{error}");
+        fs::write(dir.path().join("added_tokens.json"), r#"{"[MASK]": 4}"#).unwrap();
         let again = open().unwrap();
         assert_eq!(again.encode("Red, Pencil zz", 32).unwrap(), [2, 5, 8, 6, 7, 1, 3]);
         assert_eq!(again.largest_id(), 8);

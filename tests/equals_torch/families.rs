@@ -4,11 +4,11 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::Optimizer;
-use itemlm::model::{Role, export_merged, open_llm};
+use itemlm::model::{Llm, Role, export_merged, open_llm, open_llm_layers};
 
 use crate::*;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 21] = [
     "llama-bias-yarn",
     "llama-linear",
     "llama-dynamic",
@@ -23,9 +23,15 @@ const NAMES: [&str; 14] = [
     "smollm3-gguf",
     "olmo2",
     "phi3",
+    "mistral-tied",
+    "qwen3-window",
+    "gemma2-untied",
+    "gemma3-untied",
+    "smollm3-window",
+    "olmo2-tied",
+    "phi3-tied",
 ];
-const BATCH: usize = 2;
-const SEQ: usize = 12;
+pub(super) const SEQ: usize = 12;
 
 fn family(name: &str) -> String {
     format!("families/{name}")
@@ -36,16 +42,18 @@ fn expected(name: &str) -> Tensors {
 }
 
 /// Logits `[batch · seq, vocab]` of the fixture's rows.
-fn logits<B: Backend<Device = DispatchDevice>>(
+pub(super) fn logits<B: Backend<Device = DispatchDevice>>(
     model: &Decoder<B>,
     expected: &Tensors,
     device: &DispatchDevice,
 ) -> Tensor<B, 2> {
-    let positions: Vec<u32> = (0..BATCH).flat_map(|_| 0..SEQ as u32).collect();
-    let input = ids(&expected.ints("input_ids"), [BATCH, SEQ], device);
+    let input = expected.ints("input_ids");
+    let batch = input.len() / SEQ;
+    let positions: Vec<u32> = (0..batch).flat_map(|_| 0..SEQ as u32).collect();
+    let input = ids(&input, [batch, SEQ], device);
     let mask = mask(causal(SEQ), [1, 1, SEQ, SEQ], device);
     let hidden = model.forward(model.embed(input), &positions, mask, None).hidden;
-    model.logits(hidden.reshape([BATCH * SEQ, model.config().hidden_size]), None)
+    model.logits(hidden.reshape([batch * SEQ, model.config().hidden_size]), None)
 }
 
 /// Computes the mean cross-entropy of the fixture's labels.
@@ -83,11 +91,63 @@ fn families_logits_from_directories_and_gguf() {
     }
 }
 
+pub(super) fn load(llm: Llm, device: &DispatchDevice) -> Decoder<Dispatch> {
+    Decoder::load(&llm.config, llm.weights, Tune::Frozen, Precision::F32, device).unwrap()
+}
+
+/// `llm.layers = 2` against transformers' model with its last blocks cut off; and exported, as an
+/// ordinary directory of two blocks.
+#[test]
+fn families_first_blocks() {
+    const KEPT: usize = 2;
+    for device in devices() {
+        for name in NAMES {
+            let (expected, dir) = (expected(name), fixture(&family(name)));
+            let attention = expected.ints("attention_mask");
+            let check = |what: &str, model: &Decoder<Dispatch>| {
+                assert_eq!((model.layers.len(), model.config().num_hidden_layers), (KEPT, KEPT), "{name}, {what}");
+                let found = real_rows(host(logits(model, &expected, &device)), &attention);
+                close(&format!("{name}, {what}"), &found, &expected.floats("first_blocks.logits"));
+            };
+            // The twins have no tokenizer beside them.
+            let twin = tempfile::tempdir().unwrap();
+            for file in ["config.json", "model.safetensors"] {
+                fs::copy(dir.join(file), twin.path().join(file)).unwrap();
+            }
+            let tokenizer = open_llm(&fixture("families/qwen3/model.gguf")).unwrap().tokenizer;
+            fs::write(twin.path().join("tokenizer.json"), tokenizer.to_json()).unwrap();
+            fs::write(twin.path().join("tokenizer_config.json"), r#"{"eos_token": "<|endoftext|>"}"#).unwrap();
+            let kept = open_llm_layers(twin.path(), Some(KEPT)).unwrap();
+            assert_ne!(kept.fingerprint, open_llm(twin.path()).unwrap().fingerprint);
+            let model = load(kept, &device);
+            check("first blocks", &model);
+            if dir.join("model.gguf").exists() {
+                let kept = open_llm_layers(&dir.join("model.gguf"), Some(KEPT)).unwrap();
+                check("first blocks of GGUF", &load(kept, &device));
+            }
+
+            let export = std::env::var_os("ITEMLM_KEEP_EXPORTS").map(PathBuf::from);
+            let export = export.map_or_else(|| twin.path().join("export"), |kept| kept.join(format!("{name}-first")));
+            export_merged(&export, &model, &tokenizer).unwrap();
+            let config: Value = serde_json::from_slice(&fs::read(export.join("config.json")).unwrap()).unwrap();
+            for key in ["layer_types", "no_rope_layers"] {
+                let length = config[key].as_array().map_or(KEPT, Vec::len);
+                assert_eq!((length, &config["num_hidden_layers"]), (KEPT, &KEPT.into()), "{name}: {key}");
+            }
+            check("first blocks, exported", &load(open_llm(&export).unwrap(), &device));
+        }
+        for wrong in [0, 4] {
+            let error = open_llm_layers(&fixture("families/qwen3/model.gguf"), Some(wrong)).err().unwrap().to_string();
+            assert!(error.ends_with(&format!("llm.layers is {wrong}; the model has 3 blocks, give 1 to 3")), "{error}");
+        }
+    }
+}
+
 /// Takes three steps of AdamW. Gradients of the first step are compared where the fixture has them,
 /// and parameters at the end. AdamW divides by a small second moment, so that the error of a
 /// gradient near 0 becomes one of the learning rate's size: 5e-4 of the largest, as in the other
 /// training test.
-fn train(
+pub(super) fn train(
     what: &str,
     model: Decoder<Training>,
     names: &[(String, burn::module::ParamId)],
@@ -132,7 +192,7 @@ impl ModuleVisitor<Training> for Values {
 }
 
 /// Names as in `adapter_model.safetensors`.
-fn adapter_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamId)> {
+pub(super) fn adapter_names(model: &Decoder<Training>) -> Vec<(String, burn::module::ParamId)> {
     let projections = model.config().projections();
     let of_layer = |(l, block): (usize, &itemlm::model::DecoderBlock<Training>)| {
         let matrices = projections.iter().zip(&block.linears).flat_map(|((_, module, _), linear)| {

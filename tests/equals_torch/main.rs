@@ -15,6 +15,7 @@ mod entities;
 mod families;
 mod losses;
 mod precision;
+mod quantized;
 mod search;
 mod token_tree;
 mod training;

@@ -51,6 +51,9 @@ pub(super) fn read(
     for key in ["attention.value_length", "attention.key_length_swa", "attention.value_length_swa"] {
         metadata.same_as_head(key, head_dim)?;
     }
+    if header.flag(&metadata.key("attention.causal"))? == Some(false) {
+        return refuse(format!("{} is false; only decoders are supported", metadata.key("attention.causal")));
+    }
     let rotated = metadata.size("rope.dimension_count")?.unwrap_or(head_dim);
     if rotated != head_dim && family.model_type != "phi3" {
         return metadata.same_as_head("rope.dimension_count", head_dim).and_then(|()| refuse("RoPE's dimensions"));

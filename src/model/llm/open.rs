@@ -101,7 +101,7 @@ fn open(path: &Path, layers: Option<usize>, legacy: bool) -> Result<Llm> {
     };
     check_fit(&tokenizer, &config).context(path.display())?;
     if let Some(layers) = layers {
-        config.keep_layers(layers).context(path.display())?;
+        config.keep_layers(layers).map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
         weights.keep_layers(layers);
     }
     let fingerprint = fingerprint(&config, &weights, &tokenizer);

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lora_linear::{Lora, LoraLinear};
-use super::peft_targets::{TargetModules, holds, targets_of_tensors};
+use super::peft_targets::{SELECTING_KEYS, TargetModules, holds, targets_of_tensors};
 use super::tensors::{EMBEDDINGS, HEAD, LAST_NORM, Role};
 use crate::config::LoraConfig;
 use crate::core::files::{write_atomic, write_json};
@@ -106,14 +106,43 @@ impl PeftConfig {
                 "init_lora_weights other than gaussian, orthogonal or eva",
             ),
         ];
-        let set = |key: &&&str| !matches!(self.others.get(**key), None | Some(Value::Null | Value::Bool(false)));
-        keys.iter().find(|(found, _)| *found).map(|(_, what)| *what).or_else(|| FORWARD_KEYS.iter().find(set).copied())
+        let other = || self.others.iter().find(|(key, value)| !is_inert(key) && is_set(value)).map(|(key, _)| &**key);
+        keys.iter().find(|(found, _)| *found).map(|(_, what)| *what).or_else(other)
     }
 }
 
-/// Keys that change the forward pass if they are set.
-const FORWARD_KEYS: [&str; 6] =
-    ["alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias", "use_bdlora", "use_qalora"];
+/// Returns whether a key of peft's `LoraConfig` (0.21) says nothing of the forward pass, or is read
+/// elsewhere: its tensors' names say which layers an adapter is on, and `init_lora_weights` how it
+/// began. A key that a later peft adds is refused if it is set.
+fn is_inert(key: &str) -> bool {
+    const INERT: [&str; 13] = [
+        "init_lora_weights",
+        "auto_mapping",
+        "peft_version",
+        "revision",
+        "megatron_config",
+        "megatron_core",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "qalora_group_size",
+        "runtime_config",
+        "ensure_weight_tying",
+    ];
+    INERT.contains(&key) || SELECTING_KEYS.contains(&key)
+}
+
+/// Returns whether a value is other than null, false and empty.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(values) => !values.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(true) | Value::Number(_) => true,
+    }
+}
 
 fn changes_the_base(init_lora_weights: &Value) -> bool {
     init_lora_weights.as_str().is_some_and(|way| !["gaussian", "orthogonal", "eva"].contains(&way))
@@ -185,8 +214,20 @@ pub fn save_adapter<B: Backend>(dir: &Path, llm: &Decoder<B>, config: &LoraConfi
 }
 
 fn read_peft_config(dir: &Path) -> Result<PeftConfig> {
+    if let (false, Some(pickled)) = (dir.join(WEIGHTS_FILE).exists(), pickled(dir)) {
+        return Err(Error::failed(format!(
+            "{}: holds {pickled} and no {WEIGHTS_FILE}; pickled weights can run code and are not read, load the \
+             adapter with Python's peft and save it with save_pretrained(…, safe_serialization=True)",
+            dir.display()
+        )));
+    }
     let path = dir.join(CONFIG_FILE);
     serde_json::from_str(&fs::read_to_string(&path).context(path.display())?).context(path.display())
+}
+
+/// Returns the name of the adapter's weights as older versions of peft pickled them.
+fn pickled(dir: &Path) -> Option<&'static str> {
+    ["adapter_model.bin", "adapter_model.pt"].into_iter().find(|name| dir.join(name).exists())
 }
 
 /// Reads an adapter's hyper-parameters from PEFT's `adapter_config.json`.
@@ -281,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_the_forward_pass_is_refused() {
+    fn keys_are_read_or_refused() {
         let dir = tempfile::tempdir().unwrap();
         let read = |key: &str, value: Value| {
             let mut config = json!({
@@ -297,6 +338,12 @@ mod tests {
             ("layer_replication", json!(null)),
             ("use_qalora", json!(false)),
             ("revision", json!("main")),
+            ("megatron_core", json!("megatron.core")),
+            ("qalora_group_size", json!(16)),
+            ("runtime_config", json!({"ephemeral_gpu_offload": false})),
+            ("trainable_token_indices", json!(null)),
+            ("target_parameters", json!([])),
+            ("rank_pattern", json!({})),
         ] {
             assert_eq!(read(key, value).unwrap().rank, 4, "{key}");
         }
@@ -309,6 +356,18 @@ mod tests {
             ("use_qalora", json!(true)),
             ("use_dora", json!(true)),
             ("bias", json!("all")),
+            ("bias", json!("lora_only")),
+            ("use_rslora", json!(true)),
+            ("fan_in_fan_out", json!(true)),
+            ("modules_to_save", json!(["lm_head"])),
+            ("rank_pattern", json!({"layers.1.self_attn.q_proj": 2})),
+            ("alpha_pattern", json!({"q_proj": 2})),
+            ("trainable_token_indices", json!([3, 4])),
+            ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
+            ("velora_config", json!({"rank": 1})),
+            ("kasa_config", json!({"beta": 0.1})),
+            ("peft_type", json!("LOHA")),
+            ("a_key_of_a_later_peft", json!(2)),
         ] {
             let error = read(key, value).unwrap_err().to_string();
             assert!(

@@ -26,7 +26,7 @@ pub(super) enum TargetModules {
 }
 
 /// Keys that exclude modules of some layers.
-const SELECTING_KEYS: [&str; 3] = ["layers_to_transform", "layers_pattern", "exclude_modules"];
+pub(super) const SELECTING_KEYS: [&str; 3] = ["layers_to_transform", "layers_pattern", "exclude_modules"];
 
 impl TargetModules {
     /// Returns whether every layer's modules of these names have an adapter: the names are the last

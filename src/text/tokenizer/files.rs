@@ -35,6 +35,10 @@ struct Files {
 pub(super) fn open(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
     let files = Files::read(dir)?;
+    if files.config.get("split_special_tokens").and_then(Value::as_bool) == Some(true) {
+        let path = dir.join(CONFIG);
+        return Err(Error::failed(format!("{}: split_special_tokens = true is not supported", path.display())));
+    }
     let mut json = tokenizer_json(dir)?;
     if let Some(adds) = files.config.get("add_prefix_space").and_then(Value::as_bool) {
         let mut document = serde_json::from_str(&json).context("not a tokenizer").context(path.display())?;

@@ -25,6 +25,25 @@ const USER_DEFINED: f32 = 4.0;
 /// with `<s>`.
 const LLAMA2_TOKENS: usize = 32_000;
 
+/// Keys after `tokenizer.ggml.` about what follows a text, about tokens that stand in no prompt of
+/// itemlm, and counts.
+const INERT: [&str; 14] = [
+    "add_eos_token",
+    "add_sep_token",
+    "eom_token_id",
+    "token_type_count",
+    "prefix_token_id",
+    "suffix_token_id",
+    "middle_token_id",
+    "fim_pre_token_id",
+    "fim_suf_token_id",
+    "fim_mid_token_id",
+    "fim_pad_token_id",
+    "fim_rep_token_id",
+    "fim_sep_token_id",
+    "eos_token_ids",
+];
+
 /// The `tokenizer.ggml.*` metadata.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocabulary {
@@ -97,7 +116,7 @@ pub(crate) fn read(header: &Header, bytes: &[u8], legacy: bool) -> Result<Tokeni
             return Tokenizer::from_json(json, eos).context("tokenizer.huggingface.json");
         }
     }
-    GgufVocabulary {
+    let vocabulary = GgufVocabulary {
         model: model.to_owned(),
         pre: header.text(&key("pre"))?.map(str::to_owned),
         scores: header.numbers(bytes, &key("scores"))?,
@@ -111,8 +130,11 @@ pub(crate) fn read(header: &Header, bytes: &[u8], legacy: bool) -> Result<Tokeni
         add_bos: header.flag(&key("add_bos_token"))?,
         add_space_prefix: header.flag(&key("add_space_prefix"))?,
         legacy,
+    };
+    match header.unread_key("tokenizer.ggml.", &INERT).filter(|_| !legacy) {
+        Some(key) => refuse(format!("metadata key {key} is not supported; use the Hugging Face directory")),
+        None => vocabulary.build(),
     }
-    .build()
 }
 
 impl GgufVocabulary {

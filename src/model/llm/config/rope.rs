@@ -222,27 +222,38 @@ pub(super) fn read(keys: &Keys<'_>, max_position_embeddings: usize) -> Result<Ro
         rope.partial = child.number("partial_rotary_factor")?.or(rope.partial);
     }
     if let Some(parameters) = old.filter(|parameters| !parameters.object.is_empty()).or(new) {
-        rope.scaling = scaling(&parameters, max_position_embeddings)?;
+        // As transformers has it: phi3's key beside `rope_scaling` comes before the one in it.
+        let original = match keys.optional_size("original_max_position_embeddings")? {
+            Some(original) => original,
+            None => parameters.size("original_max_position_embeddings", max_position_embeddings)?,
+        };
+        rope.scaling = scaling(&parameters, original, max_position_embeddings)?;
     }
     Ok(rope)
 }
 
-fn scaling(rope: &Keys<'_>, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
+/// Reads a scaling. `original` is the context before it, tokens.
+fn scaling(rope: &Keys<'_>, original: usize, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
     let kind = match rope.text("rope_type")? {
         Some(kind) => Some(kind),
         None => rope.text("type")?,
     };
     Ok(Some(match kind {
-        None | Some("default") => return Ok(None),
+        None | Some("default") => {
+            return match rope.number("factor")?.filter(|factor| *factor != 1.0) {
+                Some(factor) => refuse(format!("{}factor is {factor}, and no rope_type uses it", rope.prefix)),
+                None => Ok(None),
+            };
+        }
         Some("linear") => RopeScaling::Linear(rope.required_number("factor")?),
         Some("dynamic") => RopeScaling::Dynamic(rope.required_number("factor")?),
         Some("llama3") => RopeScaling::Llama3(Llama3RopeScaling {
             factor: rope.required_number("factor")?,
             low_freq_factor: rope.required_number("low_freq_factor")?,
             high_freq_factor: rope.required_number("high_freq_factor")?,
-            original_max_position_embeddings: rope.size("original_max_position_embeddings", 0)?,
+            original_max_position_embeddings: original,
         }),
-        Some("yarn") => yarn(rope, max_position_embeddings)?,
+        Some("yarn") => yarn(rope, original, max_position_embeddings)?,
         Some(other) => {
             return refuse(format!(
                 "{}rope_type {other:?} is not supported, only \"default\", \"linear\", \"dynamic\", \"yarn\" and \
@@ -253,11 +264,10 @@ fn scaling(rope: &Keys<'_>, max_position_embeddings: usize) -> Result<Option<Rop
     }))
 }
 
-fn yarn(rope: &Keys<'_>, max_position_embeddings: usize) -> Result<RopeScaling> {
-    let original_max_position_embeddings = rope.size("original_max_position_embeddings", max_position_embeddings)?;
+fn yarn(rope: &Keys<'_>, original: usize, max_position_embeddings: usize) -> Result<RopeScaling> {
     let factor = match rope.number("factor")? {
         Some(factor) => factor,
-        None => max_position_embeddings as f64 / original_max_position_embeddings as f64,
+        None => max_position_embeddings as f64 / original as f64,
     };
     let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     let attention_factor =
@@ -269,7 +279,7 @@ fn yarn(rope: &Keys<'_>, max_position_embeddings: usize) -> Result<RopeScaling> 
     let beta = |key: &str, default| Ok(rope.number(key)?.filter(|beta| *beta != 0.0).unwrap_or(default));
     Ok(RopeScaling::Yarn(YarnRopeScaling {
         factor,
-        original_max_position_embeddings,
+        original_max_position_embeddings: original,
         beta_fast: beta("beta_fast", 32.0)?,
         beta_slow: beta("beta_slow", 1.0)?,
         attention_factor,
