@@ -284,6 +284,37 @@ fn layouts_that_are_not_read_say_what_to_do() {
     models.assert_refused("adapter", &["adapter: holds a PEFT adapter", "llm.adapter"]);
 }
 
+#[test]
+fn an_adapter_beside_a_whole_model_is_noted() {
+    let models = Models::new();
+    models.inputs("Hello", &["Red Pen"]);
+    models.directory("llm", 260, "tokenizer-260.json");
+    let score = || models.0.ok("score --llm llm --catalogue titles.txt --input prompts.jsonl");
+    assert!(!String::from_utf8_lossy(&score().stderr).contains("adapter"));
+    models.take("peft/regex/adapter_config.json", "llm/adapter_config.json");
+    assert!(String::from_utf8_lossy(&score().stderr).contains("note: llm: adapter_config.json is not read"));
+}
+
+/// Tokens of `extra_special_tokens`, a list or an object by roles, are special: a prompt's text of
+/// one is the token.
+#[test]
+fn extra_special_tokens_by_role_or_in_a_list() {
+    let models = Models::new();
+    models.inputs("Hello<|sep|>", &["Red Pen"]);
+    models.directory("llm", 260, "tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&models.0.read("llm/tokenizer.json")).unwrap();
+    tokenizer["model"]["vocab"]["<|sep|>"] = json!(259);
+    models.json("llm/tokenizer.json", tokenizer);
+    let with = |extra: Value| {
+        models.json("llm/tokenizer_config.json", json!({"eos_token": "<|im_end|>", "extra_special_tokens": extra}));
+        models.score("llm")["full"][0].as_f64().unwrap()
+    };
+    let [none, list, roles] = [json!([]), json!(["<|sep|>"]), json!({"sep": "<|sep|>"})].map(with);
+    // The figure of `added_tokens_of_other_files_are_added`.
+    assert!((list + 68.36627438713495).abs() < 1e-3 && (roles - list).abs() < 1e-9, "{list} {roles}");
+    assert!((none - list).abs() > 0.1);
+}
+
 /// Scalings of RoPE as older files have them; transformers 5.24 printed the scores.
 #[test]
 fn rope_scalings_of_older_files() {

@@ -190,9 +190,16 @@ impl Metadata<'_> {
                     None => scalar as f64,
                 };
                 set("query_pre_attn_scalar", json!(scalar));
+                if family.model_type == "gemma3_text" && window.is_none() {
+                    return refuse(format!("no metadata key {}", self.key("attention.sliding_window")));
+                }
                 set("sliding_window", json!(window));
-                set("attn_logit_softcapping", json!(self.number("attn_logit_softcapping")?));
-                set("final_logit_softcapping", json!(self.number("final_logit_softcapping")?));
+                // Gemma 2's first files lack these: the model's own caps are then the family's.
+                for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+                    if let Some(cap) = self.number(key)? {
+                        set(key, json!(cap));
+                    }
+                }
                 if let Some(pattern) = self.size("attention.sliding_window_pattern")? {
                     set("sliding_window_pattern", json!(pattern));
                 }

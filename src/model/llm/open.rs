@@ -72,6 +72,13 @@ fn open(path: &Path, layers: Option<usize>, legacy: bool) -> Result<Llm> {
         if !config_path.exists() {
             return Err(no_config(path));
         }
+        if path.join("adapter_config.json").exists() {
+            log(format!(
+                "note: {}: adapter_config.json is not read beside a whole model; an adapter is given as llm.adapter of a \
+                 run file",
+                path.display()
+            ));
+        }
         let text = read_text(&config_path, LONGEST_CONFIG)?;
         let mut config = DecoderConfig::from_json(&config_path, &text)?;
         let mut weights = safetensors::open(path)?;

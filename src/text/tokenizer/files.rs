@@ -175,7 +175,13 @@ impl Files {
         }
         let further = |object: &Map<String, Value>| -> Vec<AddedToken> {
             let lists = ["additional_special_tokens", "extra_special_tokens"].iter().filter_map(|key| object.get(*key));
-            lists.filter_map(Value::as_array).flatten().filter_map(|token| added_token(token, true)).collect()
+            // A list of tokens, or tokens by their roles.
+            let tokens = lists.flat_map(|list| match list {
+                Value::Array(tokens) => tokens.iter().collect(),
+                Value::Object(tokens) => tokens.values().collect(),
+                _ => Vec::new(),
+            });
+            tokens.filter_map(|token| added_token(token, true)).collect()
         };
         let mut others = further(&self.config);
         if !self.config_decides() {

@@ -211,6 +211,10 @@ static GEMMA3_TEXT: Family = Family {
         if keys.flag("use_bidirectional_attention")? == Some(true) {
             return refuse("use_bidirectional_attention: true is not supported");
         }
+        // transformers' code takes it from the file and never applies it.
+        if keys.number("attn_logit_softcapping")?.is_some() {
+            return refuse("attn_logit_softcapping is not supported in gemma3_text");
+        }
         let pattern = keys.size("sliding_window_pattern", 6)?.max(1);
         let windowed = layer_types(keys, sizes, |layer| !(layer + 1).is_multiple_of(pattern))?;
         let switches = gemma(keys, windowed, [None, None])?;

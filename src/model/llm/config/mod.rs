@@ -217,6 +217,14 @@ impl DecoderConfig {
             config.switches.window_rope_theta = Some(theta);
         }
         if let Some(share) = rope.partial.filter(|share| *share != 1.0) {
+            // transformers' code of the other families does not read the key, that of other servers
+            // does.
+            if family.model_type != "phi3" {
+                return refuse(format!(
+                    "partial_rotary_factor {share} is not supported in {}, only 1 is",
+                    family.model_type
+                ));
+            }
             config.switches.rotary_dim = Some((head_dim as f64 * share) as usize);
         }
         config.check()?;

@@ -189,8 +189,7 @@ pub(super) struct Rope {
 
 /// Reads RoPE's bases and scaling. transformers 5 writes all of it as `rope_parameters`, with an
 /// object for each kind of layer where kinds differ; transformers 4 as `rope_theta`,
-/// `rope_local_base_freq` and `rope_scaling`. Where a file has both, 5 reads `rope_scaling`, and so
-/// does this.
+/// `rope_local_base_freq` and `rope_scaling`.
 pub(super) fn read(keys: &Keys<'_>, max_position_embeddings: usize) -> Result<Rope> {
     let old = keys.child("rope_scaling", "rope_scaling.")?;
     let mut new = keys.child("rope_parameters", "rope_parameters.")?;
@@ -200,6 +199,11 @@ pub(super) fn read(keys: &Keys<'_>, max_position_embeddings: usize) -> Result<Ro
         window_theta: keys.number("rope_local_base_freq")?,
         partial: keys.number("partial_rotary_factor")?,
     };
+    let is_written = |scaling: &Keys<'_>| !scaling.object.is_empty();
+    // Of two flat objects transformers reads `rope_scaling` alone, and no base of the other.
+    if old.as_ref().is_some_and(is_written) && new.as_ref().is_some_and(|new| new.get("full_attention").is_none()) {
+        new = None;
+    }
     if let Some(parameters) = new.take_if(|parameters| parameters.get("full_attention").is_some()) {
         if let Some(windowed) = parameters.child("sliding_attention", "rope_parameters.sliding_attention.")? {
             match windowed.text("rope_type")? {

@@ -56,9 +56,11 @@ fn refuses_by_name() {
         (json!({"rope_scaling": {"type": "longrope", "factor": 2}}), "longrope"),
         (json!({"rope_parameters": {"rope_type": "linear"}}), "rope_parameters.factor"),
         (json!({"rope_scaling": {"type": "yarn", "factor": -2}}), "rope_scaling.factor"),
-        (json!({"partial_rotary_factor": 0.01}), "partial_rotary_factor"),
+        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor 0.5 is not supported in llama"),
+        (json!({"model_type": "phi3", "partial_rotary_factor": 0.01}), "partial_rotary_factor rotates 0"),
         (json!({"model_type": "gemma3_text", "use_bidirectional_attention": true}), "use_bidirectional_attention"),
         (json!({"model_type": "gemma3_text", "hidden_activation": "gelu"}), "hidden_activation"),
+        (json!({"model_type": "gemma3_text", "attn_logit_softcapping": 3.0}), "attn_logit_softcapping"),
         (json!({"model_type": "gemma2", "layer_types": ["chunked_attention"]}), "chunked_attention"),
         (json!({"model_type": "gemma2", "layer_types": ["full_attention"]}), "layer_types"),
         (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window"),
@@ -78,6 +80,24 @@ fn refuses_by_name() {
         assert!(error.starts_with("m/config.json: ") && error.contains(needle), "{keys}: {error}");
     }
     assert!(parse("[]").is_err() && parse("").is_err());
+}
+
+/// As transformers 5.24 reads it: a base that stands in `rope_parameters` is not read either.
+#[test]
+fn rope_scaling_comes_before_flat_rope_parameters() {
+    let parameters = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0});
+    let read = |mut keys: Value| {
+        keys["model_type"] = json!("llama");
+        let config = parse(&keys.to_string()).unwrap();
+        (config.rope_theta, config.rope_scaling)
+    };
+    let linear = |factor| Some(RopeScaling::Linear(factor));
+    assert_eq!(read(json!({"rope_parameters": parameters})), (500.0, linear(2.0)));
+    let scaling = json!({"type": "linear", "factor": 4.0});
+    assert_eq!(read(json!({"rope_parameters": parameters, "rope_scaling": scaling})), (10_000.0, linear(4.0)));
+    let both = json!({"rope_parameters": parameters, "rope_scaling": scaling, "rope_theta": 700.0});
+    assert_eq!(read(both), (700.0, linear(4.0)));
+    assert_eq!(read(json!({"rope_parameters": parameters, "rope_scaling": {}})), (500.0, linear(2.0)));
 }
 
 #[test]

@@ -313,6 +313,32 @@ fn gguf_at_fault_is_named() {
     assert!(failure(&dir.path().join("cut.gguf")).contains("truncated"));
 }
 
+/// A key under another name is a key that the file lacks: llama.cpp then has Gemma 2's own caps, 50
+/// and 30, and a window of 4096; Gemma 3 needs its window.
+#[test]
+fn keys_that_gemma_s_files_may_lack() {
+    let open = |name: &str, keys: &[&str]| {
+        let file = format!("{}/tests/fixtures/reference/families/{name}/model.gguf", env!("CARGO_MANIFEST_DIR"));
+        let mut bytes = fs::read(file).unwrap();
+        for key in keys {
+            let at = bytes.windows(key.len()).position(|part| part == key.as_bytes()).unwrap();
+            bytes[at..at + 8].copy_from_slice(b"general.");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        fs::write(&path, bytes).unwrap();
+        open_llm(&path).map(|llm| llm.config.switches)
+    };
+    let keys = ["gemma2.attn_logit_softcapping", "gemma2.final_logit_softcapping", "gemma2.attention.sliding_window"];
+    let whole = open("gemma2", &[]).unwrap();
+    let caps = |switches: &crate::model::Switches| (switches.attention_soft_cap, switches.logit_soft_cap);
+    assert!(caps(&whole) != (Some(50.0), Some(30.0)) && whole.sliding_window != Some(4096), "{whole:?}");
+    let lacking = open("gemma2", &keys).unwrap();
+    assert_eq!((caps(&lacking), lacking.sliding_window), ((Some(50.0), Some(30.0)), Some(4096)));
+    let error = open("gemma3-gguf", &["gemma3.attention.sliding_window"]).unwrap_err().to_string();
+    assert!(error.ends_with("no metadata key gemma3.attention.sliding_window"), "{error}");
+}
+
 /// Whatever happens to a byte of the header, opening returns.
 #[test]
 fn no_gguf_bytes_panic() {
