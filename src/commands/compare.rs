@@ -24,7 +24,10 @@ pub fn compare(
     if dirs.len() < 2 {
         return Err(Error::usage("name at least two directories to compare"));
     }
-    if let Some((_, twice)) = dirs.iter().enumerate().find(|(n, dir)| dirs[..*n].contains(dir)) {
+    // The same directory may be written in several ways.
+    let place = |dir: &PathBuf| dir.canonicalize().unwrap_or_else(|_| dir.clone());
+    if let Some((_, twice)) = dirs.iter().enumerate().find(|(n, dir)| dirs[..*n].iter().any(|d| place(d) == place(dir)))
+    {
         return Err(Error::usage(format!("{} is named twice", twice.display())));
     }
     let runs = dirs.iter().map(|dir| EvaluatedRun::open(dir, split)).collect::<Result<Vec<_>>>()?;

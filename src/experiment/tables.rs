@@ -80,7 +80,9 @@ pub(crate) fn table_rows(report: &ExperimentReport) -> Vec<TableRow<'_>> {
 }
 
 fn places(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Place> {
-    let values: Vec<Option<f64>> = rows.iter().map(|row| Some(targets.metric(row, metric)?.mean)).collect();
+    // As the tables print them: what looks equal has one place.
+    let printed = |mean: f64| (mean * 1e4).round() / 1e4;
+    let values: Vec<Option<f64>> = rows.iter().map(|row| Some(printed(targets.metric(row, metric)?.mean))).collect();
     let mut distinct: Vec<f64> = values.iter().flatten().copied().collect();
     distinct.sort_by(|a, b| b.total_cmp(a));
     distinct.dedup();

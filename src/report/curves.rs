@@ -97,9 +97,12 @@ fn against_key(report: &ExperimentReport, key: &str) -> Option<Against> {
             continue;
         };
         // The cell's name has a part for each axis; this key's part is left out.
-        let number = row.set.get(key).map_or_else(String::new, Json::to_string);
-        let parts = [format!("{}={number}", last(key)), format!("{key}={number}")];
-        let others: Vec<&str> = row.name.split(',').filter(|part| !parts.iter().any(|own| own == part)).collect();
+        let own = |part: &&str| {
+            let named = part.split_once('=').filter(|(name, _)| *name == last(key) || *name == key);
+            // A number is written in several ways: 0.00001 and 1e-5.
+            named.is_some_and(|(_, number)| number.parse() == Ok(x))
+        };
+        let others: Vec<&str> = row.name.split(',').filter(|part| !own(part)).collect();
         let value = Value { mean: found.mean, low: found.low, high: found.high };
         groups.entry(others.join(", ")).or_default().push((x, value));
     }
@@ -175,6 +178,10 @@ mod tests {
         assert_eq!(found[0].series[0].name.as_deref(), Some("kind=msl"));
         let x: Vec<f64> = found[0].series[0].points.iter().map(|(x, _)| *x).collect();
         assert_eq!(x, [1.5, 3.0]);
+        // As TOML and as JSON a small number is not written alike.
+        let rate = |rate: f64| row(&format!("learning_rate={rate}"), &[("train.learning_rate", rate.into())], 0.1);
+        let found = against(&self::report(vec![rate(1e-5), rate(5e-5)]));
+        assert_eq!((found[0].series.len(), found[0].series[0].points.len()), (1, 2));
     }
 
     #[test]

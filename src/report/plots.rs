@@ -58,7 +58,7 @@ fn dot_chart(area: &Area, axis: &str, marks: &[&str], rows: &[DotRow], x: std::o
         key(&head, marks, left)?;
     }
     let count = rows.len() as f64;
-    let start = x.start;
+    let (start, x_decimals) = (x.start, decimals(&x));
     let mut chart = ChartBuilder::on(&body)
         .margin(8)
         .set_label_area_size(LabelAreaPosition::Left, left)
@@ -69,7 +69,7 @@ fn dot_chart(area: &Area, axis: &str, marks: &[&str], rows: &[DotRow], x: std::o
         .disable_y_mesh()
         .y_labels(0)
         .x_labels(7)
-        .x_label_formatter(&|x| number(*x))
+        .x_label_formatter(&|x| number(*x, x_decimals))
         .x_desc(axis)
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
         .axis_style(INK.mix(0.5))
@@ -145,6 +145,7 @@ fn line_chart(
     x: std::ops::Range<f64>,
     y: std::ops::Range<f64>,
 ) -> Drawn {
+    let (x_decimals, y_decimals) = (decimals(&x), decimals(&y));
     let (width, named) = (x.end - x.start, series.iter().filter(|series| series.name.is_some()).count());
     let mut chart = ChartBuilder::on(area)
         .margin(8)
@@ -155,8 +156,8 @@ fn line_chart(
         .configure_mesh()
         .x_labels(8)
         .y_labels(7)
-        .x_label_formatter(&|x| number(*x))
-        .y_label_formatter(&|y| number(*y))
+        .x_label_formatter(&|x| number(*x, x_decimals))
+        .y_label_formatter(&|y| number(*y, y_decimals))
         .x_desc(x_axis)
         .y_desc(y_axis)
         .label_style(("sans-serif", TEXT).into_font().color(&INK))
@@ -189,9 +190,15 @@ fn line_chart(
     Ok(())
 }
 
+/// Returns the decimals that tell the labels of an axis apart, at least four.
+fn decimals(axis: &std::ops::Range<f64>) -> usize {
+    let step = (axis.end - axis.start) / 8.0;
+    (1.0 - step.log10().floor()).clamp(4.0, 17.0) as usize
+}
+
 /// Writes a number of an axis, without zeros at its end.
-fn number(x: f64) -> String {
-    let text = format!("{x:.4}");
+fn number(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".into() } else { text.into() }
 }
@@ -238,8 +245,11 @@ mod tests {
 
     #[test]
     fn numbers_of_an_axis() {
-        let numbers = [0.0, -0.000_001, 10.0, 0.1 + 0.2, -2.5, 1200.0].map(number);
+        let numbers = [0.0, -0.000_001, 10.0, 0.1 + 0.2, -2.5, 1200.0].map(|x| number(x, 4));
         assert_eq!(numbers, ["0", "0", "10", "0.3", "-2.5", "1200"]);
+        // Learning rates.
+        assert_eq!([decimals(&(0.0..1.0)), decimals(&(1e-5..1e-4)), decimals(&(0.0..900.0))], [4, 6, 4]);
+        assert_eq!(number(0.00005, decimals(&(1e-5..1e-4))), "0.00005");
     }
 
     #[test]

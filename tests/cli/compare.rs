@@ -65,6 +65,7 @@ fn what_cannot_be_compared_is_refused() {
     let lab = two_runs();
     lab.refused("compare run-1", 2, &["2 values"]);
     lab.refused("compare run-1 run-1", 2, &["run-1 is named twice"]);
+    lab.refused("compare run-1 ./run-1/", 2, &["./run-1/ is named twice"]);
     lab.refused("compare run-1 corpus", 2, &["corpus", "not evaluated on test", "itemlm evaluate"]);
     lab.refused("compare run-1 run-2 --split valid", 2, &["not evaluated on valid"]);
     lab.refused("compare run-1 run-2 --metric map@5", 2, &["map@5", "ndcg@K"]);
