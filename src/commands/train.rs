@@ -87,7 +87,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     if options.resume {
         check_identity(out, &identity, config)?;
     }
-    let device_check = check_gradients(config, &options.backend, &identity.llm, &devices, options.trust_device)?;
+    let check = || check_gradients(config, &options.backend, &identity.llm, &devices, options.trust_device);
+    let device_check = catch_out_of_memory(&options.backend, || training(config, out), check)?;
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
     let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);

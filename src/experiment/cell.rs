@@ -9,6 +9,7 @@ use burn::train::Interrupter;
 use serde::{Deserialize, Serialize};
 
 use super::config::{CellRun, EvaluateKeys};
+use super::inputs::file_digest;
 use super::process::{Arguments, Ended, run_child};
 use super::results::run_key;
 use crate::core::energy::{EnergyMeter, POWERCAP};
@@ -35,6 +36,10 @@ pub(crate) struct State {
     pub trained: bool,
     /// The options of `evaluate` whose results the directory holds, as `name=value`.
     pub evaluated: Option<Vec<String>>,
+    /// Digests of the files with those results, by their names; empty in directories of earlier
+    /// versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub results: BTreeMap<String, String>,
     /// Energy of the machine's processors while the run trained and was evaluated, joules; absent
     /// where the system does not tell it, and where several runs shared the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +64,14 @@ impl State {
     /// once executed without a meter nothing is known.
     fn count_energy(&mut self, before: Option<f64>, meter: Option<&mut EnergyMeter>) {
         self.joules = before.and_then(|before| Some(before + meter?.joules()));
+    }
+
+    /// Returns whether the results of a split are there as they were written: another `evaluate`
+    /// writes files of the same names.
+    fn has_results(&self, run: &Path, split: Split) -> bool {
+        let there = results(run, split);
+        let needed = [evaluation_file(split), format!("ranks-{split}.parquet")];
+        needed.iter().all(|name| there.contains_key(name)) && (self.results.is_empty() || self.results == there)
     }
 
     fn write(&self, run: &Path) -> Result<()> {
@@ -133,7 +146,7 @@ impl RunJob {
         }
         let done = state.trained
             && state.evaluated.as_ref() == Some(&words(&self.evaluate.options()))
-            && has_results(&self.dir, self.evaluate.split);
+            && state.has_results(&self.dir, self.evaluate.split);
         Ok(if done { Progress::Done } else { Progress::Open })
     }
 
@@ -162,6 +175,7 @@ impl RunJob {
             inputs: self.inputs.clone(),
             trained: false,
             evaluated: None,
+            results: BTreeMap::new(),
             joules: energy.is_some().then_some(0.0),
         });
         let joules_before = state.joules;
@@ -193,6 +207,7 @@ impl RunJob {
         }
         // What an interrupted evaluation leaves is no result of the one before.
         state.evaluated = None;
+        state.results.clear();
         state.write(&self.dir)?;
         let options = self.evaluate.options();
         let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
@@ -204,6 +219,7 @@ impl RunJob {
         match ended {
             Ended::Well(_) => {
                 state.evaluated = Some(words(&options));
+                state.results = results(&self.dir, self.evaluate.split);
                 state.write(&self.dir)?;
                 Ok(Progress::Done)
             }
@@ -224,9 +240,10 @@ impl RunJob {
     }
 }
 
-/// Returns whether the files of an evaluation are there.
-fn has_results(dir: &Path, split: Split) -> bool {
-    [evaluation_file(split), format!("ranks-{split}.parquet")].iter().all(|name| dir.join(name).is_file())
+/// Returns the digests of those files of an evaluation that are there, by their names.
+fn results(dir: &Path, split: Split) -> BTreeMap<String, String> {
+    let names = [evaluation_file(split), format!("ranks-{split}.parquet"), format!("lists-{split}.parquet")];
+    names.into_iter().filter_map(|name| Some((name.clone(), file_digest(&dir.join(name)).ok()?))).collect()
 }
 
 fn words(options: &[(&str, String)]) -> Vec<String> {
@@ -264,7 +281,7 @@ impl BaselineJob {
     pub fn state(&self) -> State {
         let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
         let (corpus, evaluated) = (self.digest.clone(), Some(words(&self.evaluate.windows())));
-        State { key, corpus, inputs: BTreeMap::new(), trained: true, evaluated, joules: None }
+        State { key, corpus, inputs: BTreeMap::new(), trained: true, evaluated, results: BTreeMap::new(), joules: None }
     }
 
     /// Returns whether the results are there. Those of another corpus, split or limit are made
@@ -273,8 +290,10 @@ impl BaselineJob {
     /// # Errors
     /// A file that this program has not written.
     pub fn progress(&self) -> Result<Progress> {
-        let done =
-            State::read(&self.dir)?.as_ref() == Some(&self.state()) && has_results(&self.dir, self.evaluate.split);
+        let done = State::read(&self.dir)?.is_some_and(|state| {
+            let same = State { results: BTreeMap::new(), ..state.clone() } == self.state();
+            same && state.has_results(&self.dir, self.evaluate.split)
+        });
         Ok(if done { Progress::Done } else { Progress::Open })
     }
 
@@ -292,7 +311,8 @@ impl BaselineJob {
         let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
         match run_child(&arguments, &self.dir.join("baseline.log"), interrupter, watch)? {
             Ended::Well(_) => {
-                self.state().write(&self.dir)?;
+                let results = results(&self.dir, self.evaluate.split);
+                State { results, ..self.state() }.write(&self.dir)?;
                 Ok(Progress::Done)
             }
             Ended::Badly(why) => Ok(Progress::Failed(format!("baseline: {why}"))),

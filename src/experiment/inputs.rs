@@ -99,7 +99,7 @@ fn model_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the SHA-256 of a file's length and content; of a large file's [`BLOCKS`] blocks.
-fn file_digest(path: &Path) -> std::io::Result<String> {
+pub(super) fn file_digest(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut hash = Sha256::new();

@@ -100,7 +100,7 @@ fn against_key(report: &ExperimentReport, key: &str) -> Option<Against> {
         let own = |part: &&str| {
             let named = part.split_once('=').filter(|(name, _)| *name == last(key) || *name == key);
             // A number is written in several ways: 0.00001 and 1e-5.
-            named.is_some_and(|(_, number)| number.parse() == Ok(x))
+            named.is_some_and(|(_, number)| number.parse::<f64>().is_ok_and(|number| number == x))
         };
         let others: Vec<&str> = row.name.split(',').filter(|part| !own(part)).collect();
         let value = Value { mean: found.mean, low: found.low, high: found.high };

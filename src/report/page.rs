@@ -274,7 +274,7 @@ fn value(interval: &Interval) -> Value {
 
 fn figure(svg: Option<String>, caption: &str) -> String {
     let Some(svg) = svg else { return String::new() };
-    format!("<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n", text(caption))
+    format!("<figure>\n<div class=\"scroll\">\n{svg}</div>\n<figcaption>{}</figcaption>\n</figure>\n", text(caption))
 }
 
 fn grey(series: &[Series]) -> String {

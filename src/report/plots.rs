@@ -207,9 +207,11 @@ fn number(x: f64, decimals: usize) -> String {
 /// ends.
 fn shown(name: &str) -> String {
     const LONGEST: usize = 42;
+    // Names come from files: none may hold a control character.
+    let name: String = name.replace(char::is_control, "?");
     let count = name.chars().count();
     if count <= LONGEST {
-        return name.to_string();
+        return name;
     }
     let (begin, end) = (LONGEST / 2 - 1, LONGEST / 2);
     name.chars().take(begin).chain(['…']).chain(name.chars().skip(count - end)).collect()

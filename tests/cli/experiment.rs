@@ -258,3 +258,18 @@ fn a_report_of_a_run_is_one_page() {
     lab.write("child.toml", "extends = \"parent.toml\"\n");
     lab.assert_refused("train child.toml --out x", 2, &["child.toml", "extends", "parent.toml"]);
 }
+
+/// Another `evaluate` in a run's directory, or in a baseline's, writes over what the table is of.
+#[test]
+fn results_of_another_evaluation_are_not_taken_for_those_of_the_experiment() {
+    let lab = lab();
+    lab.edit("grid.toml", "[1, 2, 3]", "[1]");
+    lab.edit("grid.toml", "[\"lml\", \"msl\"]", "[\"lml\"]");
+    let report = lab.json("experiment grid.toml --out out");
+    lab.ok("evaluate out/cells/kind=lml/seed-1 --limit 5");
+    lab.ok("baseline markov corpus --limit 5 --out out/baselines/markov");
+    let log = lab.read("out/cells/kind=lml/seed-1/train.log");
+    lab.assert_refused("experiment grid.toml --out out", 2, &["seed-1", "--resume"]);
+    assert_eq!(lab.json("experiment grid.toml --out out --resume"), report);
+    assert!(lab.read("out/cells/kind=lml/seed-1/train.log") == log, "nothing is trained again");
+}

@@ -54,6 +54,7 @@ frame.onload = () => {
       unnamed: all("svg").filter(svg => !named(svg)).length,
       overlapping: all("svg").filter(overlap).map(svg => svg.getAttribute("aria-label")),
       outside: all("svg").filter(outside).map(svg => svg.getAttribute("aria-label")),
+      smallest: Math.min(...all("svg text").map(text => box(text).height)),
       rows: all("table tbody tr").length,
       requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
       colour: frame.contentWindow.getComputedStyle(page.body).color,
@@ -114,6 +115,8 @@ fn the_report_is_readable() {
         for key in ["requests", "overlapping", "outside"] {
             assert_eq!(found[key], json!([]), "{key} at {width}: {found}");
         }
+        // 15 units of a drawing that is at least 640 pixels wide of 900.
+        assert!(found["smallest"].as_f64().unwrap() >= 10.0, "{found}");
         // Results, the temperature, targets, learning curves.
         assert_eq!(found["plots"], 4, "{found}");
         assert!(found["rows"].as_u64().unwrap() > 2 * 50, "{found}");

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
+/// Values that differ by no more than this part of the largest are equal: sums of the same numbers
+/// in another order differ by less.
+pub(super) const ROUNDING: f64 = 1e-12;
+
 /// A mean over seeds and its 95 % t-interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MeanInterval {
@@ -35,7 +39,7 @@ impl MeanInterval {
 }
 
 /// Returns the mean and the standard deviation with n - 1 (`None` of one value); `None` without
-/// values.
+/// values. The standard deviation of values that are equal but for rounding is 0.
 pub(super) fn mean_and_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     if values.is_empty() {
         return None;
@@ -43,5 +47,9 @@ pub(super) fn mean_and_sd(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    Some((mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt())))
+    let sd = (squares / (n - 1.0)).sqrt();
+    // The mean of equal values is rounded, so they are not all at it.
+    let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    let sd = if sd <= ROUNDING * largest { 0.0 } else { sd };
+    Some((mean, (values.len() > 1).then_some(sd)))
 }

@@ -74,6 +74,9 @@ fn t_intervals_equal_scipys() {
     assert_eq!(MeanInterval::from_values(&[0.5]), Some(MeanInterval { mean: 0.5, low: None, high: None, sd: None }));
     let equal = MeanInterval::from_values(&[0.5, 0.5, 0.5]).unwrap();
     assert_eq!((equal.low, equal.high), (Some(0.5), Some(0.5)));
+    // 0.1 three times has the mean 0.10000000000000002, and no spread.
+    let equal = MeanInterval::of(&[0.1; 3]).unwrap();
+    assert_eq!((equal.sd, equal.low, equal.high), (Some(0.0), Some(equal.mean), Some(equal.mean)));
     // By the formula: of 0 and 1, t(0.975, 1) = tan(0.475 π) = 12.706, sd / √2 = 0.5.
     let pair = MeanInterval::from_values(&[0.0, 1.0]).unwrap();
     close(pair.high.unwrap(), 0.5 + 0.5 * (0.475 * std::f64::consts::PI).tan(), 1e-9, "of two");
@@ -90,6 +93,8 @@ fn signed_ranks_equal_scipys() {
     // By hand: of the 8 assignments of signs to 1, 2, 3 one has R⁺ = 0, so p = 2 / 8.
     assert_eq!(wilcoxon(&[0.3, 0.1, 0.0, 0.2]), SignedRank { n: 3, statistic: 0.0, p: 0.25 });
     assert_eq!(wilcoxon(&[0.0, 0.0]).p, 1.0);
+    // 0.1 + 0.2 is tied with 0.3, so of the ranks 1.5, 1.5 and 3 R⁻ is 1.5.
+    assert_eq!(wilcoxon(&[0.1 + 0.2, -0.3, 0.5]).statistic, 1.5);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Wilcoxon's signed-rank test.
 
+use super::interval::ROUNDING;
 use statrs::distribution::{ContinuousCDF, Normal};
 
 /// The largest number of differences with an exact distribution, as scipy's.
@@ -19,10 +20,11 @@ pub struct SignedRank {
 /// Tests whether the differences are symmetric around 0 (Wilcoxon 1945).
 ///
 /// Differences of 0 are left out. The others are ranked by their absolute values, equal ones with
-/// the mean of their ranks; R⁺ and R⁻ are the rank sums of the positive and of the negative ones.
-/// Without equal values and with at most 50 of them p is exact: twice the share of the 2ⁿ
-/// assignments of signs whose R⁺ is at most min(R⁺, R⁻). Else it is that of the normal distribution,
-/// with t the sizes of the groups of equal values and without a correction for continuity:
+/// the mean of their ranks (equal but for rounding, to 1e-12 of the largest); R⁺ and R⁻ are the
+/// rank sums of the positive and of the negative ones. Without equal values and with at most 50 of
+/// them p is exact: twice the share of the 2ⁿ assignments of signs whose R⁺ is at most min(R⁺, R⁻).
+/// Else it is that of the normal distribution, with t the sizes of the groups of equal values and
+/// without a correction for continuity:
 ///
 /// ```text
 /// z = (R⁺ - n (n + 1) / 4) / √((n (n + 1) (2 n + 1) - Σ (t³ - t) / 2) / 24)
@@ -38,7 +40,8 @@ pub fn wilcoxon(differences: &[f64]) -> SignedRank {
     nonzero.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
     let (mut plus, mut ties) = (0.0, 0.0);
     let mut begin = 0;
-    for equal in nonzero.chunk_by(|a, b| a.abs() == b.abs()) {
+    let rounding = ROUNDING * nonzero[n - 1].abs();
+    for equal in nonzero.chunk_by(|a, b| (b.abs() - a.abs()) <= rounding) {
         let size = equal.len() as f64;
         let rank = begin as f64 + (size + 1.0) / 2.0;
         plus += rank * equal.iter().filter(|&&d| d > 0.0).count() as f64;

@@ -29,7 +29,9 @@ fn reads_both_generations() {
 
     let scaling = json!({"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192});
-    let scaled = config_with(json!({"rope_scaling": scaling, "tie_word_embeddings": false})).unwrap();
+    let keys = json!({"rope_parameters": null, "rope_theta": 100000, "rope_scaling": scaling,
+        "tie_word_embeddings": false});
+    let scaled = config_with(keys).unwrap();
     let Some(RopeScaling::Llama3(llama3)) = &scaled.rope_scaling else { panic!("it is Llama 3's") };
     assert_eq!(llama3.factor, 32.0);
     assert_eq!(scaled.rope_theta, 100000.0);
