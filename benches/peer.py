@@ -1,10 +1,11 @@
 """Training and ranking beside the usual Python way (`../shared/peer`), in turn, on the same windows.
 
-  python3 benches/peer.py books|office [--python V/bin/python] [--rounds 3] [--steps 3] [--users 4]
+  python3 benches/peer.py books|office [--llm smollm2-135m|gemma3-270m] [--python V/bin/python] [--rounds 3] [--steps 3] [--users 4]
 
-Needs the release build (`cargo build --release`), `just llm`'s model (or --gguf FILE), the released data in --data DIR (`../shared/data/KIND`) and
-the peer's scripts in --peer DIR. --python is one with torch, transformers, peft, gguf and safetensors (the running one if it has torch);
-without such a one they are installed into a temporary environment, through pip.
+Needs the release build (`cargo build --release`), the model of `just llm NAME` (or --gguf FILE), the released data in --data DIR (`../shared/data/KIND`)
+and the peer's scripts in --peer DIR. --python is one with torch, transformers, peft, gguf and safetensors, for Gemma sentencepiece and protobuf too (the running
+one if it has them); without such a one they are installed into a temporary environment, through pip. For Gemma, whose GGUF files transformers does not read
+rightly, the peer's directory is made by tests/reference/gemma_gguf.py. A vocabulary of 262,144 makes the peer's logits large: with --batch 2 it needs about 8 GB there.
 
 Both sides: f32, 2 threads, batches of 8 windows in one forward pass, in the data's order, LoRA rank 8 on q_proj and v_proj, no dropout, MSL at temperature 1; ten beams
 with the untuned model. A round runs everything once: the peer's training, itemlm's with the last item as target and with every item, the peer's ranking,
@@ -14,20 +15,24 @@ the vocabulary. Prints a table in Markdown: medians, their ratios, and the least
 import argparse, ast, csv, json, os, platform, shutil, statistics, subprocess, sys, tempfile
 
 PACKAGES = ["torch", "transformers", "peft", "gguf", "safetensors"]
+IMPORTS = {"smollm2-135m": [], "gemma3-270m": ["sentencepiece", "google.protobuf"]}
 here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument("kind", nargs="?", choices=["books", "office"], default="books")
-p.add_argument("--python", help="with " + ", ".join(PACKAGES))
+p.add_argument("--llm", choices=list(IMPORTS), default="smollm2-135m")
+p.add_argument("--python", help="with " + ", ".join(PACKAGES) + "; for Gemma sentencepiece and protobuf too")
 p.add_argument("--rounds", type=int, default=3)
 p.add_argument("--steps", type=int, default=3, help="training steps a round; the first warms up")
 p.add_argument("--users", type=int, default=4, help="ranked users a round")
 p.add_argument("--batch", type=int, default=8); p.add_argument("--threads", type=int, default=2)
 p.add_argument("--peer", default=os.path.join(here, "../shared/peer")); p.add_argument("--data")
-p.add_argument("--gguf", default=os.path.join(here, "models/smollm2-135m.gguf")); p.add_argument("--hf", help="the model as a Hugging Face directory")
+p.add_argument("--gguf", help="default: models/LLM.gguf"); p.add_argument("--hf", help="the model as a Hugging Face directory")
 p.add_argument("--itemlm", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(here, "target")), "release/itemlm"))
 p.add_argument("--json", metavar="FILE")
 a = p.parse_args()
 data = a.data or os.path.join(here, "../shared/data", a.kind)
+gguf = os.path.abspath(a.gguf or os.path.join(here, f"models/{a.llm}.gguf"))
+imports = PACKAGES + IMPORTS[a.llm]
 threads = str(a.threads)
 env = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
 
@@ -43,12 +48,12 @@ def last_json(*command):
 def python(work):
     """One that can run the peer."""
     found = a.python or sys.executable
-    if subprocess.run([found, "-c", "import " + ", ".join(PACKAGES)], capture_output=True).returncode == 0:
+    if subprocess.run([found, "-c", "import " + ", ".join(imports)], capture_output=True).returncode == 0:
         return found
     if a.python:
-        sys.exit(f"error: {a.python} lacks one of {', '.join(PACKAGES)}")
+        sys.exit(f"error: {a.python} lacks one of {', '.join(imports)}")
     run(sys.executable, "-m", "venv", f"{work}/python")
-    run(f"{work}/python/bin/pip", "install", "--quiet", *PACKAGES)
+    run(f"{work}/python/bin/pip", "install", "--quiet", *PACKAGES, *(name.split(".")[-1] for name in IMPORTS[a.llm]))
     return f"{work}/python/bin/python"
 
 def prepare(work):
@@ -65,6 +70,7 @@ def prepare(work):
 [data]
 corpus = "{work}/corpus"
 prompt = "{a.kind}"
+bos = false # as the peer, which adds no special tokens
 [llm]
 path = "{hf}"
 lora = {{ rank = 8, alpha = 16, dropout = 0.0, targets = ["q_proj", "v_proj"] }}
@@ -123,7 +129,7 @@ def one_round(number):
     }
 
 def table(rounds):
-    rows = [f"| {a.kind} | Python | itemlm | itemlm / Python | least – greatest of {len(rounds)} rounds |", "|---|---|---|---|---|"]
+    rows = [f"| {a.kind}, {a.llm} | Python | itemlm | itemlm / Python | least – greatest of {len(rounds)} rounds |", "|---|---|---|---|---|"]
     for name in rounds[0]:
         theirs, ours = ([found[name][side] for found in rounds] for side in (0, 1))
         ratios = [o / t for t, o in zip(theirs, ours)]
@@ -135,7 +141,8 @@ with tempfile.TemporaryDirectory() as work:
     interpreter = python(work)
     hf = os.path.abspath(a.hf) if a.hf else f"{work}/hf"
     if not a.hf:
-        run(interpreter, os.path.join(a.peer, "to_hf.py"), os.path.abspath(a.gguf), hf)
+        convert = os.path.join(a.peer, "to_hf.py") if a.llm == "smollm2-135m" else os.path.join(here, "tests/reference/gemma_gguf.py")
+        run(interpreter, convert, gguf, hf)
     prepare(work)
     losses, rounds = zip(*(one_round(number) for number in range(a.rounds)))
 print(table(rounds))

@@ -31,3 +31,4 @@ mod serve_faults;
 mod server;
 mod session;
 mod text_tasks;
+mod twins;

@@ -1,5 +1,6 @@
 """Writes tests/fixtures/gguf/publishers.json: vocabularies as GGUF's metadata holds them, texts, and the ids that the
-publisher's own kind of tokenizer.json gives them. Needs tokenizers: python tests/reference/gguf_tokenizer_reference.py
+publisher's own kind of tokenizer.json gives them; and tests/fixtures/gguf/tokenizers.json: these tokenizer.json, but for
+the vocabulary and merges that publishers.json has. Needs tokenizers: python tests/reference/gguf_tokenizer_reference.py
 
 Each kind is built as the tokenizer.json of the model that it is named after (normalizer, pre-tokenizer, model flags),
 over a small vocabulary learnt here; the GGUF side is what llama.cpp's convert_hf_to_gguf.py writes of it."""
@@ -154,10 +155,18 @@ def random_scores():
 
 
 def finish(tokenizer, entry, texts=TEXTS):
+    document = json.loads(tokenizer.to_str())
+    assert document["model"]["vocab"] == {token.replace(" ", "▁") if kind == 4 else token: n
+                                          for n, (token, kind) in enumerate(zip(entry["tokens"], entry["types"]))}
+    del document["model"]["vocab"]
+    if [" ".join(m) for m in document["model"]["merges"]] == entry.get("merges"):
+        del document["model"]["merges"]
+    tokenizers.append(document)
     encode = lambda text, special: tokenizer.encode(text, add_special_tokens=special).ids
     return {**entry, "texts": texts, "ids": [encode(t, False) for t in texts], "prompt": encode(texts[0], True)}
 
 
+tokenizers = []
 USER_DEFINED = ["\n", "\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<table>"]
 cases = {
     "gpt-2": byte_level("gpt-2", GPT2),
@@ -176,4 +185,7 @@ cases = {
 }
 with open(OUT, "w", encoding="utf-8") as file:
     json.dump(cases, file, ensure_ascii=False, separators=(",", ":"))
+    file.write("\n")
+with open(OUT.replace("publishers", "tokenizers"), "w", encoding="utf-8") as file:
+    json.dump(dict(zip(cases, tokenizers)), file, ensure_ascii=False, separators=(",", ":"))
     file.write("\n")
