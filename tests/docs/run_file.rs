@@ -161,8 +161,7 @@ fn the_sources_tell_docs_defaults_and_values() {
     let folder = tempfile::tempdir().unwrap();
     let text = "/// `[x]`: a table.\n#[derive(Deserialize)] pub struct X {\n/// Which [`crate::a::Way`].\n\
                 #[serde(default = \"two\", alias = \"old\")] pub number: usize,\n\
-                /// How. [`X::MOST`] at most.\npub way: Option<Way>,\n#[serde(default)] pub far:
-                /// bool,\n\
+                /// How. [`X::MOST`] at most.\npub way: Option<Way>,\n#[serde(default)] pub far: bool,\n\
                 #[serde(default)] pub which: Way, }\n\
                 impl X { const MOST: usize = 7; }\nfn two() -> usize { 2 }\n\
                 #[derive(Deserialize)] #[serde(rename_all = \"snake_case\")] pub enum Way \
