@@ -10,7 +10,6 @@ mod benchmark;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod oom;
-mod operations;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -23,7 +22,6 @@ use serde::Serialize;
 pub use adapters::Adapter;
 pub use benchmark::{CopyRate, MatmulRate, ProductRate, copy_rate, matmul_rate, rounds_to_tf32, step_product_rates};
 pub use oom::out_of_memory_message;
-pub use operations::{Operation, operations};
 
 use crate::core::panic::{DeviceGuard, catch};
 use crate::{Error, Result};

@@ -14,6 +14,7 @@ pub(crate) mod inputs;
 pub(crate) mod item_index;
 pub(crate) mod live_items;
 pub(crate) mod memory;
+pub(crate) mod operations;
 pub(crate) mod out_of_memory;
 pub(crate) mod precision;
 pub(crate) mod prior_choice;

@@ -9,11 +9,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::operations::{Operation, operations};
 use crate::batch::{Batch, Candidates, Example, Target};
 use crate::config::{DecodeConfig, LoraConfig, Precision, Scoring};
 use crate::core::panic::{DeviceGuard, acknowledge};
 use crate::decode::{Query, search};
-use crate::device::{BackendName, Concrete, Operation, Training, operations, rounds_to_tf32};
+use crate::device::{BackendName, Concrete, Training, rounds_to_tf32};
 use crate::loss::{Loss, Msl};
 use crate::model::{Decoder, DecoderConfig, ItemLanguageModel, Tune, causal_mask, open_weights, save_llm_dir};
 use crate::text::{Catalogue, Node, ROOT, Tokenizer, Trie};

@@ -41,7 +41,11 @@ impl TrustedDevices {
                 "adapter": adapter,
                 "program": program,
                 "llm": llm,
-                "settings": [json!(config.llm), json!(config.items), json!(config.loss), json!(config.data), json!(config.prior)],
+                "llm_settings": config.llm,
+                "items": config.items,
+                "loss": config.loss,
+                "data": config.data,
+                "prior": config.prior,
                 "train": json!(train),
             });
             sha256(facts.to_string().as_bytes())

@@ -57,7 +57,7 @@ pub(crate) fn check_one_device(backend: &BackendChoice) -> Result<()> {
         false => Ok(()),
         true => Err(Error::usage(format!(
             "option `backend` {backend}: this runs on one device, name one; several share the steps of `train`, the \
-             ranking of `evaluate` and the users of `recommend --out`"
+             ranking of `evaluate` and the users of `recommend`"
         ))),
     }
 }

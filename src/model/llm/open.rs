@@ -74,8 +74,8 @@ fn open(path: &Path, layers: Option<usize>, legacy: bool) -> Result<Llm> {
         }
         if path.join("adapter_config.json").exists() {
             log(format!(
-                "note: {}: adapter_config.json is not read beside a whole model; an adapter is given as llm.adapter of a \
-                 run file",
+                "note: {}: adapter_config.json is not read beside a whole model; an adapter is given as llm.adapter \
+                 of a run file",
                 path.display()
             ));
         }

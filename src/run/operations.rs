@@ -7,13 +7,13 @@ use burn::DispatchDevice;
 use burn::prelude::*;
 use burn::tensor::{IndexingUpdateOp, TensorData};
 
-use super::Concrete;
 use crate::Result;
+use crate::device::Concrete;
 use crate::tensor::to_vec;
 
 /// An operation's result on a device, and the exact one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Name of the operation.
     pub name: &'static str,
     /// The exact result and the public report on devices that give another.
@@ -35,7 +35,7 @@ const STAGES: [[usize; 3]; 6] =
 ///
 /// # Errors
 /// A device that fails.
-pub fn operations(device: &DispatchDevice) -> Result<Vec<Operation>> {
+pub(crate) fn operations(device: &DispatchDevice) -> Result<Vec<Operation>> {
     Ok(vec![
         products("products", "exact sums (burn#4966, #4907)", &LARGE, device)?,
         products("stages", "exact sums (burn#5626)", &STAGES, device)?,
