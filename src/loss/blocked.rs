@@ -178,6 +178,10 @@ mod tests {
         }
     }
 
+    /// Temperatures of the loss, with soft caps and factors of the logits.
+    const LOGITS: [(f64, Option<f64>, f64); 4] =
+        [(1.0, None, 1.0), (2.5, None, 0.3), (1.0, Some(2.0), 1.0), (1.0, Some(2.0), 0.3)];
+
     /// In blocks of every size, against all logits at once under autodiff: value, and gradients of
     /// both factors.
     #[test]
@@ -220,9 +224,7 @@ mod tests {
                     Tensor::<Training, 2>::from_data(TensorData::new(values, shape), &device).require_grad()
                 };
                 let (hidden, head) = (leaf([count, width]), leaf([rows, width]));
-                for (temperature, soft_cap, factor) in
-                    [(1.0, None, 1.0), (2.5, None, 0.3), (1.0, Some(2.0), 1.0), (1.0, Some(2.0), 0.3)]
-                {
+                for (temperature, soft_cap, factor) in LOGITS {
                     let output = |weight: &Tensor<Training, 2>| OutputHead { weight: weight.clone(), soft_cap, factor };
                     let token_loss = Msl { temperature };
                     let logits = add_logit_bias(output(&head).logits(hidden.clone()), &batch.predictions);

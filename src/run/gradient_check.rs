@@ -130,9 +130,8 @@ fn check_device(
     let mut differences = Vec::new();
     for tracked_input in [false, true] {
         let found = DeviceGuard::new().run(|| probe(config, backend, device, tracked_input))?;
-        match found.ok_or_else(|| Error::failed("there are no gradients")).and_then(|found| {
-            Ok(compare(&found, expected, tolerance).map(|check| GradientCheck { tracked_input, ..check }))
-        })? {
+        let found = found.ok_or_else(|| Error::failed("there are no gradients"))?;
+        match compare(&found, expected, tolerance) {
             Ok(check) => {
                 if let Some(without) = differences.first() {
                     log(format_args!(
@@ -140,7 +139,7 @@ fn check_device(
                          right, and the run goes on in that way"
                     ));
                 }
-                return Ok(check);
+                return Ok(GradientCheck { tracked_input, ..check });
             }
             Err(difference) => differences.push(difference),
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::DispatchDevice;
 use serde::Serialize;
 
-use self::prior::{best_weight, check_fit, fit_prior, note_prior_choice, weights_to_rank_with};
+use self::prior::{best_weight, check_fit, fit_prior, note_prior_choice, weighted_prior, weights_to_rank_with};
 pub use self::texts::TextEvaluation;
 use crate::config::{DecodeConfig, Objective, PriorConfig, RunConfig, Scoring, SearchKind};
 use crate::core::log::log;
@@ -167,7 +167,6 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let mut run = Session::open(dir, &devices[0])?;
     check_ranking(&run, &options.backend, options.trust_device)?;
     let asked = options.choice.select_all(&run.prompt_sets)?;
-    let weights = weights_to_rank_with(&run, options)?;
     let decode = decode_config(&run.config.decode, options)?;
     check_fit(&run, options, &decode)?;
     let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
@@ -189,7 +188,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         run.context.prompt = first.template.clone();
     }
     let fit = options.fit_prior.then(|| fit_prior(&mut run, &windows, options.progress)).transpose()?;
-    let weights = if fit.is_some() { weights_to_rank_with(&run, options)? } else { weights };
+    let weights = weights_to_rank_with(&run, options)?;
     let tokenise =
         |run: &Session| WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display());
     let prompts = tokenise(&run)?;
@@ -203,18 +202,12 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
     let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
-    let llm_weight = run.context.prior.as_ref().map_or(1.0, |prior| prior.llm_weight);
-    let prior = run.config.prior.as_ref().map(|prior| prior.with_weights(weight, llm_weight));
-    match &prior {
-        Some(prior) if tried.len() > 1 || fit.is_some() => {
-            let (prior, vectors, tried) = (prior.clone(), run.prior_vectors.clone(), tried.clone());
-            let (decode, windows) = (decode.clone(), windows.len());
-            ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried, fit }.write(dir)?;
-        }
-        _ => tried.clear(),
-    }
-    if fit.is_some() {
-        tried.clear();
+    tried.retain(|_| weights.len() > 1);
+    let prior = weighted_prior(&run);
+    if let Some(prior) = prior.clone().filter(|_| fit.is_some() || !tried.is_empty()) {
+        let (vectors, tried, decode) = (run.prior_vectors.clone(), tried.clone(), decode.clone());
+        let windows = windows.len();
+        ChosenPrior { prior, vectors, step: run.step, decode, prompt: first, windows, tried, fit }.write(dir)?;
     }
 
     let (split, corpus) = (options.split, &run.context.corpus);

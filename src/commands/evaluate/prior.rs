@@ -42,6 +42,12 @@ pub(super) fn fit_prior(run: &mut Session, windows: &[(u32, Window)], show: bool
     Ok(fit)
 }
 
+/// Returns the run file's prior with the weights that the session ranks with.
+pub(super) fn weighted_prior(run: &Session) -> Option<PriorConfig> {
+    let now = run.context.prior.as_ref()?;
+    Some(run.config.prior.as_ref()?.with_weights(now.weight, now.llm_weight))
+}
+
 /// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
 /// a prior.
 pub(super) fn weights_to_rank_with(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {

@@ -75,7 +75,7 @@ fn t_intervals_equal_scipys() {
     let equal = MeanInterval::from_values(&[0.5, 0.5, 0.5]).unwrap();
     assert_eq!((equal.low, equal.high), (Some(0.5), Some(0.5)));
     // 0.1 three times has the mean 0.10000000000000002, and no spread.
-    let equal = MeanInterval::of(&[0.1; 3]).unwrap();
+    let equal = MeanInterval::from_values(&[0.1; 3]).unwrap();
     assert_eq!((equal.sd, equal.low, equal.high), (Some(0.0), Some(equal.mean), Some(equal.mean)));
     // By the formula: of 0 and 1, t(0.975, 1) = tan(0.475 π) = 12.706, sd / √2 = 0.5.
     let pair = MeanInterval::from_values(&[0.0, 1.0]).unwrap();

@@ -141,6 +141,9 @@ struct PartWork<'a> {
     stop: AtomicBool,
 }
 
+/// A row's number, from 1, and its user.
+type NumberedRow = (u64, UserHistory);
+
 /// Users that nobody has taken yet.
 struct Source<'a> {
     rows: Rows<'a>,
@@ -190,7 +193,7 @@ impl PartWork<'_> {
     }
 
     /// Returns the number and the rows of the next part that is not there yet.
-    fn next_part(&self) -> Result<Option<(usize, Vec<(u64, UserHistory)>)>> {
+    fn next_part(&self) -> Result<Option<(usize, Vec<NumberedRow>)>> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         while source.next < self.part_count() {
             let part = source.next;
