@@ -1,4 +1,4 @@
-//! What the command line takes.
+//! Arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -154,8 +154,8 @@ pub(super) enum Command {
     /// Paired comparison of evaluated runs on the same users: differences with 95 % bootstrap
     /// intervals, p by a randomisation test, and Holm's correction
     Compare {
-        /// Two or more directories that `evaluate` or `baseline --out` has written to; every pair is
-        /// compared
+        /// Two or more directories that `evaluate` or `baseline --out` has written to; every pair
+        /// is compared
         #[arg(required = true, num_args = 2.., value_name = "RUN_DIR")]
         runs: Vec<PathBuf>,
         /// ndcg@K, hr@K or mrr@K

@@ -126,7 +126,7 @@ pub(super) fn recommendations(items: &[Recommendation]) -> String {
     items.iter().map(|i| format!("{:>3}  {:>9.4}  {}\n", i.rank, i.log_prob, i.title)).collect()
 }
 
-/// What `recommend` has written for many users.
+/// Text of the report on recommendations for many users.
 pub(super) fn bulk(report: &BulkReport) -> String {
     let resumed = match report.resumed {
         0 => String::new(),

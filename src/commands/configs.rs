@@ -10,7 +10,7 @@ use crate::data::PrepareConfig;
 use crate::experiment::ExperimentConfig;
 use crate::{Context, Error, Result};
 
-/// What `configs check --json` prints.
+/// The report of `configs check --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckReport {
     /// The file.

@@ -74,7 +74,7 @@ pub struct BackendReport {
     pub name: BackendName,
     /// The result for the backend.
     pub status: Status,
-    /// Why it is not [`Status::Passed`].
+    /// Reason why it is not [`Status::Passed`].
     pub reason: Option<String>,
     /// The backend's devices.
     pub adapters: Vec<Adapter>,

@@ -97,7 +97,7 @@ pub struct ExampleUser {
     pub top: Vec<String>,
 }
 
-/// What the quickstart writes of a ranking, by the keys of `evaluation-test.json`.
+/// Result of a ranking of the quickstart, by the keys of `evaluation-test.json`.
 #[derive(Serialize)]
 struct Ranking<'a> {
     #[serde(flatten)]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where Linux has the counters.
+/// Directory of Linux's counters.
 pub const POWERCAP: &str = "/sys/class/powercap";
 
 /// Counts the energy of all processor packages from the time when it was opened.
@@ -46,8 +46,8 @@ impl EnergyMeter {
 }
 
 impl Package {
-    /// Opens a zone that is a whole package: its parts, and the zone of the platform, count the same
-    /// energy.
+    /// Opens a zone that is a whole package: its parts, and the zone of the platform, count the
+    /// same energy.
     fn open(zone: &Path) -> Option<Self> {
         let name = fs::read_to_string(zone.join("name")).ok()?;
         let counter = zone.join("energy_uj");

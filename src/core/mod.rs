@@ -1,4 +1,4 @@
-//! What every other module may use: errors, files, panics, progress, the machine.
+//! Basics for every other module: errors, files, panics, progress, the machine.
 
 pub mod energy;
 pub mod error;

@@ -1,4 +1,4 @@
-//! How fast a device multiplies and copies, and whether its products round.
+//! Speed of a device's products and copies, and whether its products round.
 
 use std::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 
-/// What varies: one value of each axis makes a cell.
+/// A setting that varies: one value of each axis makes a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
     /// A key of the run file, or any name.

@@ -32,7 +32,7 @@ pub struct ExperimentConfig {
     /// that it sets, if any. Keys are as in `--set`.
     #[serde(default)]
     pub axes: toml::Table,
-    /// How the runs are ranked, as the flags of `itemlm evaluate`.
+    /// Options of the ranking, as the flags of `itemlm evaluate`.
     #[serde(default)]
     pub evaluate: EvaluateKeys,
 }
@@ -41,7 +41,7 @@ pub struct ExperimentConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateKeys {
-    /// Which windows are ranked.
+    /// Split whose windows are ranked.
     #[serde(default = "test")]
     pub split: Split,
     /// The first so many windows; all by default.
@@ -332,7 +332,8 @@ mod tests {
         let (_dir, config) = open("seeds = [1]\n");
         let cells = config.unwrap().cells().unwrap();
         assert_eq!((cells.len(), cells[0].name.as_str(), cells[0].set.len()), (1, "run", 0));
-        // A table does not replace the key in it that another axis sets, whichever name sorts first.
+        // A table does not replace the key in it that another axis sets, whichever name sorts
+        // first.
         let (_dir, config) = open(
             "seeds = [1]\n[axes]\n\"items.queries\" = [2, 4]\nz = [{ name = \"MLP\", items = { encoder = \"mlp\", \
              vectors = \"v\" } }]\n",

@@ -17,7 +17,7 @@ use crate::core::files::write_atomic;
 use crate::data::Manifest;
 use crate::{Context, Error, Result};
 
-/// What the command line decides.
+/// Options of the command line.
 pub struct GridOptions {
     /// Directory of the experiment.
     pub out: PathBuf,
@@ -208,7 +208,7 @@ impl Grid {
     }
 }
 
-/// What the devices' threads share.
+/// State that the devices' threads share.
 struct Shared<'a> {
     open: VecDeque<usize>,
     progress: &'a mut Vec<Progress>,

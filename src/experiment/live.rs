@@ -1,4 +1,4 @@
-//! What runs at the moment: on a terminal a line a device and a bar over all runs, else a line now
+//! Live progress: on a terminal a line a device and a bar over all runs, else a line now
 //! and then.
 
 use std::io::IsTerminal;
@@ -29,10 +29,10 @@ struct Bars {
     devices: Vec<ProgressBar>,
 }
 
-/// What a device does.
+/// The run of a device.
 struct Running {
     /// Directory of the run.
-    place: String,
+    run_dir: String,
     /// Steps that the first look found done, and when that was.
     first: Option<(u64, Instant)>,
     /// The last line, where stderr is no terminal.
@@ -56,15 +56,15 @@ impl Live {
             runs.enable_steady_tick(Duration::from_secs(1));
             Bars { all, runs, devices }
         });
-        let running = || Mutex::new(Running { place: String::new(), first: None, said: Instant::now() });
+        let running = || Mutex::new(Running { run_dir: String::new(), first: None, said: Instant::now() });
         Self { bars, running: devices.iter().map(|_| running()).collect() }
     }
 
     /// Shows that a device begins with a run.
-    pub fn begin(&self, device: usize, place: &str) {
-        *self.running(device) = Running { place: place.into(), first: None, said: Instant::now() };
+    pub fn begin(&self, device: usize, run_dir: &str) {
+        *self.running(device) = Running { run_dir: run_dir.into(), first: None, said: Instant::now() };
         if let Some(bars) = &self.bars {
-            bars.devices[device].set_message(shown(place));
+            bars.devices[device].set_message(shown(run_dir));
         }
     }
 
@@ -78,7 +78,7 @@ impl Live {
         let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) else { return };
         let left =
             time_left(line, &mut running.first, Instant::now()).map_or(String::new(), |left| format!("  {left}"));
-        let line = shown(&format!("{}  {}{left}", running.place, line.trim()));
+        let line = shown(&format!("{}  {}{left}", running.run_dir, line.trim()));
         match &self.bars {
             Some(bars) => bars.devices[device].set_message(line),
             None => {

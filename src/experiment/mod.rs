@@ -19,4 +19,4 @@ pub use grid::{Grid, GridOptions};
 pub use results::{
     ExperimentReport, Interval, NotCompared, PRIMARY, RESULTS, Row, RunFiles, RunResult, Spread, Status, run_report,
 };
-pub(crate) use tables::{COLUMNS, PRIMARY_COLUMN, Place, TableRow, legend, table_rows, unfinished};
+pub(crate) use tables::{COLUMNS, PRIMARY_COLUMN, Standing, TableRow, legend, table_rows, unfinished};

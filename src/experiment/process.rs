@@ -46,19 +46,20 @@ impl Arguments {
     }
 }
 
-/// How a child ended.
+/// The end of a child process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum ChildExit {
     /// With exit code 0; what it wrote on stdout.
-    Well(String),
+    Success(String),
     /// In any other way; the reason, one line.
-    Badly(String),
+    Failure(String),
     /// It was stopped with this program, whatever its exit code.
     Stopped,
 }
 
 /// Runs this program with other arguments, and waits until it ends. Its stderr is appended to the
-/// file `log`. When `interrupter` says stop, it gets SIGINT; when this process dies, Linux kills it.
+/// file `log`. When `interrupter` says stop, it gets SIGINT; when this process dies, Linux kills
+/// it.
 ///
 /// * `watch`: is called with `log` twice a second.
 ///
@@ -69,7 +70,7 @@ pub(super) fn run_child(
     log: &Path,
     interrupter: &Interrupter,
     watch: &mut dyn FnMut(&Path),
-) -> Result<Ended> {
+) -> Result<ChildExit> {
     let program = std::env::current_exe().context("this program's own file")?;
     let stderr = OpenOptions::new().create(true).append(true).open(log).context(log.display())?;
     let mut stdout = tempfile::tempfile().context("temporary file")?;
@@ -97,9 +98,9 @@ pub(super) fn run_child(
         let mut text = String::new();
         stdout.seek(SeekFrom::Start(0)).context("temporary file")?;
         stdout.read_to_string(&mut text).context("temporary file")?;
-        return Ok(if told { Ended::Stopped } else { Ended::Well(text) });
+        return Ok(if told { ChildExit::Stopped } else { ChildExit::Success(text) });
     }
-    Ok(if told { Ended::Stopped } else { Ended::Badly(reason(status, log)) })
+    Ok(if told { ChildExit::Stopped } else { ChildExit::Failure(reason(status, log)) })
 }
 
 /// Makes the child a process group of its own, so that Ctrl-C on the terminal reaches it only

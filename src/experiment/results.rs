@@ -23,7 +23,7 @@ pub const PRIMARY: &str = "ndcg@10";
 /// correction leaves the tests some power.
 const MOST_COMPARED: usize = 20;
 
-/// What `experiment --json` prints.
+/// The report of `experiment --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentReport {
     /// The run file that all cells start from.
@@ -52,7 +52,7 @@ pub struct Row {
     pub set: BTreeMap<String, serde_json::Value>,
     /// Seeds of the runs that are done.
     pub seeds: Vec<u64>,
-    /// What an interval is over: the seeds, or of one seed the users.
+    /// Unit of the intervals: the seeds, or of one seed the users.
     pub intervals: Spread,
     /// All windows.
     pub metrics: BTreeMap<String, Interval>,
@@ -67,7 +67,7 @@ pub struct Row {
     pub runs: Vec<RunResult>,
 }
 
-/// What an interval is over.
+/// Unit of an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spread {
@@ -101,7 +101,7 @@ pub struct RunResult {
     pub corpus: String,
     /// Whether it is done.
     pub status: Status,
-    /// Why it failed.
+    /// Reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
     /// Its metrics, with intervals over the users; of a run that is done.
@@ -109,7 +109,7 @@ pub struct RunResult {
     pub summary: Option<Summary>,
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -128,7 +128,7 @@ pub struct NotCompared {
     pub a: String,
     /// The second row.
     pub b: String,
-    /// What differs.
+    /// The difference that forbids a comparison.
     pub why: String,
 }
 
@@ -168,7 +168,7 @@ impl ExperimentReport {
     }
 }
 
-/// What `evaluation-<split>.json` tells for the table.
+/// The part of `evaluation-<split>.json` that the table needs.
 #[derive(Debug, Clone, Deserialize)]
 struct Measured {
     #[serde(flatten)]

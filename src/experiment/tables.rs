@@ -14,7 +14,7 @@ pub(crate) const COLUMNS: [(&str, Targets, &str); 6] = [
     ("warm NDCG@10", Targets::Warm, "ndcg@10"),
 ];
 
-/// Which windows a column is of.
+/// Windows that a column is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Targets {
     /// All windows.
@@ -37,9 +37,9 @@ impl Targets {
     }
 }
 
-/// How a value stands out in its column.
+/// Standing of a value in its column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Standing {
     /// The best value.
     Best,
     /// The second best.
@@ -57,17 +57,18 @@ pub(crate) struct TableRow<'a> {
     /// The letters of the rows that it beats significantly by [`PRIMARY`].
     pub beaten: Vec<String>,
     /// A value a column of [`COLUMNS`].
-    pub values: Vec<Option<(Interval, Place)>>,
+    pub values: Vec<Option<(Interval, Standing)>>,
 }
 
 /// Returns the rows of the tables, baselines first.
 pub(crate) fn table_rows(report: &ExperimentReport) -> Vec<TableRow<'_>> {
     let rows: Vec<&Row> = report.rows().collect();
-    let places: Vec<Vec<Place>> = COLUMNS.iter().map(|(_, targets, metric)| places(&rows, *targets, metric)).collect();
+    let standings: Vec<Vec<Standing>> =
+        COLUMNS.iter().map(|(_, targets, metric)| standings(&rows, *targets, metric)).collect();
     let table_row = |(index, row): (usize, &&'_ Row)| {
         let beaten = rows.iter().enumerate().filter(|(_, other)| report.beats(&row.name, &other.name));
         let value = |(column, (_, targets, metric)): (usize, &(&str, Targets, &str))| {
-            Some((targets.metric(row, metric)?, places[column][index]))
+            Some((targets.metric(row, metric)?, standings[column][index]))
         };
         (
             letter(index),
@@ -79,7 +80,7 @@ pub(crate) fn table_rows(report: &ExperimentReport) -> Vec<TableRow<'_>> {
     rows.iter().zip(made).map(|(&row, (letter, beaten, values))| TableRow { letter, row, beaten, values }).collect()
 }
 
-fn places(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Place> {
+fn standings(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Standing> {
     // As the tables print them: what looks equal has one place.
     let printed = |mean: f64| (mean * 1e4).round() / 1e4;
     let values: Vec<Option<f64>> = rows.iter().map(|row| Some(printed(targets.metric(row, metric)?.mean))).collect();
@@ -88,9 +89,9 @@ fn places(rows: &[&Row], targets: Targets, metric: &str) -> Vec<Place> {
     distinct.dedup();
     let place = |value: &Option<f64>| match value.and_then(|value| distinct.iter().position(|&other| other == value)) {
         // A column in which all are equal has no best, and 0 is second to nothing.
-        Some(0) if distinct.len() > 1 => Place::Best,
-        Some(1) if distinct[1] > 0.0 => Place::Second,
-        _ => Place::Other,
+        Some(0) if distinct.len() > 1 => Standing::Best,
+        Some(1) if distinct[1] > 0.0 => Standing::Second,
+        _ => Standing::Other,
     };
     values.iter().map(place).collect()
 }
@@ -186,12 +187,12 @@ pub(super) fn markdown(report: &ExperimentReport) -> String {
     let headings: Vec<&str> = COLUMNS.iter().map(|(heading, ..)| *heading).collect();
     let mut text = format!("| | | {} | seeds |\n|---|---|{}---|\n", headings.join(" | "), "---|".repeat(COLUMNS.len()));
     for TableRow { letter, row, beaten, values } in table_rows(report) {
-        let cell = |(column, value): (usize, &Option<(Interval, Place)>)| {
+        let cell = |(column, value): (usize, &Option<(Interval, Standing)>)| {
             let Some((Interval { mean, low, high }, place)) = value else { return "–".to_string() };
             let mean = match place {
-                Place::Best => format!("**{mean:.4}**"),
-                Place::Second => format!("<u>{mean:.4}</u>"),
-                Place::Other => format!("{mean:.4}"),
+                Standing::Best => format!("**{mean:.4}**"),
+                Standing::Second => format!("<u>{mean:.4}</u>"),
+                Standing::Other => format!("{mean:.4}"),
             };
             let raised = match COLUMNS[column] == PRIMARY_COLUMN && !beaten.is_empty() {
                 true => format!("<sup>{}</sup>", beaten.join(",")),
@@ -224,12 +225,12 @@ pub(super) fn latex(report: &ExperimentReport) -> String {
         if index == baselines && baselines > 0 {
             text += "    \\midrule\n";
         }
-        let cell = |(column, value): (usize, &Option<(Interval, Place)>)| {
+        let cell = |(column, value): (usize, &Option<(Interval, Standing)>)| {
             let Some((Interval { mean, low, high }, place)) = value else { return "--".to_string() };
             let mean = match place {
-                Place::Best => format!("\\textbf{{{mean:.4}}}"),
-                Place::Second => format!("\\underline{{{mean:.4}}}"),
-                Place::Other => format!("{mean:.4}"),
+                Standing::Best => format!("\\textbf{{{mean:.4}}}"),
+                Standing::Second => format!("\\underline{{{mean:.4}}}"),
+                Standing::Other => format!("{mean:.4}"),
             };
             let raised = match COLUMNS[column] == PRIMARY_COLUMN && !beaten.is_empty() {
                 true => format!("$^{{{}}}$", beaten.join(",")),

@@ -95,7 +95,7 @@ fn factors_find_the_circle_of_an_unseen_user() {
     }
 }
 
-/// Where each item is followed by the next one, SASRec must say so; a folded-in user of ALS could
+/// SASRec must say that each item is followed by the next one, which a folded-in user of ALS could
 /// not.
 #[test]
 fn sasrec_follows_the_order() {

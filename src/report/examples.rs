@@ -26,7 +26,7 @@ pub(super) struct ExampleUser {
     pub user: String,
     /// Titles of the latest items, oldest first.
     pub history: Vec<String>,
-    /// What came next.
+    /// Title of the item that came next.
     pub target: String,
     /// The first items of each row's list, of the row's first run.
     pub tops: Vec<(String, Vec<String>)>,

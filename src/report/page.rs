@@ -11,7 +11,8 @@ use super::plots::{DotRow, Series, Value, dots, lines};
 use super::provenance::{Provenance, RunLine};
 use crate::Result;
 use crate::experiment::{
-    COLUMNS, ExperimentReport, Interval, PRIMARY, PRIMARY_COLUMN, Place, Row, TableRow, legend, table_rows, unfinished,
+    COLUMNS, ExperimentReport, Interval, PRIMARY, PRIMARY_COLUMN, Row, Standing, TableRow, legend, table_rows,
+    unfinished,
 };
 
 /// Lists of a user that are open; those of further rows are folded.
@@ -19,7 +20,7 @@ const MOST_LISTS: usize = 12;
 
 const STYLE: &str = include_str!("report.css");
 
-/// What a page shows.
+/// Contents of a page.
 pub(super) struct Page<'a> {
     /// Its heading.
     pub title: String,
@@ -33,7 +34,7 @@ pub(super) struct Page<'a> {
     pub against: Vec<Against>,
     /// Users, and what was recommended to them.
     pub users: Vec<ExampleUser>,
-    /// Where the numbers come from.
+    /// Origin of the numbers.
     pub provenance: Provenance,
 }
 
@@ -245,12 +246,12 @@ impl Page<'_> {
 }
 
 fn table_line(TableRow { letter, row, beaten, values }: &TableRow) -> String {
-    let cell = |(column, value): (usize, &Option<(Interval, Place)>)| {
+    let cell = |(column, value): (usize, &Option<(Interval, Standing)>)| {
         let Some((Interval { mean, low, high }, place)) = value else { return "<td>–</td>".to_string() };
         let mean = match place {
-            Place::Best => format!("<b>{mean:.4}</b>"),
-            Place::Second => format!("<span class=\"second\">{mean:.4}</span>"),
-            Place::Other => format!("{mean:.4}"),
+            Standing::Best => format!("<b>{mean:.4}</b>"),
+            Standing::Second => format!("<span class=\"second\">{mean:.4}</span>"),
+            Standing::Other => format!("{mean:.4}"),
         };
         let raised = match COLUMNS[column] == PRIMARY_COLUMN && !beaten.is_empty() {
             true => format!("<sup title=\"beats these rows significantly\">{}</sup>", beaten.join(" ")),

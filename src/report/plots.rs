@@ -24,7 +24,7 @@ pub(super) struct Value {
 
 /// A line of a dot plot: a name, and a value for each kind of mark.
 pub(super) struct DotRow {
-    /// What stands beside it.
+    /// Label beside the line.
     pub name: String,
     /// A value a kind of mark; none where there is none.
     pub values: Vec<Option<Value>>,
@@ -32,7 +32,7 @@ pub(super) struct DotRow {
 
 /// A series of points.
 pub(super) struct Series {
-    /// What the legend calls it; none for a line in the background.
+    /// Name in the legend; none for a line in the background.
     pub name: Option<String>,
     /// x and y, by x.
     pub points: Vec<(f64, Value)>,

@@ -1,4 +1,4 @@
-//! Where the numbers come from: files, programs, machine, time.
+//! Origin of the numbers: files, programs, machine, time.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::experiment::{ExperimentReport, State};
 use crate::run::dir;
 use crate::run::identity::Identity;
 
-/// Where the numbers come from.
+/// Origin of the numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Provenance {
     /// Facts about all runs, with their names.

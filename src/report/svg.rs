@@ -33,7 +33,7 @@ pub(super) fn colour(series: usize) -> RGBColor {
 /// Draws a figure of `size` units; `name` is what a screen reader says in its place.
 ///
 /// # Errors
-/// What `draw` fails with.
+/// Those of `draw`.
 pub(super) fn figure(
     name: &str,
     size: (u32, u32),

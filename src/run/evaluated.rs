@@ -1,4 +1,5 @@
-//! What `evaluate` and `baseline --out` write into a directory, and reading it for comparisons.
+//! Results that `evaluate` and `baseline --out` write into a directory, and reading them for
+//! comparisons.
 
 use std::fs;
 use std::path::{Path, PathBuf};

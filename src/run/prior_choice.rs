@@ -33,7 +33,7 @@ pub struct ChosenPrior {
     pub windows: usize,
     /// All weights that were compared.
     pub tried: Vec<TriedWeight>,
-    /// How the weights were fitted, if they were.
+    /// The fit of the weights, if they were fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<PriorFit>,
 }

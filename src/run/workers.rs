@@ -1,10 +1,11 @@
 //! Requests answered side by side on the CPU.
 //!
 //! The answer to a request is the same to the bit whatever runs beside it, because each is searched
-//! alone: products and sums of several prompts together are rounded in another order. On the CPU the
-//! time that one pass over several prompts would save is saved by threads instead. A search has many
-//! small operations, and threads that share each of them mostly wait for each other; threads that
-//! search one request each do not. The operations give the same numbers on one thread as on several.
+//! alone: products and sums of several prompts together are rounded in another order. On the CPU
+//! the time that one pass over several prompts would save is saved by threads instead. A search has
+//! many small operations, and threads that share each of them mostly wait for each other; threads
+//! that search one request each do not. The operations give the same numbers on one thread as on
+//! several.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -44,7 +45,7 @@ impl Workers {
     /// all threads share the operations of one call after another.
     ///
     /// # Panics
-    /// When a call panics.
+    /// If a call panics.
     pub fn for_each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
         if count < 2 || self.pools.len() < 2 || 2 * count < self.pools.len() {
             return (0..count).for_each(work);

@@ -1,4 +1,4 @@
-//! What all handlers share.
+//! The state that all handlers share.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -20,24 +20,24 @@ use crate::data::read_items;
 use crate::run::{RankRequest, RecommendRequest};
 use crate::{Error, Result};
 
-/// How far the server has come.
+/// A phase of the server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The model is loaded, or answers its first request.
     Starting,
     /// Requests are answered.
     Ready,
-    /// What was begun is finished; nothing new is taken.
+    /// Requests that have begun are finished; new ones are refused.
     Draining,
 }
 
 /// The state of a server.
 pub struct App {
-    /// What is served.
+    /// The engine that answers, with its catalogue.
     pub slot: Slot,
-    /// What waits for the device.
+    /// Jobs that wait for the device.
     pub queue: Queue,
-    /// What has happened so far.
+    /// Counters since the start.
     pub metrics: Metrics,
     /// Keys that clients must show, if they must.
     pub keys: Option<ApiKeys>,

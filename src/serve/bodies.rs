@@ -89,7 +89,7 @@ fn history(items: Vec<HistoryItem>) -> Checked<Vec<ItemRef>> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecommendBody {
-    /// What the user did, oldest first.
+    /// The user's interactions, oldest first.
     #[schema(max_items = 1000)]
     history: Vec<HistoryItem>,
     /// The user's id, for a run whose prompt shows users.
@@ -135,7 +135,7 @@ impl RecommendBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RankBody {
-    /// What the user did, oldest first.
+    /// The user's interactions, oldest first.
     #[schema(max_items = 1000)]
     history: Vec<HistoryItem>,
     /// The user's id, for a run whose prompt shows users.
@@ -186,7 +186,7 @@ pub struct AnswerItem {
     item: String,
     /// The item's title.
     title: String,
-    /// What the items are ranked by: of a run a log-probability, of a baseline its own score.
+    /// Score of the ranking: of a run a log-probability, of a baseline its own.
     score: f64,
 }
 
@@ -205,7 +205,7 @@ pub struct AnswerBody {
     model: String,
     /// The items, best first.
     items: Vec<AnswerItem>,
-    /// What the client should know of how the request was understood.
+    /// Remarks on the interpretation of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
 }
@@ -228,7 +228,7 @@ pub enum BatchAnswer {
     Problem(Problem),
 }
 
-/// What `GET /v1/items` takes.
+/// Query of `GET /v1/items`.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct ItemsQuery {
@@ -249,14 +249,14 @@ pub struct FoundItem {
     pub title: String,
 }
 
-/// What a search for items returns.
+/// Result of a search for items.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FoundItems {
     /// The items.
     pub items: Vec<FoundItem>,
 }
 
-/// What `POST /v1/reload` returns.
+/// Result of `POST /v1/reload`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ReloadAnswer {
     /// Number of items that are served now.

@@ -1,4 +1,4 @@
-//! What is served now, and the search for items by words.
+//! The engine that is served now, and the search for items by words.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,7 +7,7 @@ use crate::data::Item;
 
 /// An engine, and the words of its items.
 pub struct Served {
-    /// What answers.
+    /// The engine.
     pub engine: Arc<dyn Engine>,
     /// `[items]`: titles in lower case.
     folded: Vec<String>,
@@ -21,8 +21,8 @@ impl Served {
     }
 
     /// Returns at most `limit` items: the one whose id is `query`, then those whose title begins
-    /// with it, then those whose title holds all of its words, each in the catalogue's order. An empty
-    /// query finds all items.
+    /// with it, then those whose title holds all of its words, each in the catalogue's order. An
+    /// empty query finds all items.
     pub fn search(&self, query: &str, limit: usize) -> Vec<&Item> {
         let items = self.engine.items();
         let folded = query.trim().to_lowercase();
@@ -44,12 +44,12 @@ impl Served {
     }
 }
 
-/// What is served now; nothing while the server starts.
+/// The engine that is served now; none while the server starts.
 #[derive(Default)]
 pub struct Slot(RwLock<Option<Arc<Served>>>);
 
 impl Slot {
-    /// Returns what is served now.
+    /// Returns the engine that is served now.
     pub fn get(&self) -> Option<Arc<Served>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -64,7 +64,7 @@ impl Listener for LimitedListener {
     }
 }
 
-/// Who is at the other end of a connection.
+/// The client of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The address.

@@ -14,7 +14,8 @@ impl ApiKeys {
     /// Reads a file with one key a line.
     ///
     /// # Errors
-    /// A file that cannot be read or has no key; a key of fewer than 16 characters, or with a space.
+    /// A file that cannot be read or has no key; a key of fewer than 16 characters, or with a
+    /// space.
     pub fn open(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).context(path.display())?;
         let mut keys = Vec::new();

@@ -20,7 +20,7 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// Where log lines go.
+/// Writer of log lines.
 #[derive(Clone)]
 pub(super) struct Log(SyncSender<Message>);
 

@@ -5,9 +5,9 @@
 //!                  limits, keys, JSON                     batches by tokens and time
 //! ```
 //!
-//! The thread opens the model, answers a first request, and then takes batches from the [`Queue`]. An
-//! [`Engine`] is a model with one catalogue; a reload puts another engine into the [`Slot`] between
-//! two batches.
+//! The thread opens the model, answers a first request, and then takes batches from the [`Queue`].
+//! An [`Engine`] is a model with one catalogue; a reload puts another engine into the [`Slot`]
+//! between two batches.
 
 mod app;
 mod baseline;
@@ -45,10 +45,10 @@ pub use self::catalogue::{Served, Slot};
 pub use self::engine::{Engine, ModelInfo, RunEngine};
 pub use self::queue::Queue;
 
-/// How the server runs.
+/// Options of the server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Where it listens.
+    /// Address to listen on.
     pub host: IpAddr,
     /// The port; 0 for a free one.
     pub port: u16,
@@ -60,11 +60,11 @@ pub struct ServeOptions {
     pub queue: usize,
     /// Time from a request's body to its answer.
     pub timeout: Duration,
-    /// How the log on stderr looks.
+    /// Format of the log on stderr.
     pub log_format: LogFormat,
 }
 
-/// How the log looks.
+/// Format of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for people.
@@ -73,7 +73,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Serves what `open` opens, until SIGTERM or SIGINT. `open` runs on the thread that owns the device.
+/// Serves what `open` opens, until SIGTERM or SIGINT. `open` runs on the thread that owns the
+/// device.
 ///
 /// # Errors
 /// An address that cannot be taken; those of `open`; a device that died.

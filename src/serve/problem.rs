@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{Error, ErrorKind};
 
-/// Why a request has no answer.
+/// Reason why a request has no answer, as RFC 9457 has it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: the status says it all.
@@ -17,7 +17,7 @@ pub struct Problem {
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What is wrong with this request.
+    /// The fault of this request.
     pub detail: String,
     /// Seconds after which the request may be sent again.
     #[serde(skip)]
@@ -48,7 +48,8 @@ impl Problem {
 }
 
 impl From<Error> for Problem {
-    /// Errors that are about the request are told to the client; others, which may name files, to the log.
+    /// Errors that are about the request are told to the client; others, which may name files, to
+    /// the log.
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Usage | ErrorKind::NotFound | ErrorKind::Failed => {

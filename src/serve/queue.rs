@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_millis(3);
 /// Tokens of a batch, those of prompts and of beams, about. One larger request runs alone.
 const BATCH_TOKENS: usize = 4096;
 
-/// What a job asks for.
+/// The request of a job.
 #[derive(Debug)]
 pub enum Work {
     /// The best items.
@@ -23,31 +23,31 @@ pub enum Work {
     Rank(RankRequest),
 }
 
-/// What a job's client gets.
+/// The answer to a job.
 #[derive(Debug)]
 pub struct Answer {
     /// The name of the model that answered.
     pub model: String,
-    /// The items, or why there are none.
+    /// The items, or the reason why there are none.
     pub result: Result<Recommendations>,
 }
 
 /// A request that waits for the device.
 #[derive(Debug)]
 pub struct Job {
-    /// What is to be done.
+    /// The request.
     pub work: Work,
     /// Tokens that it runs, about.
     pub cost: usize,
-    /// When nobody waits for the answer any more.
+    /// Time after which nobody waits for the answer.
     pub deadline: Instant,
-    /// Where the answer goes. It is closed once the client has gone away.
+    /// Channel to the client; closed once the client has gone away.
     pub answer: oneshot::Sender<Answer>,
     arrived: Instant,
 }
 
 impl Job {
-    /// Makes a job, and what its answer will come out of.
+    /// Makes a job, and the channel of its answer.
     pub fn new(work: Work, cost: usize, deadline: Instant) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
         (Self { work, cost, deadline, answer, arrived: Instant::now() }, receiver)
@@ -59,7 +59,7 @@ impl Job {
     }
 }
 
-/// Why the queue took no job.
+/// Reason why the queue took no job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no room.
@@ -104,7 +104,7 @@ impl Queue {
     /// Appends jobs, all of them or none.
     ///
     /// # Errors
-    /// Why none was taken.
+    /// A queue that is full or closed.
     pub fn push(&self, jobs: Vec<Job>) -> std::result::Result<(), Refusal> {
         let mut queue = self.lock();
         if queue.is_closed {

@@ -227,8 +227,8 @@ async fn rank(State(app): Shared, Extension(RequestId(id)): Extension<RequestId>
     ask_one(&app, id, Work::Rank(request)).await
 }
 
-/// Several requests for the best items. The answers are in their order; one that is wrong has a problem
-/// in the place of its answer.
+/// Several requests for the best items. The answers are in their order; one that is wrong has a
+/// problem in the place of its answer.
 #[utoipa::path(
     post, path = "/v1/batch", request_body = Vec<RecommendBody>,
     responses((status = 200, body = Vec<BatchAnswer>), (status = "default", body = Problem))
@@ -316,13 +316,13 @@ async fn reload(State(app): Shared) -> Handled {
     Ok(json(&app.reload().await.map_err(told)?))
 }
 
-/// Whether the process lives.
+/// Answers that the process lives.
 #[utoipa::path(get, path = "/health/live", responses((status = 200)))]
 async fn live() -> Response {
     json(&serde_json::json!({ "status": "live" }))
 }
 
-/// Whether requests are answered: the model is loaded, and has answered a first request.
+/// Answers whether requests are answered: the model is loaded, and has answered a first request.
 #[utoipa::path(
     get, path = "/health/ready",
     responses((status = 200), (status = 503, body = Problem, description = "it starts or drains"))

@@ -41,7 +41,7 @@ pub struct Run<B: AutodiffBackend> {
     pub token_loss: Loss,
     /// Factor of the logits, before a prior's biases are added: the LLM's weight beside the prior.
     pub logit_factor: f64,
-    /// How the device's gradients were compared with the CPU's, for the first line of
+    /// Comparison of the device's gradients with the CPU's, for the first line of
     /// `metrics.jsonl`; `None` on the CPU.
     pub device_check: Option<Value>,
     /// Progress to resume from.

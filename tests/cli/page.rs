@@ -115,7 +115,8 @@ fn the_report_is_readable() {
         for key in ["requests", "overlapping", "outside"] {
             assert_eq!(found[key], json!([]), "{key} at {width}: {found}");
         }
-        // 15 units of a drawing that is at least 640 pixels wide of 900: 10 pixels, in units of 1/64.
+        // 15 units of a drawing that is at least 640 pixels wide of 900: 10 pixels, in units of
+        // 1/64.
         assert!(found["smallest"].as_f64().unwrap() >= 10.0 - 1.0 / 64.0, "{found}");
         // Results, the temperature, targets, learning curves.
         assert_eq!(found["plots"], 4, "{found}");

@@ -97,7 +97,8 @@ fn clients_that_drip_or_do_not_read() {
     }
     // The server's 15 s, and the seconds in which a write to a closed connection shows it.
     assert!(heads_end.max(bodies_end) < Some(Duration::from_secs(40)), "{heads_end:?} {bodies_end:?}");
-    // 30 s without a byte read, and the connection is gone: what is left in the buffers, and no more.
+    // 30 s without a byte read, and the connection is gone: what is left in the buffers, and no
+    // more.
     std::thread::sleep(Duration::from_secs(45).saturating_sub(started.elapsed()));
     let mut left = Vec::new();
     let end = deaf.read_to_end(&mut left);

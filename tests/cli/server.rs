@@ -56,8 +56,8 @@ impl Response {
 }
 
 impl Server {
-    /// Starts it with the arguments of `line`, on a free port unless they name one, and waits until it
-    /// listens.
+    /// Starts it with the arguments of `line`, on a free port unless they name one, and waits until
+    /// it listens.
     pub fn start(lab: &Lab, line: &str) -> Self {
         let port = if line.contains("--port") { "" } else { "--port 0 " };
         let mut command = lab.command(&format!("serve {port}{line}"));
@@ -122,8 +122,8 @@ impl Server {
         self.request("POST", path, "", body.to_string().as_bytes())
     }
 
-    /// Returns a line of the process's status, in MiB: `VmRSS` for the memory that it uses now, `VmHWM`
-    /// for the most that it has used.
+    /// Returns a line of the process's status, in MiB: `VmRSS` for the memory that it uses now,
+    /// `VmHWM` for the most that it has used.
     pub fn memory_mib(&self, name: &str) -> f64 {
         let path = format!("/proc/{}/status", self.child.as_ref().unwrap().id());
         let status = std::fs::read_to_string(path).unwrap();

@@ -1,5 +1,5 @@
-//! How raw logs become a corpus: cleaning steps in order, a split, and the sizes that should come
-//! out.
+//! Steps from raw logs to a corpus: cleaning steps in order, a split, and the sizes that should
+//! come out.
 
 use std::fmt::{self, Display};
 use std::fs;

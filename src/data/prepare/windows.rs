@@ -1,4 +1,4 @@
-//! Which windows a user's sequence gives.
+//! Windows of a user's sequence.
 
 use super::config::Protocol;
 use crate::data::Split;

@@ -23,7 +23,7 @@ pub(crate) struct Catalogue {
     retitled: HashSet<u32>,
     /// An id that has a title, but is none of the log's.
     pub(crate) unmatched: Option<String>,
-    /// Why there are no titles at all, where that is known.
+    /// Reason why there are no titles at all, where that is known.
     pub(crate) missing: Option<&'static str>,
     /// Other columns of `items.parquet`, such as `genres`, by name.
     pub(crate) attributes: BTreeMap<&'static str, Vec<Option<Box<str>>>>,

@@ -17,8 +17,8 @@
 //! | [`wilcoxon`] | p of the signed-rank test | `scipy.stats.wilcoxon` |
 //! | [`holm`] | p corrected for several comparisons | (statsmodels: `multipletests(method="holm")`) |
 //!
-//! Differences are rounded to 12 decimals before they are ranked or told from 0: sums of equal values
-//! in another order differ by less.
+//! Differences are rounded to 12 decimals before they are ranked or told from 0: sums of equal
+//! values in another order differ by less.
 //!
 //! All p are two-sided. Resampling is seeded; resample r draws from stream r of the seed, so the
 //! numbers do not depend on the number of threads.

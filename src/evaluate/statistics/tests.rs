@@ -109,7 +109,8 @@ fn holm_equals_statsmodels() {
 
 /// Up to 2¹³ assignments of signs p is exact. Of more, both draw: the tolerance is five standard
 /// errors of both numbers of drawings (100,000 and 200,000). An end of a bootstrap interval has a
-/// standard error of 0.0085 and 0.006 of that of the mean, which is about a quarter of the interval.
+/// standard error of 0.0085 and 0.006 of that of the mean, which is about a quarter of the
+/// interval.
 #[test]
 fn paired_tests_equal_scipys() {
     for case in reference().paired {
@@ -141,9 +142,9 @@ struct RanxRun {
 }
 
 /// `tests/reference/ranking_reference.py`: ranx's means, equal but for rounding; its randomisation
-/// test, which draws as ours does (five standard errors of 200,000 and 100,000 draws); and Student's
-/// paired test of the same differences, whose p is that of d_z: t = d_z √n with n - 1 degrees of
-/// freedom.
+/// test, which draws as ours does (five standard errors of 200,000 and 100,000 draws); and
+/// Student's paired test of the same differences, whose p is that of d_z: t = d_z √n with n - 1
+/// degrees of freedom.
 #[test]
 fn metrics_and_tests_equal_ranxs() {
     use statrs::distribution::{ContinuousCDF, StudentsT};

@@ -11,7 +11,7 @@ use crate::core::files::{persist, temporary_beside, write_atomic};
 use crate::data::parquet_bytes;
 use crate::{Context, Error, Result};
 
-/// What a call must have in common with the one that it goes on with.
+/// File that says what a call must have in common with the one that it goes on with.
 const PLAN: &str = "plan.json";
 /// Locked by the process that adds parts.
 const LOCK: &str = ".lock";
@@ -82,8 +82,8 @@ impl Parts {
         ParquetReader::new(file).finish().context(path.display())
     }
 
-    /// Joins the first `count` parts, which are all, into `out` and removes them. Returns the number of
-    /// rows.
+    /// Joins the first `count` parts, which are all, into `out` and removes them. Returns the
+    /// number of rows.
     ///
     /// # Errors
     /// A part that cannot be read; a full disk, and the like.

@@ -329,7 +329,7 @@ mod tests {
         assert!(in_place > 5000, "{in_place} records with quotes");
     }
 
-    /// Where the number of quotes shows the last record's end, it is the one that reading record
+    /// The last record's end, where the number of quotes shows it, is the one that reading record
     /// after record finds.
     #[test]
     fn whole_records_end_as_one_by_one() {
