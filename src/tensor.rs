@@ -1,4 +1,4 @@
-//! Reads of tensors, and the lock of automatic differentiation.
+//! Reads of tensors, tensors of indices, and the lock of automatic differentiation.
 
 use std::sync::Mutex;
 
@@ -56,10 +56,46 @@ pub fn floats(data: TensorData, what: &str) -> Result<Vec<f32>> {
     data.convert::<f32>().into_vec::<f32>().map_err(|e| Error::failed(format!("{what}: not numbers: {e:?}")))
 }
 
+/// Copies indices into a dimension of `size` to a device.
+///
+/// All index tensors of the library are made here. With an index out of range the CPU panics, and a
+/// GPU may read or write the memory of another tensor; so indices are checked on the host.
+///
+/// # Shapes
+/// The result: `[values]`.
+///
+/// # Panics
+/// On an index of `size` or more, which is a defect of the caller.
+pub fn indices<B: Backend>(
+    values: impl IntoIterator<Item = usize>,
+    size: usize,
+    device: &B::Device,
+) -> Tensor<B, 1, Int> {
+    let checked = |index: usize| match i32::try_from(index) {
+        Ok(value) if index < size => value,
+        _ => panic!("index {index} is out of range for a dimension of {size}"),
+    };
+    let values: Vec<i32> = values.into_iter().map(checked).collect();
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::{BackendName, Concrete};
+
+    #[test]
+    fn an_index_out_of_range_does_not_get_to_a_device() {
+        let device = BackendName::Cpu.device().unwrap();
+        let made = indices::<Concrete>([0, 4, 2], 5, &device);
+        assert_eq!(read(made, "indices").unwrap().convert::<i32>().to_vec::<i32>().unwrap(), [0, 4, 2]);
+        for (values, size) in [(vec![0, 5], 5), (vec![0], 0), (vec![1 << 31], usize::MAX), (vec![usize::MAX], 7)] {
+            let refused = crate::core::panic::catch(|| indices::<Concrete>(values.clone(), size, &device));
+            let message = refused.err().unwrap().message;
+            assert!(message.contains("out of range"), "{values:?} of {size}: {message}");
+        }
+    }
 
     #[test]
     fn reads_floats_of_any_width() {

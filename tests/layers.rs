@@ -118,6 +118,50 @@ fn files_and_lines_are_short() {
     assert!(long.is_empty(), "more than {LONGEST_FILE} lines or {LONGEST_LINE} columns:\n{}", long.join("\n"));
 }
 
+/// Comments are read beside the code: they are narrower than it, but for tables, diagrams and
+/// links.
+#[test]
+fn comments_are_narrow_and_summaries_are_phrases() {
+    const WIDEST: usize = 100;
+    const QUESTIONS: [&str; 6] = ["What ", "How ", "Where ", "Why ", "Who ", "When "];
+    let mut found = Vec::new();
+    for path in ["src", "tests", "benches"].into_iter().flat_map(sources) {
+        let text = fs::read_to_string(&path).unwrap();
+        // Doc comments of arguments are the help texts of the command line.
+        let library = path.starts_with(root().join("src")) && !path.starts_with(root().join("src/cli"));
+        let mut before = "";
+        for (number, line) in (1..).zip(text.lines()) {
+            let comment = line.trim_start();
+            let drawn = ["|", "│", "─", "┌", "└", "http", "\\n"].iter().any(|part| comment.contains(part));
+            if comment.starts_with("//") && line.chars().count() > WIDEST && !drawn {
+                found.push(format!("{}:{number}: a comment of {} columns", path.display(), line.chars().count()));
+            }
+            let doc = |line: &str| line.strip_prefix("/// ").or(line.strip_prefix("//! ")).map(String::from);
+            let first = !before.starts_with("///") && !before.starts_with("//!");
+            let summary = doc(comment).filter(|_| first && library).unwrap_or_default();
+            if QUESTIONS.iter().any(|question| summary.starts_with(question)) {
+                found.push(format!("{}:{number}: a summary that is no phrase: {summary}", path.display()));
+            }
+            before = comment;
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// An index out of range is undefined on some devices, and `tensor::indices` refuses it on the
+/// host.
+#[test]
+fn index_tensors_are_made_in_one_function() {
+    let mut others = Vec::new();
+    for path in sources("src").into_iter().filter(|path| !path.ends_with("src/tensor.rs")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let made = |line: &str| line.contains("Int>::from_data") || line.contains("Int>::from_ints");
+        let lines = (1..).zip(text.lines()).filter(|(_, line)| made(line));
+        others.extend(lines.map(|(number, _)| format!("{}:{number}", path.display())));
+    }
+    assert!(others.is_empty(), "index tensors beside `tensor::indices`:\n{}", others.join("\n"));
+}
+
 /// Returns the lines of a source file that name a flag of the command line, such as `--resume`, in
 /// code. A flag of Cargo is none of them.
 fn named_flags(text: &str) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 
-use super::log_probs::{first_needed, ints, select, slices};
+use super::log_probs::{first_needed, select, slices};
 use crate::Result;
 use crate::kernels::{AttentionMask, Mask};
 use crate::model::{ItemLanguageModel, Packing};
@@ -50,7 +50,7 @@ pub fn generate<B: Backend>(
                 }
                 texts[row].push(token);
                 (texts[row].len() < max_tokens[row]).then(|| {
-                    tokens.push(token as usize);
+                    tokens.push(token);
                     row
                 })
             })
@@ -66,7 +66,7 @@ pub fn generate<B: Backend>(
         let mask = Mask::new(AttentionMask::new(batch, 1, keys, visible), cached_len, device);
         let positions: Vec<u32> = active.iter().map(|&row| (prompts[row].len() + step - 1) as u32).collect();
         let lengths: Vec<usize> = (0..batch).map(|row| usize::from(active.contains(&row))).collect();
-        let embeddings = model.llm.embed(ints(tokens.into_iter(), 1, active.len(), device));
+        let embeddings = model.llm.embed(model.llm.token_ids(tokens).reshape([1, active.len()]));
         let packing = Packing::new(&lengths, device);
         let output = model.llm.forward_masked(embeddings, &positions, &mask, &packing, cache);
         let [_, count, hidden_size] = output.hidden.dims();
@@ -90,7 +90,6 @@ pub fn log_likelihoods<B: Backend>(
     model: &ItemLanguageModel<B>,
     prompts: &[Vec<u32>],
     targets: &[Vec<u32>],
-    device: &B::Device,
 ) -> Result<Vec<f64>> {
     assert_eq!(prompts.len(), targets.len(), "a target for each prompt");
     // The last token of a target is predicted and never run.
@@ -109,8 +108,8 @@ pub fn log_likelihoods<B: Backend>(
         let first = prefill.hidden_index(row, prompt.len() - 1);
         let hidden = prefill.hidden.clone().narrow(0, first, target.len());
         let log_sums = to_vec(model.llm.log_sum_vocabulary(hidden.clone()), "log-sums of the vocabulary")?;
-        let labels = ints::<B>(target.iter().map(|&token| token as usize), 1, target.len(), device);
-        let logits = to_vec(model.llm.logits(hidden, Some(labels.reshape([target.len()]))), "logits")?;
+        let labels = model.llm.token_ids(target.iter().copied());
+        let logits = to_vec(model.llm.logits(hidden, Some(labels)), "logits")?;
         // Column t of row t is the target's t-th token.
         let own = logits.into_iter().step_by(target.len() + 1);
         Ok(own.zip(log_sums).map(|(logit, log_sum)| f64::from(logit) - f64::from(log_sum)).sum())

@@ -1,7 +1,6 @@
 //! Log-probabilities of the tokens that may follow nodes of the trie, from hidden states.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use super::PrefixMass;
 use crate::config::Scoring;
@@ -58,12 +57,12 @@ impl NodeLogits {
         distinct.dedup();
         let last = distinct.iter().filter_map(|&node| trie.valid_tokens(node).last()).max();
         let mut column = vec![u32::MAX; last.map_or(0, |&last| last as usize + 1)];
-        let mut tokens: Vec<i32> = Vec::new();
+        let mut tokens: Vec<u32> = Vec::new();
         for &token in distinct.iter().flat_map(|&node| trie.valid_tokens(node)) {
             let column = &mut column[token as usize];
             if *column == u32::MAX {
                 *column = tokens.len() as u32;
-                tokens.push(token as i32);
+                tokens.push(token);
             }
         }
         let log_sum_vocabulary = match vocabulary {
@@ -71,8 +70,7 @@ impl NodeLogits {
             false => Vec::new(),
         };
         let columns = tokens.len();
-        let tokens = Tensor::<B, 1, Int>::from_data(TensorData::new(tokens, [columns]), &hidden.device());
-        let logits = to_vec(llm.logits(hidden, Some(tokens)), "logits")?;
+        let logits = to_vec(llm.logits(hidden, Some(llm.token_ids(tokens))), "logits")?;
         Ok(Self { column, columns, logits, log_sum_vocabulary })
     }
 
@@ -99,7 +97,7 @@ impl NodeLogits {
         let add_prior = |logits: &mut [f64]| {
             let Some(prior) = prior else { return };
             let bias = prior.logit_bias(trie, node);
-            logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit = prior.llm_weight * *logit + bias);
+            logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit = prior.weights.llm * *logit + bias);
         };
         match scoring {
             Scoring::Full => {
@@ -124,28 +122,13 @@ pub(super) fn first_needed(prompts: &[&[u32]]) -> usize {
     prompts.iter().map(|prompt| prompt.len() - 1).min().unwrap_or(0)
 }
 
-/// Makes an integer tensor.
-///
-/// # Shapes
-/// `[batch, seq]`
-pub(super) fn ints<B: Backend>(
-    values: impl Iterator<Item = usize>,
-    batch: usize,
-    seq: usize,
-    device: &B::Device,
-) -> Tensor<B, 2, Int> {
-    let values: Vec<i32> = values.map(|v| v as i32).collect();
-    Tensor::from_data(TensorData::new(values, [batch, seq]), device)
-}
-
 /// Selects rows of hidden states.
 ///
 /// # Shapes
 /// `hidden`: `[n, hidden]`; the result: `[indices, hidden]`.
 pub(super) fn select<B: Backend>(hidden: Tensor<B, 2>, indices: Vec<usize>) -> Tensor<B, 2> {
-    let (count, device) = (indices.len(), hidden.device());
-    let indices: Vec<i32> = indices.into_iter().map(|index| index as i32).collect();
-    hidden.select(0, Tensor::from_data(TensorData::new(indices, [count]), &device))
+    let indices = crate::tensor::indices(indices, hidden.dims()[0], &hidden.device());
+    hidden.select(0, indices)
 }
 
 pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use super::log_probs::{NodeLogits, ints};
+use super::log_probs::{NodeLogits, select};
 use crate::Result;
 use crate::config::Scoring;
 use crate::kernels::MASKED;
@@ -39,7 +39,7 @@ pub fn score<B: Backend>(
     device: &B::Device,
 ) -> Result<Vec<ItemScore>> {
     let positions: Vec<u32> = (0..prompt.len() as u32).collect();
-    let tokens = ints::<B>(prompt.iter().map(|&t| t as usize), 1, prompt.len(), device);
+    let tokens = llm.token_ids(prompt.iter().copied()).reshape([1, prompt.len()]);
     let prompt_output = llm.forward(llm.embed(tokens), &positions, causal_mask(prompt.len(), device), None);
     let mut scores = Vec::with_capacity(items.len());
     let mut left = items;
@@ -70,7 +70,7 @@ fn score_in_one_pass<B: Backend>(
         targets.iter().enumerate().flat_map(|(i, target)| (0..target.len() - 1).map(move |t| (i, t))).collect();
     let mut hidden = prompt.hidden.clone().narrow(1, before_targets - 1, 1).reshape([1, width]);
     if !run.is_empty() {
-        let tokens = ints::<B>(run.iter().map(|&(i, t)| targets[i][t] as usize), 1, run.len(), device);
+        let tokens = llm.token_ids(run.iter().map(|&(i, t)| targets[i][t])).reshape([1, run.len()]);
         let positions: Vec<u32> = run.iter().map(|&(_, t)| (before_targets + t) as u32).collect();
         let total = before_targets + run.len();
         let attends = |q: &(usize, usize), k: usize| match k.checked_sub(before_targets) {
@@ -87,14 +87,13 @@ fn score_in_one_pass<B: Backend>(
     let mut rows = Vec::new();
     for target in &targets {
         rows.push(0);
-        rows.extend((0..target.len() - 1).map(|t| (next + t) as i32));
+        rows.extend((0..target.len() - 1).map(|t| next + t));
         next += target.len() - 1;
     }
-    let rows = Tensor::<B, 1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), device);
     let paths: Vec<Vec<Node>> = items.iter().map(|&item| catalogue.trie.path(catalogue.trie.leaf(item))).collect();
     let before: Vec<Node> =
         paths.iter().flat_map(|path| std::iter::once(ROOT).chain(path[..path.len() - 1].iter().copied())).collect();
-    let nodes = NodeLogits::new(llm, hidden.select(0, rows), &catalogue.trie, &before, true)?;
+    let nodes = NodeLogits::new(llm, select(hidden, rows), &catalogue.trie, &before, true)?;
 
     let mut n = 0;
     let mut scores = Vec::with_capacity(items.len());

@@ -32,7 +32,7 @@
 use burn::prelude::*;
 
 use super::beam::{BeamState, RankedItem, SearchSettings};
-use super::log_probs::{NodeLogits, first_needed, ints, select};
+use super::log_probs::{NodeLogits, first_needed, select};
 use super::{ItemFilter, PrefixMass};
 use crate::Result;
 use crate::config::{DecodeConfig, Scoring};
@@ -165,8 +165,8 @@ impl<B: Backend> SearchCache<B> {
             }
         }
         let mask = Mask::new(AttentionMask::new(states.len(), seq, keys, visible), self.cached_len, device);
-        let tokens = nodes.iter().flatten().map(|&node| trie.token(node) as usize);
-        let embeddings = model.llm.embed(ints(tokens, 1, positions.len(), device));
+        let tokens = nodes.iter().flatten().map(|&node| trie.token(node));
+        let embeddings = model.llm.embed(model.llm.token_ids(tokens).reshape([1, positions.len()]));
         let cache = std::mem::take(&mut self.cache);
         let output = model.llm.forward_masked(embeddings, &positions, &mask, &packing, cache);
         self.cache = output.cache;

@@ -6,12 +6,12 @@
 //! code's.)
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::activation::sigmoid;
 
 use super::softmax::Softmax;
 use super::{BlockLoss, TokenLoss};
 use crate::batch::{Batch, Candidates, Prediction};
+use crate::tensor::indices;
 
 /// `Σ w · -log softmax(f/τ) / Σ w` over the optimiser step's target tokens with more than one
 /// child, with `w = 1 + λ · sigmoid((ln p_target - ln q) / ξ)`, a constant; q is the K-th largest
@@ -32,11 +32,10 @@ impl Bear {
     /// Returns each prediction's weight, `[n, 1]`. Both logarithms have the same normaliser, so
     /// their difference is that of the logits.
     fn weights<B: Backend>(&self, softmax: &Softmax<B>, predictions: &[Prediction]) -> Tensor<B, 2> {
-        let [n, columns] = softmax.scaled.dims();
-        let device = softmax.scaled.device();
+        let [_, columns] = softmax.scaled.dims();
         let largest = softmax.scaled.clone().sort_descending(1).narrow(1, 0, self.beams.min(columns));
-        let edge: Vec<i32> = predictions.iter().map(|p| p.valid.len().min(self.beams) as i32 - 1).collect();
-        let edge = Tensor::<B, 2, Int>::from_data(TensorData::new(edge, [n, 1]), &device);
+        let edge = predictions.iter().map(|p| p.valid.len().min(self.beams) - 1);
+        let edge = indices(edge, self.beams.min(columns), &softmax.scaled.device()).unsqueeze_dim(1);
         let margin = softmax.of_labels.clone() - largest.gather(1, edge);
         sigmoid(margin.div_scalar(self.xi)).mul_scalar(self.lambda).add_scalar(1.0)
     }

@@ -135,7 +135,7 @@ fn sum_over_blocks<B: Backend>(
             (Some(sum), Some(more)) => Some(sum + more),
             (sum, more) => sum.or(more),
         };
-        let (mut gradient, labels) = (block.gradient, labels::<B>(predictions, &device));
+        let (mut gradient, labels) = (block.gradient, labels::<B>(predictions, columns, &device));
         if let Some(slopes) = slopes {
             gradient.at_label = gradient.at_label * slopes.clone().gather(1, labels.clone().unsqueeze_dim(1));
             gradient.dense = gradient.dense * slopes;

@@ -5,8 +5,9 @@
 //! contrast of two entities by their most similar pair of queries is ILM's (arXiv 2406.02844).
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use rand::Rng;
+
+use crate::tensor::indices;
 
 /// Computes the mean over rows of the cross-entropy with the labels, smoothed as torch's
 /// `label_smoothing`: a share `smoothing` of the target probability is spread over all classes.
@@ -14,8 +15,7 @@ use rand::Rng;
 /// # Shapes
 /// `logits`: `[rows, classes]`; the result: `[1]`.
 pub fn smoothed_cross_entropy<B: Backend>(logits: Tensor<B, 2>, labels: &[usize], smoothing: f64) -> Tensor<B, 1> {
-    let labels: Vec<i32> = labels.iter().map(|&l| l as i32).collect();
-    let labels = Tensor::<B, 2, Int>::from_data(TensorData::new(labels.clone(), [labels.len(), 1]), &logits.device());
+    let labels = indices::<B>(labels.iter().copied(), logits.dims()[1], &logits.device()).unsqueeze_dim(1);
     let max = logits.clone().detach().max_dim(1);
     let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
     let target = logits.clone().gather(1, labels).mul_scalar(1.0 - smoothing);

@@ -5,6 +5,7 @@ use burn::tensor::TensorData;
 
 use super::{BlockLoss, LogitGradient};
 use crate::batch::{Batch, Prediction};
+use crate::tensor::indices;
 
 /// A softmax over each prediction's candidates, before it is normalised.
 pub(super) struct Softmax<B: Backend> {
@@ -28,7 +29,7 @@ impl<B: Backend> Softmax<B> {
     /// # Shapes
     /// `logits`: `[n, columns]`.
     pub(super) fn new(logits: Tensor<B, 2>, predictions: &[Prediction], temperature: f64) -> Self {
-        let labels = labels::<B>(predictions, &logits.device());
+        let labels = labels::<B>(predictions, logits.dims()[1], &logits.device());
         let logits = logits.div_scalar(temperature);
         let of_labels = logits.clone().gather(1, labels.unsqueeze_dim(1));
         let scaled = mask_invalid(logits, predictions);
@@ -71,7 +72,7 @@ impl<B: Backend> Softmax<B> {
 /// result: `[1]`.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, batch: &Batch, temperature: f64) -> Tensor<B, 1> {
     let logits = logits.div_scalar(temperature);
-    let labels = labels(&batch.predictions, &logits.device()).unsqueeze_dim(1);
+    let labels = labels(&batch.predictions, logits.dims()[1], &logits.device()).unsqueeze_dim(1);
     let label_logits = logits.clone().gather(1, labels);
     let valid = mask_invalid(logits, &batch.predictions);
     let max = valid.clone().detach().max_dim(1);
@@ -114,11 +115,10 @@ fn mask_invalid<B: Backend>(logits: Tensor<B, 2>, predictions: &[Prediction]) ->
     logits.mask_fill(invalid, f32::MIN / 2.0)
 }
 
-/// Returns the labels' columns.
+/// Returns the labels' columns, of `columns`.
 ///
 /// # Shapes
 /// Returns `[predictions]`.
-pub(super) fn labels<B: Backend>(predictions: &[Prediction], device: &B::Device) -> Tensor<B, 1, Int> {
-    let labels: Vec<i32> = predictions.iter().map(|prediction| prediction.label as i32).collect();
-    Tensor::from_data(TensorData::new(labels, [predictions.len()]), device)
+pub(super) fn labels<B: Backend>(predictions: &[Prediction], columns: usize, device: &B::Device) -> Tensor<B, 1, Int> {
+    indices(predictions.iter().map(|prediction| prediction.label), columns, device)
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{BestEpoch, EpochLearner, EpochOptions, dot, fill_rows, indices, normal, train_epochs};
+use super::training::{BestEpoch, EpochLearner, EpochOptions, dot, fill_rows, normal, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::device::Concrete;
@@ -109,7 +109,10 @@ impl<B: Backend> Bpr<B> {
     /// `users`, `taken`, `others`: `[triples]`. Returns `[1]`.
     pub fn loss(&self, users: &[u32], taken: &[u32], others: &[u32], regularization: f64) -> Tensor<B, 1> {
         let device = self.users.val().device();
-        let select = |of: &Param<Tensor<B, 2>>, rows: &[u32]| of.val().select(0, indices(rows, &device));
+        let select = |of: &Param<Tensor<B, 2>>, rows: &[u32]| {
+            let rows = crate::tensor::indices(rows.iter().map(|&row| row as usize), of.dims()[0], &device);
+            of.val().select(0, rows)
+        };
         let (user, taken, other) =
             (select(&self.users, users), select(&self.items, taken), select(&self.items, others));
         let margin = (user.clone() * (taken.clone() - other.clone())).sum_dim(1);

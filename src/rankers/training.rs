@@ -9,7 +9,6 @@ use std::time::Instant;
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 use burn::train::Interrupter;
 use rayon::prelude::*;
@@ -262,15 +261,6 @@ pub(crate) fn normal(rng: &mut impl rand::Rng, count: usize, deviation: f64) -> 
         ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos() * deviation) as f32
     };
     (0..count).map(draw).collect()
-}
-
-/// Returns an index tensor.
-///
-/// # Shapes
-/// Returns `[values]`.
-pub(crate) fn indices<B: Backend>(values: &[u32], device: &B::Device) -> Tensor<B, 1, Int> {
-    let ints: Vec<i32> = values.iter().map(|&v| v as i32).collect();
-    Tensor::from_data(TensorData::new(ints, [values.len()]), device)
 }
 
 /// Copies a tensor's values to the host, row after row.

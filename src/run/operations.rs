@@ -9,7 +9,7 @@ use burn::tensor::{IndexingUpdateOp, TensorData};
 
 use crate::Result;
 use crate::device::Concrete;
-use crate::tensor::to_vec;
+use crate::tensor::{indices, to_vec};
 
 /// An operation's result on a device, and the exact one.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,14 +141,14 @@ fn scatter(device: &DispatchDevice) -> Result<Operation> {
     const ROWS: usize = 300;
     const WIDTH: usize = 33;
     let values = integers(ROWS * WIDTH, 17);
-    let places: Vec<i32> = (0..ROWS).map(|row| (row * row % PLACES) as i32).collect();
-    let indices = Tensor::<Concrete, 1, Int>::from_data(TensorData::new(places.clone(), [ROWS]), device);
+    let places: Vec<usize> = (0..ROWS).map(|row| row * row % PLACES).collect();
+    let indices = indices::<Concrete>(places.iter().copied(), PLACES, device);
     let zeros = Tensor::<Concrete, 2>::zeros([PLACES, WIDTH], device);
     let rows = tensor(&values, [ROWS, WIDTH], device);
     let found = host(zeros.select_assign(0, indices, rows, IndexingUpdateOp::Add))?;
     let mut expected = vec![0.0; PLACES * WIDTH];
     for (&place, row) in places.iter().zip(values.chunks_exact(WIDTH)) {
-        let sums = &mut expected[place as usize * WIDTH..][..WIDTH];
+        let sums = &mut expected[place * WIDTH..][..WIDTH];
         sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
     }
     Ok(Operation { name: "scatter", against: "exact sums of rows", found, expected })

@@ -1,13 +1,12 @@
 //! The losses of one optimiser step of phase 1.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use crate::Result;
 use crate::batch::TextBatch;
 use crate::loss::{Negatives, contrastive, query_query_similarity, query_text_similarity, smoothed_cross_entropy};
 use crate::model::{Aligner, QFormerMask};
-use crate::tensor::to_vec;
+use crate::tensor::{indices, to_vec};
 
 /// Weights of the losses of items and texts; a loss of weight 0 is not computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,8 +69,7 @@ fn matching_loss<B: Backend>(
     negatives: &Negatives,
 ) -> Tensor<B, 1> {
     let n = text.lengths.len();
-    let items: Vec<i32> = negatives.items.iter().map(|&i| i as i32).collect();
-    let items = Tensor::<B, 1, Int>::from_data(TensorData::new(items, [n]), &vectors.device());
+    let items = indices(negatives.items.iter().copied(), n, &vectors.device());
     let other_items = vectors.clone().select(0, items);
     let vectors = Tensor::cat(vec![vectors.clone(), other_items, vectors], 0);
     let text = text.select((0..n).chain(0..n).chain(negatives.texts.iter().copied()));
@@ -91,10 +89,9 @@ fn generation_loss<B: Backend>(
     let text = text.with_first_token(aligner.qformer.config().dec());
     let (_, words) = aligner.qformer.forward(vectors, &text, QFormerMask::Causal);
     let [n, seq, width] = words.dims();
-    let indices = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
-    let before: Vec<i32> = indices().map(|index| index as i32).collect();
-    let labels: Vec<usize> = indices().map(|index| text.tokens[index + 1] as usize).collect();
-    let before = Tensor::<B, 1, Int>::from_data(TensorData::new(before, [labels.len()]), &words.device());
+    let predicting = || (0..n).flat_map(|row| (0..text.lengths[row] - 1).map(move |t| row * seq + t));
+    let labels: Vec<usize> = predicting().map(|index| text.tokens[index + 1] as usize).collect();
+    let before = indices(predicting(), n * seq, &words.device());
     let logits = aligner.qformer.next_tokens(words.reshape([n * seq, width]).select(0, before));
     smoothed_cross_entropy(logits, &labels, smoothing)
 }

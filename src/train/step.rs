@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::backend::AutodiffBackend;
 
 use super::data_parallel::{assign_micro_batches, reduce_gradients};
@@ -19,7 +18,7 @@ use crate::loss::{
     LinearLoss, Loss, OutputHead, TokenLoss, add_logit_bias, linear_token_loss, linear_token_loss_value,
 };
 use crate::model::{ItemLanguageModel, SharedPrefix};
-use crate::tensor::{AUTODIFF, scalar, to_vec};
+use crate::tensor::{AUTODIFF, indices, scalar, to_vec};
 
 /// Inputs of one optimiser step.
 #[derive(Debug, Clone)]
@@ -58,8 +57,9 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// Selects, of the hidden states of a batch's nodes (`[nodes, hidden]`), those that predictions
     /// are made from: `[predictions, hidden]`.
     fn predicting(&self, nodes: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 2> {
-        let indices = batch.predictions.iter().map(|p| p.hidden_index as i32).collect();
-        nodes.select(0, self.indices(indices))
+        let hidden = batch.predictions.iter().map(|prediction| prediction.hidden_index);
+        let hidden = indices(hidden, nodes.dims()[0], &nodes.device());
+        nodes.select(0, hidden)
     }
 
     /// Selects the rows of the output projection that a batch scores: `[columns, hidden]`.
@@ -67,14 +67,9 @@ impl<B: Backend> ItemLanguageModel<B> {
         let head = self.llm.head();
         let weight = match &batch.candidate_ids {
             None => head,
-            Some(ids) => head.select(0, self.indices(ids.iter().map(|&id| id as i32).collect())),
+            Some(ids) => head.select(0, self.llm.token_ids(ids.iter().copied())),
         };
         OutputHead { weight, soft_cap: self.llm.logit_soft_cap(), factor: batch.logit_factor }
-    }
-
-    fn indices(&self, values: Vec<i32>) -> Tensor<B, 1, Int> {
-        let count = values.len();
-        Tensor::from_data(TensorData::new(values, [count]), &self.device())
     }
 }
 

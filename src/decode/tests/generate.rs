@@ -50,8 +50,8 @@ fn generating_equals_running_the_whole_sequence_each_time() {
     let free: Vec<Vec<u32>> = prompts.iter().map(|prompt| alone(prompt, u32::MAX)).collect();
     let model = model.with_prefix_cache(&shared);
     assert_eq!(generate(&model, &prompts, &[12; 4], u32::MAX, &device).unwrap(), free);
-    let found = log_likelihoods(&model, &prompts, &free, &device).unwrap();
-    let expected = log_likelihoods(&llm.into(), &prompts, &free, &device).unwrap();
+    let found = log_likelihoods(&model, &prompts, &free).unwrap();
+    let expected = log_likelihoods(&llm.into(), &prompts, &free).unwrap();
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} instead of {expected:?}");
 }
 
@@ -65,7 +65,7 @@ fn likelihoods_are_those_of_the_tokens_one_by_one() {
     let targets: Vec<Vec<u32>> =
         [3, 6, 1, 0].map(|length| (0..length).map(|_| rng.random_range(2..96)).collect()).to_vec();
     for ((prompt, target), found) in
-        prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets, &device).unwrap())
+        prompts.iter().zip(&targets).zip(log_likelihoods(&model, &prompts, &targets).unwrap())
     {
         let steps = (0..target.len()).map(|t| {
             let before = [prompt.as_slice(), &target[..t]].concat();

@@ -13,7 +13,6 @@ use burn::module::Param;
 use burn::{Dispatch, DispatchDevice};
 use rand::{Rng, SeedableRng};
 
-use super::log_probs::ints;
 use super::*;
 use crate::config::{DecodeConfig, Precision, Scoring};
 use crate::data::{Corpus, Split, synthetic};
@@ -219,7 +218,7 @@ fn prompts(rng: &mut rand_chacha::ChaCha8Rng) -> Vec<Vec<u32>> {
 fn next_token(model: &Decoder<Dispatch>, sequence: &[u32], device: &DispatchDevice) -> Vec<f64> {
     let seq = sequence.len();
     let positions: Vec<u32> = (0..seq as u32).collect();
-    let tokens = ints(sequence.iter().map(|&t| t as usize), 1, seq, device);
+    let tokens = model.token_ids(sequence.iter().copied()).reshape([1, seq]);
     let hidden = model.forward(model.embed(tokens), &positions, crate::model::causal_mask(seq, device), None).hidden;
     let [_, _, width] = hidden.dims();
     let logits =

@@ -21,6 +21,7 @@ use super::parameters::{BertTensors, Init, Parameters};
 use crate::Result;
 use crate::batch::TextBatch;
 use crate::kernels::MASKED;
+use crate::tensor::indices;
 
 /// Initial distribution of BERT's weights.
 pub(crate) const BERT_INIT: Init = Init::Normal(0.02);
@@ -273,9 +274,8 @@ impl<B: Backend> Embeddings<B> {
     /// `[batch, seq, hidden]`.
     pub fn look_up(&self, text: &TextBatch) -> Tensor<B, 3> {
         let (batch, seq, device) = (text.lengths.len(), text.seq, self.words.val().device());
-        let ids: Vec<i32> = text.tokens.iter().map(|&t| t as i32).collect();
-        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [batch * seq]), &device);
-        let [_, width] = self.words.dims();
+        let [vocabulary, width] = self.words.dims();
+        let ids = indices(text.tokens.iter().map(|&token| token as usize), vocabulary, &device);
         let words = self.words.val().select(0, ids).reshape([batch, seq * width]);
         let positions = self.positions.val().narrow(0, 0, seq).reshape([1, seq * width]);
         (words + positions).reshape([batch, seq, width])

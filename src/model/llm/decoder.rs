@@ -18,6 +18,7 @@ use super::norm::Norm;
 use crate::config::{LlmConfig, LoraConfig, Precision, TuneKind};
 use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, MASKED, Mask, Rotary, RotaryFrequencies, log_sum_exp, profile_scope};
+use crate::tensor::indices;
 
 /// The part of the LLM that trains.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +95,18 @@ impl<B: Backend> Decoder<B> {
     pub fn precision(&self) -> Precision {
         let linear = self.layers.first().and_then(|block| block.linears.first());
         linear.map_or(Precision::F32, |linear| linear.precision)
+    }
+
+    /// Copies token ids to the model's device.
+    ///
+    /// # Shapes
+    /// The result: `[tokens]`.
+    ///
+    /// # Panics
+    /// On an id that is not in the vocabulary.
+    pub fn token_ids(&self, tokens: impl IntoIterator<Item = u32>) -> Tensor<B, 1, Int> {
+        let embeddings = self.embed_tokens.val();
+        indices(tokens.into_iter().map(|token| token as usize), embeddings.dims()[0], &embeddings.device())
     }
 
     /// Embeds token ids.

@@ -1,9 +1,9 @@
 //! Keys and values of earlier tokens, and the layout of rows of different lengths.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use crate::kernels::{LayerCache, RowGather};
+use crate::tensor::indices;
 
 /// Keys and values of earlier tokens, one [`LayerCache`] a layer; empty before the first pass.
 ///
@@ -92,20 +92,18 @@ impl<B: Backend> Packing<B> {
             return Self::even(rows, seq);
         }
         let mut tokens: Vec<Option<u32>> = Vec::with_capacity(rows * seq);
-        let mut slots: Vec<i32> = Vec::new();
+        let mut slots: Vec<usize> = Vec::new();
         for (row, &length) in lengths.iter().enumerate() {
             let first = slots.len();
             tokens.extend((0..seq).map(|at| (at < length).then_some((first + at) as u32)));
-            slots.extend((row * seq..row * seq + length).map(|slot| slot as i32));
+            slots.extend(row * seq..row * seq + length);
         }
-        let ints = |values: Vec<i32>| {
-            let count = values.len();
-            Tensor::from_data(TensorData::new(values, [count]), device)
-        };
         let gather = RowGather::new(tokens.clone(), slots.len());
         // A padded slot holds any token; no query sees it.
-        let tokens = ints(tokens.into_iter().map(|token| token.unwrap_or(0) as i32).collect());
-        Self { rows, seq, ragged: Some(Ragged { lengths: lengths.to_vec(), tokens, slots: ints(slots), gather }) }
+        let tokens = tokens.into_iter().map(|token| token.unwrap_or(0) as usize);
+        let tokens = indices(tokens, slots.len(), device);
+        let slots = indices(slots, rows * seq, device);
+        Self { rows, seq, ragged: Some(Ragged { lengths: lengths.to_vec(), tokens, slots, gather }) }
     }
 
     /// Returns the number of tokens of the longest row.

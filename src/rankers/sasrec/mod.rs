@@ -38,13 +38,14 @@ use self::fit::SasRecLearner;
 pub use self::text::TextProjection;
 use super::registry::{Entry, Method};
 use super::settings::{check_number, check_whole, read};
-use super::training::{BestEpoch, EpochOptions, indices, normal, to_host, train_epochs};
+use super::training::{BestEpoch, EpochOptions, normal, to_host, train_epochs};
 use super::vector_ranker::{SavedModel, VectorTraining};
 use super::{Interactions, VectorMethod, VectorModel};
 use crate::data::Corpus;
 use crate::device::Concrete;
 use crate::kernels::MASKED;
 use crate::model::{load_module_of, save_module};
+use crate::tensor::indices;
 use crate::{Context, Error, Result};
 
 /// Histories that one forward pass takes when ranking.
@@ -275,17 +276,16 @@ impl<B: Backend> SasRec<B> {
         let (mut ids, mut real, mut mask) = (Vec::new(), Vec::new(), Vec::new());
         for (s, sequence) in sequences.iter().enumerate() {
             let padding = width - sequence.len();
-            ids.extend(std::iter::repeat_n(0, padding).chain(sequence.iter().copied()));
-            real.extend((padding..width).map(|i| (s * width + i) as u32));
-            for query in 0..width {
-                mask.extend(
-                    (0..width).map(|key| if key == query || (padding..query).contains(&key) { 0.0 } else { MASKED }),
-                );
-            }
+            ids.extend(std::iter::repeat_n(0, padding).chain(sequence.iter().map(|&item| item as usize)));
+            real.extend((padding..width).map(|i| s * width + i));
+            let sees = |query: usize, key: usize| key == query || (padding..query).contains(&key);
+            let row = |query| (0..width).map(move |key| if sees(query, key) { 0.0 } else { MASKED });
+            mask.extend((0..width).flat_map(row));
         }
         let mask = Tensor::<B, 4>::from_data(TensorData::new(mask, [sequences.len(), 1, width, width]), &device);
 
-        let embedded = table.clone().select(0, indices(&ids, &device)).mul_scalar((dim as f64).sqrt());
+        let ids = indices(ids, table.dims()[0], &device);
+        let embedded = table.clone().select(0, ids).mul_scalar((dim as f64).sqrt());
         let positions = self.positions.val().slice([max_len - width..max_len, 0..dim]).unsqueeze::<3>();
         let mut x =
             (embedded.reshape([sequences.len(), width, dim]) + positions).reshape([sequences.len() * width, dim]);
@@ -293,7 +293,7 @@ impl<B: Backend> SasRec<B> {
         for block in &self.blocks {
             x = block.forward(x, mask.clone());
         }
-        self.norm.forward(x.select(0, indices(&real, &device)))
+        self.norm.forward(x.select(0, indices(real, sequences.len() * width, &device)))
     }
 
     /// Computes the mean loss over all predictions.
@@ -304,14 +304,16 @@ impl<B: Backend> SasRec<B> {
         let table = self.item_table();
         let device = table.device();
         let states = self.forward_with(&table, &sequences.inputs);
-        let targets = indices::<B>(&sequences.targets.concat(), &device);
+        let items = table.dims()[0];
+        let item_ids = |rows: &[Vec<u32>]| indices::<B>(rows.iter().flatten().map(|&i| i as usize), items, &device);
+        let targets = item_ids(&sequences.targets);
         match loss {
             SasRecLoss::Softmax => {
                 let logits = states.matmul(table.transpose());
                 log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean().neg()
             }
             SasRecLoss::Bce => {
-                let negatives = indices::<B>(&sequences.negatives.concat(), &device);
+                let negatives = item_ids(&sequences.negatives);
                 let logit = |items| (states.clone() * table.clone().select(0, items)).sum_dim(1);
                 log_sigmoid(logit(targets)).mean().neg() - log_sigmoid(logit(negatives).neg()).mean()
             }
@@ -334,18 +336,18 @@ impl<B: Backend> SasRec<B> {
         read: impl Fn(Tensor<B, 2>) -> Tensor<B, 2>,
     ) -> Vec<f32> {
         let table = self.item_table();
-        let device = table.device();
         let [max_len, _] = self.positions.dims();
         let mut values = vec![0.0; histories.len() * width];
         let filled: Vec<usize> = (0..histories.len()).filter(|&h| !histories[h].is_empty()).collect();
         for together in filled.chunks(RANKED_TOGETHER) {
             let rows: Vec<Vec<u32>> = together.iter().map(|&h| last_items(&histories[h], max_len).to_vec()).collect();
             let ends = rows.iter().scan(0, |end, row| {
-                *end += row.len() as u32;
+                *end += row.len();
                 Some(*end - 1)
             });
-            let ends: Vec<u32> = ends.collect();
-            let read = to_host(read(self.forward_with(&table, &rows).select(0, indices(&ends, &device))));
+            let states = self.forward_with(&table, &rows);
+            let ends = indices(ends, states.dims()[0], &states.device());
+            let read = to_host(read(states.select(0, ends)));
             for (&h, row) in together.iter().zip(read.chunks_exact(width)) {
                 values[h * width..][..width].copy_from_slice(row);
             }
