@@ -5,7 +5,6 @@
 //! adapter, and its K vectors stand where the prompt has a placeholder.
 
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use super::entities::Entities;
 use super::prefix_cache::PrefixCache;
@@ -15,6 +14,7 @@ use crate::core::profiler::Part;
 use crate::kernels::{AttentionMask, Mask};
 use crate::model::llm::decoder::{Decoder, Output};
 use crate::model::llm::kv_cache::{KvCache, Packing};
+use crate::tensor::indices;
 
 /// An LLM, with the encoder of items and users.
 #[derive(Module, Debug)]
@@ -105,8 +105,31 @@ impl<B: Backend> ItemLanguageModel<B> {
         let run = self.forward(&[&tokens[..ordinary]], 0);
         let own = run.cache.layers.into_iter().flat_map(|layer| layer.own);
         let (keys, values) = own.map(|(k, v)| (k.detach(), v.detach())).unzip();
-        self.prefix = Some(PrefixCache { keys, values, tokens: tokens[..ordinary].to_vec() });
+        self.prefix = Some(PrefixCache::new(keys, values, tokens[..ordinary].to_vec()));
         self
+    }
+
+    /// Returns the model with another prefix cache.
+    pub(crate) fn with_prefix(self, prefix: PrefixCache<B>) -> Self {
+        Self { prefix: Some(prefix), ..self }
+    }
+
+    /// Returns the prefix cache.
+    pub(crate) fn prefix(&self) -> Option<&PrefixCache<B>> {
+        self.prefix.as_ref()
+    }
+
+    /// Runs those of `tokens` that the prefix cache does not have, together, and caches all of
+    /// them. Unlike [`Self::with_prefix_cache`] it takes entities too, so it is for a model that
+    /// does not train.
+    ///
+    /// # Panics
+    /// If the cache has all of them.
+    pub(crate) fn with_longer_prefix(self, tokens: &[u32]) -> Self {
+        let run = self.forward(&[tokens], self.cached_len(tokens));
+        let shared = run.cache.into_shared().layers.into_iter().filter_map(|layer| layer.shared);
+        let (keys, values) = shared.unzip();
+        self.with_prefix(PrefixCache::new(keys, values, tokens.to_vec()))
     }
 
     /// Returns how many of the first `tokens` the prefix cache has.
@@ -139,39 +162,36 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// `tokens`: `[batch · seq]`; the result: `[batch, seq, hidden]`.
     pub fn embed(&self, tokens: &[u32], batch: usize, seq: usize) -> Tensor<B, 3> {
         profiler::begin(Part::Embedding);
-        let device = self.device();
-        let ints = |values: Vec<i32>| {
-            let count = values.len();
-            Tensor::<B, 1, Int>::from_data(TensorData::new(values, [count]), &device)
-        };
         let present = self.entities_among(tokens);
         let Some(entities) = self.entities.as_ref().filter(|_| !present.is_empty()) else {
-            return self.llm.embed(ints(tokens.iter().map(|&t| t as i32).collect()).reshape([batch, seq]));
+            return self.llm.embed(self.llm.token_ids(tokens.iter().copied()).reshape([batch, seq]));
         };
         // The rows of ordinary tokens come first, then K rows for each entity.
         let is_ordinary = |token: &&u32| self.entity_vector(**token).is_none();
-        let ordinary: Vec<i32> = tokens.iter().filter(is_ordinary).map(|&t| t as i32).collect();
+        let ordinary: Vec<u32> = tokens.iter().filter(is_ordinary).copied().collect();
         let (first, per_entity) = (ordinary.len(), entities.tokens.per_entity() as usize);
-        let mut next = 0..first as i32;
+        let mut next = 0..first;
         let row = |&token: &u32| match self.entity_vector(token) {
             None => next.next().unwrap_or_default(),
             Some((entity, n)) => {
                 let before = present.partition_point(|&other| other < entity);
-                (first + before * per_entity + n as usize) as i32
+                first + before * per_entity + n as usize
             }
         };
-        let rows: Vec<i32> = tokens.iter().map(row).collect();
-        let vectors = entities.vectors.clone().select(0, ints(present.iter().map(|&e| e as i32).collect()));
-        let encoded = entities.encoder.forward(vectors);
+        let rows: Vec<usize> = tokens.iter().map(row).collect();
+        let device = self.device();
+        let present = indices(present.iter().map(|&e| e as usize), entities.vectors.dims()[0], &device);
+        let encoded = entities.encoder.forward(entities.vectors.clone().select(0, present));
         let width = encoded.dims()[1];
         let table = match first {
             0 => encoded,
-            _ => Tensor::cat(
-                vec![self.llm.embed(ints(ordinary).reshape([1, first])).reshape([first, width]), encoded],
-                0,
-            ),
+            _ => {
+                let ordinary = self.llm.embed(self.llm.token_ids(ordinary).reshape([1, first]));
+                Tensor::cat(vec![ordinary.reshape([first, width]), encoded], 0)
+            }
         };
-        table.select(0, ints(rows)).reshape([batch, seq, width])
+        let rows = indices(rows, table.dims()[0], &device);
+        table.select(0, rows).reshape([batch, seq, width])
     }
 
     /// Runs rows of tokens, without the tokens at their beginning that the prefix cache has.

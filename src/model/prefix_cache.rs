@@ -38,6 +38,36 @@ pub struct PrefixCache<B: Backend> {
 }
 
 impl<B: Backend> PrefixCache<B> {
+    /// Makes the cache of `tokens`.
+    ///
+    /// # Shapes
+    /// `keys`, `values`: `[layers]`, each `[1, heads, tokens, head_dim]`.
+    pub(crate) fn new(keys: Vec<Tensor<B, 4>>, values: Vec<Tensor<B, 4>>, tokens: Vec<u32>) -> Self {
+        Self { keys, values, tokens }
+    }
+
+    /// Returns the cached tokens.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Returns the number of cached tokens.
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Returns the bytes of keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        let tensors = self.keys.iter().chain(&self.values);
+        tensors.map(|tensor| tensor.shape().num_elements() * tensor.dtype().size()).sum()
+    }
+
+    /// Returns the cache of the first `len` tokens.
+    pub(crate) fn first_tokens(&self, len: usize) -> Self {
+        let cut = |tensors: &[Tensor<B, 4>]| tensors.iter().map(|tensor| tensor.clone().narrow(2, 0, len)).collect();
+        Self { keys: cut(&self.keys), values: cut(&self.values), tokens: self.tokens[..len].to_vec() }
+    }
+
     /// Returns how many of the first `tokens` are cached.
     pub(crate) fn common_prefix_len(&self, tokens: &[u32]) -> usize {
         self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()

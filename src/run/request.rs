@@ -234,7 +234,14 @@ impl Session {
     }
 
     fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<RankedItem>>> {
-        let lists = search(&self.model, &self.context.catalogue, queries, decode, &self.device)?;
+        // Several prompts run together and alone in no blocks: the next one of a user comes alone.
+        let lists = match queries {
+            [query] => {
+                let model = self.prompts.prefill(&self.model, query.prompt);
+                search(&model, &self.context.catalogue, queries, decode, &self.device)?
+            }
+            _ => search(&self.model, &self.context.catalogue, queries, decode, &self.device)?,
+        };
         check_log_probs(lists.iter().flatten().map(|found| found.log_prob)).context(self.dir.display())?;
         Ok(lists)
     }

@@ -12,11 +12,13 @@ use super::inputs::RunInputs;
 use super::item_index::ItemIndex;
 use super::precision::check_precision;
 use super::prior_choice::ChosenPrior;
+use super::prompt_cache::{PromptCache, PromptTokens};
 use super::prompt_context::PromptContext;
 use super::text_tasks::TextTaskData;
 use crate::config::RunConfig;
 use crate::core::files::sha256;
 use crate::core::panic::{DeviceGuard, catch};
+use crate::decode::PriorWeights;
 use crate::device::Concrete;
 use crate::model::{Decoder, ItemLanguageModel, Tune};
 use crate::text::PromptSet;
@@ -25,8 +27,9 @@ use crate::{Context, Error, Result};
 
 /// A trained run, loaded once, that answers requests through `&self`.
 ///
-/// It is `Send` and `Sync`, and locks nothing. Requests of several threads share the device: on a
-/// GPU they wait in its queue, on the CPU they share the threads of rayon.
+/// It is `Send` and `Sync`, and locks only the cache of prompts, for moments. Requests of several
+/// threads share the device: on a GPU they wait in its queue, on the CPU they share the threads of
+/// rayon.
 pub struct Session {
     /// The run directory.
     pub dir: PathBuf,
@@ -50,6 +53,7 @@ pub struct Session {
     /// The choice of the prior's weight, if there was one.
     pub prior_choice: Option<ChosenPrior>,
     index: OnceLock<ItemIndex>,
+    pub(super) prompts: PromptCache,
     guard: DeviceGuard,
     /// The panic after which the device is useless.
     died: Arc<OnceLock<String>>,
@@ -97,7 +101,7 @@ impl Session {
         if let (Some(config), Some(prior)) = (&config.prior, &mut context.prior) {
             prior_choice = ChosenPrior::read(dir, config, &prior_vectors, step)?;
             if let Some(ChosenPrior { prior: chosen, .. }) = &prior_choice {
-                (prior.weight, prior.llm_weight) = (chosen.weight, chosen.llm_weight);
+                prior.weights = PriorWeights { llm: chosen.llm_weight, prior: chosen.weight };
             }
         }
         Ok(Self {
@@ -112,6 +116,7 @@ impl Session {
             prior_vectors,
             prior_choice,
             index: OnceLock::new(),
+            prompts: PromptCache::default(),
             guard,
             died: Arc::default(),
         })
@@ -132,6 +137,7 @@ impl Session {
             prior_vectors: self.prior_vectors.clone(),
             prior_choice: self.prior_choice.clone(),
             index: OnceLock::new(),
+            prompts: PromptCache::default(),
             guard: self.guard,
             died: self.died.clone(),
         }
@@ -139,11 +145,15 @@ impl Session {
 
     /// Returns a copy of the session on another device. If one of the two devices dies, the other
     /// session still answers.
-    pub fn clone_to_device(&self, device: &DispatchDevice) -> Self {
+    ///
+    /// # Errors
+    /// A device that does not compute in the run's precision.
+    pub fn clone_to_device(&self, device: &DispatchDevice) -> Result<Self> {
+        check_precision(self.config.llm.precision, device)?;
         let copy = self.with_context(self.context.clone());
         let model = self.model.clone_to_device(device);
         // Rows of text tasks belong to a run without a catalogue, which ranks nothing.
-        Self { model, device: device.clone(), died: Arc::default(), ..copy }
+        Ok(Self { model, device: device.clone(), died: Arc::default(), ..copy })
     }
 
     /// Checks that the device has not died: a session whose device died answers nothing any more.
@@ -169,6 +179,11 @@ impl Session {
             Err(Error::device(format!("the device died ({why})")))
         });
         self.check().and(done)
+    }
+
+    /// Returns the numbers of tokens of the prompts that were answered alone since the last call.
+    pub fn take_prompt_tokens(&self) -> PromptTokens {
+        self.prompts.take_tokens()
     }
 
     /// Returns the index of items and users by id and name, made when it is first needed.

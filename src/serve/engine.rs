@@ -1,4 +1,4 @@
-//! What answers requests: a trained run, or a ranker without a language model.
+//! The engines that answer requests: a trained run, or a ranker without a language model.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::data::Item;
-use crate::run::{RankRequest, RecommendRequest, Recommendations, Session, Workers};
+use crate::run::{PromptTokens, RankRequest, RecommendRequest, Recommendations, Session, Workers};
 use crate::{Error, Result};
 
 /// A model that recommends items of one catalogue. A catalogue that changes is another engine.
 pub trait Engine: Send + Sync {
-    /// Returns what the model is.
+    /// Returns the model's description.
     fn about(&self) -> &ModelInfo;
 
     /// Returns the items that it recommends.
@@ -41,6 +41,11 @@ pub trait Engine: Send + Sync {
         (0..count).for_each(work);
     }
 
+    /// Returns the numbers of prompt tokens since the last call; 0 for a model without prompts.
+    fn take_prompt_tokens(&self) -> PromptTokens {
+        PromptTokens { all: 0, cached: 0 }
+    }
+
     /// Returns the same model with another catalogue.
     ///
     /// # Errors
@@ -68,7 +73,7 @@ pub struct ModelInfo {
     /// The optimiser step whose weights answer, of a run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<usize>,
-    /// How scores are normalised, of a run: `masked` or `full`.
+    /// Normalisation of the scores, of a run: `masked` or `full`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scoring: Option<String>,
     /// Beams of a search for at most so many items, of a run.
@@ -142,6 +147,10 @@ impl Engine for RunEngine {
 
     fn rank(&self, request: &RankRequest) -> Result<Recommendations> {
         self.session.rank(request)
+    }
+
+    fn take_prompt_tokens(&self) -> PromptTokens {
+        self.session.take_prompt_tokens()
     }
 
     fn for_each(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {

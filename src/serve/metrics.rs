@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// What a request was, and how it ended.
+/// Route and status of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The route, not the path: clients cannot make new ones.
@@ -32,6 +32,10 @@ pub struct Metrics {
     pub batch_size: Histogram,
     /// Seconds that the device was busy.
     pub device_seconds: Counter<f64, AtomicU64>,
+    /// Tokens of prompts after the instruction.
+    pub prompt_tokens: Counter,
+    /// Those of them whose keys and values were cached.
+    pub cached_tokens: Counter,
     /// Jobs that nobody waited for any more when their turn came.
     pub abandoned: Counter,
     /// Times that the catalogue was read anew.
@@ -50,21 +54,27 @@ impl Metrics {
             waiting: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             device_seconds: Counter::default(),
+            prompt_tokens: Counter::default(),
+            cached_tokens: Counter::default(),
             abandoned: Counter::default(),
             reloads: Counter::default(),
             items: Gauge::default(),
         };
-        let Self { registry, requests, seconds, waiting, batch_size, device_seconds, abandoned, reloads, items } =
-            &mut metrics;
-        registry.register("requests", "Requests by route and status", requests.clone());
+        let registry = &mut metrics.registry;
+        registry.register("requests", "Requests by route and status", metrics.requests.clone());
         let about = "Time from a request's head to its answer";
-        registry.register_with_unit("request", about, Unit::Seconds, seconds.clone());
-        registry.register("waiting", "Requests that wait for the device", waiting.clone());
-        registry.register("batch_size", "Requests that the device answered together", batch_size.clone());
-        registry.register_with_unit("device", "Time the device was busy", Unit::Seconds, device_seconds.clone());
-        registry.register("abandoned", "Requests whose client went away or gave up", abandoned.clone());
-        registry.register("reloads", "Times the catalogue was read anew", reloads.clone());
-        registry.register("items", "Items of the catalogue", items.clone());
+        registry.register_with_unit("request", about, Unit::Seconds, metrics.seconds.clone());
+        registry.register("waiting", "Requests that wait for the device", metrics.waiting.clone());
+        registry.register("batch_size", "Requests that the device answered together", metrics.batch_size.clone());
+        let about = "Time the device was busy";
+        registry.register_with_unit("device", about, Unit::Seconds, metrics.device_seconds.clone());
+        let about = "Tokens of prompts after the instruction";
+        registry.register("prompt_tokens", about, metrics.prompt_tokens.clone());
+        let about = "Prompt tokens whose keys and values were cached";
+        registry.register("cached_prompt_tokens", about, metrics.cached_tokens.clone());
+        registry.register("abandoned", "Requests whose client went away or gave up", metrics.abandoned.clone());
+        registry.register("reloads", "Times the catalogue was read anew", metrics.reloads.clone());
+        registry.register("items", "Items of the catalogue", metrics.items.clone());
         metrics
     }
 

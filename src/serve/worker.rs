@@ -37,16 +37,19 @@ pub fn work(app: &Arc<App>, open: impl FnOnce() -> Result<Arc<dyn Engine>>) -> R
         let late = answer(&*served.engine, batch.jobs);
         app.metrics.abandoned.inc_by(late);
         app.metrics.device_seconds.inc_by(started.elapsed().as_secs_f64());
+        let tokens = served.engine.take_prompt_tokens();
+        app.metrics.prompt_tokens.inc_by(tokens.all);
+        app.metrics.cached_tokens.inc_by(tokens.cached);
         served.engine.check()?;
     }
     Ok(())
 }
 
-/// Answers jobs, side by side where the engine does so. Returns how many of them nobody waited for any
-/// more when their turn came. A client that goes away later is no error.
+/// Answers jobs, side by side where the engine does so. Returns how many of them nobody waited for
+/// any more when their turn came. A client that goes away later is no error.
 ///
 /// # Panics
-/// Where the engine does.
+/// If the engine does.
 fn answer(engine: &dyn Engine, jobs: Vec<Job>) -> u64 {
     let jobs: Vec<Mutex<Option<Job>>> = jobs.into_iter().map(|job| Mutex::new(Some(job))).collect();
     let abandoned = AtomicU64::new(0);

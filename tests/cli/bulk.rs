@@ -140,8 +140,8 @@ fn a_killed_call_goes_on_without_repeating_users() {
     assert!(!lab.path("cut.parquet.parts").exists());
 }
 
-/// Parts that are taken by two devices make the file that one device makes, also where parts between
-/// others are missing: those alone are answered again.
+/// Parts that are taken by two devices make the file that one device makes, also where parts
+/// between others are missing: those alone are answered again.
 #[test]
 fn two_devices_share_the_users() {
     let lab = Lab::new();
@@ -156,7 +156,7 @@ fn two_devices_share_the_users() {
         out: lab.path(out),
     };
     let two = one.clone_to_device(&one.device);
-    let devices = [one, two];
+    let devices = [one, two.unwrap()];
     let report = recommend_users(&devices[..1], &request("one.parquet")).unwrap();
     assert_eq!((report.users, report.resumed), (400, 0));
     let report = recommend_users(&devices, &request("two.parquet")).unwrap();

@@ -6,7 +6,9 @@ use itemlm::ErrorKind;
 use itemlm::config::TooLong;
 use itemlm::data::Split;
 use itemlm::device::BackendName;
-use itemlm::run::{ItemRef, RankRequest, RecommendRequest, Recommendation, Session};
+use itemlm::run::{ItemRef, PROMPT_BLOCK, RankRequest, RecommendRequest, Recommendation, Session};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::lab::{ITEMS, Lab, document, succeeded, write_llm_as};
 
@@ -106,7 +108,42 @@ fn filters_and_given_items_keep_their_scores() {
     assert!(session.check().is_ok());
 }
 
-/// Two items of the lab have one title.
+/// Two items of the lab have one title. Answers do not depend, to the bit, on the prompts that were
+/// answered before: histories that grow, shrink and come again, among those of others, with lists
+/// of several lengths and given items.
+#[test]
+fn a_cached_prompt_changes_no_bit() {
+    let lab = Lab::new();
+    let session = session(&lab);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let title = |n: usize| format!("item {n} of a title that is long enough for blocks of tokens {}", n * n);
+    let mut users: Vec<Vec<usize>> = (0..4).map(|user| vec![user; 2]).collect();
+    let mut cached = 0;
+    for round in 0..60 {
+        let user = &mut users[rng.random_range(0..4)];
+        match rng.random_range(0..5) {
+            0 if user.len() > 1 => user.truncate(user.len() - 1),
+            1 => {}
+            _ => user.push(rng.random_range(0..9)),
+        }
+        user.truncate(8);
+        let titles: Vec<String> = user.iter().map(|&n| title(n)).collect();
+        let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+        let asked = request(&titles, [3, 5, 9][round % 3]);
+        // A copy has answered nothing yet.
+        let fresh = session.clone_to_device(&session.device).unwrap();
+        assert_eq!(session.recommend(&asked).unwrap(), fresh.recommend(&asked).unwrap(), "round {round}");
+        assert_eq!(fresh.take_prompt_tokens().cached, 0);
+        let items = fresh.recommend(&asked).unwrap().items.into_iter().map(|item| item.item).collect();
+        let given = RankRequest { history: asked.history, user: None, prompt: asked.prompt, items };
+        assert_eq!(session.rank(&given).unwrap(), fresh.rank(&given).unwrap(), "round {round}");
+        let tokens = session.take_prompt_tokens();
+        assert!(tokens.cached < tokens.all, "the last token runs");
+        cached += tokens.cached / PROMPT_BLOCK as u64;
+    }
+    assert!(cached > 60, "only {cached} blocks were cached");
+}
+
 #[test]
 fn a_title_of_several_items_says_which_it_takes() {
     let lab = Lab::new();
