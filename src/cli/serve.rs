@@ -34,6 +34,9 @@ pub(super) struct ServeArgs {
     /// list
     #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
     backend: BackendChoice,
+    /// Do not compare a GPU's scores with the CPU's before the first answer
+    #[arg(long)]
+    trust_device: bool,
     /// Recommend the items of this file in place of the training catalogue: .csv, .tsv, .jsonl or
     /// .parquet with id and title; POST /v1/reload and SIGHUP read it anew
     #[arg(long, value_name = "FILE")]
@@ -73,7 +76,7 @@ impl ServeArgs {
             },
         };
         let model = match self.baseline {
-            None => ServedModel::Run(self.path),
+            None => ServedModel::Run { dir: self.path, trust_device: self.trust_device },
             Some(name) => ServedModel::Baseline { name, set: self.set, corpus: self.path },
         };
         commands::serve(model, self.backend, &options)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::BackendChoice;
 use crate::run::dir::{check_ranks, read_config};
+use crate::run::ranking_check::check_ranking;
 use crate::run::verified_devices::{verified_device, verified_devices};
 use crate::run::{
     BulkReport, BulkRequest, BulkUsers, ItemRef, PromptSelection, RecommendRequest, Recommendations, Session,
@@ -25,6 +26,8 @@ pub struct RecommendOptions {
     pub k: usize,
     /// The device.
     pub backend: BackendChoice,
+    /// Whether a GPU's scores are taken for right without a comparison with the CPU's.
+    pub trust_device: bool,
 }
 
 /// Returns the `k` best items after a history of titles.
@@ -38,6 +41,7 @@ pub fn recommend(options: RecommendOptions) -> Result<Recommendations> {
     let device = verified_device(&options.backend)?;
     check_ranks(&options.run, &read_config(&options.run)?)?;
     let session = Session::open(&options.run, &device)?;
+    check_ranking(&session, std::slice::from_ref(&session.model), &options.backend, options.trust_device)?;
     let request = RecommendRequest {
         history: options.history.into_iter().map(ItemRef::Title).collect(),
         user: options.user,
@@ -48,7 +52,7 @@ pub fn recommend(options: RecommendOptions) -> Result<Recommendations> {
     session.recommend(&request).map_err(|error| with_flags(&options.run, error))
 }
 
-/// What the command line decides for many users.
+/// Options of `recommend` for many users.
 #[derive(Debug, Clone)]
 pub struct BulkOptions {
     /// The run directory.
@@ -63,6 +67,8 @@ pub struct BulkOptions {
     pub out: PathBuf,
     /// The devices; several share the users.
     pub backend: BackendChoice,
+    /// Whether a GPU's scores are taken for right without a comparison with the CPU's.
+    pub trust_device: bool,
 }
 
 /// Writes the `k` best items of many users to a file.
@@ -70,14 +76,18 @@ pub struct BulkOptions {
 /// # Errors
 /// Those of [`Session::open`] and [`crate::run::recommend_users`].
 pub fn recommend_users(options: BulkOptions) -> Result<BulkReport> {
-    let BulkOptions { run, users, prompt, k, out, backend } = options;
+    let BulkOptions { run, users, prompt, k, out, backend, trust_device } = options;
     if out.extension().is_none_or(|ending| ending != "parquet") {
         return Err(Error::usage(format!("--out {}: it is a .parquet file that is written", out.display())));
     }
     check_ranks(&run, &read_config(&run)?)?;
     let devices = verified_devices(&backend)?;
     let mut sessions = vec![Session::open(&run, &devices[0])?];
-    sessions.extend(devices[1..].iter().map(|device| sessions[0].clone_to_device(device)).collect::<Vec<_>>());
+    for device in &devices[1..] {
+        sessions.push(sessions[0].clone_to_device(device)?);
+    }
+    let models: Vec<_> = sessions.iter().map(|session| session.model.clone()).collect();
+    check_ranking(&sessions[0], &models, &backend, trust_device)?;
     crate::run::recommend_users(&sessions, &BulkRequest { users, prompt, k, out })
 }
 

@@ -11,15 +11,21 @@ use crate::device::BackendChoice;
 use crate::rankers::RankerSpec;
 use crate::run::Session;
 use crate::run::dir::{check_ranks, read_config};
+use crate::run::ranking_check::check_ranking;
 use crate::run::verified_devices::{check_one_device, verified_device};
 use crate::serve;
 use crate::serve::{BaselineEngine, Engine, RunEngine, ServeOptions};
 
-/// What answers.
+/// The model that answers.
 #[derive(Debug, Clone)]
 pub enum ServedModel {
-    /// A trained run, by its directory.
-    Run(PathBuf),
+    /// A trained run.
+    Run {
+        /// Its directory.
+        dir: PathBuf,
+        /// Whether a GPU's scores are taken for right without a comparison with the CPU's.
+        trust_device: bool,
+    },
     /// A ranker without a language model.
     Baseline {
         /// Its name, or those of a mixture's parts joined by `+`.
@@ -34,17 +40,18 @@ pub enum ServedModel {
 /// Serves a model over HTTP until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What is wrong with `model` and can be seen at once, before the server listens; those of
+/// Faults of `model` that can be seen at once, before the server listens; those of
 /// [`serve::serve`].
 pub fn serve(model: ServedModel, backend: BackendChoice, options: &ServeOptions) -> Result<()> {
     check_one_device(&backend)?;
     // What this build or machine lacks is refused before the server listens.
     backend.devices()?;
     match model {
-        ServedModel::Run(dir) => {
+        ServedModel::Run { dir, trust_device } => {
             check_ranks(&dir, &read_config(&dir)?)?;
             serve::serve(options, move || {
                 let session = Session::open(&dir, &verified_device(&backend)?)?;
+                check_ranking(&session, std::slice::from_ref(&session.model), &backend, trust_device)?;
                 Ok(Arc::new(RunEngine::new(session)?) as Arc<dyn Engine>)
             })
         }

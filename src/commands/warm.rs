@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::config::{Precision, RunConfig};
 use crate::core::panic::DeviceGuard;
-use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir, rounds_to_tf32};
-use crate::model::{ItemEncoderConfig, QFormerConfig};
+use crate::device::{BackendChoice, BackendName, TUNED, kernels_dir};
 use crate::run::catch_out_of_memory;
 use crate::run::inputs::RunInputs;
+use crate::run::precision::products_round;
 use crate::run::self_check::no_cpu;
 use crate::run::training::{PreparedRun, TrainOptions};
 use crate::run::verified_devices::verified_device;
@@ -94,8 +94,7 @@ pub fn warm(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter
     let options = TrainOptions::dry(backend, interrupter);
     let advice = || "while the run was warmed: lower train.micro_batch_tokens or decode.beams".to_string();
     let warmed = || {
-        let rounds = config.llm.precision != Precision::F32
-            || [128, 1024].iter().any(|&size| rounds_to_tf32(&device, size, size));
+        let rounds = products_round(config.llm.precision, &device);
         Ok((first_steps(&config, &options, &device, true)?, rounds))
     };
     let (FirstSteps { steps: warmed, comparable, ranking_seconds }, rounds) =
@@ -149,13 +148,7 @@ struct FirstSteps {
 fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevice, rank: bool) -> Result<FirstSteps> {
     let interrupted = || Error::failed("interrupted");
     let material = RunInputs::open(config, None, device)?;
-    let encoder = material.entities.as_ref().map(|entities| &entities.identity.encoder);
-    let comparable = match encoder {
-        Some(ItemEncoderConfig::QFormer(QFormerConfig { text, .. })) => {
-            text.hidden_dropout_prob == 0.0 && text.attention_probs_dropout_prob == 0.0
-        }
-        _ => true,
-    };
+    let comparable = material.entities.as_ref().is_none_or(|entities| !entities.identity.encoder.has_dropout());
     let PreparedRun { model, run, .. } =
         PreparedRun::open(config, options, material, None, std::slice::from_ref(device))?;
     let mut ranking_seconds = None;

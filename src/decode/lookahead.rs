@@ -35,7 +35,7 @@ impl<'a> Lookahead<'a> {
         // a scored one, it is in the tree with more than that.
         let even = self.prior.even * f64::from(self.largest.item_count(node));
         let best = self.best.max(scored).max(even);
-        self.prior.weight * (best / mass).min(1.0).ln()
+        self.prior.weights.prior * (best / mass).min(1.0).ln()
     }
 }
 

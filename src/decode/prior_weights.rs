@@ -8,6 +8,8 @@
 //! The log-linear mixture of experts with weights by likelihood is Heskes's (Selecting weighting
 //! factors in logarithmic opinion pools, NIPS 1997); its place in a trie is itemlm's own.
 
+use serde::Serialize;
+
 /// A branching node on the way to a target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Branching {
@@ -19,8 +21,8 @@ pub struct Branching {
     pub target: usize,
 }
 
-/// The weights of the LLM and of the prior.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The weights of the LLM and of the prior, each at least 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PriorWeights {
     /// The factor of the LLM's logits.
     pub llm: f64,
@@ -144,8 +146,8 @@ mod tests {
         (0..count).map(branching).collect()
     }
 
-    /// No other pair of weights on a fine grid around the fit has a lower loss, and the weights that
-    /// drew the targets are near: 20,000 draws tell them to about .02.
+    /// No other pair of weights on a fine grid around the fit has a lower loss, and the weights
+    /// that drew the targets are near: 20,000 draws tell them to about .02.
     #[test]
     fn the_fit_is_the_likeliest_pair() {
         for (llm, prior) in [(0.4, 0.9), (1.0, 1.0), (0.0, 1.0), (0.7, 0.0)] {

@@ -9,8 +9,8 @@
 //! distribution over that node's children, share(child) = p(under child) / p(under node); items of
 //! equal title share a leaf, so their p add up. Along a path the shares multiply to the leaf's p.
 //! The logits of the tokens that may follow become llm_weight · logit + weight · ln share(child):
-//! with weight 0 and llm_weight 1 the language model ranks alone, with llm_weight 0 and weight 1 the
-//! ranker does. [`super::PriorWeights`] fits them.
+//! with weight 0 and llm_weight 1 the language model ranks alone, with llm_weight 0 and weight 1
+//! the ranker does. [`super::PriorWeights`] fits them.
 //!
 //! In depth-first order the items under a node are an interval. The part of smoothing is their
 //! number times a constant; the part of the ranker is a difference of two running sums over the
@@ -32,10 +32,8 @@ use crate::text::{Node, ROOT, Trie};
 /// A ranker's prior on a trie.
 #[derive(Clone, Debug)]
 pub struct TriePrior {
-    /// The factor of the logarithm of a share; at least 0.
-    pub weight: f64,
-    /// The factor of the LLM's logits; at least 0.
-    pub llm_weight: f64,
+    /// The factors of the LLM's logits and of the logarithm of a share.
+    pub weights: PriorWeights,
     /// The part of the probability that is spread evenly over the items; above 0, at most 1.
     pub smoothing: f64,
     ranker: Arc<dyn Ranker>,
@@ -59,8 +57,7 @@ pub(super) struct DepthFirstOrder {
 #[derive(Clone, Debug)]
 pub struct PrefixMass<'a> {
     pub(super) order: &'a DepthFirstOrder,
-    pub(super) weight: f64,
-    pub(super) llm_weight: f64,
+    pub(super) weights: PriorWeights,
     /// The part of every item's probability that comes from smoothing.
     pub(super) even: f64,
     /// `[scored]`: the items that score, with their positions, ascending by position.
@@ -104,17 +101,12 @@ impl TriePrior {
     /// Makes the prior of `ranker` on the trie of the same catalogue, beside an LLM of weight 1.
     pub fn new(ranker: Arc<dyn Ranker>, trie: &Trie, weight: f64, smoothing: f64) -> Self {
         let order = DepthFirstOrder::new(trie, ranker.items() as u32);
-        Self { weight, llm_weight: 1.0, smoothing, ranker, order }
+        Self { weights: PriorWeights { llm: 1.0, prior: weight }, smoothing, ranker, order }
     }
 
     /// Returns this prior with other weights.
-    pub fn with_weights(self, PriorWeights { llm, prior }: PriorWeights) -> Self {
-        Self { weight: prior, llm_weight: llm, ..self }
-    }
-
-    /// Returns the weights.
-    pub fn weights(&self) -> PriorWeights {
-        PriorWeights { llm: self.llm_weight, prior: self.weight }
+    pub fn with_weights(self, weights: PriorWeights) -> Self {
+        Self { weights, ..self }
     }
 
     /// Returns the ranker.
@@ -156,7 +148,7 @@ impl TriePrior {
         });
         let before = std::iter::once(0.0).chain(sums).collect();
         let scored = by_position.iter().map(|&(position, item, _)| (position, item)).collect();
-        PrefixMass { order: &self.order, weight: self.weight, llm_weight: self.llm_weight, even, scored, before }
+        PrefixMass { order: &self.order, weights: self.weights, even, scored, before }
     }
 }
 
@@ -188,7 +180,7 @@ impl PrefixMass<'_> {
         trie.children(node).map(move |child| {
             let (mass, scored) = self.mass_within(child, next..within.end);
             next = scored.end;
-            self.weight * (mass / all).min(1.0).ln()
+            self.weights.prior * (mass / all).min(1.0).ln()
         })
     }
 

@@ -61,14 +61,21 @@ impl BackendChoice {
     /// # Errors
     /// As [`Self::devices`].
     pub(crate) fn adapter(&self) -> Result<Adapter> {
+        Ok(self.chosen_adapters()?.swap_remove(0))
+    }
+
+    /// Returns the devices that [`BackendChoice::devices`] opens, at least one, in its order.
+    ///
+    /// # Errors
+    /// Those of [`BackendChoice::adapter`].
+    pub(crate) fn chosen_adapters(&self) -> Result<Vec<Adapter>> {
         let adapters = self.name.adapters()?;
-        match self.select(&adapters)?.first() {
-            Some(found) => Ok((*found).clone()),
-            None => {
-                let used = adapters.into_iter().find(|adapter| adapter.used);
-                used.ok_or_else(|| self.name.no_device("none of its list is in use"))
-            }
+        let named: Vec<Adapter> = self.select(&adapters)?.into_iter().cloned().collect();
+        if !named.is_empty() {
+            return Ok(named);
         }
+        let used = adapters.into_iter().find(|adapter| adapter.used);
+        Ok(vec![used.ok_or_else(|| self.name.no_device("none of its list is in use"))?])
     }
 }
 

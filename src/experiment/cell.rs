@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CellRun, EvaluateKeys};
 use super::inputs::file_digest;
-use super::process::{Arguments, Ended, run_child};
+use super::process::{Arguments, ChildExit, run_child};
 use super::results::run_key;
 use crate::core::energy::{EnergyMeter, POWERCAP};
 use crate::core::files::write_atomic;
@@ -18,10 +18,10 @@ use crate::data::Split;
 use crate::run::{dir, evaluation_file};
 use crate::{Context, Error, Result};
 
-/// How long a run's lock is waited for, which a killed process may hold until it is gone.
+/// Longest wait for a run's lock, which a killed process may hold until it is gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
-/// What `cell.json` in a run directory of an experiment holds.
+/// Contents of `cell.json` in a run directory of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// SHA-256 of the resolved run file and the corpus.
@@ -80,7 +80,7 @@ impl State {
     }
 }
 
-/// How far a job has come.
+/// Progress of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Nothing is left to do.
@@ -96,13 +96,13 @@ pub(crate) enum Progress {
 pub(super) struct RunJob {
     /// The run directory.
     pub dir: PathBuf,
-    /// What is run.
+    /// The run file, resolved.
     pub run: CellRun,
     /// SHA-256 of the corpus's `corpus.toml`.
     pub corpus: String,
     /// Digests of the other files that it reads, by their paths.
     pub inputs: BTreeMap<String, String>,
-    /// How it is evaluated.
+    /// Options of its evaluation.
     pub evaluate: EvaluateKeys,
     /// Whether no other run shares the machine.
     pub alone: bool,
@@ -178,7 +178,8 @@ impl RunJob {
             results: BTreeMap::new(),
             joules: energy.is_some().then_some(0.0),
         });
-        let joules_before = state.joules;
+        // If this process is killed, nothing is known of the energy.
+        let joules_before = state.joules.take();
         write_atomic(&self.dir.join(dir::CELL_RUN), self.run.toml.as_bytes())?;
         state.write(&self.dir)?;
         let out = self.dir.display().to_string();
@@ -196,18 +197,19 @@ impl RunJob {
             state.count_energy(joules_before, energy.as_mut());
             state.write(&self.dir)?;
             match ended {
-                Ended::Well(report) => match is_complete(&report).context(log.display())? {
+                ChildExit::Success(report) => match is_complete(&report).context(log.display())? {
                     true => state.trained = true,
                     false => return Ok(Progress::Open),
                 },
-                Ended::Badly(why) => return Ok(Progress::Failed(format!("train: {why}"))),
-                Ended::Stopped => return Ok(Progress::Open),
+                ChildExit::Failure(why) => return Ok(Progress::Failed(format!("train: {why}"))),
+                ChildExit::Stopped => return Ok(Progress::Open),
             }
             state.write(&self.dir)?;
         }
         // What an interrupted evaluation leaves is no result of the one before.
         state.evaluated = None;
         state.results.clear();
+        state.joules = None;
         state.write(&self.dir)?;
         let options = self.evaluate.options();
         let arguments = Arguments::new("evaluate", &[&out]).option("backend", device).flag("json").options(&options);
@@ -217,14 +219,14 @@ impl RunJob {
         })?;
         state.count_energy(joules_before, energy.as_mut());
         match ended {
-            Ended::Well(_) => {
+            ChildExit::Success(_) => {
                 state.evaluated = Some(words(&options));
                 state.results = results(&self.dir, self.evaluate.split);
                 state.write(&self.dir)?;
                 Ok(Progress::Done)
             }
-            Ended::Badly(why) => Ok(Progress::Failed(format!("evaluate: {why}"))),
-            Ended::Stopped => Ok(Progress::Open),
+            ChildExit::Failure(why) => Ok(Progress::Failed(format!("evaluate: {why}"))),
+            ChildExit::Stopped => Ok(Progress::Open),
         }
     }
 
@@ -272,12 +274,12 @@ pub(super) struct BaselineJob {
     pub corpus: String,
     /// SHA-256 of the corpus's `corpus.toml`.
     pub digest: String,
-    /// How it is evaluated.
+    /// Options of its evaluation.
     pub evaluate: EvaluateKeys,
 }
 
 impl BaselineJob {
-    /// Returns what the results are of.
+    /// Returns the state that the results belong to.
     pub fn state(&self) -> State {
         let key = crate::core::files::sha256(format!("{}\n{}", self.name, self.digest).as_bytes());
         let (corpus, evaluated) = (self.digest.clone(), Some(words(&self.evaluate.windows())));
@@ -310,13 +312,13 @@ impl BaselineJob {
         let arguments = Arguments::new("baseline", &[&self.name, &self.corpus]).option("backend", device).flag("json");
         let arguments = arguments.option("out", &self.dir.display().to_string()).options(&self.evaluate.windows());
         match run_child(&arguments, &self.dir.join("baseline.log"), interrupter, watch)? {
-            Ended::Well(_) => {
+            ChildExit::Success(_) => {
                 let results = results(&self.dir, self.evaluate.split);
                 State { results, ..self.state() }.write(&self.dir)?;
                 Ok(Progress::Done)
             }
-            Ended::Badly(why) => Ok(Progress::Failed(format!("baseline: {why}"))),
-            Ended::Stopped => Ok(Progress::Open),
+            ChildExit::Failure(why) => Ok(Progress::Failed(format!("baseline: {why}"))),
+            ChildExit::Stopped => Ok(Progress::Open),
         }
     }
 }

@@ -69,6 +69,16 @@ impl ItemEncoderConfig {
         }
     }
 
+    /// Returns whether training drops values out, which each device draws differently.
+    pub fn has_dropout(&self) -> bool {
+        match self {
+            Self::Linear { .. } | Self::Mlp { .. } => false,
+            Self::QFormer(QFormerConfig { text, .. }) => {
+                text.hidden_dropout_prob > 0.0 || text.attention_probs_dropout_prob > 0.0
+            }
+        }
+    }
+
     /// Checks the sizes.
     ///
     /// # Errors

@@ -143,8 +143,8 @@ impl Session {
         let numbers = Arc::new(numbers);
         let prior = context.prior.as_ref().map(|prior| {
             let ranker = LiveRanker { ranker: prior.ranker(), numbers: numbers.clone() };
-            let live = TriePrior::new(Arc::new(ranker), &catalogue.trie, prior.weight, prior.smoothing);
-            live.with_weights(prior.weights())
+            let live = TriePrior::new(Arc::new(ranker), &catalogue.trie, prior.weights.prior, prior.smoothing);
+            live.with_weights(prior.weights)
         });
         let context = PromptContext {
             corpus,

@@ -14,7 +14,11 @@ use crate::model::ItemLanguageModel;
 use crate::tensor::to_vec;
 use crate::{Context, Error, Result};
 
-/// How the weights of LLM and prior were fitted, with losses in nats a window: the mean of -ln of
+/// The largest number of windows that are fitted to: two weights need no more, and each window is
+/// kept with the logits and shares of its branchings.
+const MOST_WINDOWS: usize = 5000;
+
+/// A fit of the weights of LLM and prior, with losses in nats a window: the mean of -ln of
 /// the target's probability under masked scoring.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PriorFit {
@@ -28,8 +32,8 @@ pub struct PriorFit {
     pub ranker_alone: f64,
 }
 
-/// Fits the weights of LLM and prior to the targets of `windows`, which belong to the validation
-/// split, by masked scoring ([`PriorWeights::fit`]). Each window runs once.
+/// Fits the weights of LLM and prior to the targets of the first 5,000 of `windows`, which belong
+/// to the validation split, by masked scoring ([`PriorWeights::fit`]). Each window runs once.
 ///
 /// * `micro_batch`: what runs together.
 ///
@@ -43,6 +47,7 @@ pub(crate) fn fit_prior_weights(
     progress: &dyn Fn(usize),
 ) -> Result<(PriorWeights, PriorFit)> {
     let Some(prior) = &context.prior else { return Err(Error::usage("the run's run.toml has no [prior]")) };
+    let windows = &windows[..windows.len().min(MOST_WINDOWS)];
     let plain = prior.clone().with_weights(PriorWeights { llm: 1.0, prior: 1.0 });
     let examples = windows.iter().map(|(index, window)| {
         let example = example(context, &context.prompt, Split::Valid, window, false);
@@ -61,13 +66,12 @@ pub(crate) fn fit_prior_weights(
         let logits = to_vec(model.batch_logits(&batch), "logits")?;
         check_log_probs(logits.iter().map(|&logit| f64::from(logit)))?;
         let rows = logits.chunks_exact(columns.max(1));
-        branchings.extend(rows.zip(&batch.predictions).zip(log_shares).map(|((row, prediction), log_shares)| {
-            Branching {
-                logits: prediction.valid.iter().map(|&column| row[column]).collect(),
-                log_shares,
-                target: prediction.valid.iter().position(|&column| column == prediction.label).unwrap_or(0),
-            }
-        }));
+        for ((row, prediction), log_shares) in rows.zip(&batch.predictions).zip(log_shares) {
+            let target = prediction.valid.iter().position(|&column| column == prediction.label);
+            let target = target.ok_or_else(|| Error::failed("a target is not among the trie's children"))?;
+            let logits = prediction.valid.iter().map(|&column| row[column]).collect();
+            branchings.push(Branching { logits, log_shares, target });
+        }
         done += batch.token_trees.tree_count();
         progress(done);
     }

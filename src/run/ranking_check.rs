@@ -5,14 +5,15 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::Session;
+use super::precision::products_round;
 use super::rank_windows::rank_windows;
 use super::self_check::no_cpu;
 use super::trusted_devices::TrustedDevices;
-use crate::config::Precision;
 use crate::core::log::log;
 use crate::data::{Split, Window};
-use crate::device::{BackendChoice, BackendName, rounds_to_tf32};
+use crate::device::{BackendChoice, BackendName, Concrete};
 use crate::evaluate::RankedSplit;
+use crate::model::ItemLanguageModel;
 use crate::{Error, Result};
 
 /// Number of windows that are ranked, the last of the test split.
@@ -23,21 +24,27 @@ const TOLERANCE: f64 = 1e-3;
 /// Tolerance where products round their inputs to 8 or 11 bits.
 const ROUNDED_TOLERANCE: f64 = 5e-2;
 
-/// How near the scores of a run's lists on a device are to the CPU's.
+/// Distance of the scores of a run's lists on a device from the CPU's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct RankingCheck {
     /// The largest difference of the n-th best scores, as a share of the largest.
     difference: f64,
 }
 
-/// Ranks a few windows by the run's cached search on the session's device and on the CPU, unless
-/// that was done before for the same device, driver, program and model; nothing on the CPU.
+/// Ranks a few windows by the run's cached search on each device and on the CPU, unless that was
+/// done before for the same devices, driver, program and run file; nothing on the CPU.
 ///
+/// * `models`: the session's model, and its copies on the other devices.
 /// * `trust`: skip the comparison.
 ///
 /// # Errors
 /// Scores that differ, in one line; a build without the CPU; a device that dies.
-pub(crate) fn check_ranking(session: &Session, backend: &BackendChoice, trust: bool) -> Result<()> {
+pub(crate) fn check_ranking(
+    session: &Session,
+    models: &[ItemLanguageModel<Concrete>],
+    backend: &BackendChoice,
+    trust: bool,
+) -> Result<()> {
     let windows = session.context.corpus.windows(Split::Test);
     let first = windows.len().saturating_sub(WINDOWS);
     let windows: Vec<(u32, Window)> = (first as u32..).zip(windows[first..].iter().copied()).collect();
@@ -52,28 +59,35 @@ pub(crate) fn check_ranking(session: &Session, backend: &BackendChoice, trust: b
     let started = Instant::now();
     let cpu = BackendName::Cpu.device().map_err(|_| no_cpu())?;
     let cpu = Session::open(&session.dir, &cpu)?;
-    let rank = |session: &Session| {
-        let models = std::slice::from_ref(&session.model);
+    let rank = |model: &ItemLanguageModel<Concrete>| {
         let decode = &session.config.decode;
-        rank_windows(models, &session.context, Split::Test, &windows, decode, &mut |_, _| true)
+        let models = std::slice::from_ref(model);
+        let ranked = rank_windows(models, &session.context, Split::Test, &windows, decode, &mut |_, _| true)?;
+        ranked.ok_or_else(|| Error::failed("the comparison with the CPU was interrupted"))
     };
-    let [Some(found), Some(expected)] = [rank(session)?, rank(&cpu)?] else { return Ok(()) };
-    let rounds = session.config.llm.precision != Precision::F32
-        || [128, 1024].iter().any(|&size| rounds_to_tf32(&session.device, size, size));
-    let difference = difference(&found, &expected);
-    if difference.is_nan() || difference > if rounds { ROUNDED_TOLERANCE } else { TOLERANCE } {
-        return Err(Error::device(format!(
-            "option `backend` {backend}: the scores of {} windows differ from the CPU's by {difference:.1e} of the \
-             largest; update the driver or take another device; option `trust_device` ranks nevertheless",
-            windows.len()
-        )));
+    let expected = rank(&cpu.model)?;
+    let mut worst = 0.0f64;
+    for (n, model) in models.iter().enumerate() {
+        let difference = difference(&rank(model)?, &expected);
+        let rounds = products_round(session.config.llm.precision, &model.device());
+        if difference.is_nan() || difference > if rounds { ROUNDED_TOLERANCE } else { TOLERANCE } {
+            let which =
+                if models.len() > 1 { format!(", device {} of {}", n + 1, models.len()) } else { String::new() };
+            return Err(Error::device(format!(
+                "option `backend` {backend}{which}: the scores of {} windows differ from the CPU's by {difference:.1e} \
+                 of the largest; update the driver or take another device; option `trust_device` ranks nevertheless",
+                windows.len()
+            )));
+        }
+        worst = worst.max(difference);
     }
     log(format_args!(
-        "scores of {} windows equal the CPU's to {difference:.0e}; compared in {:.1} s",
+        "scores of {} windows equal the CPU's to {worst:.0e}; compared in {:.1} s",
         windows.len(),
         started.elapsed().as_secs_f64()
     ));
-    verdicts.write(&RankingCheck { difference })
+    verdicts.write(&RankingCheck { difference: worst });
+    Ok(())
 }
 
 /// Returns the largest difference of the n-th best scores of a list, as a share of the largest

@@ -184,28 +184,19 @@ impl SelfCheck {
         Ok(vec![Check::new("decoding", "the CPU without its cache", &numbers.decoded, &uncached, TOLERANCE)])
     }
 
-    /// Opens the model with an adapter. B starts at zero, which would leave A without a gradient:
-    /// here it is random, as A is.
+    /// Opens the model with a random adapter.
     fn model(&self, precision: Precision, device: &DispatchDevice) -> Result<ItemLanguageModel<Training>> {
         let weights = open_weights(self.dir.path(), &self.config)?;
         let mut llm =
             Decoder::<Training>::load(&self.config, weights, Tune::Lora(&self.lora, SEED), precision, device)?;
-        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        for linear in llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
-            let Some(lora) = &mut linear.lora else { continue };
-            let shape = lora.b.dims();
-            let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-0.1..0.1)).collect();
-            let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
-            lora.b = Param::initialized(lora.b.id, b);
-        }
+        randomize_lora_b(&mut llm, 0.1, SEED, device);
         Ok(llm.into())
     }
 
     fn hidden(&self, llm: &Decoder<Concrete>, device: &DispatchDevice) -> Vec<f64> {
         let (batch, seq) = (PROMPTS.len(), PROMPTS.into_iter().max().unwrap_or(0));
-        let padded =
-            self.prompts.iter().flat_map(|prompt| (0..seq).map(|t| prompt.get(t).map_or(0, |&token| token as i32)));
-        let tokens = Tensor::<Concrete, 2, Int>::from_data(TensorData::new(padded.collect(), [batch, seq]), device);
+        let padded = self.prompts.iter().flat_map(|prompt| (0..seq).map(|t| prompt.get(t).map_or(0, |&token| token)));
+        let tokens = llm.token_ids(padded).reshape([batch, seq]);
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..seq as u32).collect();
         let hidden = host(llm.forward(llm.embed(tokens), &positions, causal_mask(seq, device), None).hidden);
         let width = self.config.hidden_size;
@@ -279,6 +270,19 @@ pub(crate) fn checks(device: &DispatchDevice) -> Result<Vec<Check>> {
     let checks = run().or_else(|_| run())?;
     acknowledge();
     Ok(checks)
+}
+
+/// Gives LoRA's B random values within `bound`, the same on every device: it starts at zero, which
+/// would leave A without a gradient.
+pub(crate) fn randomize_lora_b(llm: &mut Decoder<Training>, bound: f32, seed: u64, device: &DispatchDevice) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for linear in llm.layers.iter_mut().flat_map(|layer| &mut layer.linears) {
+        let Some(lora) = &mut linear.lora else { continue };
+        let shape = lora.b.dims();
+        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| rng.random_range(-bound..bound)).collect();
+        let b = Tensor::from_data(TensorData::new(values, shape), device).require_grad();
+        lora.b = Param::initialized(lora.b.id, b);
+    }
 }
 
 /// Returns the error of a build that has no CPU backend to compare with.

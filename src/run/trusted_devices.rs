@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::config::RunConfig;
 use crate::core::files::{sha256, write_json};
+use crate::core::log::log;
 use crate::device::BackendChoice;
 use crate::{Context, Result};
 
@@ -27,26 +28,20 @@ impl TrustedDevices {
     /// # Errors
     /// A backend that finds no device.
     pub fn new(kind: &str, config: &RunConfig, backend: &BackendChoice, llm: &str) -> Result<Self> {
-        let adapter = backend.adapter()?;
+        let adapters = backend.chosen_adapters()?;
         let program = std::env::current_exe().and_then(|path| {
             let file = path.metadata()?;
             let changed = file.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             Ok((file.len(), changed.as_nanos().to_string()))
         });
         let key = program.ok().map(|program| {
-            let train = (config.train.micro_batch_tokens, config.train.micro_batch_size, config.train.targets);
             let facts = json!({
                 "kind": kind,
                 "backend": backend.to_string(),
-                "adapter": adapter,
+                "adapters": adapters,
                 "program": program,
                 "llm": llm,
-                "llm_settings": config.llm,
-                "items": config.items,
-                "loss": config.loss,
-                "data": config.data,
-                "prior": config.prior,
-                "train": json!(train),
+                "run": config,
             });
             sha256(facts.to_string().as_bytes())
         });
@@ -62,15 +57,13 @@ impl TrustedDevices {
         serde_json::from_str(&text).ok()
     }
 
-    /// Keeps a verdict for later runs.
-    ///
-    /// # Errors
-    /// A cache that cannot be written.
-    pub fn write(&self, verdict: &impl Serialize) -> Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).context(folder.display())?;
+    /// Keeps a verdict for later runs; prints a note where the cache cannot be written, which makes
+    /// the next run compare again.
+    pub fn write(&self, verdict: &impl Serialize) {
+        let Some(path) = &self.path else { return };
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        if let Err(error) = folder.context(path.display()).and_then(|()| write_json(path, verdict)) {
+            log(format_args!("note: the comparison with the CPU is not kept for later runs: {error}"));
         }
-        write_json(path, verdict)
     }
 }

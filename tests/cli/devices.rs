@@ -117,6 +117,14 @@ fn gradients_are_compared_with_the_cpus() {
     assert!(!evaluate("--trust-device").contains("equal the CPU's"));
     assert!(evaluate("").contains("scores of 2 windows equal the CPU's"));
     assert!(!evaluate("").contains("equal the CPU's"), "they are compared once");
+    let recommend = |line: &str| {
+        let mut command = lab.command(&format!("recommend lora --backend wgpu -k 1 {line}"));
+        command.args(["--history", "Red Pen 0"]);
+        command.envs([("XDG_CACHE_HOME", lab.path("other-cache")), ("XDG_RUNTIME_DIR", lab.path(""))]);
+        String::from_utf8_lossy(&crate::lab::succeeded(line, command.output().unwrap()).stderr).into_owned()
+    };
+    assert!(!recommend("--trust-device").contains("equal the CPU's"));
+    assert!(recommend("").contains("scores of 2 windows equal the CPU's"));
     lab.ok("train run.toml --max-steps 1 --out cpu");
     assert!(check("cpu").is_null());
 }

@@ -136,6 +136,15 @@ fn its_weights_are_fitted_on_valid() {
     let ranked = lab.json("evaluate run");
     assert_eq!((&ranked["prior"]["weight"], &ranked["prior"]["llm_weight"]), (prior, llm));
     assert!(ranked.get("fit").is_none());
+    let given = lab.json("evaluate run --prior-weight 0.3");
+    let weights = (&given["prior"]["weight"], &given["prior"]["llm_weight"]);
+    assert_eq!(weights, (&json!(0.3), &json!(1.0)), "the LLM's weight is the run file's beside a given one");
+    lab.ok("evaluate run --prior-weight 0");
+    let alone = lab.read("run/ranks-test.parquet");
+    lab.edit("run/run.toml", "weight = 0.7", "weight = 0.0");
+    std::fs::remove_file(lab.path("run/prior.json")).unwrap();
+    lab.ok("evaluate run");
+    assert!(lab.read("run/ranks-test.parquet") == alone, "with weight 0 the LLM ranks alone");
 
     let learned = format!("train run.toml --max-steps 1 {PRIOR} --set prior.in_loss=true");
     lab.ok(&format!("{learned} --out whole"));

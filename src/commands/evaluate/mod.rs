@@ -104,7 +104,7 @@ pub struct Evaluation {
     /// All weights of the prior that were compared, if it was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedWeight>,
-    /// How the weights of prior and LLM were fitted, if they were.
+    /// The fit of the weights of prior and LLM, if they were fitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fit: Option<PriorFit>,
     /// SHA-256 of the corpus's `corpus.toml`.
@@ -165,7 +165,6 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let cutoffs = cutoffs(&options.at)?;
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    check_ranking(&run, &options.backend, options.trust_device)?;
     let asked = options.choice.select_all(&run.prompt_sets)?;
     let decode = decode_config(&run.config.decode, options)?;
     check_fit(&run, options, &decode)?;
@@ -174,6 +173,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
 
     let windows = limited_windows(&run, options)?;
     let models = replicas(&run, &devices[1..])?;
+    check_ranking(&run, &models, &options.backend, options.trust_device)?;
     let rank = |run: &Session, prompts: &WindowRanking| {
         let progress = if options.progress { Progress::new("ranking", windows.len()) } else { Progress::hidden() };
         let mut go_on = |done, _| {
@@ -183,11 +183,11 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         let ranked = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
         Ok::<_, Error>((summarise_at(&ranked.outcomes, &cutoffs, run.config.seed), ranked))
     };
-    let started = Instant::now();
     if let Some(first) = asked.first() {
         run.context.prompt = first.template.clone();
     }
     let fit = options.fit_prior.then(|| fit_prior(&mut run, &windows, options.progress)).transpose()?;
+    let started = Instant::now();
     let weights = weights_to_rank_with(&run, options)?;
     let tokenise =
         |run: &Session| WindowRanking::new(&models, &run.context, options.split, &windows).context(dir.display());
@@ -196,9 +196,9 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         log(format_args!("note: {} windows are shown without their oldest items, which do not fit", prompts.shortened));
     }
     let (best, mut tried) = best_weight(&mut run, &weights, |run| rank(run, &prompts))?;
-    let Some((summary, ranked, weight)) = best else { return Err(Error::usage("--prior-weight is empty")) };
+    let Some((summary, ranked, best)) = best else { return Err(Error::usage("--prior-weight is empty")) };
     let mut outcomes = ranked.outcomes.clone();
-    run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    run.context.prior.iter_mut().for_each(|prior| prior.weights = best);
     let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
     let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();

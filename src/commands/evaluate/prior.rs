@@ -5,6 +5,7 @@ use crate::config::{DecodeConfig, PriorConfig, Scoring, SearchKind};
 use crate::core::log::log;
 use crate::core::progress::Progress;
 use crate::data::{Split, Window};
+use crate::decode::PriorWeights;
 use crate::evaluate::{RankedSplit, Summary};
 use crate::run::prior_fit::fit_prior_weights;
 use crate::run::{PriorFit, Session, TriedWeight};
@@ -37,20 +38,20 @@ pub(super) fn fit_prior(run: &mut Session, windows: &[(u32, Window)], show: bool
     let done = |done: usize| progress.set(done);
     let (weights, fit) = fit_prior_weights(&run.model, &run.context, windows, run.config.train.micro_batch(), &done)?;
     if let Some(prior) = &mut run.context.prior {
-        (prior.weight, prior.llm_weight) = (weights.prior, weights.llm);
+        prior.weights = weights;
     }
     Ok(fit)
 }
 
 /// Returns the run file's prior with the weights that the session ranks with.
 pub(super) fn weighted_prior(run: &Session) -> Option<PriorConfig> {
-    let now = run.context.prior.as_ref()?;
-    Some(run.config.prior.as_ref()?.with_weights(now.weight, now.llm_weight))
+    let now = run.context.prior.as_ref()?.weights;
+    Some(run.config.prior.as_ref()?.with_weights(now.prior, now.llm))
 }
 
-/// Returns the weights of the prior to rank with, in order; one, without effect, for a run without
-/// a prior.
-pub(super) fn weights_to_rank_with(run: &Session, options: &EvaluateOptions) -> Result<Vec<f64>> {
+/// Returns the weights to rank with, in order; one pair, without effect, for a run without a prior.
+/// Beside a given weight of the prior the LLM has the run file's, not one fitted for another.
+pub(super) fn weights_to_rank_with(run: &Session, options: &EvaluateOptions) -> Result<Vec<PriorWeights>> {
     let asked = &options.prior_weights;
     match &run.context.prior {
         _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
@@ -59,35 +60,36 @@ pub(super) fn weights_to_rank_with(run: &Session, options: &EvaluateOptions) -> 
             options.split
         ))),
         None if !asked.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
-        None => Ok(vec![0.0]),
-        Some(prior) if asked.is_empty() => Ok(vec![prior.weight]),
+        None => Ok(vec![PriorWeights { llm: 1.0, prior: 0.0 }]),
+        Some(prior) if asked.is_empty() => Ok(vec![prior.weights]),
         Some(_) => {
+            let llm = run.config.prior.as_ref().map_or(1.0, |prior| prior.llm_weight);
             asked.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
-            Ok(asked.clone())
+            Ok(asked.iter().map(|&prior| PriorWeights { llm, prior }).collect())
         }
     }
 }
 
-/// The best ranking, and the weight of the prior that gave it.
-pub(super) type BestRanking = (Summary, RankedSplit, f64);
+/// The best ranking, and the weights that gave it.
+pub(super) type BestRanking = (Summary, RankedSplit, PriorWeights);
 
-/// Ranks with each weight of the prior. Returns the best ranking by NDCG@10 (of equally good ones
-/// the first) with its weight, and the metrics of all.
+/// Ranks with each pair of weights. Returns the best ranking by NDCG@10 (of equally good ones the
+/// first) with its weights, and the metrics of all.
 pub(super) fn best_weight(
     run: &mut Session,
-    weights: &[f64],
+    weights: &[PriorWeights],
     rank: impl Fn(&Session) -> Result<(Summary, RankedSplit)>,
 ) -> Result<(Option<BestRanking>, Vec<TriedWeight>)> {
     let mut tried: Vec<TriedWeight> = Vec::new();
     let mut best = None;
-    for &weight in weights {
-        run.context.prior.iter_mut().for_each(|prior| prior.weight = weight);
+    for &weights in weights {
+        run.context.prior.iter_mut().for_each(|prior| prior.weights = weights);
         let (summary, ranked) = rank(run)?;
         let ndcg_at_10 = summary.all.metric("ndcg@10").unwrap_or(0.0);
         if tried.iter().all(|other| other.ndcg_at_10 < ndcg_at_10) {
-            best = Some((summary, ranked, weight));
+            best = Some((summary, ranked, weights));
         }
-        tried.push(TriedWeight { weight, ndcg_at_10 });
+        tried.push(TriedWeight { weight: weights.prior, ndcg_at_10 });
     }
     Ok((best, tried))
 }

@@ -54,10 +54,11 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
     let ranks = options.beams.is_some() || options.scoring.is_some() || options.length_penalty.is_some();
     let asks = options.choice.set.is_some() || options.choice.prompt.is_some();
     let lists = options.trec.is_some() || !options.at.is_empty();
-    if ranks || asks || lists || !options.prior_weights.is_empty() || options.fit_prior {
+    let prior = !options.prior_weights.is_empty() || options.fit_prior;
+    if ranks || asks || lists || prior || options.trust_device {
         return Err(Error::usage(format!(
-            "--beams, --scoring, --length-penalty, --task, --prompt, --prior-weight, --at and --trec are for ranking; \
-             the run in {} writes texts",
+            "--beams, --scoring, --length-penalty, --task, --prompt, --prior-weight, --fit-prior, --trust-device, --at \
+             and --trec are for ranking; the run in {} writes texts",
             dir.display()
         )));
     }
@@ -91,7 +92,7 @@ pub fn evaluate_texts(dir: &Path, options: &EvaluateOptions) -> Result<TextEvalu
             let (now, later) = left.split_at(left.len().min(prompts_per_pass(longest)));
             left = later;
             let (prompts, texts): (Vec<_>, Vec<_>) = now.iter().map(|(_, tokens)| tokens.clone()).unzip();
-            let log_likelihoods = log_likelihoods(&model, &prompts, &texts, &device)?;
+            let log_likelihoods = log_likelihoods(&model, &prompts, &texts)?;
             check_log_probs(log_likelihoods.iter().copied()).context(dir.display())?;
             // The room for an answer depends only on its own prompt.
             let room: Vec<usize> =

@@ -69,7 +69,7 @@ impl BlockReader {
                 return Ok(None);
             }
             let too_long = self.pending.len() > MAX_RECORD;
-            let end = complete(&self.pending, self.ended || too_long);
+            let end = complete(&self.pending, self.ended);
             if end > 0 {
                 let rest = self.pending.split_off(end);
                 let bytes = std::mem::replace(&mut self.pending, rest);
@@ -266,6 +266,16 @@ mod tests {
         assert_eq!(Input::first_line(&file).unwrap(), "line 0");
         std::fs::write(file.path(), "").unwrap();
         assert!(Input::first_line(&file).err().unwrap().to_string().contains("empty"));
+    }
+
+    /// A line that is too long is refused and never cut in two.
+    #[test]
+    fn a_line_of_more_than_64_mib_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SourceFile::new(dir.path().join("f"));
+        std::fs::write(file.path(), ["a\n", &"b".repeat(MAX_RECORD + 2 * BLOCK), "\nc\n"].concat()).unwrap();
+        let error = lines(&file, Encoding::Utf8, &mut ReadContext::quiet()).unwrap_err().to_string();
+        assert!(error.contains("line 2 or one after it is longer than 64 MiB"), "{error}");
     }
 
     #[test]

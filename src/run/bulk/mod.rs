@@ -1,8 +1,9 @@
 //! Recommendations for many users, into one Parquet file.
 //!
-//! Users are answered a part at a time. Each part is a file of its own in the folder `FILE.parts`, whole
-//! or absent; at the end the parts are joined into FILE and the folder goes away. A call that was
-//! interrupted answers only the users whose part is not there. Memory holds one part for each device.
+//! Users are answered a part at a time. Each part is a file of its own in the folder `FILE.parts`,
+//! whole or absent; at the end the parts are joined into FILE and the folder goes away. A call that
+//! was interrupted answers only the users whose part is not there. Memory holds one part for each
+//! device.
 
 mod input;
 mod parts;
@@ -124,7 +125,7 @@ pub fn recommend_users(sessions: &[Session], request: &BulkRequest) -> Result<Bu
     Ok(BulkReport { out: request.out.clone(), users: total, rows, resumed, shortened, seconds, users_per_second })
 }
 
-/// What the devices share that answer the users.
+/// State that the devices share which answer the users.
 struct PartWork<'a> {
     request: &'a BulkRequest,
     users: &'a Users,
@@ -247,7 +248,7 @@ impl Session {
             "run": read(CONFIG)?,
             "identity": read("identity.json")?,
             "step": self.step,
-            "prior_weight": self.context.prior.as_ref().map(|prior| prior.weight),
+            "prior_weights": self.context.prior.as_ref().map(|prior| prior.weights),
             "prompt": format!("{:?}", request.prompt),
             "k": request.k,
             "users": users.digest(),
