@@ -38,14 +38,14 @@ pub(super) fn text(report: &PlanReport) -> String {
     line(
         "activations",
         step.activations,
-        format!("{} tokens below {} that a step shares, by {cut}{checkpointing}", step.tokens, step.chain),
+        format!("{} tokens below {} that a step shares, by {cut}{checkpointing}", step.tokens, step.shared_prefix),
     );
-    line("transient", step.transient, "beside them, at a step's peak".into());
+    line("temporary", step.temporary, "beside them, at a step's peak".into());
     line("between steps", report.between_steps_bytes, "the optimiser's step, in place of the three above".into());
     if let Some(ranking) = report.ranking {
         let more =
             format!("{} validation prompts together: keys and values {}", ranking.prompts, size(Some(ranking.cache)));
-        line("ranking", ranking.cache + ranking.transient, more);
+        line("ranking", ranking.cache + ranking.temporary, more);
     }
     line("allocator", report.allocator_bytes, "freed, kept, and too small to be used again".into());
     let verdict = match report.fits {

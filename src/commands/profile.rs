@@ -84,8 +84,8 @@ pub struct PartTime {
 pub fn profile(config: &RunConfig, backend: BackendChoice, interrupter: Interrupter) -> Result<ProfileReport> {
     let (name, device) = (backend.name, verified_device(&backend)?);
     let options = TrainOptions::dry(backend, interrupter);
-    let material = RunInputs::open(config, None, &device)?;
-    let started = PreparedRun::open(config, &options, material, None, std::slice::from_ref(&device))?;
+    let inputs = RunInputs::open(config, None, &device)?;
+    let started = PreparedRun::open(config, &options, inputs, None, std::slice::from_ref(&device))?;
     let steps = crate::train::profile(started.model, started.run, WARM_UP, STEPS)?;
     let peak = matmul_rate(&device, config.llm.precision.dtype())?;
 

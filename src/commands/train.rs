@@ -82,8 +82,8 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
         None => Identity { entities: None, ..identity },
     });
     check_lml_temperature(out, config, started.as_ref())?;
-    let material = RunInputs::open(config, started.as_ref(), &devices[0])?;
-    let identity = material.identity.clone();
+    let inputs = RunInputs::open(config, started.as_ref(), &devices[0])?;
+    let identity = inputs.identity.clone();
     if options.resume {
         check_identity(out, &identity, config)?;
     }
@@ -91,7 +91,7 @@ pub fn train(config: &RunConfig, options: TrainOptions) -> Result<TrainReport> {
     let device_check = catch_out_of_memory(&options.backend, || training(config, out), check)?;
     let loading =
         || "while the model was loaded: take llm.quantized = true, a smaller model or another device".to_string();
-    let load = || PreparedRun::open(config, &options, material, checkpoint, &devices);
+    let load = || PreparedRun::open(config, &options, inputs, checkpoint, &devices);
     let PreparedRun { mut model, mut run, precision, notice, train_size, validation } =
         catch_out_of_memory(&options.backend, loading, load)?;
     if let Some((check, tracked_input)) = device_check {

@@ -147,10 +147,10 @@ struct FirstSteps {
 
 fn first_steps(config: &RunConfig, options: &TrainOptions, device: &DispatchDevice, rank: bool) -> Result<FirstSteps> {
     let interrupted = || Error::failed("interrupted");
-    let material = RunInputs::open(config, None, device)?;
-    let comparable = material.entities.as_ref().is_none_or(|entities| !entities.identity.encoder.has_dropout());
+    let inputs = RunInputs::open(config, None, device)?;
+    let comparable = inputs.entities.as_ref().is_none_or(|entities| !entities.identity.encoder.has_dropout());
     let PreparedRun { model, run, .. } =
-        PreparedRun::open(config, options, material, None, std::slice::from_ref(device))?;
+        PreparedRun::open(config, options, inputs, None, std::slice::from_ref(device))?;
     let mut ranking_seconds = None;
     if let Some(validate) = run.validate.as_ref().filter(|_| rank) {
         let started = Instant::now();

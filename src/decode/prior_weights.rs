@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     /// Branchings whose targets are drawn from the softmax of `weights`.
-    fn drawn(weights: PriorWeights, count: usize) -> Vec<Branching> {
+    fn sample(weights: PriorWeights, count: usize) -> Vec<Branching> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
         let branching = |_| {
             let children = rng.random_range(2..20);
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_fit_is_the_likeliest_pair() {
         for (llm, prior) in [(0.4, 0.9), (1.0, 1.0), (0.0, 1.0), (0.7, 0.0)] {
-            let branchings = drawn(PriorWeights { llm, prior }, 20_000);
+            let branchings = sample(PriorWeights { llm, prior }, 20_000);
             let fit = PriorWeights::fit(&branchings);
             assert!((fit.llm - llm).abs() < 0.05 && (fit.prior - prior).abs() < 0.05, "{fit:?} of {llm}, {prior}");
             let least = fit.loss(&branchings);

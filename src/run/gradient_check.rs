@@ -225,12 +225,12 @@ fn probe(
     config.llm.lora.dropout = 0.0;
     config.train.valid_windows = 0;
     let options = TrainOptions::dry(backend.clone(), Interrupter::new());
-    let material = RunInputs::open(&config, None, device)?;
-    if material.entities.as_ref().is_some_and(|entities| entities.identity.encoder.has_dropout()) {
+    let inputs = RunInputs::open(&config, None, device)?;
+    if inputs.entities.as_ref().is_some_and(|entities| entities.identity.encoder.has_dropout()) {
         return Ok(None);
     }
     let PreparedRun { mut model, run, .. } =
-        PreparedRun::open(&config, &options, material, None, std::slice::from_ref(device))?;
+        PreparedRun::open(&config, &options, inputs, None, std::slice::from_ref(device))?;
     model.track_input = track_input;
     randomize_lora_b(&mut model.llm, LORA_B, config.seed, device);
     probe_gradients(model, run, STEPS).map(Some).context(format_args!("option `backend` {backend}"))

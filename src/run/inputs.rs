@@ -66,7 +66,7 @@ impl RunInputs {
         let quantized = config.llm.quantized.then(|| llm.weights.keep_quantized()).transpose()?;
         let prompt_sets = open_prompt_sets(&config.data)?;
         let prompt = match PromptSelection::default().select_one(&prompt_sets)? {
-            Some(asked) => asked.template,
+            Some(prompt) => prompt.template,
             None => open_prompt(config.data.prompt.as_deref().unwrap_or(Prompt::for_corpus(&corpus.name)))?,
         };
         let names = names(&corpus, config.items.attribute())?;

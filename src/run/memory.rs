@@ -147,7 +147,7 @@ impl<'a> RunMemory<'a> {
 
     /// Returns the bytes of the model and of a step's tensors.
     fn step_bytes(&self, step: &StepBytes) -> u64 {
-        let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.transient);
+        let ranking = self.ranking.map_or(0, |ranking| ranking.cache + ranking.temporary);
         let held = self.sizes.weights().total() + self.sizes.optimizer();
         held + step.total().max(self.sizes.between_steps()).max(ranking)
     }

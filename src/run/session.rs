@@ -75,23 +75,23 @@ impl Session {
     pub(crate) fn open_as(dir: &Path, config: RunConfig, device: &DispatchDevice) -> Result<Self> {
         let guard = DeviceGuard::new();
         let started: Identity = read_identity(dir)?;
-        let material = RunInputs::open(&config, Some(&started), device)?;
-        check_identity(dir, &material.identity, &config)?;
-        let trained = TrainedWeights::from_config(&config.llm, &material.ranking.tokenizer);
+        let inputs = RunInputs::open(&config, Some(&started), device)?;
+        check_identity(dir, &inputs.identity, &config)?;
+        let trained = TrainedWeights::from_config(&config.llm, &inputs.ranking.tokenizer);
         let Some((weights, step)) = Checkpoints::open(dir)?.selected_checkpoint()? else {
             return Err(Error::failed(format!("{}: no checkpoint yet; train it first", dir.display())));
         };
         let tune = Tune::inference(&config.llm, config.seed);
         check_precision(config.llm.precision, device)?;
-        let llm = Decoder::load(&material.decoder, material.weights, tune, config.llm.precision, device)?;
-        let model = match material.entities {
+        let llm = Decoder::load(&inputs.decoder, inputs.weights, tune, config.llm.precision, device)?;
+        let model = match inputs.entities {
             Some(entities) => entities.blank(llm, device)?,
             None => llm.into(),
         };
         let model = trained.load(&weights, model, device)?;
-        let mut context = material.ranking;
+        let mut context = inputs.ranking;
         // Keys and values of the instruction are computed once.
-        let model = match material.text_tasks {
+        let model = match inputs.text_tasks {
             None if context.corpus.users() > 0 => model.with_prefix_cache(&context.instruction_tokens()?),
             _ => model,
         };
@@ -108,8 +108,8 @@ impl Session {
             dir: dir.to_path_buf(),
             config,
             context,
-            prompt_sets: material.prompt_sets,
-            text_tasks: material.text_tasks,
+            prompt_sets: inputs.prompt_sets,
+            text_tasks: inputs.text_tasks,
             model,
             device: device.clone(),
             step,

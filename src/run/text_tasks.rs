@@ -46,12 +46,12 @@ impl TextTaskData {
 
     /// Returns the text that identifies the templates of the tasks in the file.
     pub fn templates(&self) -> String {
-        let asked: BTreeSet<(usize, bool)> = self.rows.iter().map(|row| (row.task, row.user.is_some())).collect();
+        let kinds: BTreeSet<(usize, bool)> = self.rows.iter().map(|row| (row.task, row.user.is_some())).collect();
         let template = |(task, user): (usize, bool)| {
             let task = &self.tasks[task];
             format!("{}\n{}\n", task.name, PromptContext::template(task.template(user)))
         };
-        asked.into_iter().map(template).collect()
+        kinds.into_iter().map(template).collect()
     }
 
     /// Returns the values of a row's prompt.

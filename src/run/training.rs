@@ -86,7 +86,7 @@ impl PreparedRun {
     pub fn open(
         config: &RunConfig,
         options: &TrainOptions,
-        material: RunInputs,
+        inputs: RunInputs,
         checkpoint: Option<(PathBuf, Progress<ValidationScore>)>,
         devices: &[DispatchDevice],
     ) -> Result<Self> {
@@ -95,7 +95,7 @@ impl PreparedRun {
         for other in &devices[1..] {
             check_precision(config.llm.precision, other)?;
         }
-        let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } = material;
+        let RunInputs { ranking, decoder, weights, quantized, entities, prompt_sets, text_tasks, .. } = inputs;
         if let Some(QuantizedSize { matrices, bytes, plain_bytes }) = quantized {
             let [kept, plain] = [bytes, plain_bytes].map(|bytes| bytes as f64 / 1e6);
             precision += &format!("; {matrices} matrices stay quantised, {kept:.0} MB in place of {plain:.0} MB");
@@ -191,10 +191,9 @@ fn with_adapter(
     llm: Decoder<Training>,
     device: &DispatchDevice,
 ) -> Result<Decoder<Training>> {
-    let (found, asked) = (read_adapter_config(adapter)?, &config.llm.lora);
+    let (found, lora) = (read_adapter_config(adapter)?, &config.llm.lora);
     let sorted = |targets: &[String]| targets.iter().cloned().collect::<BTreeSet<_>>();
-    let same =
-        (found.rank, found.alpha) == (asked.rank, asked.alpha) && sorted(&found.targets) == sorted(&asked.targets);
+    let same = (found.rank, found.alpha) == (lora.rank, lora.alpha) && sorted(&found.targets) == sorted(&lora.targets);
     if !same {
         return Err(Error::usage(format!(
             "llm.adapter: {} has rank {}, alpha {} and targets {:?}; set llm.lora to the same",

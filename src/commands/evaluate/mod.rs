@@ -165,10 +165,10 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let cutoffs = cutoffs(&options.at)?;
     let devices = verified_devices(&options.backend)?;
     let mut run = Session::open(dir, &devices[0])?;
-    let asked = options.choice.select_all(&run.prompt_sets)?;
+    let selection = options.choice.select_all(&run.prompt_sets)?;
     let decode = decode_config(&run.config.decode, options)?;
     check_fit(&run, options, &decode)?;
-    let first = asked.first().map(|first| format!("{} {}", first.set, first.prompt));
+    let first = selection.first().map(|first| format!("{} {}", first.set, first.prompt));
     note_prior_choice(&run, options, first.as_deref(), &decode);
 
     let windows = limited_windows(&run, options)?;
@@ -183,7 +183,7 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
         let ranked = prompts.rank(&run.context, &decode, &mut go_on).context(dir.display())?.unwrap_or_default();
         Ok::<_, Error>((summarise_at(&ranked.outcomes, &cutoffs, run.config.seed), ranked))
     };
-    if let Some(first) = asked.first() {
+    if let Some(first) = selection.first() {
         run.context.prompt = first.template.clone();
     }
     let fit = options.fit_prior.then(|| fit_prior(&mut run, &windows, options.progress)).transpose()?;
@@ -199,9 +199,9 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     let Some((summary, ranked, best)) = best else { return Err(Error::usage("--prior-weight is empty")) };
     let mut outcomes = ranked.outcomes.clone();
     run.context.prior.iter_mut().for_each(|prior| prior.weights = best);
-    let tasks = rank_tasks(&mut run, &asked, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
+    let tasks = rank_tasks(&mut run, &selection, &summary, &mut outcomes, |run| rank(run, &tokenise(run)?))?;
     let seconds = started.elapsed().as_secs_f64();
-    let rankings = (weights.len() + asked.len().saturating_sub(1)) * windows.len();
+    let rankings = (weights.len() + selection.len().saturating_sub(1)) * windows.len();
     tried.retain(|_| weights.len() > 1);
     let prior = weighted_prior(&run);
     if let Some(prior) = prior.clone().filter(|_| fit.is_some() || !tried.is_empty()) {
@@ -219,8 +219,8 @@ fn evaluate_items(dir: &Path, options: &EvaluateOptions) -> Result<Evaluation> {
     }
     let evaluation = Evaluation {
         split,
-        task: asked.first().map(|first| first.set.clone()),
-        prompt: asked.first().map(|first| first.prompt),
+        task: selection.first().map(|first| first.set.clone()),
+        prompt: selection.first().map(|first| first.prompt),
         summary,
         lists: measure(&ranked, corpus, split, &cutoffs)?,
         tasks: if tasks.len() > 1 { tasks } else { Vec::new() },

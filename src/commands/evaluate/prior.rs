@@ -52,20 +52,20 @@ pub(super) fn weighted_prior(run: &Session) -> Option<PriorConfig> {
 /// Returns the weights to rank with, in order; one pair, without effect, for a run without a prior.
 /// Beside a given weight of the prior the LLM has the run file's, not one fitted for another.
 pub(super) fn weights_to_rank_with(run: &Session, options: &EvaluateOptions) -> Result<Vec<PriorWeights>> {
-    let asked = &options.prior_weights;
+    let weights = &options.prior_weights;
     match &run.context.prior {
-        _ if asked.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
+        _ if weights.len() > 1 && options.split != Split::Valid => Err(Error::usage(format!(
             "--prior-weight: of {} weights the best is chosen, by --split valid alone, not {}",
-            asked.len(),
+            weights.len(),
             options.split
         ))),
-        None if !asked.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
+        None if !weights.is_empty() => Err(Error::usage("--prior-weight: the run's run.toml has no [prior]")),
         None => Ok(vec![PriorWeights { llm: 1.0, prior: 0.0 }]),
-        Some(prior) if asked.is_empty() => Ok(vec![prior.weights]),
+        Some(prior) if weights.is_empty() => Ok(vec![prior.weights]),
         Some(_) => {
             let llm = run.config.prior.as_ref().map_or(1.0, |prior| prior.llm_weight);
-            asked.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
-            Ok(asked.iter().map(|&prior| PriorWeights { llm, prior }).collect())
+            weights.iter().try_for_each(|&weight| PriorConfig::check_weight(weight, "--prior-weight"))?;
+            Ok(weights.iter().map(|&prior| PriorWeights { llm, prior }).collect())
         }
     }
 }

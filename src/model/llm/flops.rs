@@ -17,33 +17,33 @@ impl<B: Backend> ItemLanguageModel<B> {
     /// where something before it trains. Not counted: what an implementation computes again, masked
     /// scores, norms, activations, dropout and the optimiser.
     ///
-    /// * `chain_ran`: the shared prefix was run with an earlier batch of the step, and counted
+    /// * `prefix_ran`: the shared prefix was run with an earlier batch of the step, and counted
     ///   there.
-    pub fn flops(&self, batch: &Batch, chain_ran: bool) -> Parts {
+    pub fn flops(&self, batch: &Batch, prefix_ran: bool) -> Parts {
         let (token_trees, config) = (&batch.token_trees, self.llm.config());
         let known = self.cached_len(&token_trees.shared_prefix);
         let below = token_trees.shared_prefix.len() as u32;
         let counter = || Counter { flops: Parts::default(), width: config.num_attention_heads * config.head_dim };
-        let (mut counter, mut of_chain) = (counter(), counter());
+        let (mut counter, mut of_prefix) = (counter(), counter());
 
-        let chain = &token_trees.shared_prefix[known..];
-        let mut shared = Run::new((1..=chain.len()).collect(), self.count_embedding(chain, &mut of_chain));
+        let prefix = &token_trees.shared_prefix[known..];
+        let mut shared = Run::new((1..=prefix.len()).collect(), self.count_embedding(prefix, &mut of_prefix));
         let own = token_trees.positions.iter().map(|position| (position - below + 1) as usize).collect();
         let mut trees = Run::new(own, self.count_embedding(&token_trees.tokens, &mut counter));
 
         for (l, block) in self.llm.layers.iter().enumerate() {
             let (frozen, window) = ((known, [false; 2]), config.window(l));
             let last = l + 1 == self.llm.layers.len();
-            let chains = (chain.len(), of_chain.block(block, &mut shared, &[frozen], window, last));
-            counter.block(block, &mut trees, &[chains, frozen], window, false);
+            let prefixes = (prefix.len(), of_prefix.block(block, &mut shared, &[frozen], window, last));
+            counter.block(block, &mut trees, &[prefixes, frozen], window, false);
         }
 
         let head = self.llm.head();
         let rows = batch.candidate_ids.as_ref().map_or(config.vocab_size, Vec::len);
         let product = 2.0 * (batch.predictions.len() * rows * config.hidden_size) as f64;
         counter.add(Part::Loss, product, count([trees.tracked, head.is_require_grad()]) * product);
-        if !chain_ran {
-            counter.flops += of_chain.flops;
+        if !prefix_ran {
+            counter.flops += of_prefix.flops;
         }
         counter.flops
     }

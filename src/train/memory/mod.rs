@@ -49,11 +49,13 @@ pub struct StepBytes {
     /// backward pass.
     pub activations: u64,
     /// Bytes of temporary tensors.
-    pub transient: u64,
+    #[serde(rename = "transient")]
+    pub temporary: u64,
     /// Number of tokens of the micro-batch after the shared prefix.
     pub tokens: usize,
     /// Number of tokens of the shared prefix.
-    pub chain: usize,
+    #[serde(rename = "chain")]
+    pub shared_prefix: usize,
     /// Bytes of the largest tensor, attention's scores included, which only other devices than the
     /// CPU form.
     pub largest_tensor: u64,
@@ -62,7 +64,7 @@ pub struct StepBytes {
 impl StepBytes {
     /// Returns the sum, bytes.
     pub fn total(&self) -> u64 {
-        self.gradients + self.activations + self.transient
+        self.gradients + self.activations + self.temporary
     }
 }
 
@@ -75,7 +77,8 @@ pub struct RankingBytes {
     /// own tokens.
     pub cache: u64,
     /// Bytes of temporary tensors.
-    pub transient: u64,
+    #[serde(rename = "transient")]
+    pub temporary: u64,
 }
 
 /// Sizes of tokens that run together.
@@ -84,7 +87,7 @@ struct Pass {
     tokens: u64,
     rows: u64,
     /// Number of tokens with the padding of all rows to the longest.
-    places: u64,
+    padded_tokens: u64,
     /// Number of earlier tokens that all of them see, and whether their keys and values are in the
     /// graph.
     past: u64,
@@ -126,15 +129,15 @@ impl<'a> MemoryEstimator<'a> {
             found.len() as u64
         };
         let Some(first) = batches.first() else { return StepBytes::default() };
-        let chain =
-            Pass::chain(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
+        let prefix =
+            Pass::prefix(first.token_trees.shared_prefix.len() as u64, present(&first.token_trees.shared_prefix));
         // A frozen LLM's prefix of ordinary tokens is in no graph.
-        let chain_tracked = !matches!(self.tune, Tune::Frozen) || chain.entities > 0;
-        let above = match chain.tokens {
+        let prefix_tracked = !matches!(self.tune, Tune::Frozen) || prefix.entities > 0;
+        let above = match prefix.tokens {
             0 => PassBytes::default(),
-            _ => self.pass(chain, chain_tracked, checkpointing),
+            _ => self.pass(prefix, prefix_tracked, checkpointing),
         };
-        let leaves = if chain_tracked { above.cache } else { 0 };
+        let leaves = if prefix_tracked { above.cache } else { 0 };
         // The prefix's graph, its keys and values and, from the first micro-batch on, their
         // gradients.
         let (held, activations) = (above.kept + above.cache + leaves, above.kept + above.cache);
@@ -146,8 +149,8 @@ impl<'a> MemoryEstimator<'a> {
             let pass = Pass {
                 tokens: token_trees.tokens.len() as u64,
                 rows,
-                places: rows * longest,
-                past: chain.tokens,
+                padded_tokens: rows * longest,
+                past: prefix.tokens,
                 entities: present(&token_trees.tokens),
             };
             let whole = self.pass(pass, true, checkpointing);
@@ -170,17 +173,17 @@ impl<'a> MemoryEstimator<'a> {
             StepBytes {
                 gradients: shown.min(most) * F32,
                 activations: (activations + whole.kept) * F32,
-                transient: most.saturating_sub(shown + activations + whole.kept) * F32,
+                temporary: most.saturating_sub(shown + activations + whole.kept) * F32,
                 tokens: token_trees.tokens.len(),
-                chain: chain.tokens as usize,
+                shared_prefix: prefix.tokens as usize,
                 largest_tensor: F32 * self.largest(pass, batch),
             }
         };
         let most = batches.iter().enumerate().map(of).max_by_key(StepBytes::total).unwrap_or_default();
         // A prefix can be longer than the tokens after it.
         let alone = above.forward.max(above.backward + above.cache + leaves + trained) * F32;
-        let transient = most.transient + alone.saturating_sub(most.total());
-        StepBytes { transient, ..most }
+        let temporary = most.temporary + alone.saturating_sub(most.total());
+        StepBytes { temporary, ..most }
     }
 
     /// Returns the memory of the optimiser's step, or of a checkpoint's copy of the optimiser's
@@ -208,14 +211,14 @@ impl<'a> MemoryEstimator<'a> {
     ) -> RankingBytes {
         let (rows, tokens) = (lengths.len() as u64, lengths.iter().sum::<usize>() as u64);
         let longest = lengths.iter().copied().max().unwrap_or(0) as u64;
-        let pass = Pass { tokens, rows, places: rows * longest, past: shared as u64, entities: 0 };
+        let pass = Pass { tokens, rows, padded_tokens: rows * longest, past: shared as u64, entities: 0 };
         let keys = rows * (longest + (beams * a_beam) as u64) + shared as u64;
         let block = self.block(pass, false, true);
         let logits = rows * beams as u64 * scored as u64;
         RankingBytes {
             prompts: lengths.len(),
             cache: self.layers() * 2 * keys * self.keys() * F32,
-            transient: (block.forward + pass.tokens * self.hidden() + logits) * F32,
+            temporary: (block.forward + pass.tokens * self.hidden() + logits) * F32,
         }
     }
 
@@ -228,7 +231,7 @@ impl<'a> MemoryEstimator<'a> {
         // The embeddings train where every weight does, or with an encoder among them.
         let first = self.block(pass, tracked, self.is_full() || pass.entities > 0 || checkpointing);
         let other = self.block(pass, tracked, tracked);
-        let cache = layers * 2 * pass.places * self.keys();
+        let cache = layers * 2 * pass.padded_tokens * self.keys();
         if checkpointing {
             // The input of each block, which the norms then copy.
             let kept = layers * residual + encoder;
@@ -254,7 +257,7 @@ impl<'a> MemoryEstimator<'a> {
     /// * `tracked`: whether anything in it or before it trains.
     /// * `input`: whether its input has a gradient.
     fn block(&self, pass: Pass, tracked: bool, input: bool) -> Block {
-        let Pass { tokens, rows, places, past, .. } = pass;
+        let Pass { tokens, rows, padded_tokens, past, .. } = pass;
         let (h, inner, q, kv) = (self.hidden(), self.decoder.intermediate_size as u64, self.queries(), self.keys());
         let residual = tokens * h;
         let [mut norm, mut after] = [0, 0];
@@ -272,7 +275,7 @@ impl<'a> MemoryEstimator<'a> {
         }
         use Projection::{AttentionOutput, Down, Gate, GateUp, Key, Query, QueryKeyValue, Up, Value};
         let queries_keys_values = self.left_side(&[Query, Key, Value, QueryKeyValue], h);
-        let attended = places * (q + 2 * kv + self.decoder.num_attention_heads as u64) + 2 * past * kv;
+        let attended = padded_tokens * (q + 2 * kv + self.decoder.num_attention_heads as u64) + 2 * past * kv;
         let attention = norm
             + tokens * (queries_keys_values + self.left_side(&[AttentionOutput], q))
             + if tracked { attended } else { 0 };
@@ -291,7 +294,7 @@ impl<'a> MemoryEstimator<'a> {
         let forward = 2 * residual + tokens * inner + half + if tracked { 0 } else { 2 * tokens * inner };
         // Each row and head has a part of the gradients, which are put together afterwards; of the
         // past each row has a part.
-        let parts = 2 * places * (q + 2 * kv) + places * q + 2 * (rows + 1) * past * kv;
+        let parts = 2 * padded_tokens * (q + 2 * kv) + padded_tokens * q + 2 * (rows + 1) * past * kv;
         let backward_mlp = residual + (3 * tokens * inner).max(2 * tokens * inner + half);
         Block { attention, mlp, forward, backward_attention: 2 * residual + parts, backward_mlp }
     }
@@ -338,8 +341,8 @@ impl<'a> MemoryEstimator<'a> {
 
     /// Counts the numbers of the largest tensor.
     fn largest(&self, pass: Pass, batch: &Batch) -> u64 {
-        let seq = pass.places / pass.rows.max(1);
-        let scores = pass.places * self.decoder.num_attention_heads as u64 * (seq + pass.past);
+        let seq = pass.padded_tokens / pass.rows.max(1);
+        let scores = pass.padded_tokens * self.decoder.num_attention_heads as u64 * (seq + pass.past);
         let logits =
             batch.candidate_ids.as_ref().map_or(self.decoder.vocab_size, Vec::len).max(LOGITS_OF_A_BLOCK) as u64;
         let inner = pass.tokens * self.decoder.intermediate_size as u64;
@@ -370,8 +373,8 @@ impl<'a> MemoryEstimator<'a> {
 }
 
 impl Pass {
-    fn chain(tokens: u64, entities: u64) -> Self {
-        Self { tokens, rows: 1, places: tokens, past: 0, entities }
+    fn prefix(tokens: u64, entities: u64) -> Self {
+        Self { tokens, rows: 1, padded_tokens: tokens, past: 0, entities }
     }
 }
 

@@ -22,7 +22,7 @@ fn what_a_block_keeps_by_hand() {
         encoder: None,
         entities: 0,
     };
-    let pass = Pass { tokens: 1, rows: 1, places: 1, past: 5, entities: 0 };
+    let pass = Pass { tokens: 1, rows: 1, padded_tokens: 1, past: 5, entities: 0 };
     // q, k, v and the two heads' log sums; a copy of the five earlier tokens' keys and values.
     let attended = 4 + 2 + 2 + 2 + 2 * 5 * 2;
     // A norm: its input and the row's scale.

@@ -90,7 +90,7 @@ impl Table {
             Some(format) => format,
             None => text::find_format(file, settings)?,
         };
-        let asked = &settings.columns;
+        let wanted = &settings.columns;
         let mut sections = false;
         let (reader, names, rows) = match format {
             Format::Csv | Format::Tsv => {
@@ -114,46 +114,46 @@ impl Table {
             inside || names.iter().any(|n| n == name) || file.partition.iter().any(|(key, _)| key == name)
         };
         let has = |name: &Option<String>| name.clone().filter(|name| is_there(name));
-        let (user, title, text) = (has(&asked.user), has(&asked.title), has(&asked.text));
-        let item = if sections { asked.item.clone() } else { has(&asked.item) };
+        let (user, title, text) = (has(&wanted.user), has(&wanted.title), has(&wanted.text));
+        let item = if sections { wanted.item.clone() } else { has(&wanted.item) };
         let catalogue_item = has(&settings.catalogue_item);
         // Later objects may hold what the first ones lack.
         let describes = title.is_some()
             || text.is_some()
-            || (format.is_objects() && (asked.title.is_some() || asked.text.is_some()));
+            || (format.is_objects() && (wanted.title.is_some() || wanted.text.is_some()));
         let log = user.is_some() || catalogue_item.is_none() || !describes;
         let columns = Columns {
             user,
             item: if log { item } else { catalogue_item },
-            time: has(&asked.time).filter(|_| log),
+            time: has(&wanted.time).filter(|_| log),
             title,
-            rating: has(&asked.rating).filter(|_| log),
+            rating: has(&wanted.rating).filter(|_| log),
             text,
         };
         let has_titles = columns.title.is_some();
         let mut table = Self { file: file.clone(), format, reader, log, columns, has_titles, rows, times: None };
         table.check_columns(settings, &names)?;
         if format.is_objects() {
-            table.columns.user.clone_from(&asked.user);
-            table.columns.title.clone_from(&asked.title);
-            table.columns.text.clone_from(&asked.text);
+            table.columns.user.clone_from(&wanted.user);
+            table.columns.title.clone_from(&wanted.title);
+            table.columns.text.clone_from(&wanted.text);
         }
         Ok(table)
     }
 
     /// Refuses a log that lacks a selected column.
     fn check_columns(&self, settings: &Settings, names: &[String]) -> Result<()> {
-        let (asked, found) = (&settings.columns, &self.columns);
+        let (wanted, found) = (&settings.columns, &self.columns);
         if !self.log {
             return Ok(());
         }
-        for (asked, found) in [
-            (&asked.user, &found.user),
-            (&asked.item, &found.item),
-            (&asked.time, &found.time),
-            (&asked.rating, &found.rating),
+        for (wanted, found) in [
+            (&wanted.user, &found.user),
+            (&wanted.item, &found.item),
+            (&wanted.time, &found.time),
+            (&wanted.rating, &found.rating),
         ] {
-            if let (Some(name), None) = (asked, found) {
+            if let (Some(name), None) = (wanted, found) {
                 let error = missing_column(&self.file, name, names).to_string();
                 let mut hint = String::new();
                 if self.columns.user.is_none() && self.columns.title.is_some() {
@@ -248,24 +248,24 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     let mut settings = Settings::new(options)?;
     settings.format = options.format.as_deref().map(Format::parse).transpose()?;
     settings.check_names(files)?;
-    let asked = settings.columns.clone();
+    let wanted = settings.columns.clone();
     let tables = files.iter().map(|file| Table::open(file, &settings)).collect::<Result<Vec<Table>>>()?;
     let (mut logs, mut catalogues): (Vec<Table>, Vec<Table>) = tables.into_iter().partition(|table| table.log);
     if logs.is_empty() {
-        let user = super::fields::shorten(asked.user.as_deref().unwrap_or_default());
+        let user = super::fields::shorten(wanted.user.as_deref().unwrap_or_default());
         return Err(Error::usage(format!("table: no log among the inputs: a file with the column `{user}`")));
     }
     let perhaps = logs.iter().chain(&catalogues).map(Table::describes).fold([false; 2], or_each);
-    check_described(&asked, perhaps, &logs)?;
+    check_described(&wanted, perhaps, &logs)?;
     let titles = choose_titles(&settings, &mut logs, &mut catalogues);
     for table in &mut logs {
         table.sample_times(&settings)?;
     }
 
     let rows = logs.iter().map(|table| table.rows).sum();
-    let log = EventLog::new(rows, &options.workspace, asked.time.is_some(), asked.rating.is_some())?;
+    let log = EventLog::new(rows, &options.workspace, wanted.time.is_some(), wanted.rating.is_some())?;
     let mut raw = RawDataset { log, catalogue: Catalogue::default(), format: String::new() };
-    raw.catalogue.missing = if asked.title.is_none() {
+    raw.catalogue.missing = if wanted.title.is_none() {
         Some(
             "no column of titles is named: add option `title` COLUMN, or give an option `config` without the step \
              `titled`",
@@ -283,7 +283,7 @@ pub(crate) fn read(files: &[SourceFile], options: &ReadOptions, context: &mut Re
     }
     // The titles of a log may not have been selected.
     let found = or_each(found, [perhaps[0] && titles.is_some(), false]);
-    check_described(&asked, found, &logs)?;
+    check_described(&wanted, found, &logs)?;
     raw.format = describe(&settings, &logs, &catalogues, titles);
     Ok(raw)
 }
@@ -334,8 +334,8 @@ fn describe(settings: &Settings, logs: &[Table], catalogues: &[Table], titles: O
 }
 
 /// Refuses columns of titles or texts that no input has.
-fn check_described(asked: &Columns, found: [bool; 2], logs: &[Table]) -> Result<()> {
-    for (name, found) in [&asked.title, &asked.text].into_iter().zip(found) {
+fn check_described(wanted: &Columns, found: [bool; 2], logs: &[Table]) -> Result<()> {
+    for (name, found) in [&wanted.title, &wanted.text].into_iter().zip(found) {
         if let (Some(name), false, Some(first)) = (name, found, logs.first()) {
             return Err(Error::failed(format!(
                 "{}: column `{}` is missing, here as in all inputs",

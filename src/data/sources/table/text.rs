@@ -108,10 +108,10 @@ pub(super) fn open(file: &SourceFile, format: Format, settings: &Settings) -> Re
         return Ok((DelimitedFile::open(file, Dialect { sections: false, ..dialect })?, false));
     };
     // Names for all files are not for those that have a header of their own.
-    let asked = &settings.columns;
+    let columns = &settings.columns;
     if let Ok(with_header) = DelimitedFile::open(file, dialect) {
         let has = |name: &Option<String>| name.as_ref().is_some_and(|name| with_header.header.contains(name));
-        let ids = has(&asked.user) || has(&asked.item) || has(&settings.catalogue_item);
+        let ids = has(&columns.user) || has(&columns.item) || has(&settings.catalogue_item);
         if with_header.header == names || (!for_it_alone && ids) {
             return Ok((with_header, sections));
         }
