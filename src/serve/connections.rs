@@ -92,13 +92,13 @@ pub struct TimedStream {
     reads_head: Arc<AtomicBool>,
     head_deadline: Pin<Box<Sleep>>,
     write_deadline: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl TimedStream {
     fn new(stream: TcpStream, reads_head: Arc<AtomicBool>, place: OwnedSemaphorePermit) -> Self {
         let head_deadline = Box::pin(sleep(HEAD_TIME));
-        Self { stream, reads_head, head_deadline, write_deadline: None, _place: place }
+        Self { stream, reads_head, head_deadline, write_deadline: None, _permit: place }
     }
 
     /// Notes what came of a write: an answer has begun, after which the next head may come.
