@@ -35,7 +35,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "BACKEND[:DEVICE]", default_value = "cpu")]
     backend: BackendChoice,
     /// Do not compare a GPU's scores with the CPU's before the first answer
-    #[arg(long)]
+    #[arg(long, conflicts_with = "baseline")]
     trust_device: bool,
     /// Recommend the items of this file in place of the training catalogue: .csv, .tsv, .jsonl or
     /// .parquet with id and title; POST /v1/reload and SIGHUP read it anew
