@@ -149,11 +149,11 @@ fn gini(mut counts: Vec<u32>) -> Option<f64> {
 /// of title i (words and pairs of words, as scikit-learn's):
 ///
 /// ```text
-/// coverage@k   = |∪ R_w| / |I|                                             RecBole's ItemCoverage
-/// gini@k       = Σ_j (2 j - |I| - 1) n_(j) / (|I| Σ_j n_(j))               RecBole's GiniIndex
-/// popularity@k = 1/|W| Σ_w 1/|R_w| Σ_{i ∈ R_w} c_i                         RecBole's AveragePopularity
+/// coverage@k   = |∪ R_w| / |I|                                      RecBole's ItemCoverage
+/// gini@k       = Σ_j (2 j - |I| - 1) n_(j) / (|I| Σ_j n_(j))        RecBole's GiniIndex
+/// popularity@k = 1/|W| Σ_w 1/|R_w| Σ_{i ∈ R_w} c_i                  RecBole's AveragePopularity
 /// novelty@k    = 1/|W| Σ_w 1/|R_w| Σ_{i ∈ R_w} -log2 p_i,  p_i = (c_i + 1) / (Σ_j c_j + |I|)
-/// similarity@k = 1/|W| Σ_w mean over pairs i < j of R_w of cos(v_i, v_j)   intra-list similarity
+/// similarity@k = 1/|W| Σ_w mean over i < j of R_w of cos(v_i, v_j)  intra-list similarity
 /// ```
 ///
 /// gini is 0 where all titles are recommended equally often and nears 1 where one is always.

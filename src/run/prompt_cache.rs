@@ -35,7 +35,6 @@ pub(super) struct PromptCache {
 #[derive(Debug)]
 struct Prompts {
     prefixes: VecDeque<PrefixCache<Concrete>>,
-    bytes: usize,
     most_bytes: usize,
 }
 
@@ -50,7 +49,7 @@ pub struct PromptTokens {
 
 impl Default for PromptCache {
     fn default() -> Self {
-        let prompts = Prompts { prefixes: VecDeque::new(), bytes: 0, most_bytes: MOST_BYTES };
+        let prompts = Prompts { prefixes: VecDeque::new(), most_bytes: MOST_BYTES };
         Self { prompts: Mutex::new(prompts), tokens: AtomicU64::new(0), cached: AtomicU64::new(0) }
     }
 }
@@ -99,7 +98,7 @@ impl PromptCache {
 impl Prompts {
     /// Returns the keys and values of as many whole blocks after `start` as one of the kept prompts
     /// has in common with `tokens`; `None` for no block.
-    fn find(&mut self, tokens: &[u32], start: usize) -> Option<PrefixCache<Concrete>> {
+    fn find(&self, tokens: &[u32], start: usize) -> Option<PrefixCache<Concrete>> {
         let blocks = |prefix: &PrefixCache<Concrete>| prefix.common_prefix_len(tokens).saturating_sub(start) / BLOCK;
         let best = (0..self.prefixes.len()).max_by_key(|&n| blocks(&self.prefixes[n]))?;
         let common = blocks(&self.prefixes[best]);
@@ -112,11 +111,14 @@ impl Prompts {
         let prefix = longer.and_then(|n| self.prefixes.remove(n)).unwrap_or(prefix);
         self.prefixes.retain(|other| prefix.common_prefix_len(other.tokens()) < other.len());
         self.prefixes.push_back(prefix);
-        self.bytes = self.prefixes.iter().map(PrefixCache::bytes).sum();
-        while self.bytes > self.most_bytes || self.prefixes.len() > MOST_PROMPTS {
-            let Some(oldest) = self.prefixes.pop_front() else { break };
-            self.bytes -= oldest.bytes();
+        while self.bytes() > self.most_bytes || self.prefixes.len() > MOST_PROMPTS {
+            self.prefixes.pop_front();
         }
+    }
+
+    /// Returns the bytes of all kept keys and values.
+    fn bytes(&self) -> usize {
+        self.prefixes.iter().map(PrefixCache::bytes).sum()
     }
 }
 
@@ -146,23 +148,23 @@ mod tests {
             [7].into_iter().chain(std::iter::repeat_n(user, blocks * BLOCK)).collect()
         };
         let bytes = 16 * (1 + 2 * BLOCK);
-        let mut prompts = Prompts { prefixes: VecDeque::new(), bytes: 0, most_bytes: 3 * bytes };
+        let mut prompts = Prompts { prefixes: VecDeque::new(), most_bytes: 3 * bytes };
         for user in 1..=3 {
             prompts.keep(prefix(&prompt(user, 2)));
         }
-        assert_eq!((kept(&prompts), prompts.bytes), (vec![(1, 129), (2, 129), (3, 129)], 3 * bytes));
-        let find = |prompts: &mut Prompts, tokens: &[u32]| prompts.find(tokens, 1).map(|found| found.len());
-        assert_eq!(find(&mut prompts, &prompt(2, 5)), Some(1 + 2 * BLOCK));
-        assert_eq!(find(&mut prompts, &prompt(2, 1)), Some(1 + BLOCK));
-        assert_eq!(find(&mut prompts, &[prompt(2, 1), vec![9; BLOCK]].concat()), Some(1 + BLOCK));
-        assert_eq!(find(&mut prompts, &prompt(2, 1)[..BLOCK]), None, "less than a block");
-        assert_eq!(find(&mut prompts, &prompt(4, 2)), None);
+        assert_eq!((kept(&prompts), prompts.bytes()), (vec![(1, 129), (2, 129), (3, 129)], 3 * bytes));
+        let find = |prompts: &Prompts, tokens: &[u32]| prompts.find(tokens, 1).map(|found| found.len());
+        assert_eq!(find(&prompts, &prompt(2, 5)), Some(1 + 2 * BLOCK));
+        assert_eq!(find(&prompts, &prompt(2, 1)), Some(1 + BLOCK));
+        assert_eq!(find(&prompts, &[prompt(2, 1), vec![9; BLOCK]].concat()), Some(1 + BLOCK));
+        assert_eq!(find(&prompts, &prompt(2, 1)[..BLOCK]), None, "less than a block");
+        assert_eq!(find(&prompts, &prompt(4, 2)), None);
         // A shorter prompt makes the longer one the last used; a longer one replaces it.
         prompts.keep(prefix(&prompt(1, 1)));
         assert_eq!(kept(&prompts), [(2, 129), (3, 129), (1, 129)]);
         prompts.keep(prefix(&prompt(2, 3)));
         assert_eq!(kept(&prompts), [(1, 129), (2, 193)], "the oldest went for want of room");
         prompts.keep(prefix(&prompt(5, 9)));
-        assert_eq!((kept(&prompts), prompts.bytes), (vec![], 0), "one that is larger than the room is not kept");
+        assert_eq!((kept(&prompts), prompts.bytes()), (vec![], 0), "one that is larger than the room is not kept");
     }
 }

@@ -234,14 +234,12 @@ impl Session {
     }
 
     fn search(&self, queries: &[Query], decode: &DecodeConfig) -> Result<Vec<Vec<RankedItem>>> {
-        // Several prompts run together and alone in no blocks: the next one of a user comes alone.
-        let lists = match queries {
-            [query] => {
-                let model = self.prompts.prefill(&self.model, query.prompt);
-                search(&model, &self.context.catalogue, queries, decode, &self.device)?
-            }
-            _ => search(&self.model, &self.context.catalogue, queries, decode, &self.device)?,
+        // Prompts that run together are not kept: a user's next one comes alone.
+        let model = match queries {
+            [query] => self.prompts.prefill(&self.model, query.prompt),
+            _ => self.model.clone(),
         };
+        let lists = search(&model, &self.context.catalogue, queries, decode, &self.device)?;
         check_log_probs(lists.iter().flatten().map(|found| found.log_prob)).context(self.dir.display())?;
         Ok(lists)
     }

@@ -108,9 +108,9 @@ fn filters_and_given_items_keep_their_scores() {
     assert!(session.check().is_ok());
 }
 
-/// Two items of the lab have one title. Answers do not depend, to the bit, on the prompts that were
-/// answered before: histories that grow, shrink and come again, among those of others, with lists
-/// of several lengths and given items.
+/// Answers do not depend, to the bit, on the prompts that were answered before: histories that
+/// grow, shrink and come again, among those of others, with lists of several lengths and given
+/// items.
 #[test]
 fn a_cached_prompt_changes_no_bit() {
     let lab = Lab::new();
@@ -144,6 +144,7 @@ fn a_cached_prompt_changes_no_bit() {
     assert!(cached > 60, "only {cached} blocks were cached");
 }
 
+/// Two items of the lab have one title.
 #[test]
 fn a_title_of_several_items_says_which_it_takes() {
     let lab = Lab::new();
